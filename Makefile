@@ -1,0 +1,55 @@
+# What a clean clone needs: Python 3.11 or newer, and make. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+DEMO := .demo
+
+.PHONY: help demo test test-all check format clean
+
+help:
+	@echo "make demo      index a real corpus and search it"
+	@echo "make test      run the tests (make test-all: the slow ones too)"
+	@echo "make check     lint, types and import rules"
+	@echo "make format    format the code"
+	@echo "make clean     remove what these targets made"
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/write_corpus.py $(DEMO)/corpus
+	INGESTQ_DATA_DIR=$(DEMO)/data $(BIN)/ingestq run $(DEMO)/corpus
+	INGESTQ_DATA_DIR=$(DEMO)/data $(BIN)/ingestq search -n 3 \
+		"Which consumers lose electricity first once stored energy is getting low?"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) $(DEMO) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "ingestq needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing (torch is large: the first time takes a few minutes)"
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --editable ".[dev]"
+	@touch $@
