@@ -1,0 +1,103 @@
+"""Every error ingestq raises on purpose, and the one place that knows what is retryable.
+
+IngestqError
+├── UsageError            wrong setting or request: the user has to change something (exit 2)
+│   ├── ModelUnavailable  the embedding model cannot be loaded
+│   └── CollectionMismatch  the collection was built another way than this worker would write
+├── ServiceUnavailable    a service does not answer: the same request may succeed later (exit 3)
+│   ├── BrokerUnavailable Redis
+│   └── StoreUnavailable  Qdrant
+├── QueueFull             the queue has reached its bound: offer the work again later
+├── StoreRejected         Qdrant understood the request and will never accept it
+├── PoolFailure           a process of the pool died or hung over a task
+├── DocumentRejected      this document can never be processed, whoever tries
+└── ContractError         bytes from the queue that are not a job of a known version
+"""
+
+from enum import Enum
+
+
+class IngestqError(Exception):
+    """Base of all errors that ingestq raises; its text is written for the user."""
+
+
+class UsageError(IngestqError):
+    """A setting or a request is wrong; the text says which one and what is allowed."""
+
+
+class ModelUnavailable(UsageError):
+    """The embedding model does not exist or cannot be loaded."""
+
+
+class CollectionMismatch(UsageError):
+    """The collection in Qdrant was built with another model or chunking than is configured."""
+
+
+class ServiceUnavailable(IngestqError):
+    """A service does not answer at the moment."""
+
+
+class BrokerUnavailable(ServiceUnavailable):
+    """Redis does not answer, or refuses writes."""
+
+
+class StoreUnavailable(ServiceUnavailable):
+    """Qdrant does not answer, or asks to be left alone for a while."""
+
+    def __init__(self, text: str, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
+class QueueFull(IngestqError):
+    """The queue has reached its bound in jobs or bytes."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(f"the queue is full; try again in {retry_after:g} s")
+        self.retry_after = retry_after
+
+
+class StoreRejected(IngestqError):
+    """Qdrant refused a request for good: sending it again changes nothing."""
+
+
+class PoolFailure(IngestqError):
+    """A process of the pool died or hung over a task; it was replaced."""
+
+
+class DocumentRejected(IngestqError):
+    """A document can never be processed; the text is the reason shown to the user."""
+
+
+class ContractError(IngestqError):
+    """A payload on the queue is not a job of a version this worker knows."""
+
+
+class Failure(Enum):
+    """What a failure means for the job that met it."""
+
+    UNAVAILABLE = "unavailable"
+    """A service is away: try again as long as it takes, without counting."""
+    TRANSIENT = "transient"
+    """May pass: try again a bounded number of times."""
+    PERMANENT = "permanent"
+    """Never passes: bury the document with its reason."""
+    FATAL = "fatal"
+    """The worker itself is set up wrongly: put the job back and stop the worker."""
+
+
+def classify(error: BaseException) -> Failure:
+    """Say what ``error`` means for the job that met it.
+
+    An error nobody foresaw counts as transient: it is tried again a bounded number of times
+    and then buried, so it is neither lost nor repeated for ever.
+    """
+    match error:
+        case ServiceUnavailable() | QueueFull():
+            return Failure.UNAVAILABLE
+        case DocumentRejected() | ContractError() | StoreRejected():
+            return Failure.PERMANENT
+        case UsageError():
+            return Failure.FATAL
+        case _:
+            return Failure.TRANSIENT

@@ -1,0 +1,35 @@
+"""The catalogue of log events: one name an event, used nowhere else as a literal."""
+
+from typing import Final
+
+WORKER_STARTED: Final = "worker.started"
+"""fields: worker, max_jobs"""
+WORKER_DRAINING: Final = "worker.draining"
+"""fields: running, seconds"""
+WORKER_STOPPED: Final = "worker.stopped"
+"""fields: worker"""
+SERVICE_AWAY: Final = "service.away"
+"""fields: error, retry_in; Redis or Qdrant does not answer, work goes on when it does"""
+
+JOB_FINISHED: Final = "job.finished"
+"""fields: job, seconds"""
+JOB_FAILED: Final = "job.failed"
+"""fields: job, error; it is tried again"""
+JOB_PUT_BACK: Final = "job.put_back"
+"""fields: job, reason, failed (whether it counts as a try)"""
+JOB_BURIED: Final = "job.buried"
+"""fields: job, reason"""
+LEASE_LOST: Final = "lease.lost"
+"""fields: job; somebody else owns the job now, what this worker did of it does not count"""
+DOCUMENT_REJECTED: Final = "document.rejected"
+"""fields: doc_id, reason"""
+DOCUMENT_FAILED: Final = "document.failed"
+"""fields: doc_id, reason; it is tried again"""
+
+COLLECTION_CREATED: Final = "collection.created"
+"""fields: collection, alias, dimension"""
+
+API_STARTED: Final = "api.started"
+"""fields: url, token (whether one is needed)"""
+API_UNAVAILABLE: Final = "api.unavailable"
+"""fields: path, error; a request was refused because Redis cannot be used"""

@@ -1,0 +1,201 @@
+"""The producers' side of the queue: enqueue within bounds, and read how things stand."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from enum import StrEnum
+from typing import Final, TypeVar
+
+import msgspec
+import stamina
+from arq.connections import ArqRedis
+from msgspec import Struct
+
+from broker import keys
+from broker.connection import BrokerConfig, awaited, translated
+from broker.contract import (
+    ChunkCounts,
+    DocumentCounts,
+    FailedDocument,
+    IngestBatch,
+    encode_job,
+)
+from broker.errors import BrokerUnavailable
+from broker.scripts import Scripts
+
+SUBMISSION_SECONDS: Final = 7 * 24 * 3600
+"""How long a submission's counts are kept after they last changed."""
+FULL_RETRY_SECONDS: Final = 0.2
+"""How soon to offer a batch again that a full queue refused."""
+
+
+Counts = TypeVar("Counts", DocumentCounts, ChunkCounts)
+
+patiently: Final = stamina.AsyncRetryingCaller(
+    attempts=None, timeout=60.0, wait_initial=0.2, wait_max=5.0
+).on(BrokerUnavailable)
+"""Calls again while Redis is away, for up to a minute."""
+
+
+class Enqueued(StrEnum):
+    """Answer of the queue to a batch."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    FULL = "full"
+
+
+class QueueDepth(Struct, frozen=True):
+    """The queue at one moment, in jobs."""
+
+    ready: int
+    deferred: int
+    in_flight: int
+    oldest_ready_seconds: float
+    queued_bytes: int
+    dead_letters: int
+
+    @property
+    def jobs(self) -> int:
+        return self.ready + self.deferred + self.in_flight
+
+
+class WorkerSign(Struct, frozen=True):
+    """A worker's last sign of life."""
+
+    id: str
+    host: str
+    pid: int
+    seen_seconds_ago: float
+
+
+class SubmissionStatus(Struct, frozen=True):
+    """How far a submission is. ``chunks_running`` of ``chunks_known`` are done in open jobs."""
+
+    accepted: int
+    documents: DocumentCounts
+    chunks: ChunkCounts
+    chunks_running: int
+    chunks_known: int
+
+    @property
+    def complete(self) -> bool:
+        return self.documents.total >= self.accepted
+
+
+class JobQueue:
+    """The queue as a producer sees it.
+
+    Every method raises BrokerUnavailable while Redis cannot be used, and UsageError if it refuses
+    the credentials.
+    """
+
+    def __init__(self, redis: ArqRedis, config: BrokerConfig) -> None:
+        self._redis = redis
+        self._config = config
+        self._scripts = Scripts.register(redis)
+
+    async def now(self) -> int:
+        """Redis time in microseconds: the version of a document that is observed now."""
+        with self._translated():
+            seconds, microseconds = await self._redis.time()
+        return int(seconds) * 1_000_000 + int(microseconds)
+
+    async def offer(self, batches: Sequence[IngestBatch]) -> list[Enqueued]:
+        """Offer one job a batch, all in one round trip; answers in the same order.
+
+        When this returns, what was accepted is as durable as the server's settings make it.
+        If it raises, the outcome is unknown: offer the same batches again, they keep their ids.
+        """
+        enqueued_ms = await self.now() // 1000
+        with self._translated():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for batch in batches:
+                    job_id = batch.job_id
+                    await self._scripts.enqueue(
+                        keys=[
+                            keys.JOB + job_id,
+                            keys.RESULT + job_id,
+                            keys.QUEUE,
+                            keys.QUEUED_BYTES,
+                            keys.WAKE,
+                            keys.SUBMISSION + batch.submission,
+                        ],
+                        args=[
+                            job_id,
+                            encode_job(batch, enqueued_ms=enqueued_ms),
+                            self._config.max_queue_jobs,
+                            self._config.max_queue_bytes,
+                            len(batch.documents),
+                            SUBMISSION_SECONDS,
+                        ],
+                        client=pipe,
+                    )
+                return [Enqueued(answer.decode()) for answer in await pipe.execute()]
+
+    async def enqueue(self, batches: Sequence[IngestBatch]) -> list[Enqueued]:
+        """Like `offer`, but waits while the queue is full, and through a short outage of Redis:
+        every batch is on the queue in the end."""
+        answers = await patiently(self.offer, batches)
+        while Enqueued.FULL in answers:
+            await asyncio.sleep(FULL_RETRY_SECONDS)
+            refused = [i for i, answer in enumerate(answers) if answer is Enqueued.FULL]
+            again = await patiently(self.offer, [batches[i] for i in refused])
+            for i, answer in zip(refused, again, strict=True):
+                answers[i] = answer
+        return answers
+
+    async def depth(self) -> QueueDepth:
+        """Count the jobs on the queue."""
+        with self._translated():
+            ready, deferred, in_flight, waited_ms, queued_bytes, dead = await self._scripts.depth(
+                keys=[keys.QUEUE, keys.QUEUED_BYTES, keys.DEAD], args=[keys.LEASE]
+            )
+        return QueueDepth(ready, deferred, in_flight, waited_ms / 1000, queued_bytes, dead)
+
+    async def is_empty(self) -> bool:
+        """Whether no job waits or runs."""
+        with self._translated():
+            return int(await self._redis.zcard(keys.QUEUE)) == 0
+
+    async def workers(self) -> list[WorkerSign]:
+        """The workers that gave a sign of life within the last minute."""
+        now_ms = await self.now() / 1000
+        with self._translated():
+            async with self._redis.pipeline() as pipe:
+                pipe.zrange(keys.WORKERS, 0, -1, withscores=True)
+                pipe.hgetall(keys.WORKER_INFO)
+                seen, infos = await pipe.execute()
+        signs = []
+        for worker_id, seen_ms in seen:
+            host, pid = msgspec.msgpack.decode(infos[worker_id], type=tuple[str, int])
+            signs.append(WorkerSign(worker_id.decode(), host, pid, (now_ms - seen_ms) / 1000))
+        return signs
+
+    async def submission(self, submission: str) -> SubmissionStatus:
+        """How far ``submission`` is. One that nobody knows has accepted no document."""
+        with self._translated():
+            raw = await awaited(self._redis.hgetall(keys.SUBMISSION + submission))
+        fields = {name.decode(): value for name, value in raw.items()}
+        counts = {name: int(n) for name, n in fields.items() if not name.startswith("live:")}
+        live = [v.split(b"/") for name, v in fields.items() if name.startswith("live:")]
+        return SubmissionStatus(
+            accepted=counts.pop("accepted", 0),
+            documents=_counts(counts, "documents", DocumentCounts),
+            chunks=_counts(counts, "chunks", ChunkCounts),
+            chunks_running=sum(int(done) for done, _ in live),
+            chunks_known=sum(int(known) for _, known in live),
+        )
+
+    async def failed_documents(self, submission: str) -> list[FailedDocument]:
+        """The documents of ``submission`` that were dead-lettered so far."""
+        with self._translated():
+            raw = await awaited(self._redis.lrange(keys.FAILED_DOCUMENTS + submission, 0, -1))
+        return [msgspec.msgpack.decode(item, type=FailedDocument) for item in raw]
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated(self._config)
+
+
+def _counts(fields: dict[str, int], group: str, kind: type[Counts]) -> Counts:
+    return kind(**{name: fields.get(f"{group}.{name}", 0) for name in kind.__struct_fields__})
