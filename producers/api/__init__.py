@@ -1,0 +1,1 @@
+"""The HTTP API: a producer for programs that do not speak Python."""

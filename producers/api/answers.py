@@ -1,0 +1,92 @@
+"""The bodies of the answers. Their shapes are those of the commands' JSON."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Answer(BaseModel):
+    """Filled from the broker's own types, which have the same fields."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Problem(Answer):
+    """Why a request was not answered as hoped."""
+
+    detail: str
+
+
+class Accepted(Answer):
+    """How many documents are on the queue, and the id under which they are followed."""
+
+    submission: str
+    accepted: int
+    duplicates: int
+
+
+class Documents(Answer):
+    """How many documents came to which end."""
+
+    indexed: int
+    unchanged: int
+    superseded: int
+    deleted: int
+    rejected: int
+
+
+class Chunks(Answer):
+    """What was done to chunks: embedded anew, kept with their vector, removed."""
+
+    embedded: int
+    reused: int
+    deleted: int
+
+
+class DeadLetter(Answer):
+    """A document that was given up, and why."""
+
+    doc_id: str
+    reason: str
+
+
+class Submission(Answer):
+    """How far a submission is. ``complete`` once every document came to its end."""
+
+    submission: str
+    accepted: int
+    complete: bool
+    documents: Documents
+    chunks: Chunks
+    dead_letters: list[DeadLetter]
+
+
+class Queue(Answer):
+    """The jobs on the queue at one moment, and their size in bytes."""
+
+    ready: int
+    deferred: int
+    in_flight: int
+    oldest_ready_seconds: float
+    bytes: int
+
+
+class Worker(Answer):
+    """A worker's last sign of life."""
+
+    id: str
+    host: str
+    pid: int
+    seen_seconds_ago: float
+
+
+class Status(Answer):
+    """How things stand. ``dead_letters`` counts the documents that were given up."""
+
+    queue: Queue
+    dead_letters: int
+    workers: list[Worker]
+
+
+class Health(Answer):
+    """The server is well."""
+
+    status: str = "ok"

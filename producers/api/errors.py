@@ -1,0 +1,81 @@
+"""From an error to an answer. Every error has the same body: `Problem`."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from broker import events
+from broker.errors import QueueFull, ServiceUnavailable, UsageError
+from producers.api.answers import Problem
+
+DESCRIPTIONS: Final = {
+    401: "The bearer token is missing or wrong.",
+    404: "Nobody knows this.",
+    408: "The client stopped in the midst of its body.",
+    413: "The body is larger than the server accepts.",
+    415: "The body is not declared as JSON.",
+    422: "The request is wrong; the answer names the field.",
+    429: "The queue is full, or too much is being uploaded: try again after Retry-After seconds.",
+    503: "Redis cannot be used at the moment. What was sent may or may not be queued; it is safe "
+    "to send it again.",
+}
+
+log = structlog.get_logger()
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The error answers of a route, for openapi.json."""
+    return {status: {"model": Problem, "description": DESCRIPTIONS[status]} for status in statuses}
+
+
+def problem_response(
+    status: int, detail: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    return JSONResponse(Problem(detail=detail).model_dump(), status, headers)
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Make ``app`` answer every error with a `Problem`; one that nobody foresaw is logged too."""
+    for kind in (
+        HTTPException,
+        RequestValidationError,
+        QueueFull,
+        ServiceUnavailable,
+        UsageError,
+        ClientDisconnect,
+        Exception,
+    ):
+        app.add_exception_handler(kind, _answer)
+
+
+async def _answer(request: Request, error: Exception) -> JSONResponse:
+    match error:
+        case HTTPException():
+            return problem_response(error.status_code, str(error.detail), error.headers)
+        case RequestValidationError():
+            return problem_response(422, "; ".join(_explain(wrong) for wrong in error.errors()))
+        case QueueFull():
+            return problem_response(429, str(error), retry_after(error.retry_after))
+        case ServiceUnavailable() | UsageError():  # the latter: Redis refuses our credentials
+            log.warning(events.API_UNAVAILABLE, path=request.url.path, error=str(error))
+            return problem_response(503, str(error))
+        case ClientDisconnect():
+            return problem_response(400, "the client went away")  # which nobody reads
+        case _:
+            return problem_response(500, "the server failed; its log says why")
+
+
+def retry_after(seconds: float) -> dict[str, str]:
+    """The header that says when to come back; HTTP knows whole seconds only."""
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}
+
+
+def _explain(wrong: Mapping[str, Any]) -> str:
+    return f"{'.'.join(str(part) for part in wrong['loc'])}: {wrong['msg']}"

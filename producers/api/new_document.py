@@ -1,0 +1,71 @@
+"""The body of ``POST /documents``."""
+
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta, Raw, Struct, field
+
+METADATA_BYTES: Final = 64 * 1024
+"""Metadata is stored with every chunk, so a little more of it becomes a lot."""
+LARGEST_VERSION: Final = 2**63 - 1
+"""The largest integer that Qdrant stores as one."""
+
+
+class NewDocument(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A document as a caller sends it.
+
+    There is no ``path``: it would let a caller read the server's files.
+    """
+
+    doc_id: Annotated[str, Meta(min_length=1, description="Unique within the tenant.")]
+    text: str
+    source: Annotated[
+        str | None, Meta(description="Where it came from; by default its doc_id.")
+    ] = None
+    tenant: str = ""
+    version: Annotated[
+        Annotated[int, Meta(ge=1, le=LARGEST_VERSION)] | None,
+        Meta(description="Only grows: of two versions the larger wins. By default the time."),
+    ] = None
+    media_type: Annotated[
+        str | None, Meta(description="A hint, such as text/markdown; the content decides.")
+    ] = None
+    metadata: Annotated[
+        Raw,
+        Meta(
+            description=f"Stored with every chunk; at most {METADATA_BYTES} bytes.",
+            extra_json_schema={"type": "object"},
+        ),
+    ] = field(default_factory=lambda: Raw(b"{}"))
+
+
+SCHEMA: Final[dict[str, Any]] = msgspec.json.schema_components([NewDocument])[1]["NewDocument"]
+"""JSON Schema of the body, for openapi.json."""
+
+_document = msgspec.json.Decoder(NewDocument)
+_metadata = msgspec.json.Decoder(dict[str, Any])
+
+
+def decode(body: bytearray) -> tuple[NewDocument, dict[str, Any]]:
+    """Read the document and its metadata.
+
+    Raises ValueError that names the field that is wrong.
+    """
+    try:
+        document = _document.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"not a document: {error}") from error
+    if len(memoryview(document.metadata)) > METADATA_BYTES:
+        raise ValueError(f"metadata: larger than {METADATA_BYTES} bytes")
+    try:
+        metadata = _metadata.decode(document.metadata)
+        # JSON knows integers that MessagePack, and so the queue, does not.
+        msgspec.msgpack.encode(metadata)
+    except (
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
+        raise ValueError(f"metadata: {error}") from error
+    return document, metadata

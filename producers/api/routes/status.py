@@ -1,0 +1,32 @@
+"""``GET /status``: how things stand."""
+
+from fastapi import APIRouter
+
+from producers.api.answers import Status
+from producers.api.errors import problems
+from producers.client import IngestClient
+
+
+def status_routes(client: IngestClient) -> APIRouter:
+    """The routes that show the queue of ``client``."""
+    router = APIRouter(tags=["status"])
+
+    @router.get("/status", responses=problems(503))
+    async def status() -> Status:
+        """The queue, the dead letters and the workers."""
+        depth = await client.queue.depth()
+        return Status.model_validate(
+            {
+                "queue": {
+                    "ready": depth.ready,
+                    "deferred": depth.deferred,
+                    "in_flight": depth.in_flight,
+                    "oldest_ready_seconds": round(depth.oldest_ready_seconds, 3),
+                    "bytes": depth.queued_bytes,
+                },
+                "dead_letters": depth.dead_letters,
+                "workers": await client.queue.workers(),
+            }
+        )
+
+    return router

@@ -1,0 +1,141 @@
+"""Files as documents: walk, filter, read.
+
+Nothing found on the way is passed over in silence: what cannot be read becomes a
+`FailedDocument` with its reason. Entries whose name starts with a dot are not looked at, unless
+they are named themselves.
+"""
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import aiofiles
+
+from broker.contract import INLINE_TEXT_BYTES, Document, FailedDocument
+from broker.paths import path_to_text
+from producers.media_types import guess_media_type
+
+LISTING_ENTRIES: Final = 256
+"""Directory entries that are looked at in one visit to a thread."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A regular file. ``doc_id`` is the document it is, ``size`` in bytes."""
+
+    path: Path
+    doc_id: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How files become document ids: by absolute path, or by NAME and path relative to ``root``.
+
+    A name makes the ids the same on every host and in every container.
+    """
+
+    root: Path
+    name: str | None
+
+    def doc_id(self, path: Path) -> str:
+        if self.name is None:
+            return path_to_text(path)
+        return path_to_text(Path(self.name) / path.relative_to(self.root))
+
+
+def walk(root: Path, name: str | None = None) -> Iterator[Found | FailedDocument]:
+    """Every file under ``root`` (or ``root`` itself), in the order of their names.
+
+    Symbolic links are followed; one that leads back to a folder it lies in is reported.
+    """
+    root = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would replace links by targets
+    is_folder = os.path.isdir(root)  # noqa: PTH112 - Path.is_dir() raises on an impossible name
+    naming = Naming(root if is_folder else root.parent, name)
+    yield from _visit(root, naming, ancestors=())
+
+
+def _visit(
+    path: Path, naming: Naming, ancestors: tuple[tuple[int, int], ...]
+) -> Iterator[Found | FailedDocument]:
+    doc_id = naming.doc_id(path)
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            identity = (status.st_dev, status.st_ino)
+            if identity in ancestors:
+                yield FailedDocument(doc_id, "a symbolic link back to a folder that it lies in")
+                return
+            names = sorted(entry for entry in os.listdir(path) if not entry.startswith("."))
+            for entry in names:
+                yield from _visit(path / entry, naming, (*ancestors, identity))
+        elif stat.S_ISREG(status.st_mode):
+            yield Found(path, doc_id, status.st_size)
+        else:
+            yield FailedDocument(doc_id, "neither a file nor a folder")
+    except OSError as error:
+        yield FailedDocument(doc_id, _reason(path, error))
+
+
+def _reason(path: Path, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "a broken symbolic link" if path.is_symlink() else "there is no such file or folder"
+    return f"cannot be read: {error.strerror}"
+
+
+async def observe(
+    roots: Sequence[Path], name: str | None, clock: Callable[[], Awaitable[int]]
+) -> AsyncIterator[Document | FailedDocument]:
+    """Walk ``roots`` and make a document of every file.
+
+    ``clock`` gives the version; it is read before the files are, so that a change made meanwhile
+    counts as newer.
+    """
+    for root in roots:
+        entries = walk(root, name)
+        while listed := await asyncio.to_thread(_take, entries):
+            version = await clock()
+            for entry in listed:
+                yield await read(entry, version) if isinstance(entry, Found) else entry
+
+
+def _take(entries: Iterator[Found | FailedDocument]) -> list[Found | FailedDocument]:
+    return list(islice(entries, LISTING_ENTRIES))
+
+
+async def read(found: Found, version: int) -> Document | FailedDocument:
+    """Make a document of a file: short text travels with it, anything else by its path."""
+    text = None
+    if found.size <= INLINE_TEXT_BYTES:
+        try:
+            async with aiofiles.open(found.path, "rb") as file:
+                text = _as_text(await file.read(INLINE_TEXT_BYTES + 1), found.path)
+        except FileNotFoundError:
+            return FailedDocument(found.doc_id, "the file is gone: it was there a moment ago")
+        except OSError as error:
+            return FailedDocument(found.doc_id, f"cannot be read: {error.strerror}")
+    path = path_to_text(found.path)
+    return Document(
+        doc_id=found.doc_id,
+        version=version,
+        source=path,
+        text=text,
+        path=None if text is not None else path,
+        media_type=guess_media_type(found.path.name),
+    )
+
+
+def _as_text(data: bytes, path: Path) -> str | None:
+    """The text that ``data`` is, or None if a parser has to look at it."""
+    media_type = guess_media_type(path.name)
+    if len(data) > INLINE_TEXT_BYTES or not (media_type or "text/").startswith("text/"):
+        return None
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,59 @@
+"""Documents as JSON Lines: one object a line, with the fields of `Line`."""
+
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from broker.contract import Document, FailedDocument
+from broker.paths import path_to_text
+
+
+class Line(Struct, frozen=True, forbid_unknown_fields=True):
+    """A document as somebody writes it. Either ``text`` or ``path``; ``source`` and ``version``
+    default to the document's id and to the time of Redis."""
+
+    doc_id: str
+    text: str | None = None
+    path: str | None = None
+    source: str | None = None
+    tenant: str = ""
+    version: int | None = None
+    media_type: str | None = None
+    metadata: dict[str, Any] = {}
+
+
+_decoder = msgspec.json.Decoder(Line)
+
+
+async def parse(
+    lines: AsyncIterable[bytes], clock: Callable[[], Awaitable[int]]
+) -> AsyncIterator[Document | FailedDocument]:
+    """Make a document of every line that is not blank; a wrong line is reported by its number."""
+    number = 0
+    async for raw in lines:
+        number += 1
+        if not raw.strip():
+            continue
+        try:
+            line = _decoder.decode(raw)
+            msgspec.msgpack.encode(line.metadata)  # raises what JSON can say and the queue cannot
+            yield Document(
+                doc_id=line.doc_id,
+                version=await clock() if line.version is None else line.version,
+                source=line.doc_id if line.source is None else line.source,
+                tenant=line.tenant,
+                text=line.text,
+                path=None if line.path is None else path_to_text(_absolute(line.path)),
+                media_type=line.media_type,
+                metadata=line.metadata,
+            )
+        except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
+            yield FailedDocument(f"line {number}", f"not a document: {error}")
+
+
+def _absolute(path: str) -> Path:
+    """Workers may run in another folder."""
+    return Path.cwd() / path
