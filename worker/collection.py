@@ -1,0 +1,174 @@
+"""The collection in Qdrant: its names, its schema, and whether it may be written.
+
+The public name is an alias of the collection ``<name>__<fingerprint>``; beside that stands its
+ledger, ``<name>__<fingerprint>__ledger``, without vectors. The fingerprint's fields are kept in
+the collection's metadata, so that a mismatch can be explained.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+import structlog
+from qdrant_client import AsyncQdrantClient, models
+
+from broker import events
+from broker.errors import CollectionMismatch, StoreRejected
+from worker.fingerprint import Fingerprint
+from worker.qdrant import Qdrant, applied
+
+log = structlog.get_logger()
+
+PAYLOAD_INDEXES: Final = {
+    "doc_id": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
+    "source": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
+    "tenant": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
+}
+"""Every key that documents are found or deleted by; a delete without its index reads all."""
+FINGERPRINT_KEY: Final = "fingerprint"
+
+
+@dataclass(frozen=True)
+class CollectionNames:
+    """The names that belong together."""
+
+    alias: str
+    chunks: str
+    ledger: str
+
+    @classmethod
+    def of(cls, alias: str, digest: str) -> "CollectionNames":
+        """The names under ``alias`` of what was made with a fingerprint."""
+        return cls.at(alias, f"{alias}__{digest}")
+
+    @classmethod
+    def at(cls, alias: str, chunks: str) -> "CollectionNames":
+        """The names of what ``alias`` stands for."""
+        return cls(alias, chunks, f"{chunks}__ledger")
+
+
+async def open_collection(qdrant: Qdrant, alias: str, mine: Fingerprint) -> CollectionNames:
+    """Make sure that the collection under ``alias`` exists and may be written with ``mine``.
+
+    Safe to run in several workers at once. Raises CollectionMismatch if there is another
+    collection under this name, or one made with another model or chunking.
+    """
+    names = CollectionNames.of(alias, mine.digest)
+    target = await _alias_target(qdrant, alias)
+    if target is None:
+        await _refuse_foreign(qdrant, alias, mine)
+    else:
+        await check_fingerprint(qdrant, CollectionNames.at(alias, target), mine)
+    await _create(qdrant, names, mine)
+    return names
+
+
+async def find_collection(qdrant: Qdrant, alias: str) -> CollectionNames | None:
+    """The collection under ``alias``, or None if nothing was ever indexed under that name."""
+    target = await _alias_target(qdrant, alias)
+    return None if target is None else CollectionNames.at(alias, target)
+
+
+async def check_fingerprint(qdrant: Qdrant, names: CollectionNames, mine: Fingerprint) -> None:
+    """Raise CollectionMismatch unless the collection's vectors were made as ``mine`` are."""
+    if names.chunks != CollectionNames.of(names.alias, mine.digest).chunks:
+        raise CollectionMismatch(await _difference(qdrant, names, mine))
+
+
+async def _stored_fingerprint(qdrant: Qdrant, names: CollectionNames) -> Fingerprint | None:
+    info = await qdrant.ask(lambda client: client.get_collection(names.chunks))
+    stored = (info.config.metadata or {}).get(FINGERPRINT_KEY)
+    try:
+        return msgspec.convert(stored, Fingerprint)
+    except msgspec.ValidationError:  # another tool's collection, or another version's
+        return None
+
+
+async def _alias_target(qdrant: Qdrant, alias: str) -> str | None:
+    aliases = await qdrant.ask(lambda client: client.get_aliases())
+    return next((a.collection_name for a in aliases.aliases if a.alias_name == alias), None)
+
+
+async def _refuse_foreign(qdrant: Qdrant, alias: str, mine: Fingerprint) -> None:
+    if not await qdrant.ask(lambda client: client.collection_exists(alias)):
+        return
+    info = await qdrant.ask(lambda client: client.get_collection(alias))
+    vectors = info.config.params.vectors
+    size = f"{vectors.size} dimensions" if isinstance(vectors, models.VectorParams) else "vectors"
+    raise CollectionMismatch(
+        f"Qdrant already has a collection named {alias!r} ({size}) that ingestq did not make; "
+        f"{mine.model} has {mine.dimension} dimensions. Set INGESTQ_COLLECTION to another name, "
+        "or delete that collection"
+    )
+
+
+async def _difference(qdrant: Qdrant, names: CollectionNames, mine: Fingerprint) -> str:
+    theirs = await _stored_fingerprint(qdrant, names)
+    if theirs is None:
+        what = f"it is an alias of {names.chunks!r}, which this version of ingestq did not make"
+    else:
+        pairs = zip(
+            msgspec.structs.asdict(theirs).items(), msgspec.structs.astuple(mine), strict=True
+        )
+        changed = [f"{field} {old}, now {new}" for (field, old), new in pairs if old != new]
+        what = f"it was built with {'; '.join(changed)}"
+    return (
+        f"the collection {names.alias!r} cannot take these vectors: {what}. Change the setting "
+        "back (INGESTQ_MODEL), or set INGESTQ_COLLECTION to a new name"
+    )
+
+
+async def _create(qdrant: Qdrant, names: CollectionNames, mine: Fingerprint) -> None:
+    metadata: dict[str, Any] = {FINGERPRINT_KEY: msgspec.structs.asdict(mine)}
+    vectors = models.VectorParams(size=mine.dimension, distance=models.Distance.COSINE)
+    created = await _create_once(qdrant, names.chunks, vectors, metadata)
+    # Repeated at every start: each of these may be what an earlier start did not get to.
+    await qdrant.ask(partial(_create_payload_indexes, names.chunks))
+    await _create_once(qdrant, names.ledger, {}, metadata)
+    await qdrant.ask(lambda client: client.update_collection_aliases([_alias(names)]))
+    if created:
+        log.info(
+            events.COLLECTION_CREATED,
+            collection=names.chunks,
+            alias=names.alias,
+            dimension=mine.dimension,
+        )
+
+
+async def _create_payload_indexes(name: str, client: AsyncQdrantClient) -> None:
+    for field, schema in PAYLOAD_INDEXES.items():
+        await applied(partial(_create_payload_index, name, field, schema))(client)
+
+
+async def _create_payload_index(
+    name: str, field: str, schema: models.KeywordIndexParams, client: AsyncQdrantClient
+) -> models.UpdateResult:
+    return await client.create_payload_index(name, field, schema, wait=True)
+
+
+async def _create_once(
+    qdrant: Qdrant,
+    name: str,
+    vectors: models.VectorParams | dict[str, models.VectorParams],
+    metadata: dict[str, Any],
+) -> bool:
+    """Create a collection; False if it exists, also if another worker was faster."""
+    if await qdrant.ask(lambda client: client.collection_exists(name)):
+        return False
+
+    async def create(client: AsyncQdrantClient) -> bool:
+        return await client.create_collection(name, vectors_config=vectors, metadata=metadata)
+
+    try:
+        return await qdrant.ask(create)
+    except StoreRejected:
+        if await qdrant.ask(lambda client: client.collection_exists(name)):
+            return False
+        raise
+
+
+def _alias(names: CollectionNames) -> models.CreateAliasOperation:
+    return models.CreateAliasOperation(
+        create_alias=models.CreateAlias(collection_name=names.chunks, alias_name=names.alias)
+    )

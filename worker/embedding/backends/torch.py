@@ -1,0 +1,59 @@
+"""The reference backend: sentence-transformers itself, any model it can load."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sentence_transformers import SentenceTransformer
+
+from worker.embedding.models import ModelInfo, files_revision, model_location
+
+MAX_CHUNK_TOKENS: Final = 512
+"""Models that read more get chunks of this size: a larger chunk answers no question better."""
+BATCH_CHUNKS: Final = 16
+"""At one thread larger batches are not faster."""
+
+
+class TorchBackend:
+    """A loaded model. Vectors are float32 of unit length, one row a text."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._model = SentenceTransformer(model_location(name))
+        self._name = name
+
+    def info(self) -> ModelInfo:
+        """What the pipeline has to know of the model."""
+        dimension = self._model.get_embedding_dimension()
+        assert dimension is not None, "every sentence-transformers model ends in a vector"
+        special_tokens = self._model.tokenizer.num_special_tokens_to_add()
+        limit = min(self._model.max_seq_length or MAX_CHUNK_TOKENS, MAX_CHUNK_TOKENS)
+        return ModelInfo(self._name, self._revision(), dimension, limit - special_tokens)
+
+    def tokenizer_json(self) -> str:
+        """The model's tokenizer, in the format of the tokenizers library."""
+        return str(self._model.tokenizer.backend_tokenizer.to_str())
+
+    def embed_documents(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Embed chunks of documents; shape (texts, dimension)."""
+        return self._model.encode_document(
+            list(texts),
+            batch_size=BATCH_CHUNKS,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+        )
+
+    def embed_query(self, text: str) -> npt.NDArray[np.float32]:
+        """Embed what somebody searches for; shape (dimension,)."""
+        return self._model.encode_query(text, normalize_embeddings=True, show_progress_bar=False)
+
+    def _revision(self) -> str:
+        location = Path(model_location(self._name))
+        if location.is_dir():
+            return files_revision(location)
+        # The commit on the hub, which transformers keeps in the configuration.
+        transformer: Any = self._model[0]
+        return str(getattr(transformer.auto_model.config, "_commit_hash", None) or "unknown")

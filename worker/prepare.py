@@ -1,0 +1,89 @@
+"""A document to chunks that are ready to be embedded. Runs in the pool's children.
+
+Reading, parsing and cutting happen together, so a file's bytes never pass through the process
+that runs the event loop.
+"""
+
+import hashlib
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from broker.contract import Document
+from broker.errors import DocumentRejected
+from broker.paths import text_to_path
+from worker.chunk import Chunker
+from worker.extract import PLAIN_TEXT, extract
+
+
+@dataclass(frozen=True)
+class Unprepared:
+    """The document's content is the one that is known already: there is nothing to prepare."""
+
+    content_hash: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A document's chunks. ``content_hash`` covers everything that is stored of it."""
+
+    content_hash: str
+    title: str | None
+    chunks: tuple[str, ...]
+
+
+def prepare(
+    document: Document, known_hash: str | None, max_bytes: int, chunker: Chunker
+) -> Prepared | Unprepared:
+    """Read ``document``, extract its text and cut it, unless its content is ``known_hash``.
+
+    Raises DocumentRejected if it cannot be read, is larger than ``max_bytes`` or holds no text.
+    """
+    data, media_type = _content(document, max_bytes)
+    content_hash = _hash(document, data)
+    if content_hash == known_hash:
+        return Unprepared(content_hash)
+    extracted = extract(data, media_type)
+    return Prepared(
+        content_hash=content_hash,
+        title=extracted.title,
+        chunks=tuple(chunker.chunks(extracted.text, markdown=extracted.markdown)),
+    )
+
+
+def _content(document: Document, max_bytes: int) -> tuple[bytes, str | None]:
+    if document.text is not None:
+        data = document.text.encode()
+        if len(data) > max_bytes:
+            raise DocumentRejected(too_large(len(data), max_bytes))
+        return data, document.media_type or PLAIN_TEXT
+    assert document.path is not None, "the contract allows text or path"
+    return _read(text_to_path(document.path), max_bytes), document.media_type
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DocumentRejected("not a regular file")
+        if status.st_size > max_bytes:
+            raise DocumentRejected(too_large(status.st_size, max_bytes))
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DocumentRejected("the file is gone, or not visible from the worker") from error
+    except OSError as error:
+        raise DocumentRejected(f"cannot be read: {error.strerror}") from error
+
+
+def too_large(size: int, max_bytes: int) -> str:
+    """Reason of the rejection of a document of ``size`` bytes."""
+    return f"{size:,} bytes; the limit is {max_bytes:,} (INGESTQ_MAX_DOCUMENT_BYTES)"
+
+
+def _hash(document: Document, data: bytes) -> str:
+    digest = hashlib.blake2b(data, digest_size=16)
+    stored = (document.source, document.media_type, sorted(document.metadata.items()))
+    digest.update(msgspec.msgpack.encode(stored))
+    return digest.hexdigest()
