@@ -1,0 +1,1 @@
+"""The command line and the all-in-one runtime: they wire producers, broker and worker."""

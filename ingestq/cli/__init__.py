@@ -1,0 +1,26 @@
+"""The ``ingestq`` command: one module a command."""
+
+import typer
+
+from ingestq.cli.add import add
+from ingestq.cli.api import api
+from ingestq.cli.doctor import doctor
+from ingestq.cli.run import run
+from ingestq.cli.search import search
+from ingestq.cli.status import status
+from ingestq.cli.worker import worker
+
+app = typer.Typer(
+    name="ingestq",
+    help="Keep a Qdrant collection equal to your documents.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (run, add, worker, api, search, status, doctor):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point of the ``ingestq`` command."""
+    app()

@@ -1,0 +1,81 @@
+"""``ingestq add``: queue documents; a worker indexes them."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import aiofiles
+import msgspec
+import typer
+
+from broker.contract import Document, FailedDocument
+from broker.queue import JobQueue
+from ingestq.cli.console import configure_logging, err, line, print_json
+from ingestq.cli.entry import ExitCode, run_command
+from ingestq.cli.options import Json, Paths, Source
+from ingestq.cli.progress import progress_display
+from ingestq.cli.summary import print_summary
+from ingestq.ingestion import Ingestion, Summary
+from ingestq.runtime import open_broker, stop_signals
+from ingestq.settings import Settings
+from producers import files, jsonl
+
+STDIN = Path("-")
+
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Follow the documents until a worker is done with them.")
+]
+
+
+def add(paths: Paths, source: Source = None, wait: Wait = False, json: Json = False) -> None:
+    """Queue every file under PATH, or the documents on stdin (-) as JSON Lines."""
+    configure_logging(logging.WARNING)
+    run_command(partial(_add, paths, source, wait, json))
+
+
+async def _add(
+    paths: list[Path], source: str | None, wait: bool, as_json: bool, settings: Settings
+) -> ExitCode:
+    async with open_broker(settings) as broker:
+        with progress_display(err, "queueing") as display:
+            ingestion = Ingestion(broker.queue, display)
+            with stop_signals(ingestion.stop):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(ingestion.produce(_documents(paths, source, broker.queue)))
+                    if wait:
+                        group.create_task(ingestion.follow(until_queue_is_empty=False))
+            summary = await ingestion.summary(settings.collection)
+    if wait:
+        return print_summary(summary, as_json=as_json)
+    return _print_queued(ingestion.submission, summary, as_json=as_json)
+
+
+async def _documents(
+    paths: list[Path], source: str | None, queue: JobQueue
+) -> AsyncIterable[Document | FailedDocument]:
+    named = [path for path in paths if path != STDIN]
+    async for document in files.observe(named, source, queue.now):
+        yield document
+    if STDIN in paths:
+        async for document in jsonl.parse(aiofiles.stdin_bytes, queue.now):
+            yield document
+
+
+def _print_queued(submission: str, summary: Summary, *, as_json: bool) -> ExitCode:
+    queued = summary.waiting + summary.documents.total - len(summary.failed)
+    if as_json:
+        print_json(
+            {
+                "submission": submission,
+                "documents": {"queued": queued, "rejected": len(summary.failed)},
+                "rejected": [msgspec.structs.asdict(document) for document in summary.failed],
+            }
+        )
+    else:
+        for document in summary.failed:
+            line(f"rejected: {document.doc_id}: {document.reason}", style="red")
+        line(f"{queued} queued as submission {submission}, {len(summary.failed)} rejected")
+    return ExitCode.DOCUMENTS_FAILED if summary.failed else ExitCode.OK

@@ -1,0 +1,122 @@
+"""``ingestq doctor``: check settings and services, and say how to mend what is wrong."""
+
+import logging
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Final, Literal
+
+from broker.errors import IngestqError, ServiceUnavailable
+from ingestq.cli.console import configure_logging, err, line, print_json
+from ingestq.cli.entry import ExitCode, run_command
+from ingestq.cli.options import Json
+from ingestq.runtime import open_broker, open_model, open_qdrant
+from ingestq.settings import MEBIBYTE, Settings, unknown_variables
+
+LITTLE_DISK_MIB: Final = 1024
+SMALL_COLLECTION_CHUNKS: Final = 20_000
+"""The local Qdrant searches by brute force; beyond this it is slow."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found. ``code`` is the exit code it asks for."""
+
+    check: str
+    result: Literal["ok", "warning", "wrong"]
+    detail: str
+    code: ExitCode = ExitCode.OK
+
+
+Check = Callable[[Settings], Awaitable[list[Finding]]]
+
+
+def doctor(json: Json = False) -> None:
+    """Check the settings, Redis, Qdrant and the model."""
+    configure_logging(logging.WARNING)
+    run_command(partial(_doctor, json))
+
+
+async def _doctor(as_json: bool, settings: Settings) -> ExitCode:
+    checks: dict[str, Check] = {
+        "settings": _settings,
+        "redis": _redis,
+        "model and qdrant": _model_and_qdrant,
+    }
+    findings: list[Finding] = []
+    for name, check in checks.items():
+        with err.status(f"checking {name}"):
+            findings += await _checked(name, check, settings)
+    if as_json:
+        print_json({"findings": [asdict(f) | {"code": int(f.code)} for f in findings]})
+    else:
+        styles = {"ok": "green", "warning": "yellow", "wrong": "red"}
+        for finding in findings:
+            line(
+                f"{finding.result:<8} {finding.check}: {finding.detail}",
+                style=styles[finding.result],
+            )
+    return max((finding.code for finding in findings), default=ExitCode.OK)
+
+
+async def _checked(name: str, check: Check, settings: Settings) -> list[Finding]:
+    try:
+        return await check(settings)
+    except IngestqError as error:
+        unreachable = isinstance(error, ServiceUnavailable)
+        code = ExitCode.SERVICE_UNREACHABLE if unreachable else ExitCode.WRONG_USAGE
+        return [Finding(name, "wrong", str(error), code)]
+
+
+async def _settings(settings: Settings) -> list[Finding]:
+    findings = [
+        Finding("settings", "warning", f"{name} is no setting of ingestq; is it misspelt?")
+        for name in unknown_variables()
+    ]
+    existing = next(
+        path for path in (settings.data_dir, *settings.data_dir.parents) if path.exists()
+    )
+    free = shutil.disk_usage(existing).free // MEBIBYTE
+    detail = f"{settings.data_dir}: {free:,} MiB free"
+    result: Literal["ok", "warning"] = "ok" if free >= LITTLE_DISK_MIB else "warning"
+    return [*findings, Finding("data directory", result, detail)]
+
+
+async def _redis(settings: Settings) -> list[Finding]:
+    async with open_broker(settings) as broker:
+        info = await broker.redis.info()
+        options = await broker.redis.config_get("*")
+    place = broker.config.public_url if settings.redis_url else "the bundled server"
+    findings = [Finding("redis", "ok", f"{place} answers, version {info['redis_version']}")]
+    if options.get("appendonly") == "no":
+        detail = "accepted documents are lost when Redis crashes; set appendonly yes"
+        findings.append(Finding("redis", "warning", detail))
+    policy = options.get("maxmemory-policy", "noeviction")
+    if policy != "noeviction":
+        detail = f"maxmemory-policy {policy} may drop waiting jobs; set noeviction"
+        findings.append(Finding("redis", "warning", detail))
+    return findings
+
+
+async def _model_and_qdrant(settings: Settings) -> list[Finding]:
+    from worker.collection import check_fingerprint, find_collection
+    from worker.fingerprint import fingerprint
+    from worker.store import QdrantStore
+
+    async with open_qdrant(settings) as qdrant:
+        names = await find_collection(qdrant, settings.collection)
+        place = settings.qdrant_url or "the local Qdrant"
+        findings = [Finding("qdrant", "ok", f"{place} answers")]
+        async with open_model(settings, processes=1) as model:
+            detail = f"{model.info.name}: {model.info.dimension} dimensions"
+            findings.append(Finding("model", "ok", detail))
+            if names is None:
+                return [*findings, Finding("collection", "ok", "none yet")]
+            await check_fingerprint(qdrant, names, fingerprint(model.info))
+        chunks = await QdrantStore(qdrant, names.chunks).count()
+    findings.append(Finding("collection", "ok", f"{settings.collection}: {chunks:,} chunks"))
+    if settings.qdrant_url is None and chunks > SMALL_COLLECTION_CHUNKS:
+        detail = f"{chunks:,} chunks are many for the local Qdrant; set INGESTQ_QDRANT_URL"
+        findings.append(Finding("qdrant", "warning", detail))
+    return findings

@@ -1,0 +1,61 @@
+"""From a coroutine to an exit code: the one ``asyncio.run``, and the one place that turns errors
+into a line for the user."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from enum import IntEnum
+
+import typer
+
+from broker.errors import IngestqError, QueueFull, ServiceUnavailable, UsageError
+from ingestq.settings import Settings, load_settings
+
+
+class ExitCode(IntEnum):
+    """What the commands answer to a shell."""
+
+    OK = 0
+    DOCUMENTS_FAILED = 1
+    WRONG_USAGE = 2
+    SERVICE_UNREACHABLE = 3
+    INTERRUPTED = 130
+
+
+def run_command(command: Callable[[Settings], Coroutine[None, None, ExitCode]]) -> None:
+    """Run ``command`` with the settings, and exit with its code.
+
+    An error that ingestq foresaw is one line on stderr; any other keeps its traceback, because it
+    is a defect.
+    """
+    try:
+        code = asyncio.run(command(load_settings()))
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+    except (IngestqError, ExceptionGroup) as error:
+        foreseen = _foreseen(error)
+        if foreseen is None:
+            raise
+        print(f"ingestq: {foreseen}", file=sys.stderr)  # noqa: T201
+        code = _code(foreseen)
+    raise typer.Exit(code)
+
+
+def _foreseen(error: Exception) -> IngestqError | None:
+    """The first of our own errors in ``error``, if there is nothing else in it."""
+    if isinstance(error, IngestqError):
+        return error
+    if isinstance(error, ExceptionGroup):
+        found = [_foreseen(part) for part in error.exceptions]
+        return None if None in found else found[0]
+    return None
+
+
+def _code(error: IngestqError) -> ExitCode:
+    match error:
+        case UsageError():
+            return ExitCode.WRONG_USAGE
+        case ServiceUnavailable() | QueueFull():
+            return ExitCode.SERVICE_UNREACHABLE
+        case _:
+            return ExitCode.DOCUMENTS_FAILED

@@ -1,0 +1,19 @@
+"""Options and arguments that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        "--source",
+        metavar="NAME",
+        help="Name the folder: ids become NAME/relative path instead of absolute paths.",
+    ),
+]
+Paths = Annotated[
+    list[Path], typer.Argument(metavar="PATH…", help="Files and folders.", show_default=False)
+]

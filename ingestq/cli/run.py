@@ -1,0 +1,52 @@
+"""``ingestq run``: everything in one process, once."""
+
+import asyncio
+import logging
+from functools import partial
+from pathlib import Path
+
+from ingestq.cli.console import configure_logging, err
+from ingestq.cli.entry import ExitCode, run_command
+from ingestq.cli.options import Json, Paths, Source
+from ingestq.cli.progress import progress_display
+from ingestq.cli.summary import print_summary
+from ingestq.ingestion import Ingestion
+from ingestq.runtime import open_broker, open_worker, stop_signals
+from ingestq.settings import Settings
+from producers import files
+
+
+def run(paths: Paths, source: Source = None, json: Json = False) -> None:
+    """Queue every file under PATH, work the queue empty, and print a summary."""
+    configure_logging(logging.WARNING)
+    run_command(partial(_run, paths, source, json))
+
+
+async def _run(
+    paths: list[Path], source: str | None, as_json: bool, settings: Settings
+) -> ExitCode:
+    with progress_display(err, "loading the model") as display:
+        async with open_broker(settings) as broker, open_worker(settings, broker) as worker:
+            ingestion = Ingestion(broker.queue, display)
+            found = files.observe(paths, source, broker.queue.now)
+            interrupted = asyncio.Event()
+
+            def stop() -> None:
+                interrupted.set()
+                producing.cancel()
+                ingestion.stop()
+                worker.stop()
+
+            async def follow() -> None:
+                await ingestion.follow(until_queue_is_empty=True)
+                if not interrupted.is_set():
+                    worker.stop()
+
+            with stop_signals(stop):
+                async with asyncio.TaskGroup() as group:
+                    producing = group.create_task(ingestion.produce(found))
+                    group.create_task(worker.run_until_stopped())
+                    group.create_task(follow())
+            summary = await ingestion.summary(settings.collection)
+    code = print_summary(summary, as_json=as_json)
+    return ExitCode.INTERRUPTED if interrupted.is_set() else code

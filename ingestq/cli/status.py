@@ -1,0 +1,84 @@
+"""``ingestq status``: how things stand."""
+
+import logging
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from broker.errors import StoreUnavailable
+from ingestq.cli.console import configure_logging, line, print_json
+from ingestq.cli.entry import ExitCode, run_command
+from ingestq.cli.options import Json
+from ingestq.runtime import open_broker, open_qdrant
+from ingestq.settings import Settings
+
+
+def status(json: Json = False) -> None:
+    """Show the queue, the workers and the collection."""
+    configure_logging(logging.WARNING)
+    run_command(partial(_status, json))
+
+
+async def _status(as_json: bool, settings: Settings) -> ExitCode:
+    async with open_broker(settings) as broker:
+        depth = await broker.queue.depth()
+        workers = await broker.queue.workers()
+    answer = {
+        "queue": {
+            "ready": depth.ready,
+            "deferred": depth.deferred,
+            "in_flight": depth.in_flight,
+            "oldest_ready_seconds": round(depth.oldest_ready_seconds, 3),
+            "bytes": depth.queued_bytes,
+        },
+        "dead_letters": depth.dead_letters,
+        "workers": [msgspec.structs.asdict(worker) for worker in workers],
+        "collection": await _collection(settings, busy=bool(workers)),
+    }
+    if as_json:
+        print_json(answer)
+    else:
+        _print_for_people(answer)
+    return ExitCode.OK
+
+
+async def _collection(settings: Settings, *, busy: bool) -> dict[str, Any]:
+    """Counts of the collection. None while a worker on this machine has the local Qdrant open."""
+    from worker.collection import find_collection
+    from worker.ledger import QdrantLedger
+    from worker.store import QdrantStore
+
+    documents: int | None = 0
+    chunks: int | None = 0
+    try:
+        async with open_qdrant(settings) as qdrant:
+            names = await find_collection(qdrant, settings.collection)
+            if names is not None:
+                documents = await QdrantLedger(qdrant, names.ledger).count()
+                chunks = await QdrantStore(qdrant, names.chunks).count()
+    except StoreUnavailable:
+        if settings.qdrant_url is not None or not busy:
+            raise
+        documents = chunks = None
+    return {"name": settings.collection, "documents": documents, "chunks": chunks}
+
+
+def _print_for_people(answer: dict[str, Any]) -> None:
+    queue, collection = answer["queue"], answer["collection"]
+    line(
+        f"queue       {queue['ready']} ready, {queue['deferred']} deferred, "
+        f"{queue['in_flight']} in flight; oldest waits {queue['oldest_ready_seconds']:.0f} s"
+    )
+    line(f"dead        {answer['dead_letters']} documents")
+    for worker in answer["workers"]:
+        line(f"worker      {worker['id']}, seen {worker['seen_seconds_ago']:.0f} s ago")
+    if not answer["workers"]:
+        line("worker      none")
+    if collection["chunks"] is None:
+        line(f"collection  {collection['name']}: open in a worker on this machine")
+    else:
+        line(
+            f"collection  {collection['name']}: {collection['documents']} documents, "
+            f"{collection['chunks']} chunks"
+        )

@@ -1,0 +1,126 @@
+"""One-shot ingestion: queue what is found, and follow the submission to its end."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from broker.contract import ChunkCounts, Document, DocumentCounts, FailedDocument
+from broker.queue import JobQueue, SubmissionStatus, patiently
+from producers.client import IngestClient, new_submission
+
+POLL_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True)
+class State:
+    """How far an ingestion is. ``listing`` as long as there may be more documents to come."""
+
+    submission: SubmissionStatus
+    listing: bool
+    unread: int
+    seconds: float
+
+    @property
+    def found(self) -> int:
+        """Documents found so far."""
+        return self.submission.accepted + self.unread
+
+    @property
+    def done(self) -> int:
+        """Documents that came to their end."""
+        return self.submission.documents.total + self.unread
+
+
+class Display(Protocol):
+    """Shows a person how far an ingestion is."""
+
+    def show(self, state: State) -> None: ...
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of a submission; `as_json` is the form other programs rely on."""
+
+    documents: DocumentCounts
+    chunks: ChunkCounts
+    seconds: float
+    collection: str
+    failed: Sequence[FailedDocument]
+    waiting: int
+
+    @property
+    def chunks_per_second(self) -> float:
+        return self.chunks.embedded / self.seconds if self.seconds else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        summary = {
+            "documents": msgspec.structs.asdict(self.documents),
+            "chunks": msgspec.structs.asdict(self.chunks),
+            "seconds": round(self.seconds, 3),
+            "chunks_per_second": round(self.chunks_per_second, 2),
+            "collection": self.collection,
+            "dead_letters": [msgspec.structs.asdict(document) for document in self.failed],
+        }
+        return summary | ({"waiting": self.waiting} if self.waiting else {})
+
+
+class Ingestion:
+    """One submission: `produce` queues its documents while `follow` shows what becomes of them.
+
+    Documents that could not be read never reach the queue; they are counted as rejected.
+    """
+
+    def __init__(self, queue: JobQueue, display: Display) -> None:
+        self.submission = new_submission()
+        self._queue = queue
+        self._display = display
+        self._started = time.monotonic()
+        self._unread: list[FailedDocument] = []
+        self._listing = True
+        self._stopped = False
+
+    async def produce(self, documents: AsyncIterable[Document | FailedDocument]) -> None:
+        """Put every document on the queue; waits while it is full."""
+        await IngestClient(self._queue).submit(
+            documents, submission=self.submission, on_failed=self._unread.append
+        )
+        self._listing = False
+
+    def stop(self) -> None:
+        """Let `follow` return, though documents are waiting."""
+        self._stopped = True
+
+    async def follow(self, *, until_queue_is_empty: bool) -> None:
+        """Show how far it is, until every document came to its end.
+
+        With ``until_queue_is_empty``, also until nothing else waits or runs on the queue.
+        """
+        while not self._stopped:
+            state = await self._state()
+            self._display.show(state)
+            complete = state.submission.complete and not state.listing
+            if complete and (not until_queue_is_empty or await patiently(self._queue.is_empty)):
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def summary(self, collection: str) -> Summary:
+        """What became of the documents until now."""
+        state = await self._state()
+        counts = state.submission.documents
+        return Summary(
+            documents=msgspec.structs.replace(counts, rejected=counts.rejected + state.unread),
+            chunks=state.submission.chunks,
+            seconds=state.seconds,
+            collection=collection,
+            failed=[*self._unread, *await self._queue.failed_documents(self.submission)],
+            waiting=state.submission.accepted - counts.total,
+        )
+
+    async def _state(self) -> State:
+        listing = self._listing  # before asking, else the last batch might be missed
+        status = await patiently(self._queue.submission, self.submission)
+        return State(status, listing, len(self._unread), time.monotonic() - self._started)

@@ -1,0 +1,135 @@
+"""Opens the parts a command needs, in order, and closes them in reverse.
+
+settings ── broker ── queue          add, status
+         └─ store ── model ── worker run, worker
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from arq.connections import ArqRedis
+
+from broker.connection import BrokerConfig, connected
+from broker.queue import JobQueue
+from ingestq.embedded import embedded_redis
+from ingestq.settings import Settings
+
+if TYPE_CHECKING:  # a command that only produces loads nothing of the worker
+    from worker.embedding.pool import ModelPool
+    from worker.lease_worker import LeaseWorker
+    from worker.qdrant import Qdrant, QdrantConfig
+
+JOBS_PER_CHILD: Final = 2
+"""Jobs a worker owns at once for each child of its pool: the next is at hand when one ends."""
+DOCUMENTS_PER_CHILD: Final = 4
+"""Documents in work at once for each child: enough to fill the pool, bounded in memory."""
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A connected broker."""
+
+    redis: ArqRedis
+    config: BrokerConfig
+
+    @property
+    def queue(self) -> JobQueue:
+        return JobQueue(self.redis, self.config)
+
+
+@asynccontextmanager
+async def open_broker(settings: Settings) -> AsyncIterator[Broker]:
+    """Connect to Redis, or to the embedded server if no URL is set.
+
+    Raises BrokerUnavailable if it does not answer.
+    """
+    if settings.redis_url is not None:
+        config = settings.broker(settings.redis_url)
+        async with connected(config) as redis:
+            yield Broker(redis, config)
+    else:
+        async with embedded_redis(settings.data_dir) as url:
+            config = settings.broker(url)
+            async with connected(config) as redis:
+                yield Broker(redis, config)
+
+
+def qdrant_config(settings: Settings) -> "QdrantConfig":
+    """Where Qdrant is."""
+    from worker.qdrant import QdrantConfig
+
+    return QdrantConfig(settings.qdrant_url, settings.qdrant_api_key, settings.data_dir / "qdrant")
+
+
+@asynccontextmanager
+async def open_qdrant(settings: Settings) -> "AsyncIterator[Qdrant]":
+    """Connect to Qdrant, or open the local one if no URL is set."""
+    from worker.qdrant import connect_qdrant
+
+    async with connect_qdrant(qdrant_config(settings)) as qdrant:
+        yield qdrant
+
+
+@asynccontextmanager
+async def open_model(settings: Settings, processes: int) -> "AsyncIterator[ModelPool]":
+    """Start the pool. Raises ModelUnavailable if the model cannot be loaded."""
+    from worker.embedding.pool import EmbeddingConfig, ModelPool
+
+    config = EmbeddingConfig(settings.model, processes, settings.max_document_bytes)
+    async with ModelPool(config) as model:
+        yield model
+
+
+@asynccontextmanager
+async def open_worker(settings: Settings, broker: Broker) -> "AsyncIterator[LeaseWorker]":
+    """Open everything a worker needs.
+
+    Raises StoreUnavailable, ModelUnavailable or CollectionMismatch before any job is claimed.
+    """
+    from arq.worker import func
+
+    from broker.contract import INGEST
+    from broker.leases import LeaseQueue
+    from worker.collection import open_collection
+    from worker.fingerprint import fingerprint
+    from worker.jobs import INGESTOR, Ingestor, ingest
+    from worker.lease_worker import LeaseWorker
+    from worker.ledger import QdrantLedger
+    from worker.pipeline import Ports
+    from worker.qdrant import PatientQdrant
+    from worker.store import QdrantStore
+
+    async with open_qdrant(settings) as qdrant, open_model(settings, settings.pool_size) as model:
+        names = await open_collection(qdrant, settings.collection, fingerprint(model.info))
+        patient = PatientQdrant(qdrant)
+        ports = Ports(
+            model=model,
+            chunks=QdrantStore(patient, names.chunks),
+            ledger=QdrantLedger(patient, names.ledger),
+        )
+        slots = asyncio.Semaphore(DOCUMENTS_PER_CHILD * settings.pool_size)
+        worker = LeaseWorker(
+            functions=[func(ingest, name=INGEST)],
+            leases=LeaseQueue(broker.redis, broker.config, settings.lease_seconds),
+            max_jobs=JOBS_PER_CHILD * settings.pool_size,
+            drain_seconds=settings.drain_seconds,
+            ctx={INGESTOR: Ingestor(ports, slots)},
+        )
+        yield worker
+
+
+@contextmanager
+def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` on every SIGINT and SIGTERM while inside."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

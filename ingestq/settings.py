@@ -1,0 +1,105 @@
+"""Settings: environment ``INGESTQ_*`` over ``ingestq.toml`` over defaults, validated once.
+
+This is the only place that reads the environment. Everything else is given a frozen config.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from broker.connection import BrokerConfig
+from broker.errors import UsageError
+
+PREFIX: Final = "INGESTQ_"
+FILE: Final = Path("ingestq.toml")
+DEFAULT_MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
+MEBIBYTE: Final = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """One field a setting; docs/configuration.md says more of each."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, toml_file=FILE, extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    redis_url: str | None = None
+    qdrant_url: str | None = None
+    qdrant_api_key: str | None = None
+    collection: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "documents"
+    model: Annotated[str, Field(min_length=1)] = DEFAULT_MODEL
+    data_dir: Path = Path(".ingestq")
+    api_host: str = "127.0.0.1"
+    api_port: Annotated[int, Field(ge=0, le=65_535)] = 8765
+    api_token: Annotated[str | None, Field(min_length=1)] = None
+    pool_size: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=lambda: cores())
+    lease_seconds: Annotated[float, Field(ge=1, le=3600)] = 15
+    drain_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30
+    max_queue_jobs: Annotated[int, Field(ge=1)] = 100_000
+    max_queue_bytes: Annotated[int, Field(ge=1)] = 512 * MEBIBYTE
+    max_document_bytes: Annotated[int, Field(ge=1)] = 64 * MEBIBYTE
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment first, then the file; nothing else is looked at."""
+        return env_settings, TomlConfigSettingsSource(settings_cls)
+
+    def broker(self, url: str) -> BrokerConfig:
+        """The broker's part, with Redis at ``url``."""
+        return BrokerConfig(url, self.max_queue_jobs, self.max_queue_bytes)
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def load_settings() -> Settings:
+    """Read and validate the settings.
+
+    Raises UsageError that names every wrong setting, its value and what is allowed.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [_explain(dict(problem)) for problem in error.errors()]
+        raise UsageError("; ".join(lines)) from error
+    except ValueError as error:  # not TOML
+        raise UsageError(f"{FILE}: {error}") from error
+
+
+def unknown_variables() -> list[str]:
+    """Variables of the environment that look like settings and are none: most likely misspelt."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    name = str(problem["loc"][0])
+    if problem["type"] == "extra_forbidden":
+        return f"{FILE}: there is no setting {name!r}"
+    variable = PREFIX + name.upper()
+    place = variable if variable in os.environ else f"{name} in {FILE}"
+    return f"{place} is {problem['input']!r}: {problem['msg']}"
