@@ -1,0 +1,49 @@
+# The first stage installs; the second takes over the finished virtual environment and nothing else.
+FROM python:3.11-slim AS builder
+
+# More options for pip. The usual torch brings CUDA along on Linux x86-64; name an index that has
+# its CPU build for a much smaller image: --build-arg PIP_EXTRA_ARGS="--extra-index-url URL"
+ARG PIP_EXTRA_ARGS=""
+
+WORKDIR /build
+RUN python -m venv --without-pip /opt/venv
+
+# The dependencies come first: their layer is kept until one of these two files changes.
+COPY pyproject.toml constraints.txt ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+        > requirements.txt \
+    && pip --python /opt/venv/bin/python install --no-cache-dir $PIP_EXTRA_ARGS \
+        -c constraints.txt -r requirements.txt
+
+COPY README.md LICENSE ./
+COPY broker/ broker/
+COPY producers/ producers/
+COPY worker/ worker/
+COPY ingestq/ ingestq/
+RUN pip --python /opt/venv/bin/python install --no-cache-dir $PIP_EXTRA_ARGS --no-deps .
+
+
+FROM python:3.11-slim
+
+# The number is fixed, so that files on the host can be made readable to it. A new volume takes over
+# the owner of the folder it is mounted on.
+RUN groupadd --gid 10001 ingestq \
+    && useradd --uid 10001 --gid 10001 --create-home ingestq \
+    && install --directory --owner=ingestq --group=ingestq \
+        /home/ingestq/.cache /home/ingestq/.cache/huggingface /var/lib/ingestq
+
+COPY --from=builder /opt/venv /opt/venv
+
+# The default model is one of the installed packages, so nothing is downloaded at run time. If
+# INGESTQ_MODEL names another, it is downloaded once to HF_HOME: mount a volume there to keep it.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    HF_HOME=/home/ingestq/.cache/huggingface \
+    HF_HUB_DISABLE_TELEMETRY=1 \
+    INGESTQ_DATA_DIR=/var/lib/ingestq
+
+WORKDIR /home/ingestq
+USER 10001:10001
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["ingestq"]
+CMD ["worker"]
