@@ -1,0 +1,73 @@
+"""Runs the installed ``ingestq`` command, as a user does."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SECONDS = 150
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert len(self.out.splitlines()) == 1, f"not one line of JSON: {self.out!r} {self.err!r}"
+        return json.loads(self.out)
+
+    def failed_with(self, code: int, *said: str) -> None:
+        """It ended with ``code`` and one line on stderr that holds what is ``said``."""
+        assert self.code == code, (self.code, self.err)
+        assert "Traceback" not in self.err
+        [line] = [line for line in self.err.splitlines() if line.startswith("ingestq: ")]
+        for words in said:
+            assert words in line
+
+
+@dataclass
+class Ingestq:
+    """The command in ``folder``, with the settings in ``settings`` and no others."""
+
+    folder: Path
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, *arguments: str | Path, stdin: str | None = None) -> Ran:
+        ended = subprocess.run(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment(),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        return Ran(ended.returncode, ended.stdout, ended.stderr)
+
+    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        """Start the command and go on."""
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @staticmethod
+    def command(*arguments: str | Path) -> list[str | Path]:
+        return [Path(sys.executable).parent / "ingestq", *arguments]
+
+    def environment(self) -> dict[str, str]:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("INGESTQ_")}
+        return inherited | {f"INGESTQ_{name.upper()}": v for name, v in self.settings.items()}

@@ -1,0 +1,132 @@
+"""What the tests share: real services, started once.
+
+``INGESTQ_TEST_REDIS_URL`` and ``INGESTQ_TEST_QDRANT_URL`` make the tests use those servers. The
+Redis database that is named is emptied; in Qdrant only collections made by the tests are touched.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+
+from broker.connection import BrokerConfig, connected
+from broker.queue import JobQueue
+from ingestq.embedded import embedded_redis
+from ingestq.runtime import Broker
+from ingestq.settings import cores
+from tests.command import Ingestq
+from worker.collection import CollectionNames, open_collection
+from worker.embedding.pool import EmbeddingConfig, ModelPool
+from worker.fingerprint import fingerprint
+from worker.qdrant import Qdrant, QdrantConfig, connect_qdrant
+
+REDIS_URL = os.environ.get("INGESTQ_TEST_REDIS_URL")
+QDRANT_URL = os.environ.get("INGESTQ_TEST_QDRANT_URL")
+
+
+@pytest.fixture(scope="session")
+async def redis_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """A Redis server for the whole session."""
+    if REDIS_URL is not None:
+        yield REDIS_URL
+    else:
+        async with embedded_redis(tmp_path_factory.mktemp("redis")) as url:
+            yield url
+
+
+@pytest.fixture
+async def broker(redis_url: str) -> AsyncIterator[Broker]:
+    """A connected broker with nothing in it."""
+    config = BrokerConfig(redis_url)
+    async with connected(config) as redis:
+        await redis.flushdb()
+        yield Broker(redis, config)
+
+
+@pytest.fixture
+def queue(broker: Broker) -> JobQueue:
+    return broker.queue
+
+
+@pytest.fixture(scope="session")
+async def model() -> AsyncIterator[ModelPool]:
+    """The default model in a real pool, loaded once."""
+    async with ModelPool(EmbeddingConfig(pool_size=min(2, cores()))) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session")
+async def qdrant(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Qdrant]:
+    """A Qdrant for the whole session: the server that is named, or the local mode."""
+    path = tmp_path_factory.mktemp("qdrant")
+    async with connect_qdrant(QdrantConfig(QDRANT_URL, None, path)) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def collection(qdrant: Qdrant, model: ModelPool) -> AsyncIterator[CollectionNames]:
+    """A new, empty collection; removed afterwards."""
+    names = await open_collection(qdrant, f"test-{uuid.uuid4().hex[:12]}", fingerprint(model.info))
+    yield names
+    await qdrant.ask(lambda client: client.delete_collection(names.chunks))
+    await qdrant.ask(lambda client: client.delete_collection(names.ledger))
+
+
+@pytest.fixture
+def ingestq(tmp_path: Path) -> Ingestq:
+    """The installed command, in an empty folder with its own data directory."""
+    return Ingestq(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def debian_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of the system's own redis-server, which CI installs."""
+    binary = shutil.which("redis-server")
+    if binary is None:
+        if "CI" in os.environ:
+            pytest.fail("redis-server is missing; .ci/run installs it")
+        pytest.skip("there is no redis-server on this machine")
+    with _server(binary, tmp_path_factory.mktemp("debian-redis")) as url:
+        yield url
+
+
+@contextmanager
+def _server(binary: str, folder: Path) -> Iterator[str]:
+    socket = folder / "s"
+    options = {
+        "port": "0",
+        "unixsocket": str(socket),
+        "dir": str(folder),
+        "appendonly": "yes",
+        "maxmemory-policy": "noeviction",
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+    process = subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL)
+    try:
+        _await_answer(socket)
+        yield f"unix://{socket}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _await_answer(socket: Path) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with Redis(unix_socket_path=str(socket)) as client:
+                client.ping()
+        except (RedisError, OSError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return

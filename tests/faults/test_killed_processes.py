@@ -1,0 +1,89 @@
+"""Real processes are killed; what they worked on is done all the same."""
+
+import asyncio
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from broker.errors import PoolFailure
+from tests.command import Ingestq
+from worker.embedding.pool import EmbeddingConfig, ModelPool
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
+COPIES = 8
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    """Enough to be busy with for some seconds."""
+    folder = tmp_path / "documents"
+    for i in range(COPIES):
+        shutil.copytree(EXAMPLES, folder / str(i))
+    return folder
+
+
+def wait_for(lines: Iterable[str], words: str) -> str:
+    """The first line that holds ``words``."""
+    for line in lines:
+        if words in line:
+            return line
+    raise AssertionError(f"it ended before it said {words!r}")
+
+
+def test_a_killed_run_is_completed_by_the_next(ingestq: Ingestq, documents: Path) -> None:
+    ingestq.settings["lease_seconds"] = "2"
+    first = ingestq.start("run", documents)
+    assert first.stderr is not None
+    line = wait_for(first.stderr, f"/{6 * COPIES} documents")
+    assert not line.startswith(f"{6 * COPIES}/"), "too fast to be interrupted"
+    first.kill()
+    first.communicate()
+
+    second = ingestq("run", documents, "--json")
+    assert second.code == 0, second.err
+    ended = second.json["documents"]
+    assert ended["indexed"] + ended["unchanged"] == 6 * COPIES
+
+    status = ingestq("status", "--json").json
+    assert status["queue"]["ready"] + status["queue"]["in_flight"] == 0
+    assert status["dead_letters"] == 0
+    assert status["collection"]["documents"] == 6 * COPIES
+    clean = Ingestq(documents, {"data_dir": "clean"})
+    chunks = clean("run", "0", "--json").json["chunks"]["embedded"]
+    assert status["collection"]["chunks"] == chunks * COPIES
+
+
+def test_sigterm_puts_unfinished_work_back_without_a_try(ingestq: Ingestq, documents: Path) -> None:
+    ingestq.settings["drain_seconds"] = "0"
+    queued = ingestq("add", documents, "--json").json["documents"]["queued"]
+    worker = ingestq.start("worker")
+    assert worker.stderr is not None
+    wait_for(worker.stderr, "worker.started")
+    worker.terminate()
+    _, log = worker.communicate(timeout=60)
+    assert worker.returncode == 0, log
+    assert "Traceback" not in log
+
+    status = ingestq("status", "--json").json
+    assert status["queue"]["in_flight"] == 0
+    assert status["queue"]["ready"] > 0
+    assert status["workers"] == []
+    assert queued == 6 * COPIES
+
+
+async def test_a_killed_child_costs_its_task_and_nothing_else() -> None:
+    async with ModelPool(EmbeddingConfig(pool_size=1)) as pool:
+        [child] = multiprocessing.active_children()
+        first = asyncio.create_task(pool.embed(["a short text"]))
+        second = asyncio.create_task(pool.embed(["a long text " * 100] * 32))
+        await first  # so the child is busy with the second
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        with pytest.raises(PoolFailure, match="died"):
+            await second
+        assert (await pool.embed(["a new child answers"])).shape == (1, 384)

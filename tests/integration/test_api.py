@@ -1,0 +1,502 @@
+"""The HTTP API: on a real Redis, and as the installed command on a real port."""
+
+import asyncio
+import json
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from httpx import ASGITransport, AsyncClient, Response
+
+from broker import keys
+from broker.connection import BrokerConfig, connect
+from broker.contract import BatchReport, ChunkCounts, DocumentCounts, JobResult, bury, decode_job
+from broker.leases import LeaseQueue
+from broker.queue import JobQueue
+from ingestq.runtime import Broker
+from producers.api.app import ApiConfig, create_app
+from producers.api.new_document import METADATA_BYTES
+from producers.api.server import listen
+from producers.client import IngestClient
+from tests.command import Ingestq
+
+LIMIT = 10_000
+TOKEN = "an open sésame"
+PLAIN_TOKEN = "dQw4w9WgXcQ"
+NOTE = {"doc_id": "note", "text": "The ferry leaves at noon."}
+JSON = {"Content-Type": "application/json"}
+DEEP = b'{"doc_id": "a", "text": "b", "metadata": ' + b'{"x":' * 2000 + b"1" + b"}" * 2001
+
+
+@asynccontextmanager
+async def calling(
+    queue: JobQueue, token: str | None = None, silence_seconds: float = 30
+) -> AsyncIterator[AsyncClient]:
+    """A client of an API that puts documents on ``queue``."""
+    app = create_app(IngestClient(queue), ApiConfig(LIMIT, token, silence_seconds))
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as client:
+        yield client
+
+
+@pytest.fixture
+async def api(queue: JobQueue) -> AsyncIterator[AsyncClient]:
+    async with calling(queue) as client:
+        yield client
+
+
+@pytest.fixture
+async def away(tmp_path: Path) -> AsyncIterator[AsyncClient]:
+    """An API whose Redis does not answer."""
+    config = BrokerConfig(f"unix://{tmp_path}/nobody.sock")
+    redis = connect(config)
+    async with calling(JobQueue(redis, config)) as client:
+        yield client
+    await redis.aclose()
+
+
+def refused(answer: Response, status: int, *said: str) -> None:
+    """It is an error with ``status`` whose detail holds what is ``said``."""
+    assert answer.status_code == status, answer.text
+    assert answer.json().keys() == {"detail"}
+    for words in said:
+        assert words in answer.json()["detail"]
+
+
+async def finish(broker: Broker, outcome: str) -> None:
+    """Do as a worker that finishes the one job on the queue."""
+    leases = LeaseQueue(broker.redis, broker.config, lease_seconds=15)
+    [claim] = await leases.claim(1)
+    [batch] = decode_job(claim.payload).args
+    report = BatchReport(DocumentCounts(indexed=1), ChunkCounts(embedded=3))
+    if outcome == "rejected":
+        report = bury(batch, "there is nothing in it")
+    result = JobResult("ingest", 1, 0, True, report, 0, 0, keys.QUEUE, claim.job_id)
+    assert await leases.finish(claim, batch.submission, report, result)
+
+
+async def test_an_accepted_document_is_on_the_queue(
+    api: AsyncClient, queue: JobQueue, broker: Broker
+) -> None:
+    document = NOTE | {
+        "source": "https://example.org/note",
+        "tenant": "island",
+        "version": 7,
+        "media_type": "text/plain",
+        "metadata": {"tags": ["boat", "ü"], "page": 3},
+    }
+    answer = await api.post("/documents", json=document)
+    assert answer.status_code == 202, answer.text
+    receipt = answer.json()
+    assert receipt == {"submission": receipt["submission"], "accepted": 1, "duplicates": 0}
+    assert (await queue.depth()).ready == 1
+
+    [claim] = await LeaseQueue(broker.redis, broker.config, lease_seconds=15).claim(1)
+    [batch] = decode_job(claim.payload).args
+    assert batch.submission == receipt["submission"]
+    [queued] = batch.documents
+    assert {name: getattr(queued, name) for name in document} == document
+    assert queued.path is None
+
+
+async def test_source_and_version_have_defaults(
+    api: AsyncClient, queue: JobQueue, broker: Broker
+) -> None:
+    before = await queue.now()
+    assert (await api.post("/documents", json=NOTE)).status_code == 202
+    [claim] = await LeaseQueue(broker.redis, broker.config, lease_seconds=15).claim(1)
+    [document] = decode_job(claim.payload).args[0].documents
+    assert document.source == "note"
+    assert before < document.version < await queue.now()
+
+
+async def test_a_submission_is_followed_to_its_end(api: AsyncClient, broker: Broker) -> None:
+    submission = (await api.post("/documents", json=NOTE)).json()["submission"]
+    none = {"indexed": 0, "unchanged": 0, "superseded": 0, "deleted": 0, "rejected": 0}
+    waiting = {
+        "submission": submission,
+        "accepted": 1,
+        "complete": False,
+        "documents": none,
+        "chunks": {"embedded": 0, "reused": 0, "deleted": 0},
+        "dead_letters": [],
+    }
+    assert (await api.get(f"/submissions/{submission}")).json() == waiting
+
+    await finish(broker, "indexed")
+    assert (await api.get(f"/submissions/{submission}")).json() == waiting | {
+        "complete": True,
+        "documents": none | {"indexed": 1},
+        "chunks": {"embedded": 3, "reused": 0, "deleted": 0},
+    }
+
+
+async def test_a_dead_letter_is_shown_with_its_reason(api: AsyncClient, broker: Broker) -> None:
+    submission = (await api.post("/documents", json=NOTE)).json()["submission"]
+    await finish(broker, "rejected")
+    answer = (await api.get(f"/submissions/{submission}")).json()
+    assert answer["complete"]
+    assert answer["documents"]["rejected"] == 1
+    assert answer["dead_letters"] == [{"doc_id": "note", "reason": "there is nothing in it"}]
+    assert (await api.get("/status")).json()["dead_letters"] == 1
+
+
+async def test_nobody_knows_the_submission(api: AsyncClient) -> None:
+    refused(await api.get("/submissions/nonesuch"), 404, "nonesuch")
+
+
+async def test_the_status_is_that_of_the_command(api: AsyncClient, broker: Broker) -> None:
+    await api.post("/documents", json=NOTE)
+    await LeaseQueue(broker.redis, broker.config, lease_seconds=15).sign_of_life("worker-1")
+    status = (await api.get("/status")).json()
+    assert status.keys() == {"queue", "dead_letters", "workers"}
+    queue = status["queue"]
+    assert queue.keys() == {"ready", "deferred", "in_flight", "oldest_ready_seconds", "bytes"}
+    assert (queue["ready"], queue["deferred"], queue["in_flight"]) == (1, 0, 0)
+    assert queue["bytes"] > len(NOTE["text"])
+    [worker] = status["workers"]
+    assert worker["id"] == "worker-1"
+    assert worker.keys() == {"id", "host", "pid", "seen_seconds_ago"}
+
+
+async def test_a_full_queue_says_when_to_come_back(broker: Broker) -> None:
+    queue = JobQueue(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=1))
+    async with calling(queue) as api:
+        assert (await api.post("/documents", json=NOTE)).status_code == 202
+        answer = await api.post("/documents", json=NOTE)
+    refused(answer, 429, "the queue is full")
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert (await queue.depth()).ready == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"text": "x"}, "`doc_id`"),
+        ({"doc_id": "a"}, "`text`"),
+        (NOTE | {"path": "/etc/passwd"}, "`path`"),
+        (NOTE | {"doc_id": ""}, "doc_id"),
+        (NOTE | {"text": 7}, "text"),
+        (NOTE | {"version": 0}, "version"),
+        (NOTE | {"version": 2**63}, "version"),
+        (NOTE | {"metadata": ["a"]}, "metadata"),
+        (NOTE | {"metadata": {"n": float("nan")}}, "JSON is malformed"),
+        (NOTE | {"metadata": {"n": 10**400}}, "metadata"),
+        (NOTE | {"metadata": {"n": 2**64}}, "metadata"),
+        (NOTE | {"metadata": {"\ud800": "half of a pair"}}, "not a document"),
+        (NOTE | {"metadata": {"long": "x" * METADATA_BYTES}}, "metadata"),
+        ([NOTE], "array"),
+        (b'{"doc_id": "a", "text": "b"}x', "JSON is malformed"),
+        (b"", "not a document"),
+        (b'{"doc_id": "a", "text": "\xff"}', "utf-8"),
+        (b'{"doc_id": "a", "text": "b", "metadata": {"x": "\xff"}}', "metadata"),
+        (DEEP, "recursion"),
+    ],
+)
+async def test_a_wrong_body_is_refused(queue: JobQueue, body: Any, said: str) -> None:
+    app = create_app(IngestClient(queue), ApiConfig(max_document_bytes=2 * METADATA_BYTES))
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as api:
+        refused(await api.post("/documents", content=content, headers=JSON), 422, said)
+    assert await queue.is_empty()
+
+
+async def test_what_is_not_declared_as_json_is_refused(api: AsyncClient, queue: JobQueue) -> None:
+    form = {"Content-Type": "text/plain"}
+    answer = await api.post("/documents", content=json.dumps(NOTE), headers=form)
+    refused(answer, 415, "application/json")
+    assert await queue.is_empty()
+
+
+class Upload:
+    """A body in ``parts``, sent without a Content-Length. It may come to a halt after the first."""
+
+    def __init__(self, *parts: bytes, halt: bool = False) -> None:
+        self._parts = parts
+        self.sent = 0
+        self.halted = asyncio.Event()
+        self.go_on = asyncio.Event()
+        if not halt:
+            self.go_on.set()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for part in self._parts:
+            yield part
+            self.sent += len(part)
+            self.halted.set()
+            await self.go_on.wait()
+
+
+async def test_a_body_that_is_announced_too_large_is_not_read(api: AsyncClient) -> None:
+    upload = Upload(b"x" * 100)
+    headers = JSON | {"Content-Length": str(LIMIT + 1)}
+    answer = await api.post("/documents", content=upload, headers=headers)
+    refused(answer, 413, str(LIMIT), "INGESTQ_MAX_DOCUMENT_BYTES")
+    assert upload.sent == 0
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Length": "10"}])
+async def test_a_body_that_grows_too_large_is_not_read_on(
+    api: AsyncClient, queue: JobQueue, headers: dict[str, str]
+) -> None:
+    upload = Upload(*[b"x" * 1000] * 1000)
+    answer = await api.post("/documents", content=upload, headers=JSON | headers)
+    refused(answer, 413, str(LIMIT))
+    assert upload.sent <= LIMIT
+    assert await queue.is_empty()
+
+
+async def test_the_largest_body_is_accepted(api: AsyncClient) -> None:
+    frame = len(json.dumps(NOTE | {"text": ""}))
+    body = json.dumps(NOTE | {"text": "x" * (LIMIT - frame)})
+    assert len(body) == LIMIT
+    assert (await api.post("/documents", content=body, headers=JSON)).status_code == 202
+    refused(await api.post("/documents", content=body + " ", headers=JSON), 413)
+
+
+async def test_what_all_uploads_hold_in_memory_is_bounded(api: AsyncClient) -> None:
+    start = b'{"doc_id": "note", "text": "' + b"x" * (LIMIT * 9 // 10)
+    uploads = [Upload(start, b'"}', halt=True) for _ in range(2)]
+    async with asyncio.TaskGroup() as group:
+        posts = [
+            group.create_task(api.post("/documents", content=upload, headers=JSON))
+            for upload in uploads
+        ]
+        for upload in uploads:
+            await upload.halted.wait()
+        answer = await api.post("/documents", content=start + b'"}', headers=JSON)
+        refused(answer, 429, "uploaded")
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert (await api.post("/documents", json=NOTE)).status_code == 202
+        for upload in uploads:
+            upload.go_on.set()
+    assert [post.result().status_code for post in posts] == [202, 202]
+    answer = await api.post("/documents", content=start + b'"}', headers=JSON)
+    assert answer.status_code == 202
+
+
+async def test_a_client_that_goes_silent_is_given_up(queue: JobQueue) -> None:
+    async with calling(queue, silence_seconds=0.05) as api:
+        upload = Upload(b"{", b"}", halt=True)
+        refused(await api.post("/documents", content=upload, headers=JSON), 408)
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [None, "", "Bearer", "Bearer ", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", TOKEN],
+)
+async def test_nothing_is_answered_without_the_token(
+    queue: JobQueue, authorization: str | None
+) -> None:
+    headers = {} if authorization is None else {b"Authorization": authorization.encode()}
+    async with calling(queue, TOKEN) as api:
+        for method, path in (
+            ("POST", "/documents"),
+            ("GET", "/submissions/x"),
+            ("GET", "/status"),
+            ("GET", "/openapi.json"),
+            ("GET", "/healthz/"),
+            ("GET", "/nonesuch"),
+        ):
+            upload = Upload(b"x")
+            answer = await api.request(method, path, headers=headers, content=upload)
+            refused(answer, 401, "Bearer")
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+            assert upload.sent == 0
+
+
+async def test_the_token_opens_everything(queue: JobQueue) -> None:
+    async with calling(queue, TOKEN) as api:
+        for path in ("/healthz", "/readyz"):
+            assert (await api.get(path)).status_code == 200
+        for scheme in ("Bearer", "bearer"):
+            headers = {b"Authorization": f"{scheme} {TOKEN}".encode()}
+            assert (await api.post("/documents", json=NOTE, headers=headers)).status_code == 202
+        schema = (await api.get("/openapi.json", headers=headers)).json()
+    assert schema["paths"]["/documents"]["post"]["security"]
+    assert "401" in schema["paths"]["/status"]["get"]["responses"]
+    assert "security" not in schema["paths"]["/healthz"]["get"]
+
+
+async def test_redis_is_away(away: AsyncClient) -> None:
+    for answer in (
+        await away.post("/documents", json=NOTE),
+        await away.get("/submissions/x"),
+        await away.get("/status"),
+        await away.get("/readyz"),
+    ):
+        refused(answer, 503, "Redis does not answer", "nobody.sock")
+    assert (await away.get("/healthz")).json() == {"status": "ok"}
+
+
+async def test_redis_answers(api: AsyncClient) -> None:
+    answer = await api.get("/readyz")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+async def test_what_can_go_wrong_is_documented(api: AsyncClient) -> None:
+    schema = (await api.get("/openapi.json")).json()
+    post = schema["paths"]["/documents"]["post"]
+    assert post["responses"].keys() == {"202", "408", "413", "415", "422", "429", "503"}
+    body = post["requestBody"]["content"]["application/json"]["schema"]
+    assert body["required"] == ["doc_id", "text"]
+    assert not body["additionalProperties"]
+    follow = schema["paths"]["/submissions/{submission}"]["get"]
+    assert {"200", "404", "503"} <= follow["responses"].keys()
+    assert "HTTPValidationError" not in schema["components"]["schemas"]
+    refused(await api.get("/nonesuch"), 404)
+    refused(await api.get("/documents"), 405)
+
+
+class Serving:
+    """``ingestq api`` on a free port, from its first log line at ``url`` to its last."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
+        self._process = process
+        self._stderr = process.stderr
+        self.log = ""
+        while "api.started" not in self.log:
+            line = self._stderr.readline()
+            assert line, f"it did not start: {self.log}"
+            self.log += line
+        found = re.search(r"url=(http://\S+)", self.log)
+        assert found is not None, self.log
+        self.url = found[1]
+
+    def connect(self) -> socket.socket:
+        url = httpx.URL(self.url)
+        assert url.port is not None
+        return socket.create_connection((url.host, url.port), timeout=60)
+
+    def tell(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def ends_well(self) -> None:
+        """It stops with exit code 0, and nothing unforeseen is in its log."""
+        self.log += self._stderr.read()
+        assert self._process.wait(timeout=60) == 0, self.log
+        assert "Traceback" not in self.log
+
+
+@contextmanager
+def serving(ingestq: Ingestq, **settings: str) -> Iterator[Serving]:
+    """The installed command; gone at the end, whatever happens."""
+    ingestq.settings |= {"api_port": "0"} | settings
+    with ingestq.start("api") as process:
+        try:
+            yield Serving(process)
+        finally:
+            process.kill()
+
+
+def test_the_command_serves_until_it_is_told_to_stop(
+    ingestq: Ingestq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # Python logs every import
+    with serving(ingestq, api_token=PLAIN_TOKEN) as served:
+        headers = {"Authorization": f"Bearer {PLAIN_TOKEN}"}
+        assert httpx.get(f"{served.url}/readyz").status_code == 200
+        assert httpx.get(f"{served.url}/status").status_code == 401
+        answer = httpx.post(f"{served.url}/documents", json=NOTE, headers=headers)
+        assert answer.status_code == 202
+        submission = answer.json()["submission"]
+        answer = httpx.get(f"{served.url}/submissions/{submission}", headers=headers)
+        assert answer.json()["accepted"] == 1
+        with served.connect() as gone:  # in the midst of its body
+            gone.sendall(
+                b"POST /documents HTTP/1.1\r\nHost: api\r\nAuthorization: Bearer secret\r\n"
+                b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+            )
+        served.tell(signal.SIGTERM)
+        served.ends_well()
+    assert PLAIN_TOKEN not in served.log
+
+    monkeypatch.delenv("PYTHONPROFILEIMPORTTIME")
+    assert ingestq("status", "--json").json["queue"]["ready"] == 1
+    imported = {
+        line.rpartition("|")[2].strip()
+        for line in served.log.splitlines()
+        if line.startswith("import time:")
+    }
+    assert {"fastapi", "producers.api.app"} <= imported
+    assert not imported & {"torch", "qdrant_client", "sentence_transformers", "kreuzberg"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_that_runs_may_end(ingestq: Ingestq, number: signal.Signals) -> None:
+    body = json.dumps(NOTE).encode()
+    head = (
+        "POST /documents HTTP/1.1\r\nHost: api\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+    )
+    with serving(ingestq) as served, served.connect() as idle, served.connect() as request:
+        request.sendall(head.encode())
+        assert request.recv(1000).startswith(b"HTTP/1.1 100")  # it waits for the body
+        served.tell(number)
+        assert idle.recv(1) == b""  # it has begun to stop
+        request.sendall(body)
+        assert request.recv(1000).startswith(b"HTTP/1.1 202")
+        served.ends_well()
+    assert ingestq("status", "--json").json["queue"]["ready"] == 1
+
+
+@pytest.mark.parametrize("drain_seconds", ["0", "600"])
+def test_who_does_not_end_is_not_waited_for(ingestq: Ingestq, drain_seconds: str) -> None:
+    with (
+        serving(ingestq, drain_seconds=drain_seconds) as served,
+        served.connect() as idle,
+        served.connect() as request,
+    ):
+        request.sendall(
+            b"POST /documents HTTP/1.1\r\nHost: api\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n"
+        )
+        assert request.recv(1000).startswith(b"HTTP/1.1 100")
+        served.tell(signal.SIGTERM)
+        assert idle.recv(1) == b""
+        if drain_seconds != "0":
+            served.tell(signal.SIGTERM)
+        served.ends_well()
+        with suppress(ConnectionError):
+            assert request.recv(1000) == b""  # cut off, not answered
+
+
+async def test_an_answer_is_sent_without_delay() -> None:
+    with await listen("127.0.0.1", 0) as listener:
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_somebody_else_listens_on_the_port(ingestq: Ingestq) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        ingestq.settings["api_port"] = port
+        ingestq("api").failed_with(2, "INGESTQ_API_PORT", port, "in use")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_without_a_token_only_this_machine_is_served(ingestq: Ingestq, host: str) -> None:
+    ingestq.settings["api_host"] = host
+    ingestq("api").failed_with(2, "INGESTQ_API_TOKEN", "INGESTQ_API_HOST", host)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no..host", "nonesuch.invalid"])
+def test_an_address_that_is_not_ours(ingestq: Ingestq, host: str) -> None:
+    ingestq.settings |= {"api_host": host, "api_token": PLAIN_TOKEN}
+    ingestq("api").failed_with(2, "INGESTQ_API_HOST", host)
+
+
+def test_localhost_is_served_without_a_token(ingestq: Ingestq) -> None:
+    with serving(ingestq, api_host="localhost") as served:
+        assert httpx.get(f"{served.url}/status").status_code == 200
+
+
+def test_the_command_needs_redis(ingestq: Ingestq) -> None:
+    ingestq.settings |= {"redis_url": "redis://127.0.0.1:1", "api_port": "0"}
+    ingestq("api").failed_with(3, "Redis does not answer")

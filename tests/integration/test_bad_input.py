@@ -1,0 +1,98 @@
+"""Whatever lies in a folder: it is indexed or rejected with its reason; nothing else suffers."""
+
+import os
+import zlib
+from pathlib import Path
+
+import pytest
+
+from tests.command import Ingestq
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
+UMLAUTS = "Die Bäckerei öffnet täglich außer mittwochs um sieben Uhr; süße Brötchen gibt es früh.\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder as people leave it behind."""
+    folder = tmp_path / "left behind"
+    folder.mkdir()
+    (folder / "good.txt").write_text("The ferry leaves at noon.")
+    (folder / "name with spaces.txt").write_text("Bread is baked at dawn.")
+    (folder / "name\nwith\nnewlines.txt").write_text("The well is behind the chapel.")
+    (folder / "[red]markup.txt").write_text("The chapel has no bell.")
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.txt")).write_text("Coffee costs two coins.")
+    (folder / "latin-1.txt").write_bytes(UMLAUTS.encode("latin-1") * 20)
+    (folder / "utf-16.txt").write_text("The mayor keeps bees.", encoding="utf-16")
+    (folder / "empty.txt").touch()
+    (folder / "blank.md").write_text(" \n\n")
+    (folder / "binary.bin").write_bytes(zlib.compress(os.urandom(3000)))
+    (folder / "binary.txt").write_bytes(b"text\0\x01\x02\x00" * 500)
+    (folder / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(200))
+    pdf = (EXAMPLES / "tide-mill-manual.pdf").read_bytes()
+    (folder / "truncated.pdf").write_bytes(pdf[: len(pdf) // 3])
+    (folder / "huge.txt").write_bytes(b"All work and no play.\n" * (100_000_000 // 22))
+    (folder / "loop").symlink_to(folder)
+    (folder / "dangling").symlink_to(folder / "gone")
+    os.mkfifo(folder / "pipe")
+    (folder / ".hidden.txt").write_text("not looked at")
+    return folder
+
+
+def test_bad_files_are_rejected_and_the_others_indexed(ingestq: Ingestq, folder: Path) -> None:
+    ran = ingestq("run", folder, "no such folder", "--json")
+    assert ran.code == 1, ran.err
+    assert "Traceback" not in ran.err
+
+    reasons = {Path(letter["doc_id"]).name: letter["reason"] for letter in ran.json["dead_letters"]}
+    expected = {
+        "empty.txt": "empty",
+        "blank.md": "no text",
+        "binary.bin": "binary",
+        "binary.txt": "binary",
+        "picture.png": "OCR",
+        "truncated.pdf": "cannot be read as application/pdf",
+        "huge.txt": "INGESTQ_MAX_DOCUMENT_BYTES",
+        "loop": "symbolic link",
+        "dangling": "broken symbolic link",
+        "pipe": "neither a file nor a folder",
+        "no such folder": "no such file",
+    }
+    assert reasons.keys() == expected.keys()
+    for name, words in expected.items():
+        assert words in reasons[name]
+
+    assert ran.json["documents"]["rejected"] == len(expected)
+    assert ran.json["documents"]["indexed"] == 7
+    [hit] = ingestq("search", "What does coffee cost?", "-n", "1", "--json").json["hits"]
+    assert hit["doc_id"].endswith("/caf%E9.txt")
+    [hit] = ingestq("search", "Bäckerei süße Brötchen", "-n", "1", "--json").json["hits"]
+    assert "außer mittwochs" in hit["text"]
+
+
+def test_a_person_reads_names_and_reasons(ingestq: Ingestq) -> None:
+    (ingestq.folder / "a\n[b]\x1b[31m.txt").touch()
+    ran = ingestq("run", ".")
+    assert ran.code == 1
+    assert r"a\n[b]\x1b[31m.txt: the file is empty" in ran.out
+    assert "\x1b" not in ran.out
+
+
+def test_a_file_that_vanishes_before_it_is_read(ingestq: Ingestq) -> None:
+    path = ingestq.folder / "large.txt"
+    path.write_text("too large to travel with its job\n" * 5000)
+    assert ingestq("add", path).code == 0
+    path.unlink()
+    (ingestq.folder / "other.txt").write_text("here to stay")
+    assert ingestq("run", "other.txt").code == 0
+    assert ingestq("status", "--json").json["dead_letters"] == 1
+
+
+def test_a_document_that_is_mended_is_no_dead_letter_any_more(ingestq: Ingestq) -> None:
+    path = ingestq.folder / "note.txt"
+    path.touch()
+    assert ingestq("run", path).code == 1
+    assert ingestq("status", "--json").json["dead_letters"] == 1
+    path.write_text("Now there is something to read.")
+    assert ingestq("run", path).code == 0
+    assert ingestq("status", "--json").json["dead_letters"] == 0

@@ -1,0 +1,104 @@
+"""The bundled server: shared by everybody on the machine, durable, and gone when nobody is left."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from broker.connection import BrokerConfig, connected
+from broker.errors import BrokerUnavailable
+from ingestq.embedded import embedded_redis
+
+HOLD = """
+import asyncio, sys
+from pathlib import Path
+from ingestq.embedded import embedded_redis
+
+async def main():
+    async with embedded_redis(Path(sys.argv[1])) as url:
+        print(url, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+asyncio.run(main())
+"""
+
+
+def hold(folder: Path) -> subprocess.Popen[str]:
+    """Another process that uses the server until its stdin is closed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("unix://")
+    return process
+
+
+async def answers(url: str) -> bool:
+    try:
+        async with connected(BrokerConfig(url)):
+            return True
+    except BrokerUnavailable:
+        return False
+
+
+async def test_what_was_written_is_there_at_the_next_start(tmp_path: Path) -> None:
+    async with embedded_redis(tmp_path) as url, connected(BrokerConfig(url)) as redis:
+        await redis.set("key", "value")
+        config = await redis.config_get("*")
+        assert (config["appendonly"], config["appendfsync"]) == ("yes", "always")
+        assert config["maxmemory-policy"] == "noeviction"
+    assert not await answers(url)
+    async with embedded_redis(tmp_path) as url, connected(BrokerConfig(url)) as redis:
+        assert await redis.get("key") == b"value"
+
+
+async def test_it_stays_as_long_as_somebody_uses_it(tmp_path: Path) -> None:
+    other = hold(tmp_path)
+    async with embedded_redis(tmp_path) as url:
+        other.communicate("")
+        assert await answers(url)
+    assert not await answers(url)
+
+
+async def test_a_killed_user_does_not_keep_it(tmp_path: Path) -> None:
+    other = hold(tmp_path)
+    async with embedded_redis(tmp_path) as url:
+        other.kill()
+        other.communicate()
+        assert await answers(url)
+    assert not await answers(url)
+
+
+async def test_a_killed_server_is_started_again_with_everything(tmp_path: Path) -> None:
+    async with embedded_redis(tmp_path) as url:
+        async with connected(BrokerConfig(url)) as redis:
+            await redis.set("key", "value")
+            pid = (await redis.info("server"))["process_id"]
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.to_thread(os.waitpid, pid, 0)
+        other = hold(tmp_path)
+        async with connected(BrokerConfig(url)) as redis:
+            assert await redis.get("key") == b"value"
+        other.communicate("")
+
+
+async def test_a_long_path_is_no_problem(tmp_path: Path) -> None:
+    async with embedded_redis(tmp_path / ("deep" * 30)) as url:
+        assert await answers(url)
+
+
+async def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    async with embedded_redis(tmp_path) as url, connected(BrokerConfig(url)) as redis:
+        await redis.set("key", "value")
+    [file] = (tmp_path / "redis" / "appendonlydir").glob("*.incr.aof")
+    file.write_bytes(b"nonsense" + file.read_bytes())
+    with pytest.raises(BrokerUnavailable, match=r"does not start: .*AOF.*server\.log"):
+        async with embedded_redis(tmp_path):
+            pass

@@ -1,0 +1,114 @@
+"""The installed command on real files: what goes in comes back from a search."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.command import Ingestq
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(EXAMPLES, tmp_path / "documents"))
+
+
+def check_the_main_job(ingestq: Ingestq, documents: Path, question: str, answer: str) -> None:
+    """Index ``documents``, find ``answer`` by a ``question`` in other words, and index again."""
+    first = ingestq("run", documents, "--json")
+    assert first.code == 0, first.err
+    assert first.json["documents"]["indexed"] == len(list(documents.iterdir()))
+    assert first.json["documents"]["rejected"] == 0
+    assert first.json["chunks"]["embedded"] > 0
+    assert first.json["collection"] == "documents"
+
+    hits = ingestq("search", question, "--json").json["hits"]
+    assert len(hits) == 5
+    assert answer in " ".join(hits[0]["text"].split())
+    assert hits[0].keys() == {"score", "doc_id", "source", "chunk_index", "text", "metadata"}
+
+    before = ingestq("status", "--json").json["collection"]
+    assert before["documents"] == len(list(documents.iterdir()))
+    assert before["chunks"] == first.json["chunks"]["embedded"]
+
+    second = ingestq("run", documents, "--json")
+    assert second.code == 0, second.err
+    assert second.json["documents"]["unchanged"] == before["documents"]
+    assert second.json["chunks"] == {"embedded": 0, "reused": 0, "deleted": 0}
+    assert ingestq("status", "--json").json["collection"] == before
+
+
+def test_documents_come_back_from_a_search(ingestq: Ingestq, documents: Path) -> None:
+    check_the_main_job(
+        ingestq,
+        documents,
+        "Which consumers lose electricity first when stored energy gets low?",
+        "the miller shuts off the bath-house heaters first",
+    )
+
+
+def test_the_same_with_the_distributions_own_redis(
+    ingestq: Ingestq, documents: Path, debian_redis: str
+) -> None:
+    ingestq.settings["redis_url"] = debian_redis
+    check_the_main_job(
+        ingestq,
+        documents,
+        "Can I bring my puppy along when I come for a day trip?",
+        "Dogs are not allowed ashore",
+    )
+
+
+def test_documents_are_queued_by_one_process_and_indexed_by_another(
+    ingestq: Ingestq, documents: Path
+) -> None:
+    queued = ingestq("add", documents, "--json")
+    assert queued.code == 0, queued.err
+    assert queued.json["documents"] == {"queued": 6, "rejected": 0}
+    waiting = ingestq("status", "--json").json
+    assert waiting["queue"]["ready"] > 0
+    assert waiting["collection"]["documents"] == 0
+
+    worker = ingestq.start("worker")
+    try:
+        # The folder is named, so these are other documents than those queued above.
+        followed = ingestq("add", documents, "--source", "island", "--wait", "--json")
+        assert followed.code == 0, followed.err
+        assert followed.json["documents"]["indexed"] == 6
+    finally:
+        worker.terminate()
+        _, log = worker.communicate(timeout=60)
+    assert worker.returncode == 0, log
+
+    status = ingestq("status", "--json").json
+    assert status["queue"] == {
+        "ready": 0,
+        "deferred": 0,
+        "in_flight": 0,
+        "oldest_ready_seconds": 0,
+        "bytes": 0,
+    }
+    assert status["workers"] == []
+    assert status["collection"]["documents"] == 12
+    [hit] = ingestq("search", "dogs on the island", "-n", "1", "--json").json["hits"]
+    assert hit["doc_id"].endswith("visitor-rules.html")
+
+
+def test_json_lines_are_documents_too(ingestq: Ingestq) -> None:
+    lines = """
+    {"doc_id": "a", "text": "The lighthouse keeper owns two parrots.", "metadata": {"page": 7}}
+    {"doc_id": "b", "txt": "misspelt field"}
+    not json
+    """
+    queued = ingestq("add", "-", "--json", stdin=lines)
+    assert queued.code == 1
+    assert queued.json["documents"] == {"queued": 1, "rejected": 2}
+    assert [rejected["doc_id"] for rejected in queued.json["rejected"]] == ["line 3", "line 4"]
+    assert "txt" in queued.json["rejected"][0]["reason"]
+
+    (ingestq.folder / "more.txt").write_text("The ferry leaves at noon.")
+    assert ingestq("run", "more.txt").code == 0
+    [hit] = ingestq("search", "who keeps birds?", "-n", "1", "--json").json["hits"]
+    assert (hit["doc_id"], hit["metadata"]["page"]) == ("a", 7)

@@ -1,0 +1,247 @@
+"""The worker on a real Redis: every job is finished, put back or buried, exactly once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from arq import Retry
+from arq.typing import WorkerCoroutine
+from arq.worker import func
+
+from broker import keys
+from broker.connection import awaited
+from broker.contract import BatchReport, DeadLetter, Document, DocumentCounts, IngestBatch
+from broker.errors import StoreUnavailable, UsageError
+from broker.leases import LeaseQueue
+from broker.queue import SubmissionStatus
+from ingestq.runtime import Broker
+from tests.waiting import eventually
+from worker.lease_worker import LeaseWorker
+from worker.retries import MAX_TRIES, AwaitService
+
+BATCH = IngestBatch("s", (Document(doc_id="d", version=1, source="d", text="t"),))
+INDEXED = BatchReport(DocumentCounts(indexed=1))
+
+
+def make_worker(
+    broker: Broker,
+    job: WorkerCoroutine,
+    *,
+    name: str = "ingest",
+    lease_seconds: float = 15,
+    drain_seconds: float = 5,
+) -> LeaseWorker:
+    return LeaseWorker(
+        functions=[func(job, name=name)],
+        leases=LeaseQueue(broker.redis, broker.config, lease_seconds),
+        max_jobs=2,
+        drain_seconds=drain_seconds,
+        ctx={},
+    )
+
+
+@asynccontextmanager
+async def working(
+    broker: Broker, job: WorkerCoroutine, *, lease_seconds: float = 15, drain_seconds: float = 5
+) -> AsyncIterator[LeaseWorker]:
+    """A worker that runs ``job``; stopped and awaited on leaving."""
+    worker = make_worker(broker, job, lease_seconds=lease_seconds, drain_seconds=drain_seconds)
+    running = asyncio.create_task(worker.run_until_stopped())
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        await asyncio.wait_for(running, 20)
+
+
+async def completed(broker: Broker, submission: str = "s") -> SubmissionStatus:
+    """The submission's status, once it is complete."""
+    return await eventually(
+        lambda: broker.queue.submission(submission), lambda status: status.complete
+    )
+
+
+async def dead_letters(broker: Broker) -> list[DeadLetter]:
+    letters = await awaited(broker.redis.hvals(keys.DEAD))
+    return [msgspec.msgpack.decode(letter, type=DeadLetter) for letter in letters]
+
+
+async def test_a_job_is_run_as_soon_as_it_is_queued(broker: Broker) -> None:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        assert batch == BATCH
+        assert ctx["job_try"] == 1
+        return INDEXED
+
+    async with working(broker, job):
+        await broker.queue.offer([BATCH])
+        assert (await completed(broker)).documents == INDEXED.documents
+    assert await broker.queue.is_empty()
+    assert await broker.queue.workers() == []
+
+
+async def test_many_jobs_run_once_each_in_two_workers(broker: Broker) -> None:
+    ran: list[str] = []
+
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        ran.append(batch.documents[0].doc_id)
+        return INDEXED
+
+    ids = [str(i) for i in range(200)]
+    await broker.queue.offer(
+        [IngestBatch("s", (Document(doc_id=i, version=1, source=i, text=i),)) for i in ids]
+    )
+    async with working(broker, job), working(broker, job):
+        status = await completed(broker)
+    assert status.documents.indexed == 200
+    assert sorted(ran) == sorted(ids)
+
+
+async def test_a_failure_is_tried_again(broker: Broker) -> None:
+    tries: list[int] = []
+
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        tries.append(ctx["job_try"])
+        if len(tries) == 1:
+            raise RuntimeError("a passing fault")
+        if len(tries) == 2:
+            raise Retry(0.01)
+        return INDEXED
+
+    async with working(broker, job):
+        await broker.queue.offer([BATCH])
+        await completed(broker)
+    assert tries == [1, 2, 3]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken for good"), Retry(0)])
+async def test_after_the_last_try_every_document_is_buried(
+    broker: Broker, error: Exception
+) -> None:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        raise error
+
+    await broker.queue.offer([BATCH])
+    await broker.redis.set(keys.FAILURES + BATCH.job_id, MAX_TRIES - 1)
+    async with working(broker, job):
+        assert (await completed(broker)).documents.rejected == 1
+    [letter] = await dead_letters(broker)
+    assert (letter.doc_id, letter.reason) == ("d", str(error))
+    assert await broker.queue.is_empty()
+
+
+async def test_waiting_for_a_service_burns_no_try(broker: Broker) -> None:
+    tries: list[int] = []
+
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        tries.append(ctx["job_try"])
+        if len(tries) == 1:
+            raise StoreUnavailable("away")
+        if len(tries) == 2:
+            raise AwaitService("still away")
+        return INDEXED
+
+    async with working(broker, job):
+        await broker.queue.offer([BATCH])
+        await completed(broker)
+    assert tries == [1, 1, 1]
+
+
+async def test_an_unknown_function_and_an_undecodable_job_are_buried(broker: Broker) -> None:
+    await broker.queue.offer([BATCH])
+    now_ms = await broker.queue.now() // 1000
+    await broker.redis.set(keys.JOB + "odd", b"\x80pickle")
+    await broker.redis.zadd(keys.QUEUE, {"odd": now_ms})
+
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        raise AssertionError("is never called")
+
+    worker = make_worker(broker, job, name="other")
+    running = asyncio.create_task(worker.run_until_stopped())
+    await completed(broker)
+    await eventually(broker.queue.is_empty)
+    worker.stop()
+    await running
+    letters = {letter.doc_id: letter for letter in await dead_letters(broker)}
+    assert "no function 'ingest'" in letters["d"].reason
+    assert letters["odd"].payload == b"\x80pickle"
+
+
+async def test_draining_finishes_what_it_can_and_releases_the_rest(broker: Broker) -> None:
+    quick_may_end = asyncio.Event()
+    running: set[str] = set()
+    both_run = asyncio.Event()
+
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        running.add(batch.submission)
+        if len(running) == 2:
+            both_run.set()
+        await (quick_may_end.wait() if batch.submission == "quick" else asyncio.Event().wait())
+        return INDEXED
+
+    batches = [IngestBatch(name, BATCH.documents) for name in ("quick", "slow")]
+    async with working(broker, job, drain_seconds=0.2):
+        await broker.queue.offer(batches)
+        await both_run.wait()
+        quick_may_end.set()
+    assert (await broker.queue.submission("quick")).complete
+    depth = await broker.queue.depth()
+    assert (depth.ready, depth.in_flight) == (1, 0)
+    [claim] = await LeaseQueue(broker.redis, broker.config, 15).claim(9)
+    assert (claim.job_id, claim.failures) == (batches[1].job_id, 0)
+
+
+async def test_leases_of_running_jobs_are_renewed(broker: Broker) -> None:
+    starts: list[str] = []
+    release = asyncio.Event()
+
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        starts.append(ctx["job_id"])
+        await release.wait()
+        return INDEXED
+
+    async with working(broker, job, lease_seconds=1), working(broker, job, lease_seconds=1):
+        await broker.queue.offer([BATCH])
+        lease = keys.LEASE + BATCH.job_id
+        for _ in range(3):  # renewed three times: it lives longer than any one lease
+            await eventually(lambda: broker.redis.pttl(lease), lambda ms: 0 < ms < 800)
+            await eventually(lambda: broker.redis.pttl(lease), lambda ms: ms > 900)
+        release.set()
+        await completed(broker)
+    assert len(starts) == 1
+
+
+async def test_a_lost_lease_cancels_the_job(broker: Broker) -> None:
+    cancelled = asyncio.Event()
+    started = asyncio.Event()
+
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        if started.is_set():
+            return INDEXED
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        raise AssertionError("not reached")
+
+    async with working(broker, job, lease_seconds=1):
+        await broker.queue.offer([BATCH])
+        await started.wait()
+        # Somebody else owns it now.
+        await broker.redis.set(keys.LEASE + BATCH.job_id, "another token", px=300)
+        await asyncio.wait_for(cancelled.wait(), 10)
+        assert (await completed(broker)).documents.indexed == 1
+
+
+async def test_a_wrong_setup_stops_the_worker_and_keeps_the_job(broker: Broker) -> None:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        raise UsageError("the key is refused")
+
+    await broker.queue.offer([BATCH])
+    worker = make_worker(broker, job)
+    with pytest.raises(UsageError, match="the key is refused"):
+        await asyncio.wait_for(worker.run_until_stopped(), 20)
+    assert (await broker.queue.depth()).ready == 1

@@ -1,0 +1,185 @@
+"""The index follows the documents: real model, real pool, real Qdrant."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from broker.contract import ChunkCounts, Document
+from worker.collection import CollectionNames
+from worker.embedding.pool import ModelPool
+from worker.ledger import QdrantLedger
+from worker.pipeline import Indexed, Outcome, Ports, Superseded, Unchanged, ingest
+from worker.points import ChunkPoint
+from worker.qdrant import Qdrant
+from worker.store import QdrantStore
+
+PARAGRAPHS = [
+    f"Paragraph {i} tells of {topic}. " + f"It goes on about {topic} for a while. " * 24
+    for i, topic in enumerate(["tides", "geese", "lamps", "bread", "ropes", "bells"])
+]
+
+
+@dataclass(frozen=True)
+class Index:
+    """The pipeline with its real neighbours, and a look at what they hold."""
+
+    ports: Ports
+    store: QdrantStore
+    qdrant: Qdrant
+    names: CollectionNames
+
+    async def put(self, text: str, version: int, doc_id: str = "d", **more: Any) -> Outcome:
+        document = Document(doc_id=doc_id, version=version, source=doc_id, text=text, **more)
+        return await ingest(document, self.ports, lambda done, known: None)
+
+    async def texts(self, doc_id: str = "d") -> list[str]:
+        """What is stored of a document, in its order."""
+        records, _ = await self.qdrant.ask(
+            lambda client: client.scroll(self.names.chunks, limit=1000, with_payload=True)
+        )
+        payloads = [record.payload or {} for record in records]
+        mine = [payload for payload in payloads if payload["doc_id"] == doc_id]
+        return [p["page_content"] for p in sorted(mine, key=lambda p: int(p["chunk_index"]))]
+
+
+@pytest.fixture
+async def index(qdrant: Qdrant, model: ModelPool, collection: CollectionNames) -> Index:
+    store = QdrantStore(qdrant, collection.chunks)
+    ports = Ports(model, store, QdrantLedger(qdrant, collection.ledger))
+    return Index(ports, store, qdrant, collection)
+
+
+def text(*paragraphs: int) -> str:
+    return "\n\n".join(PARAGRAPHS[i] for i in paragraphs)
+
+
+async def test_an_edit_embeds_what_is_new_and_removes_what_is_gone(index: Index) -> None:
+    first = await index.put(text(0, 1, 2, 3), 1)
+    assert first == Indexed(ChunkCounts(embedded=4))
+    assert await index.put(text(0, 1, 4, 3), 2) == Indexed(
+        ChunkCounts(embedded=1, reused=3, deleted=1)
+    )
+    assert await index.texts() == [PARAGRAPHS[i].strip() for i in (0, 1, 4, 3)]
+
+
+async def test_chunks_that_move_keep_their_vectors(index: Index) -> None:
+    await index.put(text(0, 1, 2), 1)
+    assert await index.put(text(2, 0, 1), 2) == Indexed(ChunkCounts(reused=3))
+    assert await index.texts() == [PARAGRAPHS[i].strip() for i in (2, 0, 1)]
+
+
+async def test_a_document_that_shrinks_leaves_nothing_behind(index: Index) -> None:
+    await index.put(text(0, 1, 2, 3), 1)
+    assert await index.put(text(1), 2) == Indexed(ChunkCounts(reused=1, deleted=3))
+    assert await index.store.count() == 1
+
+
+async def test_the_same_content_is_unchanged(index: Index) -> None:
+    await index.put(text(0), 1)
+    assert await index.put(text(0), 2) == Unchanged()
+    assert await index.store.count() == 1
+
+
+async def test_other_metadata_is_written_without_embedding(index: Index) -> None:
+    await index.put(text(0), 1)
+    outcome = await index.put(text(0), 2, metadata={"page": 3})
+    assert outcome == Indexed(ChunkCounts(reused=1))
+    [hit] = await index.store.search([0.1] * 384, 1)
+    assert hit.metadata == {"page": 3, "source": "d", "title": "d"}
+
+
+async def test_an_older_version_changes_nothing(index: Index) -> None:
+    await index.put(text(0), 5)
+    assert await index.put(text(1), 4) == Superseded()
+    assert await index.texts() == [PARAGRAPHS[0].strip()]
+
+
+async def test_the_same_version_again_is_still_indexed(index: Index) -> None:
+    await index.put(text(0, 1), 1)
+    assert await index.put(text(0, 1), 1) == Indexed(ChunkCounts(reused=2))
+
+
+async def test_repeated_paragraphs_are_chunks_of_their_own(index: Index) -> None:
+    assert await index.put(text(0, 0, 0), 1) == Indexed(ChunkCounts(embedded=3))
+    assert await index.put(text(0, 0), 2) == Indexed(ChunkCounts(reused=2, deleted=1))
+
+
+async def test_equal_documents_do_not_share_chunks(index: Index) -> None:
+    await index.put(text(0), 1, doc_id="one")
+    await index.put(text(0), 1, doc_id="two")
+    await index.put(text(0), 1, doc_id="two", tenant="other")
+    assert await index.store.count() == 3
+
+
+class Interrupted(Exception):
+    """What a crash looks like from inside."""
+
+
+@dataclass(frozen=True)
+class CrashingStore:
+    """A real store whose process ends before the ``n``-th write."""
+
+    store: QdrantStore
+    left: list[int]
+
+    def _count(self) -> None:
+        if self.left[0] == 0:
+            raise Interrupted
+        self.left[0] -= 1
+
+    async def upsert(self, points: Sequence[ChunkPoint]) -> None:
+        self._count()
+        await self.store.upsert(points)
+
+    async def delete(self, ids: Any) -> None:
+        self._count()
+        await self.store.delete(ids)
+
+    async def vectors(self, ids: Any) -> dict[str, list[float]]:
+        return await self.store.vectors(ids)
+
+    async def ids_of(self, tenant: str, doc_id: str) -> frozenset[str]:
+        return await self.store.ids_of(tenant, doc_id)
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+async def test_an_edit_after_a_crash_leaves_no_orphan(index: Index, writes: int) -> None:
+    await index.put(text(0, 1), 1)
+    crashing = CrashingStore(index.store, [writes])
+    broken = dataclasses.replace(index, ports=dataclasses.replace(index.ports, chunks=crashing))
+    with pytest.raises(Interrupted):
+        await broken.put(text(1, 2), 2)
+    assert PARAGRAPHS[0].strip() in await index.texts()  # the old version is still there
+    await index.put(text(3), 3)
+    assert await index.texts() == [PARAGRAPHS[3].strip()]
+
+
+async def test_a_large_document_is_written_in_slices(index: Index, tmp_path: Path) -> None:
+    path = tmp_path / "large.txt"
+    path.write_text("\n\n".join(f"{i}. {PARAGRAPHS[i % 6]}" for i in range(300)))
+    seen: list[tuple[int, int]] = []
+    document = Document(doc_id="large", version=1, source="large", path=str(path))
+    fast = dataclasses.replace(index.ports, model=HashingModel(index.ports.model))
+    outcome = await ingest(document, fast, lambda done, known: seen.append((done, known)))
+    assert outcome == Indexed(ChunkCounts(embedded=300))
+    assert seen == [(0, 300), (256, 0), (44, 0)]
+    assert await index.store.count() == 300
+
+
+@dataclass(frozen=True)
+class HashingModel:
+    """The real pool, except that it embeds nothing: for tests of size, not of meaning."""
+
+    pool: Any
+
+    async def prepare(self, document: Document, known_hash: str | None) -> Any:
+        return await self.pool.prepare(document, known_hash)
+
+    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        return np.ones((len(texts), 384), np.float32)

@@ -1,0 +1,529 @@
+"""What ingestq needs of Qdrant: on the network client, on the local mode, on a real server.
+
+`tests.qdrant_standin` answers the network client here. It is no Qdrant; name a real one in
+``INGESTQ_TEST_QDRANT_URL``, and the same tests ask that, too.
+"""
+
+import asyncio
+import math
+import os
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import stamina
+from qdrant_client import AsyncQdrantClient, models
+
+from broker.errors import CollectionMismatch, StoreRejected, StoreUnavailable, UsageError
+from tests.qdrant_standin import Standin, qdrant_standin
+from worker.collection import (
+    PAYLOAD_INDEXES,
+    CollectionNames,
+    check_fingerprint,
+    find_collection,
+    open_collection,
+)
+from worker.fingerprint import Fingerprint
+from worker.ledger import QdrantLedger
+from worker.points import ChunkPoint, LedgerEntry
+from worker.qdrant import PatientQdrant, Qdrant, QdrantConfig, connect_qdrant
+from worker.store import READ_POINTS, QdrantStore
+
+SERVERS = ["standin", *(["server"] if "INGESTQ_TEST_QDRANT_URL" in os.environ else [])]
+PLACES = [*SERVERS, "local"]
+ON_SERVERS = pytest.mark.parametrize("qdrant", SERVERS, indirect=True)
+NO_DATA = Path("/nonexistent")
+"""A server needs no place for local data."""
+RETRIES = 10
+HALF = Fingerprint("test/half", "1", 4, 8, "exact", "none", 1)
+"""Of vectors with 4 dimensions, the half of WHOLE. No model is loaded."""
+WHOLE = Fingerprint("test/whole", "1", 8, 8, "exact", "none", 1)
+ENTRY = LedgerEntry(
+    tenant="t", doc_id="d", source="d.txt", version=1, content_hash="h", chunks=2, state="writing"
+)
+
+
+@pytest.fixture
+async def standin() -> AsyncIterator[Standin]:
+    """A new, empty stand-in, which has met all its faults when the test ends."""
+    async with qdrant_standin() as running:
+        yield running
+        assert running.faults.left == 0
+
+
+@pytest.fixture(params=PLACES)
+async def qdrant(
+    request: pytest.FixtureRequest, standin: Standin, tmp_path: Path
+) -> AsyncIterator[Qdrant]:
+    """Every Qdrant that there is, after one another."""
+    urls = {"standin": standin.url, "server": os.environ.get("INGESTQ_TEST_QDRANT_URL")}
+    config = QdrantConfig(urls.get(request.param), None, tmp_path)
+    async with connect_qdrant(config) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def network(standin: Standin) -> AsyncIterator[Qdrant]:
+    """The stand-in, through the network client."""
+    async with connect_qdrant(QdrantConfig(standin.url, None, NO_DATA)) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def alias(qdrant: Qdrant) -> AsyncIterator[str]:
+    """A name that nothing has yet; what gets it or begins with it is removed afterwards."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    yield name
+    for collection in await _collections(qdrant, name):
+        await qdrant.ask(partial(_delete, collection))
+
+
+@pytest.fixture
+async def store(qdrant: Qdrant, alias: str) -> QdrantStore:
+    names = await open_collection(qdrant, alias, HALF)
+    return QdrantStore(qdrant, names.chunks)
+
+
+@pytest.fixture
+async def faulty(network: Qdrant) -> QdrantStore:
+    """A store on the stand-in, for tests that plan faults."""
+    names = await open_collection(network, "documents", HALF)
+    return QdrantStore(PatientQdrant(network), names.chunks)
+
+
+@pytest.fixture
+def no_backoff() -> Iterator[None]:
+    """Retries follow at once: how long they wait is not what is tested."""
+    with stamina.set_testing(True, attempts=RETRIES):
+        yield
+
+
+async def test_two_workers_that_start_at_once_open_one_collection(
+    qdrant: Qdrant, alias: str
+) -> None:
+    one, other = await asyncio.gather(
+        open_collection(qdrant, alias, HALF), open_collection(qdrant, alias, HALF)
+    )
+
+    assert one == other == await find_collection(qdrant, alias)
+    assert await _collections(qdrant, alias) == {one.chunks, one.ledger}
+    await check_fingerprint(qdrant, one, HALF)
+
+
+async def test_nothing_is_found_before_it_is_opened(qdrant: Qdrant, alias: str) -> None:
+    assert await find_collection(qdrant, alias) is None
+
+
+async def test_opening_again_keeps_what_is_there(
+    qdrant: Qdrant, alias: str, store: QdrantStore
+) -> None:
+    await store.upsert([_point("d", 0)])
+
+    await open_collection(qdrant, alias, HALF)
+
+    assert await store.count() == 1
+
+
+@ON_SERVERS
+async def test_every_key_that_documents_are_found_by_is_indexed(
+    qdrant: Qdrant, alias: str, store: QdrantStore
+) -> None:
+    info = await qdrant.ask(lambda client: client.get_collection(alias))
+
+    assert set(info.payload_schema) == set(PAYLOAD_INDEXES)
+
+
+async def test_points_are_written_read_and_deleted(store: QdrantStore) -> None:
+    kept, gone = _point("d", 0, [3.0, 0.0, 4.0, 0.0]), _point("d", 1)
+    await store.upsert([kept, gone])
+    assert await store.count() == 2
+
+    await store.delete([gone.id])
+
+    assert await store.count() == 1
+    vectors = await store.vectors([kept.id, gone.id])
+    assert vectors == {kept.id: pytest.approx([0.6, 0.0, 0.8, 0.0])}
+    assert await store.ids_of("t", "d") == {kept.id}
+
+
+async def test_writing_a_point_again_replaces_it(store: QdrantStore) -> None:
+    await store.upsert([_point("d", 0, source="old.txt")])
+    await store.upsert([_point("d", 0, source="new.txt")])
+
+    assert await store.count() == 1
+    [hit] = await store.search([1.0, 1.0, 1.0, 1.0], 5)
+    assert hit.source == "new.txt"
+
+
+async def test_the_nearest_points_are_found_best_first(store: QdrantStore) -> None:
+    near, far = [1.0, 0.1, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]
+    metadata = {"title": "Über", "pages": [1, 2], "author": None}
+    await store.upsert(
+        [_point("far", 0, far), _point("near", 0, near, metadata=metadata), _point("third", 0)]
+    )
+
+    hits = await store.search([1.0, 0.0, 0.0, 0.0], 2)
+
+    assert [hit.doc_id for hit in hits] == ["near", "third"]
+    assert hits[0].score == pytest.approx(1 / math.hypot(1, 0.1))
+    assert hits[0].metadata == metadata
+
+
+async def test_all_chunks_of_a_document_are_found_over_several_pages(store: QdrantStore) -> None:
+    document = [_point("d", i) for i in range(READ_POINTS + 1)]
+    strangers = [_point("other", 0), _point("d", 0, tenant="another")]
+    await store.upsert([*document, *strangers])
+
+    assert await store.ids_of("t", "d") == {point.id for point in document}
+
+    await store.delete(point.id for point in document)
+    assert await store.count() == len(strangers)
+
+
+async def test_the_ledger_keeps_the_last_entry_of_a_document(qdrant: Qdrant, alias: str) -> None:
+    names = await open_collection(qdrant, alias, HALF)
+    ledger = QdrantLedger(qdrant, names.ledger)
+    assert await ledger.look_up("t", "d") is None
+
+    await ledger.write(ENTRY)
+    indexed = msgspec.structs.replace(ENTRY, version=2, state="indexed")
+    await ledger.write(indexed)
+
+    assert await ledger.look_up("t", "d") == indexed
+    assert await ledger.look_up("t", "e") is None
+    assert await ledger.count() == 1
+
+
+async def test_a_collection_of_another_model_is_not_written(qdrant: Qdrant, alias: str) -> None:
+    names = await open_collection(qdrant, alias, HALF)
+
+    with pytest.raises(CollectionMismatch) as raised:
+        await open_collection(qdrant, alias, WHOLE)
+
+    assert repr(alias) in str(raised.value)
+    assert "model test/half, now test/whole; dimension 4, now 8" in str(raised.value)
+    assert await find_collection(qdrant, alias) == names
+    assert await _collections(qdrant, alias) == {names.chunks, names.ledger}
+
+
+async def test_a_collection_that_somebody_else_made_is_not_written(
+    qdrant: Qdrant, alias: str
+) -> None:
+    await _create(qdrant, alias)
+
+    with pytest.raises(CollectionMismatch, match=rf"'{alias}' \(3 dimensions\).*did not make"):
+        await open_collection(qdrant, alias, HALF)
+
+    assert await _collections(qdrant, alias) == {alias}
+
+
+async def test_an_alias_that_somebody_else_made_is_not_moved(qdrant: Qdrant, alias: str) -> None:
+    theirs = f"{alias}-theirs"
+    await _create(qdrant, theirs)
+    await _point_alias(qdrant, alias, theirs)
+
+    with pytest.raises(CollectionMismatch, match=f"an alias of '{theirs}'.*did not make"):
+        await open_collection(qdrant, alias, HALF)
+
+    assert await find_collection(qdrant, alias) == CollectionNames.at(alias, theirs)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param(ChunkPoint(str(uuid.uuid4()), [1.0, 2.0], {}), id="wrong dimension"),
+        pytest.param(ChunkPoint(str(uuid.uuid4()), [1.0, 2.0, 3.0, math.nan], {}), id="no number"),
+        pytest.param(ChunkPoint("chunk-1", [1.0] * 4, {}), id="no id"),
+    ],
+)
+async def test_a_point_that_does_not_fit_is_rejected(store: QdrantStore, point: ChunkPoint) -> None:
+    with pytest.raises(StoreRejected):
+        await store.upsert([_point("d", 0), point])
+
+    assert await store.count() == 0
+
+
+async def test_a_vector_of_another_name_is_rejected(
+    qdrant: Qdrant, alias: str, store: QdrantStore
+) -> None:
+    point = models.PointStruct(id=1, vector={"dense": [1.0] * 4})
+
+    with pytest.raises(StoreRejected, match="vector name"):
+        await qdrant.ask(lambda client: client.upsert(alias, [point], wait=True))
+
+
+async def test_points_are_changed_by_filter_batch_and_payload(
+    qdrant: Qdrant, alias: str, store: QdrantStore
+) -> None:
+    async def change(client: AsyncQdrantClient) -> list[models.Record]:
+        batch = models.Batch(ids=[1, 2, 3], vectors=[[1.0] * 4] * 3, payloads=[{"source": "a"}] * 3)
+        await client.upsert(alias, batch, wait=True)
+        await client.set_payload(alias, {"tenant": "t"}, [1, 2], wait=True)
+        await client.overwrite_payload(alias, {"doc_id": "d"}, [1], wait=True)
+        tenant = models.FieldCondition(key="tenant", match=models.MatchValue(value="t"))
+        assert (await client.count(alias, models.Filter(must=[tenant]))).count == 1
+        await client.delete(alias, models.Filter(must=[tenant]), wait=True)
+        records, _ = await client.scroll(alias)
+        return records
+
+    records = await qdrant.ask(change)
+
+    assert {record.id: record.payload for record in records} == {
+        1: {"doc_id": "d"},
+        3: {"source": "a"},
+    }
+
+
+async def test_an_alias_gets_another_name(qdrant: Qdrant, alias: str) -> None:
+    names = await open_collection(qdrant, alias, HALF)
+    rename = models.RenameAlias(old_alias_name=alias, new_alias_name=f"{alias}-new")
+    delete = models.DeleteAlias(alias_name=f"{alias}-unknown")
+
+    async def change(client: AsyncQdrantClient) -> bool:
+        return await client.update_collection_aliases(
+            [
+                models.RenameAliasOperation(rename_alias=rename),
+                models.DeleteAliasOperation(delete_alias=delete),
+            ]
+        )
+
+    assert await qdrant.ask(change)
+
+    renamed = await find_collection(qdrant, f"{alias}-new")
+    assert renamed is not None
+    assert renamed.chunks == names.chunks
+    assert await find_collection(qdrant, alias) is None
+
+
+@ON_SERVERS
+async def test_a_collection_that_is_not_there_is_not_found(qdrant: Qdrant, alias: str) -> None:
+    store, ledger = QdrantStore(qdrant, alias), QdrantLedger(qdrant, alias)
+    point = _point("d", 0)
+    for request in (
+        store.upsert([point]),
+        store.delete([point.id]),
+        store.vectors([point.id]),
+        store.ids_of("t", "d"),
+        store.count(),
+        store.search([1.0] * 4, 1),
+        ledger.write(ENTRY),
+        ledger.look_up("t", "d"),
+    ):
+        with pytest.raises(StoreRejected, match=f"404 Not found: Collection `{alias}`"):
+            await request
+
+
+@ON_SERVERS
+async def test_a_name_is_either_a_collection_or_an_alias(qdrant: Qdrant, alias: str) -> None:
+    names = await open_collection(qdrant, alias, HALF)
+
+    with pytest.raises(StoreRejected, match=r"409 .*already exists"):
+        await _create(qdrant, names.chunks)
+    with pytest.raises(StoreRejected, match=r"400 .*Alias with the same name"):
+        await _create(qdrant, alias)
+    with pytest.raises(StoreRejected, match=r"409 .*already exists"):
+        await _point_alias(qdrant, names.ledger, names.chunks)
+    with pytest.raises(StoreRejected, match=r"404 .*doesn't exist"):
+        await _point_alias(qdrant, alias, f"{alias}-missing")
+
+    assert await find_collection(qdrant, alias) == names
+
+
+@ON_SERVERS
+async def test_a_request_over_32_mebibytes_is_rejected(
+    qdrant: Qdrant, alias: str, store: QdrantStore
+) -> None:
+    large = models.PointStruct(id=1, vector=[1.0] * 4, payload={"text": "x" * 33 * 1024 * 1024})
+
+    with pytest.raises(StoreRejected, match=r"400 .*larger than allowed"):
+        await qdrant.ask(lambda client: client.upsert(alias, [large], wait=True))
+
+
+@pytest.mark.usefixtures("no_backoff")
+async def test_a_server_that_is_briefly_away_is_asked_again(
+    standin: Standin, faulty: QdrantStore
+) -> None:
+    standin.faults.answer_next(2, 503, path_contains="PUT")
+
+    await faulty.upsert([_point("d", 0)])
+
+    assert await faulty.count() == 1
+
+
+@pytest.mark.usefixtures("no_backoff")
+async def test_a_server_that_limits_requests_is_asked_again(
+    standin: Standin, faulty: QdrantStore
+) -> None:
+    standin.faults.answer_next(1, 429, headers={"Retry-After": "1"}, path_contains="PUT")
+    standin.faults.answer_next(1, 429, path_contains="PUT")
+
+    await faulty.upsert([_point("d", 0)])
+
+    assert await faulty.count() == 1
+
+
+@pytest.mark.usefixtures("no_backoff")
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_a_write_whose_answer_is_lost_leaves_one_copy(
+    standin: Standin, faulty: QdrantStore, after: bool
+) -> None:
+    standin.faults.drop_next(1, after, path_contains="PUT")
+    points = [_point("d", 0), _point("d", 1)]
+
+    await faulty.upsert(points)
+
+    assert _writes(standin) == 2
+    assert await faulty.ids_of("t", "d") == {point.id for point in points}
+    assert await faulty.count() == len(points)
+
+
+@pytest.mark.usefixtures("no_backoff")
+async def test_a_write_that_is_only_accepted_is_repeated_until_it_is_applied(
+    standin: Standin, faulty: QdrantStore
+) -> None:
+    standin.faults.wait_timeout_next(2)
+
+    await faulty.upsert([_point("d", 0)])
+
+    assert await faulty.count() == 1
+
+
+async def test_a_rejected_write_is_sent_once(standin: Standin, faulty: QdrantStore) -> None:
+    with pytest.raises(StoreRejected, match="expected dim: 4, got 2"):
+        await faulty.upsert([_point("d", 0, [1.0, 2.0])])
+
+    assert _writes(standin) == 1
+
+
+async def test_a_large_document_is_written_in_several_requests(
+    standin: Standin, faulty: QdrantStore
+) -> None:
+
+    await faulty.upsert([_point("d", i, text="x" * 3 * 1024 * 1024) for i in range(3)])
+
+    assert _writes(standin) == 2
+    assert await faulty.count() == 3
+
+
+@pytest.mark.usefixtures("no_backoff")
+async def test_a_server_that_stays_away_is_unavailable(
+    standin: Standin, faulty: QdrantStore
+) -> None:
+    standin.faults.answer_next(RETRIES, 503, path_contains="PUT")
+
+    with pytest.raises(StoreUnavailable, match="cannot serve now: 503 planned by a test"):
+        await faulty.upsert([_point("d", 0)])
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+@pytest.mark.parametrize("sent", [None, "wrong"])
+async def test_a_refused_key_names_its_setting(sent: str | None) -> None:
+    async with (
+        qdrant_standin(api_key="right") as guarded,
+        connect_qdrant(QdrantConfig(guarded.url, sent, NO_DATA)) as qdrant,
+    ):
+        with pytest.raises(UsageError, match=r"refuses INGESTQ_QDRANT_API_KEY: 401"):
+            await open_collection(qdrant, "documents", HALF)
+
+        assert len(guarded.requests) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+async def test_the_right_key_is_taken() -> None:
+    async with (
+        qdrant_standin(api_key="right") as guarded,
+        connect_qdrant(QdrantConfig(guarded.url, "right", NO_DATA)) as qdrant,
+    ):
+        await open_collection(qdrant, "documents", HALF)
+
+
+async def test_a_key_that_may_only_read_names_its_setting(
+    standin: Standin, network: Qdrant
+) -> None:
+    standin.faults.answer_next(1, 403, path_contains="/aliases")
+
+    with pytest.raises(UsageError, match="refuses INGESTQ_QDRANT_API_KEY: 403"):
+        await open_collection(network, "documents", HALF)
+
+
+async def test_a_url_where_nobody_listens_is_unavailable() -> None:
+    with socket.socket() as bound_but_deaf:
+        bound_but_deaf.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{bound_but_deaf.getsockname()[1]}"
+        async with connect_qdrant(QdrantConfig(url, None, NO_DATA)) as qdrant:
+            with pytest.raises(StoreUnavailable, match=url):
+                await qdrant.ask(lambda client: client.get_collections())
+
+
+async def test_the_standin_serves_other_processes() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.qdrant_standin", "--port", "0"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    url = (await process.stdout.readline()).decode().strip()
+
+    async with connect_qdrant(QdrantConfig(url, None, NO_DATA)) as qdrant:
+        names = await open_collection(qdrant, "documents", HALF)
+        assert await find_collection(qdrant, "documents") == names
+
+    process.terminate()
+    assert await process.wait() in (0, -signal.SIGTERM)
+
+
+def _point(
+    doc_id: str,
+    index: int,
+    vector: list[float] | None = None,
+    *,
+    tenant: str = "t",
+    source: str = "d.txt",
+    text: str = "text",
+    metadata: dict[str, Any] | None = None,
+) -> ChunkPoint:
+    payload = {
+        "tenant": tenant,
+        "doc_id": doc_id,
+        "source": source,
+        "chunk_index": index,
+        "page_content": text,
+        "metadata": metadata or {},
+    }
+    id_ = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{tenant}/{doc_id}/{index}"))
+    return ChunkPoint(id_, vector or [1.0] * 4, payload)
+
+
+def _writes(standin: Standin) -> int:
+    """How many upserts the stand-in was sent."""
+    return sum(
+        request.startswith("PUT") and request.endswith("/points?wait=true")
+        for request in standin.requests
+    )
+
+
+async def _collections(qdrant: Qdrant, prefix: str) -> set[str]:
+    found = await qdrant.ask(lambda client: client.get_collections())
+    return {c.name for c in found.collections if c.name.startswith(prefix)}
+
+
+async def _create(qdrant: Qdrant, name: str) -> None:
+    vectors = models.VectorParams(size=3, distance=models.Distance.DOT)
+    await qdrant.ask(lambda client: client.create_collection(name, vectors))
+
+
+async def _point_alias(qdrant: Qdrant, alias: str, target: str) -> None:
+    action = models.CreateAliasOperation(
+        create_alias=models.CreateAlias(collection_name=target, alias_name=alias)
+    )
+    await qdrant.ask(lambda client: client.update_collection_aliases([action]))
+
+
+async def _delete(name: str, client: AsyncQdrantClient) -> bool:
+    return await client.delete_collection(name)

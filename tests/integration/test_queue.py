@@ -1,0 +1,215 @@
+"""The queue on a real Redis: nothing is lost, nothing is finished twice."""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from arq.jobs import Job, JobStatus
+
+from broker import keys
+from broker.connection import BrokerConfig, awaited, connect, connected
+from broker.contract import (
+    BatchReport,
+    ChunkCounts,
+    Document,
+    DocumentCounts,
+    IngestBatch,
+    JobResult,
+    bury,
+    decode_job,
+)
+from broker.errors import BrokerUnavailable, UsageError
+from broker.leases import Claim, LeaseQueue
+from broker.queue import Enqueued, JobQueue
+from ingestq.runtime import Broker
+
+SHORT_LEASE = 0.2  # seconds
+
+
+def batch(*doc_ids: str, submission: str = "s", version: int = 1) -> IngestBatch:
+    return IngestBatch(
+        submission,
+        tuple(Document(doc_id=d, version=version, source=d, text=f"text of {d}") for d in doc_ids),
+    )
+
+
+def result(claim: Claim, report: BatchReport) -> JobResult:
+    return JobResult("ingest", 1, 1, True, report, 1, 2, keys.QUEUE, claim.job_id)
+
+
+@pytest.fixture
+def leases(broker: Broker) -> Callable[[float], LeaseQueue]:
+    def make(lease_seconds: float) -> LeaseQueue:
+        return LeaseQueue(broker.redis, broker.config, lease_seconds)
+
+    return make
+
+
+async def test_the_same_batch_is_one_job(queue: JobQueue) -> None:
+    one, other = batch("a", "b"), batch("a", version=2)
+    answers = await queue.offer([one, one, other])
+    assert answers == [Enqueued.ACCEPTED, Enqueued.DUPLICATE, Enqueued.ACCEPTED]
+    assert (await queue.depth()).ready == 2
+    assert (await queue.submission("s")).accepted == 3
+
+
+async def test_a_waiting_job_never_expires(queue: JobQueue, broker: Broker) -> None:
+    await queue.offer([batch("a")])
+    assert await broker.redis.ttl(keys.JOB + batch("a").job_id) == -1
+
+
+@pytest.mark.parametrize("bound", [{"max_queue_jobs": 1}, {"max_queue_bytes": 150}])
+async def test_a_full_queue_refuses_and_then_takes(broker: Broker, bound: dict[str, int]) -> None:
+    config = BrokerConfig(broker.config.url, **bound)
+    queue, leases = JobQueue(broker.redis, config), LeaseQueue(broker.redis, config, 15)
+    assert await queue.offer([batch("a"), batch("b")]) == [Enqueued.ACCEPTED, Enqueued.FULL]
+    waiting = asyncio.create_task(queue.enqueue([batch("b")]))
+    [claim] = await leases.claim(9)
+    await leases.finish(claim, "s", BatchReport(), result(claim, BatchReport()))
+    assert await waiting == [Enqueued.ACCEPTED]
+    assert (await queue.depth()).ready == 1
+
+
+async def test_a_claimed_job_is_invisible_until_its_lease_ends(
+    queue: JobQueue, leases: Callable[[float], LeaseQueue]
+) -> None:
+    await queue.offer([batch("a")])
+    holder = leases(SHORT_LEASE)
+    [claim] = await holder.claim(9)
+    assert decode_job(claim.payload).args == (batch("a"),)
+    assert await holder.claim(9) == []
+    assert (await queue.depth()).in_flight == 1
+
+    again = await eventually_claim(holder)
+    assert again.job_id == claim.job_id
+    assert again.token > claim.token
+    assert again.failures == 0
+
+
+async def test_a_renewed_lease_holds(
+    queue: JobQueue, leases: Callable[[float], LeaseQueue]
+) -> None:
+    await queue.offer([batch("a")])
+    short, long = leases(SHORT_LEASE), leases(60)
+    [claim] = await short.claim(1)
+    assert await long.renew([claim]) == frozenset()
+    await queue.offer([batch("later")])
+    other = await eventually_claim(short)
+    assert other.job_id == batch("later").job_id
+
+
+async def test_who_lost_the_lease_changes_nothing(
+    queue: JobQueue, leases: Callable[[float], LeaseQueue]
+) -> None:
+    await queue.offer([batch("a")])
+    holder = leases(SHORT_LEASE)
+    [stale] = await holder.claim(1)
+    owner = leases(60)
+    current = await eventually_claim(owner)
+
+    report = BatchReport(DocumentCounts(indexed=1), ChunkCounts(embedded=3))
+    assert await holder.renew([stale, current]) == {stale.token}
+    assert not await holder.finish(stale, "s", report, result(stale, report))
+    assert not await holder.put_back(stale, "s", delay_seconds=0, failed=True)
+    assert (await queue.depth()).in_flight == 1
+
+    assert await owner.finish(current, "s", report, result(current, report))
+    assert not await owner.finish(current, "s", report, result(current, report))
+    status = await queue.submission("s")
+    assert status.complete
+    assert (status.documents.indexed, status.chunks.embedded) == (1, 3)
+    assert await queue.is_empty()
+    assert (await queue.depth()).queued_bytes == 0
+
+
+async def test_a_job_that_failed_comes_back_later_and_remembers(
+    queue: JobQueue, leases: Callable[[float], LeaseQueue]
+) -> None:
+    await queue.offer([batch("a")])
+    holder = leases(60)
+    [claim] = await holder.claim(1)
+    await holder.put_back(claim, "s", delay_seconds=SHORT_LEASE, failed=True)
+    assert (await queue.depth()).deferred == 1
+    again = await eventually_claim(holder)
+    assert again.failures == 1
+    await holder.put_back(again, "s", delay_seconds=0, failed=False)
+    [released] = await holder.claim(1)
+    assert released.failures == 1
+
+
+async def test_buried_documents_are_counted_and_kept_once_each(
+    queue: JobQueue, leases: Callable[[float], LeaseQueue], broker: Broker
+) -> None:
+    holder = leases(60)
+    for version in (1, 2):
+        await queue.offer([batch("a", "b", version=version)])
+        [claim] = await holder.claim(1)
+        report = bury(batch("a", "b", version=version), "a\nreason")
+        await holder.finish(claim, "s", report, result(claim, report))
+    assert (await queue.depth()).dead_letters == 2
+    assert [d.doc_id for d in await queue.failed_documents("s")] == ["a", "b", "a", "b"]
+
+    await queue.offer([batch("a", version=3)])
+    [claim] = await holder.claim(1)
+    healed = BatchReport(DocumentCounts(indexed=1), healed=(":a",))
+    await holder.finish(claim, "s", healed, result(claim, healed))
+    assert [key.decode() for key in await awaited(broker.redis.hkeys(keys.DEAD))] == [":b"]
+
+
+async def test_arqs_own_job_reads_status_and_result(
+    queue: JobQueue, leases: Callable[[float], LeaseQueue], broker: Broker
+) -> None:
+    job_id = batch("a").job_id
+    job = Job(job_id, broker.redis, _deserializer=msgspec.msgpack.decode)
+    assert await job.status() is JobStatus.not_found
+    await queue.offer([batch("a")])
+    assert await job.status() is JobStatus.queued
+    [claim] = await leases(60).claim(1)
+    assert await job.status() is JobStatus.in_progress
+    report = BatchReport(DocumentCounts(indexed=1))
+    await leases(60).finish(claim, "s", report, result(claim, report))
+    assert await job.status() is JobStatus.complete
+    assert (await job.result())["documents"]["indexed"] == 1
+
+
+async def test_an_idle_worker_is_woken_by_a_job(
+    queue: JobQueue, leases: Callable[[float], LeaseQueue]
+) -> None:
+    waiting = asyncio.create_task(leases(60).wait_for_work(30))
+    await queue.offer([batch("a")])
+    await asyncio.wait_for(waiting, 5)
+
+
+async def test_workers_are_seen_and_sign_off(
+    queue: JobQueue, leases: Callable[[float], LeaseQueue]
+) -> None:
+    await leases(60).sign_of_life("w1")
+    [sign] = await queue.workers()
+    assert sign.id == "w1"
+    assert sign.seen_seconds_ago < 5
+    await leases(60).sign_off("w1")
+    assert await queue.workers() == []
+
+
+async def test_errors_of_redis_say_what_to_do(broker: Broker) -> None:
+    with pytest.raises(UsageError, match="INGESTQ_REDIS_URL"):
+        connect(BrokerConfig("postgres://u:secret@h/0"))
+    away = BrokerConfig("unix:///nowhere/redis.sock")
+    with pytest.raises(BrokerUnavailable, match="does not answer at unix:///nowhere"):
+        async with connected(away):
+            pass
+    await broker.redis.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(BrokerUnavailable, match="accepts no writes"):
+            await broker.queue.offer([batch("a")])
+    finally:
+        await broker.redis.config_set("maxmemory", "0")
+
+
+async def eventually_claim(leases: LeaseQueue) -> Claim:
+    """Claim one job as soon as there is one that may be claimed."""
+    async with asyncio.timeout(10):
+        while not (claims := await leases.claim(1)):
+            await leases.wait_for_work(1)
+    return claims[0]

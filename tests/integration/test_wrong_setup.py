@@ -1,0 +1,95 @@
+"""A service that is away or a setting that is wrong: one line that says what to do."""
+
+from pathlib import Path
+
+import pytest
+from qdrant_client import QdrantClient, models
+
+from tests.command import Ingestq
+
+NOBODY = "127.0.0.1:1"
+
+
+@pytest.fixture
+def note(ingestq: Ingestq) -> Path:
+    path = ingestq.folder / "note.txt"
+    path.write_text("A short note.")
+    return path
+
+
+@pytest.mark.parametrize("command", [("add", "note.txt"), ("status",), ("worker",)])
+def test_redis_is_unreachable(ingestq: Ingestq, note: Path, command: tuple[str, ...]) -> None:
+    ingestq.settings["redis_url"] = f"redis://:secret@{NOBODY}/0"
+    ran = ingestq(*command)
+    ran.failed_with(3, "Redis does not answer", NOBODY, "INGESTQ_REDIS_URL")
+    assert "secret" not in ran.err
+
+
+@pytest.mark.parametrize("command", [("search", "x"), ("status",)])
+def test_qdrant_is_unreachable(ingestq: Ingestq, command: tuple[str, ...]) -> None:
+    ingestq.settings["qdrant_url"] = f"http://{NOBODY}"
+    ingestq(*command).failed_with(3, "Qdrant does not answer", NOBODY, "INGESTQ_QDRANT_URL")
+
+
+def test_qdrant_is_unreachable_for_a_run(ingestq: Ingestq, note: Path) -> None:
+    ingestq.settings["qdrant_url"] = f"http://{NOBODY}"
+    ingestq("run", note).failed_with(3, "Qdrant does not answer")
+
+
+def test_there_is_no_such_model(ingestq: Ingestq, note: Path) -> None:
+    ingestq.settings["model"] = "./no-such-model"
+    ingestq("run", note).failed_with(2, "'./no-such-model' cannot be loaded", "INGESTQ_MODEL")
+
+
+def test_a_collection_of_that_name_has_another_dimension(ingestq: Ingestq, note: Path) -> None:
+    client = QdrantClient(path=str(ingestq.folder / ".ingestq" / "qdrant"))
+    config = models.VectorParams(size=768, distance=models.Distance.COSINE)
+    client.create_collection("documents", vectors_config=config)
+    client.close()
+    ingestq("run", note).failed_with(2, "768 dimensions", "384", "INGESTQ_COLLECTION")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pool_size", "0"),
+        ("pool_size", "many"),
+        ("collection", "a/b"),
+        ("redis_url", "http://here"),
+        ("max_document_bytes", "-1"),
+        ("api_port", "70000"),
+    ],
+)
+def test_a_setting_is_wrong(ingestq: Ingestq, name: str, value: str) -> None:
+    ingestq.settings[name] = value
+    ingestq("status").failed_with(2, f"INGESTQ_{name.upper()}", value)
+
+
+def test_the_settings_file_is_wrong(ingestq: Ingestq) -> None:
+    file = ingestq.folder / "ingestq.toml"
+    file.write_text("pool_sise = 2")
+    ingestq("status").failed_with(2, "ingestq.toml", "pool_sise")
+    file.write_text("pool_size = ")
+    ingestq("status").failed_with(2, "ingestq.toml")
+
+
+def test_the_data_directory_cannot_be_used(ingestq: Ingestq) -> None:
+    (ingestq.folder / "file").touch()
+    ingestq.settings["data_dir"] = "file"
+    ingestq("status").failed_with(2, "INGESTQ_DATA_DIR")
+
+
+def test_a_misspelt_variable_is_found_by_the_doctor(ingestq: Ingestq) -> None:
+    ingestq.settings["colection"] = "notes"
+    ran = ingestq("doctor")
+    assert ran.code == 0
+    assert "INGESTQ_COLECTION is no setting" in ran.out
+
+
+def test_the_doctor_says_what_to_mend(ingestq: Ingestq) -> None:
+    ingestq.settings["redis_url"] = f"redis://{NOBODY}"
+    ran = ingestq("doctor", "--json")
+    assert ran.code == 3
+    [wrong] = [finding for finding in ran.json["findings"] if finding["result"] == "wrong"]
+    assert wrong["check"] == "redis"
+    assert "INGESTQ_REDIS_URL" in wrong["detail"]

@@ -1,0 +1,84 @@
+"""What goes wrong on purpose: faults that tests plan, met by the requests that come next."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from tests.qdrant_standin.app import error_response
+
+WAIT_TIMEOUT = {"result": {"operation_id": 1, "status": "wait_timeout"}, "status": "ok", "time": 0}
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The request is answered with ``response`` before anything is done."""
+
+    response: Response
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """The connection is closed without an answer, before or ``after`` it is carried out."""
+
+    after: bool
+
+
+Fault = Answered | Dropped
+
+
+@dataclass
+class Faults:
+    """Faults that are still to come. Called by a test while another thread serves.
+
+    ``path_contains`` is looked for in ``METHOD /path?query``, so it can name a method, too.
+    Faults are met in the order in which they were planned.
+    """
+
+    _planned: list[tuple[str, Fault]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def answer_next(
+        self,
+        n: int,
+        status: int,
+        body: object | None = None,
+        headers: Mapping[str, str] | None = None,
+        path_contains: str = "",
+    ) -> None:
+        """Answer the next ``n`` requests with ``status``; a ``body`` that is text is sent as is."""
+        if body is None:
+            response: Response = error_response(status, f"planned by a test: {status}")
+        else:
+            kind = PlainTextResponse if isinstance(body, str) else JSONResponse
+            response = kind(body, status)
+        response.headers.update(headers or {})
+        self._plan(n, Answered(response), path_contains)
+
+    def drop_next(self, n: int, after: bool, path_contains: str = "") -> None:
+        """Close the connection of the next ``n`` requests without an answer."""
+        self._plan(n, Dropped(after), path_contains)
+
+    def wait_timeout_next(self, n: int, path_contains: str = "/points?wait=true") -> None:
+        """Answer the next ``n`` upserts as accepted but not applied, and do not apply them."""
+        self.answer_next(n, 200, WAIT_TIMEOUT, path_contains=path_contains)
+
+    @property
+    def left(self) -> int:
+        """How many planned faults no request has met yet."""
+        with self._lock:
+            return len(self._planned)
+
+    def meet(self, request: str) -> Fault | None:
+        """Take the fault that ``request`` meets."""
+        with self._lock:
+            for i, (path_contains, fault) in enumerate(self._planned):
+                if path_contains in request:
+                    del self._planned[i]
+                    return fault
+        return None
+
+    def _plan(self, n: int, fault: Fault, path_contains: str) -> None:
+        with self._lock:
+            self._planned += [(path_contains, fault)] * n

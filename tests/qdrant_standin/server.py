@@ -1,0 +1,107 @@
+"""Serving: on a loopback port, in a thread with an event loop of its own.
+
+The local mode blocks the loop that it runs on, which must not be the one of the test.
+"""
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+import uvicorn
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tests.qdrant_standin.app import create_app
+from tests.qdrant_standin.faults import Answered, Faults
+
+START_SECONDS: Final = 10
+
+
+@dataclass
+class Standin:
+    """A running stand-in."""
+
+    url: str
+    faults: Faults = field(default_factory=Faults)
+    requests: list[str] = field(default_factory=list)
+    """Every request that has come in, as ``METHOD /path?query``."""
+
+
+class StandinServer(uvicorn.Server):
+    """A server that has not started yet, and its stand-in."""
+
+    def __init__(
+        self, listener: socket.socket, api_key: str | None, on_start: Callable[[], None]
+    ) -> None:
+        self.standin = Standin(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        # asyncio turns Nagle's algorithm off only for sockets that it has made itself; with it,
+        # every answer waits 40 ms for the client to acknowledge its headers.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._listener = listener
+        self._on_start = on_start
+        app = _Faulty(create_app(api_key), self.standin, self._hang_up)
+        super().__init__(
+            uvicorn.Config(app, http="h11", ws="none", lifespan="off", log_config=None)
+        )
+
+    def serve_until_stopped(self) -> None:
+        """Serve until ``should_exit`` is set or, in the main thread, until SIGTERM."""
+        self.run(sockets=[self._listener])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_start()
+
+    def _hang_up(self, client: tuple[str, int]) -> None:
+        for connection in list(self.server_state.connections):
+            if getattr(connection, "client", None) == client:
+                connection.transport.abort()
+
+
+@asynccontextmanager
+async def qdrant_standin(api_key: str | None = None) -> AsyncIterator[Standin]:
+    """An empty stand-in on a free port; ``api_key``, if given, must come with every request."""
+    started = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = StandinServer(listener, api_key, started.set)
+        thread = threading.Thread(target=server.serve_until_stopped, name="qdrant-standin")
+        thread.start()
+        try:
+            assert await asyncio.to_thread(started.wait, START_SECONDS), "it did not start"
+            yield server.standin
+        finally:
+            server.should_exit = True
+            await asyncio.to_thread(thread.join)
+
+
+@dataclass(frozen=True)
+class _Faulty:
+    """Lets requests through to ``app``, except those that meet a fault."""
+
+    app: ASGIApp
+    standin: Standin
+    hang_up: Callable[[tuple[str, int]], None]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = f"{scope['method']} {scope['path']}?{scope['query_string'].decode()}".rstrip("?")
+        self.standin.requests.append(request)
+        fault = self.standin.faults.meet(request)
+        if fault is None:
+            await self.app(scope, receive, send)
+        elif isinstance(fault, Answered):
+            await Request(scope, receive).body()  # unread, it would break the connection
+            await fault.response(scope, receive, send)
+        else:
+            if fault.after:
+                await self.app(scope, receive, _unsent)
+            self.hang_up(scope["client"])
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+
+async def _unsent(message: Message) -> None:
+    """The answer that the client never sees."""

@@ -1,0 +1,207 @@
+"""The local mode of qdrant-client, made as strict as a server. Used from one thread only."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from qdrant_client import QdrantClient, models
+
+LARGEST_ID: Final = 2**64 - 1
+UUID: Final = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+DEFAULT_LIMIT: Final = 10
+
+
+class Refused(Exception):
+    """A request that the server answers with the error ``status``."""
+
+    def __init__(self, status: int, error: str) -> None:
+        super().__init__(error)
+        self.status = status
+
+
+class StrictQdrant:
+    """What a server does with requests whose form is right; every operation returns its result.
+
+    Raises Refused, or what the local mode raises: ValueError, and KeyError for a missing point.
+    """
+
+    def __init__(self) -> None:
+        self._local = QdrantClient(":memory:")
+        self._indexes: dict[str, dict[str, models.PayloadIndexInfo]] = {}
+
+    def collections(self, _name: str, _wanted: None) -> object:
+        return self._local.get_collections()
+
+    def collection(self, name: str, _wanted: None) -> object:
+        real = self._existing(name)
+        info = self._local.get_collection(real)
+        return info.model_copy(update={"payload_schema": self._indexes[real]})
+
+    def exists(self, name: str, _wanted: None) -> object:
+        return {"exists": self._local.collection_exists(name)}
+
+    def create(self, name: str, wanted: models.CreateCollection) -> object:
+        self._check_free(name)
+        if name in self._aliases():
+            text = f"Can't create collection with name {name}. Alias with the same name"
+            raise Refused(400, f"Wrong input: {text} already exists")
+        created = self._local.create_collection(
+            name,
+            wanted.vectors or {},
+            sparse_vectors_config=wanted.sparse_vectors,
+            metadata=wanted.metadata,
+        )
+        self._indexes[name] = {}
+        return created
+
+    def delete_collection(self, name: str, _wanted: None) -> object:
+        self._indexes.pop(name, None)
+        return self._local.delete_collection(name)
+
+    def create_index(self, name: str, wanted: models.CreateFieldIndex) -> object:
+        schema = wanted.field_schema
+        if schema is None:
+            raise Refused(501, "the stand-in cannot guess the schema of an index")
+        kind = schema if isinstance(schema, models.PayloadSchemaType) else schema.type
+        self._indexes[self._existing(name)][wanted.field_name] = models.PayloadIndexInfo(
+            data_type=models.PayloadSchemaType(kind.value), points=0
+        )
+        return _completed()
+
+    def aliases(self, _name: str, _wanted: None) -> object:
+        return self._local.get_aliases()
+
+    def change_aliases(self, _name: str, wanted: models.ChangeAliasesOperation) -> object:
+        for action in wanted.actions:  # an action that fails does not undo those before it
+            match action:
+                case models.CreateAliasOperation(create_alias=new):
+                    self._existing(new.collection_name, or_alias=False)
+                    self._check_free(new.alias_name)
+                case models.RenameAliasOperation(rename_alias=names):
+                    if names.old_alias_name not in self._aliases():
+                        text = f"Alias {names.old_alias_name} does not exists!"
+                        raise Refused(404, f"Not found: {text}")
+                    self._check_free(names.new_alias_name)
+            self._local.update_collection_aliases([action])
+        return True
+
+    def upsert(self, name: str, wanted: models.PointInsertOperations) -> object:
+        points: list[models.PointStruct] | models.Batch
+        if isinstance(wanted, models.PointsBatch):
+            points = wanted.batch
+            _check_ids(points.ids)
+        else:
+            points = wanted.points
+            _check_ids(point.id for point in points)
+        self._local.upsert(
+            self._existing(name),
+            points,
+            update_filter=wanted.update_filter,
+            update_mode=wanted.update_mode,
+        )
+        return _completed()
+
+    def delete_points(self, name: str, wanted: models.PointsSelector) -> object:
+        if isinstance(wanted, models.PointIdsList):
+            _check_ids(wanted.points)
+        self._local.delete(self._existing(name), wanted)
+        return _completed()
+
+    def set_payload(self, name: str, wanted: models.SetPayload) -> object:
+        points = _chosen(wanted)
+        self._local.set_payload(self._existing(name), wanted.payload, points, wanted.key)
+        return _completed()
+
+    def overwrite_payload(self, name: str, wanted: models.SetPayload) -> object:
+        self._local.overwrite_payload(self._existing(name), wanted.payload, _chosen(wanted))
+        return _completed()
+
+    def retrieve(self, name: str, wanted: models.PointRequest) -> object:
+        _check_ids(wanted.ids)
+        return self._local.retrieve(self._existing(name), wanted.ids, **_parts(wanted, True))
+
+    def scroll(self, name: str, wanted: models.ScrollRequest) -> object:
+        _check_ids(() if wanted.offset is None else (wanted.offset,))
+        points, following = self._local.scroll(
+            self._existing(name),
+            wanted.filter,
+            limit=_limit(wanted.limit),
+            order_by=wanted.order_by,
+            offset=wanted.offset,
+            **_parts(wanted, True),
+        )
+        return models.ScrollResult(points=points, next_page_offset=following)
+
+    def count(self, name: str, wanted: models.CountRequest) -> object:
+        return self._local.count(self._existing(name), wanted.filter)
+
+    def query(self, name: str, wanted: models.QueryRequest) -> object:
+        _check_ids((wanted.query,) if isinstance(wanted.query, int | str) else ())
+        return self._local.query_points(
+            self._existing(name),
+            wanted.query,
+            using=wanted.using,
+            prefetch=wanted.prefetch,
+            query_filter=wanted.filter,
+            limit=_limit(wanted.limit),
+            offset=wanted.offset,
+            score_threshold=wanted.score_threshold,
+            **_parts(wanted, False),
+        )
+
+    def _existing(self, name: str, *, or_alias: bool = True) -> str:
+        """The collection called ``name``, or that the alias ``name`` stands for."""
+        real = self._aliases().get(name, name) if or_alias else name
+        if real not in self._collection_names():
+            raise Refused(404, f"Not found: Collection `{name}` doesn't exist!")
+        return real
+
+    def _check_free(self, name: str) -> None:
+        if name in self._collection_names():
+            raise Refused(409, f"Wrong input: Collection `{name}` already exists!")
+
+    def _aliases(self) -> dict[str, str]:
+        return {a.alias_name: a.collection_name for a in self._local.get_aliases().aliases}
+
+    def _collection_names(self) -> set[str]:
+        return {collection.name for collection in self._local.get_collections().collections}
+
+
+Operation = Callable[[str, Any], object]
+
+
+def _completed() -> models.UpdateResult:
+    return models.UpdateResult(operation_id=1, status=models.UpdateStatus.COMPLETED)
+
+
+def _parts(
+    wanted: models.PointRequest | models.ScrollRequest | models.QueryRequest, payload: bool
+) -> dict[str, Any]:
+    """Which parts of the points to answer; ``payload`` if the request does not say."""
+    return {
+        "with_payload": payload if wanted.with_payload is None else wanted.with_payload,
+        "with_vectors": wanted.with_vector or False,
+    }
+
+
+def _chosen(wanted: models.SetPayload) -> list[models.ExtendedPointId] | models.Filter:
+    if wanted.points is not None:
+        _check_ids(wanted.points)
+        return wanted.points
+    if wanted.filter is None:
+        raise Refused(422, "Validation error in JSON body: No filter or points provided")
+    return wanted.filter
+
+
+def _limit(limit: int | None) -> int:
+    if limit is not None and limit < 1:
+        text = f"[limit: value {limit} invalid, must be 1 or larger]"
+        raise Refused(422, f"Validation error in JSON body: {text}")
+    return DEFAULT_LIMIT if limit is None else limit
+
+
+def _check_ids(ids: Iterable[models.ExtendedPointId]) -> None:
+    for id_ in ids:
+        if not (0 <= id_ <= LARGEST_ID if isinstance(id_, int) else UUID.fullmatch(str(id_))):
+            text = f"value {id_} is not a valid point ID, valid values are either an unsigned"
+            raise Refused(400, f"Format error in JSON body: {text} integer or a UUID")

@@ -1,0 +1,99 @@
+"""What a walk finds, and what becomes of it."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from broker.contract import INLINE_TEXT_BYTES, Document, FailedDocument
+from producers.files import Found, observe, read, walk
+
+
+async def observed(*roots: Path, name: str | None = None) -> Sequence[Document | FailedDocument]:
+    ticks = itertools.count(1)
+
+    async def clock() -> int:
+        return next(ticks)
+
+    return [document async for document in observe(roots, name, clock)]
+
+
+async def test_short_text_travels_with_the_job_and_the_rest_by_path(tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("x" * (INLINE_TEXT_BYTES + 1))
+    (tmp_path / "page.pdf").write_bytes(b"%PDF-1.7")
+    (tmp_path / "short.md").write_text("# Short")
+    long, page, short = await observed(tmp_path)
+    assert isinstance(short, Document)
+    assert (short.text, short.path, short.media_type) == ("# Short", None, "text/markdown")
+    for document, name in ((long, "long.txt"), (page, "page.pdf")):
+        assert isinstance(document, Document)
+        assert (document.text, document.path) == (None, str(tmp_path / name))
+
+
+async def test_ids_are_absolute_paths_or_begin_with_the_name(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.txt").write_text("a")
+    [plain] = await observed(tmp_path)
+    [named] = await observed(tmp_path, name="notes")
+    assert plain.doc_id == str(tmp_path / "sub" / "a.txt")
+    assert named.doc_id == "notes/sub/a.txt"
+    assert isinstance(named, Document)
+    assert named.source == str(tmp_path / "sub" / "a.txt")
+
+
+async def test_a_relative_path_is_the_same_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    monkeypatch.chdir(tmp_path)
+    ids = {document.doc_id for root in (".", "a.txt") for document in await observed(Path(root))}
+    assert ids == {str(tmp_path / "a.txt")}
+
+
+def test_hidden_entries_are_not_looked_at_unless_named(tmp_path: Path) -> None:
+    hidden = tmp_path / ".git" / "config"
+    hidden.parent.mkdir()
+    hidden.write_text("x")
+    assert list(walk(tmp_path)) == []
+    assert list(walk(hidden)) == [Found(hidden, str(hidden), 1)]
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "file").write_text("x")
+    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
+    (tmp_path / "c").symlink_to(tmp_path / "a")
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    found = {Path(entry.doc_id).relative_to(tmp_path): entry for entry in walk(tmp_path)}
+    assert {str(path) for path, e in found.items() if isinstance(e, Found)} == {"a/file", "c/file"}
+    assert {str(path) for path, e in found.items() if isinstance(e, FailedDocument)} == {
+        "a/b/up",
+        "c/b/up",
+        "self",
+    }
+
+
+def test_what_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 300)
+    assert list(walk(path)) == [FailedDocument(str(path), "cannot be read: File name too long")]
+
+
+async def test_a_file_that_vanishes_between_listing_and_reading(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("a")
+    [found] = walk(tmp_path)
+    assert isinstance(found, Found)
+    path.unlink()
+    failed = await read(found, version=1)
+    assert isinstance(failed, FailedDocument)
+    assert "gone" in failed.reason
+
+
+async def test_later_files_are_not_older(tmp_path: Path) -> None:
+    for i in range(600):
+        (tmp_path / f"{i:03}.txt").write_text("x")
+    versions = [d.version for d in await observed(tmp_path) if isinstance(d, Document)]
+    assert len(versions) == 600
+    assert versions == sorted(versions)
+    assert versions[0] < versions[-1]

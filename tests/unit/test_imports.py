@@ -1,0 +1,45 @@
+"""A process that only produces stays small."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "kreuzberg",
+    "numpy",
+    "pebble",
+    "qdrant_client",
+    "sentence_transformers",
+    "tokenizers",
+    "torch",
+    "transformers",
+}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import producers.client, producers.files, producers.jsonl, broker.leases",
+        "from ingestq.cli.add import add",
+        "from ingestq.cli.api import api",
+        "import ingestq.cli",
+    ],
+)
+def test_producing_loads_no_model_parser_or_store(statement: str) -> None:
+    script = f"{statement}\nimport sys; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert HEAVY.isdisjoint(loaded.stdout.split())
+
+
+def test_the_process_that_runs_the_event_loop_loads_no_torch() -> None:
+    script = (
+        "import worker.jobs, worker.lease_worker, worker.store, worker.ledger, worker.collection, "
+        "worker.embedding.pool\nimport sys; print(*sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert {"sentence_transformers", "torch", "transformers"}.isdisjoint(loaded.stdout.split())
