@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DEMO := .demo
 
-.PHONY: help demo test test-all check format clean
+.PHONY: help demo test test-slow test-all check format clean
 
 help:
 	@echo "make demo      index a real corpus and search it"
@@ -18,14 +18,16 @@ help:
 demo: $(VENV)/.installed
 	$(BIN)/python examples/write_corpus.py $(DEMO)/corpus
 	INGESTQ_DATA_DIR=$(DEMO)/data $(BIN)/ingestq run $(DEMO)/corpus
-	INGESTQ_DATA_DIR=$(DEMO)/data $(BIN)/ingestq search -n 3 \
-		"Which consumers lose electricity first once stored energy is getting low?"
+	INGESTQ_DATA_DIR=$(DEMO)/data $(BIN)/ingestq search -n 2 \
+		"Which lost plant was found again in an old jar?"
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -55,9 +55,15 @@ class QueueDepth(Struct, frozen=True):
     queued_bytes: int
     dead_letters: int
 
-    @property
-    def jobs(self) -> int:
-        return self.ready + self.deferred + self.in_flight
+    def as_json(self) -> dict[str, float]:
+        """The part ``queue`` of a status, as other programs rely on it."""
+        return {
+            "ready": self.ready,
+            "deferred": self.deferred,
+            "in_flight": self.in_flight,
+            "oldest_ready_seconds": round(self.oldest_ready_seconds, 3),
+            "bytes": self.queued_bytes,
+        }
 
 
 class WorkerSign(Struct, frozen=True):

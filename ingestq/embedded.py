@@ -37,19 +37,12 @@ async def embedded_redis(data_dir: Path) -> AsyncIterator[str]:
 
     Raises BrokerUnavailable if it does not start, UsageError if ``data_dir`` cannot be used.
     """
-    folder = data_dir / "redis"
+    server = _Server(data_dir / "redis")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        users = (folder / "users.lock").open("w")
-    except OSError as error:
-        raise UsageError(f"INGESTQ_DATA_DIR {data_dir} cannot be used: {error.strerror}") from error
-    server = _Server(folder)
-    try:
-        await asyncio.to_thread(server.join, users)
+        await asyncio.to_thread(server.join)
         yield f"unix://{server.socket}"
     finally:
-        await asyncio.to_thread(server.leave, users)
-        users.close()
+        await asyncio.to_thread(server.leave)
 
 
 class _Server:
@@ -63,20 +56,30 @@ class _Server:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._log = folder / "server.log"
+        self._users: IO[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.socket = _socket_path(folder)
 
-    def join(self, users: IO[str]) -> None:
+    def join(self) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._users = (self._folder / "users.lock").open("w")
+        except OSError as error:
+            raise UsageError(
+                f"INGESTQ_DATA_DIR: {self._folder} cannot be used: {error.strerror}"
+            ) from error
         with self._alone():
-            fcntl.flock(users, fcntl.LOCK_SH)
+            fcntl.flock(self._users, fcntl.LOCK_SH)
             with (self._folder / "alive.lock").open("w") as alive:
                 if _locked(alive):
                     self._start(alive)
             self._wait_until_ready()
 
-    def leave(self, users: IO[str]) -> None:
-        with self._alone():
-            if _locked(users):  # nobody else uses the server
+    def leave(self) -> None:
+        if self._users is None:
+            return
+        with self._users, self._alone():
+            if _locked(self._users):  # nobody else uses the server
                 self._stop()
 
     @contextmanager

@@ -17,10 +17,15 @@ POLL_SECONDS: Final = 0.2
 
 @dataclass(frozen=True)
 class State:
-    """How far an ingestion is. ``listing`` as long as there may be more documents to come."""
+    """How far an ingestion is.
+
+    ``listing`` as long as there may be more documents to come, ``stopping`` once it was
+    interrupted. ``unread`` counts the documents that never reached the queue.
+    """
 
     submission: SubmissionStatus
     listing: bool
+    stopping: bool
     unread: int
     seconds: float
 
@@ -81,7 +86,8 @@ class Ingestion:
         self._started = time.monotonic()
         self._unread: list[FailedDocument] = []
         self._listing = True
-        self._stopped = False
+        self._stopping = False
+        self._ended = False
 
     async def produce(self, documents: AsyncIterable[Document | FailedDocument]) -> None:
         """Put every document on the queue; waits while it is full."""
@@ -91,15 +97,19 @@ class Ingestion:
         self._listing = False
 
     def stop(self) -> None:
-        """Let `follow` return, though documents are waiting."""
-        self._stopped = True
+        """Say that it was interrupted; `follow` goes on until `end`."""
+        self._stopping = True
+
+    def end(self) -> None:
+        """Let `follow` return, though documents may be waiting."""
+        self._ended = True
 
     async def follow(self, *, until_queue_is_empty: bool) -> None:
         """Show how far it is, until every document came to its end.
 
         With ``until_queue_is_empty``, also until nothing else waits or runs on the queue.
         """
-        while not self._stopped:
+        while not self._ended:
             state = await self._state()
             self._display.show(state)
             complete = state.submission.complete and not state.listing
@@ -123,4 +133,5 @@ class Ingestion:
     async def _state(self) -> State:
         listing = self._listing  # before asking, else the last batch might be missed
         status = await patiently(self._queue.submission, self.submission)
-        return State(status, listing, len(self._unread), time.monotonic() - self._started)
+        seconds = time.monotonic() - self._started
+        return State(status, listing, self._stopping, len(self._unread), seconds)

@@ -42,15 +42,25 @@ async def _add(
     async with open_broker(settings) as broker:
         with progress_display(err, "queueing") as display:
             ingestion = Ingestion(broker.queue, display)
-            with stop_signals(ingestion.stop):
+            interrupted = asyncio.Event()
+
+            def stop() -> None:
+                interrupted.set()
+                producing.cancel()
+                ingestion.end()
+
+            with stop_signals(stop):
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(ingestion.produce(_documents(paths, source, broker.queue)))
+                    found = _documents(paths, source, broker.queue)
+                    producing = group.create_task(ingestion.produce(found))
                     if wait:
                         group.create_task(ingestion.follow(until_queue_is_empty=False))
             summary = await ingestion.summary(settings.collection)
     if wait:
-        return print_summary(summary, as_json=as_json)
-    return _print_queued(ingestion.submission, summary, as_json=as_json)
+        code = print_summary(summary, as_json=as_json)
+    else:
+        code = _print_queued(ingestion.submission, summary, as_json=as_json)
+    return ExitCode.INTERRUPTED if interrupted.is_set() else code
 
 
 async def _documents(

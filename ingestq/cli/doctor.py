@@ -1,10 +1,12 @@
 """``ingestq doctor``: check settings and services, and say how to mend what is wrong."""
 
+import asyncio
 import logging
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Final, Literal
 
 from broker.errors import IngestqError, ServiceUnavailable
@@ -74,13 +76,16 @@ async def _settings(settings: Settings) -> list[Finding]:
         Finding("settings", "warning", f"{name} is no setting of ingestq; is it misspelt?")
         for name in unknown_variables()
     ]
-    existing = next(
-        path for path in (settings.data_dir, *settings.data_dir.parents) if path.exists()
-    )
-    free = shutil.disk_usage(existing).free // MEBIBYTE
+    free = await asyncio.to_thread(_free_bytes, settings.data_dir) // MEBIBYTE
     detail = f"{settings.data_dir}: {free:,} MiB free"
     result: Literal["ok", "warning"] = "ok" if free >= LITTLE_DISK_MIB else "warning"
     return [*findings, Finding("data directory", result, detail)]
+
+
+def _free_bytes(folder: Path) -> int:
+    """Free space where ``folder`` is, or will be."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(existing).free
 
 
 async def _redis(settings: Settings) -> list[Finding]:

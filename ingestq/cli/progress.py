@@ -49,7 +49,7 @@ class _Bar:
     def show(self, state: State) -> None:
         self._progress.update(
             self._task,
-            description="listing" if state.listing else "indexing",
+            description=_activity(state),
             total=state.found,
             completed=state.done,
             chunks=_chunks(state),
@@ -66,12 +66,19 @@ class _Lines:
     def show(self, state: State) -> None:
         finished = not state.listing and state.submission.complete
         if time.monotonic() >= self._next or finished:
-            parts = [f"{state.done}/{state.found} documents", _chunks(state), _time_left(state)]
+            counts = f"{_activity(state)} {state.done}/{state.found} documents"
+            parts = [counts, _chunks(state), _time_left(state)]
             self._print(", ".join(filter(None, parts)))
 
     def _print(self, text: str) -> None:
         self._next = time.monotonic() + LINE_SECONDS
         self._console.print(text)
+
+
+def _activity(state: State) -> str:
+    if state.stopping:
+        return "finishing what runs (again: stop at once)"
+    return "listing" if state.listing else "indexing"
 
 
 def _chunks(state: State) -> str:

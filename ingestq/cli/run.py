@@ -37,6 +37,10 @@ async def _run(
                 ingestion.stop()
                 worker.stop()
 
+            async def work() -> None:
+                await worker.run_until_stopped()
+                ingestion.end()
+
             async def follow() -> None:
                 await ingestion.follow(until_queue_is_empty=True)
                 if not interrupted.is_set():
@@ -45,7 +49,7 @@ async def _run(
             with stop_signals(stop):
                 async with asyncio.TaskGroup() as group:
                     producing = group.create_task(ingestion.produce(found))
-                    group.create_task(worker.run_until_stopped())
+                    group.create_task(work())
                     group.create_task(follow())
             summary = await ingestion.summary(settings.collection)
     code = print_summary(summary, as_json=as_json)

@@ -17,7 +17,7 @@ from ingestq.settings import Settings
 if TYPE_CHECKING:
     from worker.points import Hit
 
-EXCERPT_CHARACTERS: Final = 300
+EXCERPT_CHARACTERS: Final = 500
 
 Query = Annotated[str, typer.Argument(metavar="QUERY", show_default=False)]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="Hits at most.")]

@@ -25,13 +25,7 @@ async def _status(as_json: bool, settings: Settings) -> ExitCode:
         depth = await broker.queue.depth()
         workers = await broker.queue.workers()
     answer = {
-        "queue": {
-            "ready": depth.ready,
-            "deferred": depth.deferred,
-            "in_flight": depth.in_flight,
-            "oldest_ready_seconds": round(depth.oldest_ready_seconds, 3),
-            "bytes": depth.queued_bytes,
-        },
+        "queue": depth.as_json(),
         "dead_letters": depth.dead_letters,
         "workers": [msgspec.structs.asdict(worker) for worker in workers],
         "collection": await _collection(settings, busy=bool(workers)),

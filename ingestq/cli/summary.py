@@ -22,7 +22,7 @@ def _print_for_people(summary: Summary) -> None:
         f"{documents.indexed} indexed, {documents.unchanged} unchanged, "
         f"{documents.rejected} rejected"
         + (f", {documents.superseded} superseded" if documents.superseded else "")
-        + (f", {summary.waiting} still waiting" if summary.waiting else "")
+        + (f", {summary.waiting} still queued: run again to go on" if summary.waiting else "")
     )
     line(
         f"{chunks.embedded} chunks embedded, {chunks.reused} reused, {chunks.deleted} deleted "

@@ -17,13 +17,7 @@ def status_routes(client: IngestClient) -> APIRouter:
         depth = await client.queue.depth()
         return Status.model_validate(
             {
-                "queue": {
-                    "ready": depth.ready,
-                    "deferred": depth.deferred,
-                    "in_flight": depth.in_flight,
-                    "oldest_ready_seconds": round(depth.oldest_ready_seconds, 3),
-                    "bytes": depth.queued_bytes,
-                },
+                "queue": depth.as_json(),
                 "dead_letters": depth.dead_letters,
                 "workers": await client.queue.workers(),
             }

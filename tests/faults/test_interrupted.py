@@ -1,0 +1,53 @@
+"""Ctrl-C: what runs may end, what is queued stays queued, and the next run goes on."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.command import Ingestq
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    for i in range(200):
+        (folder / f"{i}.txt").write_text(f"Note {i}. " + f"The tide turns at {i}. " * 25)
+    return folder
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_says_what_is_left_and_the_next_goes_on(
+    ingestq: Ingestq, documents: Path
+) -> None:
+    ingestq.settings["drain_seconds"] = "0.1"
+    running = ingestq.start("run", documents)
+    assert running.stderr is not None
+    for line in running.stderr:
+        if "indexing" in line:
+            break
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert "Traceback" not in err
+    assert "still queued: run again to go on" in out
+
+    again = ingestq("run", documents / "0.txt", "--json")
+    assert again.code == 0, again.err
+    status = ingestq("status", "--json").json
+    assert status["queue"]["ready"] + status["queue"]["deferred"] == 0
+    assert status["collection"]["documents"] == 200
+
+
+def test_an_interrupted_wait_leaves_the_documents_queued(ingestq: Ingestq) -> None:
+    (ingestq.folder / "note.txt").write_text("A short note.")
+    waiting = ingestq.start("add", "note.txt", "--wait")
+    assert waiting.stderr is not None
+    for line in waiting.stderr:
+        if "0/1 documents" in line:
+            break
+    waiting.send_signal(signal.SIGINT)
+    _, err = waiting.communicate(timeout=60)
+    assert waiting.returncode == 130, err
+    assert ingestq("status", "--json").json["queue"]["ready"] == 1
