@@ -6,6 +6,7 @@ that meets a tag it does not know refuses the job instead of guessing.
 """
 
 import hashlib
+import time
 from typing import Any, Final
 
 import msgspec
@@ -107,14 +108,20 @@ class FailedDocument(Struct, frozen=True):
 class DeadLetter(Struct, frozen=True, kw_only=True):
     """A job that was given up, with everything needed to try it again.
 
-    ``payload`` is the encoded job of this one document, or the bytes that could not be decoded.
+    ``payload`` is the encoded job of this one document, or the bytes that could not be decoded;
+    then ``doc_id`` is the id of the job. ``tries`` counts how often it failed, ``buried_ms`` is the
+    Unix time in ms at the worker, ``traceback`` is empty where the reason says everything.
     """
 
     key: str
     doc_id: str
     reason: str
     payload: bytes
+    tries: int
+    buried_ms: int
+    tenant: str = ""
     submission: str = ""
+    traceback: str = ""
 
 
 class BatchReport(Struct, frozen=True):
@@ -196,15 +203,20 @@ def dead_letter_key(document: Document) -> str:
     return f"{document.tenant}:{document.doc_id}"
 
 
-def bury(batch: IngestBatch, reason: str) -> BatchReport:
+def bury(batch: IngestBatch, reason: str, *, tries: int, traceback: str = "") -> BatchReport:
     """Report ``batch`` as given up: one dead letter a document, each with a job of its own."""
+    buried_ms = time.time_ns() // 1_000_000
     letters = tuple(
         DeadLetter(
             key=dead_letter_key(document),
             doc_id=document.doc_id,
+            tenant=document.tenant,
             reason=reason,
-            payload=encode_job(IngestBatch(batch.submission, (document,)), enqueued_ms=0),
+            payload=encode_job(IngestBatch(batch.submission, (document,)), enqueued_ms=buried_ms),
+            tries=tries,
+            buried_ms=buried_ms,
             submission=batch.submission,
+            traceback=traceback,
         )
         for document in batch.documents
     )

@@ -25,6 +25,8 @@ DOCUMENT_REJECTED: Final = "document.rejected"
 """fields: doc_id, reason"""
 DOCUMENT_FAILED: Final = "document.failed"
 """fields: doc_id, reason; it is tried again"""
+CHILD_FAILED: Final = "pool.child_failed"
+"""fields: error; a process of the pool died or hung, its task is run once more"""
 
 COLLECTION_CREATED: Final = "collection.created"
 """fields: collection, alias, dimension"""

@@ -17,6 +17,8 @@ class Scripts:
     renew: AsyncScript
     put_back: AsyncScript
     finish: AsyncScript
+    requeue: AsyncScript
+    purge: AsyncScript
     heartbeat: AsyncScript
     depth: AsyncScript
 

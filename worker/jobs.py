@@ -1,6 +1,7 @@
 """The functions that arq runs. They unpack ``ctx`` and turn a batch into a report."""
 
 import asyncio
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from broker import events
 from broker.contract import (
     BatchReport,
     ChunkCounts,
+    DeadLetter,
     Document,
     DocumentCounts,
     IngestBatch,
@@ -56,7 +58,7 @@ async def ingest(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
         raise AwaitService(waiting[0].reason)
     if waiting and tries < MAX_TRIES:
         raise RetryJob(backoff_seconds(tries))
-    return _report(batch, outcomes)
+    return _report(batch, outcomes, tries)
 
 
 async def _outcome(document: Document, ingestor: Ingestor, progress: pipeline.Progress) -> Outcome:
@@ -71,21 +73,20 @@ async def _outcome(document: Document, ingestor: Ingestor, progress: pipeline.Pr
                 return Rejected(reason)
             case Failure.TRANSIENT:
                 log.warning(events.DOCUMENT_FAILED, doc_id=document.doc_id, reason=reason)
-                return Retry(reason, counts=True)
+                return Retry(reason, counts=True, traceback=traceback.format_exc())
             case Failure.UNAVAILABLE:
                 return Retry(reason, counts=False)
             case Failure.FATAL:
                 raise
 
 
-def _report(batch: IngestBatch, outcomes: Sequence[Outcome]) -> BatchReport:
+def _report(batch: IngestBatch, outcomes: Sequence[Outcome], tries: int) -> BatchReport:
     ends = Counter(map(type, outcomes))
     chunks = [outcome.chunks for outcome in outcomes if isinstance(outcome, Indexed)]
     letters = [
         letter
         for document, outcome in zip(batch.documents, outcomes, strict=True)
-        if isinstance(outcome, Rejected | Retry)
-        for letter in bury(IngestBatch(batch.submission, (document,)), outcome.reason).dead
+        for letter in _letters(batch.submission, document, outcome, tries)
     ]
     return BatchReport(
         documents=DocumentCounts(
@@ -106,6 +107,20 @@ def _report(batch: IngestBatch, outcomes: Sequence[Outcome]) -> BatchReport:
             if isinstance(outcome, Indexed | Unchanged)
         ),
     )
+
+
+def _letters(
+    submission: str, document: Document, outcome: Outcome, tries: int
+) -> tuple[DeadLetter, ...]:
+    """The dead letter of a document that failed; nothing for any other."""
+    alone = IngestBatch(submission, (document,))
+    match outcome:
+        case Rejected(reason):
+            return bury(alone, reason, tries=tries).dead
+        case Retry(reason, _, trace):
+            return bury(alone, reason, tries=tries, traceback=trace).dead
+        case _:
+            return ()
 
 
 def _total(chunks: Sequence[ChunkCounts], field: Callable[[ChunkCounts], int]) -> int:

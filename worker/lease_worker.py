@@ -22,12 +22,20 @@ import structlog
 from arq.worker import Function, Worker
 
 from broker import events, keys
-from broker.contract import IngestBatch, Job, JobResult, bury, decode_job
+from broker.contract import IngestBatch, Job, JobResult, decode_job
 from broker.errors import BrokerUnavailable, ContractError, UsageError
 from broker.leases import Claim, LeaseQueue
 from worker.jobs import PROGRESS
 from worker.retries import jittered
-from worker.verdicts import RELEASE, Finish, PutBack, Verdict, bury_undecodable, judge
+from worker.verdicts import (
+    RELEASE,
+    Finish,
+    PutBack,
+    Verdict,
+    judge,
+    judge_undecodable,
+    judge_unknown,
+)
 
 log = structlog.get_logger()
 
@@ -225,7 +233,7 @@ class LeaseWorker(Worker):
             job = decode_job(claim.payload)
             verdict = await self._execute(claim, job)
         except ContractError as error:
-            verdict = bury_undecodable(claim, error)
+            verdict = judge_undecodable(claim, error)
         except asyncio.CancelledError:
             if self._runs[claim.token].lost:
                 return
@@ -239,7 +247,8 @@ class LeaseWorker(Worker):
         [batch] = job.args
         function = self.functions.get(job.function)
         if function is None:
-            return Finish(bury(batch, f"this worker has no function {job.function!r}"))
+            reason = f"this worker has no function {job.function!r}"
+            return judge_unknown(claim, reason, batch)
         progress = _LiveProgress()
         ctx = {
             **self.ctx,

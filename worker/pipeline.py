@@ -55,6 +55,7 @@ class Retry:
 
     reason: str
     counts: bool
+    traceback: str = ""
 
 
 Outcome = Indexed | Unchanged | Superseded | Rejected | Retry

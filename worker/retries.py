@@ -9,6 +9,8 @@ MAX_TRIES: Final = 5
 """After this many failures a document is dead-lettered."""
 FIRST_BACKOFF_SECONDS: Final = 1.0
 LONGEST_BACKOFF_SECONDS: Final = 60.0
+NEWER_WORKER_SECONDS: Final = 30.0
+"""How soon to try again what this worker does not know: during a deploy, a newer one may."""
 SERVICE_RETRY_SECONDS: Final = 2.0
 """How soon to look whether a service that was away is back."""
 

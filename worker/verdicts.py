@@ -1,5 +1,7 @@
 """What becomes of a job once it ran: it is finished, or put back. Decided here, done elsewhere."""
 
+import time
+import traceback
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +14,7 @@ from broker.errors import ContractError, Failure, UsageError, classify
 from broker.leases import Claim
 from worker.retries import (
     MAX_TRIES,
+    NEWER_WORKER_SECONDS,
     SERVICE_RETRY_SECONDS,
     AwaitService,
     backoff_seconds,
@@ -68,14 +71,30 @@ def judge(error: Exception, claim: Claim, batch: IngestBatch) -> Verdict:
             return PutBack(reason, backoff_seconds(tries), failed=True)
         case _:
             log.error(events.JOB_BURIED, job=claim.job_id, reason=reason, exc_info=error)
-            return Finish(bury(batch, reason))
+            trace = "".join(traceback.format_exception(error))
+            return Finish(bury(batch, reason, tries=tries, traceback=trace))
 
 
-def bury_undecodable(claim: Claim, error: ContractError) -> Finish:
-    """The verdict on bytes that are no job: they are kept as they are."""
+def judge_unknown(claim: Claim, reason: str, batch: IngestBatch) -> Verdict:
+    """The verdict on a function this worker does not have."""
+    if claim.failures + 1 < MAX_TRIES:
+        return PutBack(reason, jittered(NEWER_WORKER_SECONDS), failed=True)
+    log.error(events.JOB_BURIED, job=claim.job_id, reason=reason)
+    return Finish(bury(batch, reason, tries=claim.failures + 1))
+
+
+def judge_undecodable(claim: Claim, error: ContractError) -> Verdict:
+    """The verdict on bytes that are no job this worker knows: in the end they are kept as is."""
+    if claim.failures + 1 < MAX_TRIES:
+        return PutBack(str(error), jittered(NEWER_WORKER_SECONDS), failed=True)
     log.error(events.JOB_BURIED, job=claim.job_id, reason=str(error))
     letter = DeadLetter(
-        key=claim.job_id, doc_id=claim.job_id, reason=str(error), payload=claim.payload
+        key=claim.job_id,
+        doc_id=claim.job_id,
+        reason=str(error),
+        payload=claim.payload,
+        tries=claim.failures + 1,
+        buried_ms=time.time_ns() // 1_000_000,
     )
     return Finish(BatchReport(dead=(letter,)))
 

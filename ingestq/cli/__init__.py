@@ -4,6 +4,7 @@ import typer
 
 from ingestq.cli.add import add
 from ingestq.cli.api import api
+from ingestq.cli.dead import dead
 from ingestq.cli.doctor import doctor
 from ingestq.cli.run import run
 from ingestq.cli.search import search
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 for command in (run, add, worker, api, search, status, doctor):
     app.command()(command)
+app.add_typer(dead)
 
 
 def main() -> None:

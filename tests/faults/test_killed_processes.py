@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.errors import PoolFailure
+from broker.errors import DocumentRejected
 from tests.command import Ingestq
 from worker.embedding.pool import EmbeddingConfig, ModelPool
 
@@ -85,6 +85,13 @@ async def test_a_killed_child_costs_its_task_and_nothing_else() -> None:
         await first  # so the child is busy with the second
         assert child.pid is not None
         os.kill(child.pid, signal.SIGKILL)
-        with pytest.raises(PoolFailure, match="died"):
-            await second
+        assert (await second).shape == (32, 384)
+        [other] = multiprocessing.active_children()
+        assert other.pid != child.pid
+
+
+async def test_a_document_that_kills_two_children_is_rejected() -> None:
+    async with ModelPool(EmbeddingConfig(pool_size=1)) as pool:
+        with pytest.raises(DocumentRejected, match="twice, the process that worked on it died"):
+            await pool._run_again_once(60, os.abort)
         assert (await pool.embed(["a new child answers"])).shape == (1, 384)

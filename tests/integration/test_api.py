@@ -76,7 +76,7 @@ async def finish(broker: Broker, outcome: str) -> None:
     [batch] = decode_job(claim.payload).args
     report = BatchReport(DocumentCounts(indexed=1), ChunkCounts(embedded=3))
     if outcome == "rejected":
-        report = bury(batch, "there is nothing in it")
+        report = bury(batch, "there is nothing in it", tries=1)
     result = JobResult("ingest", 1, 0, True, report, 0, 0, keys.QUEUE, claim.job_id)
     assert await leases.finish(claim, batch.submission, report, result)
 

@@ -85,7 +85,23 @@ def test_a_file_that_vanishes_before_it_is_read(ingestq: Ingestq) -> None:
     path.unlink()
     (ingestq.folder / "other.txt").write_text("here to stay")
     assert ingestq("run", "other.txt").code == 0
-    assert ingestq("status", "--json").json["dead_letters"] == 1
+    [letter] = ingestq("dead", "list", "--json").json["dead_letters"]
+    assert letter["doc_id"] == str(path)
+    assert "gone" in letter["reason"]
+    assert str(path) in ingestq("dead", "show", str(path)).out
+
+    path.write_text("back again, and still too large to travel with its job\n" * 2000)
+    assert ingestq("dead", "requeue", str(path), "--json").json["requeued"] == 1
+    assert ingestq("run", "other.txt").code == 0
+    status = ingestq("status", "--json").json
+    assert (status["dead_letters"], status["collection"]["documents"]) == (0, 2)
+
+
+def test_dead_letters_are_named_or_chosen(ingestq: Ingestq) -> None:
+    ingestq("dead", "requeue").failed_with(2, "--all")
+    ingestq("dead", "purge", "--all", "x").failed_with(2, "--all")
+    ingestq("dead", "show", "x").failed_with(2, "no dead letter is about x")
+    assert ingestq("dead", "purge", "--all", "--json").json == {"purged": 0}
 
 
 def test_a_document_that_is_mended_is_no_dead_letter_any_more(ingestq: Ingestq) -> None:

@@ -154,6 +154,8 @@ async def test_an_unknown_function_and_an_undecodable_job_are_buried(broker: Bro
     now_ms = await broker.queue.now() // 1000
     await broker.redis.set(keys.JOB + "odd", b"\x80pickle")
     await broker.redis.zadd(keys.QUEUE, {"odd": now_ms})
+    for job_id in (BATCH.job_id, "odd"):
+        await broker.redis.set(keys.FAILURES + job_id, MAX_TRIES - 1)
 
     async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
         raise AssertionError("is never called")
@@ -167,6 +169,19 @@ async def test_an_unknown_function_and_an_undecodable_job_are_buried(broker: Bro
     letters = {letter.doc_id: letter for letter in await dead_letters(broker)}
     assert "no function 'ingest'" in letters["d"].reason
     assert letters["odd"].payload == b"\x80pickle"
+
+
+async def test_what_a_worker_does_not_know_waits_for_a_newer_one(broker: Broker) -> None:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        raise AssertionError("is never called")
+
+    await broker.queue.offer([BATCH])
+    worker = make_worker(broker, job, name="other")
+    running = asyncio.create_task(worker.run_until_stopped())
+    depth = await eventually(broker.queue.depth, lambda depth: depth.deferred == 1)
+    worker.stop()
+    await running
+    assert depth.dead_letters == 0
 
 
 async def test_draining_finishes_what_it_can_and_releases_the_rest(broker: Broker) -> None:

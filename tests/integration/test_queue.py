@@ -145,7 +145,7 @@ async def test_buried_documents_are_counted_and_kept_once_each(
     for version in (1, 2):
         await queue.offer([batch("a", "b", version=version)])
         [claim] = await holder.claim(1)
-        report = bury(batch("a", "b", version=version), "a\nreason")
+        report = bury(batch("a", "b", version=version), "a\nreason", tries=1)
         await holder.finish(claim, "s", report, result(claim, report))
     assert (await queue.depth()).dead_letters == 2
     assert [d.doc_id for d in await queue.failed_documents("s")] == ["a", "b", "a", "b"]

@@ -15,13 +15,17 @@ from typing import Final, ParamSpec, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 from pebble import ProcessExpired, ProcessPool
 
+from broker import events
 from broker.contract import Document
-from broker.errors import ModelUnavailable, PoolFailure
+from broker.errors import DocumentRejected, ModelUnavailable, PoolFailure
 from worker.embedding import child
 from worker.embedding.models import DEFAULT_MODEL, ModelInfo
 from worker.prepare import Prepared, Unprepared
+
+log = structlog.get_logger()
 
 TASK_CHUNKS: Final = 32
 """Chunks handed to a child at once: a second or two of work, little to lose with a child."""
@@ -47,8 +51,8 @@ class EmbeddingConfig:
 class ModelPool:
     """A pool of processes that hold the model.
 
-    Use it as an asynchronous context manager. Tasks raise what the child raised, and PoolFailure
-    if it died or took too long; it is replaced, and other tasks do not notice.
+    Use it as an asynchronous context manager. Tasks raise what the child raised. A child that dies
+    or takes too long is replaced; its task is run once more, other tasks do not notice.
     """
 
     info: ModelInfo
@@ -92,9 +96,9 @@ class ModelPool:
     async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
         """Read, extract and chunk ``document``, unless its content is ``known_hash``.
 
-        Raises DocumentRejected if it can never be prepared.
+        Raises DocumentRejected if it can never be prepared, or killed its child twice.
         """
-        return await self._run(
+        return await self._run_again_once(
             PREPARE_SECONDS,
             child.prepare_document,
             document,
@@ -106,7 +110,7 @@ class ModelPool:
         """Embed chunks of documents, spread over the children; shape (texts, dimension)."""
         slices = [texts[i : i + TASK_CHUNKS] for i in range(0, len(texts), TASK_CHUNKS)]
         parts = await asyncio.gather(
-            *(self._run(EMBED_SECONDS, child.embed_documents, part) for part in slices)
+            *(self._run_again_once(EMBED_SECONDS, child.embed_documents, part) for part in slices)
         )
         return np.concatenate(parts)
 
@@ -119,6 +123,22 @@ class ModelPool:
         """End the children at once. Stopping twice, or before starting, is fine."""
         self._pool.stop()  # type: ignore[no-untyped-call]
         await asyncio.to_thread(self._pool.join)
+
+    async def _run_again_once(
+        self, seconds: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a task, and once more if its child died or hung: anybody may have killed it.
+
+        Raises DocumentRejected at the second time: then it is what the child was given.
+        """
+        try:
+            return await self._run(seconds, function, *args, **kwargs)
+        except PoolFailure as first:
+            log.warning(events.CHILD_FAILED, error=str(first))
+            try:
+                return await self._run(seconds, function, *args, **kwargs)
+            except PoolFailure as second:
+                raise DocumentRejected(f"twice, {second}") from second
 
     async def _run(
         self, seconds: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs

@@ -1,0 +1,122 @@
+"""The documents that were given up: look at them, try them again, or drop them.
+
+There is one letter a document. A newer failure replaces it, and when a version of the document
+succeeds it goes by itself.
+"""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import msgspec
+from arq.connections import ArqRedis
+
+from broker import keys
+from broker.connection import BrokerConfig, translated
+from broker.contract import DeadLetter, IngestBatch, decode_job, encode_job
+from broker.errors import ContractError
+from broker.queue import SUBMISSION_SECONDS
+from broker.scripts import Scripts
+
+
+@dataclass(frozen=True)
+class StoredLetter:
+    """A dead letter as it was read: what is done to it later is refused if it changed since."""
+
+    letter: DeadLetter
+    raw: bytes
+
+
+@dataclass(frozen=True)
+class LetterFilter:
+    """Which letters are meant: all conditions that are given have to hold.
+
+    ``doc_ids`` is empty for any document; ``reason`` is part of the reason, in any case.
+    """
+
+    doc_ids: frozenset[str] = frozenset()
+    tenant: str | None = None
+    reason: str | None = None
+
+    def matches(self, letter: DeadLetter) -> bool:
+        """Whether ``letter`` is meant."""
+        return (
+            (not self.doc_ids or letter.doc_id in self.doc_ids)
+            and (self.tenant is None or letter.tenant == self.tenant)
+            and (self.reason is None or self.reason.lower() in letter.reason.lower())
+        )
+
+
+class DeadLetters:
+    """The dead letters of a queue.
+
+    Every method raises BrokerUnavailable while Redis cannot be used.
+    """
+
+    def __init__(self, redis: ArqRedis, config: BrokerConfig) -> None:
+        self._redis = redis
+        self._config = config
+        self._scripts = Scripts.register(redis)
+
+    async def find(self, wanted: LetterFilter) -> AsyncIterator[StoredLetter]:
+        """The letters that are meant, in no particular order; read a few at a time."""
+        with self._translated():
+            async for _, raw in self._redis.hscan_iter(keys.DEAD):
+                letter = msgspec.msgpack.decode(raw, type=DeadLetter)
+                if wanted.matches(letter):
+                    yield StoredLetter(letter, raw)
+
+    async def requeue(self, letters: Iterable[StoredLetter], submission: str) -> int:
+        """Queue the letters' documents again, as part of ``submission``; how many that were.
+
+        Each gets all its tries again. A letter that changed since it was read is left alone.
+        """
+        requeued = 0
+        for stored in letters:
+            job_id, payload, documents = _job(stored.letter, submission)
+            with self._translated():
+                requeued += await self._scripts.requeue(
+                    keys=[
+                        keys.DEAD,
+                        keys.JOB + job_id,
+                        keys.QUEUE,
+                        keys.QUEUED_BYTES,
+                        keys.WAKE,
+                        keys.SUBMISSION + submission,
+                    ],
+                    args=[
+                        stored.letter.key,
+                        stored.raw,
+                        job_id,
+                        payload,
+                        documents,
+                        SUBMISSION_SECONDS,
+                    ],
+                )
+        return requeued
+
+    async def purge(self, letters: Iterable[StoredLetter]) -> int:
+        """Delete letters for good; how many that were."""
+        purged = 0
+        for stored in letters:
+            with self._translated():
+                purged += await self._scripts.purge(
+                    keys=[keys.DEAD], args=[stored.letter.key, stored.raw]
+                )
+        return purged
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated(self._config)
+
+
+def _job(letter: DeadLetter, submission: str) -> tuple[str, bytes, int]:
+    """Id, payload and number of documents of the job that tries ``letter`` again.
+
+    What this version cannot decode goes back as it came: a newer worker may know it.
+    """
+    try:
+        job = decode_job(letter.payload)
+    except ContractError:
+        return letter.key, letter.payload, 0
+    batch = IngestBatch(submission, job.args[0].documents)
+    return batch.job_id, encode_job(batch, enqueued_ms=job.enqueued_ms), len(batch.documents)

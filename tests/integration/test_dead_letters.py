@@ -1,0 +1,115 @@
+"""Dead letters: found by what they say, requeued for real, purged for good."""
+
+import asyncio
+
+import pytest
+
+from broker import keys
+from broker.contract import (
+    BatchReport,
+    DeadLetter,
+    Document,
+    DocumentCounts,
+    IngestBatch,
+    JobResult,
+    bury,
+    decode_job,
+)
+from broker.dead_letters import DeadLetters, LetterFilter, StoredLetter
+from broker.leases import LeaseQueue
+from ingestq.runtime import Broker
+
+
+@pytest.fixture
+def letters(broker: Broker) -> DeadLetters:
+    return DeadLetters(broker.redis, broker.config)
+
+
+def document(doc_id: str, version: int = 1, tenant: str = "") -> Document:
+    return Document(doc_id=doc_id, version=version, source=doc_id, text="t", tenant=tenant)
+
+
+async def fail(broker: Broker, reason: str, *documents: Document) -> None:
+    """Queue ``documents`` and bury them, as a worker does."""
+    batch = IngestBatch("first", documents)
+    await broker.queue.offer([batch])
+    await settle(broker, bury(batch, reason, tries=5, traceback="Traceback …"))
+
+
+async def settle(broker: Broker, report: BatchReport) -> IngestBatch:
+    leases = LeaseQueue(broker.redis, broker.config, 15)
+    [claim] = await leases.claim(1)
+    [batch] = decode_job(claim.payload).args
+    result = JobResult("ingest", 1, 0, True, report, 0, 0, keys.QUEUE, claim.job_id)
+    assert await leases.finish(claim, batch.submission, report, result)
+    return batch
+
+
+async def found(letters: DeadLetters, wanted: LetterFilter) -> list[StoredLetter]:
+    return [stored async for stored in letters.find(wanted)]
+
+
+async def test_letters_are_found_by_what_they_say(broker: Broker, letters: DeadLetters) -> None:
+    await fail(broker, "Broken PDF", document("a"), document("b", tenant="t"))
+    await fail(broker, "no text", document("c"))
+    for wanted, expected in [
+        (LetterFilter(), {"a", "b", "c"}),
+        (LetterFilter(reason="pdf"), {"a", "b"}),
+        (LetterFilter(reason="pdf", tenant="t"), {"b"}),
+        (LetterFilter(frozenset("ac"), tenant=""), {"a", "c"}),
+    ]:
+        assert {s.letter.doc_id for s in await found(letters, wanted)} == expected
+
+
+async def test_requeued_documents_are_jobs_of_their_own_and_counted(
+    broker: Broker, letters: DeadLetters
+) -> None:
+    await fail(broker, "broken", document("a"), document("b"))
+    stored = await found(letters, LetterFilter())
+    assert await letters.requeue(stored, "second") == 2
+    assert await letters.requeue(stored, "second") == 0
+    depth = await broker.queue.depth()
+    assert (depth.ready, depth.dead_letters) == (2, 0)
+    assert (await broker.queue.submission("second")).accepted == 2
+
+    indexed = BatchReport(DocumentCounts(indexed=1))
+    tried = [await settle(broker, indexed), await settle(broker, indexed)]
+    assert sorted(d.doc_id for batch in tried for d in batch.documents) == ["a", "b"]
+    assert (await broker.queue.submission("second")).complete
+    assert (await broker.queue.depth()).queued_bytes == 0
+
+
+async def test_a_letter_that_changed_since_is_left_alone(
+    broker: Broker, letters: DeadLetters
+) -> None:
+    await fail(broker, "old", document("a", version=1))
+    stored = await found(letters, LetterFilter())
+    await fail(broker, "new", document("a", version=2))
+    assert await letters.purge(stored) == 0
+    assert await letters.requeue(stored, "second") == 0
+    assert [s.letter.reason for s in await found(letters, LetterFilter())] == ["new"]
+
+
+async def test_two_who_requeue_at_once_queue_it_once(broker: Broker, letters: DeadLetters) -> None:
+    await fail(broker, "broken", document("a"))
+    stored = await found(letters, LetterFilter())
+    counts = await asyncio.gather(letters.requeue(stored, "x"), letters.requeue(stored, "y"))
+    assert sorted(counts) == [0, 1]
+    assert (await broker.queue.depth()).ready == 1
+
+
+async def test_purged_letters_are_gone(broker: Broker, letters: DeadLetters) -> None:
+    await fail(broker, "broken", document("a"), document("b"))
+    assert await letters.purge(await found(letters, LetterFilter(frozenset("a")))) == 1
+    assert [s.letter.doc_id for s in await found(letters, LetterFilter())] == ["b"]
+
+
+async def test_what_nobody_could_decode_goes_back_as_it_came(
+    broker: Broker, letters: DeadLetters
+) -> None:
+    letter = DeadLetter(key="odd", doc_id="odd", reason="?", payload=b"\x80", tries=5, buried_ms=1)
+    await broker.queue.offer([IngestBatch("s", (document("a"),))])
+    await settle(broker, BatchReport(dead=(letter,)))
+    assert await letters.requeue(await found(letters, LetterFilter()), "second") == 1
+    [claim] = await LeaseQueue(broker.redis, broker.config, 15).claim(9)
+    assert (claim.job_id, claim.payload, claim.failures) == ("odd", b"\x80", 0)
