@@ -57,7 +57,6 @@ class _Server:
         self._folder = folder
         self._log = folder / "server.log"
         self._users: IO[str] | None = None
-        self._process: subprocess.Popen[bytes] | None = None
         self.socket = _socket_path(folder)
 
     def join(self) -> None:
@@ -90,16 +89,16 @@ class _Server:
             yield
 
     def _start(self, alive: IO[str]) -> None:
+        """Start the server as a daemon: it outlives whoever starts it, if others still use it."""
         try:
-            self._process = subprocess.Popen(  # noqa: S603 - our own arguments
+            subprocess.run(  # noqa: S603 - our own arguments
                 [str(get_binary_path()), *_options(self._folder, self.socket, self._log)],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                capture_output=True,
                 pass_fds=[alive.fileno()],
-                start_new_session=True,  # Ctrl-C is for us; the server ends when nobody needs it
+                check=True,
             )
-        except (OSError, ValkeyServerError) as error:
+        except (OSError, subprocess.CalledProcessError, ValkeyServerError) as error:
             raise BrokerUnavailable(
                 f"the bundled Redis server cannot be started ({error}); set INGESTQ_REDIS_URL"
             ) from error
@@ -134,8 +133,6 @@ class _Server:
                 client.shutdown()
             with (self._folder / "alive.lock").open("w") as alive:
                 fcntl.flock(alive, fcntl.LOCK_EX)  # until it is gone
-        if self._process is not None:
-            self._process.wait()
 
 
 def _locked(file: IO[str]) -> bool:
@@ -149,6 +146,8 @@ def _locked(file: IO[str]) -> bool:
 
 def _options(folder: Path, socket: Path, log: Path) -> list[str]:
     options = {
+        "daemonize": "yes",
+        "pidfile": str(folder / "server.pid"),
         "port": "0",
         "unixsocket": str(socket),
         "unixsocketperm": "700",

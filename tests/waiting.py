@@ -1,8 +1,13 @@
 """Waiting for what happens in another process and gives no signal of its own."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
+
+from arq.connections import ArqRedis
+from redis.exceptions import RedisError
 
 T = TypeVar("T")
 
@@ -16,3 +21,18 @@ async def eventually(look: Callable[[], Awaitable[T]], good: Callable[[T], bool]
         while not good(seen := await look()):  # noqa: ASYNC110 - there is no event to await
             await asyncio.sleep(POLL_SECONDS)
     return seen
+
+
+async def crash(redis: ArqRedis) -> None:
+    """Kill the server, as a power cut does; returns when it is gone."""
+    pid = (await redis.info("server"))["process_id"]
+    os.kill(pid, signal.SIGKILL)
+
+    async def is_gone() -> bool:
+        try:
+            await redis.ping()
+        except (RedisError, OSError):
+            return True
+        return False
+
+    await eventually(is_gone)

@@ -393,7 +393,11 @@ def serving(ingestq: Ingestq, **settings: str) -> Iterator[Serving]:
         try:
             yield Serving(process)
         finally:
-            process.kill()
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            finally:
+                process.kill()
 
 
 def test_the_command_serves_until_it_is_told_to_stop(

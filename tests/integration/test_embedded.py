@@ -1,8 +1,5 @@
 """The bundled server: shared by everybody on the machine, durable, and gone when nobody is left."""
 
-import asyncio
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +9,7 @@ import pytest
 from broker.connection import BrokerConfig, connected
 from broker.errors import BrokerUnavailable
 from ingestq.embedded import embedded_redis
+from tests.waiting import crash
 
 HOLD = """
 import asyncio, sys
@@ -80,9 +78,7 @@ async def test_a_killed_server_is_started_again_with_everything(tmp_path: Path) 
     async with embedded_redis(tmp_path) as url:
         async with connected(BrokerConfig(url)) as redis:
             await redis.set("key", "value")
-            pid = (await redis.info("server"))["process_id"]
-        os.kill(pid, signal.SIGKILL)
-        await asyncio.to_thread(os.waitpid, pid, 0)
+            await crash(redis)
         other = hold(tmp_path)
         async with connected(BrokerConfig(url)) as redis:
             assert await redis.get("key") == b"value"

@@ -1,0 +1,123 @@
+"""Redis goes away, comes back, and refuses: what was accepted is finished, once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from arq.worker import func
+
+from broker.connection import BrokerConfig, connected
+from broker.contract import BatchReport, Document, DocumentCounts, IngestBatch
+from broker.errors import BrokerUnavailable
+from broker.leases import LeaseQueue
+from broker.queue import Enqueued
+from ingestq.embedded import embedded_redis
+from ingestq.runtime import Broker
+from tests.waiting import crash, eventually
+from worker.lease_worker import LeaseWorker
+
+JOBS = 1000
+
+
+def batches(submission: str = "s", count: int = JOBS) -> list[IngestBatch]:
+    documents = [
+        Document(doc_id=str(i), version=1, source=str(i), text="x" * 500) for i in range(count)
+    ]
+    return [IngestBatch(submission, (document,)) for document in documents]
+
+
+async def finish_at_once(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    return BatchReport(DocumentCounts(indexed=len(batch.documents)))
+
+
+@asynccontextmanager
+async def working(broker: Broker, lease_seconds: float = 2) -> AsyncIterator[LeaseWorker]:
+    worker = LeaseWorker(
+        functions=[func(finish_at_once, name="ingest")],
+        leases=LeaseQueue(broker.redis, broker.config, lease_seconds),
+        max_jobs=4,
+        drain_seconds=5,
+        ctx={},
+    )
+    running = asyncio.create_task(worker.run_until_stopped())
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        await asyncio.wait_for(running, 30)
+
+
+async def test_a_crash_of_redis_loses_nothing_that_was_accepted(tmp_path: Path) -> None:
+    async with embedded_redis(tmp_path) as url:
+        config = BrokerConfig(url)
+        async with connected(config) as redis:
+            broker = Broker(redis, config)
+            answers = await broker.queue.offer(batches())
+            assert answers.count(Enqueued.ACCEPTED) == JOBS
+            await crash(redis)
+            async with embedded_redis(tmp_path):
+                assert (await broker.queue.depth()).ready == JOBS
+                async with working(broker):
+                    status = await eventually(
+                        lambda: broker.queue.submission("s"), lambda status: status.complete
+                    )
+                assert status.documents.indexed == status.accepted == JOBS
+                assert await broker.queue.is_empty()
+
+
+async def test_a_worker_outlives_a_crash_of_redis(tmp_path: Path) -> None:
+    async with embedded_redis(tmp_path) as url:
+        config = BrokerConfig(url)
+        async with connected(config) as redis:
+            broker = Broker(redis, config)
+            async with working(broker):
+                await broker.queue.offer(batches())
+                await eventually(
+                    lambda: broker.queue.submission("s"), lambda s: s.documents.indexed > 50
+                )
+                await crash(redis)
+                with pytest.raises(BrokerUnavailable):
+                    await broker.queue.depth()
+                async with embedded_redis(tmp_path):
+                    status = await eventually(
+                        lambda: broker.queue.submission("s"), lambda status: status.complete
+                    )
+                    # Counted by Redis in the step that removes a job: none twice, none missing.
+                    assert status.documents.indexed == JOBS
+                    assert (await broker.queue.depth()).queued_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "faulty", "sound"),
+    [("maxmemory", "1", "0"), ("min-replicas-to-write", "1", "0")],
+)
+async def test_a_redis_that_refuses_writes_is_waited_for(
+    broker: Broker, setting: str, faulty: str, sound: str
+) -> None:
+    await broker.queue.offer(batches(count=20))
+    await broker.redis.config_set(setting, faulty)
+    try:
+        async with working(broker):
+            with pytest.raises(BrokerUnavailable, match="accepts no writes"):
+                await broker.queue.offer(batches("other"))
+            assert (await broker.queue.submission("s")).documents.total == 0
+            await broker.redis.config_set(setting, sound)
+            await eventually(lambda: broker.queue.submission("s"), lambda status: status.complete)
+    finally:
+        await broker.redis.config_set(setting, sound)
+
+
+async def test_a_replica_is_refused_until_it_is_promoted(broker: Broker) -> None:
+    await broker.queue.offer(batches(count=20))
+    await broker.redis.replicaof("127.0.0.1", "1")
+    try:
+        async with working(broker):
+            with pytest.raises(BrokerUnavailable, match="read-only replica"):
+                await broker.queue.offer(batches("other"))
+            await broker.redis.replicaof("NO", "ONE")
+            await eventually(lambda: broker.queue.submission("s"), lambda status: status.complete)
+    finally:
+        await broker.redis.replicaof("NO", "ONE")
