@@ -58,6 +58,12 @@ class _Run:
     claim: Claim
     task: asyncio.Task[None]
     lost: bool = False
+    settling: bool = False
+
+    def cancel(self) -> None:
+        """Interrupt the job; what became of one that ended is still written down."""
+        if not self.settling:
+            self.task.cancel()
 
 
 @dataclass
@@ -67,10 +73,16 @@ class _LiveProgress:
     done: int = 0
     known: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __call__(self, done: int, known: int) -> None:
         self.done += done
         self.known += known
+        self.changed.set()
+
+    def end(self) -> None:
+        """Nothing more is to be shown."""
+        self.ended.set()
         self.changed.set()
 
 
@@ -101,9 +113,11 @@ class LeaseWorker(Worker):
         )
         self.id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._leases = leases
+        self._renewal_seconds = leases.lease_seconds / RENEWALS_PER_LEASE
         self._drain_seconds = drain_seconds
         self._runs: dict[int, _Run] = {}  # by token: a job that was lost may be claimed again
         self._stopping = asyncio.Event()
+        self._drained = asyncio.Event()
         self._slot_freed = asyncio.Event()
         self._listening: asyncio.Task[None] | None = None
         self._fatal: UsageError | None = None
@@ -112,7 +126,7 @@ class LeaseWorker(Worker):
         """Claim nothing more and let `run_until_stopped` return. A second call stops at once."""
         if self._stopping.is_set():
             for run in self._runs.values():
-                run.task.cancel()
+                run.cancel()
         self._stopping.set()
         self._slot_freed.set()
         if self._listening is not None:
@@ -130,14 +144,13 @@ class LeaseWorker(Worker):
             await self.on_startup(self.ctx)
         try:
             async with asyncio.TaskGroup() as group:
-                background = [
-                    group.create_task(self._renew_leases()),
-                    group.create_task(self._show_life()),
-                ]
-                await self._claim_until_stopped(group)
-                await self._drain()
-                for task in background:
-                    task.cancel()
+                group.create_task(self._renew_leases())
+                group.create_task(self._show_life())
+                try:
+                    await self._claim_until_stopped(group)
+                    await self._drain()
+                finally:
+                    self._drained.set()
         finally:
             with contextlib.suppress(BrokerUnavailable):
                 await self._leases.sign_off(self.id)
@@ -162,7 +175,7 @@ class LeaseWorker(Worker):
                     await self._listen()
             except BrokerUnavailable as error:
                 log.warning(events.SERVICE_AWAY, error=str(error), retry_in=BROKER_RETRY_SECONDS)
-                await self._pause(jittered(BROKER_RETRY_SECONDS))
+                await _happens_within(self._stopping, jittered(BROKER_RETRY_SECONDS))
 
     def _start(self, claim: Claim, group: asyncio.TaskGroup) -> None:
         task = group.create_task(self._work(claim))
@@ -186,27 +199,21 @@ class LeaseWorker(Worker):
         finally:
             self._listening = None
 
-    async def _pause(self, seconds: float) -> None:
-        """Sleep, but no longer than until the worker is stopped."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-
     async def _drain(self) -> None:
         """Let running jobs end; those that take too long are put back."""
         if not self._runs:
             return
         log.info(events.WORKER_DRAINING, running=len(self._runs), seconds=self._drain_seconds)
         await asyncio.wait([run.task for run in self._runs.values()], timeout=self._drain_seconds)
-        left = [run.task for run in self._runs.values()]
-        for task in left:
-            task.cancel()
+        left = list(self._runs.values())
+        for run in left:
+            run.cancel()
         if left:
-            await asyncio.wait(left)
+            await asyncio.wait([run.task for run in left])
 
     async def _renew_leases(self) -> None:
         """Keep the leases of running jobs; cancel the jobs whose lease was lost."""
-        while True:
-            await asyncio.sleep(self._leases.lease_seconds / RENEWALS_PER_LEASE)
+        while not await _happens_within(self._drained, self._renewal_seconds):
             try:
                 lost = await self._leases.renew([run.claim for run in self._runs.values()])
             except BrokerUnavailable as error:
@@ -216,13 +223,13 @@ class LeaseWorker(Worker):
                 run = self._runs[token]
                 log.warning(events.LEASE_LOST, job=run.claim.job_id)
                 run.lost = True
-                run.task.cancel()
+                run.cancel()
 
     async def _show_life(self) -> None:
-        while True:
+        while not self._drained.is_set():
             with contextlib.suppress(BrokerUnavailable):  # the claiming says so
                 await self._leases.sign_of_life(self.id)
-            await asyncio.sleep(self._leases.lease_seconds / RENEWALS_PER_LEASE)
+            await _happens_within(self._drained, self._renewal_seconds)
 
     async def _work(self, claim: Claim) -> None:
         """Run one job and settle it. Raises nothing but cancellation."""
@@ -238,6 +245,7 @@ class LeaseWorker(Worker):
             if self._runs[claim.token].lost:
                 return
             verdict = RELEASE
+        self._runs[claim.token].settling = True
         if isinstance(verdict, PutBack) and verdict.fatal is not None:
             self._fatal = verdict.fatal
             self.stop()
@@ -263,18 +271,20 @@ class LeaseWorker(Worker):
         except Exception as error:
             return judge(error, claim, batch)
         finally:
-            showing.cancel()
+            # Told to end rather than cancelled: up to Python 3.11 ``asyncio.wait_for``, in which
+            # redis-py sends every command, may forget a cancellation.
+            progress.end()
             await asyncio.wait([showing])
 
     async def _show_progress(self, claim: Claim, submission: str, progress: _LiveProgress) -> None:
-        while True:
+        while not progress.ended.is_set():
             await progress.changed.wait()
             progress.changed.clear()
             with contextlib.suppress(BrokerUnavailable):  # it is only shown
                 await self._leases.report_progress(
                     claim, submission, chunks_done=progress.done, chunks_known=progress.known
                 )
-            await asyncio.sleep(PROGRESS_SECONDS)
+            await _happens_within(progress.ended, PROGRESS_SECONDS)
 
     async def _settle(self, claim: Claim, job: Job, verdict: Verdict, started_ms: int) -> None:
         """Write the verdict down; until that is done the job may run again."""
@@ -317,6 +327,14 @@ class LeaseWorker(Worker):
                 if time.monotonic() > deadline:
                     return False
                 await asyncio.sleep(jittered(BROKER_RETRY_SECONDS))
+
+
+async def _happens_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for ``event``, but no longer than ``seconds``; whether it happened."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
 
 
 def _now_ms() -> int:

@@ -18,8 +18,12 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now_ms, 'LIMIT'
     if redis.call('SET', ARGV[4] .. id, token, 'NX', 'PX', ARGV[2]) then
       local failures = redis.call('GET', ARGV[5] .. id) or '0'
       claimed[#claimed + 1] = {id, token, payload, tonumber(failures)}
+      redis.call('ZADD', KEYS[1], now_ms + ARGV[2], id)
+    else
+      -- The lease ends within this very millisecond, or outlives the score: look right after it.
+      local left_ms = redis.call('PTTL', ARGV[4] .. id)
+      redis.call('ZADD', KEYS[1], now_ms + math.max(left_ms, 0) + 1, id)
     end
-    redis.call('ZADD', KEYS[1], now_ms + ARGV[2], id)
   end
 end
 return claimed

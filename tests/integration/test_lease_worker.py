@@ -99,6 +99,22 @@ async def test_many_jobs_run_once_each_in_two_workers(broker: Broker) -> None:
     assert sorted(ran) == sorted(ids)
 
 
+@pytest.mark.parametrize("steps", range(8))
+async def test_progress_shown_at_the_last_moment_does_not_hold_up_a_job(
+    broker: Broker, steps: int
+) -> None:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        ctx["progress"](1, 1)
+        for _ in range(steps):  # so that the job ends while the progress is being sent
+            await asyncio.sleep(0)
+        return INDEXED
+
+    batches = [IngestBatch(str(i), BATCH.documents) for i in range(20)]
+    async with working(broker, job):
+        await broker.queue.offer(batches)
+        await eventually(broker.queue.is_empty)
+
+
 async def test_a_failure_is_tried_again(broker: Broker) -> None:
     tries: list[int] = []
 

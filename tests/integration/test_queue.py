@@ -87,6 +87,20 @@ async def test_a_claimed_job_is_invisible_until_its_lease_ends(
     assert again.failures == 0
 
 
+async def test_an_expired_lease_is_taken_at_once_by_a_busy_worker(
+    queue: JobQueue, leases: Callable[[float], LeaseQueue]
+) -> None:
+    await queue.offer([batch("a")])
+    holder = leases(SHORT_LEASE)
+    assert len(await holder.claim(1)) == 1
+    claimed_at = await queue.now()
+    # A busy worker claims all the time, also in the millisecond in which the lease ends.
+    async with asyncio.timeout(10):
+        while not await holder.claim(1):
+            pass
+    assert (await queue.now() - claimed_at) / 1e6 < 1.5 * SHORT_LEASE
+
+
 async def test_a_renewed_lease_holds(
     queue: JobQueue, leases: Callable[[float], LeaseQueue]
 ) -> None:
