@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DEMO := .demo
 
-.PHONY: help demo test test-slow test-all check format clean
+.PHONY: help demo test test-slow test-all bench check format clean
 
 help:
 	@echo "make demo      index a real corpus and search it"
 	@echo "make test      run the tests (make test-all: the slow ones too)"
+	@echo "make bench     measure the queue beside stock arq (about 6 minutes)"
 	@echo "make check     lint, types and import rules"
 	@echo "make format    format the code"
 	@echo "make clean     remove what these targets made"
@@ -28,6 +29,9 @@ test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
 test-all: test test-slow
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.queue
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -1,0 +1,1 @@
+"""Measurements of ingestq, each beside the way it replaces, in one run on one machine."""

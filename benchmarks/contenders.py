@@ -1,0 +1,106 @@
+"""The two queues that are compared, behind one interface."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final, Protocol
+
+from arq.connections import ArqRedis
+
+from broker.contract import INGEST, Document, FailedDocument, IngestBatch
+from broker.queue import Enqueued, JobQueue
+from producers.client import IngestClient
+
+SUBMISSION: Final = "benchmark"
+OFFERED_AT_ONCE: Final = 256
+"""Jobs put on the lease worker's queue in one round trip while it is filled."""
+ENQUEUED_AT_ONCE: Final = 32
+"""Calls of ``enqueue_job`` that run at the same time, each on a connection of its own."""
+
+
+class Contender(Protocol):
+    """A queue with its workers."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def worker_options(self) -> tuple[str, ...]:
+        """Arguments for ``benchmarks.queue_worker``."""
+        ...
+
+    async def enqueue(self, names: Sequence[str]) -> None:
+        """Put one small job a name on the queue."""
+        ...
+
+    async def enqueue_documents(self, documents: Sequence[Document]) -> None:
+        """Put documents on the queue in the fastest way there is."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stock:
+    """arq as it is released. ``job_timeout`` in seconds decides when a dead worker's job returns;
+    ``at_once`` is how many documents are enqueued at the same time."""
+
+    redis: ArqRedis
+    job_timeout: float = 300
+    at_once: int = ENQUEUED_AT_ONCE
+    name: str = "stock"
+
+    @property
+    def worker_options(self) -> tuple[str, ...]:
+        return ("--job-timeout", str(self.job_timeout))
+
+    async def enqueue(self, names: Sequence[str]) -> None:
+        rest = iter(names)
+        while group := list(islice(rest, ENQUEUED_AT_ONCE)):
+            jobs = await asyncio.gather(*(self.redis.enqueue_job(INGEST, name) for name in group))
+            assert None not in jobs
+
+    async def enqueue_documents(self, documents: Sequence[Document]) -> None:
+        rest = iter(documents)
+        while group := list(islice(rest, self.at_once)):
+            jobs = await asyncio.gather(
+                *(
+                    self.redis.enqueue_job(INGEST, document.doc_id, document.text)
+                    for document in group
+                )
+            )
+            assert None not in jobs
+
+
+@dataclass(frozen=True)
+class Leased:
+    """This project's queue and `LeaseWorker`; ``lease`` in seconds."""
+
+    queue: JobQueue
+    lease: float = 15
+    name: str = "ours"
+
+    @property
+    def worker_options(self) -> tuple[str, ...]:
+        return ("--lease", str(self.lease))
+
+    async def enqueue(self, names: Sequence[str]) -> None:
+        batches = (
+            IngestBatch(SUBMISSION, (Document(doc_id=name, version=1, source=name, text=name),))
+            for name in names
+        )
+        while group := list(islice(batches, OFFERED_AT_ONCE)):
+            answers = await self.queue.offer(group)
+            assert set(answers) == {Enqueued.ACCEPTED}
+
+    async def enqueue_documents(self, documents: Sequence[Document]) -> None:
+        async def each() -> AsyncIterator[Document | FailedDocument]:
+            for document in documents:
+                yield document
+
+        client = IngestClient(self.queue)
+        receipt = await client.submit(each(), submission=SUBMISSION, on_failed=_never)
+        assert receipt.accepted == len(documents)
+
+
+def _never(failed: FailedDocument) -> None:
+    raise AssertionError(f"{failed.doc_id} was made here: {failed.reason}")
