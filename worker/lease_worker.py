@@ -23,7 +23,7 @@ from arq.worker import Function, Worker
 
 from broker import events, keys
 from broker.contract import IngestBatch, Job, JobResult, decode_job
-from broker.errors import BrokerUnavailable, ContractError, UsageError
+from broker.errors import BrokerUnavailable, ContractError, IngestqError, UsageError
 from broker.leases import Claim, LeaseQueue
 from worker.jobs import PROGRESS
 from worker.retries import jittered
@@ -280,7 +280,7 @@ class LeaseWorker(Worker):
         while not progress.ended.is_set():
             await progress.changed.wait()
             progress.changed.clear()
-            with contextlib.suppress(BrokerUnavailable):  # it is only shown
+            with contextlib.suppress(IngestqError):  # it is only shown; settling says what is wrong
                 await self._leases.report_progress(
                     claim, submission, chunks_done=progress.done, chunks_known=progress.known
                 )
