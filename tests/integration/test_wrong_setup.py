@@ -36,9 +36,12 @@ def test_qdrant_is_unreachable_for_a_run(ingestq: Ingestq, note: Path) -> None:
     ingestq("run", note).failed_with(3, "Qdrant does not answer")
 
 
-def test_there_is_no_such_model(ingestq: Ingestq, note: Path) -> None:
-    ingestq.settings["model"] = "./no-such-model"
-    ingestq("run", note).failed_with(2, "'./no-such-model' cannot be loaded", "INGESTQ_MODEL")
+@pytest.mark.parametrize("model", ["./no-such-model", "nobody/no-such-model-anywhere"])
+def test_there_is_no_such_model(ingestq: Ingestq, note: Path, model: str) -> None:
+    ingestq.settings["model"] = model
+    ran = ingestq("run", note)
+    ran.failed_with(2, f"'{model}' cannot be loaded", "INGESTQ_MODEL")
+    assert ran.err.count("\n") == 2, "the model is being loaded, and why it was not"
 
 
 def test_a_collection_of_that_name_has_another_dimension(ingestq: Ingestq, note: Path) -> None:

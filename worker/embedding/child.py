@@ -1,5 +1,6 @@
 """What runs in a child of the pool. The model is loaded once a child, when it starts."""
 
+import logging
 import multiprocessing
 import os
 import threading
@@ -29,6 +30,7 @@ def initialize(model: str, threads: int) -> None:
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["TQDM_DISABLE"] = "1"
+    logging.disable(logging.WARNING)  # what goes wrong is raised; the libraries only chat
     # A child that is stopped cannot give semaphores back; joblib and tqdm would make some.
     os.environ["JOBLIB_MULTIPROCESSING"] = "0"
     # Imported here, because only children may load them.

@@ -7,6 +7,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from sentence_transformers import SentenceTransformer
 
 from worker.embedding.models import ModelInfo, files_revision, model_location
@@ -17,12 +19,38 @@ BATCH_CHUNKS: Final = 16
 """At one thread larger batches are not faster."""
 
 
+HUB_SECONDS: Final = 10.0
+"""How long the hub may take to say whether it knows a model."""
+
+
+def _load(location: str) -> SentenceTransformer:
+    """Load a model from a folder, from the hub's cache on this machine, or from the hub.
+
+    Raises OSError if it is nowhere. The hub is first asked whether it is there at all: without it
+    the library would try again for each file it could want, a minute and more.
+    """
+    try:
+        return SentenceTransformer(location, local_files_only=True)
+    except OSError:
+        if Path(location).is_dir():
+            raise
+    try:
+        HfApi().model_info(location, timeout=HUB_SECONDS)
+    except (HfHubHTTPError, HFValidationError):
+        pass  # it answers; loading says what is wrong with the name
+    except Exception as error:
+        raise OSError(
+            f"no such folder, not in the cache, and the Hugging Face hub does not answer: {error}"
+        ) from error
+    return SentenceTransformer(location)
+
+
 class TorchBackend:
     """A loaded model. Vectors are float32 of unit length, one row a text."""
 
     def __init__(self, name: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._model = SentenceTransformer(model_location(name))
+        self._model = _load(model_location(name))
         self._name = name
 
     def info(self) -> ModelInfo:
