@@ -17,10 +17,10 @@ from pydantic_settings import (
 
 from broker.connection import BrokerConfig
 from broker.errors import UsageError
+from worker.embedding.models import DEFAULT_MODEL
 
 PREFIX: Final = "INGESTQ_"
 FILE: Final = Path("ingestq.toml")
-DEFAULT_MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
 MEBIBYTE: Final = 1024 * 1024
 
 
