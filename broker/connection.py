@@ -1,13 +1,15 @@
 """One way to connect to Redis, with the timeouts and retries that arq's settings leave out."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 from arq.connections import ArqRedis
+from arq.worker import JobExecutionFailed
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import (
@@ -16,7 +18,6 @@ from redis.exceptions import (
     ConnectionError,  # noqa: A004
     ReadOnlyError,
     RedisError,
-    ResponseError,
     TimeoutError,  # noqa: A004
 )
 
@@ -80,19 +81,38 @@ def connect(config: BrokerConfig) -> ArqRedis:
         ) from error
     assert isinstance(client, ArqRedis)
     client.job_serializer = msgspec.msgpack.encode
-    client.job_deserializer = msgspec.msgpack.decode
+    client.job_deserializer = read_envelope
     return client
+
+
+def read_envelope(data: bytes) -> dict[str, Any]:
+    """Decode a job or its result for arq's ``Job``, as its ``_deserializer``.
+
+    ``Job.result()`` then raises JobExecutionFailed with the reason why a job was given up, and
+    ``Job.abort()`` is true for one that was aborted.
+    """
+    envelope: dict[str, Any] = msgspec.msgpack.decode(data)
+    if envelope.get("s") is False:
+        aborted = envelope["aborted"]
+        envelope["r"] = asyncio.CancelledError() if aborted else JobExecutionFailed(envelope["r"])
+    return envelope
 
 
 def _translate(error: Exception, config: BrokerConfig) -> Exception:
     """Turn an error of redis-py into ours, if it says that Redis cannot be used now."""
-    if isinstance(error, AuthenticationError) or "NOAUTH" in str(error):
+    # A pipeline puts the command before the answer, and with it the user's documents.
+    said = str(error).rpartition(" of pipeline caused error: ")[2]
+    if isinstance(error, AuthenticationError) or "NOAUTH" in said:
         return UsageError(
-            f"Redis at {config.public_url} refuses the credentials in INGESTQ_REDIS_URL: {error}"
+            f"Redis at {config.public_url} refuses the credentials in INGESTQ_REDIS_URL: {said}"
         )
+    # Also of a ConnectionError, which redis-py makes of any answer while it connects.
+    for answer, reason in REFUSES_WRITES.items():
+        if answer in said:
+            return BrokerUnavailable(f"Redis at {config.public_url} accepts no writes: {reason}")
     if isinstance(error, (*CONNECTION_ERRORS, BusyLoadingError)):
         return BrokerUnavailable(
-            f"Redis does not answer at {config.public_url} ({error}); start it or set "
+            f"Redis does not answer at {config.public_url} ({said}); start it or set "
             "INGESTQ_REDIS_URL (unset, ingestq starts its own)"
         )
     if isinstance(error, ReadOnlyError):
@@ -100,12 +120,6 @@ def _translate(error: Exception, config: BrokerConfig) -> Exception:
             f"Redis at {config.public_url} is a read-only replica; set INGESTQ_REDIS_URL to the "
             "primary"
         )
-    if isinstance(error, ResponseError):
-        for answer, reason in REFUSES_WRITES.items():
-            if answer in str(error):
-                return BrokerUnavailable(
-                    f"Redis at {config.public_url} accepts no writes: {reason}"
-                )
     return error
 
 

@@ -7,18 +7,44 @@ that meets a tag it does not know refuses the job instead of guessing.
 
 import hashlib
 import time
-from typing import Any, Final
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Final, Self, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from broker.errors import ContractError
 
 INGEST: Final = "ingest"
 """Wire name of the job function that ingests a batch."""
 
+DELETE: Final = "delete"
+"""Wire name of the job function that deletes documents."""
+MAX_VERSION: Final = 2**53 - 1
+"""Qdrant compares numbers as 64-bit floats, which hold integers exactly up to here."""
+LATEST_MS: Final = 253_402_300_799_999
+"""The last Unix time in ms that is a date: the end of the year 9999."""
+
 INLINE_TEXT_BYTES: Final = 64 * 1024
 """A file's text up to this size travels in the job; a larger file travels by its path."""
+
+
+def _check_identity(doc_id: str, version: int) -> None:
+    if not doc_id:
+        raise ValueError("doc_id is empty")
+    if not 1 <= version <= MAX_VERSION:
+        raise ValueError(f"version is {version}; it must be from 1 to {MAX_VERSION}")
+
+
+class Lane(StrEnum):
+    """Which of two lines a job stands in: neither can hold up the other.
+
+    ``interactive`` is for documents that somebody waits for, ``bulk`` for everything else.
+    """
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
 
 
 class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -28,7 +54,8 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     document: the caller's own, or Redis time in microseconds when the document was observed.
     ``source`` says where the document came from (a path, a URL). The content is either ``text``
     or ``path``, a file that the worker can read (see ``broker.paths``). ``media_type`` is a hint;
-    the content decides. ``metadata`` is stored with every chunk.
+    the content decides. ``metadata`` is stored with every chunk. ``file`` names the state of the
+    file at ``path``: while it is the one that is indexed, the file need not be read.
     """
 
     doc_id: str
@@ -39,21 +66,41 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     path: str | None = None
     media_type: str | None = None
     metadata: dict[str, Any] = {}
+    file: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.doc_id:
-            raise ValueError("doc_id is empty")
-        if self.version < 1:
-            raise ValueError(f"version is {self.version}; it must be at least 1")
+        _check_identity(self.doc_id, self.version)
         if (self.text is None) == (self.path is None):
             raise ValueError("a document has either text or path")
 
 
-class IngestBatch(Struct, frozen=True, tag="ingest/1"):
-    """Documents that travel in one job. They share nothing but the way."""
+class Deletion(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A document that is gone, as of ``version`` (see `Document`)."""
 
+    doc_id: str
+    version: int
+    tenant: str = ""
+
+    def __post_init__(self) -> None:
+        _check_identity(self.doc_id, self.version)
+
+
+class _Batch(Struct, frozen=True):
+    """What the batches have in common: their documents share nothing but tenant and way."""
+
+    function: ClassVar[str]
     submission: str
-    documents: tuple[Document, ...]
+    documents: tuple[Any, ...]
+    lane: Lane = Lane.BULK
+
+    def __post_init__(self) -> None:
+        if len({document.tenant for document in self.documents}) != 1:
+            raise ValueError("a batch holds documents, all of one tenant")
+
+    @property
+    def tenant(self) -> str:
+        tenant: str = self.documents[0].tenant
+        return tenant
 
     @property
     def job_id(self) -> str:
@@ -65,7 +112,32 @@ class IngestBatch(Struct, frozen=True, tag="ingest/1"):
         for document in self.documents:
             key = (document.tenant, document.doc_id, document.version)
             digest.update(msgspec.msgpack.encode(key))
-        return f"{INGEST}-{digest.hexdigest()}"
+        return f"{self.function}-{digest.hexdigest()}"
+
+    def alone(self, index: int) -> Self:
+        """The batch of one of its documents."""
+        return msgspec.structs.replace(self, documents=(self.documents[index],))
+
+    def within(self, submission: str) -> Self:
+        """The same batch as part of another submission."""
+        return msgspec.structs.replace(self, submission=submission)
+
+
+class IngestBatch(_Batch, frozen=True, tag="ingest/1", omit_defaults=True):
+    """Documents of one tenant to be indexed, in one job."""
+
+    function = INGEST
+    documents: tuple[Document, ...]
+
+
+class DeleteBatch(_Batch, frozen=True, tag="delete/1", omit_defaults=True):
+    """Documents of one tenant to be removed from the index, in one job."""
+
+    function = DELETE
+    documents: tuple[Deletion, ...]
+
+
+Batch = IngestBatch | DeleteBatch
 
 
 class Receipt(Struct, frozen=True):
@@ -108,8 +180,9 @@ class FailedDocument(Struct, frozen=True):
 class DeadLetter(Struct, frozen=True, kw_only=True):
     """A job that was given up, with everything needed to try it again.
 
-    ``payload`` is the encoded job of this one document, or the bytes that could not be decoded;
-    then ``doc_id`` is the id of the job. ``tries`` counts how often it failed, ``buried_ms`` is the
+    ``payload`` is the encoded job of this one document. Of a job that could not be decoded, or that
+    has no documents, it is the job as it came: then ``doc_id`` is the id of the job and
+    ``documents`` says how many were in it. ``tries`` counts how often it failed, ``buried_ms`` is
     Unix time in ms at the worker, ``traceback`` is empty where the reason says everything.
     """
 
@@ -119,6 +192,7 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
     payload: bytes
     tries: int
     buried_ms: int
+    documents: int = 1
     tenant: str = ""
     submission: str = ""
     traceback: str = ""
@@ -132,19 +206,43 @@ class BatchReport(Struct, frozen=True):
     dead: tuple[DeadLetter, ...] = ()
     healed: tuple[str, ...] = ()
 
+    def __add__(self, other: "BatchReport") -> "BatchReport":
+        return BatchReport(
+            documents=_sum(self.documents, other.documents),
+            chunks=_sum(self.chunks, other.chunks),
+            dead=self.dead + other.dead,
+            healed=self.healed + other.healed,
+        )
+
 
 class Job(
     Struct,
     frozen=True,
     rename={"function": "f", "args": "a", "kwargs": "k", "tries": "t", "enqueued_ms": "et"},
 ):
-    """arq's own job envelope, with its field names, in MessagePack instead of pickle."""
+    """arq's own job envelope, with its field names, in MessagePack instead of pickle.
+
+    A job has one batch, or no argument at all (a run of a cron job).
+    """
 
     function: str
-    args: tuple[IngestBatch]
-    enqueued_ms: int
+    args: tuple[Batch, ...]
+    enqueued_ms: Annotated[int, Meta(ge=0, le=LATEST_MS)]
     kwargs: dict[str, Any] = {}
     tries: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.args) > 1:
+            raise ValueError("a job has at most one batch")
+
+    @property
+    def batch(self) -> Batch | None:
+        return self.args[0] if self.args else None
+
+    @property
+    def known_batch(self) -> Batch | None:
+        """The batch, if the function is the one it was made for: it may be taken apart."""
+        return self.batch if self.batch and self.batch.function == self.function else None
 
 
 class JobResult(
@@ -164,27 +262,39 @@ class JobResult(
         "job_id": "id",
     },
 ):
-    """arq's own result envelope, with its field names; the documents are left out of it."""
+    """arq's own result envelope, with its field names; the documents are left out of it.
+
+    ``result`` is what the job returned or, without ``success``, why it was given up.
+    """
 
     function: str
     tries: int
     enqueued_ms: int
     success: bool
-    result: BatchReport
+    result: Any
     started_ms: int
     finished_ms: int
     queue: str
     job_id: str
+    aborted: bool = False
     args: tuple[()] = ()
     kwargs: dict[str, Any] = {}
+
+
+Counts = TypeVar("Counts", DocumentCounts, ChunkCounts)
+
+
+def _sum(left: Counts, right: Counts) -> Counts:
+    pairs = zip(msgspec.structs.astuple(left), msgspec.structs.astuple(right), strict=True)
+    return type(left)(*(a + b for a, b in pairs))
 
 
 _job_decoder = msgspec.msgpack.Decoder(Job)
 
 
-def encode_job(batch: IngestBatch, *, enqueued_ms: int) -> bytes:
-    """Encode the job that ingests ``batch``."""
-    return msgspec.msgpack.encode(Job(INGEST, (batch,), enqueued_ms))
+def encode_job(batch: Batch, *, enqueued_ms: int) -> bytes:
+    """Encode the job that works on ``batch``; ``enqueued_ms`` is Unix time at the producer."""
+    return msgspec.msgpack.encode(Job(batch.function, (batch,), enqueued_ms))
 
 
 def decode_job(payload: bytes) -> Job:
@@ -194,30 +304,31 @@ def decode_job(payload: bytes) -> Job:
     """
     try:
         return _job_decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ContractError(f"not a job of a known version: {error}") from error
 
 
-def dead_letter_key(document: Document) -> str:
+def dead_letter_key(document: Document | Deletion) -> str:
     """Key of the document's dead letter: one a document, so a newer failure replaces an older."""
     return f"{document.tenant}:{document.doc_id}"
 
 
-def bury(batch: IngestBatch, reason: str, *, tries: int, traceback: str = "") -> BatchReport:
+def bury(batch: Batch, reason: str, *, tries: int, traceback: str = "") -> BatchReport:
     """Report ``batch`` as given up: one dead letter a document, each with a job of its own."""
     buried_ms = time.time_ns() // 1_000_000
+    documents: Sequence[Document | Deletion] = batch.documents
     letters = tuple(
         DeadLetter(
             key=dead_letter_key(document),
             doc_id=document.doc_id,
             tenant=document.tenant,
             reason=reason,
-            payload=encode_job(IngestBatch(batch.submission, (document,)), enqueued_ms=buried_ms),
+            payload=encode_job(batch.alone(index), enqueued_ms=buried_ms),
             tries=tries,
             buried_ms=buried_ms,
             submission=batch.submission,
             traceback=traceback,
         )
-        for document in batch.documents
+        for index, document in enumerate(documents)
     )
     return BatchReport(documents=DocumentCounts(rejected=len(letters)), dead=letters)

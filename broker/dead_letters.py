@@ -13,7 +13,7 @@ from arq.connections import ArqRedis
 
 from broker import keys
 from broker.connection import BrokerConfig, translated
-from broker.contract import DeadLetter, IngestBatch, decode_job, encode_job
+from broker.contract import DeadLetter, Lane, decode_job, encode_job
 from broker.errors import ContractError
 from broker.queue import SUBMISSION_SECONDS
 from broker.scripts import Scripts
@@ -76,19 +76,14 @@ class DeadLetters:
             job_id, payload, documents = _job(stored.letter, submission)
             with self._translated():
                 requeued += await self._scripts.requeue(
-                    keys=[
-                        keys.DEAD,
-                        keys.JOB + job_id,
-                        keys.QUEUE,
-                        keys.QUEUED_BYTES,
-                        keys.WAKE,
-                        keys.SUBMISSION + submission,
-                    ],
                     args=[
                         stored.letter.key,
                         stored.raw,
                         job_id,
                         payload,
+                        Lane.BULK,
+                        stored.letter.tenant,
+                        submission,
                         documents,
                         SUBMISSION_SECONDS,
                     ],
@@ -100,9 +95,7 @@ class DeadLetters:
         purged = 0
         for stored in letters:
             with self._translated():
-                purged += await self._scripts.purge(
-                    keys=[keys.DEAD], args=[stored.letter.key, stored.raw]
-                )
+                purged += await self._scripts.purge(args=[stored.letter.key, stored.raw])
         return purged
 
     def _translated(self) -> AbstractContextManager[None]:
@@ -112,11 +105,13 @@ class DeadLetters:
 def _job(letter: DeadLetter, submission: str) -> tuple[str, bytes, int]:
     """Id, payload and number of documents of the job that tries ``letter`` again.
 
-    What this version cannot decode goes back as it came: a newer worker may know it.
+    What this version cannot take apart goes back as it came: a newer worker may know it.
     """
     try:
         job = decode_job(letter.payload)
     except ContractError:
-        return letter.key, letter.payload, 0
-    batch = IngestBatch(submission, job.args[0].documents)
+        return letter.key, letter.payload, letter.documents
+    if job.known_batch is None:
+        return letter.key, letter.payload, letter.documents
+    batch = job.known_batch.within(submission)
     return batch.job_id, encode_job(batch, enqueued_ms=job.enqueued_ms), len(batch.documents)

@@ -10,6 +10,7 @@ IngestqError
 ├── QueueFull             the queue has reached its bound: offer the work again later
 ├── StoreRejected         Qdrant understood the request and will never accept it
 ├── PoolFailure           a process of the pool died or hung over a task
+│   └── PoolBroken        the processes of the pool died, over this task or not
 ├── DocumentRejected      this document can never be processed, whoever tries
 └── ContractError         bytes from the queue that are not a job of a known version
 """
@@ -65,12 +66,26 @@ class PoolFailure(IngestqError):
     """A process of the pool died or hung over a task; it was replaced."""
 
 
+class PoolBroken(PoolFailure):
+    """The processes of the pool died, and nobody knows of which task; they were replaced."""
+
+
 class DocumentRejected(IngestqError):
     """A document can never be processed; the text is the reason shown to the user."""
 
 
 class ContractError(IngestqError):
     """A payload on the queue is not a job of a version this worker knows."""
+
+
+def describe(error: BaseException) -> str:
+    """The reason to be shown and stored: what ``error`` says, as text that can be encoded."""
+    return encodable(str(error) or type(error).__name__)
+
+
+def encodable(text: str) -> str:
+    """``text`` without lone surrogates, which no encoding has; file names may hold them."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 class Failure(Enum):

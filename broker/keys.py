@@ -1,4 +1,7 @@
-"""Names of the keys in Redis. Those of arq keep arq's names, so that ``arq.jobs.Job`` works."""
+"""Names of the keys in Redis. Those of arq keep arq's names, so that ``arq.jobs.Job`` works.
+
+The scripts of ``broker/lua`` know every name in capitals as ``K.NAME``.
+"""
 
 from typing import Final
 
@@ -8,29 +11,49 @@ from arq.constants import (
     in_progress_key_prefix,
     job_key_prefix,
     result_key_prefix,
-    retry_key_prefix,
 )
 
 QUEUE: Final = default_queue_name
-"""Sorted set of job ids; the score is the time in ms from which a job may be claimed."""
+"""Sorted set of all jobs that wait or run. The score of a job that is ready is minus the time in ms
+since when; of any other it is the time in ms at which to look at it again: the end of its lease, or
+of its delay. (arq's ``Job.status()`` takes a negative score for any other time in the past.)"""
 JOB: Final = job_key_prefix
 """String a job: the payload. No time to live: a waiting job never expires."""
+JOB_INFO: Final = "ingestq:job:"
+"""Hash a job: lane, tenant, submission, documents, bytes, ``place`` in its lane, ``failures``,
+``crashes`` (workers that died over it), ``deferred`` while it waits for its delay to end; of a
+suspect ``alone`` (the index of the document it is at) and ``culprits`` (those at which a worker
+died)."""
 LEASE: Final = in_progress_key_prefix
 """String a running job: the fencing token of its owner; expires with the lease."""
-FAILURES: Final = retry_key_prefix
-"""String a job: how often it failed. A release or a lost lease counts nothing."""
 RESULT: Final = result_key_prefix
 """String a finished job: its report, for arq's ``Job.result()``."""
 ABORT: Final = abort_jobs_ss
+"""Sorted set of jobs to be given up, written by arq's ``Job.abort()``."""
+
+LANE: Final = "ingestq:lane:"
+"""Sorted set a lane: the jobs that are ready, by their place."""
+LANE_CLOCK: Final = "ingestq:lane-clock"
+"""Hash: the place each lane has come to."""
+LANE_TENANTS: Final = "ingestq:lane-tenants:"
+"""Hash a lane: the end of each tenant's line."""
+LANE_TURN: Final = "ingestq:lane-turn"
+"""Counter of the jobs that both lanes competed for: every few of them, one goes to bulk."""
+SUSPECTS: Final = "ingestq:suspects"
+"""Sorted set of jobs whose worker died again and again, by the time in ms since when they wait."""
+SUSPECT_TURN: Final = "ingestq:suspect-turn"
+"""String: the worker that lets its other jobs end, to run a suspect alone."""
+HELD: Final = "ingestq:held"
+"""Hash: jobs and bytes on the queue, of each lane."""
+WAKE: Final = "ingestq:wake:"
+"""List a lane: wake-up tokens that idle workers block on."""
 
 FENCE: Final = "ingestq:fence"
 """Counter that fencing tokens are drawn from."""
-QUEUED_BYTES: Final = "ingestq:queued-bytes"
-"""Sum of the payload bytes of all jobs that wait or run."""
-WAKE: Final = "ingestq:wake"
-"""List of wake-up tokens that idle workers block on."""
 DEAD: Final = "ingestq:dead"
 """Hash of dead letters, one a document."""
+CRON: Final = "ingestq:cron"
+"""Hash: the time in ms up to which the runs of each cron job are queued."""
 WORKERS: Final = "ingestq:workers"
 """Sorted set of worker ids by last sign of life (ms), see also WORKER_INFO."""
 WORKER_INFO: Final = "ingestq:worker-info"

@@ -5,8 +5,6 @@ script, so a worker that lost its lease (it was stopped, or cut off) changes not
 All times are those of Redis.
 """
 
-import os
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,8 +16,9 @@ from arq.connections import ArqRedis
 
 from broker import keys
 from broker.connection import BrokerConfig, awaited, translated
-from broker.contract import BatchReport, FailedDocument, JobResult
-from broker.queue import SUBMISSION_SECONDS
+from broker.contract import BatchReport, FailedDocument, JobResult, Lane
+from broker.queue import SUBMISSION_SECONDS, WorkerInfo
+from broker.schedule import Schedule
 from broker.scripts import Scripts
 
 RESULT_MS: Final = 3600 * 1000
@@ -30,12 +29,34 @@ SILENT_WORKER_MS: Final = 60_000
 
 @dataclass(frozen=True)
 class Claim:
-    """A job this worker owns as long as its lease lasts. ``failures`` counts earlier tries."""
+    """A job this worker owns as long as its lease lasts.
+
+    ``submission`` and ``documents`` (how many there are) are known even of a payload that cannot be
+    decoded. ``failures`` counts earlier tries, ``crashes`` the workers that died while they had it.
+    A ``suspect`` has had too many and is to be run alone, one document after the other;
+    ``culprits`` are the indexes of documents at which a worker died that did nothing else.
+    ``aborted`` says that it is to be given up.
+    """
 
     job_id: str
     token: int
     payload: bytes
+    lane: Lane
+    submission: str
+    documents: int
     failures: int
+    crashes: int
+    culprits: frozenset[int]
+    suspect: bool
+    aborted: bool
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """The answer to a claim. ``drain``: let all jobs end, then a suspect is there to be claimed."""
+
+    claims: Sequence[Claim]
+    drain: bool
 
 
 class LeaseQueue:
@@ -50,31 +71,34 @@ class LeaseQueue:
         self._config = config
         self._lease_ms = int(lease_seconds * 1000)
         self._scripts = Scripts.register(redis)
+        self.schedule = Schedule(redis, config)
 
-    async def claim(self, n: int) -> list[Claim]:
-        """Claim up to ``n`` jobs that are due, oldest first."""
+    async def claim(self, worker_id: str, n: int, *, bulk: int, running: int) -> Claimed:
+        """Claim up to ``n`` jobs that are ready, up to ``bulk`` of them of the bulk lane.
+
+        ``running`` says how many the worker owns already. Jobs that are to be aborted come first;
+        then a suspect, alone. Where both lanes have jobs, three of four are interactive ones.
+        """
         with self._translated():
-            rows = await self._scripts.claim(
-                keys=[keys.QUEUE, keys.FENCE],
-                args=[n, self._lease_ms, keys.JOB, keys.LEASE, keys.FAILURES],
+            rows, drain = await self._scripts.claim(
+                args=[worker_id, n, bulk, running, self._lease_ms]
             )
-        return [
-            Claim(job_id.decode(), token, payload, failures)
-            for job_id, token, payload, failures in rows
-        ]
+        return Claimed([_claim(*row) for row in rows], bool(drain))
 
     async def renew(self, claims: Sequence[Claim]) -> frozenset[int]:
         """Renew the leases of ``claims``; answers the tokens of those that are lost."""
         pairs = [part for claim in claims for part in (claim.job_id, claim.token)]
         with self._translated():
-            lost = await self._scripts.renew(
-                keys=[keys.QUEUE], args=[self._lease_ms, keys.LEASE, *pairs]
-            )
-        return frozenset(map(int, lost))
+            return frozenset(map(int, await self._scripts.renew(args=[self._lease_ms, *pairs])))
 
-    async def put_back(
-        self, claim: Claim, submission: str, *, delay_seconds: float, failed: bool
-    ) -> bool:
+    async def aborted(self) -> frozenset[str]:
+        """Ids of the jobs that are to be given up, wherever they are."""
+        with self._translated():
+            return frozenset(
+                job_id.decode() for job_id in await self.redis.zrange(keys.ABORT, 0, -1)
+            )
+
+    async def put_back(self, claim: Claim, *, delay_seconds: float, failed: bool) -> bool:
         """Let the job be claimed again after ``delay_seconds``.
 
         ``failed`` says whether this counts as a try. False if the job was not ours any more.
@@ -82,74 +106,61 @@ class LeaseQueue:
         with self._translated():
             return bool(
                 await self._scripts.put_back(
-                    keys=[
-                        keys.QUEUE,
-                        keys.LEASE + claim.job_id,
-                        keys.FAILURES + claim.job_id,
-                        keys.WAKE,
-                        keys.SUBMISSION + submission,
-                    ],
-                    args=[claim.job_id, claim.token, int(delay_seconds * 1000), int(failed)],
+                    args=[claim.job_id, claim.token, int(delay_seconds * 1000), int(failed)]
                 )
             )
 
     async def finish(
-        self, claim: Claim, submission: str, report: BatchReport, result: JobResult
+        self, claim: Claim, report: BatchReport, result: JobResult, *, keep_ms: int = RESULT_MS
     ) -> bool:
-        """Remove the job and record ``report`` under ``submission``, in one step.
+        """Remove the job and record ``report`` under its submission, in one step.
 
-        False if the job was not ours any more; then nothing was recorded.
+        ``result`` is kept for arq's ``Job.result()``; -1 ms means for ever. False if the job was
+        not ours any more: then nothing was recorded.
         """
         with self._translated():
             return bool(
                 await self._scripts.finish(
-                    keys=[
-                        keys.QUEUE,
-                        keys.JOB + claim.job_id,
-                        keys.LEASE + claim.job_id,
-                        keys.FAILURES + claim.job_id,
-                        keys.RESULT + claim.job_id,
-                        keys.ABORT,
-                        keys.QUEUED_BYTES,
-                        keys.SUBMISSION + submission,
-                        keys.FAILED_DOCUMENTS + submission,
-                        keys.DEAD,
-                    ],
                     args=[
                         claim.job_id,
                         claim.token,
                         msgspec.msgpack.encode(result),
-                        RESULT_MS,
+                        keep_ms,
                         SUBMISSION_SECONDS,
                         *_lists(report),
                     ],
                 )
             )
 
-    async def report_progress(
-        self, claim: Claim, submission: str, *, chunks_done: int, chunks_known: int
-    ) -> None:
+    async def mark_alone(self, claim: Claim, index: int) -> bool:
+        """Write down that the document at ``index`` is worked on, and nothing else in this worker.
+
+        False if the job is not ours any more.
+        """
+        with self._translated():
+            return bool(await self._scripts.mark_alone(args=[claim.job_id, claim.token, index]))
+
+    async def report_progress(self, claim: Claim, *, chunks_done: int, chunks_known: int) -> None:
         """Show how far a running job is; the figures go when it is finished or put back."""
         with self._translated():
             await awaited(
                 self.redis.hset(
-                    keys.SUBMISSION + submission,
+                    keys.SUBMISSION + claim.submission,
                     f"live:{claim.job_id}",
                     f"{chunks_done}/{chunks_known}",
                 )
             )
 
-    async def wait_for_work(self, seconds: int) -> None:
-        """Return as soon as a job is enqueued, or after ``seconds``."""
+    async def wait_for_work(self, lane: Lane, seconds: int) -> None:
+        """Return as soon as a job is enqueued in ``lane``, or after ``seconds``."""
         with self._translated():
-            await awaited(self.redis.blpop([keys.WAKE], timeout=seconds))
+            await awaited(self.redis.blpop([keys.WAKE + lane], timeout=seconds))
 
-    async def sign_of_life(self, worker_id: str) -> None:
-        """Record that this process works on the queue."""
-        info = msgspec.msgpack.encode((socket.gethostname(), os.getpid()))
+    async def sign_of_life(self, worker_id: str, info: WorkerInfo) -> None:
+        """Record that a worker is there, and what it does."""
         with self._translated():
             await self._scripts.heartbeat(
-                keys=[keys.WORKERS, keys.WORKER_INFO], args=[worker_id, info, SILENT_WORKER_MS]
+                args=[worker_id, msgspec.msgpack.encode(info), SILENT_WORKER_MS]
             )
 
     async def sign_off(self, worker_id: str) -> None:
@@ -162,6 +173,34 @@ class LeaseQueue:
 
     def _translated(self) -> AbstractContextManager[None]:
         return translated(self._config)
+
+
+def _claim(
+    job_id: bytes,
+    token: int,
+    payload: bytes,
+    lane: bytes,
+    submission: bytes,
+    documents: int,
+    failures: int,
+    crashes: int,
+    culprits: bytes,
+    suspect: int,
+    aborted: int,
+) -> Claim:
+    return Claim(
+        job_id=job_id.decode(),
+        token=token,
+        payload=payload,
+        lane=Lane(lane.decode()),
+        submission=submission.decode(),
+        documents=documents,
+        failures=failures,
+        crashes=crashes,
+        culprits=frozenset(map(int, culprits.split())),
+        suspect=bool(suspect),
+        aborted=bool(aborted),
+    )
 
 
 def _lists(report: BatchReport) -> Iterator[str | int | bytes]:

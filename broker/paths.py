@@ -5,11 +5,20 @@ On POSIX a file name is bytes. A name that is valid UTF-8 travels as it is; any 
 for, so two different files never get the same text.
 """
 
+import hashlib
 import os
+import time
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-_URI_PREFIX = "file://"
+import msgspec
+
+from broker.contract import Document
+
+SETTLED_NS: Final = 2_000_000_000
+"""A file system's clock may tick as rarely as this (FAT does)."""
+_URI_PREFIX: Final = "file://"
 
 
 def path_to_text(path: Path) -> str:
@@ -19,6 +28,19 @@ def path_to_text(path: Path) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         return _URI_PREFIX + quote_from_bytes(raw)
+
+
+def file_state(document: Document, status: os.stat_result) -> str | None:
+    """Name the state that a document's file is in, so that the same name means the same document.
+
+    It covers size, time of modification, and what is stored besides the content. None while the
+    file was modified so shortly ago that a later change might leave the time as it is.
+    """
+    if time.time_ns() - status.st_mtime_ns < SETTLED_NS:
+        return None
+    stored = (document.source, document.media_type, sorted(document.metadata.items()))
+    digest = hashlib.blake2b(msgspec.msgpack.encode(stored), digest_size=8).hexdigest()
+    return f"{status.st_size}:{status.st_mtime_ns}:{digest}"
 
 
 def text_to_path(text: str) -> Path:

@@ -1,10 +1,11 @@
 """The producers' side of the queue: enqueue within bounds, and read how things stand."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from enum import StrEnum
-from typing import Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 import stamina
@@ -14,10 +15,11 @@ from msgspec import Struct
 from broker import keys
 from broker.connection import BrokerConfig, awaited, translated
 from broker.contract import (
+    Batch,
     ChunkCounts,
+    Counts,
     DocumentCounts,
     FailedDocument,
-    IngestBatch,
     encode_job,
 )
 from broker.errors import BrokerUnavailable
@@ -28,8 +30,6 @@ SUBMISSION_SECONDS: Final = 7 * 24 * 3600
 FULL_RETRY_SECONDS: Final = 0.2
 """How soon to offer a batch again that a full queue refused."""
 
-
-Counts = TypeVar("Counts", DocumentCounts, ChunkCounts)
 
 patiently: Final = stamina.AsyncRetryingCaller(
     attempts=None, timeout=60.0, wait_initial=0.2, wait_max=5.0
@@ -46,7 +46,11 @@ class Enqueued(StrEnum):
 
 
 class QueueDepth(Struct, frozen=True):
-    """The queue at one moment, in jobs."""
+    """The queue at one moment, in jobs.
+
+    Every job is ready, deferred or in flight, and every job is in a lane. ``suspects`` are those of
+    the ready jobs whose workers died again and again: each is run alone.
+    """
 
     ready: int
     deferred: int
@@ -54,6 +58,9 @@ class QueueDepth(Struct, frozen=True):
     oldest_ready_seconds: float
     queued_bytes: int
     dead_letters: int
+    interactive: int
+    bulk: int
+    suspects: int
 
     def as_json(self) -> dict[str, float]:
         """The part ``queue`` of a status, as other programs rely on it."""
@@ -63,30 +70,84 @@ class QueueDepth(Struct, frozen=True):
             "in_flight": self.in_flight,
             "oldest_ready_seconds": round(self.oldest_ready_seconds, 3),
             "bytes": self.queued_bytes,
+            "interactive": self.interactive,
+            "bulk": self.bulk,
+            "suspects": self.suspects,
         }
 
 
+class WorkerInfo(Struct, frozen=True):
+    """What a worker says of itself with each sign of life."""
+
+    host: str
+    pid: int
+    running: int
+    documents_per_second: float
+    chunks_per_second: float
+
+
 class WorkerSign(Struct, frozen=True):
-    """A worker's last sign of life."""
+    """A worker's last sign of life; the rates are those of the minute before it."""
 
     id: str
     host: str
     pid: int
     seen_seconds_ago: float
+    running: int
+    documents_per_second: float
+    chunks_per_second: float
+
+
+class Stage(StrEnum):
+    """What is being done for a submission at the moment: the furthest that any job has come to."""
+
+    WAITING = "waiting"
+    READING = "reading"
+    EMBEDDING = "embedding"
+    DONE = "done"
 
 
 class SubmissionStatus(Struct, frozen=True):
-    """How far a submission is. ``chunks_running`` of ``chunks_known`` are done in open jobs."""
+    """How far a submission is: ``documents.total`` of ``accepted`` documents came to their end.
+
+    ``chunks_running`` of ``chunks_known`` chunks are done in the ``jobs_running``.
+    """
 
     accepted: int
     documents: DocumentCounts
     chunks: ChunkCounts
+    jobs_running: int
     chunks_running: int
     chunks_known: int
 
     @property
     def complete(self) -> bool:
         return self.documents.total >= self.accepted
+
+    @property
+    def stage(self) -> Stage:
+        if self.complete:
+            return Stage.DONE
+        if not self.jobs_running:
+            return Stage.WAITING
+        return Stage.EMBEDDING if self.chunks_known else Stage.READING
+
+    def as_json(self) -> dict[str, Any]:
+        """The status as other programs rely on it."""
+        return {
+            "accepted": self.accepted,
+            "done": self.documents.total,
+            "complete": self.complete,
+            "stage": self.stage,
+            "documents": msgspec.structs.asdict(self.documents),
+            "chunks": msgspec.structs.asdict(self.chunks)
+            | {"running": self.chunks_running, "known": self.chunks_known},
+        }
+
+
+def lane_bound(bound: int) -> int:
+    """How much of the queue's ``bound`` one lane may take: a tenth is kept for the other."""
+    return bound - bound // 10
 
 
 class JobQueue:
@@ -107,39 +168,37 @@ class JobQueue:
             seconds, microseconds = await self._redis.time()
         return int(seconds) * 1_000_000 + int(microseconds)
 
-    async def offer(self, batches: Sequence[IngestBatch]) -> list[Enqueued]:
+    async def offer(self, batches: Sequence[Batch]) -> list[Enqueued]:
         """Offer one job a batch, all in one round trip; answers in the same order.
 
         When this returns, what was accepted is as durable as the server's settings make it.
         If it raises, the outcome is unknown: offer the same batches again, they keep their ids.
         """
-        enqueued_ms = await self.now() // 1000
+        enqueued_ms = time.time_ns() // 1_000_000
+        bounds = (
+            self._config.max_queue_jobs,
+            self._config.max_queue_bytes,
+            lane_bound(self._config.max_queue_jobs),
+            lane_bound(self._config.max_queue_bytes),
+        )
+        calls = [
+            (
+                batch.job_id,
+                encode_job(batch, enqueued_ms=enqueued_ms),
+                batch.lane,
+                batch.tenant,
+                batch.submission,
+                len(batch.documents),
+                SUBMISSION_SECONDS,
+                *bounds,
+            )
+            for batch in batches
+        ]
         with self._translated():
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for batch in batches:
-                    job_id = batch.job_id
-                    await self._scripts.enqueue(
-                        keys=[
-                            keys.JOB + job_id,
-                            keys.RESULT + job_id,
-                            keys.QUEUE,
-                            keys.QUEUED_BYTES,
-                            keys.WAKE,
-                            keys.SUBMISSION + batch.submission,
-                        ],
-                        args=[
-                            job_id,
-                            encode_job(batch, enqueued_ms=enqueued_ms),
-                            self._config.max_queue_jobs,
-                            self._config.max_queue_bytes,
-                            len(batch.documents),
-                            SUBMISSION_SECONDS,
-                        ],
-                        client=pipe,
-                    )
-                return [Enqueued(answer.decode()) for answer in await pipe.execute()]
+            answers = await self._scripts.run_all(self._scripts.enqueue, calls)
+        return [Enqueued(answer.decode()) for answer in answers]
 
-    async def enqueue(self, batches: Sequence[IngestBatch]) -> list[Enqueued]:
+    async def enqueue(self, batches: Sequence[Batch]) -> list[Enqueued]:
         """Like `offer`, but waits while the queue is full, and through a short outage of Redis:
         every batch is on the queue in the end."""
         answers = await patiently(self.offer, batches)
@@ -154,10 +213,8 @@ class JobQueue:
     async def depth(self) -> QueueDepth:
         """Count the jobs on the queue."""
         with self._translated():
-            ready, deferred, in_flight, waited_ms, queued_bytes, dead = await self._scripts.depth(
-                keys=[keys.QUEUE, keys.QUEUED_BYTES, keys.DEAD], args=[keys.LEASE]
-            )
-        return QueueDepth(ready, deferred, in_flight, waited_ms / 1000, queued_bytes, dead)
+            ready, deferred, in_flight, waited_ms, *others = await self._scripts.depth()
+        return QueueDepth(ready, deferred, in_flight, waited_ms / 1000, *others)
 
     async def is_empty(self) -> bool:
         """Whether no job waits or runs."""
@@ -174,8 +231,15 @@ class JobQueue:
                 seen, infos = await pipe.execute()
         signs = []
         for worker_id, seen_ms in seen:
-            host, pid = msgspec.msgpack.decode(infos[worker_id], type=tuple[str, int])
-            signs.append(WorkerSign(worker_id.decode(), host, pid, (now_ms - seen_ms) / 1000))
+            info = msgspec.msgpack.decode(infos[worker_id], type=WorkerInfo)
+            seconds_ago = (now_ms - seen_ms) / 1000
+            signs.append(
+                WorkerSign(
+                    id=worker_id.decode(),
+                    seen_seconds_ago=seconds_ago,
+                    **msgspec.structs.asdict(info),
+                )
+            )
         return signs
 
     async def submission(self, submission: str) -> SubmissionStatus:
@@ -189,6 +253,7 @@ class JobQueue:
             accepted=counts.pop("accepted", 0),
             documents=_counts(counts, "documents", DocumentCounts),
             chunks=_counts(counts, "chunks", ChunkCounts),
+            jobs_running=len(live),
             chunks_running=sum(int(done) for done, _ in live),
             chunks_known=sum(int(known) for _, known in live),
         )

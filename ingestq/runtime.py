@@ -23,8 +23,9 @@ if TYPE_CHECKING:  # a command that only produces loads nothing of the worker
     from worker.lease_worker import LeaseWorker
     from worker.qdrant import Qdrant, QdrantConfig
 
-JOBS_PER_CHILD: Final = 2
-"""Jobs a worker owns at once for each child of its pool: the next is at hand when one ends."""
+JOBS_PER_CHILD: Final = 3
+"""Jobs a worker owns at once for each child of its pool: one for each lane, and the next is at hand
+when one ends."""
 DOCUMENTS_PER_CHILD: Final = 4
 """Documents in work at once for each child: enough to fill the pool, bounded in memory."""
 
@@ -92,11 +93,12 @@ async def open_worker(settings: Settings, broker: Broker) -> "AsyncIterator[Leas
     """
     from arq.worker import func
 
-    from broker.contract import INGEST
+    from broker.contract import DELETE, INGEST, Lane
     from broker.leases import LeaseQueue
     from worker.collection import open_collection
     from worker.fingerprint import fingerprint
-    from worker.jobs import INGESTOR, Ingestor, ingest
+    from worker.jobs import INGESTOR, Ingestor, delete, ingest
+    from worker.lanes import LanePermits, kept_for_interactive
     from worker.lease_worker import LeaseWorker
     from worker.ledger import QdrantLedger
     from worker.pipeline import Ports
@@ -106,18 +108,17 @@ async def open_worker(settings: Settings, broker: Broker) -> "AsyncIterator[Leas
     async with open_qdrant(settings) as qdrant, open_model(settings, settings.pool_size) as model:
         names = await open_collection(qdrant, settings.collection, fingerprint(model.info))
         patient = PatientQdrant(qdrant)
-        ports = Ports(
-            model=model,
-            chunks=QdrantStore(patient, names.chunks),
-            ledger=QdrantLedger(patient, names.ledger),
-        )
-        slots = asyncio.Semaphore(DOCUMENTS_PER_CHILD * settings.pool_size)
+        chunks = QdrantStore(patient, names.chunks)
+        ledger = QdrantLedger(patient, names.ledger)
+        ports = {lane: Ports(model.in_lane(lane), chunks, ledger) for lane in Lane}
+        documents = DOCUMENTS_PER_CHILD * settings.pool_size
+        permits = LanePermits(documents, bulk=documents - kept_for_interactive(documents))
         worker = LeaseWorker(
-            functions=[func(ingest, name=INGEST)],
+            functions=[func(ingest, name=INGEST), func(delete, name=DELETE)],
             leases=LeaseQueue(broker.redis, broker.config, settings.lease_seconds),
             max_jobs=JOBS_PER_CHILD * settings.pool_size,
             drain_seconds=settings.drain_seconds,
-            ctx={INGESTOR: Ingestor(ports, slots)},
+            ctx={INGESTOR: Ingestor(ports, permits)},
         )
         yield worker
 

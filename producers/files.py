@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Final
 
 import aiofiles
+import msgspec
 
 from broker.contract import INLINE_TEXT_BYTES, Document, FailedDocument
-from broker.paths import path_to_text
+from broker.paths import file_state, path_to_text
 from producers.media_types import guess_media_type
 
 LISTING_ENTRIES: Final = 256
@@ -26,11 +27,11 @@ LISTING_ENTRIES: Final = 256
 
 @dataclass(frozen=True)
 class Found:
-    """A regular file. ``doc_id`` is the document it is, ``size`` in bytes."""
+    """A regular file, and the document it is."""
 
     path: Path
     doc_id: str
-    size: int
+    status: os.stat_result
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _visit(
             for entry in names:
                 yield from _visit(path / entry, naming, (*ancestors, identity))
         elif stat.S_ISREG(status.st_mode):
-            yield Found(path, doc_id, status.st_size)
+            yield Found(path, doc_id, status)
         else:
             yield FailedDocument(doc_id, "neither a file nor a folder")
     except OSError as error:
@@ -88,8 +89,24 @@ def _reason(path: Path, error: OSError) -> str:
     return f"cannot be read: {error.strerror}"
 
 
+@dataclass(frozen=True)
+class Sending:
+    """What is sent of a file besides its path.
+
+    ``inline`` sends short text along, for workers that cannot read the file themselves. Otherwise
+    the state of the file is sent (see `broker.paths.file_state`), and nobody reads a file whose
+    state is the one that is indexed; with ``checksum`` it is read all the same.
+    """
+
+    inline: bool = False
+    checksum: bool = False
+
+
 async def observe(
-    roots: Sequence[Path], name: str | None, clock: Callable[[], Awaitable[int]]
+    roots: Sequence[Path],
+    name: str | None,
+    clock: Callable[[], Awaitable[int]],
+    sending: Sending,
 ) -> AsyncIterator[Document | FailedDocument]:
     """Walk ``roots`` and make a document of every file.
 
@@ -101,33 +118,44 @@ async def observe(
         while listed := await asyncio.to_thread(_take, entries):
             version = await clock()
             for entry in listed:
-                yield await read(entry, version) if isinstance(entry, Found) else entry
+                match entry:
+                    case Found() if sending.inline and entry.status.st_size <= INLINE_TEXT_BYTES:
+                        yield await _inline(entry, version)
+                    case Found():
+                        yield _by_path(entry, version, checksum=sending.checksum)
+                    case _:
+                        yield entry
 
 
 def _take(entries: Iterator[Found | FailedDocument]) -> list[Found | FailedDocument]:
     return list(islice(entries, LISTING_ENTRIES))
 
 
-async def read(found: Found, version: int) -> Document | FailedDocument:
-    """Make a document of a file: short text travels with it, anything else by its path."""
-    text = None
-    if found.size <= INLINE_TEXT_BYTES:
-        try:
-            async with aiofiles.open(found.path, "rb") as file:
-                text = _as_text(await file.read(INLINE_TEXT_BYTES + 1), found.path)
-        except FileNotFoundError:
-            return FailedDocument(found.doc_id, "the file is gone: it was there a moment ago")
-        except OSError as error:
-            return FailedDocument(found.doc_id, f"cannot be read: {error.strerror}")
+def _by_path(found: Found, version: int, *, checksum: bool) -> Document:
     path = path_to_text(found.path)
-    return Document(
+    document = Document(
         doc_id=found.doc_id,
         version=version,
         source=path,
-        text=text,
-        path=None if text is not None else path,
+        path=path,
         media_type=guess_media_type(found.path.name),
     )
+    if checksum:
+        return document
+    return msgspec.structs.replace(document, file=file_state(document, found.status))
+
+
+async def _inline(found: Found, version: int) -> Document | FailedDocument:
+    """A document with its text, if it is text; anything else goes by its path."""
+    try:
+        async with aiofiles.open(found.path, "rb") as file:
+            text = _as_text(await file.read(INLINE_TEXT_BYTES + 1), found.path)
+    except FileNotFoundError:
+        return FailedDocument(found.doc_id, "the file is gone: it was there a moment ago")
+    except OSError as error:
+        return FailedDocument(found.doc_id, f"cannot be read: {error.strerror}")
+    document = _by_path(found, version, checksum=True)
+    return document if text is None else msgspec.structs.replace(document, text=text, path=None)
 
 
 def _as_text(data: bytes, path: Path) -> str | None:

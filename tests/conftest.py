@@ -89,13 +89,25 @@ def ingestq(tmp_path: Path) -> Ingestq:
 @pytest.fixture(scope="session")
 def debian_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of the system's own redis-server, which CI installs."""
-    binary = shutil.which("redis-server")
-    if binary is None:
-        if "CI" in os.environ:
-            pytest.fail("redis-server is missing; .ci/run installs it")
-        pytest.skip("there is no redis-server on this machine")
-    with _server(binary, tmp_path_factory.mktemp("debian-redis")) as url:
+    with _server(_installed("redis-server"), tmp_path_factory.mktemp("debian-redis")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def libfaketime() -> str:
+    """The library that gives a process another time when it is preloaded; CI installs it."""
+    asked = [_installed("faketime"), "-f", "+0s", "printenv", "LD_PRELOAD"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _installed(program: str) -> str:
+    """The path of a program that CI installs; without it the test fails there, or is skipped."""
+    path = shutil.which(program)
+    if path is None:
+        if "CI" in os.environ:
+            pytest.fail(f"{program} is missing; .ci/run installs it")
+        pytest.skip(f"there is no {program} on this machine")
+    return path
 
 
 @contextmanager

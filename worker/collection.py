@@ -14,7 +14,7 @@ import structlog
 from qdrant_client import AsyncQdrantClient, models
 
 from broker import events
-from broker.errors import CollectionMismatch, StoreRejected
+from broker.errors import CollectionMismatch, StoreRejected, UsageError
 from worker.fingerprint import Fingerprint
 from worker.qdrant import Qdrant, applied
 
@@ -25,8 +25,11 @@ PAYLOAD_INDEXES: Final = {
     "source": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
     "tenant": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
 }
-"""Every key that documents are found or deleted by; a delete without its index reads all."""
+"""Every key that documents are found by. (Writes name the points they mean, and only then compare
+versions: that needs no index.)"""
 FINGERPRINT_KEY: Final = "fingerprint"
+OLDEST_QDRANT: Final = (1, 16)
+"""The first version with conditional updates."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,11 @@ class CollectionNames:
 async def open_collection(qdrant: Qdrant, alias: str, mine: Fingerprint) -> CollectionNames:
     """Make sure that the collection under ``alias`` exists and may be written with ``mine``.
 
-    Safe to run in several workers at once. Raises CollectionMismatch if there is another
-    collection under this name, or one made with another model or chunking.
+    Safe to run in several workers at once. Raises UsageError if Qdrant is too old to keep workers
+    from overwriting each other, and CollectionMismatch if there is another collection under this
+    name, or one made with another model or chunking.
     """
+    await _check_version(qdrant)
     names = CollectionNames.of(alias, mine.digest)
     target = await _alias_target(qdrant, alias)
     if target is None:
@@ -62,6 +67,22 @@ async def open_collection(qdrant: Qdrant, alias: str, mine: Fingerprint) -> Coll
         await check_fingerprint(qdrant, CollectionNames.at(alias, target), mine)
     await _create(qdrant, names, mine)
     return names
+
+
+async def _check_version(qdrant: Qdrant) -> None:
+    version = (await qdrant.ask(lambda client: client.info())).version
+    if not is_supported(version):
+        oldest = ".".join(map(str, OLDEST_QDRANT))
+        raise UsageError(f"Qdrant is version {version}; ingestq needs {oldest} or newer")
+
+
+def is_supported(version: str) -> bool:
+    """Whether a server of this version checks the conditions of `worker.fence`.
+
+    An older one would write without checking. What is no number (a development build) is trusted.
+    """
+    numbers = version.removeprefix("v").split(".")[: len(OLDEST_QDRANT)]
+    return not all(n.isdecimal() for n in numbers) or tuple(map(int, numbers)) >= OLDEST_QDRANT
 
 
 async def find_collection(qdrant: Qdrant, alias: str) -> CollectionNames | None:

@@ -3,8 +3,9 @@
 import asyncio
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -12,33 +13,55 @@ from arq import Retry as RetryJob
 
 from broker import events
 from broker.contract import (
+    Batch,
     BatchReport,
     ChunkCounts,
     DeadLetter,
+    DeleteBatch,
+    Deletion,
     Document,
     DocumentCounts,
     IngestBatch,
+    Lane,
     bury,
     dead_letter_key,
 )
-from broker.errors import Failure, classify
+from broker.errors import Failure, classify, describe, encodable
+from broker.leases import Claim
 from worker import pipeline
-from worker.pipeline import Indexed, Outcome, Ports, Rejected, Retry, Superseded, Unchanged
+from worker.lanes import LanePermits
+from worker.pipeline import (
+    Deleted,
+    Indexed,
+    Outcome,
+    Ports,
+    Rejected,
+    Retry,
+    Superseded,
+    Unchanged,
+    Work,
+)
+from worker.points import DocumentKey
 from worker.retries import MAX_TRIES, AwaitService, backoff_seconds
+from worker.shared_embeddings import sharing_embeddings
 
 log = structlog.get_logger()
 
 INGESTOR: Final = "ingestor"
 PROGRESS: Final = "progress"
+CLAIM: Final = "claim"
 """Names in ``ctx``."""
 
 
 @dataclass(frozen=True)
 class Ingestor:
-    """What the job function works with. ``slots`` bounds the documents in work at once."""
+    """What the job functions work with: the pipeline's neighbours for each lane.
 
-    ports: Ports
-    slots: asyncio.Semaphore
+    ``permits`` bounds the documents in work at once.
+    """
+
+    ports: Mapping[Lane, Ports]
+    permits: LanePermits
 
 
 async def ingest(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
@@ -48,10 +71,47 @@ async def ingest(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
     and cost a look-up. After the last try the documents that still fail are dead-lettered.
     """
     ingestor: Ingestor = ctx[INGESTOR]
-    progress: pipeline.Progress = ctx[PROGRESS]
-    tries: int = ctx["job_try"]
+    ports = sharing_embeddings(ingestor.ports[batch.lane])
+    keys = [DocumentKey(document.tenant, document.doc_id) for document in batch.documents]
+    entries = await ports.ledger.look_up(keys)
+    latest = {keys[i]: i for i in sorted(range(len(keys)), key=partial(_order, batch))}
+
+    async def outcome(index: int, document: Document) -> Outcome:
+        if latest[keys[index]] != index:
+            return Superseded()  # the same batch has a newer version
+        claim: Claim = ctx[CLAIM]
+        work = Work(document, entries.get(keys[index]), claim.token, claim.crashes > 0)
+        known = pipeline.outcome_at_once(work)
+        if known is not None:
+            return known
+        async with ingestor.permits.hold(batch.lane):
+            return await pipeline.ingest(work, ports, ctx[PROGRESS])
+
+    return await _all_documents(ctx["job_try"], batch, outcome)
+
+
+async def delete(ctx: dict[str, Any], batch: DeleteBatch) -> BatchReport:
+    """Remove every document of ``batch`` from the index. Raises as `ingest` does."""
+    ingestor: Ingestor = ctx[INGESTOR]
+
+    async def outcome(_: int, deletion: Deletion) -> Outcome:
+        async with ingestor.permits.hold(batch.lane):
+            return await pipeline.delete(deletion, ctx[CLAIM].token, ingestor.ports[batch.lane])
+
+    return await _all_documents(ctx["job_try"], batch, outcome)
+
+
+def _order(batch: IngestBatch, index: int) -> tuple[int, int]:
+    """Later documents of a batch are newer, where their versions do not say otherwise."""
+    return batch.documents[index].version, index
+
+
+async def _all_documents(
+    tries: int, batch: Batch, outcome: Callable[[int, Any], Awaitable[Outcome]]
+) -> BatchReport:
+    documents: Sequence[Document | Deletion] = batch.documents
     outcomes = await asyncio.gather(
-        *(_outcome(document, ingestor, progress) for document in batch.documents)
+        *(_as_value(document.doc_id, outcome(i, document)) for i, document in enumerate(documents))
     )
     waiting = [outcome for outcome in outcomes if isinstance(outcome, Retry)]
     if any(not outcome.counts for outcome in waiting):
@@ -61,38 +121,41 @@ async def ingest(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
     return _report(batch, outcomes, tries)
 
 
-async def _outcome(document: Document, ingestor: Ingestor, progress: pipeline.Progress) -> Outcome:
+async def _as_value(doc_id: str, outcome: Awaitable[Outcome]) -> Outcome:
+    """What a document came to, also if that was an error. Raises only what is fatal."""
     try:
-        async with ingestor.slots:
-            return await pipeline.ingest(document, ingestor.ports, progress)
+        return await outcome
     except Exception as error:
-        reason = str(error) or type(error).__name__
+        reason = describe(error)
         match classify(error):
             case Failure.PERMANENT:
-                log.info(events.DOCUMENT_REJECTED, doc_id=document.doc_id, reason=reason)
+                log.info(events.DOCUMENT_REJECTED, doc_id=doc_id, reason=reason)
                 return Rejected(reason)
             case Failure.TRANSIENT:
-                log.warning(events.DOCUMENT_FAILED, doc_id=document.doc_id, reason=reason)
-                return Retry(reason, counts=True, traceback=traceback.format_exc())
+                log.warning(events.DOCUMENT_FAILED, doc_id=doc_id, reason=reason)
+                return Retry(reason, counts=True, traceback=encodable(traceback.format_exc()))
             case Failure.UNAVAILABLE:
                 return Retry(reason, counts=False)
             case Failure.FATAL:
                 raise
 
 
-def _report(batch: IngestBatch, outcomes: Sequence[Outcome], tries: int) -> BatchReport:
+def _report(batch: Batch, outcomes: Sequence[Outcome], tries: int) -> BatchReport:
+    documents: Sequence[Document | Deletion] = batch.documents
     ends = Counter(map(type, outcomes))
     chunks = [outcome.chunks for outcome in outcomes if isinstance(outcome, Indexed)]
+    chunks += [ChunkCounts(deleted=o.chunks) for o in outcomes if isinstance(o, Deleted)]
     letters = [
         letter
-        for document, outcome in zip(batch.documents, outcomes, strict=True)
-        for letter in _letters(batch.submission, document, outcome, tries)
+        for i, outcome in enumerate(outcomes)
+        for letter in _letters(batch, i, outcome, tries)
     ]
     return BatchReport(
         documents=DocumentCounts(
             indexed=ends[Indexed],
             unchanged=ends[Unchanged],
             superseded=ends[Superseded],
+            deleted=ends[Deleted],
             rejected=len(letters),
         ),
         chunks=ChunkCounts(
@@ -103,22 +166,19 @@ def _report(batch: IngestBatch, outcomes: Sequence[Outcome], tries: int) -> Batc
         dead=tuple(letters),
         healed=tuple(
             dead_letter_key(document)
-            for document, outcome in zip(batch.documents, outcomes, strict=True)
-            if isinstance(outcome, Indexed | Unchanged)
+            for document, outcome in zip(documents, outcomes, strict=True)
+            if isinstance(outcome, Indexed | Unchanged | Deleted)
         ),
     )
 
 
-def _letters(
-    submission: str, document: Document, outcome: Outcome, tries: int
-) -> tuple[DeadLetter, ...]:
+def _letters(batch: Batch, index: int, outcome: Outcome, tries: int) -> tuple[DeadLetter, ...]:
     """The dead letter of a document that failed; nothing for any other."""
-    alone = IngestBatch(submission, (document,))
     match outcome:
         case Rejected(reason):
-            return bury(alone, reason, tries=tries).dead
+            return bury(batch.alone(index), reason, tries=tries).dead
         case Retry(reason, _, trace):
-            return bury(alone, reason, tries=tries, traceback=trace).dead
+            return bury(batch.alone(index), reason, tries=tries, traceback=trace).dead
         case _:
             return ()
 

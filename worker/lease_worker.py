@@ -1,41 +1,37 @@
 """An arq worker that owns its jobs by lease: a job is never lost, and never finished twice.
 
 arq's own loop claims jobs with a lock that says nothing about its owner and outlives a dead one
-by minutes. This worker keeps arq's functions, ``ctx``, hooks and ``Retry``, and replaces the
-claiming, the running and the finishing of jobs by the scripts of `broker.leases`.
+by minutes. This worker keeps arq's functions, ``ctx``, hooks, cron jobs and ``Retry``, and replaces
+the claiming and the finishing of jobs by the scripts of `broker.leases`.
 """
 
 import asyncio
 import contextlib
 import os
 import socket
-import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import partial
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timezone
+from signal import Signals
+from typing import Any, Final, TypedDict, Unpack
 
-import msgspec
 import structlog
+from arq.cron import CronJob
+from arq.typing import StartupShutdown
 from arq.worker import Function, Worker
 
-from broker import events, keys
-from broker.contract import IngestBatch, Job, JobResult, decode_job
-from broker.errors import BrokerUnavailable, ContractError, IngestqError, UsageError
+from broker import events
+from broker.contract import Lane
+from broker.errors import BrokerUnavailable, UsageError
 from broker.leases import Claim, LeaseQueue
-from worker.jobs import PROGRESS
-from worker.retries import jittered
-from worker.verdicts import (
-    RELEASE,
-    Finish,
-    PutBack,
-    Verdict,
-    judge,
-    judge_undecodable,
-    judge_unknown,
-)
+from broker.queue import WorkerInfo
+from worker.cron import CronTable
+from worker.lanes import kept_for_interactive
+from worker.retries import BROKER_RETRY_SECONDS, jittered
+from worker.runner import JobHooks, JobRunner, Ran
+from worker.settle import Settler, now_ms
+from worker.verdicts import RELEASE, PutBack, judge_aborted
 
 log = structlog.get_logger()
 
@@ -43,12 +39,23 @@ POLL_SECONDS: Final = 1
 """How long an idle worker waits for a wake-up before it looks for deferred and expired jobs."""
 RENEWALS_PER_LEASE: Final = 3
 """Two renewals may fail before a lease is lost."""
-BROKER_RETRY_SECONDS: Final = 1.0
-PROGRESS_SECONDS: Final = 0.5
-"""How often a running job shows how far it is."""
+MOST_RUNS: Final = 2
+"""A job that only waits for its verdict to be written down takes no slot, but there is a bound: so
+many times the slots."""
+ABORT_SECONDS: Final = 0.5
+"""How often a worker looks whether one of its jobs is to be aborted."""
 
-UNDECODABLE: Final = Job("unknown", (IngestBatch("", ()),), enqueued_ms=0)
-"""Stands for a job that cannot be decoded: nobody knows its submission or documents."""
+
+class ArqOptions(TypedDict, total=False):
+    """Options of arq's worker that mean here what arq's documentation says."""
+
+    cron_jobs: Sequence[CronJob] | None
+    timezone: timezone | None
+    on_startup: StartupShutdown | None
+    on_shutdown: StartupShutdown | None
+    on_job_start: StartupShutdown | None
+    on_job_end: StartupShutdown | None
+    after_job_end: StartupShutdown | None
 
 
 @dataclass
@@ -58,6 +65,7 @@ class _Run:
     claim: Claim
     task: asyncio.Task[None]
     lost: bool = False
+    aborted: bool = False
     settling: bool = False
 
     def cancel(self) -> None:
@@ -66,31 +74,12 @@ class _Run:
             self.task.cancel()
 
 
-@dataclass
-class _LiveProgress:
-    """Chunks done and known of a running job, to be shown when they changed."""
-
-    done: int = 0
-    known: int = 0
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __call__(self, done: int, known: int) -> None:
-        self.done += done
-        self.known += known
-        self.changed.set()
-
-    def end(self) -> None:
-        """Nothing more is to be shown."""
-        self.ended.set()
-        self.changed.set()
-
-
 class LeaseWorker(Worker):
     """Runs the jobs of the queue until it is told to stop.
 
     ``run_until_stopped`` returns after `stop`, when what could be finished within
-    ``drain_seconds`` is finished and the rest is back on the queue.
+    ``drain_seconds`` is finished and the rest is back on the queue. Of its ``max_jobs``, at least
+    two, some are kept for interactive jobs.
     """
 
     def __init__(
@@ -100,27 +89,33 @@ class LeaseWorker(Worker):
         *,
         max_jobs: int,
         drain_seconds: float,
-        ctx: dict[str, Any],
+        ctx: dict[Any, Any],
+        **options: Unpack[ArqOptions],
     ) -> None:
+        if max_jobs < len(Lane):
+            raise ValueError(f"max_jobs is {max_jobs}; each of the {len(Lane)} lanes needs one")
         super().__init__(
             functions=functions,
             redis_pool=leases.redis,
             handle_signals=False,
             max_jobs=max_jobs,
             ctx=ctx,
-            job_serializer=msgspec.msgpack.encode,
-            job_deserializer=msgspec.msgpack.decode,
+            **options,
         )
         self.id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._leases = leases
+        self._max_bulk = max_jobs - kept_for_interactive(max_jobs)
         self._renewal_seconds = leases.lease_seconds / RENEWALS_PER_LEASE
         self._drain_seconds = drain_seconds
+        self._settler = Settler(leases)
         self._runs: dict[int, _Run] = {}  # by token: a job that was lost may be claimed again
         self._stopping = asyncio.Event()
         self._drained = asyncio.Event()
         self._slot_freed = asyncio.Event()
-        self._listening: asyncio.Task[None] | None = None
+        self._listening: dict[Lane, asyncio.Task[None]] = {}
         self._fatal: UsageError | None = None
+        hooks = JobHooks(self.on_job_start, self.on_job_end, self.after_job_end)
+        self._runner = JobRunner(self.functions, leases, hooks, self.ctx)
 
     def stop(self) -> None:
         """Claim nothing more and let `run_until_stopped` return. A second call stops at once."""
@@ -129,14 +124,14 @@ class LeaseWorker(Worker):
                 run.cancel()
         self._stopping.set()
         self._slot_freed.set()
-        if self._listening is not None:
-            self._listening.cancel()
+        for listening in self._listening.values():
+            listening.cancel()
 
     async def run_until_stopped(self) -> None:
         """Claim and run jobs until `stop` is called.
 
-        Survives Redis going away. Raises UsageError if a job finds that the worker is set up
-        wrongly; its jobs are then back on the queue.
+        Survives Redis going away. Raises what ``on_startup`` raises, and UsageError if a job finds
+        that the worker is set up wrongly; its jobs are then back on the queue.
         """
         log.info(events.WORKER_STARTED, worker=self.id, max_jobs=self.max_jobs)
         self.ctx["redis"] = self.pool
@@ -145,7 +140,10 @@ class LeaseWorker(Worker):
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._renew_leases())
+                group.create_task(self._watch_aborts())
                 group.create_task(self._show_life())
+                if self.cron_jobs:
+                    group.create_task(self._queue_cron_runs())
                 try:
                     await self._claim_until_stopped(group)
                     await self._drain()
@@ -160,22 +158,48 @@ class LeaseWorker(Worker):
         if self._fatal is not None:
             raise self._fatal
 
+    async def main(self) -> None:
+        """What arq's ``run`` and ``async_run`` call."""
+        await self.run_until_stopped()
+
+    def handle_sig(self, signum: Signals) -> None:
+        """What arq calls to stop a worker."""
+        self.stop()
+
+    async def close(self) -> None:
+        """Stop, and wait for a worker that was started by arq's ``run`` or ``async_run``.
+
+        The connection stays open: it belongs to whoever made it.
+        """
+        self.stop()
+        if self.main_task is not None:
+            await asyncio.wait([self.main_task])
+
     async def _claim_until_stopped(self, group: asyncio.TaskGroup) -> None:
         while not self._stopping.is_set():
-            free = self.max_jobs - len(self._runs)
-            if free == 0:
-                self._slot_freed.clear()
+            self._slot_freed.clear()
+            busy = [run.claim for run in self._runs.values() if not run.settling]
+            free = min(self.max_jobs - len(busy), MOST_RUNS * self.max_jobs - len(self._runs))
+            if free == 0 or self._has_suspect():
                 await self._slot_freed.wait()
                 continue
+            bulk = min(self._max_bulk - _in_bulk(busy), free)
             try:
-                claims = await self._leases.claim(free)
-                for claim in claims:
+                claimed = await self._leases.claim(
+                    self.id, free, bulk=bulk, running=len(self._runs)
+                )
+                for claim in claimed.claims:
                     self._start(claim, group)
-                if len(claims) < free:
-                    await self._listen()
+                if claimed.drain:
+                    await _happens_within(self._slot_freed, POLL_SECONDS)
+                elif len(claimed.claims) < free:
+                    await self._listen(bulk_may_wait=_in_bulk(claimed.claims) == bulk)
             except BrokerUnavailable as error:
                 log.warning(events.SERVICE_AWAY, error=str(error), retry_in=BROKER_RETRY_SECONDS)
                 await _happens_within(self._stopping, jittered(BROKER_RETRY_SECONDS))
+
+    def _has_suspect(self) -> bool:
+        return any(run.claim.suspect for run in self._runs.values())
 
     def _start(self, claim: Claim, group: asyncio.TaskGroup) -> None:
         task = group.create_task(self._work(claim))
@@ -187,20 +211,33 @@ class LeaseWorker(Worker):
 
         task.add_done_callback(free_slot)
 
-    async def _listen(self) -> None:
-        """Wait until there may be work, or until the worker is stopped."""
-        self._listening = asyncio.create_task(self._leases.wait_for_work(POLL_SECONDS))
-        try:
-            await self._listening
-        except asyncio.CancelledError:
-            if not self._stopping.is_set():
-                self._listening.cancel()
-                raise
-        finally:
-            self._listening = None
+    async def _listen(self, *, bulk_may_wait: bool) -> None:
+        """Wait until there may be work, or until it is to stop.
+
+        With ``bulk_may_wait`` bulk jobs could be had if there were a slot for them: until then only
+        interactive ones are listened for.
+        """
+        lanes = [Lane.INTERACTIVE] if bulk_may_wait else list(Lane)
+        for lane in lanes:
+            if lane not in self._listening:
+                wait = self._leases.wait_for_work(lane, POLL_SECONDS)
+                self._listening[lane] = asyncio.create_task(wait)
+        waking = {self._listening[lane] for lane in lanes}
+        freed = asyncio.create_task(self._slot_freed.wait())
+        await asyncio.wait(
+            waking | {freed} if bulk_may_wait else waking, return_when=asyncio.FIRST_COMPLETED
+        )
+        freed.cancel()
+        for lane, listening in list(self._listening.items()):
+            if listening.done():
+                del self._listening[lane]
+                if not listening.cancelled():
+                    listening.result()
 
     async def _drain(self) -> None:
         """Let running jobs end; those that take too long are put back."""
+        if self._listening:
+            await asyncio.wait(self._listening.values())
         if not self._runs:
             return
         log.info(events.WORKER_DRAINING, running=len(self._runs), seconds=self._drain_seconds)
@@ -219,114 +256,55 @@ class LeaseWorker(Worker):
             except BrokerUnavailable as error:
                 log.warning(events.SERVICE_AWAY, error=str(error))
                 continue
-            for token in lost & self._runs.keys():
-                run = self._runs[token]
+            for run in [self._runs[token] for token in lost if token in self._runs]:
                 log.warning(events.LEASE_LOST, job=run.claim.job_id)
                 run.lost = True
                 run.cancel()
 
+    async def _watch_aborts(self) -> None:
+        """Cancel the jobs that somebody aborted."""
+        while not await _happens_within(self._drained, ABORT_SECONDS):
+            with contextlib.suppress(BrokerUnavailable):  # the claiming says so
+                if self._runs:
+                    job_ids = await self._leases.aborted()
+                    for run in list(self._runs.values()):
+                        if run.claim.job_id in job_ids and not run.claim.aborted:
+                            run.aborted = True
+                            run.cancel()
+
     async def _show_life(self) -> None:
         while not self._drained.is_set():
+            documents, chunks = self._settler.rates.per_second()
+            info = WorkerInfo(socket.gethostname(), os.getpid(), len(self._runs), documents, chunks)
             with contextlib.suppress(BrokerUnavailable):  # the claiming says so
-                await self._leases.sign_of_life(self.id)
+                await self._leases.sign_of_life(self.id, info)
             await _happens_within(self._drained, self._renewal_seconds)
+
+    async def _queue_cron_runs(self) -> None:
+        table = CronTable(self.cron_jobs, self.timezone, self._leases.schedule, self.id)
+        await table.run_until(self._stopping)
 
     async def _work(self, claim: Claim) -> None:
         """Run one job and settle it. Raises nothing but cancellation."""
-        started_ms = _now_ms()
-        job = UNDECODABLE
-        verdict: Verdict
+        started_ms = now_ms()
         try:
-            job = decode_job(claim.payload)
-            verdict = await self._execute(claim, job)
-        except ContractError as error:
-            verdict = judge_undecodable(claim, error)
+            ran = await self._runner.run(claim)
         except asyncio.CancelledError:
-            if self._runs[claim.token].lost:
+            run = self._runs[claim.token]
+            if run.lost:
                 return
-            verdict = RELEASE
+            ran = Ran(judge_aborted(claim) if run.aborted else RELEASE)
         self._runs[claim.token].settling = True
-        if isinstance(verdict, PutBack) and verdict.fatal is not None:
-            self._fatal = verdict.fatal
+        self._slot_freed.set()
+        if isinstance(ran.verdict, PutBack) and ran.verdict.fatal is not None:
+            self._fatal = ran.verdict.fatal
             self.stop()
-        await self._settle(claim, job, verdict, started_ms)
+        if await self._settler.settle(claim, ran, started_ms):
+            await self._runner.after(ran)
 
-    async def _execute(self, claim: Claim, job: Job) -> Verdict:
-        [batch] = job.args
-        function = self.functions.get(job.function)
-        if function is None:
-            reason = f"this worker has no function {job.function!r}"
-            return judge_unknown(claim, reason, batch)
-        progress = _LiveProgress()
-        ctx = {
-            **self.ctx,
-            "job_id": claim.job_id,
-            "job_try": claim.failures + 1,
-            "enqueue_time": datetime.fromtimestamp(job.enqueued_ms / 1000, UTC),
-            PROGRESS: progress,
-        }
-        showing = asyncio.create_task(self._show_progress(claim, batch.submission, progress))
-        try:
-            return Finish(await function.coroutine(ctx, batch, **job.kwargs))
-        except Exception as error:
-            return judge(error, claim, batch)
-        finally:
-            # Told to end rather than cancelled: up to Python 3.11 ``asyncio.wait_for``, in which
-            # redis-py sends every command, may forget a cancellation.
-            progress.end()
-            await asyncio.wait([showing])
 
-    async def _show_progress(self, claim: Claim, submission: str, progress: _LiveProgress) -> None:
-        while not progress.ended.is_set():
-            await progress.changed.wait()
-            progress.changed.clear()
-            with contextlib.suppress(IngestqError):  # it is only shown; settling says what is wrong
-                await self._leases.report_progress(
-                    claim, submission, chunks_done=progress.done, chunks_known=progress.known
-                )
-            await _happens_within(progress.ended, PROGRESS_SECONDS)
-
-    async def _settle(self, claim: Claim, job: Job, verdict: Verdict, started_ms: int) -> None:
-        """Write the verdict down; until that is done the job may run again."""
-        submission = job.args[0].submission
-        said: dict[str, Any]
-        finished_ms = _now_ms()
-        match verdict:
-            case Finish(report):
-                result = JobResult(
-                    function=job.function,
-                    tries=claim.failures + 1,
-                    enqueued_ms=job.enqueued_ms,
-                    success=not report.dead,
-                    result=report,
-                    started_ms=started_ms,
-                    finished_ms=finished_ms,
-                    queue=keys.QUEUE,
-                    job_id=claim.job_id,
-                )
-                settle = partial(self._leases.finish, claim, submission, report, result)
-                event, said = events.JOB_FINISHED, {"seconds": (finished_ms - started_ms) / 1000}
-            case PutBack(reason, delay, failed):
-                settle = partial(
-                    self._leases.put_back, claim, submission, delay_seconds=delay, failed=failed
-                )
-                event, said = events.JOB_PUT_BACK, {"reason": reason, "failed": failed}
-        if await self._insist(settle):
-            log.info(event, job=claim.job_id, **said)
-        else:
-            log.warning(events.LEASE_LOST, job=claim.job_id)
-
-    async def _insist(self, settle: Callable[[], Awaitable[bool]]) -> bool:
-        """Repeat ``settle`` until Redis takes it, or nobody would believe it any more."""
-        deadline = time.monotonic() + 2 * self._leases.lease_seconds
-        while True:
-            try:
-                return await settle()
-            except BrokerUnavailable as error:
-                log.warning(events.SERVICE_AWAY, error=str(error), retry_in=BROKER_RETRY_SECONDS)
-                if time.monotonic() > deadline:
-                    return False
-                await asyncio.sleep(jittered(BROKER_RETRY_SECONDS))
+def _in_bulk(claims: Iterable[Claim]) -> int:
+    return sum(claim.lane is Lane.BULK for claim in claims)
 
 
 async def _happens_within(event: asyncio.Event, seconds: float) -> bool:
@@ -335,7 +313,3 @@ async def _happens_within(event: asyncio.Event, seconds: float) -> bool:
         async with asyncio.timeout(seconds):
             await event.wait()
     return event.is_set()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -1,11 +1,19 @@
 """What happens to one document: the index is made equal to it, and the outcome is a value.
 
-The pipeline knows its neighbours by what it needs of them, the Protocols below. Writes come in
-an order that never loses the old version before the new one is durable: mark the document as
-being written, upsert the new chunks, delete the stale ones, write the ledger entry.
+The pipeline knows its neighbours by what it needs of them, the Protocols below. Several workers may
+be at the same document, at different versions, and any of them may be stopped at any point. What
+keeps the newest version whole:
+
+- The ledger lets only a newer version, or a later attempt at the same one, begin.
+- A chunk carries the fence it was written under, and is replaced or deleted only under one that is
+  not older.
+- Writes come in an order that never loses the old version before the new one is durable: begin,
+  upsert the new chunks, delete the stale ones, finish.
+- Who may not finish was overtaken, and takes away what the new owner has no use for.
 """
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +24,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from broker.contract import ChunkCounts, Document
-from worker.points import ChunkPoint, LedgerEntry, chunk_id
+from broker.contract import ChunkCounts, Deletion, Document
+from worker.points import Begun, ChunkPoint, DocumentKey, Fence, LedgerEntry, State, chunk_id
 from worker.prepare import Prepared, Unprepared
 
 SLICE_CHUNKS: Final = 256
@@ -43,6 +51,13 @@ class Superseded:
 
 
 @dataclass(frozen=True)
+class Deleted:
+    """The document is no longer in the index; ``chunks`` of it were."""
+
+    chunks: int
+
+
+@dataclass(frozen=True)
 class Rejected:
     """The document can never be indexed."""
 
@@ -58,11 +73,11 @@ class Retry:
     traceback: str = ""
 
 
-Outcome = Indexed | Unchanged | Superseded | Rejected | Retry
+Outcome = Indexed | Unchanged | Superseded | Deleted | Rejected | Retry
 
 
 class Model(Protocol):
-    """Text in, vectors out; see `worker.embedding.pool.ModelPool`."""
+    """Text in, vectors out; see `worker.embedding.pool.LaneModel`."""
 
     async def prepare(
         self, document: Document, known_hash: str | None
@@ -74,21 +89,27 @@ class Model(Protocol):
 class Chunks(Protocol):
     """The chunks in the index; see `worker.store.QdrantStore`."""
 
-    async def upsert(self, points: Sequence[ChunkPoint]) -> None: ...
+    async def upsert(self, points: Sequence[ChunkPoint], fence: Fence) -> None: ...
 
-    async def delete(self, ids: Iterable[str]) -> None: ...
+    async def delete(self, ids: Iterable[str], fence: Fence) -> None: ...
 
     async def vectors(self, ids: Iterable[str]) -> dict[str, list[float]]: ...
 
-    async def ids_of(self, tenant: str, doc_id: str) -> frozenset[str]: ...
+    async def ids_of(self, key: DocumentKey) -> frozenset[str]: ...
 
 
 class Ledger(Protocol):
     """What is indexed; see `worker.ledger.QdrantLedger`."""
 
-    async def look_up(self, tenant: str, doc_id: str) -> LedgerEntry | None: ...
+    async def look_up(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, LedgerEntry]: ...
 
-    async def write(self, entry: LedgerEntry) -> None: ...
+    async def chunk_ids(self, key: DocumentKey) -> frozenset[str]: ...
+
+    async def begin(self, entry: LedgerEntry, chunk_ids: Sequence[str]) -> Begun: ...
+
+    async def finish(self, entry: LedgerEntry, chunk_ids: Sequence[str]) -> bool: ...
+
+    async def confirm(self, seen: LedgerEntry, now: LedgerEntry) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -111,56 +132,154 @@ Progress = Callable[[int, int], None]
 """Called with the chunks that were done and became known since the last call."""
 
 
-async def ingest(document: Document, ports: Ports, progress: Progress) -> Outcome:
-    """Make the index equal to ``document``, unless it holds that or a newer version already.
+@dataclass(frozen=True)
+class Work:
+    """A document to be made equal to, and what is known when the work begins.
+
+    ``entry`` is what the ledger said, ``attempt`` the fencing token of the job. ``restarted`` says
+    that a worker died over this before, and may have left chunks behind.
+    """
+
+    document: Document
+    entry: LedgerEntry | None
+    attempt: int
+    restarted: bool = False
+
+    @property
+    def key(self) -> DocumentKey:
+        return DocumentKey(self.document.tenant, self.document.doc_id)
+
+    @property
+    def fence(self) -> Fence:
+        return Fence(self.document.version, self.attempt)
+
+
+def outcome_at_once(work: Work) -> Outcome | None:
+    """The outcome, if the ledger alone can tell it and there is nothing to be done."""
+    entry, file = work.entry, work.document.file
+    if entry is None:
+        return None
+    if entry.version > work.document.version:
+        return None if work.restarted else Superseded()
+    if entry.indexed and file is not None and entry.file == file:
+        return Unchanged()
+    return None
+
+
+async def ingest(work: Work, ports: Ports, progress: Progress) -> Outcome:
+    """Make the index equal to the document, unless it holds that or a newer version already.
 
     May be repeated after any interruption. Raises what its neighbours raise.
     """
-    entry = await ports.ledger.look_up(document.tenant, document.doc_id)
-    if entry is not None and entry.version > document.version:
+    known = outcome_at_once(work)
+    if known is not None:
+        return known
+    if work.entry is not None and work.entry.version > work.document.version:
+        await _take_away(work, await ports.chunks.ids_of(work.key), ports)
         return Superseded()
-    known_hash = entry.content_hash if entry is not None and entry.indexed else None
-    prepared = await ports.model.prepare(document, known_hash)
+    known_hash = work.entry.content_hash if work.entry and work.entry.indexed else None
+    prepared = await ports.model.prepare(work.document, known_hash)
     if isinstance(prepared, Unprepared):
-        assert entry is not None, "only a known document can be unchanged"
-        if entry.version == document.version:
-            # An earlier try got to the end, but its worker did not live to say so.
-            return Indexed(ChunkCounts(reused=entry.chunks))
-        await ports.ledger.write(msgspec.structs.replace(entry, version=document.version))
+        return await _confirm(work, prepared, ports)
+    return await _replace(work, prepared, ports, progress)
+
+
+async def delete(deletion: Deletion, attempt: int, ports: Ports) -> Outcome:
+    """Remove a document from the index, unless it holds a newer version.
+
+    Its entry stays as a tombstone, so that no older version is indexed later. May be repeated after
+    any interruption. Raises what its neighbours raise.
+    """
+    key = DocumentKey(deletion.tenant, deletion.doc_id)
+    entry = (await ports.ledger.look_up([key])).get(key)
+    if entry is not None and entry.version > deletion.version:
+        return Superseded()
+    known = entry is not None and entry.state is not State.DELETED
+    tombstone = LedgerEntry(
+        tenant=deletion.tenant,
+        doc_id=deletion.doc_id,
+        source="" if entry is None else entry.source,
+        version=deletion.version,
+        attempt=attempt,
+        content_hash="",
+        chunks=0,
+        state=State.DELETING,
+        written_ms=_now_ms(),
+    )
+    if not (await ports.ledger.begin(tombstone, ())).ours:
+        return Superseded()
+    ids = await ports.chunks.ids_of(key)
+    await ports.chunks.delete(ids, tombstone.fence)
+    deleted = msgspec.structs.replace(tombstone, state=State.DELETED)
+    if not await ports.ledger.finish(deleted, ()):
+        return Superseded()
+    return Deleted(len(ids)) if known else Unchanged()
+
+
+async def _confirm(work: Work, prepared: Unprepared, ports: Ports) -> Outcome:
+    """The content is what is indexed: only write down that it still was at this version."""
+    assert work.entry is not None, "only a known document can be unchanged"
+    if work.entry.version == work.document.version:
+        # An earlier try got to the end, but its worker did not live to say so.
+        return Indexed(ChunkCounts(reused=work.entry.chunks))
+    now = msgspec.structs.replace(
+        work.entry,
+        version=work.document.version,
+        attempt=work.attempt,
+        written_ms=_now_ms(),
+        file=prepared.file,
+    )
+    if await ports.ledger.confirm(work.entry, now):
         return Unchanged()
-    return await _replace(document, prepared, ports, progress, first=entry is None)
+    return Retry("another worker changed the document meanwhile", counts=False)
 
 
-async def _replace(
-    document: Document, prepared: Prepared, ports: Ports, progress: Progress, *, first: bool
-) -> Indexed:
-    chunks = _identify(document, prepared)
+async def _replace(work: Work, prepared: Prepared, ports: Ports, progress: Progress) -> Outcome:
+    document = work.document
+    chunks = _identify(work, prepared)
+    ids = [chunk.id for chunk in chunks]
     progress(0, len(chunks))
-    before = frozenset() if first else await ports.chunks.ids_of(document.tenant, document.doc_id)
     entry = LedgerEntry(
         tenant=document.tenant,
         doc_id=document.doc_id,
         source=document.source,
         version=document.version,
+        attempt=work.attempt,
         content_hash=prepared.content_hash,
         chunks=len(chunks),
-        state="writing",
+        state=State.WRITING,
+        written_ms=_now_ms(),
+        file=prepared.file,
     )
-    await ports.ledger.write(entry)
+    begun = await ports.ledger.begin(entry, ids)
+    if not begun.ours:
+        return Superseded()
+    before = frozenset[str]() if begun.first else await ports.chunks.ids_of(work.key)
     embedded = 0
     for start in range(0, len(chunks), SLICE_CHUNKS):
         part = chunks[start : start + SLICE_CHUNKS]
-        embedded += await _write_slice(part, before, ports)
+        embedded += await _write_slice(part, before, work.fence, ports)
         progress(len(part), 0)
-    stale = before - {chunk.id for chunk in chunks}
-    await ports.chunks.delete(stale)
-    await ports.ledger.write(msgspec.structs.replace(entry, state="indexed"))
+    # Looked up anew: an older writer may have added chunks meanwhile.
+    stale = frozenset() if begun.first else await ports.chunks.ids_of(work.key) - set(ids)
+    await ports.chunks.delete(stale, work.fence)
+    if not await ports.ledger.finish(msgspec.structs.replace(entry, state=State.INDEXED), ids):
+        await _take_away(work, ids, ports)
+        return Superseded()
     return Indexed(
         ChunkCounts(embedded=embedded, reused=len(chunks) - embedded, deleted=len(stale))
     )
 
 
-async def _write_slice(chunks: Sequence[_Chunk], before: frozenset[str], ports: Ports) -> int:
+async def _take_away(work: Work, ids: Iterable[str], ports: Ports) -> None:
+    """Delete those of ``ids`` that the new owner of the document has no use for."""
+    theirs = await ports.ledger.chunk_ids(work.key)
+    await ports.chunks.delete(set(ids) - theirs, work.fence)
+
+
+async def _write_slice(
+    chunks: Sequence[_Chunk], before: frozenset[str], fence: Fence, ports: Ports
+) -> int:
     """Upsert ``chunks``, with the vectors they have where they have one; how many had none."""
     vectors: dict[str, Sequence[float]] = {}
     vectors.update(await ports.chunks.vectors(c.id for c in chunks if c.id in before))
@@ -168,12 +287,14 @@ async def _write_slice(chunks: Sequence[_Chunk], before: frozenset[str], ports: 
     if new:
         rows = await ports.model.embed([chunk.text for chunk in new])
         vectors.update(zip((c.id for c in new), rows.tolist(), strict=True))
-    await ports.chunks.upsert([ChunkPoint(c.id, vectors[c.id], c.payload) for c in chunks])
+    points = [ChunkPoint(c.id, vectors[c.id], c.payload) for c in chunks]
+    await ports.chunks.upsert(points, fence)
     return len(new)
 
 
-def _identify(document: Document, prepared: Prepared) -> list[_Chunk]:
+def _identify(work: Work, prepared: Prepared) -> list[_Chunk]:
     """Give every chunk its id and payload."""
+    document = work.document
     title = prepared.title or PurePath(document.source).name
     metadata = {"title": title, **document.metadata, "source": document.source}
     seen: Counter[str] = Counter()
@@ -188,8 +309,14 @@ def _identify(document: Document, prepared: Prepared) -> list[_Chunk]:
             "tenant": document.tenant,
             "chunk_index": index,
             "content_hash": chunk_hash,
+            "version": document.version,
+            "attempt": work.attempt,
         }
         key = chunk_id(document.tenant, document.doc_id, chunk_hash, seen[chunk_hash])
         seen[chunk_hash] += 1
         chunks.append(_Chunk(key, text, payload))
     return chunks
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -7,7 +7,8 @@ the same id, so writing it again changes nothing.
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
@@ -44,22 +45,80 @@ def chunk_id(tenant: str, doc_id: str, chunk_hash: str, occurrence: int) -> str:
     return str(uuid.uuid5(CHUNK_NAMESPACE, f"{tenant}\0{doc_id}\0{chunk_hash}\0{occurrence}"))
 
 
+class DocumentKey(NamedTuple):
+    """Which document: ``doc_id`` is unique within ``tenant``."""
+
+    tenant: str
+    doc_id: str
+
+
+class Fence(NamedTuple):
+    """Version of a document, and the fencing token of the job that works on it.
+
+    The later attempt at the same version is believed: the earlier worker has lost its lease.
+    """
+
+    version: int
+    attempt: int
+
+
+class State(StrEnum):
+    """How far the index is with a document.
+
+    ``writing`` and ``deleting`` say that somebody began: there may be chunks of a version that is
+    half there or half gone. The entry of a deleted document stays, as a tombstone: else a slow old
+    job would bring it back.
+    """
+
+    WRITING = "writing"
+    INDEXED = "indexed"
+    DELETING = "deleting"
+    DELETED = "deleted"
+
+
 class LedgerEntry(Struct, frozen=True, kw_only=True):
-    """The state of one document in the index. ``content_hash`` is that of the whole document."""
+    """What the index holds of one document.
+
+    ``attempt`` is the fencing token of the job that wrote it. ``content_hash`` covers everything
+    that is stored of the document, ``file`` names the state of the file it was read from (see
+    `broker.paths.file_state`), ``written_ms`` is Unix time at the worker.
+    """
 
     tenant: str
     doc_id: str
     source: str
     version: int
+    attempt: int
     content_hash: str
     chunks: int
-    state: Literal["writing", "indexed"]
+    state: State
+    written_ms: int
+    file: str | None = None
+
+    @property
+    def key(self) -> DocumentKey:
+        return DocumentKey(self.tenant, self.doc_id)
+
+    @property
+    def fence(self) -> Fence:
+        return Fence(self.version, self.attempt)
 
     @property
     def indexed(self) -> bool:
-        return self.state == "indexed"
+        return self.state is State.INDEXED
 
 
-def ledger_id(tenant: str, doc_id: str) -> str:
+class Begun(Struct, frozen=True):
+    """The ledger's answer to who begins to write a document.
+
+    Not ``ours`` if a newer version, or a later attempt, has begun or ended. ``first`` if nobody
+    wrote the document before, so there can be no chunks of others.
+    """
+
+    ours: bool
+    first: bool
+
+
+def ledger_id(key: DocumentKey) -> str:
     """Id of a document's entry in the ledger."""
-    return str(uuid.uuid5(LEDGER_NAMESPACE, f"{tenant}\0{doc_id}"))
+    return str(uuid.uuid5(LEDGER_NAMESPACE, f"{key.tenant}\0{key.doc_id}"))

@@ -5,6 +5,7 @@ that runs the event loop.
 """
 
 import hashlib
+import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +14,31 @@ import msgspec
 
 from broker.contract import Document
 from broker.errors import DocumentRejected
-from broker.paths import text_to_path
+from broker.paths import file_state, text_to_path
 from worker.chunk import Chunker
 from worker.extract import PLAIN_TEXT, extract
 
 
 @dataclass(frozen=True)
 class Unprepared:
-    """The document's content is the one that is known already: there is nothing to prepare."""
+    """The document's content is the one that is known already: there is nothing to prepare.
+
+    ``file`` is the state of the file it was read from, see `broker.paths.file_state`.
+    """
 
     content_hash: str
+    file: str | None = None
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A document's chunks. ``content_hash`` covers everything that is stored of it."""
+    """A document's chunks. ``content_hash`` covers everything that is stored of it.
+
+    ``file`` is the state of the file it was read from, see `broker.paths.file_state`.
+    """
 
     content_hash: str
+    file: str | None
     title: str | None
     chunks: tuple[str, ...]
 
@@ -41,36 +50,40 @@ def prepare(
 
     Raises DocumentRejected if it cannot be read, is larger than ``max_bytes`` or holds no text.
     """
-    data, media_type = _content(document, max_bytes)
+    data, media_type, file = _content(document, max_bytes)
     content_hash = _hash(document, data)
     if content_hash == known_hash:
-        return Unprepared(content_hash)
+        return Unprepared(content_hash, file)
     extracted = extract(data, media_type)
     return Prepared(
         content_hash=content_hash,
+        file=file,
         title=extracted.title,
         chunks=tuple(chunker.chunks(extracted.text, markdown=extracted.markdown)),
     )
 
 
-def _content(document: Document, max_bytes: int) -> tuple[bytes, str | None]:
+def _content(document: Document, max_bytes: int) -> tuple[bytes, str | None, str | None]:
+    """The content of ``document``, its media type, and the state of its file."""
     if document.text is not None:
         data = document.text.encode()
         if len(data) > max_bytes:
             raise DocumentRejected(too_large(len(data), max_bytes))
-        return data, document.media_type or PLAIN_TEXT
+        return data, document.media_type or PLAIN_TEXT, None
     assert document.path is not None, "the contract allows text or path"
-    return _read(text_to_path(document.path), max_bytes), document.media_type
+    data, status = _read(text_to_path(document.path), max_bytes)
+    return data, document.media_type, file_state(document, status)
 
 
-def _read(path: Path, max_bytes: int) -> bytes:
+def _read(path: Path, max_bytes: int) -> tuple[bytes, os.stat_result]:
     try:
+        # Looked at before it is read: what is written meanwhile makes it another state.
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise DocumentRejected("not a regular file")
         if status.st_size > max_bytes:
             raise DocumentRejected(too_large(status.st_size, max_bytes))
-        return path.read_bytes()
+        return path.read_bytes(), status
     except FileNotFoundError as error:
         raise DocumentRejected("the file is gone, or not visible from the worker") from error
     except OSError as error:

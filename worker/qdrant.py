@@ -76,11 +76,16 @@ def applied(write: Request[models.UpdateResult]) -> Request[models.UpdateResult]
 
     async def ask(client: AsyncQdrantClient) -> models.UpdateResult:
         result = await write(client)
-        if result.status is not models.UpdateStatus.COMPLETED:
-            raise StoreUnavailable(f"Qdrant has accepted a write but not applied it: {result}")
+        check_applied(result)
         return result
 
     return ask
+
+
+def check_applied(result: models.UpdateResult) -> None:
+    """Raise StoreUnavailable unless the write was applied: it may still be, or again."""
+    if result.status is not models.UpdateStatus.COMPLETED:
+        raise StoreUnavailable(f"Qdrant has accepted a write but not applied it: {result}")
 
 
 class PatientQdrant:

@@ -13,6 +13,8 @@ NEWER_WORKER_SECONDS: Final = 30.0
 """How soon to try again what this worker does not know: during a deploy, a newer one may."""
 SERVICE_RETRY_SECONDS: Final = 2.0
 """How soon to look whether a service that was away is back."""
+BROKER_RETRY_SECONDS: Final = 1.0
+"""The same for Redis: without it nothing at all can be done."""
 
 
 class AwaitService(Retry):

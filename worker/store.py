@@ -8,7 +8,8 @@ from typing import Final, cast
 import msgspec
 from qdrant_client import AsyncQdrantClient, models
 
-from worker.points import ChunkPoint, Hit
+from worker.fence import is_not_newer
+from worker.points import ChunkPoint, DocumentKey, Fence, Hit
 from worker.qdrant import Qdrant, applied
 
 UPSERT_POINTS: Final = 128
@@ -29,19 +30,22 @@ class QdrantStore:
         self._qdrant = qdrant
         self._name = name
 
-    async def upsert(self, points: Sequence[ChunkPoint]) -> None:
-        """Insert or replace ``points``; durable on return."""
+    async def upsert(self, points: Sequence[ChunkPoint], fence: Fence) -> None:
+        """Insert ``points``, or replace those that are not of a newer fence; durable on return.
+
+        Their payloads carry ``fence``.
+        """
         for batch in _upsert_batches(points):
             structs = [
                 models.PointStruct(id=p.id, vector=list(p.vector), payload=dict(p.payload))
                 for p in batch
             ]
-            await self._qdrant.ask(applied(partial(_upsert, self._name, structs)))
+            await self._qdrant.ask(applied(partial(_upsert, self._name, structs, fence)))
 
-    async def delete(self, ids: Iterable[str]) -> None:
-        """Delete the points with these ids; durable on return."""
+    async def delete(self, ids: Iterable[str], fence: Fence) -> None:
+        """Delete those of ``ids`` that are not of a newer fence; durable on return."""
         for batch in _batched(ids, READ_POINTS):
-            await self._qdrant.ask(applied(partial(_delete, self._name, batch)))
+            await self._qdrant.ask(applied(partial(_delete, self._name, batch, fence)))
 
     async def vectors(self, ids: Iterable[str]) -> dict[str, list[float]]:
         """The vectors of those of ``ids`` that exist."""
@@ -51,12 +55,12 @@ class QdrantStore:
             found.update({str(r.id): cast(list[float], r.vector) for r in records})
         return found
 
-    async def ids_of(self, tenant: str, doc_id: str) -> frozenset[str]:
+    async def ids_of(self, key: DocumentKey) -> frozenset[str]:
         """The ids of all chunks of a document."""
         ids: set[str] = set()
         offset: models.ExtendedPointId | None = None
         while True:
-            page = partial(_scroll_ids, self._name, _document(tenant, doc_id), offset)
+            page = partial(_scroll_ids, self._name, _document(key), offset)
             records, offset = await self._qdrant.ask(page)
             ids.update(str(record.id) for record in records)
             if offset is None:
@@ -77,15 +81,16 @@ class QdrantStore:
 
 
 async def _upsert(
-    name: str, points: list[models.PointStruct], client: AsyncQdrantClient
+    name: str, points: list[models.PointStruct], fence: Fence, client: AsyncQdrantClient
 ) -> models.UpdateResult:
-    return await client.upsert(name, points, wait=True)
+    return await client.upsert(name, points, update_filter=is_not_newer(fence), wait=True)
 
 
 async def _delete(
-    name: str, ids: tuple[str, ...], client: AsyncQdrantClient
+    name: str, ids: tuple[str, ...], fence: Fence, client: AsyncQdrantClient
 ) -> models.UpdateResult:
-    return await client.delete(name, models.PointIdsList(points=list(ids)), wait=True)
+    these = models.Filter(must=[models.HasIdCondition(has_id=list(ids)), is_not_newer(fence)])
+    return await client.delete(name, models.FilterSelector(filter=these), wait=True)
 
 
 async def _retrieve_vectors(
@@ -105,11 +110,11 @@ async def _scroll_ids(
     )
 
 
-def _document(tenant: str, doc_id: str) -> models.Filter:
+def _document(key: DocumentKey) -> models.Filter:
     return models.Filter(
         must=[
-            models.FieldCondition(key="tenant", match=models.MatchValue(value=tenant)),
-            models.FieldCondition(key="doc_id", match=models.MatchValue(value=doc_id)),
+            models.FieldCondition(key="tenant", match=models.MatchValue(value=key.tenant)),
+            models.FieldCondition(key="doc_id", match=models.MatchValue(value=key.doc_id)),
         ]
     )
 

@@ -3,14 +3,29 @@
 import time
 import traceback
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 import structlog
 from arq.worker import Retry
 
 from broker import events
-from broker.contract import BatchReport, DeadLetter, IngestBatch, bury
-from broker.errors import ContractError, Failure, UsageError, classify
+from broker.contract import (
+    Batch,
+    BatchReport,
+    DeadLetter,
+    DocumentCounts,
+    bury,
+    decode_job,
+)
+from broker.errors import (
+    ContractError,
+    Failure,
+    UsageError,
+    classify,
+    describe,
+    encodable,
+)
 from broker.leases import Claim
 from worker.retries import (
     MAX_TRIES,
@@ -26,9 +41,15 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Finish:
-    """The job is done with; ``report`` says what became of its documents."""
+    """The job is done with; ``report`` says what became of its documents.
+
+    ``result`` is what arq's ``Job.result()`` answers; if the job was given up, ``error`` says why.
+    """
 
     report: BatchReport
+    result: Any = None
+    error: str | None = None
+    aborted: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,16 +68,32 @@ class PutBack:
 Verdict = Finish | PutBack
 
 RELEASE: Final = PutBack("the worker stops", delay_seconds=0, failed=False)
+ABORTED: Final = "aborted"
+"""The reason in the dead letters of a job that somebody aborted."""
 
 
-def judge(error: Exception, claim: Claim, batch: IngestBatch) -> Verdict:
+def accept(returned: Any, batch: Batch | None) -> Finish:
+    """The verdict on a job that returned.
+
+    Raises TypeError if it had documents and does not report what became of them.
+    """
+    if batch is None:
+        return Finish(BatchReport(), result=_encodable(returned))
+    if not isinstance(returned, BatchReport):
+        raise TypeError(f"the job returned {type(returned).__name__}, not a BatchReport")
+    return Finish(returned, result=returned)
+
+
+def judge(
+    error: Exception, claim: Claim, batch: Batch | None, max_tries: int = MAX_TRIES
+) -> Verdict:
     """The verdict on a job that raised ``error``."""
     tries = claim.failures + 1
-    reason = str(error) or type(error).__name__
+    reason = describe(error)
     if isinstance(error, AwaitService):
         log.warning(events.SERVICE_AWAY, error=error.reason, retry_in=_defer_seconds(error))
         return PutBack(error.reason, _defer_seconds(error), failed=False)
-    if isinstance(error, Retry) and tries < MAX_TRIES:
+    if isinstance(error, Retry) and tries < max_tries:
         return PutBack(reason, _defer_seconds(error), failed=True)
     match classify(error):
         case Failure.FATAL:
@@ -66,37 +103,75 @@ def judge(error: Exception, claim: Claim, batch: IngestBatch) -> Verdict:
             delay = jittered(SERVICE_RETRY_SECONDS)
             log.warning(events.SERVICE_AWAY, error=reason, retry_in=delay)
             return PutBack(reason, delay, failed=False)
-        case Failure.TRANSIENT if tries < MAX_TRIES:
+        case Failure.TRANSIENT if tries < max_tries:
             log.warning(events.JOB_FAILED, job=claim.job_id, error=reason, exc_info=error)
             return PutBack(reason, backoff_seconds(tries), failed=True)
         case _:
             log.error(events.JOB_BURIED, job=claim.job_id, reason=reason, exc_info=error)
-            trace = "".join(traceback.format_exception(error))
-            return Finish(bury(batch, reason, tries=tries, traceback=trace))
+            trace = encodable("".join(traceback.format_exception(error)))
+            return _give_up(claim, batch, reason, trace=trace)
 
 
-def judge_unknown(claim: Claim, reason: str, batch: IngestBatch) -> Verdict:
-    """The verdict on a function this worker does not have."""
+def judge_unknown(claim: Claim, reason: str, batch: Batch | None) -> Verdict:
+    """The verdict on a job this worker has no function for, or cannot even decode.
+
+    It waits for a newer worker; in the end it is kept among the dead letters.
+    """
     if claim.failures + 1 < MAX_TRIES:
         return PutBack(reason, jittered(NEWER_WORKER_SECONDS), failed=True)
     log.error(events.JOB_BURIED, job=claim.job_id, reason=reason)
-    return Finish(bury(batch, reason, tries=claim.failures + 1))
+    return _give_up(claim, batch, reason)
 
 
-def judge_undecodable(claim: Claim, error: ContractError) -> Verdict:
-    """The verdict on bytes that are no job this worker knows: in the end they are kept as is."""
-    if claim.failures + 1 < MAX_TRIES:
-        return PutBack(str(error), jittered(NEWER_WORKER_SECONDS), failed=True)
-    log.error(events.JOB_BURIED, job=claim.job_id, reason=str(error))
+def judge_aborted(claim: Claim) -> Verdict:
+    """The verdict on a job that somebody aborted: its documents can be requeued."""
+    log.info(events.JOB_ABORTED, job=claim.job_id)
+    try:
+        batch = decode_job(claim.payload).known_batch
+    except ContractError:
+        batch = None
+    return _give_up(claim, batch, ABORTED, aborted=True)
+
+
+def _give_up(
+    claim: Claim,
+    batch: Batch | None,
+    reason: str,
+    *,
+    trace: str = "",
+    aborted: bool = False,
+) -> Finish:
+    tries = claim.failures + 1
+    if batch is None:
+        report = _bury_as_is(claim, reason, trace)
+    else:
+        report = bury(batch, reason, tries=tries, traceback=trace)
+    return Finish(report, error=reason, aborted=aborted)
+
+
+def _bury_as_is(claim: Claim, reason: str, trace: str) -> BatchReport:
+    """Give up a job that cannot be taken apart: there is one letter, with its payload."""
     letter = DeadLetter(
         key=claim.job_id,
         doc_id=claim.job_id,
-        reason=str(error),
+        documents=claim.documents,
+        reason=reason,
         payload=claim.payload,
         tries=claim.failures + 1,
         buried_ms=time.time_ns() // 1_000_000,
+        submission=claim.submission,
+        traceback=trace,
     )
-    return Finish(BatchReport(dead=(letter,)))
+    return BatchReport(documents=DocumentCounts(rejected=claim.documents), dead=(letter,))
+
+
+def _encodable(returned: Any) -> Any:
+    """What can be kept of ``returned``: a result nobody can store does not make a job fail."""
+    try:
+        msgspec.msgpack.encode(returned)
+    except (TypeError, ValueError, OverflowError):
+        return repr(returned)
+    return returned
 
 
 def _defer_seconds(retry: Retry) -> float:

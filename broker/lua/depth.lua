@@ -1,22 +1,25 @@
 -- Count the jobs on the queue at one moment.
 --
--- KEYS  1 queue   2 queued bytes   3 dead letters
--- ARGV  1 prefix of leases
--- Answers {ready, deferred, in flight, ms that the oldest ready job has waited, bytes, letters}.
--- A job with a score in the future runs if somebody holds its lease, else it is deferred.
+-- Answers {ready, deferred, in flight, ms that the oldest ready job has waited, bytes, dead letters,
+-- jobs of the interactive lane, jobs of the bulk lane, suspects}.
 
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
+local ready = redis.call('ZCOUNT', K.QUEUE, '-inf', '(0')
 local deferred, in_flight = 0, 0
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now_ms, '+inf')) do
-  if redis.call('EXISTS', ARGV[1] .. id) == 1 then
+local others = redis.call('ZRANGEBYSCORE', K.QUEUE, 0, '+inf', 'WITHSCORES')
+for i = 1, #others, 2 do
+  if redis.call('EXISTS', K.LEASE .. others[i]) == 1 then
     in_flight = in_flight + 1
+  elseif tonumber(others[i + 1]) <= now then
+    ready = ready + 1   -- its lease or delay is over, and nobody looked yet
   else
     deferred = deferred + 1
   end
 end
-local ready = redis.call('ZCOUNT', KEYS[1], '-inf', now_ms)
-local oldest = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now_ms, 'WITHSCORES', 'LIMIT', 0, 1)
-local waited_ms = oldest[2] and now_ms - oldest[2] or 0
-return {ready, deferred, in_flight, waited_ms,
-        tonumber(redis.call('GET', KEYS[2]) or '0'), redis.call('HLEN', KEYS[3])}
+local oldest = redis.call('ZREVRANGEBYSCORE', K.QUEUE, '(0', '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
+local waited_ms = oldest[2] and now + oldest[2] or 0
+local interactive, bulk, interactive_bytes, bulk_bytes = unpack(redis.call(
+  'HMGET', K.HELD, 'interactive:jobs', 'bulk:jobs', 'interactive:bytes', 'bulk:bytes'))
+return {ready, deferred, in_flight, waited_ms, (interactive_bytes or 0) + (bulk_bytes or 0),
+        redis.call('HLEN', K.DEAD), tonumber(interactive or '0'), tonumber(bulk or '0'),
+        redis.call('ZCARD', K.SUSPECTS)}

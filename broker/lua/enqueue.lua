@@ -1,30 +1,34 @@
--- Put one job on the queue, in one step.
+-- Put one job on the queue, in one step, unless its lane or the whole queue is full.
 --
--- KEYS  1 job payload   2 result   3 queue   4 queued bytes   5 wake-up list   6 submission
--- ARGV  1 job id        2 payload  3 bound in jobs   4 bound in bytes   5 documents in the job
---       6 seconds to keep the submission
+-- ARGV  1 job id       2 payload   3 lane   4 tenant   5 submission   6 documents in the job
+--       7 seconds to keep the submission
+--       8 bound of the queue in jobs    9 in bytes    10 bound of a lane in jobs    11 in bytes
 -- Answers 'accepted', 'duplicate' (the job waits, runs or has just finished) or 'full'.
--- The job gets no time to live. One job larger than the byte bound is let in when nothing waits.
+-- The job gets no time to live. One job larger than a byte bound is let in when nothing waits.
 
-if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then
+local id, payload, lane = ARGV[1], ARGV[2], ARGV[3]
+if redis.call('EXISTS', K.JOB .. id, K.RESULT .. id) > 0 then
   return 'duplicate'
 end
 
-local queued_bytes = tonumber(redis.call('GET', KEYS[4]) or '0')
-if redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[3])
-    or (queued_bytes > 0 and queued_bytes + #ARGV[2] > tonumber(ARGV[4])) then
+local jobs, bytes, held = 0, 0, {}
+local fields = redis.call('HGETALL', K.HELD)
+for i = 1, #fields, 2 do
+  held[fields[i]] = tonumber(fields[i + 1])
+  if fields[i]:sub(-5) == ':jobs' then
+    jobs = jobs + fields[i + 1]
+  else
+    bytes = bytes + fields[i + 1]
+  end
+end
+local function is_over(held_jobs, held_bytes, max_jobs, max_bytes)
+  return held_jobs >= tonumber(max_jobs)
+    or (held_bytes > 0 and held_bytes + #payload > tonumber(max_bytes))
+end
+if is_over(jobs, bytes, ARGV[8], ARGV[9])
+    or is_over(held[lane .. ':jobs'] or 0, held[lane .. ':bytes'] or 0, ARGV[10], ARGV[11]) then
   return 'full'
 end
 
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('SET', KEYS[1], ARGV[2])
-redis.call('ZADD', KEYS[3], now_ms, ARGV[1])
-redis.call('INCRBY', KEYS[4], #ARGV[2])
-redis.call('HINCRBY', KEYS[6], 'accepted', ARGV[5])
-redis.call('EXPIRE', KEYS[6], ARGV[6])
--- Idle workers block on the list; more tokens than there can be idle workers are of no use.
-if redis.call('LLEN', KEYS[5]) < 64 then
-  redis.call('RPUSH', KEYS[5], '1')
-end
+add_job(id, payload, lane, ARGV[4], ARGV[5], ARGV[6], ARGV[7])
 return 'accepted'

@@ -1,42 +1,56 @@
 -- Finish a job: remove it, record what became of its documents, bury those that failed. All or
 -- nothing, and only by the job's present owner, so that every document is counted exactly once.
 --
--- KEYS  1 queue    2 payload   3 lease    4 failure count   5 result   6 abort set
---       7 queued bytes         8 submission                 9 failed documents of the submission
---       10 dead letters
--- ARGV  1 job id   2 token     3 result     4 ms to keep the result
+-- ARGV  1 job id   2 token     3 result     4 ms to keep the result: 0 not at all, -1 for ever
 --       5 seconds to keep the submission
 --       then four lists, each after its length: field and increment of each count; documents that
 --       failed; key and letter of each dead letter; keys of dead letters that are out of date
 -- Answers 1, or 0 if the caller no longer owns the job.
 
-if redis.call('GET', KEYS[3]) ~= ARGV[2] then
+local id = ARGV[1]
+if redis.call('GET', K.LEASE .. id) ~= ARGV[2] then
   return 0
 end
-redis.call('DECRBY', KEYS[7], redis.call('STRLEN', KEYS[2]))
-redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
-redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('ZREM', KEYS[6], ARGV[1])
-redis.call('SET', KEYS[5], ARGV[3], 'PX', ARGV[4])
-redis.call('HDEL', KEYS[8], 'live:' .. ARGV[1])
+local lane, bytes, submission = unpack(info_of(id, 'lane', 'bytes', 'submission'))
+local counts, failed = K.SUBMISSION .. submission, K.FAILED_DOCUMENTS .. submission
+redis.call('HINCRBY', K.HELD, lane .. ':jobs', -1)
+redis.call('HINCRBY', K.HELD, lane .. ':bytes', -bytes)
+redis.call('DEL', K.JOB .. id, K.JOB_INFO .. id, K.LEASE .. id)
+redis.call('ZREM', K.QUEUE, id)
+redis.call('HDEL', counts, 'live:' .. id)
+if ARGV[4] == '-1' then
+  redis.call('SET', K.RESULT .. id, ARGV[3])
+elseif ARGV[4] ~= '0' then
+  redis.call('SET', K.RESULT .. id, ARGV[3], 'PX', ARGV[4])
+end
 
 local at = 5
 local function take()
   at = at + 1
   return ARGV[at]
 end
+local followed = submission ~= ''
 for _ = 1, take() do
-  redis.call('HINCRBY', KEYS[8], take(), take())
+  local field, n = take(), take()
+  if followed then
+    redis.call('HINCRBY', counts, field, n)
+  end
 end
-redis.call('EXPIRE', KEYS[8], ARGV[5])
-for _ = 1, take() do
-  redis.call('RPUSH', KEYS[9], take())
+redis.call('EXPIRE', counts, ARGV[5])
+local failures = tonumber(take())
+for _ = 1, failures do
+  local document = take()
+  if followed then
+    redis.call('RPUSH', failed, document)
+  end
 end
-redis.call('EXPIRE', KEYS[9], ARGV[5])
-for _ = 1, take() do
-  redis.call('HSET', KEYS[10], take(), take())
+if failures > 0 then
+  redis.call('EXPIRE', failed, ARGV[5])
 end
 for _ = 1, take() do
-  redis.call('HDEL', KEYS[10], take())
+  redis.call('HSET', K.DEAD, take(), take())
+end
+for _ = 1, take() do
+  redis.call('HDEL', K.DEAD, take())
 end
 return 1

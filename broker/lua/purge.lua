@@ -1,10 +1,9 @@
 -- Delete a dead letter, unless it changed since it was read.
 --
--- KEYS  1 dead letters
 -- ARGV  1 key of the letter   2 the letter as it was read
 -- Answers 1, or 0 if the letter is gone or another one.
 
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
+if redis.call('HGET', K.DEAD, ARGV[1]) ~= ARGV[2] then
   return 0
 end
-return redis.call('HDEL', KEYS[1], ARGV[1])
+return redis.call('HDEL', K.DEAD, ARGV[1])

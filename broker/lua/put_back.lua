@@ -1,21 +1,23 @@
 -- Put a running job back on the queue: after a failure that may pass, or unfinished at shutdown.
 --
--- KEYS  1 queue   2 lease   3 failure count   4 wake-up list   5 submission
 -- ARGV  1 job id  2 token   3 delay in ms     4 '1' if this counts as a failure
 -- Answers 1, or 0 if the caller no longer owns the job.
 
-if redis.call('GET', KEYS[2]) ~= ARGV[2] then
+local id = ARGV[1]
+if redis.call('GET', K.LEASE .. id) ~= ARGV[2] then
   return 0
 end
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('DEL', KEYS[2])
-redis.call('ZADD', KEYS[1], now_ms + ARGV[3], ARGV[1])
-redis.call('HDEL', KEYS[5], 'live:' .. ARGV[1])
+redis.call('DEL', K.LEASE .. id)
+redis.call('HDEL', K.JOB_INFO .. id, 'alone')
 if ARGV[4] == '1' then
-  redis.call('INCR', KEYS[3])
+  redis.call('HINCRBY', K.JOB_INFO .. id, 'failures', 1)
 end
-if ARGV[3] == '0' and redis.call('LLEN', KEYS[4]) < 64 then
-  redis.call('RPUSH', KEYS[4], '1')
+local submission = redis.call('HGET', K.JOB_INFO .. id, 'submission')
+redis.call('HDEL', K.SUBMISSION .. submission, 'live:' .. id)
+if ARGV[3] == '0' then
+  make_ready(id, now_ms())
+else
+  redis.call('HSET', K.JOB_INFO .. id, 'deferred', 1)
+  redis.call('ZADD', K.QUEUE, now_ms() + ARGV[3], id)
 end
 return 1

@@ -1,19 +1,17 @@
 -- Renew the leases of running jobs.
 --
--- KEYS  1 queue
--- ARGV  1 lease in ms   2 prefix of leases   then pairs: job id, token
+-- ARGV  1 lease in ms   then pairs: job id, token
 -- Answers the tokens of jobs that the caller no longer owns.
 
-local time = redis.call('TIME')
-local until_ms = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[1]
+local until_ms = now_ms() + ARGV[1]
 local lost = {}
-for i = 3, #ARGV, 2 do
-  local lease = ARGV[2] .. ARGV[i]
-  if redis.call('GET', lease) == ARGV[i + 1] then
-    redis.call('PEXPIRE', lease, ARGV[1])
-    redis.call('ZADD', KEYS[1], 'XX', until_ms, ARGV[i])
+for i = 2, #ARGV, 2 do
+  local id, token = ARGV[i], ARGV[i + 1]
+  if redis.call('GET', K.LEASE .. id) == token then
+    redis.call('PEXPIRE', K.LEASE .. id, ARGV[1])
+    redis.call('ZADD', K.QUEUE, 'XX', until_ms, id)
   else
-    lost[#lost + 1] = ARGV[i + 1]
+    lost[#lost + 1] = token
   end
 end
 return lost

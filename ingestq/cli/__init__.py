@@ -5,6 +5,7 @@ import typer
 from ingestq.cli.add import add
 from ingestq.cli.api import api
 from ingestq.cli.dead import dead
+from ingestq.cli.delete import delete
 from ingestq.cli.doctor import doctor
 from ingestq.cli.run import run
 from ingestq.cli.search import search
@@ -18,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, add, worker, api, search, status, doctor):
+for command in (run, add, delete, worker, api, search, status, doctor):
     app.command()(command)
 app.add_typer(dead)
 

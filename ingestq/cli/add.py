@@ -15,13 +15,14 @@ from broker.contract import Document, FailedDocument
 from broker.queue import JobQueue
 from ingestq.cli.console import configure_logging, err, line, print_json
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.cli.options import Json, Paths, Source
+from ingestq.cli.options import Checksum, Json, Paths, Source
 from ingestq.cli.progress import progress_display
 from ingestq.cli.summary import print_summary
 from ingestq.ingestion import Ingestion, Summary
 from ingestq.runtime import open_broker, stop_signals
 from ingestq.settings import Settings
 from producers import files, jsonl
+from producers.files import Sending
 
 STDIN = Path("-")
 
@@ -30,14 +31,34 @@ Wait = Annotated[
 ]
 
 
-def add(paths: Paths, source: Source = None, wait: Wait = False, json: Json = False) -> None:
+Inline = Annotated[
+    bool,
+    typer.Option(
+        "--inline", help="Send the text of short files along, for workers that cannot read them."
+    ),
+]
+
+
+def add(
+    paths: Paths,
+    source: Source = None,
+    inline: Inline = False,
+    checksum: Checksum = False,
+    wait: Wait = False,
+    json: Json = False,
+) -> None:
     """Queue every file under PATH, or the documents on stdin (-) as JSON Lines."""
     configure_logging(logging.WARNING)
-    run_command(partial(_add, paths, source, wait, json))
+    run_command(partial(_add, paths, source, Sending(inline, checksum), wait, json))
 
 
 async def _add(
-    paths: list[Path], source: str | None, wait: bool, as_json: bool, settings: Settings
+    paths: list[Path],
+    source: str | None,
+    sending: Sending,
+    wait: bool,
+    as_json: bool,
+    settings: Settings,
 ) -> ExitCode:
     async with open_broker(settings) as broker:
         with progress_display(err, "queueing") as display:
@@ -51,7 +72,7 @@ async def _add(
 
             with stop_signals(stop):
                 async with asyncio.TaskGroup() as group:
-                    found = _documents(paths, source, broker.queue)
+                    found = _documents(paths, source, sending, broker.queue)
                     producing = group.create_task(ingestion.produce(found))
                     if wait:
                         group.create_task(ingestion.follow(until_queue_is_empty=False))
@@ -64,10 +85,10 @@ async def _add(
 
 
 async def _documents(
-    paths: list[Path], source: str | None, queue: JobQueue
+    paths: list[Path], source: str | None, sending: Sending, queue: JobQueue
 ) -> AsyncIterable[Document | FailedDocument]:
     named = [path for path in paths if path != STDIN]
-    async for document in files.observe(named, source, queue.now):
+    async for document in files.observe(named, source, queue.now, sending):
         yield document
     if STDIN in paths:
         async for document in jsonl.parse(aiofiles.stdin_bytes, queue.now):

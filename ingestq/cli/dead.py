@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from broker.contract import DeadLetter, Document, decode_job
+from broker.contract import DeadLetter, Deletion, Document, decode_job
 from broker.dead_letters import DeadLetters, LetterFilter, StoredLetter
 from broker.errors import ContractError, UsageError
 from ingestq.cli.console import configure_logging, line, print_json
@@ -163,9 +163,15 @@ def _as_json(letter: DeadLetter) -> dict[str, Any]:
 def _content(letter: DeadLetter) -> dict[str, Any]:
     """What the letter holds: the document, or how many bytes that nobody can read."""
     try:
-        [document] = decode_job(letter.payload).args[0].documents
-    except (ContractError, ValueError):
+        job = decode_job(letter.payload)
+    except ContractError:
         return {"payload": f"{len(letter.payload)} bytes that are no job of a known version"}
+    if job.known_batch is None or len(job.known_batch.documents) != 1:
+        whole = f"a job of the function {job.function!r} with {letter.documents} documents"
+        return {"payload": whole, "traceback": letter.traceback}
+    [document] = job.known_batch.documents
+    if isinstance(document, Deletion):
+        return {"version": document.version, "deletion": True, "traceback": letter.traceback}
     return {
         "version": document.version,
         "source": document.source,

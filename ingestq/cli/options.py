@@ -14,6 +14,10 @@ Source = Annotated[
         help="Name the folder: ids become NAME/relative path instead of absolute paths.",
     ),
 ]
+Checksum = Annotated[
+    bool,
+    typer.Option("--checksum", help="Read files even if size and time of modification are known."),
+]
 Paths = Annotated[
     list[Path], typer.Argument(metavar="PATH…", help="Files and folders.", show_default=False)
 ]

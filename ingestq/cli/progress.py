@@ -15,6 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from broker.queue import Stage
 from ingestq.ingestion import Display, State
 
 LINE_SECONDS: Final = 5.0
@@ -78,7 +79,9 @@ class _Lines:
 def _activity(state: State) -> str:
     if state.stopping:
         return "finishing what runs (again: stop at once)"
-    return "listing" if state.listing else "indexing"
+    if state.listing:
+        return "listing"
+    return "waiting" if state.submission.stage is Stage.WAITING else "indexing"
 
 
 def _chunks(state: State) -> str:

@@ -7,28 +7,31 @@ from pathlib import Path
 
 from ingestq.cli.console import configure_logging, err
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.cli.options import Json, Paths, Source
+from ingestq.cli.options import Checksum, Json, Paths, Source
 from ingestq.cli.progress import progress_display
 from ingestq.cli.summary import print_summary
 from ingestq.ingestion import Ingestion
 from ingestq.runtime import open_broker, open_worker, stop_signals
 from ingestq.settings import Settings
 from producers import files
+from producers.files import Sending
 
 
-def run(paths: Paths, source: Source = None, json: Json = False) -> None:
+def run(
+    paths: Paths, source: Source = None, checksum: Checksum = False, json: Json = False
+) -> None:
     """Queue every file under PATH, work the queue empty, and print a summary."""
     configure_logging(logging.WARNING)
-    run_command(partial(_run, paths, source, json))
+    run_command(partial(_run, paths, source, Sending(checksum=checksum), json))
 
 
 async def _run(
-    paths: list[Path], source: str | None, as_json: bool, settings: Settings
+    paths: list[Path], source: str | None, sending: Sending, as_json: bool, settings: Settings
 ) -> ExitCode:
     with progress_display(err, "loading the model") as display:
         async with open_broker(settings) as broker, open_worker(settings, broker) as worker:
             ingestion = Ingestion(broker.queue, display)
-            found = files.observe(paths, source, broker.queue.now)
+            found = files.observe(paths, source, broker.queue.now, sending)
             interrupted = asyncio.Event()
 
             def stop() -> None:

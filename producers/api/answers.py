@@ -41,6 +41,13 @@ class Chunks(Answer):
     deleted: int
 
 
+class RunningChunks(Chunks):
+    """And, of the jobs that run at the moment, how many of the ``known`` chunks are done."""
+
+    running: int
+    known: int
+
+
 class DeadLetter(Answer):
     """A document that was given up, and why."""
 
@@ -49,33 +56,48 @@ class DeadLetter(Answer):
 
 
 class Submission(Answer):
-    """How far a submission is. ``complete`` once every document came to its end."""
+    """How far a submission is: ``done`` of ``accepted`` documents came to their end.
+
+    ``stage`` is waiting, reading, embedding or done.
+    """
 
     submission: str
     accepted: int
+    done: int
     complete: bool
+    stage: str
     documents: Documents
-    chunks: Chunks
+    chunks: RunningChunks
     dead_letters: list[DeadLetter]
 
 
 class Queue(Answer):
-    """The jobs on the queue at one moment, and their size in bytes."""
+    """The jobs on the queue at one moment, and their size in bytes.
+
+    Each is ready, deferred or in flight, and in the interactive or the bulk lane. ``suspects`` are
+    ready jobs over which workers died: they are run alone.
+    """
 
     ready: int
     deferred: int
     in_flight: int
     oldest_ready_seconds: float
     bytes: int
+    interactive: int
+    bulk: int
+    suspects: int
 
 
 class Worker(Answer):
-    """A worker's last sign of life."""
+    """A worker's last sign of life; its rates are those of the minute before."""
 
     id: str
     host: str
     pid: int
     seen_seconds_ago: float
+    running: int
+    documents_per_second: float
+    chunks_per_second: float
 
 
 class Status(Answer):

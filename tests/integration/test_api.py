@@ -15,16 +15,16 @@ import httpx
 import pytest
 from httpx import ASGITransport, AsyncClient, Response
 
-from broker import keys
 from broker.connection import BrokerConfig, connect
-from broker.contract import BatchReport, ChunkCounts, DocumentCounts, JobResult, bury, decode_job
-from broker.leases import LeaseQueue
-from broker.queue import JobQueue
+from broker.contract import BatchReport, ChunkCounts, DocumentCounts, Lane, bury
+from broker.queue import JobQueue, WorkerInfo
 from ingestq.runtime import Broker
 from producers.api.app import ApiConfig, create_app
 from producers.api.new_document import METADATA_BYTES
 from producers.api.server import listen
 from producers.client import IngestClient
+from tests import claims
+from tests.claims import batch_of, lease_queue, take
 from tests.command import Ingestq
 
 LIMIT = 10_000
@@ -71,14 +71,12 @@ def refused(answer: Response, status: int, *said: str) -> None:
 
 async def finish(broker: Broker, outcome: str) -> None:
     """Do as a worker that finishes the one job on the queue."""
-    leases = LeaseQueue(broker.redis, broker.config, lease_seconds=15)
-    [claim] = await leases.claim(1)
-    [batch] = decode_job(claim.payload).args
+    leases = lease_queue(broker)
+    [claimed] = await take(leases)
     report = BatchReport(DocumentCounts(indexed=1), ChunkCounts(embedded=3))
     if outcome == "rejected":
-        report = bury(batch, "there is nothing in it", tries=1)
-    result = JobResult("ingest", 1, 0, True, report, 0, 0, keys.QUEUE, claim.job_id)
-    assert await leases.finish(claim, batch.submission, report, result)
+        report = bury(batch_of(claimed), "there is nothing in it", tries=1)
+    assert await claims.finish(leases, claimed, report)
 
 
 async def test_an_accepted_document_is_on_the_queue(
@@ -97,8 +95,9 @@ async def test_an_accepted_document_is_on_the_queue(
     assert receipt == {"submission": receipt["submission"], "accepted": 1, "duplicates": 0}
     assert (await queue.depth()).ready == 1
 
-    [claim] = await LeaseQueue(broker.redis, broker.config, lease_seconds=15).claim(1)
-    [batch] = decode_job(claim.payload).args
+    [claimed] = await take(lease_queue(broker))
+    batch = batch_of(claimed)
+    assert batch.lane is Lane.INTERACTIVE
     assert batch.submission == receipt["submission"]
     [queued] = batch.documents
     assert {name: getattr(queued, name) for name in document} == document
@@ -110,8 +109,8 @@ async def test_source_and_version_have_defaults(
 ) -> None:
     before = await queue.now()
     assert (await api.post("/documents", json=NOTE)).status_code == 202
-    [claim] = await LeaseQueue(broker.redis, broker.config, lease_seconds=15).claim(1)
-    [document] = decode_job(claim.payload).args[0].documents
+    [claimed] = await take(lease_queue(broker))
+    [document] = batch_of(claimed).documents
     assert document.source == "note"
     assert before < document.version < await queue.now()
 
@@ -119,21 +118,26 @@ async def test_source_and_version_have_defaults(
 async def test_a_submission_is_followed_to_its_end(api: AsyncClient, broker: Broker) -> None:
     submission = (await api.post("/documents", json=NOTE)).json()["submission"]
     none = {"indexed": 0, "unchanged": 0, "superseded": 0, "deleted": 0, "rejected": 0}
+    no_chunks = {"embedded": 0, "reused": 0, "deleted": 0, "running": 0, "known": 0}
     waiting = {
         "submission": submission,
         "accepted": 1,
+        "done": 0,
         "complete": False,
+        "stage": "waiting",
         "documents": none,
-        "chunks": {"embedded": 0, "reused": 0, "deleted": 0},
+        "chunks": no_chunks,
         "dead_letters": [],
     }
     assert (await api.get(f"/submissions/{submission}")).json() == waiting
 
     await finish(broker, "indexed")
     assert (await api.get(f"/submissions/{submission}")).json() == waiting | {
+        "done": 1,
         "complete": True,
+        "stage": "done",
         "documents": none | {"indexed": 1},
-        "chunks": {"embedded": 3, "reused": 0, "deleted": 0},
+        "chunks": no_chunks | {"embedded": 3},
     }
 
 
@@ -153,16 +157,25 @@ async def test_nobody_knows_the_submission(api: AsyncClient) -> None:
 
 async def test_the_status_is_that_of_the_command(api: AsyncClient, broker: Broker) -> None:
     await api.post("/documents", json=NOTE)
-    await LeaseQueue(broker.redis, broker.config, lease_seconds=15).sign_of_life("worker-1")
+    info = WorkerInfo("host", 7, running=1, documents_per_second=2.5, chunks_per_second=9)
+    await lease_queue(broker).sign_of_life("worker-1", info)
     status = (await api.get("/status")).json()
     assert status.keys() == {"queue", "dead_letters", "workers"}
     queue = status["queue"]
-    assert queue.keys() == {"ready", "deferred", "in_flight", "oldest_ready_seconds", "bytes"}
+    assert queue.keys() >= {"ready", "deferred", "in_flight", "oldest_ready_seconds", "bytes"}
+    assert (queue["interactive"], queue["bulk"], queue["suspects"]) == (1, 0, 0)
     assert (queue["ready"], queue["deferred"], queue["in_flight"]) == (1, 0, 0)
     assert queue["bytes"] > len(NOTE["text"])
     [worker] = status["workers"]
-    assert worker["id"] == "worker-1"
-    assert worker.keys() == {"id", "host", "pid", "seen_seconds_ago"}
+    assert 0 <= worker.pop("seen_seconds_ago") < 10
+    assert worker == {
+        "id": "worker-1",
+        "host": "host",
+        "pid": 7,
+        "running": 1,
+        "documents_per_second": 2.5,
+        "chunks_per_second": 9,
+    }
 
 
 async def test_a_full_queue_says_when_to_come_back(broker: Broker) -> None:

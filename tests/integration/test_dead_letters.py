@@ -4,20 +4,17 @@ import asyncio
 
 import pytest
 
-from broker import keys
 from broker.contract import (
     BatchReport,
     DeadLetter,
     Document,
     DocumentCounts,
     IngestBatch,
-    JobResult,
     bury,
-    decode_job,
 )
 from broker.dead_letters import DeadLetters, LetterFilter, StoredLetter
-from broker.leases import LeaseQueue
 from ingestq.runtime import Broker
+from tests.claims import batch_of, finish, lease_queue, take
 
 
 @pytest.fixture
@@ -37,12 +34,10 @@ async def fail(broker: Broker, reason: str, *documents: Document) -> None:
 
 
 async def settle(broker: Broker, report: BatchReport) -> IngestBatch:
-    leases = LeaseQueue(broker.redis, broker.config, 15)
-    [claim] = await leases.claim(1)
-    [batch] = decode_job(claim.payload).args
-    result = JobResult("ingest", 1, 0, True, report, 0, 0, keys.QUEUE, claim.job_id)
-    assert await leases.finish(claim, batch.submission, report, result)
-    return batch
+    leases = lease_queue(broker)
+    [claimed] = await take(leases)
+    assert await finish(leases, claimed, report)
+    return batch_of(claimed)
 
 
 async def found(letters: DeadLetters, wanted: LetterFilter) -> list[StoredLetter]:
@@ -50,7 +45,8 @@ async def found(letters: DeadLetters, wanted: LetterFilter) -> list[StoredLetter
 
 
 async def test_letters_are_found_by_what_they_say(broker: Broker, letters: DeadLetters) -> None:
-    await fail(broker, "Broken PDF", document("a"), document("b", tenant="t"))
+    await fail(broker, "Broken PDF", document("a"))
+    await fail(broker, "Broken PDF", document("b", tenant="t"))
     await fail(broker, "no text", document("c"))
     for wanted, expected in [
         (LetterFilter(), {"a", "b", "c"}),
@@ -111,5 +107,5 @@ async def test_what_nobody_could_decode_goes_back_as_it_came(
     await broker.queue.offer([IngestBatch("s", (document("a"),))])
     await settle(broker, BatchReport(dead=(letter,)))
     assert await letters.requeue(await found(letters, LetterFilter()), "second") == 1
-    [claim] = await LeaseQueue(broker.redis, broker.config, 15).claim(9)
-    assert (claim.job_id, claim.payload, claim.failures) == ("odd", b"\x80", 0)
+    [claimed] = await take(lease_queue(broker))
+    assert (claimed.job_id, claimed.payload, claimed.failures) == ("odd", b"\x80", 0)

@@ -89,6 +89,9 @@ def test_documents_are_queued_by_one_process_and_indexed_by_another(
         "in_flight": 0,
         "oldest_ready_seconds": 0,
         "bytes": 0,
+        "interactive": 0,
+        "bulk": 0,
+        "suspects": 0,
     }
     assert status["workers"] == []
     assert status["collection"]["documents"] == 12
@@ -112,3 +115,9 @@ def test_json_lines_are_documents_too(ingestq: Ingestq) -> None:
     assert ingestq("run", "more.txt").code == 0
     [hit] = ingestq("search", "who keeps birds?", "-n", "1", "--json").json["hits"]
     assert (hit["doc_id"], hit["metadata"]["page"]) == ("a", 7)
+
+    assert ingestq("delete", "a", "--json").json["documents"] == {"queued": 1}
+    assert ingestq("run", "more.txt", "--json").json["documents"]["unchanged"] == 1
+    hits = ingestq("search", "who keeps birds?", "--json").json["hits"]
+    assert [hit["text"] for hit in hits] == ["The ferry leaves at noon."]
+    assert ingestq("status", "--json").json["collection"]["documents"] == 1

@@ -1,60 +1,28 @@
 """The worker on a real Redis: every job is finished, put back or buried, exactly once."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
 from typing import Any
 
 import msgspec
 import pytest
 from arq import Retry
-from arq.typing import WorkerCoroutine
 from arq.worker import func
 
 from broker import keys
 from broker.connection import awaited
 from broker.contract import BatchReport, DeadLetter, Document, DocumentCounts, IngestBatch
-from broker.errors import StoreUnavailable, UsageError
-from broker.leases import LeaseQueue
+from broker.errors import DocumentRejected, StoreUnavailable, UsageError
 from broker.queue import SubmissionStatus
 from ingestq.runtime import Broker
+from tests.claims import lease_queue, take
 from tests.waiting import eventually
-from worker.lease_worker import LeaseWorker
+from tests.workers import make_worker, working
+from worker.lease_worker import POLL_SECONDS
 from worker.retries import MAX_TRIES, AwaitService
 
 BATCH = IngestBatch("s", (Document(doc_id="d", version=1, source="d", text="t"),))
 INDEXED = BatchReport(DocumentCounts(indexed=1))
-
-
-def make_worker(
-    broker: Broker,
-    job: WorkerCoroutine,
-    *,
-    name: str = "ingest",
-    lease_seconds: float = 15,
-    drain_seconds: float = 5,
-) -> LeaseWorker:
-    return LeaseWorker(
-        functions=[func(job, name=name)],
-        leases=LeaseQueue(broker.redis, broker.config, lease_seconds),
-        max_jobs=2,
-        drain_seconds=drain_seconds,
-        ctx={},
-    )
-
-
-@asynccontextmanager
-async def working(
-    broker: Broker, job: WorkerCoroutine, *, lease_seconds: float = 15, drain_seconds: float = 5
-) -> AsyncIterator[LeaseWorker]:
-    """A worker that runs ``job``; stopped and awaited on leaving."""
-    worker = make_worker(broker, job, lease_seconds=lease_seconds, drain_seconds=drain_seconds)
-    running = asyncio.create_task(worker.run_until_stopped())
-    try:
-        yield worker
-    finally:
-        worker.stop()
-        await asyncio.wait_for(running, 20)
 
 
 async def completed(broker: Broker, submission: str = "s") -> SubmissionStatus:
@@ -140,7 +108,7 @@ async def test_after_the_last_try_every_document_is_buried(
         raise error
 
     await broker.queue.offer([BATCH])
-    await broker.redis.set(keys.FAILURES + BATCH.job_id, MAX_TRIES - 1)
+    await awaited(broker.redis.hset(keys.JOB_INFO + BATCH.job_id, "failures", str(MAX_TRIES - 1)))
     async with working(broker, job):
         assert (await completed(broker)).documents.rejected == 1
     [letter] = await dead_letters(broker)
@@ -171,12 +139,13 @@ async def test_an_unknown_function_and_an_undecodable_job_are_buried(broker: Bro
     await broker.redis.set(keys.JOB + "odd", b"\x80pickle")
     await broker.redis.zadd(keys.QUEUE, {"odd": now_ms})
     for job_id in (BATCH.job_id, "odd"):
-        await broker.redis.set(keys.FAILURES + job_id, MAX_TRIES - 1)
+        info = keys.JOB_INFO + job_id
+        await awaited(broker.redis.hset(info, "failures", str(MAX_TRIES - 1)))
 
     async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
         raise AssertionError("is never called")
 
-    worker = make_worker(broker, job, name="other")
+    worker = make_worker(broker, func(job, name="other"))
     running = asyncio.create_task(worker.run_until_stopped())
     await completed(broker)
     await eventually(broker.queue.is_empty)
@@ -192,7 +161,7 @@ async def test_what_a_worker_does_not_know_waits_for_a_newer_one(broker: Broker)
         raise AssertionError("is never called")
 
     await broker.queue.offer([BATCH])
-    worker = make_worker(broker, job, name="other")
+    worker = make_worker(broker, func(job, name="other"))
     running = asyncio.create_task(worker.run_until_stopped())
     depth = await eventually(broker.queue.depth, lambda depth: depth.deferred == 1)
     worker.stop()
@@ -220,7 +189,7 @@ async def test_draining_finishes_what_it_can_and_releases_the_rest(broker: Broke
     assert (await broker.queue.submission("quick")).complete
     depth = await broker.queue.depth()
     assert (depth.ready, depth.in_flight) == (1, 0)
-    [claim] = await LeaseQueue(broker.redis, broker.config, 15).claim(9)
+    [claim] = await take(lease_queue(broker), 9)
     assert (claim.job_id, claim.failures) == (batches[1].job_id, 0)
 
 
@@ -276,3 +245,31 @@ async def test_a_wrong_setup_stops_the_worker_and_keeps_the_job(broker: Broker) 
     with pytest.raises(UsageError, match="the key is refused"):
         await asyncio.wait_for(worker.run_until_stopped(), 20)
     assert (await broker.queue.depth()).ready == 1
+
+
+async def test_after_a_burst_the_next_job_is_picked_up_at_once(broker: Broker) -> None:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        return INDEXED
+
+    seconds = []
+    async with working(broker, job):
+        for attempt in range(5):  # a slow disk delays some, but not all of them
+            names = [f"{attempt}-{i}" for i in range(3)]  # every slot for bulk jobs
+            await broker.queue.offer([IngestBatch(name, BATCH.documents) for name in names])
+            await eventually(broker.queue.is_empty)
+            started = time.monotonic()
+            await broker.queue.offer([IngestBatch(f"{attempt}-next", BATCH.documents)])
+            await completed(broker, f"{attempt}-next")
+            seconds.append(time.monotonic() - started)
+    assert min(seconds) < POLL_SECONDS / 2
+
+
+async def test_a_reason_that_cannot_be_encoded_ends_no_worker(broker: Broker) -> None:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        raise DocumentRejected("bad \udcff name")
+
+    async with working(broker, job):
+        await broker.queue.offer([BATCH])
+        assert (await completed(broker)).documents.rejected == 1
+    [letter] = await dead_letters(broker)
+    assert letter.reason == "bad \\udcff name"

@@ -1,21 +1,36 @@
 """The index follows the documents: real model, real pool, real Qdrant."""
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from broker.contract import ChunkCounts, Document
+from broker.contract import ChunkCounts, Deletion, Document, Lane
+from broker.paths import file_state
 from worker.collection import CollectionNames
 from worker.embedding.pool import ModelPool
 from worker.ledger import QdrantLedger
-from worker.pipeline import Indexed, Outcome, Ports, Superseded, Unchanged, ingest
-from worker.points import ChunkPoint
+from worker.pipeline import (
+    Deleted,
+    Indexed,
+    Outcome,
+    Ports,
+    Progress,
+    Superseded,
+    Unchanged,
+    Work,
+    delete,
+    ingest,
+)
+from worker.points import ChunkPoint, DocumentKey, Fence
 from worker.qdrant import Qdrant
 from worker.store import QdrantStore
 
@@ -33,10 +48,23 @@ class Index:
     store: QdrantStore
     qdrant: Qdrant
     names: CollectionNames
+    attempts: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     async def put(self, text: str, version: int, doc_id: str = "d", **more: Any) -> Outcome:
         document = Document(doc_id=doc_id, version=version, source=doc_id, text=text, **more)
-        return await ingest(document, self.ports, lambda done, known: None)
+        return await self.ingest(document)
+
+    async def ingest(
+        self, document: Document, progress: Progress = lambda done, known: None
+    ) -> Outcome:
+        key = DocumentKey(document.tenant, document.doc_id)
+        entries = await self.ports.ledger.look_up([key])
+        work = Work(document, entries.get(key), next(self.attempts))
+        return await ingest(work, self.ports, progress)
+
+    async def delete(self, version: int, doc_id: str = "d") -> Outcome:
+        deletion = Deletion(doc_id=doc_id, version=version)
+        return await delete(deletion, next(self.attempts), self.ports)
 
     async def texts(self, doc_id: str = "d") -> list[str]:
         """What is stored of a document, in its order."""
@@ -51,7 +79,7 @@ class Index:
 @pytest.fixture
 async def index(qdrant: Qdrant, model: ModelPool, collection: CollectionNames) -> Index:
     store = QdrantStore(qdrant, collection.chunks)
-    ports = Ports(model, store, QdrantLedger(qdrant, collection.ledger))
+    ports = Ports(model.in_lane(Lane.BULK), store, QdrantLedger(qdrant, collection.ledger))
     return Index(ports, store, qdrant, collection)
 
 
@@ -117,6 +145,56 @@ async def test_equal_documents_do_not_share_chunks(index: Index) -> None:
     assert await index.store.count() == 3
 
 
+async def test_a_deleted_document_is_gone_and_stays_so(index: Index) -> None:
+    await index.put(text(0, 1), 1)
+    await index.put(text(2), 1, doc_id="other")
+    assert await index.delete(3) == Deleted(chunks=2)
+    assert await index.texts() == []
+    assert await index.put(text(0), 2) == Superseded()  # a slow old job
+    assert await index.delete(3) == Unchanged()
+    assert await index.store.count() == 1
+    assert await index.put(text(0), 4) == Indexed(ChunkCounts(embedded=1))
+
+
+async def test_an_older_deletion_changes_nothing(index: Index) -> None:
+    await index.put(text(0), 5)
+    assert await index.delete(4) == Superseded()
+    assert await index.store.count() == 1
+
+
+async def test_what_was_never_there_can_be_deleted(index: Index) -> None:
+    assert await index.delete(4) == Unchanged()
+    assert await index.put(text(0), 3) == Superseded()
+
+
+async def test_a_file_in_a_known_state_is_not_even_read(index: Index, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(text(0))
+    os.utime(path, (1, 1))  # not so shortly ago that a change might go unnoticed
+    document = Document(doc_id="d", version=1, source="d", path=str(path))
+    assert isinstance(await index.ingest(document), Indexed)
+    status = path.stat()
+    state = file_state(document, status)
+    assert state is not None
+    path.unlink()
+    again = msgspec.structs.replace(document, version=2, file=state)
+    assert await index.ingest(again) == Unchanged()
+    for changed in ("source", "media_type"):
+        other = msgspec.structs.replace(document, **{changed: "text/markdown"})
+        assert file_state(other, status) != state
+
+
+async def test_a_file_that_was_just_modified_is_in_no_known_state(
+    index: Index, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(text(0))
+    document = Document(doc_id="d", version=1, source="d", path=str(path))
+    await index.ingest(document)
+    entries = await index.ports.ledger.look_up([DocumentKey("", "d")])
+    assert [entry.file for entry in entries.values()] == [None]
+
+
 class Interrupted(Exception):
     """What a crash looks like from inside."""
 
@@ -133,19 +211,19 @@ class CrashingStore:
             raise Interrupted
         self.left[0] -= 1
 
-    async def upsert(self, points: Sequence[ChunkPoint]) -> None:
+    async def upsert(self, points: Sequence[ChunkPoint], fence: Fence) -> None:
         self._count()
-        await self.store.upsert(points)
+        await self.store.upsert(points, fence)
 
-    async def delete(self, ids: Any) -> None:
+    async def delete(self, ids: Any, fence: Fence) -> None:
         self._count()
-        await self.store.delete(ids)
+        await self.store.delete(ids, fence)
 
     async def vectors(self, ids: Any) -> dict[str, list[float]]:
         return await self.store.vectors(ids)
 
-    async def ids_of(self, tenant: str, doc_id: str) -> frozenset[str]:
-        return await self.store.ids_of(tenant, doc_id)
+    async def ids_of(self, key: DocumentKey) -> frozenset[str]:
+        return await self.store.ids_of(key)
 
 
 @pytest.mark.parametrize("writes", [0, 1])
@@ -166,7 +244,9 @@ async def test_a_large_document_is_written_in_slices(index: Index, tmp_path: Pat
     seen: list[tuple[int, int]] = []
     document = Document(doc_id="large", version=1, source="large", path=str(path))
     fast = dataclasses.replace(index.ports, model=HashingModel(index.ports.model))
-    outcome = await ingest(document, fast, lambda done, known: seen.append((done, known)))
+    outcome = await dataclasses.replace(index, ports=fast).ingest(
+        document, lambda done, known: seen.append((done, known))
+    )
     assert outcome == Indexed(ChunkCounts(embedded=300))
     assert seen == [(0, 300), (256, 0), (44, 0)]
     assert await index.store.count() == 300

@@ -32,7 +32,7 @@ from worker.collection import (
 )
 from worker.fingerprint import Fingerprint
 from worker.ledger import QdrantLedger
-from worker.points import ChunkPoint, LedgerEntry
+from worker.points import Begun, ChunkPoint, DocumentKey, Fence, LedgerEntry, State
 from worker.qdrant import PatientQdrant, Qdrant, QdrantConfig, connect_qdrant
 from worker.store import READ_POINTS, QdrantStore
 
@@ -45,8 +45,18 @@ RETRIES = 10
 HALF = Fingerprint("test/half", "1", 4, 8, "exact", "none", 1)
 """Of vectors with 4 dimensions, the half of WHOLE. No model is loaded."""
 WHOLE = Fingerprint("test/whole", "1", 8, 8, "exact", "none", 1)
+KEY = DocumentKey("t", "d")
+FENCE = Fence(version=1, attempt=1)
 ENTRY = LedgerEntry(
-    tenant="t", doc_id="d", source="d.txt", version=1, content_hash="h", chunks=2, state="writing"
+    tenant="t",
+    doc_id="d",
+    source="d.txt",
+    version=1,
+    attempt=1,
+    content_hash="h",
+    chunks=2,
+    state=State.WRITING,
+    written_ms=1,
 )
 
 
@@ -124,7 +134,7 @@ async def test_nothing_is_found_before_it_is_opened(qdrant: Qdrant, alias: str) 
 async def test_opening_again_keeps_what_is_there(
     qdrant: Qdrant, alias: str, store: QdrantStore
 ) -> None:
-    await store.upsert([_point("d", 0)])
+    await store.upsert([_point("d", 0)], FENCE)
 
     await open_collection(qdrant, alias, HALF)
 
@@ -142,20 +152,20 @@ async def test_every_key_that_documents_are_found_by_is_indexed(
 
 async def test_points_are_written_read_and_deleted(store: QdrantStore) -> None:
     kept, gone = _point("d", 0, [3.0, 0.0, 4.0, 0.0]), _point("d", 1)
-    await store.upsert([kept, gone])
+    await store.upsert([kept, gone], FENCE)
     assert await store.count() == 2
 
-    await store.delete([gone.id])
+    await store.delete([gone.id], FENCE)
 
     assert await store.count() == 1
     vectors = await store.vectors([kept.id, gone.id])
     assert vectors == {kept.id: pytest.approx([0.6, 0.0, 0.8, 0.0])}
-    assert await store.ids_of("t", "d") == {kept.id}
+    assert await store.ids_of(KEY) == {kept.id}
 
 
 async def test_writing_a_point_again_replaces_it(store: QdrantStore) -> None:
-    await store.upsert([_point("d", 0, source="old.txt")])
-    await store.upsert([_point("d", 0, source="new.txt")])
+    await store.upsert([_point("d", 0, source="old.txt")], FENCE)
+    await store.upsert([_point("d", 0, source="new.txt")], FENCE)
 
     assert await store.count() == 1
     [hit] = await store.search([1.0, 1.0, 1.0, 1.0], 5)
@@ -166,7 +176,8 @@ async def test_the_nearest_points_are_found_best_first(store: QdrantStore) -> No
     near, far = [1.0, 0.1, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]
     metadata = {"title": "Über", "pages": [1, 2], "author": None}
     await store.upsert(
-        [_point("far", 0, far), _point("near", 0, near, metadata=metadata), _point("third", 0)]
+        [_point("far", 0, far), _point("near", 0, near, metadata=metadata), _point("third", 0)],
+        FENCE,
     )
 
     hits = await store.search([1.0, 0.0, 0.0, 0.0], 2)
@@ -179,26 +190,95 @@ async def test_the_nearest_points_are_found_best_first(store: QdrantStore) -> No
 async def test_all_chunks_of_a_document_are_found_over_several_pages(store: QdrantStore) -> None:
     document = [_point("d", i) for i in range(READ_POINTS + 1)]
     strangers = [_point("other", 0), _point("d", 0, tenant="another")]
-    await store.upsert([*document, *strangers])
+    await store.upsert([*document, *strangers], FENCE)
 
-    assert await store.ids_of("t", "d") == {point.id for point in document}
+    assert await store.ids_of(KEY) == {point.id for point in document}
 
-    await store.delete(point.id for point in document)
+    await store.delete((point.id for point in document), FENCE)
     assert await store.count() == len(strangers)
 
 
-async def test_the_ledger_keeps_the_last_entry_of_a_document(qdrant: Qdrant, alias: str) -> None:
+@pytest.fixture
+async def ledger(qdrant: Qdrant, alias: str) -> QdrantLedger:
     names = await open_collection(qdrant, alias, HALF)
-    ledger = QdrantLedger(qdrant, names.ledger)
-    assert await ledger.look_up("t", "d") is None
+    return QdrantLedger(qdrant, names.ledger)
 
-    await ledger.write(ENTRY)
-    indexed = msgspec.structs.replace(ENTRY, version=2, state="indexed")
-    await ledger.write(indexed)
 
-    assert await ledger.look_up("t", "d") == indexed
-    assert await ledger.look_up("t", "e") is None
+async def test_the_ledger_knows_what_began_and_what_is_done(ledger: QdrantLedger) -> None:
+    assert await ledger.look_up([KEY]) == {}
+    assert await ledger.begin(ENTRY, ["a", "b"]) == Begun(ours=True, first=True)
+    assert await ledger.look_up([KEY]) == {KEY: ENTRY}
+    done = msgspec.structs.replace(ENTRY, state=State.INDEXED)
+    assert await ledger.finish(done, ["a", "b"])
+    assert await ledger.look_up([KEY, DocumentKey("t", "e"), KEY]) == {KEY: done}
+    assert await ledger.chunk_ids(KEY) == {"a", "b"}
+    assert await ledger.chunk_ids(DocumentKey("t", "e")) == frozenset()
     assert await ledger.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("fence", "ours"),
+    [
+        pytest.param(Fence(3, 1), True, id="newer"),
+        pytest.param(Fence(2, 4), True, id="later attempt"),
+        pytest.param(Fence(2, 2), False, id="earlier attempt"),
+        pytest.param(Fence(1, 9), False, id="older, but later"),
+    ],
+)
+async def test_only_the_newer_may_begin(ledger: QdrantLedger, fence: Fence, ours: bool) -> None:
+    there = msgspec.structs.replace(ENTRY, version=2, attempt=3)
+    await ledger.begin(there, ["a"])
+    mine = msgspec.structs.replace(ENTRY, **fence._asdict())
+    assert await ledger.begin(mine, ["b"]) == Begun(ours=ours, first=False)
+    assert await ledger.chunk_ids(KEY) == {"b" if ours else "a"}
+    assert await ledger.finish(there, ["a"]) is not ours
+    assert await ledger.finish(mine, ["b"]) is ours
+
+
+async def test_a_beginning_that_is_sent_twice_is_still_the_first(ledger: QdrantLedger) -> None:
+    for _ in range(2):
+        assert await ledger.begin(ENTRY, ["a"]) == Begun(ours=True, first=True)
+
+
+async def test_many_documents_begin_and_end_together(ledger: QdrantLedger) -> None:
+    entries = [msgspec.structs.replace(ENTRY, doc_id=str(i), version=1 + i % 2) for i in range(100)]
+    begun = await asyncio.gather(*(ledger.begin(entry, []) for entry in entries))
+    assert set(begun) == {Begun(ours=True, first=True)}
+    stale = [msgspec.structs.replace(entry, version=1, attempt=0) for entry in entries]
+    assert not any(await asyncio.gather(*(ledger.finish(entry, []) for entry in stale)))
+    assert all(await asyncio.gather(*(ledger.finish(entry, []) for entry in entries)))
+    assert len(await ledger.look_up(entry.key for entry in entries)) == 100
+
+
+async def test_what_is_unchanged_is_confirmed_unless_it_changed(ledger: QdrantLedger) -> None:
+    done = msgspec.structs.replace(ENTRY, state=State.INDEXED)
+    await ledger.begin(ENTRY, ["a"])
+    later = msgspec.structs.replace(done, version=5, attempt=2, file="state")
+    assert not await ledger.confirm(done, later)  # it is being written
+    await ledger.finish(done, ["a"])
+    assert await ledger.confirm(done, later)
+    assert await ledger.look_up([KEY]) == {KEY: later}
+    assert await ledger.chunk_ids(KEY) == {"a"}
+    assert not await ledger.confirm(done, msgspec.structs.replace(done, version=3))
+
+
+async def test_a_tombstone_is_no_document(ledger: QdrantLedger) -> None:
+    tombstone = msgspec.structs.replace(ENTRY, state=State.DELETED, chunks=0)
+    await ledger.begin(tombstone, [])
+    assert await ledger.count() == 0
+
+
+async def test_older_writes_change_no_newer_chunk(store: QdrantStore) -> None:
+    newer = Fence(version=2, attempt=5)
+    points = [_point("d", i, source="new", fence=newer) for i in range(2)]
+    await store.upsert(points, newer)
+    for late in (Fence(1, 9), Fence(2, 4)):
+        await store.upsert([_point("d", i, source="old", fence=late) for i in range(3)], late)
+        await store.delete([point.id for point in points], late)
+        hits = await store.search([1.0] * 4, 9)
+        assert sorted(hit.source for hit in hits) == ["new", "new", "old"]
+    await store.delete(await store.ids_of(KEY), newer)
+    assert await store.count() == 0
 
 
 async def test_a_collection_of_another_model_is_not_written(qdrant: Qdrant, alias: str) -> None:
@@ -245,7 +325,7 @@ async def test_an_alias_that_somebody_else_made_is_not_moved(qdrant: Qdrant, ali
 )
 async def test_a_point_that_does_not_fit_is_rejected(store: QdrantStore, point: ChunkPoint) -> None:
     with pytest.raises(StoreRejected):
-        await store.upsert([_point("d", 0), point])
+        await store.upsert([_point("d", 0), point], FENCE)
 
     assert await store.count() == 0
 
@@ -307,14 +387,15 @@ async def test_a_collection_that_is_not_there_is_not_found(qdrant: Qdrant, alias
     store, ledger = QdrantStore(qdrant, alias), QdrantLedger(qdrant, alias)
     point = _point("d", 0)
     for request in (
-        store.upsert([point]),
-        store.delete([point.id]),
+        store.upsert([point], FENCE),
+        store.delete([point.id], FENCE),
         store.vectors([point.id]),
-        store.ids_of("t", "d"),
+        store.ids_of(KEY),
         store.count(),
         store.search([1.0] * 4, 1),
-        ledger.write(ENTRY),
-        ledger.look_up("t", "d"),
+        ledger.begin(ENTRY, []),
+        ledger.finish(ENTRY, []),
+        ledger.look_up([KEY]),
     ):
         with pytest.raises(StoreRejected, match=f"404 Not found: Collection `{alias}`"):
             await request
@@ -352,7 +433,7 @@ async def test_a_server_that_is_briefly_away_is_asked_again(
 ) -> None:
     standin.faults.answer_next(2, 503, path_contains="PUT")
 
-    await faulty.upsert([_point("d", 0)])
+    await faulty.upsert([_point("d", 0)], FENCE)
 
     assert await faulty.count() == 1
 
@@ -364,7 +445,7 @@ async def test_a_server_that_limits_requests_is_asked_again(
     standin.faults.answer_next(1, 429, headers={"Retry-After": "1"}, path_contains="PUT")
     standin.faults.answer_next(1, 429, path_contains="PUT")
 
-    await faulty.upsert([_point("d", 0)])
+    await faulty.upsert([_point("d", 0)], FENCE)
 
     assert await faulty.count() == 1
 
@@ -377,10 +458,10 @@ async def test_a_write_whose_answer_is_lost_leaves_one_copy(
     standin.faults.drop_next(1, after, path_contains="PUT")
     points = [_point("d", 0), _point("d", 1)]
 
-    await faulty.upsert(points)
+    await faulty.upsert(points, FENCE)
 
     assert _writes(standin) == 2
-    assert await faulty.ids_of("t", "d") == {point.id for point in points}
+    assert await faulty.ids_of(KEY) == {point.id for point in points}
     assert await faulty.count() == len(points)
 
 
@@ -390,14 +471,14 @@ async def test_a_write_that_is_only_accepted_is_repeated_until_it_is_applied(
 ) -> None:
     standin.faults.wait_timeout_next(2)
 
-    await faulty.upsert([_point("d", 0)])
+    await faulty.upsert([_point("d", 0)], FENCE)
 
     assert await faulty.count() == 1
 
 
 async def test_a_rejected_write_is_sent_once(standin: Standin, faulty: QdrantStore) -> None:
     with pytest.raises(StoreRejected, match="expected dim: 4, got 2"):
-        await faulty.upsert([_point("d", 0, [1.0, 2.0])])
+        await faulty.upsert([_point("d", 0, [1.0, 2.0])], FENCE)
 
     assert _writes(standin) == 1
 
@@ -406,7 +487,7 @@ async def test_a_large_document_is_written_in_several_requests(
     standin: Standin, faulty: QdrantStore
 ) -> None:
 
-    await faulty.upsert([_point("d", i, text="x" * 3 * 1024 * 1024) for i in range(3)])
+    await faulty.upsert([_point("d", i, text="x" * 3 * 1024 * 1024) for i in range(3)], FENCE)
 
     assert _writes(standin) == 2
     assert await faulty.count() == 3
@@ -419,7 +500,7 @@ async def test_a_server_that_stays_away_is_unavailable(
     standin.faults.answer_next(RETRIES, 503, path_contains="PUT")
 
     with pytest.raises(StoreUnavailable, match="cannot serve now: 503 planned by a test"):
-        await faulty.upsert([_point("d", 0)])
+        await faulty.upsert([_point("d", 0)], FENCE)
 
 
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
@@ -432,7 +513,7 @@ async def test_a_refused_key_names_its_setting(sent: str | None) -> None:
         with pytest.raises(UsageError, match=r"refuses INGESTQ_QDRANT_API_KEY: 401"):
             await open_collection(qdrant, "documents", HALF)
 
-        assert len(guarded.requests) == 1
+        assert guarded.requests == ["GET /", "GET /aliases"]  # the first needs no key
 
 
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
@@ -487,8 +568,10 @@ def _point(
     source: str = "d.txt",
     text: str = "text",
     metadata: dict[str, Any] | None = None,
+    fence: Fence = FENCE,
 ) -> ChunkPoint:
     payload = {
+        **fence._asdict(),
         "tenant": tenant,
         "doc_id": doc_id,
         "source": source,

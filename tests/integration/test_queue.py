@@ -3,26 +3,26 @@
 import asyncio
 from collections.abc import Callable
 
-import msgspec
 import pytest
 from arq.jobs import Job, JobStatus
 
 from broker import keys
-from broker.connection import BrokerConfig, awaited, connect, connected
+from broker.connection import BrokerConfig, awaited, connect, connected, read_envelope
 from broker.contract import (
     BatchReport,
     ChunkCounts,
     Document,
     DocumentCounts,
     IngestBatch,
-    JobResult,
+    Lane,
     bury,
     decode_job,
 )
 from broker.errors import BrokerUnavailable, UsageError
 from broker.leases import Claim, LeaseQueue
-from broker.queue import Enqueued, JobQueue
+from broker.queue import Enqueued, JobQueue, WorkerInfo
 from ingestq.runtime import Broker
+from tests.claims import finish, take
 
 SHORT_LEASE = 0.2  # seconds
 
@@ -32,10 +32,6 @@ def batch(*doc_ids: str, submission: str = "s", version: int = 1) -> IngestBatch
         submission,
         tuple(Document(doc_id=d, version=version, source=d, text=f"text of {d}") for d in doc_ids),
     )
-
-
-def result(claim: Claim, report: BatchReport) -> JobResult:
-    return JobResult("ingest", 1, 1, True, report, 1, 2, keys.QUEUE, claim.job_id)
 
 
 @pytest.fixture
@@ -65,8 +61,8 @@ async def test_a_full_queue_refuses_and_then_takes(broker: Broker, bound: dict[s
     queue, leases = JobQueue(broker.redis, config), LeaseQueue(broker.redis, config, 15)
     assert await queue.offer([batch("a"), batch("b")]) == [Enqueued.ACCEPTED, Enqueued.FULL]
     waiting = asyncio.create_task(queue.enqueue([batch("b")]))
-    [claim] = await leases.claim(9)
-    await leases.finish(claim, "s", BatchReport(), result(claim, BatchReport()))
+    [claim] = await take(leases, 9)
+    await finish(leases, claim, BatchReport())
     assert await waiting == [Enqueued.ACCEPTED]
     assert (await queue.depth()).ready == 1
 
@@ -76,9 +72,9 @@ async def test_a_claimed_job_is_invisible_until_its_lease_ends(
 ) -> None:
     await queue.offer([batch("a")])
     holder = leases(SHORT_LEASE)
-    [claim] = await holder.claim(9)
+    [claim] = await take(holder, 9)
     assert decode_job(claim.payload).args == (batch("a"),)
-    assert await holder.claim(9) == []
+    assert await take(holder, 9) == []
     assert (await queue.depth()).in_flight == 1
 
     again = await eventually_claim(holder)
@@ -92,11 +88,11 @@ async def test_an_expired_lease_is_taken_at_once_by_a_busy_worker(
 ) -> None:
     await queue.offer([batch("a")])
     holder = leases(SHORT_LEASE)
-    assert len(await holder.claim(1)) == 1
+    assert len(await take(holder, 1)) == 1
     claimed_at = await queue.now()
     # A busy worker claims all the time, also in the millisecond in which the lease ends.
     async with asyncio.timeout(10):
-        while not await holder.claim(1):
+        while not await take(holder, 1):
             pass
     assert (await queue.now() - claimed_at) / 1e6 < 1.5 * SHORT_LEASE
 
@@ -106,7 +102,7 @@ async def test_a_renewed_lease_holds(
 ) -> None:
     await queue.offer([batch("a")])
     short, long = leases(SHORT_LEASE), leases(60)
-    [claim] = await short.claim(1)
+    [claim] = await take(short, 1)
     assert await long.renew([claim]) == frozenset()
     await queue.offer([batch("later")])
     other = await eventually_claim(short)
@@ -118,18 +114,18 @@ async def test_who_lost_the_lease_changes_nothing(
 ) -> None:
     await queue.offer([batch("a")])
     holder = leases(SHORT_LEASE)
-    [stale] = await holder.claim(1)
+    [stale] = await take(holder, 1)
     owner = leases(60)
     current = await eventually_claim(owner)
 
     report = BatchReport(DocumentCounts(indexed=1), ChunkCounts(embedded=3))
     assert await holder.renew([stale, current]) == {stale.token}
-    assert not await holder.finish(stale, "s", report, result(stale, report))
-    assert not await holder.put_back(stale, "s", delay_seconds=0, failed=True)
+    assert not await finish(holder, stale, report)
+    assert not await holder.put_back(stale, delay_seconds=0, failed=True)
     assert (await queue.depth()).in_flight == 1
 
-    assert await owner.finish(current, "s", report, result(current, report))
-    assert not await owner.finish(current, "s", report, result(current, report))
+    assert await finish(owner, current, report)
+    assert not await finish(owner, current, report)
     status = await queue.submission("s")
     assert status.complete
     assert (status.documents.indexed, status.chunks.embedded) == (1, 3)
@@ -142,13 +138,13 @@ async def test_a_job_that_failed_comes_back_later_and_remembers(
 ) -> None:
     await queue.offer([batch("a")])
     holder = leases(60)
-    [claim] = await holder.claim(1)
-    await holder.put_back(claim, "s", delay_seconds=SHORT_LEASE, failed=True)
+    [claim] = await take(holder, 1)
+    await holder.put_back(claim, delay_seconds=SHORT_LEASE, failed=True)
     assert (await queue.depth()).deferred == 1
     again = await eventually_claim(holder)
     assert again.failures == 1
-    await holder.put_back(again, "s", delay_seconds=0, failed=False)
-    [released] = await holder.claim(1)
+    await holder.put_back(again, delay_seconds=0, failed=False)
+    [released] = await take(holder, 1)
     assert released.failures == 1
 
 
@@ -158,16 +154,16 @@ async def test_buried_documents_are_counted_and_kept_once_each(
     holder = leases(60)
     for version in (1, 2):
         await queue.offer([batch("a", "b", version=version)])
-        [claim] = await holder.claim(1)
+        [claim] = await take(holder, 1)
         report = bury(batch("a", "b", version=version), "a\nreason", tries=1)
-        await holder.finish(claim, "s", report, result(claim, report))
+        await finish(holder, claim, report)
     assert (await queue.depth()).dead_letters == 2
     assert [d.doc_id for d in await queue.failed_documents("s")] == ["a", "b", "a", "b"]
 
     await queue.offer([batch("a", version=3)])
-    [claim] = await holder.claim(1)
+    [claim] = await take(holder, 1)
     healed = BatchReport(DocumentCounts(indexed=1), healed=(":a",))
-    await holder.finish(claim, "s", healed, result(claim, healed))
+    await finish(holder, claim, healed)
     assert [key.decode() for key in await awaited(broker.redis.hkeys(keys.DEAD))] == [":b"]
 
 
@@ -175,14 +171,13 @@ async def test_arqs_own_job_reads_status_and_result(
     queue: JobQueue, leases: Callable[[float], LeaseQueue], broker: Broker
 ) -> None:
     job_id = batch("a").job_id
-    job = Job(job_id, broker.redis, _deserializer=msgspec.msgpack.decode)
+    job = Job(job_id, broker.redis, _deserializer=read_envelope)
     assert await job.status() is JobStatus.not_found
     await queue.offer([batch("a")])
     assert await job.status() is JobStatus.queued
-    [claim] = await leases(60).claim(1)
+    [claim] = await take(leases(60))
     assert await job.status() is JobStatus.in_progress
-    report = BatchReport(DocumentCounts(indexed=1))
-    await leases(60).finish(claim, "s", report, result(claim, report))
+    await finish(leases(60), claim, BatchReport(DocumentCounts(indexed=1)))
     assert await job.status() is JobStatus.complete
     assert (await job.result())["documents"]["indexed"] == 1
 
@@ -190,7 +185,7 @@ async def test_arqs_own_job_reads_status_and_result(
 async def test_an_idle_worker_is_woken_by_a_job(
     queue: JobQueue, leases: Callable[[float], LeaseQueue]
 ) -> None:
-    waiting = asyncio.create_task(leases(60).wait_for_work(30))
+    waiting = asyncio.create_task(leases(60).wait_for_work(Lane.BULK, 30))
     await queue.offer([batch("a")])
     await asyncio.wait_for(waiting, 5)
 
@@ -198,7 +193,7 @@ async def test_an_idle_worker_is_woken_by_a_job(
 async def test_workers_are_seen_and_sign_off(
     queue: JobQueue, leases: Callable[[float], LeaseQueue]
 ) -> None:
-    await leases(60).sign_of_life("w1")
+    await leases(60).sign_of_life("w1", WorkerInfo("h", 1, 0, 0.0, 0.0))
     [sign] = await queue.workers()
     assert sign.id == "w1"
     assert sign.seen_seconds_ago < 5
@@ -224,6 +219,6 @@ async def test_errors_of_redis_say_what_to_do(broker: Broker) -> None:
 async def eventually_claim(leases: LeaseQueue) -> Claim:
     """Claim one job as soon as there is one that may be claimed."""
     async with asyncio.timeout(10):
-        while not (claims := await leases.claim(1)):
-            await leases.wait_for_work(1)
+        while not (claims := await take(leases, 1)):
+            await leases.wait_for_work(Lane.BULK, 1)
     return claims[0]

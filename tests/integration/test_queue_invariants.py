@@ -1,10 +1,10 @@
 """Whatever happens, in whatever order: accepted = finished + dead + waiting, seen from outside."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -22,20 +22,23 @@ from broker import keys
 from broker.connection import BrokerConfig, awaited, connect
 from broker.contract import (
     BatchReport,
-    DeadLetter,
     Document,
     DocumentCounts,
     IngestBatch,
-    JobResult,
+    Lane,
     bury,
     dead_letter_key,
-    decode_job,
 )
 from broker.dead_letters import DeadLetters, LetterFilter
 from broker.leases import Claim, LeaseQueue
 from broker.queue import Enqueued, JobQueue
+from tests import claims as worker
+from tests.books import balanced
+from tests.claims import batch_of
 
 T = TypeVar("T")
+
+MAX_JOBS = 5
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -48,7 +51,7 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        config = BrokerConfig(self.url, max_queue_jobs=5)
+        config = BrokerConfig(self.url, max_queue_jobs=MAX_JOBS)
         self.redis = connect(config)
         self.queue = JobQueue(self.redis, config)
         self.leases = LeaseQueue(self.redis, config, lease_seconds=3600)
@@ -58,8 +61,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.offered: list[IngestBatch] = []
         self.accepted = 0
         self.finished = 0
+        self.crashes: Counter[str] = Counter()
         self.dead: set[str] = set()
-        self.submissions: set[str] = set()
 
     def run(self, work: Coroutine[Any, Any, T] | Awaitable[T]) -> T:
         async def done() -> T:
@@ -71,20 +74,24 @@ class QueueMachine(RuleBasedStateMachine):
         self.run(self.redis.aclose())
         self.runner.close()
 
-    @rule(ids=st.lists(st.sampled_from("abc"), min_size=1, max_size=3, unique=True))
-    def enqueue(self, ids: list[str]) -> None:
+    @rule(
+        ids=st.lists(st.sampled_from("abc"), min_size=1, max_size=3, unique=True),
+        lane=st.sampled_from(Lane),
+        tenant=st.sampled_from(["", "t"]),
+    )
+    def enqueue(self, ids: list[str], lane: Lane, tenant: str) -> None:
         self.version += 1
         documents = tuple(
-            Document(doc_id=i, version=self.version, source=i, text=i * 9) for i in ids
+            Document(doc_id=i, version=self.version, source=i, text=i * 9, tenant=tenant)
+            for i in ids
         )
-        batch = IngestBatch(f"s{self.version % 2}", documents)
+        batch = IngestBatch(f"s{self.version % 2}", documents, lane)
         waiting = self.run(self.redis.zcard(keys.QUEUE))
         [answer] = self.run(self.queue.offer([batch]))
-        assert answer is (Enqueued.FULL if waiting >= 5 else Enqueued.ACCEPTED)
+        assert answer is (Enqueued.FULL if waiting >= MAX_JOBS else Enqueued.ACCEPTED)
         if answer is Enqueued.ACCEPTED:
             self.offered.append(batch)
             self.accepted += len(ids)
-            self.submissions.add(batch.submission)
 
     @rule()
     def enqueue_again_after_a_lost_connection(self) -> None:
@@ -94,11 +101,29 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(target=claims, n=st.integers(1, 3))
     def claim(self, n: int) -> Any:
-        return multiple(*self.run(self.leases.claim(n)))
+        claimed = self.run(self.leases.claim("w", n, bulk=n, running=0)).claims
+        for claim in claimed:
+            assert claim.crashes == self.crashes[claim.job_id]
+            assert claim.suspect == (claim.crashes >= 2)
+            assert len(claimed) == 1 or not claim.suspect
+        return multiple(*claimed)
+
+    @rule(target=claims)
+    def claim_while_busy(self) -> Any:
+        """A busy worker is never given a suspect; it may be asked to let its jobs end."""
+        claimed = self.run(self.leases.claim("w", 3, bulk=1, running=1))
+        assert not any(claim.suspect for claim in claimed.claims)
+        assert sum(claim.lane is Lane.BULK for claim in claimed.claims) <= 1
+        assert not (claimed.drain and claimed.claims)
+        return multiple(*claimed.claims)
 
     @rule(claim=claims)
     def renew(self, claim: Claim) -> None:
         assert self.run(self.leases.renew([claim])) == frozenset()
+
+    @rule(claim=claims)
+    def write_down_that_it_is_alone(self, claim: Claim) -> None:
+        assert self.run(self.leases.mark_alone(claim, 0))
 
     @rule(target=stale, claim=consumes(claims))
     def lease_expires(self, claim: Claim) -> Claim:
@@ -106,29 +131,36 @@ class QueueMachine(RuleBasedStateMachine):
         self.run(self.redis.delete(keys.LEASE + claim.job_id))
         now_ms = self.run(self.queue.now()) // 1000
         self.run(self.redis.zadd(keys.QUEUE, {claim.job_id: now_ms}, xx=True))
+        self.crashes[claim.job_id] += 1
         return claim
 
-    @rule(claim=consumes(claims), failed=st.booleans())
-    def put_back(self, claim: Claim, failed: bool) -> None:
-        submission = decode_job(claim.payload).args[0].submission
-        assert self.run(self.leases.put_back(claim, submission, delay_seconds=0, failed=failed))
+    @rule(claim=consumes(claims), failed=st.booleans(), delay=st.sampled_from([0, 0.001, 60]))
+    def put_back(self, claim: Claim, failed: bool, delay: float) -> None:
+        assert self.run(self.leases.put_back(claim, delay_seconds=delay, failed=failed))
 
     @rule(claim=consumes(claims), dead=st.integers(0, 3))
     def finish(self, claim: Claim, dead: int) -> None:
-        batch = decode_job(claim.payload).args[0]
-        assert self.settle(claim, report(batch, dead))
+        batch = batch_of(claim)
+        assert self.run(worker.finish(self.leases, claim, report(batch, dead)))
         self.finished += len(batch.documents)
-        self.dead -= {document.doc_id for document in batch.documents[dead:]}
-        self.dead |= {document.doc_id for document in batch.documents[:dead]}
+        keys_ = [dead_letter_key(document) for document in batch.documents]
+        self.dead = (self.dead - set(keys_[dead:])) | set(keys_[:dead])
+        del self.crashes[claim.job_id]
 
     @rule(claim=stale, dead=st.integers(0, 3))
     def finish_late(self, claim: Claim, dead: int) -> None:
-        batch = decode_job(claim.payload).args[0]
-        assert not self.settle(claim, report(batch, dead))
-        assert not self.run(
-            self.leases.put_back(claim, batch.submission, delay_seconds=0, failed=True)
-        )
+        late = report(batch_of(claim), dead)
+        assert not self.run(worker.finish(self.leases, claim, late))
+        assert not self.run(self.leases.put_back(claim, delay_seconds=0, failed=True))
+        assert not self.run(self.leases.mark_alone(claim, 0))
         assert self.run(self.leases.renew([claim])) == {claim.token}
+
+    @rule()
+    def abort_and_enqueue_again(self) -> None:
+        """What was meant for a job that has ended does not meet a later one."""
+        self.run(self.redis.zadd(keys.ABORT, {"long gone": 1}))
+        self.run(self.leases.claim("w", 0, bulk=0, running=1))
+        assert self.run(self.leases.aborted()) == frozenset()
 
     @rule()
     def requeue(self) -> None:
@@ -143,45 +175,33 @@ class QueueMachine(RuleBasedStateMachine):
 
         self.accepted += self.run(again())
         self.dead = set()
-        self.submissions.add(submission)
 
     @invariant()
     def nothing_is_lost_and_nothing_counted_twice(self) -> None:
         self.run(self.check())
 
     async def check(self) -> None:
-        statuses = [await self.queue.submission(name) for name in self.submissions]
-        assert sum(status.accepted for status in statuses) == self.accepted
-        assert sum(status.documents.total for status in statuses) == self.finished
-        ids = [job_id.decode() for job_id in await self.redis.zrange(keys.QUEUE, 0, -1)]
-        payloads = [await self.redis.get(keys.JOB + job_id) for job_id in ids]
-        waiting = [document for p in payloads for document in decode_job(p).args[0].documents]
-        assert self.accepted == self.finished + len(waiting)
+        totals = await balanced(self.redis)
+        assert totals.accepted == self.accepted
+        assert totals.finished == self.finished
+        stored = await awaited(self.redis.hkeys(keys.DEAD))
+        assert {key.decode() for key in stored} == self.dead
 
         depth = await self.queue.depth()
-        assert depth.queued_bytes == sum(map(len, payloads))
-        assert depth.ready + depth.deferred + depth.in_flight == len(ids)
-        stored = await awaited(self.redis.hvals(keys.DEAD))
-        letters = [msgspec.msgpack.decode(raw, type=DeadLetter) for raw in stored]
-        assert sorted(letter.doc_id for letter in letters) == sorted(self.dead)
+        jobs = await self.redis.zcard(keys.QUEUE)
+        assert depth.ready + depth.deferred + depth.in_flight == jobs
+        assert depth.interactive + depth.bulk == jobs
         assert depth.dead_letters == len(self.dead)
-        assert len(await self.redis.keys(keys.JOB + "*")) == len(ids)
-
-    def settle(self, claim: Claim, outcome: BatchReport) -> bool:
-        submission = decode_job(claim.payload).args[0].submission
-        result = JobResult("ingest", 1, 0, True, outcome, 0, 0, keys.QUEUE, claim.job_id)
-        return self.run(self.leases.finish(claim, submission, outcome, result))
 
 
 def report(batch: IngestBatch, dead: int) -> BatchReport:
     """The first ``dead`` documents failed, the others are indexed."""
     failed, good = batch.documents[:dead], batch.documents[dead:]
-    buried = bury(IngestBatch(batch.submission, failed), "because", tries=1)
-    return BatchReport(
-        documents=DocumentCounts(indexed=len(good), rejected=len(failed)),
-        dead=buried.dead,
-        healed=tuple(map(dead_letter_key, good)),
-    )
+    healed = tuple(map(dead_letter_key, good))
+    outcome = BatchReport(DocumentCounts(indexed=len(good)), healed=healed)
+    if failed:
+        outcome += bury(IngestBatch(batch.submission, failed), "because", tries=1)
+    return outcome
 
 
 @pytest.mark.timeout(600)

@@ -14,6 +14,7 @@ not know is answered 501. What only a server can show is tested with ``INGESTQ_T
 """
 
 from tests.qdrant_standin.faults import Faults
+from tests.qdrant_standin.holds import Hold, Holds
 from tests.qdrant_standin.server import Standin, qdrant_standin
 
-__all__ = ["Faults", "Standin", "qdrant_standin"]
+__all__ = ["Faults", "Hold", "Holds", "Standin", "qdrant_standin"]

@@ -36,6 +36,7 @@ def create_app(api_key: str | None) -> Starlette:
             route(f"GET {one}/exists", qdrant.exists),
             route(f"PUT {one}/index", qdrant.create_index, models.CreateFieldIndex, waits=True),
             route(f"PUT {points}", qdrant.upsert, models.PointInsertOperations, waits=True),
+            route(f"POST {points}/batch", qdrant.batch, models.UpdateOperations, waits=True),
             route(f"POST {points}/delete", qdrant.delete_points, models.PointsSelector, waits=True),
             route(f"POST {points}/payload", qdrant.set_payload, models.SetPayload, waits=True),
             route(f"PUT {points}/payload", qdrant.overwrite_payload, models.SetPayload, waits=True),

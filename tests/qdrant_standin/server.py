@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tests.qdrant_standin.app import create_app
 from tests.qdrant_standin.faults import Answered, Faults
+from tests.qdrant_standin.holds import Holding, Holds
 
 START_SECONDS: Final = 10
 
@@ -27,6 +28,7 @@ class Standin:
 
     url: str
     faults: Faults = field(default_factory=Faults)
+    holds: Holds = field(default_factory=Holds)
     requests: list[str] = field(default_factory=list)
     """Every request that has come in, as ``METHOD /path?query``."""
 
@@ -43,9 +45,15 @@ class StandinServer(uvicorn.Server):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._listener = listener
         self._on_start = on_start
-        app = _Faulty(create_app(api_key), self.standin, self._hang_up)
+        app = Holding(create_app(api_key), self.standin.holds)
         super().__init__(
-            uvicorn.Config(app, http="h11", ws="none", lifespan="off", log_config=None)
+            uvicorn.Config(
+                _Faulty(app, self.standin, self._hang_up),
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+            )
         )
 
     def serve_until_stopped(self) -> None:
@@ -74,6 +82,7 @@ async def qdrant_standin(api_key: str | None = None) -> AsyncIterator[Standin]:
             assert await asyncio.to_thread(started.wait, START_SECONDS), "it did not start"
             yield server.standin
         finally:
+            server.standin.holds.release_all()
             server.should_exit = True
             await asyncio.to_thread(thread.join)
 

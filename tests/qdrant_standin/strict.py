@@ -116,6 +116,24 @@ class StrictQdrant:
         self._local.overwrite_payload(self._existing(name), wanted.payload, _chosen(wanted))
         return _completed()
 
+    def batch(self, name: str, wanted: models.UpdateOperations) -> object:
+        """One after the other: what comes before an operation that is refused stays done."""
+        self._existing(name)
+        for operation in wanted.operations:
+            match operation:
+                case models.UpsertOperation(upsert=points):
+                    self.upsert(name, points)
+                case models.DeleteOperation(delete=chosen):
+                    self.delete_points(name, chosen)
+                case models.SetPayloadOperation(set_payload=payload):
+                    self.set_payload(name, payload)
+                case models.OverwritePayloadOperation(overwrite_payload=payload):
+                    self.overwrite_payload(name, payload)
+                case _:
+                    kind = type(operation).__name__
+                    raise Refused(501, f"the stand-in knows no {kind} in a batch")
+        return [_completed() for _ in wanted.operations]
+
     def retrieve(self, name: str, wanted: models.PointRequest) -> object:
         _check_ids(wanted.ids)
         return self._local.retrieve(self._existing(name), wanted.ids, **_parts(wanted, True))

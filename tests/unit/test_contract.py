@@ -5,22 +5,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.contract import Document, IngestBatch, bury, decode_job, encode_job
+from broker.contract import MAX_VERSION, Document, IngestBatch, Lane, bury, decode_job, encode_job
 from broker.errors import ContractError
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
-documents = st.builds(
-    Document,
-    doc_id=texts.filter(bool),
-    version=st.integers(1, 2**63 - 1),
-    source=texts,
-    tenant=texts,
-    text=texts,
-    path=st.none(),
-    media_type=st.none() | texts,
-    metadata=st.dictionaries(texts, st.none() | st.booleans() | st.integers(-9, 9) | texts),
-)
-batches = st.builds(IngestBatch, texts, st.lists(documents, max_size=4).map(tuple))
+
+
+def documents_of(tenant: str) -> st.SearchStrategy[Document]:
+    return st.builds(
+        Document,
+        doc_id=texts.filter(bool),
+        version=st.integers(1, MAX_VERSION),
+        source=texts,
+        tenant=st.just(tenant),
+        text=texts,
+        path=st.none(),
+        media_type=st.none() | texts,
+        metadata=st.dictionaries(texts, st.none() | st.booleans() | st.integers(-9, 9) | texts),
+    )
+
+
+def batches_of(tenant: str) -> st.SearchStrategy[IngestBatch]:
+    documents = st.lists(documents_of(tenant), min_size=1, max_size=4).map(tuple)
+    return st.builds(IngestBatch, texts, documents, st.sampled_from(Lane))
+
+
+batches = texts.flatmap(batches_of)
+GOOD = {"doc_id": "a", "version": 1, "source": "", "text": ""}
 
 
 @given(batches)
@@ -39,17 +50,23 @@ def test_anything_else_is_refused(payload: bytes) -> None:
     "change",
     [
         {"type": "ingest/2"},
-        {"documents": [{"doc_id": "a", "version": 0, "source": "", "text": ""}]},
-        {"documents": [{"doc_id": "", "version": 1, "source": "", "text": ""}]},
+        {"lane": "unheard of"},
+        {"documents": []},
+        {"documents": [GOOD | {"version": 0}]},
+        {"documents": [GOOD | {"version": MAX_VERSION + 1}]},
+        {"documents": [GOOD | {"doc_id": ""}]},
         {"documents": [{"doc_id": "a", "version": 1, "source": ""}]},
-        {"documents": [{"doc_id": "a", "version": 1, "source": "", "text": "", "path": "/"}]},
+        {"documents": [GOOD | {"path": "/"}]},
+        {"documents": [GOOD, GOOD | {"tenant": "other"}]},
     ],
 )
 def test_a_batch_of_another_version_or_without_content_is_refused(
     change: dict[str, object],
 ) -> None:
-    batch = {"type": "ingest/1", "submission": "s", "documents": []}
-    job = {"f": "ingest", "a": [batch | change], "et": 1, "k": {}}
+    batch: dict[str, object] = {"type": "ingest/1", "submission": "s", "documents": [GOOD]}
+    job = {"f": "ingest", "a": [batch], "et": 1, "k": {}}
+    assert decode_job(msgspec.msgpack.encode(job)).batch is not None
+    job["a"] = [batch | change]
     with pytest.raises(ContractError):
         decode_job(msgspec.msgpack.encode(job))
 
@@ -66,5 +83,7 @@ def test_only_the_same_batch_has_the_same_id(one: IngestBatch, other: IngestBatc
 def test_a_dead_letter_is_a_job_of_its_document_alone(batch: IngestBatch) -> None:
     report = bury(batch, "because", tries=1)
     assert report.documents.rejected == len(batch.documents)
-    buried = [decode_job(letter.payload).args[0].documents for letter in report.dead]
-    assert buried == [(document,) for document in batch.documents]
+    buried = [decode_job(letter.payload).batch for letter in report.dead]
+    assert buried == [
+        IngestBatch(batch.submission, (document,), batch.lane) for document in batch.documents
+    ]

@@ -1,29 +1,54 @@
 """What a walk finds, and what becomes of it."""
 
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from broker.contract import INLINE_TEXT_BYTES, Document, FailedDocument
-from producers.files import Found, observe, read, walk
+from producers.files import Found, Sending, _inline, observe, walk
+
+BY_PATH = Sending()
 
 
-async def observed(*roots: Path, name: str | None = None) -> Sequence[Document | FailedDocument]:
+async def observed(
+    *roots: Path, name: str | None = None, sending: Sending = BY_PATH
+) -> Sequence[Document | FailedDocument]:
     ticks = itertools.count(1)
 
     async def clock() -> int:
         return next(ticks)
 
-    return [document async for document in observe(roots, name, clock)]
+    return [document async for document in observe(roots, name, clock, sending)]
 
 
-async def test_short_text_travels_with_the_job_and_the_rest_by_path(tmp_path: Path) -> None:
+async def test_files_travel_by_their_path_and_state(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("a")
+    [document] = await observed(path)
+    assert isinstance(document, Document)
+    assert (document.text, document.path) == (None, str(path))
+    assert document.file is None  # modified so shortly ago that a change might go unnoticed
+    states = set()
+    for content, modified in (("a", 1), ("a", 2), ("bb", 2)):
+        path.write_text(content)
+        os.utime(path, (modified, modified))
+        [document] = await observed(path)
+        assert isinstance(document, Document)
+        states.add(document.file)
+    assert len(states - {None}) == 3
+    [document] = await observed(path, sending=Sending(checksum=True))
+    assert isinstance(document, Document)
+    assert document.file is None
+
+
+async def test_short_text_travels_with_the_job_if_it_is_to(tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text("x" * (INLINE_TEXT_BYTES + 1))
     (tmp_path / "page.pdf").write_bytes(b"%PDF-1.7")
     (tmp_path / "short.md").write_text("# Short")
-    long, page, short = await observed(tmp_path)
+    long, page, short = await observed(tmp_path, sending=Sending(inline=True))
     assert isinstance(short, Document)
     assert (short.text, short.path, short.media_type) == ("# Short", None, "text/markdown")
     for document, name in ((long, "long.txt"), (page, "page.pdf")):
@@ -56,7 +81,8 @@ def test_hidden_entries_are_not_looked_at_unless_named(tmp_path: Path) -> None:
     hidden.parent.mkdir()
     hidden.write_text("x")
     assert list(walk(tmp_path)) == []
-    assert list(walk(hidden)) == [Found(hidden, str(hidden), 1)]
+    [found] = walk(hidden)
+    assert found.doc_id == str(hidden)
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
@@ -85,7 +111,7 @@ async def test_a_file_that_vanishes_between_listing_and_reading(tmp_path: Path) 
     [found] = walk(tmp_path)
     assert isinstance(found, Found)
     path.unlink()
-    failed = await read(found, version=1)
+    failed = await _inline(found, version=1)
     assert isinstance(failed, FailedDocument)
     assert "gone" in failed.reason
 

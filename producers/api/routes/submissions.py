@@ -21,10 +21,7 @@ def submission_routes(client: IngestClient) -> APIRouter:
         return Submission.model_validate(
             {
                 "submission": submission,
-                "accepted": status.accepted,
-                "complete": status.complete,
-                "documents": status.documents,
-                "chunks": status.chunks,
+                **status.as_json(),
                 "dead_letters": await client.queue.failed_documents(submission),
             }
         )

@@ -1,0 +1,45 @@
+"""``ingestq delete``: remove documents from the index."""
+
+import logging
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from broker.contract import Deletion
+from ingestq.cli.console import configure_logging, line, print_json
+from ingestq.cli.entry import ExitCode, run_command
+from ingestq.cli.options import Json
+from ingestq.runtime import open_broker
+from ingestq.settings import Settings
+from producers.client import IngestClient, new_submission
+
+DocIds = Annotated[
+    list[str], typer.Argument(metavar="DOC_ID…", help="Ids of documents.", show_default=False)
+]
+Tenant = Annotated[str, typer.Option("--tenant", help="Whose documents they are.")]
+
+
+def delete(doc_ids: DocIds, tenant: Tenant = "", json: Json = False) -> None:
+    """Queue the removal of documents; a worker carries it out.
+
+    Whatever was queued of them before does not bring them back.
+    """
+    configure_logging(logging.WARNING)
+    run_command(partial(_delete, doc_ids, tenant, json))
+
+
+async def _delete(doc_ids: list[str], tenant: str, as_json: bool, settings: Settings) -> ExitCode:
+    submission = new_submission()
+    async with open_broker(settings) as broker:
+        version = await broker.queue.now()
+        deletions = [
+            Deletion(doc_id=doc_id, version=version, tenant=tenant)
+            for doc_id in dict.fromkeys(doc_ids)
+        ]
+        await IngestClient(broker.queue).delete(deletions, submission=submission)
+    if as_json:
+        print_json({"submission": submission, "documents": {"queued": len(deletions)}})
+    else:
+        line(f"{len(deletions)} deletions queued as submission {submission}")
+    return ExitCode.OK

@@ -1,0 +1,75 @@
+"""The books of the queue, read from the keys in Redis and not through the code under test."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import msgspec
+from arq.connections import ArqRedis
+
+from broker import keys
+from broker.connection import awaited
+from broker.contract import DeadLetter, decode_job
+from broker.errors import ContractError
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Documents, over all submissions. Those that are dead-lettered count as finished too."""
+
+    accepted: int
+    finished: int
+    waiting: int
+    dead: int
+
+
+async def balanced(redis: ArqRedis) -> Totals:
+    """The totals. Fails unless every accepted document is finished or waits, and only once."""
+    jobs = {
+        raw.decode(): score for raw, score in await redis.zrange(keys.QUEUE, 0, -1, False, True)
+    }
+    waiting, size = 0, Counter[str]()
+    for job_id in jobs:
+        payload = await redis.get(keys.JOB + job_id)
+        assert payload is not None, f"the payload of {job_id} is lost"
+        raw = await awaited(redis.hgetall(keys.JOB_INFO + job_id))
+        info = {name.decode(): value.decode() for name, value in raw.items()}
+        assert int(info["bytes"]) == len(payload)
+        size[info["lane"] + ":jobs"] += 1
+        size[info["lane"] + ":bytes"] += len(payload)
+        waiting += int(info["documents"])
+        try:
+            batch = decode_job(payload).batch
+            assert batch is None or len(batch.documents) == int(info["documents"])
+        except ContractError:
+            pass  # written by another version: the producer's count has to do
+        await _is_in_one_place(redis, job_id, jobs[job_id], info["lane"])
+
+    held = await awaited(redis.hgetall(keys.HELD))
+    assert {k.decode(): int(n) for k, n in held.items() if int(n)} == dict(size)
+    assert len(await redis.keys(keys.JOB + "*")) == len(jobs)
+    assert len(await redis.keys(keys.JOB_INFO + "*")) == len(jobs)
+
+    accepted = finished = 0
+    for key in await redis.keys(keys.SUBMISSION + "*"):
+        for field, value in (await awaited(redis.hgetall(key))).items():
+            if field == b"accepted":
+                accepted += int(value)
+            elif field.startswith(b"documents."):
+                finished += int(value)
+    letters = [
+        msgspec.msgpack.decode(raw, type=DeadLetter)
+        for raw in await awaited(redis.hvals(keys.DEAD))
+    ]
+    assert accepted == finished + waiting
+    return Totals(accepted, finished, waiting, sum(letter.documents for letter in letters))
+
+
+async def _is_in_one_place(redis: ArqRedis, job_id: str, score: float, lane: str) -> None:
+    """A job that is ready stands in one line; any other in none."""
+    lines = [keys.LANE + "interactive", keys.LANE + "bulk", keys.SUSPECTS]
+    places = [line for line in lines if await redis.zscore(line, job_id) is not None]
+    if score < 0:
+        assert places in ([keys.LANE + lane], [keys.SUSPECTS])
+        assert not await redis.exists(keys.LEASE + job_id)
+    else:
+        assert places == []

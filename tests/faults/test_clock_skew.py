@@ -1,0 +1,245 @@
+"""Clocks that are an hour off, ahead or behind: nobody notices, for Redis tells the time.
+
+Started as a program this module is a worker, for the tests that need one with a clock of its own.
+"""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from arq import Retry
+
+from broker import keys
+from broker.connection import BrokerConfig, awaited, connected
+from broker.contract import BatchReport, Document, DocumentCounts, IngestBatch, JobResult
+from ingestq.runtime import Broker
+from tests.claims import batch_of, finish, lease_queue, take
+from tests.command import Ingestq
+from tests.waiting import eventually
+from tests.workers import make_worker, working
+
+HOUR = 3600
+AT_ONCE_SECONDS = 5
+"""More than any step here takes on a busy machine, and far less than the clocks are off."""
+LEASE_SECONDS = 1.0
+DELAY_SECONDS = 2
+"""Longer than an idle worker waits before it looks for work that is overdue."""
+RUNS = "test:runs"
+"""List of the times, by the clock of Redis, at which the worker process ran a job."""
+HOLD = "test:hold"
+"""List: the job of submission 'held' ends when something is pushed on it."""
+HELD_SECONDS = 9
+"""Or after so long; a little less than a client waits for an answer of Redis."""
+INDEXED = BatchReport(DocumentCounts(indexed=1))
+
+both_ways = pytest.mark.parametrize("skew", [HOUR, -HOUR], ids=["ahead", "behind"])
+
+
+@dataclass(frozen=True)
+class SkewedClock:
+    """What makes a process believe that it is ``skew`` seconds later."""
+
+    library: str
+    skew: int
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {
+            "LD_PRELOAD": self.library,
+            "FAKETIME": f"{self.skew:+d}s",
+            # Only the time of day is wrong: timeouts go by the monotonic clock, which never is.
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "DONT_FAKE_MONOTONIC": "1",  # its name before libfaketime 0.9.9
+            "NO_FAKE_STAT": "1",
+        }
+
+    def shows(self, ms: int) -> bool:
+        """Whether ``ms``, just taken, is the time of this clock."""
+        return abs(ms / 1000 - self.skew - time.time()) < HOUR / 2
+
+
+@dataclass
+class SkewedIngestq(Ingestq):
+    """The installed command, as a machine with a wrong clock runs it."""
+
+    clock: Mapping[str, str] = field(default_factory=dict)
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), **self.clock}
+
+
+@pytest.fixture
+def clock(libfaketime: str, skew: int) -> SkewedClock:
+    return SkewedClock(libfaketime, skew)
+
+
+def batch_for(submission: str) -> IngestBatch:
+    document = Document(doc_id=submission, version=1, source="s", text="t")
+    return IngestBatch(submission, (document,))
+
+
+async def add(broker: Broker, folder: Path, name: str, clock: SkewedClock | None = None) -> str:
+    """Queue a file as ``ingestq add`` does on a machine with that clock; answers the submission."""
+    (folder / name).write_text(f"A note that is called {name}.")
+    environment = {} if clock is None else clock.environment
+    ingestq = SkewedIngestq(folder, {"redis_url": broker.config.url}, environment)
+    ran = await asyncio.to_thread(ingestq, "add", name, "--json")
+    assert ran.code == 0, ran.err
+    return str(ran.json["submission"])
+
+
+async def completed(broker: Broker, submission: str) -> None:
+    """Wait for the submission. Raises TimeoutError if it does not complete at once."""
+    async with asyncio.timeout(AT_ONCE_SECONDS):
+        status = await eventually(
+            lambda: broker.queue.submission(submission), lambda s: s.accepted > 0 and s.complete
+        )
+    assert status.documents.indexed == status.accepted == 1
+
+
+@both_ways
+async def test_a_document_from_a_producer_an_hour_off_is_indexed_at_once(
+    broker: Broker, tmp_path: Path, clock: SkewedClock
+) -> None:
+    seen: list[tuple[Document, int]] = []
+
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        seen.extend((document, ctx["score"]) for document in batch.documents)
+        return INDEXED
+
+    async with working(broker, job):
+        before = await broker.queue.now()
+        await completed(broker, await add(broker, tmp_path, "note.txt", clock))
+        after = await broker.queue.now()
+    [(document, enqueued_ms)] = seen
+    assert clock.shows(enqueued_ms), "the producer's clock was right"
+    assert before < document.version < after
+
+
+async def test_jobs_are_run_in_the_order_in_which_they_came(
+    broker: Broker, tmp_path: Path, libfaketime: str
+) -> None:
+    """Though by the clocks of their producers the first came last."""
+    await add(broker, tmp_path, "first", SkewedClock(libfaketime, HOUR))
+    await add(broker, tmp_path, "second")
+    await add(broker, tmp_path, "third", SkewedClock(libfaketime, -HOUR))
+    depth = await broker.queue.depth()
+    assert (depth.ready, depth.deferred) == (3, 0)
+    assert depth.oldest_ready_seconds < HOUR / 2
+    sources = [batch_of(claim).documents[0].source for claim in await take(lease_queue(broker), 3)]
+    assert [Path(source).name for source in sources] == ["first", "second", "third"]
+
+
+@both_ways
+async def test_a_worker_an_hour_off_takes_no_job_that_another_runs(
+    broker: Broker, clock: SkewedClock
+) -> None:
+    await broker.queue.offer([batch_for("ours")])
+    leases = lease_queue(broker)
+    [ours] = await take(leases, worker="we")
+    async with worker_process(broker, clock):
+        for i in range(3):  # it looks for work each time
+            await broker.queue.offer([batch_for(f"theirs-{i}")])
+            await completed(broker, f"theirs-{i}")
+        assert (await broker.queue.depth()).in_flight == 1
+        assert await finish(leases, ours, INDEXED)
+    await completed(broker, "ours")
+
+
+@both_ways
+async def test_nobody_takes_the_job_of_a_worker_an_hour_off(
+    broker: Broker, clock: SkewedClock
+) -> None:
+    held = batch_for("held")
+    async with worker_process(broker, clock):
+        await broker.queue.offer([held])
+        renewed_ms = int(LEASE_SECONDS * 1000)
+        for _ in range(3):  # renewed again and again: it lives longer than any one lease
+            await eventually(lambda: left_ms(broker, held), lambda ms: 0 < ms < 0.8 * renewed_ms)
+            assert await take(lease_queue(broker)) == []
+            await eventually(lambda: left_ms(broker, held), lambda ms: ms > 0.9 * renewed_ms)
+        [sign] = await broker.queue.workers()
+        assert (sign.running, sign.seen_seconds_ago < AT_ONCE_SECONDS) == (1, True)
+        await awaited(broker.redis.rpush(HOLD, "go on"))
+        await completed(broker, "held")
+    assert await awaited(broker.redis.llen(RUNS)) == 1
+    raw = await broker.redis.get(keys.RESULT + held.job_id)
+    result = msgspec.msgpack.decode(raw, type=JobResult)
+    assert clock.shows(result.started_ms), "the worker's clock was right"
+
+
+@both_ways
+async def test_a_delay_set_by_a_worker_an_hour_off_is_as_long_as_it_said(
+    broker: Broker, clock: SkewedClock
+) -> None:
+    async with worker_process(broker, clock):
+        await broker.queue.offer([batch_for("delayed")])
+        await completed(broker, "delayed")
+    first, second = map(float, await awaited(broker.redis.lrange(RUNS, 0, -1)))
+    assert DELAY_SECONDS <= second - first < AT_ONCE_SECONDS
+
+
+async def left_ms(broker: Broker, batch: IngestBatch) -> int:
+    """How long the lease of a job lasts, if it is not renewed."""
+    return int(await broker.redis.pttl(keys.LEASE + batch.job_id))
+
+
+def start_worker(url: str, clock: SkewedClock) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", __name__, url],
+        cwd=Path(__file__).parents[2],
+        env={**Ingestq(Path()).environment(), **clock.environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@asynccontextmanager
+async def worker_process(broker: Broker, clock: SkewedClock) -> AsyncIterator[None]:
+    """A worker in a process with that clock; stopped and awaited on leaving."""
+    process = start_worker(broker.config.url, clock)
+    try:
+        await eventually(broker.queue.workers)
+        yield
+    finally:
+        try:  # it stops when its stdin is closed
+            log, _ = await asyncio.to_thread(process.communicate, timeout=20)
+        finally:
+            process.kill()
+        assert process.returncode == 0, log
+
+
+async def as_submission_says(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    """The job of the worker process."""
+    seconds, microseconds = await ctx["redis"].time()
+    await ctx["redis"].rpush(RUNS, f"{seconds}.{microseconds:06d}")
+    if batch.submission == "held":
+        await ctx["redis"].blpop(HOLD, timeout=HELD_SECONDS)
+    if batch.submission == "delayed" and ctx["job_try"] == 1:
+        raise Retry(DELAY_SECONDS)
+    return INDEXED
+
+
+async def work(url: str) -> None:
+    """Be a worker until stdin is closed."""
+    config = BrokerConfig(url)
+    async with connected(config) as redis:
+        worker = make_worker(Broker(redis, config), as_submission_says, lease_seconds=LEASE_SECONDS)
+        running = asyncio.create_task(worker.run_until_stopped())
+        await asyncio.to_thread(sys.stdin.read)
+        worker.stop()
+        await running
+
+
+if __name__ == "__main__":
+    asyncio.run(work(sys.argv[1]))

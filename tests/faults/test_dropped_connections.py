@@ -1,0 +1,522 @@
+"""Connections to Redis are lost in the middle of a step: every document is finished once.
+
+A step that is lost ``before`` never reached the server; of one lost ``after`` only the answer is
+missing. A client sends a request `TRIES` times, so that one loss is hidden from who waits for the
+answer, and `TRIES` in a row are not.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final, Literal
+
+import pytest
+from arq import Retry
+from arq.cron import cron
+from arq.typing import WorkerCoroutine
+from structlog.testing import capture_logs
+
+from broker import events, keys
+from broker.connection import BrokerConfig, awaited, connected
+from broker.contract import BatchReport, Document, DocumentCounts, IngestBatch, bury
+from broker.dead_letters import DeadLetters, LetterFilter
+from broker.errors import BrokerUnavailable
+from broker.queue import Enqueued, SubmissionStatus
+from broker.scripts import Scripts
+from ingestq.runtime import Broker
+from producers.client import IngestClient
+from tests.books import Totals, balanced
+from tests.claims import batch_of, finish, lease_queue, take
+from tests.redis_proxy import (
+    Drop,
+    Predicate,
+    RedisProxy,
+    command,
+    loaded_scripts,
+    redis_proxy,
+    script,
+)
+from tests.waiting import SECONDS, eventually
+from tests.workers import working
+
+TRIES: Final = 4
+"""How often a client sends a request; see `broker.connection.connect`."""
+SUBMISSION: Final = "s"
+JOBS: Final = 5
+BULK_JOBS: Final = 3
+"""How many of them a worker of `tests.workers` claims at once."""
+LEASE_SECONDS: Final = 1.0
+CLAIMS_UNTIL_SUSPECT: Final = 2 * TRIES
+"""Every job is lost twice or more: who claims it gives up twice, and waits out the lease."""
+DOCUMENTS: Final = 40
+LOST_SHARE: Final = 0.1
+LOSSES_AT_MOST: Final = 100_000
+
+When = Literal["before", "after"]
+
+WHEN: Final = pytest.mark.parametrize("when", ["before", "after"])
+TIMES: Final = pytest.mark.parametrize("times", [1, TRIES + 1], ids=["once", "beyond patience"])
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A broker whose connections can be lost, and ``direct``, the same past the proxy."""
+
+    broker: Broker
+    direct: Broker
+    proxy: RedisProxy
+    scripts: Scripts
+
+    def lose(self, when: When, request: Predicate, *, nth: int = 1, times: int = 1) -> Drop:
+        """Lose the connection ``before`` or ``after`` the server carries out a request."""
+        drop = self.proxy.drop_before if when == "before" else self.proxy.drop_after
+        return drop(request, nth=nth, times=times)
+
+    def passing(self, request: Predicate, *, nth: int) -> Callable[[], Awaitable[None]]:
+        """What returns when the ``nth`` request is answered."""
+        hold = self.proxy.hold_reply(request, nth=nth)
+        hold.release()
+
+        async def passed() -> None:
+            await asyncio.wait_for(hold.done.wait(), SECONDS)
+
+        return passed
+
+    async def finished(self, submission: str = SUBMISSION) -> SubmissionStatus:
+        """The submission's status, once it is complete."""
+        return await eventually(
+            lambda: self.direct.queue.submission(submission), lambda status: status.complete
+        )
+
+    async def totals(self) -> Totals:
+        return await balanced(self.direct.redis)
+
+    async def crashes(self, job_id: str) -> int:
+        """How many workers are thought to have died over a job that is on the queue."""
+        counted = await awaited(self.direct.redis.hget(keys.JOB_INFO + job_id, "crashes"))
+        return int(counted or 0)
+
+
+@pytest.fixture
+async def wire(broker: Broker, redis_url: str) -> AsyncIterator[Wire]:
+    scripts = await loaded_scripts(broker.redis)
+    async with redis_proxy(redis_url) as proxy:
+        config = BrokerConfig(proxy.url)
+        async with connected(config) as redis:
+            yield Wire(Broker(redis, config), broker, proxy, scripts)
+
+
+def batches(count: int = JOBS, submission: str = SUBMISSION) -> list[IngestBatch]:
+    """Batches of one document each."""
+    names = [f"{submission}-{i}" for i in range(count)]
+    return [
+        IngestBatch(submission, (Document(doc_id=name, version=1, source=name, text="t"),))
+        for name in names
+    ]
+
+
+def doc_ids(offered: Iterable[IngestBatch]) -> list[str]:
+    return sorted(document.doc_id for batch in offered for document in batch.documents)
+
+
+async def struck(lost: Drop, times: int) -> None:
+    """Return when the connection was lost so often."""
+
+    async def fired() -> int:
+        return lost.fired
+
+    await eventually(fired, lambda seen: seen >= times)
+
+
+def index_and_note(indexed: list[str]) -> WorkerCoroutine:
+    """A job that says which documents it was given."""
+
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        indexed.extend(document.doc_id for document in batch.documents)
+        return report_of(batch)
+
+    return job
+
+
+def report_of(batch: IngestBatch) -> BatchReport:
+    return BatchReport(DocumentCounts(indexed=len(batch.documents)))
+
+
+@WHEN
+async def test_batches_are_queued_once_though_the_connection_was_lost(
+    wire: Wire, when: When
+) -> None:
+    lost = wire.lose(when, script(wire.scripts.enqueue.sha), nth=3)
+    answers = await wire.broker.queue.offer(batches())
+    assert lost.fired == 1
+    queued_at_first = 2 if when == "before" else 3
+    assert answers[:queued_at_first] == [Enqueued.DUPLICATE] * queued_at_first
+    assert set(answers[queued_at_first:]) == {Enqueued.ACCEPTED}
+    assert await wire.totals() == Totals(JOBS, finished=0, waiting=JOBS, dead=0)
+    assert set(await wire.broker.queue.offer(batches())) == {Enqueued.DUPLICATE}
+    assert await wire.totals() == Totals(JOBS, finished=0, waiting=JOBS, dead=0)
+
+
+@WHEN
+async def test_who_repeats_an_offer_that_failed_learns_what_was_queued(
+    wire: Wire, when: When
+) -> None:
+    wire.lose(when, script(wire.scripts.enqueue.sha), nth=3, times=TRIES)
+    with pytest.raises(BrokerUnavailable):
+        await wire.broker.queue.offer(batches())
+    queued = 2 if when == "before" else 3
+    assert await wire.totals() == Totals(queued, finished=0, waiting=queued, dead=0)
+    answers = await wire.broker.queue.offer(batches())
+    assert answers == [Enqueued.DUPLICATE] * queued + [Enqueued.ACCEPTED] * (JOBS - queued)
+    assert await wire.totals() == Totals(JOBS, finished=0, waiting=JOBS, dead=0)
+
+
+@WHEN
+async def test_who_waits_gets_everything_queued(wire: Wire, when: When) -> None:
+    lost = wire.lose(when, script(wire.scripts.enqueue.sha), times=TRIES + 1)
+    await wire.broker.queue.enqueue(batches())
+    assert lost.fired == TRIES + 1
+    assert await wire.totals() == Totals(JOBS, finished=0, waiting=JOBS, dead=0)
+
+
+@WHEN
+async def test_a_document_is_accepted_though_the_first_answer_was_lost(
+    wire: Wire, when: When
+) -> None:
+    lost = wire.lose(when, script(wire.scripts.enqueue.sha))
+    receipt = await IngestClient(wire.broker.queue).put("d", source="s", text="t")
+    assert lost.fired == 1
+    assert (receipt.accepted, receipt.duplicates) == (1, 0)
+    assert (await wire.direct.queue.submission(receipt.submission)).accepted == 1
+    assert await wire.totals() == Totals(1, finished=0, waiting=1, dead=0)
+
+
+async def test_a_batch_that_is_finished_before_it_is_sent_again_is_not_run_again(
+    wire: Wire,
+) -> None:
+    enqueue = script(wire.scripts.enqueue.sha)
+    wire.lose("after", enqueue)
+    again = wire.proxy.hold_request(enqueue, nth=2)
+    offering = asyncio.create_task(wire.broker.queue.offer(batches(1)))
+    await again.struck.wait()
+    async with working(wire.direct, index_and_note([])):
+        await wire.finished()
+    again.release()
+    assert await offering == [Enqueued.DUPLICATE]
+    assert await wire.totals() == Totals(1, finished=1, waiting=0, dead=0)
+
+
+@WHEN
+async def test_a_claim_that_was_lost_costs_the_lease_and_nothing_else(
+    wire: Wire, when: When
+) -> None:
+    indexed: list[str] = []
+    crashes: list[int] = []
+
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        crashes.append(await wire.crashes(ctx["job_id"]))
+        indexed.extend(doc_ids([batch]))
+        return report_of(batch)
+
+    await wire.broker.queue.offer(batches())
+    lost = wire.lose(when, script(wire.scripts.claim.sha))
+    async with working(wire.broker, job, lease_seconds=LEASE_SECONDS):
+        await wire.finished()
+    assert lost.fired == 1
+    assert sorted(indexed) == doc_ids(batches())
+    assert sum(crashes) == (0 if when == "before" else BULK_JOBS)
+    assert await wire.totals() == Totals(JOBS, finished=JOBS, waiting=0, dead=0)
+
+
+@WHEN
+async def test_a_job_is_not_given_up_however_often_its_claim_is_lost(
+    wire: Wire, when: When
+) -> None:
+    indexed: list[str] = []
+    await wire.broker.queue.offer(batches())
+    lost = wire.lose(when, script(wire.scripts.claim.sha), times=CLAIMS_UNTIL_SUSPECT)
+    async with working(wire.broker, index_and_note(indexed), lease_seconds=LEASE_SECONDS):
+        await wire.finished()
+    assert lost.fired == CLAIMS_UNTIL_SUSPECT
+    assert sorted(indexed) == doc_ids(batches())
+    assert await wire.totals() == Totals(JOBS, finished=JOBS, waiting=0, dead=0)
+
+
+@WHEN
+async def test_a_job_runs_on_though_a_renewal_was_lost(wire: Wire, when: When) -> None:
+    renewals = script(wire.scripts.renew.sha)
+    lost, fourth_renewal = wire.lose(when, renewals), wire.passing(renewals, nth=4)
+    indexed: list[str] = []
+
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        indexed.extend(doc_ids([batch]))
+        await fourth_renewal()  # the first lease would be over
+        return report_of(batch)
+
+    await wire.broker.queue.offer(batches(1))
+    async with working(wire.broker, job, lease_seconds=LEASE_SECONDS):
+        await wire.finished()
+    assert lost.fired == 1
+    assert indexed == doc_ids(batches(1))
+    assert await wire.totals() == Totals(1, finished=1, waiting=0, dead=0)
+
+
+async def test_a_job_whose_lease_ran_out_is_run_again_and_finished_once(wire: Wire) -> None:
+    renewals = script(wire.scripts.renew.sha)
+    lost = wire.lose("before", renewals, times=TRIES + 1)
+    later = wire.passing(renewals, nth=lost.times + 2)
+    indexed: list[str] = []
+    interrupted: list[str] = []
+
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        indexed.extend(doc_ids([batch]))
+        try:
+            await later()
+        except asyncio.CancelledError:
+            interrupted.extend(doc_ids([batch]))
+            raise
+        return report_of(batch)
+
+    await wire.broker.queue.offer(batches(1))
+    async with working(wire.broker, job, lease_seconds=LEASE_SECONDS):
+        await wire.finished()
+    assert lost.fired == lost.times
+    assert indexed == doc_ids(batches(1)) * 2
+    assert interrupted == doc_ids(batches(1))
+    assert await wire.totals() == Totals(1, finished=1, waiting=0, dead=0)
+
+
+@WHEN
+@TIMES
+async def test_a_failure_counts_once_though_putting_the_job_back_was_lost(
+    wire: Wire, when: When, times: int
+) -> None:
+    tries: list[int] = []
+
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        tries.append(ctx["job_try"])
+        if len(tries) == 1:
+            raise Retry(0.01)
+        return report_of(batch)
+
+    await wire.broker.queue.offer(batches(1))
+    lost = wire.lose(when, script(wire.scripts.put_back.sha), times=times)
+    async with working(wire.broker, job):
+        await wire.finished()
+        await struck(lost, times)
+    assert tries == [1, 2]
+    assert await wire.totals() == Totals(1, finished=1, waiting=0, dead=0)
+
+
+@WHEN
+@TIMES
+async def test_a_worker_that_stops_puts_its_job_back_without_a_try(
+    wire: Wire, when: When, times: int
+) -> None:
+    started = asyncio.Event()
+
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        started.set()
+        await asyncio.Event().wait()
+        return report_of(batch)
+
+    await wire.broker.queue.offer(batches(1))
+    lost = wire.lose(when, script(wire.scripts.put_back.sha), times=times)
+    async with working(wire.broker, job, drain_seconds=0):
+        await asyncio.wait_for(started.wait(), SECONDS)
+    assert lost.fired == times
+    assert (await wire.direct.queue.depth()).ready == 1
+    [claim] = await take(lease_queue(wire.direct))
+    assert (claim.failures, claim.crashes) == (0, 0)
+    assert await wire.totals() == Totals(1, finished=0, waiting=1, dead=0)
+
+
+@WHEN
+@TIMES
+async def test_a_job_is_counted_once_though_finishing_it_was_lost(
+    wire: Wire, when: When, times: int
+) -> None:
+    indexed: list[str] = []
+    await wire.broker.queue.offer(batches(1))
+    lost = wire.lose(when, script(wire.scripts.finish.sha), times=times)
+    with capture_logs() as log:
+        async with working(wire.broker, index_and_note(indexed)):
+            await wire.finished()
+            await struck(lost, times)
+            await wire.broker.queue.offer(batches(submission="later"))
+            await wire.finished("later")
+    assert sorted(indexed) == doc_ids(batches(1) + batches(submission="later"))
+    assert await wire.totals() == Totals(1 + JOBS, finished=1 + JOBS, waiting=0, dead=0)
+    said = Counter(line["event"] for line in log)
+    unsure = 0 if when == "before" else 1  # whether it was this worker that finished the job
+    assert said[events.LEASE_LOST] == unsure
+    assert said[events.JOB_FINISHED] == 1 + JOBS - unsure
+
+
+@WHEN
+@TIMES
+async def test_a_worker_is_seen_and_works_though_its_sign_of_life_was_lost(
+    wire: Wire, when: When, times: int
+) -> None:
+    indexed: list[str] = []
+    heartbeats = script(wire.scripts.heartbeat.sha)
+    lost = wire.lose(when, heartbeats, times=times)
+    next_sign = wire.passing(heartbeats, nth=times + 1)
+    async with working(wire.broker, index_and_note(indexed), lease_seconds=LEASE_SECONDS) as worker:
+        await wire.broker.queue.offer(batches())
+        await wire.finished()
+        await next_sign()
+        assert [sign.id for sign in await wire.direct.queue.workers()] == [worker.id]
+    assert lost.fired == times
+    assert await wire.totals() == Totals(JOBS, finished=JOBS, waiting=0, dead=0)
+
+
+@WHEN
+@TIMES
+async def test_an_idle_worker_takes_new_work_though_its_waiting_was_lost(
+    wire: Wire, when: When, times: int
+) -> None:
+    indexed: list[str] = []
+    lost = wire.lose(when, command("BLPOP"), times=times)
+    async with working(wire.broker, index_and_note(indexed)):
+        for i in range(times):  # each wakes it, so that the next wait can be lost
+            await wire.broker.queue.offer(batches(1, submission=str(i)))
+            await struck(lost, i + 1)
+        for i in range(times):
+            await wire.finished(str(i))
+    assert lost.fired == times
+    assert await wire.totals() == Totals(times, finished=times, waiting=0, dead=0)
+
+
+@WHEN
+async def test_a_worker_signs_off_though_the_connection_was_lost(wire: Wire, when: When) -> None:
+    indexed: list[str] = []
+    await wire.broker.queue.offer(batches())
+    async with working(wire.broker, index_and_note(indexed)):
+        await wire.finished()
+        lost = wire.lose(when, command("EXEC"))
+    assert lost.fired == 1
+    assert await wire.direct.queue.workers() == []
+
+
+@WHEN
+async def test_a_worker_ends_though_it_cannot_sign_off(wire: Wire, when: When) -> None:
+    """Lost before, it is still seen, until it is forgotten like one that was killed."""
+    indexed: list[str] = []
+    await wire.broker.queue.offer(batches())
+    async with working(wire.broker, index_and_note(indexed)):
+        await wire.finished()
+        lost = wire.lose(when, command("EXEC"), times=TRIES)
+    assert lost.fired == TRIES
+    assert len(await wire.direct.queue.workers()) == (1 if when == "before" else 0)
+    assert await wire.totals() == Totals(JOBS, finished=JOBS, waiting=0, dead=0)
+
+
+async def buried(broker: Broker, batch: IngestBatch) -> None:
+    """Queue ``batch`` and give it up."""
+    await broker.queue.offer([batch])
+    leases = lease_queue(broker)
+    [claim] = await take(leases)
+    assert await finish(leases, claim, bury(batch_of(claim), "it is broken", tries=1))
+
+
+@WHEN
+@TIMES
+async def test_a_dead_letter_is_requeued_once_though_the_connection_was_lost(
+    wire: Wire, when: When, times: int
+) -> None:
+    await buried(wire.direct, *batches(1))
+    letters = DeadLetters(wire.broker.redis, wire.broker.config)
+    lost = wire.lose(when, script(wire.scripts.requeue.sha), times=times)
+    while lost.fired < times:  # as a user does who is told that Redis was away
+        found = [letter async for letter in letters.find(LetterFilter())]
+        try:
+            await letters.requeue(found, "again")
+        except BrokerUnavailable:
+            continue
+        break
+    assert await wire.totals() == Totals(accepted=2, finished=1, waiting=1, dead=0)
+
+    indexed: list[str] = []
+    async with working(wire.broker, index_and_note(indexed)):
+        assert (await wire.finished("again")).documents.indexed == 1
+    assert indexed == doc_ids(batches(1))
+    assert await wire.totals() == Totals(accepted=2, finished=2, waiting=0, dead=0)
+
+
+async def test_a_dead_letter_that_is_indexed_before_it_is_requeued_again_is_not_run_again(
+    wire: Wire,
+) -> None:
+    await buried(wire.direct, *batches(1))
+    requeue = script(wire.scripts.requeue.sha)
+    wire.lose("after", requeue)
+    again = wire.proxy.hold_request(requeue, nth=2)
+    letters = DeadLetters(wire.broker.redis, wire.broker.config)
+    found = [letter async for letter in letters.find(LetterFilter())]
+    requeuing = asyncio.create_task(letters.requeue(found, "again"))
+    await again.struck.wait()
+    async with working(wire.direct, index_and_note([])):
+        await wire.finished("again")
+    again.release()
+    await requeuing
+    assert await wire.totals() == Totals(accepted=2, finished=2, waiting=0, dead=0)
+
+
+@WHEN
+@TIMES
+async def test_a_run_of_a_cron_job_is_queued_once_though_the_connection_was_lost(
+    wire: Wire, when: When, times: int
+) -> None:
+    runs: list[str] = []
+    several = asyncio.Event()
+
+    async def tick(ctx: dict[str, Any]) -> None:
+        runs.append(ctx["job_id"])
+        if len(runs) > 1:
+            several.set()
+
+    lost = wire.lose(when, script(wire.scripts.cron.sha), times=times)
+    every_second = cron(tick, name="tick", second=set(range(60)))
+    async with working(wire.broker, [], cron_jobs=[every_second]):
+        await asyncio.wait_for(several.wait(), SECONDS)
+    assert lost.fired == times
+    assert set(Counter(runs).values()) == {1}
+    assert (await wire.totals()).accepted == 0
+
+
+@WHEN
+@TIMES
+async def test_a_suspect_is_run_once_though_writing_down_its_place_was_lost(
+    wire: Wire, when: When, times: int
+) -> None:
+    indexed: list[str] = []
+    [batch] = batches(1)
+    await wire.direct.queue.offer([batch])
+    for _ in range(2):  # workers that die at once
+        await eventually(lambda: take(lease_queue(wire.direct, lease_seconds=0.01)))
+    lost = wire.lose(when, script(wire.scripts.mark_alone.sha), times=times)
+    async with working(wire.broker, index_and_note(indexed)):
+        await wire.finished()
+    assert lost.fired == times
+    assert indexed == doc_ids([batch])
+    assert await wire.totals() == Totals(1, finished=1, waiting=0, dead=0)
+
+
+async def test_a_line_that_loses_one_request_in_ten_loses_no_document(wire: Wire) -> None:
+    chance = Random(1)
+    whens: tuple[When, When] = ("before", "after")
+    lost = [
+        wire.lose(when, lambda _: chance.random() < LOST_SHARE / 2, times=LOSSES_AT_MOST)
+        for when in whens
+    ]
+    offered = batches(DOCUMENTS)
+    indexed: list[str] = []
+    async with working(wire.broker, index_and_note(indexed), lease_seconds=LEASE_SECONDS):
+        for batch in offered:
+            await wire.broker.queue.enqueue([batch])
+        await wire.finished()
+    assert min(drop.fired for drop in lost) > 0
+    assert set(indexed) == set(doc_ids(offered))
+    assert await wire.totals() == Totals(DOCUMENTS, finished=DOCUMENTS, waiting=0, dead=0)

@@ -1,0 +1,532 @@
+"""Worker processes are killed, told to stop and frozen at every step of a document.
+
+Whatever happens to a worker, every document is finished once, and the collection holds what it
+would hold if nothing had happened.
+"""
+
+import asyncio
+import signal
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from broker import events, keys
+from broker.connection import awaited
+from broker.contract import ChunkCounts, Document, FailedDocument, IngestBatch, Lane
+from broker.queue import SubmissionStatus
+from broker.scripts import Scripts
+from ingestq.runtime import Broker
+from ingestq.settings import Settings
+from tests.books import Totals, balanced
+from tests.command import Ingestq
+from tests.qdrant_standin import Standin, qdrant_standin
+from tests.qdrant_standin.holds import Matches
+from tests.redis_proxy import RedisProxy, command, loaded_scripts, redis_proxy, script
+from tests.redis_proxy.faults import Hold
+from tests.waiting import eventually
+from worker import pipeline
+from worker.collection import CollectionNames
+from worker.embedding.pool import ModelPool
+from worker.ledger import QdrantLedger
+from worker.pipeline import Ports, Work
+from worker.points import DocumentKey, ledger_id
+from worker.qdrant import Qdrant, QdrantConfig, connect_qdrant
+from worker.quarantine import REASON
+from worker.store import QdrantStore
+
+COLLECTION: Final = Settings.model_fields["collection"].default
+LEASE_SECONDS: Final = 2
+END_SECONDS: Final = 60
+"""How long a worker that has nothing to wait for may take to end."""
+SENTENCES: Final = 120
+"""In a document; they make several chunks."""
+DEATHS: Final = 3
+"""How many workers a document can kill: two that also work on others, and one that does not."""
+ALL_POINTS: Final = 10_000
+
+Index = Mapping[str, Mapping[str, Any]]
+"""What a collection holds: the payload of each chunk, by its id."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A step of a worker that does not end before `let_go`. ``struck`` returns when it began."""
+
+    struck: Callable[[], Awaitable[object]]
+    let_go: Callable[[], Awaitable[object]]
+
+
+@dataclass
+class WorkerProcess:
+    """A running ``ingestq worker``."""
+
+    process: Process
+    log: list[str] = field(default_factory=list)
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def says(self, *words: str) -> None:
+        """Return when it has said all ``words``, each on a line that nobody waited for before."""
+        left = set(words)
+        while left:
+            line = await self._next_line()
+            assert line, f"it ended before it said {left}: {self.log}"
+            left -= {word for word in left if word in line}
+
+    async def ended(self) -> int:
+        """Its exit code, once it and the processes of its pool are gone."""
+        async with asyncio.timeout(END_SECONDS):
+            while await self._next_line():
+                pass
+            return await self.process.wait()
+
+    async def ended_well(self) -> None:
+        """It ends, and nothing went wrong in it."""
+        assert await self.ended() == 0, self.log
+        assert not any("Traceback" in line for line in self.log), self.log
+
+    async def _next_line(self) -> str:
+        assert self.process.stderr is not None
+        line = (await self.process.stderr.readline()).decode()
+        self.log.append(line)
+        return line
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A queue and a Qdrant of which any step can be held, and the workers at work there."""
+
+    broker: Broker
+    proxy: RedisProxy
+    scripts: Scripts
+    standin: Standin
+    command: Ingestq
+    workers: list[WorkerProcess] = field(default_factory=list)
+
+    async def start(self, **settings: str) -> WorkerProcess:
+        """Start a worker; it takes some seconds to say that it did."""
+        self.command.settings.update(settings)
+        process = await asyncio.create_subprocess_exec(
+            *self.command.command("worker"),
+            cwd=self.command.folder,
+            env=self.command.environment(),
+            stdin=DEVNULL,
+            stdout=DEVNULL,
+            stderr=PIPE,
+        )
+        self.workers.append(WorkerProcess(process))
+        return self.workers[-1]
+
+    async def heirs(self, count: int) -> AsyncIterator[WorkerProcess]:
+        """Workers one after the other: the next one loads its model while this one is at work."""
+        next_one, gate = await self._start_behind_a_gate()
+        for left in reversed(range(count)):
+            worker, open_gate = next_one, gate
+            open_gate()
+            await worker.says(events.WORKER_STARTED)
+            if left:
+                next_one, gate = await self._start_behind_a_gate()
+            yield worker
+
+    async def _start_behind_a_gate(self) -> tuple[WorkerProcess, Callable[[], None]]:
+        """A worker that loads its model, and claims nothing before the gate is opened."""
+        opens_the_collection = self.standin.holds.request(
+            lambda request, _: request == "GET /aliases"
+        )
+        return await self.start(), opens_the_collection.release
+
+    async def put(self, *documents: Document, lane: Lane = Lane.INTERACTIVE) -> None:
+        """Queue ``documents`` as one job, whose submission is named after the first."""
+        await self.broker.queue.offer([IngestBatch(documents[0].doc_id, documents, lane)])
+
+    async def finished(self, document: Document) -> SubmissionStatus:
+        """What became of the job of ``document``."""
+        return await eventually(
+            lambda: self.broker.queue.submission(document.doc_id), lambda status: status.complete
+        )
+
+    async def failures_and_crashes(self, document: Document) -> list[int]:
+        """What is on record against the job of ``document``, which is on the queue."""
+        info = keys.JOB_INFO + job_id(document)
+        recorded = await awaited(self.broker.redis.hmget(info, ["failures", "crashes"]))
+        return [int(n or 0) for n in recorded]
+
+    async def index(self) -> Index:
+        """What the collection holds."""
+        config = QdrantConfig(self.standin.url, None, Path("/nonexistent"))
+        async with connect_qdrant(config) as qdrant:
+            return await index_of(qdrant, COLLECTION)
+
+    def in_qdrant(self, matches: Matches, *, answer: bool = False) -> Held:
+        """Hold a request to Qdrant, or its ``answer``."""
+        hold = (self.standin.holds.answer if answer else self.standin.holds.request)(matches)
+
+        async def let_go() -> None:
+            hold.release()
+
+        return Held(hold.struck, let_go)
+
+    async def kill_all(self) -> None:
+        for worker in self.workers:
+            if worker.process.returncode is None:
+                worker.send(signal.SIGKILL)
+            await worker.ended()
+
+
+async def index_of(qdrant: Qdrant, name: str) -> Index:
+    points, offset = await qdrant.ask(lambda client: client.scroll(name, limit=ALL_POINTS))
+    assert offset is None
+    return {str(point.id): _lasting(point.payload or {}) for point in points}
+
+
+def _lasting(payload: dict[str, Any]) -> dict[str, Any]:
+    """What does not depend on how often a document was tried."""
+    return {name: value for name, value in payload.items() if name != "attempt"}
+
+
+def job_id(document: Document) -> str:
+    return IngestBatch(document.doc_id, (document,)).job_id
+
+
+def document(name: str) -> Document:
+    text = " ".join(f"In note {i} about {name} the tide turns." for i in range(SENTENCES))
+    return Document(doc_id=name, version=1, source=f"{name}.txt", text=text)
+
+
+# The steps of a document, in their order. Each is held for one document.
+
+
+def claim_answer(scene: Scene, document: Document) -> Held:
+    """The worker has claimed the job, which is queued before ``struck`` is awaited."""
+    claims = script(scene.scripts.claim.sha)
+    request, answer = scene.proxy.hold_request(claims), scene.proxy.hold_reply(claims)
+
+    async def struck() -> None:
+        await request.struck.wait()
+        request.release()
+        await answer.struck.wait()
+
+    return Held(struck, _let_go(answer))
+
+
+def look_up(scene: Scene, document: Document) -> Held:
+    entry = {"ids": [ledger_id(DocumentKey(document.tenant, document.doc_id))]}
+    return scene.in_qdrant(
+        lambda request, body: (
+            request.endswith("__ledger/points") and entry.items() <= dict(body).items()
+        )
+    )
+
+
+def mark_writing(scene: Scene, document: Document) -> Held:
+    return scene.in_qdrant(_ledger_write(document, "writing"))
+
+
+def upsert(scene: Scene, document: Document) -> Held:
+    return scene.in_qdrant(_chunks_of(document))
+
+
+def upsert_answer(scene: Scene, document: Document) -> Held:
+    return scene.in_qdrant(_chunks_of(document), answer=True)
+
+
+def mark_indexed(scene: Scene, document: Document) -> Held:
+    return scene.in_qdrant(_ledger_write(document, "indexed"))
+
+
+def finish(scene: Scene, document: Document) -> Held:
+    request = scene.proxy.hold_request(_finish(scene, document))
+    return Held(request.struck.wait, _let_go(request))
+
+
+def finish_answer(scene: Scene, document: Document) -> Held:
+    answer = scene.proxy.hold_reply(_finish(scene, document))
+    return Held(answer.struck.wait, _let_go(answer))
+
+
+STEPS: Final = {
+    step.__name__: step
+    for step in (
+        claim_answer,
+        look_up,
+        mark_writing,
+        upsert,
+        upsert_answer,
+        mark_indexed,
+        finish,
+        finish_answer,
+    )
+}
+
+KILLED_TOGETHER: Final = (
+    ("look_up", "mark_writing", "claim_answer"),  # while a claim is held, no other can be made
+    ("upsert", "upsert_answer", "mark_indexed"),
+    ("finish", "finish_answer"),
+)
+"""As many as a worker with one process runs at once; each is the step of another job."""
+STEPS_WITH_CHUNKS: Final = ("upsert_answer", "mark_indexed", "finish")
+"""Steps of a job that is not finished, whose chunks are in the index."""
+UNFINISHED_STEPS: Final = tuple(STEPS)[: tuple(STEPS).index("finish")]
+"""Steps that leave work on the document to do."""
+
+
+def _finish(scene: Scene, document: Document) -> Callable[[tuple[bytes, ...]], bool]:
+    return command("EVALSHA", scene.scripts.finish.sha, "0", job_id(document))
+
+
+def _ledger_write(document: Document, state: str) -> Matches:
+    def matches(request: str, body: Any) -> bool:
+        return (
+            request.startswith("POST ")
+            and request.endswith("__ledger/points/batch")
+            and any(
+                (document.doc_id, state) in _payloads(operation["upsert"])
+                for operation in body["operations"]
+            )
+        )
+
+    return matches
+
+
+def _chunks_of(document: Document) -> Matches:
+    def matches(request: str, body: Any) -> bool:
+        return (
+            request.startswith("PUT ")
+            and request.endswith("/points")
+            and (document.doc_id, None) in _payloads(body)
+        )
+
+    return matches
+
+
+def _payloads(body: Any) -> list[tuple[str, str | None]]:
+    """Document and state of each point that is written; chunks have no state."""
+    payloads = [point["payload"] for point in body["points"]]
+    return [(payload["doc_id"], payload.get("state")) for payload in payloads]
+
+
+def _let_go(hold: Hold) -> Callable[[], Awaitable[object]]:
+    async def let_go() -> None:
+        hold.release()
+        await hold.done.wait()
+
+    return let_go
+
+
+@pytest.fixture
+async def scene(broker: Broker, redis_url: str, tmp_path: Path) -> AsyncIterator[Scene]:
+    scripts = await loaded_scripts(broker.redis)
+    async with redis_proxy(redis_url) as proxy, qdrant_standin() as standin:
+        settings = {
+            "redis_url": proxy.url,
+            "qdrant_url": standin.url,
+            "lease_seconds": str(LEASE_SECONDS),
+            "pool_size": "1",
+        }
+        scene = Scene(broker, proxy, scripts, standin, Ingestq(tmp_path, settings))
+        try:
+            yield scene
+        finally:
+            await scene.kill_all()
+
+
+@pytest.fixture
+def clean_run(
+    qdrant: Qdrant, collection: CollectionNames, model: ModelPool
+) -> Callable[[Iterable[Document]], Awaitable[Index]]:
+    """Index documents undisturbed, without a queue or a worker, into an empty collection."""
+
+    async def index(documents: Iterable[Document]) -> Index:
+        chunks = QdrantStore(qdrant, collection.chunks)
+        ledger = QdrantLedger(qdrant, collection.ledger)
+        ports = Ports(model.in_lane(Lane.BULK), chunks, ledger)
+        for each in documents:
+            await pipeline.ingest(Work(each, None, attempt=1), ports, lambda done, known: None)
+        return await index_of(qdrant, collection.chunks)
+
+    return index
+
+
+CleanRun = Callable[[Iterable[Document]], Awaitable[Index]]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_worker_that_is_killed_at_any_step_costs_no_document(
+    scene: Scene, clean_run: CleanRun
+) -> None:
+    documents = {name: document(name) for name in STEPS}
+    deaths = iter(KILLED_TOGETHER)
+    held: dict[str, Held] = {}
+    async for worker in scene.heirs(len(KILLED_TOGETHER) + 1):
+        for name, late in held.items():
+            await scene.finished(documents[name])
+            await late.let_go()
+        held = {}
+        for name in next(deaths, ()):
+            held[name] = STEPS[name](scene, documents[name])
+            await scene.put(documents[name])
+            await held[name].struck()
+        worker.send(signal.SIGKILL if held else signal.SIGTERM)
+        assert await worker.ended() == (-signal.SIGKILL if held else 0)
+
+    index = await scene.index()
+    assert index == await clean_run(documents.values())
+    everything = Totals(len(STEPS), finished=len(STEPS), waiting=0, dead=0)
+    assert await balanced(scene.broker.redis) == everything
+    for name, each in documents.items():
+        status = await scene.finished(each)
+        assert (status.documents.indexed, status.documents.total) == (1, 1)
+        chunks = sum(payload["doc_id"] == name for payload in index.values())
+        assert chunks > 1
+        kept = name in STEPS_WITH_CHUNKS
+        assert status.chunks == (ChunkCounts(reused=chunks) if kept else ChunkCounts(chunks)), name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_document_that_kills_its_worker_every_time_is_given_up_alone(
+    scene: Scene, clean_run: CleanRun
+) -> None:
+    culprit, *mates = documents = [document(f"note {i}") for i in range(4)]
+    documents[:2] = documents[1], culprit
+    fatal = [upsert(scene, culprit) for _ in range(DEATHS)]
+    await scene.put(*documents, lane=Lane.BULK)
+    deaths = iter(fatal)
+    async for worker in scene.heirs(DEATHS + 1):
+        if death := next(deaths, None):
+            await death.struck()
+            worker.send(signal.SIGKILL)
+            assert await worker.ended() == -signal.SIGKILL
+
+    status = await scene.finished(documents[0])
+    assert (status.documents.indexed, status.documents.rejected) == (len(mates), 1)
+    failed = await scene.broker.queue.failed_documents(documents[0].doc_id)
+    assert failed == [FailedDocument(culprit.doc_id, REASON)]
+    everything = Totals(len(documents), finished=len(documents), waiting=0, dead=1)
+    assert await balanced(scene.broker.redis) == everything
+    assert await scene.index() == await clean_run(mates)
+
+
+async def held_at_unfinished_steps(
+    scene: Scene, documents: Mapping[str, Document]
+) -> dict[str, Held]:
+    """Queue a document for each of the steps, and return when a worker has come to all of them.
+
+    From the last step to the first: who waits for an answer holds up what comes after it, as the
+    worker writes to the ledger, and claims, one thing after the other.
+    """
+    held = {}
+    for name in reversed(UNFINISHED_STEPS):
+        held[name] = STEPS[name](scene, documents[name])
+        await scene.put(documents[name])
+        await held[name].struck()
+    return held
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_worker_told_to_stop_puts_its_jobs_back_without_a_try(
+    scene: Scene, clean_run: CleanRun
+) -> None:
+    """Told so with a job at each step that leaves work to do; six at once need two processes.
+
+    The next one finishes them and, told so at the same steps, what it has itself: it may.
+    """
+    put_back = {name: document(name) for name in UNFINISHED_STEPS}
+    worker = await scene.start(drain_seconds="0", pool_size="2")
+    await worker.says(events.WORKER_STARTED)
+    # What is claimed at the last moment may begin, but not get far.
+    beginning = look_up(scene, put_back["claim_answer"])
+    held = await held_at_unfinished_steps(scene, put_back)
+    worker.send(signal.SIGTERM)
+    await held["claim_answer"].let_go()
+    await worker.ended_well()
+    await beginning.let_go()
+
+    for each in put_back.values():
+        assert await scene.failures_and_crashes(each) == [0, 0]
+    assert (await scene.broker.queue.depth()).ready == len(put_back)
+    everything = Totals(len(put_back), finished=0, waiting=len(put_back), dead=0)
+    assert await balanced(scene.broker.redis) == everything
+
+    heir = await scene.start(drain_seconds="30")
+    for each in put_back.values():
+        await scene.finished(each)
+    drained = {name: document(f"{name} again") for name in UNFINISHED_STEPS}
+    held = await held_at_unfinished_steps(scene, drained)
+    heir.send(signal.SIGTERM)
+    await held.pop("claim_answer").let_go()
+    await heir.says(events.WORKER_DRAINING)
+    for step in held.values():
+        await step.let_go()
+    await heir.ended_well()
+
+    documents = [*put_back.values(), *drained.values()]
+    everything = Totals(len(documents), finished=len(documents), waiting=0, dead=0)
+    assert await balanced(scene.broker.redis) == everything
+    assert await scene.index() == await clean_run(documents)
+
+
+@pytest.mark.slow
+async def test_a_worker_told_twice_stops_at_once_but_finishes_what_had_ended(scene: Scene) -> None:
+    documents = {name: document(name) for name in ("upsert", "finish", "finish_answer")}
+    worker = await scene.start(drain_seconds="3600")
+    await worker.says(events.WORKER_STARTED)
+    held = {name: STEPS[name](scene, each) for name, each in documents.items()}
+    for name, each in documents.items():
+        await scene.put(each)
+        await held[name].struck()
+    worker.send(signal.SIGTERM)
+    await worker.says(events.WORKER_DRAINING)
+    worker.send(signal.SIGTERM)
+    await worker.says(events.JOB_PUT_BACK)
+    for name in ("finish", "finish_answer"):
+        await held[name].let_go()
+    await worker.ended_well()
+
+    assert await scene.failures_and_crashes(documents["upsert"]) == [0, 0]
+    assert (await scene.broker.queue.depth()).ready == 1
+    assert await balanced(scene.broker.redis) == Totals(3, finished=2, waiting=1, dead=0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_worker_that_was_frozen_beyond_its_lease_changes_nothing_and_works_on(
+    scene: Scene, clean_run: CleanRun
+) -> None:
+    lost = {name: document(name) for name in ("upsert", "finish")}
+    frozen = await scene.start()
+    await frozen.says(events.WORKER_STARTED)
+    late = {name: STEPS[name](scene, each) for name, each in lost.items()}
+    for name, each in lost.items():
+        await scene.put(each)
+        await late[name].struck()
+    frozen.send(signal.SIGSTOP)
+
+    heir = await scene.start()
+    for each in lost.values():
+        assert (await scene.finished(each)).documents.indexed == 1
+    heir.send(signal.SIGTERM)
+    await heir.ended_well()
+
+    for step in late.values():
+        await step.let_go()
+    frozen.send(signal.SIGCONT)
+    new = document("new")
+    await scene.put(new)
+    assert (await scene.finished(new)).documents.indexed == 1
+    frozen.send(signal.SIGTERM)
+    await frozen.ended_well()
+
+    for each in lost.values():
+        said = [line for line in frozen.log if job_id(each) in line]
+        assert said
+        assert all(events.LEASE_LOST in line for line in said)
+    assert await balanced(scene.broker.redis) == Totals(3, finished=3, waiting=0, dead=0)
+    assert await scene.index() == await clean_run([*lost.values(), new])

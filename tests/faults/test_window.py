@@ -1,0 +1,86 @@
+"""Older jobs that cannot be run now, however many, do not hide the newer ones that can."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from broker import keys
+from broker.contract import BatchReport, Document, DocumentCounts, IngestBatch
+from ingestq.runtime import Broker
+from tests.books import Totals, balanced
+from tests.claims import lease_queue, take
+from tests.waiting import eventually
+from tests.workers import working
+
+NEWER = 30
+AT_ONCE_SECONDS = 5
+LONG_SECONDS = 3600.0
+SHORT_SECONDS = 0.5
+
+
+async def index(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    return BatchReport(DocumentCounts(indexed=len(batch.documents)))
+
+
+async def queue_jobs(broker: Broker, submission: str, count: int) -> None:
+    documents = [
+        Document(doc_id=f"{submission}-{i}", version=1, source="s", text="t") for i in range(count)
+    ]
+    await broker.queue.offer([IngestBatch(submission, (document,)) for document in documents])
+
+
+async def run_elsewhere(broker: Broker, count: int, lease_seconds: float) -> None:
+    """Queue jobs and claim them all, in one step, for a worker that does not finish them."""
+    await queue_jobs(broker, "older", count)
+    claims = await take(lease_queue(broker, lease_seconds), count, worker="another")
+    assert len(claims) == count
+
+
+async def defer(broker: Broker, count: int) -> None:
+    """Queue jobs that failed once and wait for long."""
+    await queue_jobs(broker, "older", count)
+    leases = lease_queue(broker)
+    for claim in await take(leases, count):
+        assert await leases.put_back(claim, delay_seconds=LONG_SECONDS, failed=True)
+
+
+async def completed(broker: Broker, submission: str) -> None:
+    """Wait for the submission. Raises TimeoutError if it does not complete at once."""
+    async with asyncio.timeout(AT_ONCE_SECONDS):
+        status = await eventually(
+            lambda: broker.queue.submission(submission), lambda status: status.complete
+        )
+    assert status.documents == DocumentCounts(indexed=status.accepted)
+
+
+async def test_jobs_that_run_elsewhere_do_not_hide_newer_ones(broker: Broker) -> None:
+    await run_elsewhere(broker, older := 150, LONG_SECONDS)
+    async with working(broker, index):
+        await queue_jobs(broker, "newer", NEWER)
+        await completed(broker, "newer")
+    assert (await broker.queue.depth()).in_flight == older
+    assert await balanced(broker.redis) == Totals(older + NEWER, NEWER, older, dead=0)
+
+
+async def test_jobs_that_are_deferred_do_not_hide_newer_ones(broker: Broker) -> None:
+    await defer(broker, older := 300)
+    async with working(broker, index):
+        await queue_jobs(broker, "newer", NEWER)
+        await completed(broker, "newer")
+    assert (await broker.queue.depth()).deferred == older
+    assert await balanced(broker.redis) == Totals(older + NEWER, NEWER, older, dead=0)
+
+
+@pytest.mark.parametrize("newer", [0, NEWER])
+async def test_many_jobs_whose_worker_died_are_all_finished(broker: Broker, newer: int) -> None:
+    """They come back in the same moment, more than are made ready in one step."""
+    await run_elsewhere(broker, older := 300, SHORT_SECONDS)
+    await queue_jobs(broker, "newer", newer)
+    await eventually(lambda: broker.redis.keys(keys.LEASE + "*"), lambda leases: leases == [])
+    async with working(broker, index):
+        await completed(broker, "newer")
+        await completed(broker, "older")
+    assert await broker.queue.is_empty()
+    total = older + newer
+    assert await balanced(broker.redis) == Totals(total, total, waiting=0, dead=0)

@@ -1,0 +1,340 @@
+"""However the work is torn apart, the index ends equal to the newest versions.
+
+Two workers are at the same documents. Every request to Qdrant is a step; which worker takes the
+next step, which one dies before or after its request was carried out, and which one is given up
+for dead and goes on all the same, is drawn by hypothesis.
+"""
+
+import asyncio
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from qdrant_client import AsyncQdrantClient
+
+from broker.contract import Deletion, Document
+from worker.collection import CollectionNames, open_collection
+from worker.fingerprint import Fingerprint
+from worker.ledger import QdrantLedger
+from worker.pipeline import Outcome, Ports, Retry, Work, delete, ingest
+from worker.points import DocumentKey
+from worker.prepare import Prepared, Unprepared
+from worker.qdrant import Request
+from worker.store import QdrantStore
+
+T = TypeVar("T")
+
+SMALL = Fingerprint("test/small", "1", 2, 8, "exact", "none", 1)
+Change = Document | Deletion
+DOC_IDS = "aab"
+
+
+class Memory:
+    """Qdrant's local mode, in memory."""
+
+    def __init__(self) -> None:
+        self.client = AsyncQdrantClient(":memory:")
+
+    async def ask(self, request: Request[T]) -> T:
+        return await request(self.client)
+
+
+class Words:
+    """A model for which every word is a chunk."""
+
+    async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
+        assert document.text is not None
+        content_hash = hashlib.sha1(document.text.encode()).hexdigest()
+        if content_hash == known_hash:
+            return Unprepared(content_hash)
+        title = PurePath(document.source).name
+        return Prepared(content_hash, None, title, tuple(document.text.split()))
+
+    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        return np.array([[len(text), 1] for text in texts], np.float32)
+
+
+@dataclass
+class Worker:
+    """A process that may stop at every request; ``steps`` are those it is about to take."""
+
+    memory: Memory
+    names: CollectionNames
+    change: Change
+    attempt: int
+    restarted: bool = False
+    steps: list[asyncio.Future[None]] = field(default_factory=list)
+    task: "asyncio.Task[Outcome] | None" = None
+    dead: bool = False
+
+    async def ask(self, request: Request[T]) -> T:
+        await self._step()
+        answer = await self.memory.ask(request)
+        await self._step()
+        return answer
+
+    async def _step(self) -> None:
+        if self.dead:
+            await asyncio.Event().wait()
+        step: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.steps.append(step)
+        await step
+
+    def start(self) -> None:
+        self.task = asyncio.create_task(self._work())
+
+    async def _work(self) -> Outcome:
+        ports = Ports(
+            Words(), QdrantStore(self, self.names.chunks), QdrantLedger(self, self.names.ledger)
+        )
+        if isinstance(self.change, Deletion):
+            return await delete(self.change, self.attempt, ports)
+        key = DocumentKey("", self.change.doc_id)
+        entry = (await ports.ledger.look_up([key])).get(key)
+        return await ingest(
+            Work(self.change, entry, self.attempt, self.restarted), ports, lambda *_: None
+        )
+
+    def die(self) -> None:
+        """Take no further step."""
+        assert self.task is not None
+        self.dead = True
+        self.task.cancel()
+
+    @property
+    def ended(self) -> bool:
+        return self.task is not None and self.task.done()
+
+
+class Run:
+    """A queue of changes, and the workers at it."""
+
+    def __init__(self, memory: Memory, names: CollectionNames, changes: Sequence[Change]) -> None:
+        self.memory = memory
+        self.names = names
+        self.queue = [(change, False) for change in changes]
+        self.workers: list[Worker] = []
+        self.buried: list[Worker] = []  # kept: what they left undone must not vanish at random
+        self.attempts = itertools.count(1)
+        self.trouble = 8  # deaths and zombies, then they may finish
+
+    async def to_the_end(self, draw: Any) -> None:
+        while True:
+            while self.queue and len(self.workers) < 2:
+                self._start()
+            await self._settle()
+            for worker in [worker for worker in self.workers if worker.ended]:
+                self.workers.remove(worker)
+                assert worker.task is not None
+                if not worker.dead and isinstance(worker.task.result(), Retry):
+                    self.queue.append((worker.change, worker.restarted))
+            if not self.workers and not self.queue:
+                return
+            if self.workers:
+                await self._move(draw)
+
+    async def _move(self, draw: Any) -> None:
+        """One worker takes some steps, dies, or loses its lease and goes on all the same."""
+        worker = self.workers[draw(st.integers(0, len(self.workers) - 1))]
+        fate = draw(st.sampled_from(["steps"] * 4 + ["die", "zombie"])) if self.trouble else "steps"
+        if fate != "steps":
+            self.trouble -= 1
+            self.queue.insert(0, (worker.change, True))
+        if fate == "die":
+            worker.die()
+            self.workers.remove(worker)
+            self.buried.append(worker)
+        elif fate == "zombie" and len(self.workers) < 4:
+            self._start()
+        for _ in range(draw(st.integers(1, 24))):
+            if worker.steps and not worker.dead:
+                worker.steps.pop(0).set_result(None)
+                await self._settle()
+
+    def _start(self) -> None:
+        change, restarted = self.queue.pop(0)
+        worker = Worker(self.memory, self.names, change, next(self.attempts), restarted)
+        worker.start()
+        self.workers.append(worker)
+
+    async def _settle(self) -> None:
+        """Let everything run until it waits for a step."""
+        for _ in range(8):
+            await asyncio.sleep(0)
+
+
+words = st.lists(st.sampled_from(["tide", "goose", "lamp", "bread"]), min_size=1, max_size=4)
+
+
+@st.composite
+def histories(draw: Any) -> list[Change]:
+    """Versions of documents, in the order in which they arrive; some arrive twice."""
+    changes: list[Change] = []
+    for version in range(1, draw(st.integers(2, 6)) + 1):
+        doc_id = draw(st.sampled_from(DOC_IDS))
+        if draw(st.integers(0, 3)) == 0:
+            changes.append(Deletion(doc_id=doc_id, version=version))
+        else:
+            text = " ".join(draw(words))
+            changes.append(Document(doc_id=doc_id, version=version, source=doc_id, text=text))
+    again = draw(st.lists(st.sampled_from(changes), max_size=2))
+    return list(draw(st.permutations([*changes, *again])))
+
+
+def newest(changes: Sequence[Change]) -> dict[str, Document]:
+    """What the index has to hold."""
+    last = {change.doc_id: change for change in sorted(changes, key=lambda c: c.version)}
+    return {doc_id: c for doc_id, c in last.items() if isinstance(c, Document)}
+
+
+async def check(memory: Memory, names: CollectionNames, changes: Sequence[Change]) -> None:
+    expected = {
+        (document.doc_id, index, word)
+        for document in newest(changes).values()
+        for index, word in enumerate((document.text or "").split())
+    }
+    records, _ = await memory.client.scroll(names.chunks, limit=100, with_payload=True)
+    payloads = [record.payload or {} for record in records]
+    held = Counter((p["doc_id"], p["chunk_index"], p["page_content"]) for p in payloads)
+    assert held == Counter(expected)
+    ledger = QdrantLedger(memory, names.ledger)
+    assert await ledger.count() == len(newest(changes))
+    entries = await ledger.look_up(DocumentKey("", doc_id) for doc_id in DOC_IDS)
+    for entry in entries.values():
+        versions = [change.version for change in changes if change.doc_id == entry.doc_id]
+        assert entry.version == max(versions)
+        ids = {
+            str(r.id) for r, p in zip(records, payloads, strict=True) if p["doc_id"] == entry.doc_id
+        }
+        assert await ledger.chunk_ids(entry.key) == ids
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(changes=histories(), data=st.data())
+def test_the_index_ends_equal_to_the_newest_versions(
+    changes: list[Change], data: st.DataObject
+) -> None:
+    async def play() -> None:
+        memory = Memory()
+        names = await open_collection(memory, "documents", SMALL)
+        await Run(memory, names, changes).to_the_end(data.draw)
+        await check(memory, names, changes)
+        await memory.client.close()
+
+    with asyncio.Runner() as runner:
+        runner.run(play())
+
+
+ORIGINAL = "tide goose"
+OLDER = "tide lamp bread"
+NEWER = "tide bread"
+STEPS = 26
+"""More than a worker takes for a document."""
+
+
+def change_to(text: str | None, version: int) -> Change:
+    if text is None:
+        return Deletion(doc_id="a", version=version)
+    return Document(doc_id="a", version=version, source="a", text=text)
+
+
+async def advance(worker: Worker, steps: int) -> None:
+    """Let ``worker`` take up to ``steps`` steps."""
+    if worker.task is None:
+        worker.start()
+    while not worker.ended and steps:
+        for _ in range(8):
+            await asyncio.sleep(0)
+        if worker.steps:
+            worker.steps.pop(0).set_result(None)
+            steps -= 1
+
+
+async def overtaken(older: Change, newer: Change, at: int, *, first: bool) -> None:
+    """A worker at ``older`` stops after ``at`` steps, and goes on when ``newer`` is done."""
+    memory = Memory()
+    names = await open_collection(memory, "documents", SMALL)
+    changes = [] if first else [change_to(ORIGINAL, 1)]
+    for attempt, change in enumerate(changes, 1):
+        await advance(Worker(memory, names, change, attempt), 1000)
+    stopped = Worker(memory, names, older, 2)
+    await advance(stopped, at)
+    await advance(Worker(memory, names, newer, 3), 1000)
+    await advance(stopped, 1000)
+    await check(memory, names, [*changes, newer])
+    await memory.client.close()
+
+
+@pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
+@pytest.mark.parametrize("first", [True, False], ids=["new document", "known document"])
+@pytest.mark.parametrize("newer", [NEWER, None], ids=["then put", "then deleted"])
+@pytest.mark.parametrize("older", [OLDER, None], ids=["put", "deleted"])
+async def test_a_worker_that_was_overtaken_does_no_harm(
+    older: str | None, newer: str | None, first: bool
+) -> None:
+    for at in range(STEPS):
+        await overtaken(change_to(older, 2), change_to(newer, 3), at, first=first)
+
+
+@pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
+@pytest.mark.parametrize("newer", [NEWER, None], ids=["then put", "then deleted"])
+async def test_a_worker_that_was_overtaken_and_died_leaves_nothing_behind(
+    newer: str | None,
+) -> None:
+    older, last = change_to(OLDER, 2), change_to(newer, 3)
+    for at, then in itertools.product(range(0, STEPS, 2), range(1, STEPS, 2)):
+        memory = Memory()
+        names = await open_collection(memory, "documents", SMALL)
+        await advance(Worker(memory, names, change_to(ORIGINAL, 1), 1), 1000)
+        victim, winner = Worker(memory, names, older, 2), Worker(memory, names, last, 3)
+        await advance(victim, at)
+        await advance(winner, then)
+        await advance(victim, 4)
+        victim.die()
+        await advance(winner, 1000)
+        await advance(Worker(memory, names, older, 4, restarted=True), 1000)
+        await check(memory, names, [last])
+        await memory.client.close()
+
+
+@pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
+async def test_of_two_workers_at_one_version_the_later_is_believed() -> None:
+    """As when a file changed between their readings."""
+    for at in range(STEPS):
+        await overtaken(change_to(OLDER, 2), change_to(NEWER, 2), at, first=False)
+
+
+@pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
+@pytest.mark.parametrize("then", [OLDER, NEWER, None], ids=["retried", "edited", "deleted"])
+@pytest.mark.parametrize("text", [OLDER, None], ids=["put", "deleted"])
+async def test_a_worker_that_died_leaves_nothing_behind(text: str | None, then: str | None) -> None:
+    for at in range(STEPS):
+        memory = Memory()
+        names = await open_collection(memory, "documents", SMALL)
+        await advance(Worker(memory, names, change_to(ORIGINAL, 1), 1), 1000)
+        victim = Worker(memory, names, change_to(text, 2), 2)
+        await advance(victim, at)
+        victim.die()
+        last = change_to(then, 2 if then == text else 3)
+        await advance(Worker(memory, names, last, 3), 1000)
+        await check(memory, names, [last])
+        await memory.client.close()
+
+
+def test_the_newest_version_is_what_it_says() -> None:
+    one = Document(doc_id="a", version=1, source="a", text="x")
+    two = msgspec.structs.replace(one, version=2, text="y")
+    assert newest([two, one]) == {"a": two}
+    assert newest([one, Deletion(doc_id="a", version=3), two]) == {}

@@ -1,0 +1,121 @@
+"""What the job functions make of a batch: real model, real Qdrant."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from broker.contract import (
+    BatchReport,
+    DeleteBatch,
+    Deletion,
+    Document,
+    DocumentCounts,
+    IngestBatch,
+    Lane,
+)
+from broker.leases import Claim
+from worker.collection import CollectionNames
+from worker.embedding.pool import LaneModel, ModelPool
+from worker.jobs import CLAIM, INGESTOR, PROGRESS, Ingestor, delete, ingest
+from worker.lanes import LanePermits
+from worker.ledger import QdrantLedger
+from worker.pipeline import Ports
+from worker.prepare import Prepared, Unprepared
+from worker.qdrant import Qdrant
+from worker.store import QdrantStore
+
+TEXT = "The tide comes in twice a day. " * 12
+
+
+@dataclass
+class CountingModel:
+    """The real model; it remembers what it was asked to embed."""
+
+    model: LaneModel
+    embedded: list[str] = field(default_factory=list)
+
+    async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
+        return await self.model.prepare(document, known_hash)
+
+    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        self.embedded += texts
+        return await self.model.embed(texts)
+
+
+@dataclass
+class Bench:
+    """The job functions with their neighbours."""
+
+    model: CountingModel
+    store: QdrantStore
+    ledger: QdrantLedger
+    tokens: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    async def ingest(self, *documents: Document) -> BatchReport:
+        return await ingest(self._ctx(), IngestBatch("s", documents))
+
+    async def delete(self, *deletions: Deletion) -> BatchReport:
+        return await delete(self._ctx(), DeleteBatch("s", deletions))
+
+    def _ctx(self) -> dict[str, Any]:
+        claim = Claim(
+            "j", next(self.tokens), b"", Lane.BULK, "s", 1, 0, 0, frozenset(), False, False
+        )
+        ports = Ports(self.model, self.store, self.ledger)
+        ingestor = Ingestor({Lane.BULK: ports}, LanePermits(4, bulk=3))
+        return {INGESTOR: ingestor, CLAIM: claim, PROGRESS: lambda *_: None, "job_try": 1}
+
+
+@pytest.fixture
+async def bench(qdrant: Qdrant, model: ModelPool, collection: CollectionNames) -> Bench:
+    return Bench(
+        CountingModel(model.in_lane(Lane.BULK)),
+        QdrantStore(qdrant, collection.chunks),
+        QdrantLedger(qdrant, collection.ledger),
+    )
+
+
+def document(doc_id: str, text: str = TEXT, version: int = 1) -> Document:
+    return Document(doc_id=doc_id, version=version, source=doc_id, text=text)
+
+
+async def test_a_text_that_documents_share_is_embedded_once(bench: Bench) -> None:
+    report = await bench.ingest(document("a"), document("b"), document("c", "Something else."))
+    assert report.documents == DocumentCounts(indexed=3)
+    assert len(bench.model.embedded) == len(set(bench.model.embedded)) == 2
+    assert await bench.store.count() == 3
+
+
+async def test_of_two_versions_in_a_batch_the_newer_is_indexed(bench: Bench) -> None:
+    report = await bench.ingest(document("a", "Newer.", 2), document("a", "Older.", 1))
+    assert report.documents == DocumentCounts(indexed=1, superseded=1)
+    report = await bench.ingest(document("a", "First said.", 3), document("a", "Last said.", 3))
+    assert report.documents == DocumentCounts(indexed=1, superseded=1)
+    [hit] = await bench.store.search([0.1] * 384, 9)
+    assert hit.text == "Last said."
+
+
+async def test_unchanged_documents_are_not_embedded(bench: Bench) -> None:
+    await bench.ingest(document("a"), document("b", "Other."))
+    bench.model.embedded.clear()
+    report = await bench.ingest(document("a", version=2), document("b", "Other.", 2))
+    assert report.documents == DocumentCounts(unchanged=2)
+    assert bench.model.embedded == []
+
+
+async def test_deleted_documents_are_counted(bench: Bench) -> None:
+    await bench.ingest(document("a"), document("b", "Other.", 9))
+    report = await bench.delete(
+        Deletion(doc_id="a", version=5),
+        Deletion(doc_id="b", version=5),
+        Deletion(doc_id="never", version=5),
+    )
+    assert report.documents == DocumentCounts(deleted=1, superseded=1, unchanged=1)
+    assert report.chunks.deleted == 1
+    assert set(report.healed) == {":a", ":never"}
+    assert await bench.store.count() == 1

@@ -1,0 +1,114 @@
+"""A document that kills its worker is found, and buried alone."""
+
+from typing import Any
+
+from broker import keys
+from broker.connection import awaited
+from broker.contract import BatchReport, Document, DocumentCounts, IngestBatch
+from ingestq.runtime import Broker
+from tests.books import balanced
+from tests.claims import lease_queue, take
+from tests.waiting import eventually
+from tests.workers import working
+
+SHORT_LEASE = 0.1  # seconds
+
+
+def batch(*doc_ids: str, submission: str = "s") -> IngestBatch:
+    return IngestBatch(
+        submission,
+        tuple(Document(doc_id=d, version=1, source=d, text="t") for d in doc_ids),
+    )
+
+
+async def claim_and_die(broker: Broker, times: int) -> None:
+    """Do as ``times`` workers that die over all they have claimed."""
+    for _ in range(times):
+        leases = lease_queue(broker, SHORT_LEASE)
+        await eventually(lambda: take(leases, 1))  # noqa: B023
+
+
+async def index(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    return BatchReport(DocumentCounts(indexed=len(batch.documents)))
+
+
+async def test_a_job_over_which_two_workers_died_is_run_one_by_one(broker: Broker) -> None:
+    ran: list[tuple[str, int]] = []
+
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        alone = await awaited(broker.redis.hget(keys.JOB_INFO + ctx["job_id"], "alone"))
+        ran.append((batch.documents[0].doc_id, -1 if alone is None else int(alone)))
+        return await index(ctx, batch)
+
+    await broker.queue.offer([batch("a", "b", "c")])
+    await claim_and_die(broker, 2)
+    async with working(broker, job):
+        status = await eventually(lambda: broker.queue.submission("s"), lambda s: s.complete)
+    assert status.documents.indexed == 3
+    assert ran == [("a", 0), ("b", 1), ("c", 2)]
+
+
+async def test_the_document_at_which_a_worker_died_alone_is_buried(broker: Broker) -> None:
+    await broker.queue.offer([batch("a", "killer", "c")])
+    await claim_and_die(broker, 2)
+    leases = lease_queue(broker, SHORT_LEASE)
+    [suspect] = await eventually(lambda: take(leases, 9))
+    assert await leases.mark_alone(suspect, 0)
+    assert await leases.mark_alone(suspect, 1)  # and now it dies
+
+    async with working(broker, index):
+        status = await eventually(lambda: broker.queue.submission("s"), lambda s: s.complete)
+    assert (status.documents.indexed, status.documents.rejected) == (2, 1)
+    [failed] = await broker.queue.failed_documents("s")
+    assert failed.doc_id == "killer"
+    assert failed.reason == "the worker died while it worked on this document alone"
+    assert (await balanced(broker.redis)).dead == 1
+
+
+async def test_a_suspect_waits_until_nothing_else_runs(broker: Broker) -> None:
+    await broker.queue.offer([batch("suspect")])
+    await claim_and_die(broker, 2)
+    await broker.queue.offer([batch(str(i), submission="others") for i in range(9)])
+    leases = lease_queue(broker)
+    await eventually(broker.queue.depth, lambda depth: depth.ready == 10)
+
+    busy = await leases.claim("busy", 4, bulk=4, running=1)
+    assert (list(busy.claims), busy.drain) == ([], True)
+    other = await leases.claim("other", 4, bulk=4, running=1)
+    assert (len(other.claims), other.drain) == (4, False)  # one worker that waits is enough
+    drained = await leases.claim("busy", 4, bulk=4, running=0)
+    [suspect] = drained.claims
+    assert suspect.suspect
+    assert suspect.crashes == 2
+    assert (await broker.queue.depth()).suspects == 0
+
+
+async def test_a_job_that_is_put_back_again_and_again_is_no_suspect(broker: Broker) -> None:
+    await broker.queue.offer([batch("a")])
+    for _ in range(3):
+        [claim] = await take(lease_queue(broker))
+        await lease_queue(broker).put_back(claim, delay_seconds=0, failed=False)
+    [claim] = await take(lease_queue(broker))
+    assert (claim.crashes, claim.failures, claim.suspect) == (0, 0, False)
+
+
+async def test_a_busy_worker_lets_its_jobs_end_for_a_suspect(broker: Broker) -> None:
+    together: set[int] = set()
+    running = 0
+
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        nonlocal running
+        running += 1
+        if batch.submission == "suspect":
+            together.add(running)
+        await broker.redis.ping()
+        running -= 1
+        return await index(ctx, batch)
+
+    await broker.queue.offer([batch("x", "y", submission="suspect")])
+    await claim_and_die(broker, 2)
+    await broker.queue.offer([batch(str(i), submission="others") for i in range(60)])
+    async with working(broker, job):
+        for submission in ("suspect", "others"):
+            await eventually(lambda s=submission: broker.queue.submission(s), lambda s: s.complete)  # type: ignore[misc]
+    assert together == {1}

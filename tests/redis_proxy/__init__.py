@@ -1,0 +1,52 @@
+"""A proxy in front of Redis that loses, or delays, exactly the request that a test names.
+
+    async with redis_proxy(redis_url) as proxy:
+        dropped = proxy.drop_after(script(scripts.finish.sha))
+        ...  # a client at proxy.url finishes a job, and never learns that it did
+        assert dropped.fired == 1
+
+Guaranteed, for each connection of a client:
+
+- A request that no fault strikes, and its reply, pass through unchanged and in order. When the
+  client closes its side, so does the proxy towards the server, and the other way round.
+- `RedisProxy.drop_before`: the server never sees the request, nor anything that was sent after it
+  on its connection. What was sent before it has been executed.
+- `RedisProxy.drop_after`: the server has replied to the request, the client never sees the reply,
+  and the server sees nothing that was sent after it on its connection. Within MULTI a reply only
+  says that the request was queued: what executes it is EXEC.
+- `RedisProxy.hold_request`: the server sees the request, and what follows it on its connection,
+  when the test releases it, even if the client has gone away meanwhile: a late request.
+- `RedisProxy.hold_reply`: the server has replied; the client sees this reply, and those after it,
+  when the test releases it.
+
+A drop closes both connections, by RST where they are TCP: the client's always is. Of replies sent
+shortly before a drop the client may see none, as on a real network.
+
+A fault that is armed counts the requests that match it from then on, on all connections, in the
+order in which they reach the proxy. It strikes the ``nth`` of them, and a drop strikes ``times``
+of them in a row: as often as a client tries, if it shall not get through.
+
+What the proxy cannot pair with a reply is never guessed at. Subscriptions, MONITOR, replication,
+CLIENT REPLY and inline commands make it raise ProtocolError when it is left. A script that is not
+loaded makes it raise ScriptNotLoaded, if a fault waits for it or strikes it: the request did
+nothing, and redis-py sends it again. See `loaded_scripts`.
+"""
+
+from tests.redis_proxy.commands import Predicate, command, loaded_scripts, script
+from tests.redis_proxy.connection import ScriptNotLoaded
+from tests.redis_proxy.faults import Drop, Hold
+from tests.redis_proxy.proxy import RedisProxy, redis_proxy
+from tests.redis_proxy.resp import ProtocolError
+
+__all__ = [
+    "Drop",
+    "Hold",
+    "Predicate",
+    "ProtocolError",
+    "RedisProxy",
+    "ScriptNotLoaded",
+    "command",
+    "loaded_scripts",
+    "redis_proxy",
+    "script",
+]

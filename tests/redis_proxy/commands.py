@@ -1,0 +1,36 @@
+"""Which requests are meant."""
+
+from collections.abc import Callable
+
+from arq.connections import ArqRedis
+from redis.commands.core import AsyncScript
+
+from broker.scripts import Scripts
+
+Words = tuple[bytes, ...]
+"""A request: the command's name and its arguments."""
+Predicate = Callable[[Words], bool]
+
+
+def command(name: str, *arguments: str) -> Predicate:
+    """Requests for ``name``, in whatever case, whose first arguments are ``arguments``."""
+    expected = tuple(argument.encode() for argument in arguments)
+
+    def matches(words: Words) -> bool:
+        return words[0].upper() == name.upper().encode() and words[1:][: len(expected)] == expected
+
+    return matches
+
+
+def script(sha: str) -> Predicate:
+    """Requests to run the Lua script with this SHA1, as redis-py sends them."""
+    return command("EVALSHA", sha)
+
+
+async def loaded_scripts(redis: ArqRedis) -> Scripts:
+    """The broker's scripts, loaded: an EVALSHA runs them the first time it is sent."""
+    scripts = Scripts.register(redis)
+    for value in vars(scripts).values():
+        if isinstance(value, AsyncScript):
+            await redis.script_load(value.script)
+    return scripts

@@ -1,0 +1,22 @@
+"""Which versions of Qdrant are accepted."""
+
+import pytest
+
+from worker.collection import is_supported
+
+
+@pytest.mark.parametrize(
+    ("version", "supported"),
+    [
+        ("1.16.0", True),
+        ("1.19.1", True),
+        ("v1.20.0", True),
+        ("2.0.0", True),
+        ("1.15.9", False),
+        ("1.9.2", False),
+        ("0.11.0", False),
+        ("dev", True),
+    ],
+)
+def test_a_server_that_would_not_check_conditions_is_refused(version: str, supported: bool) -> None:
+    assert is_supported(version) is supported

@@ -1,0 +1,64 @@
+"""A lease worker inside a test."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Unpack
+
+from arq.typing import WorkerCoroutine
+from arq.worker import Function, func
+
+from ingestq.runtime import Broker
+from tests.claims import lease_queue
+from worker.lease_worker import ArqOptions, LeaseWorker
+
+MAX_JOBS = 4
+"""Three of them for bulk jobs."""
+
+
+def make_worker(
+    broker: Broker,
+    job: WorkerCoroutine | Function | Sequence[Function],
+    *,
+    lease_seconds: float = 15,
+    drain_seconds: float = 5,
+    **options: Unpack[ArqOptions],
+) -> LeaseWorker:
+    """A worker that runs ``job``, as the one that ingests if it is a plain coroutine function."""
+    ctx: dict[Any, Any] = {}
+    match job:
+        case Function():
+            functions: Sequence[Function] = [job]
+        case Sequence():
+            functions = job
+        case _:
+            functions = [func(job, name="ingest")]
+    return LeaseWorker(
+        functions,
+        lease_queue(broker, lease_seconds),
+        max_jobs=MAX_JOBS,
+        drain_seconds=drain_seconds,
+        ctx=ctx,
+        **options,
+    )
+
+
+@asynccontextmanager
+async def working(
+    broker: Broker,
+    job: WorkerCoroutine | Function | Sequence[Function],
+    *,
+    lease_seconds: float = 15,
+    drain_seconds: float = 5,
+    **options: Unpack[ArqOptions],
+) -> AsyncIterator[LeaseWorker]:
+    """A worker at work; stopped and awaited on leaving."""
+    worker = make_worker(
+        broker, job, lease_seconds=lease_seconds, drain_seconds=drain_seconds, **options
+    )
+    running = asyncio.create_task(worker.run_until_stopped())
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        await asyncio.wait_for(running, 20)

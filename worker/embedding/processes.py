@@ -1,0 +1,96 @@
+"""Processes that survive their deaths: one that is killed is replaced, and so is a broken pool.
+
+pebble rather than the standard library's pool, because it fails only the task that a killed child
+held. But if a child is killed while no task runs, pebble gives up the pool as a whole; then the
+next task gets a new one. Children are spawned, not forked: a forked torch or gRPC deadlocks.
+"""
+
+import asyncio
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Final, ParamSpec, TypeVar
+
+import structlog
+from pebble import ProcessExpired, ProcessPool
+
+from broker import events
+from broker.errors import PoolBroken, PoolFailure
+
+log = structlog.get_logger()
+
+START_SECONDS: Final = 600.0
+"""How long a child may need until it is ready for a task: to load a model, at worst over a slow
+line."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Processes:
+    """``count`` processes, each started with ``initialize(*arguments)``."""
+
+    def __init__(self, count: int, initialize: Callable[..., None], arguments: tuple[Any, ...]):
+        self._count = count
+        self._initialize = initialize
+        self._arguments = arguments
+        self._pool = self._new_pool()
+        self._stopping: set[asyncio.Task[None]] = set()
+
+    async def run(
+        self, seconds: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run ``function`` in one of the processes, and raise what it raises.
+
+        Raises PoolFailure if the process died over it or was not done within ``seconds``, and
+        PoolBroken if nobody knows whether it was ever begun.
+        """
+        pool = self._pool
+        try:
+            future = pool.schedule(function, args=args, kwargs=kwargs, timeout=seconds)
+            # pebble times a task from when it is begun; a child killed while it takes one never is.
+            async with asyncio.timeout(START_SECONDS + seconds) as lost:
+                return await asyncio.wrap_future(future)
+        except ProcessExpired as error:
+            raise PoolFailure(
+                f"the process that worked on it died (exit code {error.exitcode})"
+            ) from error
+        except TimeoutError as error:
+            if lost.expired():
+                self._replace(pool)
+                raise PoolBroken("no process of the pool took the task") from error
+            raise PoolFailure(f"it was not done within {seconds:g} s") from error
+        except BrokenProcessPool as error:
+            self._replace(pool)
+            raise PoolBroken("the processes of the pool were killed") from error
+        except RuntimeError as error:
+            if pool.active:
+                raise
+            self._replace(pool)
+            raise PoolBroken("the processes of the pool were killed") from error
+
+    async def stop(self) -> None:
+        """End the processes at once. Stopping twice, or before starting, is fine."""
+        await asyncio.gather(_end(self._pool), *self._stopping)
+
+    def _new_pool(self) -> ProcessPool:
+        return ProcessPool(
+            max_workers=self._count,
+            initializer=self._initialize,
+            initargs=self._arguments,
+            context=multiprocessing.get_context("spawn"),
+        )
+
+    def _replace(self, broken: ProcessPool) -> None:
+        if self._pool is not broken:
+            return  # another task found it broken before
+        log.warning(events.POOL_REPLACED)
+        self._pool = self._new_pool()
+        ending = asyncio.create_task(_end(broken))
+        self._stopping.add(ending)
+        ending.add_done_callback(self._stopping.discard)
+
+
+async def _end(pool: ProcessPool) -> None:
+    pool.stop()  # type: ignore[no-untyped-call]
+    await asyncio.to_thread(pool.join)

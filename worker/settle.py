@@ -1,0 +1,83 @@
+"""Writes down what became of jobs. Until that is done, a job may run again."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import structlog
+
+from broker import events, keys
+from broker.contract import JobResult
+from broker.errors import BrokerUnavailable
+from broker.leases import Claim, LeaseQueue
+from worker.rates import Rates
+from worker.retries import BROKER_RETRY_SECONDS, jittered
+from worker.runner import Ran
+from worker.verdicts import Finish, PutBack
+
+log = structlog.get_logger()
+
+
+class Settler:
+    """Writes down what became of a worker's jobs, and counts its ``rates``."""
+
+    def __init__(self, leases: LeaseQueue) -> None:
+        self.rates = Rates()
+        self._leases = leases
+
+    async def settle(self, claim: Claim, ran: Ran, started_ms: int) -> bool:
+        """Write the verdict down. False if the job was not ours any more: then it says nothing."""
+        finished_ms = now_ms()
+        said: dict[str, Any]
+        match ran.verdict:
+            case Finish(report) as verdict:
+                result = _result(claim, ran, verdict, started_ms, finished_ms)
+                write = partial(self._leases.finish, claim, report, result, keep_ms=ran.keep_ms)
+                event, said = events.JOB_FINISHED, {"seconds": (finished_ms - started_ms) / 1000}
+            case PutBack(reason, delay, failed):
+                write = partial(self._leases.put_back, claim, delay_seconds=delay, failed=failed)
+                event, said = events.JOB_PUT_BACK, {"reason": reason, "failed": failed}
+        ours = await self._insist(write)
+        if not ours:
+            log.warning(events.LEASE_LOST, job=claim.job_id)
+            return False
+        log.info(event, job=claim.job_id, **said)
+        if isinstance(ran.verdict, Finish):
+            self.rates.count(ran.verdict.report)
+        return True
+
+    async def _insist(self, write: Callable[[], Awaitable[bool]]) -> bool:
+        """Repeat ``write`` until Redis takes it, or nobody would believe it any more."""
+        deadline = time.monotonic() + 2 * self._leases.lease_seconds
+        while True:
+            try:
+                return await write()
+            except BrokerUnavailable as error:
+                log.warning(events.SERVICE_AWAY, error=str(error), retry_in=BROKER_RETRY_SECONDS)
+                if time.monotonic() > deadline:
+                    return False
+                await asyncio.sleep(jittered(BROKER_RETRY_SECONDS))
+
+
+def _result(
+    claim: Claim, ran: Ran, verdict: Finish, started_ms: int, finished_ms: int
+) -> JobResult:
+    return JobResult(
+        function="unknown" if ran.job is None else ran.job.function,
+        tries=claim.failures + 1,
+        enqueued_ms=0 if ran.job is None else ran.job.enqueued_ms,
+        success=verdict.error is None,
+        result=verdict.result if verdict.error is None else verdict.error,
+        started_ms=started_ms,
+        finished_ms=finished_ms,
+        queue=keys.QUEUE,
+        job_id=claim.job_id,
+        aborted=verdict.aborted,
+    )
+
+
+def now_ms() -> int:
+    """Unix time of this machine in ms: for what is shown, never for what is decided."""
+    return time.time_ns() // 1_000_000
