@@ -21,6 +21,8 @@ INGEST: Final = "ingest"
 
 DELETE: Final = "delete"
 """Wire name of the job function that deletes documents."""
+SWEEP: Final = "sweep"
+"""Wire name of the job function that removes what a scan did not find any more."""
 MAX_VERSION: Final = 2**53 - 1
 """Qdrant compares numbers as 64-bit floats, which hold integers exactly up to here."""
 LATEST_MS: Final = 253_402_300_799_999
@@ -55,7 +57,9 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``source`` says where the document came from (a path, a URL). The content is either ``text``
     or ``path``, a file that the worker can read (see ``broker.paths``). ``media_type`` is a hint;
     the content decides. ``metadata`` is stored with every chunk. ``file`` names the state of the
-    file at ``path``: while it is the one that is indexed, the file need not be read.
+    file at ``path``: while it is the one that is indexed, the file need not be read. ``scanned``
+    says that it was found in the file system: it is gone when a later scan of a folder it lies in
+    does not find it.
     """
 
     doc_id: str
@@ -67,6 +71,7 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     media_type: str | None = None
     metadata: dict[str, Any] = {}
     file: str | None = None
+    scanned: bool = False
 
     def __post_init__(self) -> None:
         _check_identity(self.doc_id, self.version)
@@ -80,6 +85,25 @@ class Deletion(Struct, frozen=True, kw_only=True, omit_defaults=True):
     doc_id: str
     version: int
     tenant: str = ""
+
+    def __post_init__(self) -> None:
+        _check_identity(self.doc_id, self.version)
+
+
+class Sweep(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A folder that was scanned: what the index has of it and the scan did not find is gone.
+
+    ``doc_id`` is the id of the folder, which those of its documents begin with. ``version`` is when
+    the scan began, ``seen`` what it saw (see `broker.seen`), be it documents or folders that could
+    not be read: of what lies in those nothing is known. Unless ``allow_mass_delete`` nothing is
+    removed if suspiciously much would be.
+    """
+
+    doc_id: str
+    version: int
+    seen: bytes
+    tenant: str = ""
+    allow_mass_delete: bool = False
 
     def __post_init__(self) -> None:
         _check_identity(self.doc_id, self.version)
@@ -114,6 +138,11 @@ class _Batch(Struct, frozen=True):
             digest.update(msgspec.msgpack.encode(key))
         return f"{self.function}-{digest.hexdigest()}"
 
+    @property
+    def counted(self) -> int:
+        """How many documents are accepted with it."""
+        return len(self.documents)
+
     def alone(self, index: int) -> Self:
         """The batch of one of its documents."""
         return msgspec.structs.replace(self, documents=(self.documents[index],))
@@ -137,7 +166,20 @@ class DeleteBatch(_Batch, frozen=True, tag="delete/1", omit_defaults=True):
     documents: tuple[Deletion, ...]
 
 
-Batch = IngestBatch | DeleteBatch
+class SweepBatch(_Batch, frozen=True, tag="sweep/1", omit_defaults=True):
+    """The scan of a folder, in one job. How many documents it removes is known at its end."""
+
+    function = SWEEP
+    documents: tuple[Sweep, ...]
+
+    @property
+    def counted(self) -> int:
+        return 0
+
+
+Item = Document | Deletion | Sweep
+"""What a batch holds."""
+Batch = IngestBatch | DeleteBatch | SweepBatch
 
 
 class Receipt(Struct, frozen=True):
@@ -308,7 +350,7 @@ def decode_job(payload: bytes) -> Job:
         raise ContractError(f"not a job of a known version: {error}") from error
 
 
-def dead_letter_key(document: Document | Deletion) -> str:
+def dead_letter_key(document: Item) -> str:
     """Key of the document's dead letter: one a document, so a newer failure replaces an older."""
     return f"{document.tenant}:{document.doc_id}"
 
@@ -316,7 +358,7 @@ def dead_letter_key(document: Document | Deletion) -> str:
 def bury(batch: Batch, reason: str, *, tries: int, traceback: str = "") -> BatchReport:
     """Report ``batch`` as given up: one dead letter a document, each with a job of its own."""
     buried_ms = time.time_ns() // 1_000_000
-    documents: Sequence[Document | Deletion] = batch.documents
+    documents: Sequence[Item] = batch.documents
     letters = tuple(
         DeadLetter(
             key=dead_letter_key(document),

@@ -114,4 +114,4 @@ def _job(letter: DeadLetter, submission: str) -> tuple[str, bytes, int]:
     if job.known_batch is None:
         return letter.key, letter.payload, letter.documents
     batch = job.known_batch.within(submission)
-    return batch.job_id, encode_job(batch, enqueued_ms=job.enqueued_ms), len(batch.documents)
+    return batch.job_id, encode_job(batch, enqueued_ms=job.enqueued_ms), batch.counted

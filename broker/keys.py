@@ -58,6 +58,7 @@ WORKERS: Final = "ingestq:workers"
 """Sorted set of worker ids by last sign of life (ms), see also WORKER_INFO."""
 WORKER_INFO: Final = "ingestq:worker-info"
 SUBMISSION: Final = "ingestq:submission:"
-"""Hash a submission: how many documents were accepted, and what became of them."""
+"""Hash a submission: how many documents were accepted, in how many jobs that are not finished, and
+what became of them."""
 FAILED_DOCUMENTS: Final = "ingestq:failed-documents:"
 """List a submission: the documents that were dead-lettered, with their reasons."""

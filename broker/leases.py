@@ -115,6 +115,9 @@ class LeaseQueue:
     ) -> bool:
         """Remove the job and record ``report`` under its submission, in one step.
 
+        What the report has beyond the documents of the job, or short of them, counts as accepted
+        with it: nobody knew before how many documents a sweep would find.
+
         ``result`` is kept for arq's ``Job.result()``; -1 ms means for ever. False if the job was
         not ours any more: then nothing was recorded.
         """
@@ -127,7 +130,7 @@ class LeaseQueue:
                         msgspec.msgpack.encode(result),
                         keep_ms,
                         SUBMISSION_SECONDS,
-                        *_lists(report),
+                        *_lists(claim, report),
                     ],
                 )
             )
@@ -203,7 +206,7 @@ def _claim(
     )
 
 
-def _lists(report: BatchReport) -> Iterator[str | int | bytes]:
+def _lists(claim: Claim, report: BatchReport) -> Iterator[str | int | bytes]:
     """The lists that ``finish.lua`` takes, each after its length."""
     groups = {"documents": report.documents, "chunks": report.chunks}
     counts = {
@@ -212,6 +215,8 @@ def _lists(report: BatchReport) -> Iterator[str | int | bytes]:
         for name, n in msgspec.structs.asdict(members).items()
         if n
     }
+    if found := report.documents.total - claim.documents:
+        counts["accepted"] = found
     yield len(counts)
     yield from chain.from_iterable(counts.items())
     yield len(report.dead)

@@ -43,6 +43,13 @@ def file_state(document: Document, status: os.stat_result) -> str | None:
     return f"{status.st_size}:{status.st_mtime_ns}:{digest}"
 
 
+def folders_of(doc_id: str) -> tuple[str, ...]:
+    """The ids of all folders in which a scanned document lies."""
+    return tuple(
+        path_to_text(path) for path in text_to_path(doc_id).parents if path.name or path.root
+    )
+
+
 def text_to_path(text: str) -> Path:
     """Read back what `path_to_text` wrote."""
     if text.startswith(_URI_PREFIX):

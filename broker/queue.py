@@ -110,19 +110,21 @@ class Stage(StrEnum):
 class SubmissionStatus(Struct, frozen=True):
     """How far a submission is: ``documents.total`` of ``accepted`` documents came to their end.
 
-    ``chunks_running`` of ``chunks_known`` chunks are done in the ``jobs_running``.
+    ``jobs`` are not finished; a sweep among them has no document yet. ``chunks_running`` of
+    ``chunks_known`` chunks are done in the ``jobs_running``.
     """
 
     accepted: int
     documents: DocumentCounts
     chunks: ChunkCounts
+    jobs: int
     jobs_running: int
     chunks_running: int
     chunks_known: int
 
     @property
     def complete(self) -> bool:
-        return self.documents.total >= self.accepted
+        return self.documents.total >= self.accepted and not self.jobs
 
     @property
     def stage(self) -> Stage:
@@ -188,7 +190,7 @@ class JobQueue:
                 batch.lane,
                 batch.tenant,
                 batch.submission,
-                len(batch.documents),
+                batch.counted,
                 SUBMISSION_SECONDS,
                 *bounds,
             )
@@ -253,6 +255,7 @@ class JobQueue:
             accepted=counts.pop("accepted", 0),
             documents=_counts(counts, "documents", DocumentCounts),
             chunks=_counts(counts, "chunks", ChunkCounts),
+            jobs=counts.pop("jobs", 0),
             jobs_running=len(live),
             chunks_running=sum(int(done) for done, _ in live),
             chunks_known=sum(int(known) for _, known in live),

@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import msgspec
 
-from broker.contract import ChunkCounts, Document, DocumentCounts, FailedDocument
+from broker.contract import ChunkCounts, Document, DocumentCounts, FailedDocument, Sweep
 from broker.queue import JobQueue, SubmissionStatus, patiently
 from producers.client import IngestClient, new_submission
 
@@ -89,11 +89,15 @@ class Ingestion:
         self._stopping = False
         self._ended = False
 
-    async def produce(self, documents: AsyncIterable[Document | FailedDocument]) -> None:
-        """Put every document on the queue; waits while it is full."""
-        await IngestClient(self._queue).submit(
-            documents, submission=self.submission, on_failed=self._unread.append
-        )
+    async def produce(
+        self,
+        documents: AsyncIterable[Document | FailedDocument],
+        sweeps: Callable[[], Sequence[Sweep]],
+    ) -> None:
+        """Put every document on the queue, and then the ``sweeps``; waits while it is full."""
+        client = IngestClient(self._queue)
+        await client.submit(documents, submission=self.submission, on_failed=self._unread.append)
+        await client.sweep(sweeps(), submission=self.submission)
         self._listing = False
 
     def stop(self) -> None:

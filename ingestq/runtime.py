@@ -93,11 +93,11 @@ async def open_worker(settings: Settings, broker: Broker) -> "AsyncIterator[Leas
     """
     from arq.worker import func
 
-    from broker.contract import DELETE, INGEST, Lane
+    from broker.contract import DELETE, INGEST, SWEEP, Lane
     from broker.leases import LeaseQueue
     from worker.collection import open_collection
     from worker.fingerprint import fingerprint
-    from worker.jobs import INGESTOR, Ingestor, delete, ingest
+    from worker.jobs import INGESTOR, Ingestor, delete, ingest, sweep
     from worker.lanes import LanePermits, kept_for_interactive
     from worker.lease_worker import LeaseWorker
     from worker.ledger import QdrantLedger
@@ -114,7 +114,11 @@ async def open_worker(settings: Settings, broker: Broker) -> "AsyncIterator[Leas
         documents = DOCUMENTS_PER_CHILD * settings.pool_size
         permits = LanePermits(documents, bulk=documents - kept_for_interactive(documents))
         worker = LeaseWorker(
-            functions=[func(ingest, name=INGEST), func(delete, name=DELETE)],
+            functions=[
+                func(ingest, name=INGEST),
+                func(delete, name=DELETE),
+                func(sweep, name=SWEEP),
+            ],
             leases=LeaseQueue(broker.redis, broker.config, settings.lease_seconds),
             max_jobs=JOBS_PER_CHILD * settings.pool_size,
             drain_seconds=settings.drain_seconds,

@@ -25,6 +25,8 @@ from broker.contract import (
     IngestBatch,
     Lane,
     Receipt,
+    Sweep,
+    SweepBatch,
 )
 from broker.errors import QueueFull
 from broker.queue import FULL_RETRY_SECONDS, Enqueued, JobQueue, SubmissionStatus
@@ -137,6 +139,16 @@ class IngestClient:
         for some in _in_groups(batches, ROUND_TRIP_JOBS):
             for batch, answer in zip(some, await self.queue.enqueue(some), strict=True):
                 counts[answer] += len(batch.documents)
+        return _receipt(submission, counts)
+
+    async def sweep(self, sweeps: Sequence[Sweep], *, submission: str) -> Receipt:
+        """Have what scans did not find any more removed from the index; waits while it is full.
+
+        To be called when all that the scans found is on the queue.
+        """
+        counts: Counter[Enqueued] = Counter()
+        for sweep in sweeps:  # one a round trip, as each may be large
+            counts.update(await self.queue.enqueue([SweepBatch(submission, (sweep,))]))
         return _receipt(submission, counts)
 
     async def status(self, submission: str) -> SubmissionStatus:

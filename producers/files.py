@@ -20,6 +20,7 @@ import msgspec
 from broker.contract import INLINE_TEXT_BYTES, Document, FailedDocument
 from broker.paths import file_state, path_to_text
 from producers.media_types import guess_media_type
+from producers.sightings import Sightings
 
 LISTING_ENTRIES: Final = 256
 """Directory entries that are looked at in one visit to a thread."""
@@ -35,36 +36,48 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Naming:
-    """How files become document ids: by absolute path, or by NAME and path relative to ``root``.
-
-    A name makes the ids the same on every host and in every container.
+class Root:
+    """Where a walk begins, and how files become document ids: by absolute path, or by NAME and path
+    relative to the folder, which makes the ids the same on every host and in every container.
     """
 
-    root: Path
+    path: Path
     name: str | None
+    is_folder: bool
+
+    @classmethod
+    def at(cls, path: Path, name: str | None = None) -> "Root":
+        path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would replace links
+        # Path.is_dir() raises on an impossible name.
+        return cls(path, name, is_folder=os.path.isdir(path))  # noqa: PTH112
+
+    @property
+    def folder(self) -> str:
+        """The id that those of all its documents begin with."""
+        return path_to_text(self._base if self.name is None else Path(self.name))
 
     def doc_id(self, path: Path) -> str:
         if self.name is None:
             return path_to_text(path)
-        return path_to_text(Path(self.name) / path.relative_to(self.root))
+        return path_to_text(Path(self.name) / path.relative_to(self._base))
+
+    @property
+    def _base(self) -> Path:
+        return self.path if self.is_folder else self.path.parent
 
 
-def walk(root: Path, name: str | None = None) -> Iterator[Found | FailedDocument]:
+def walk(root: Root) -> Iterator[Found | FailedDocument]:
     """Every file under ``root`` (or ``root`` itself), in the order of their names.
 
     Symbolic links are followed; one that leads back to a folder it lies in is reported.
     """
-    root = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would replace links by targets
-    is_folder = os.path.isdir(root)  # noqa: PTH112 - Path.is_dir() raises on an impossible name
-    naming = Naming(root if is_folder else root.parent, name)
-    yield from _visit(root, naming, ancestors=())
+    yield from _visit(root.path, root, ancestors=())
 
 
 def _visit(
-    path: Path, naming: Naming, ancestors: tuple[tuple[int, int], ...]
+    path: Path, root: Root, ancestors: tuple[tuple[int, int], ...]
 ) -> Iterator[Found | FailedDocument]:
-    doc_id = naming.doc_id(path)
+    doc_id = root.doc_id(path)
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -74,7 +87,7 @@ def _visit(
                 return
             names = sorted(entry for entry in os.listdir(path) if not entry.startswith("."))
             for entry in names:
-                yield from _visit(path / entry, naming, (*ancestors, identity))
+                yield from _visit(path / entry, root, (*ancestors, identity))
         elif stat.S_ISREG(status.st_mode):
             yield Found(path, doc_id, status)
         else:
@@ -103,26 +116,34 @@ class Sending:
 
 
 async def observe(
-    roots: Sequence[Path],
+    paths: Sequence[Path],
     name: str | None,
     clock: Callable[[], Awaitable[int]],
     sending: Sending,
+    sightings: Sightings,
 ) -> AsyncIterator[Document | FailedDocument]:
-    """Walk ``roots`` and make a document of every file.
+    """Walk ``paths`` and make a document of every file; ``sightings`` is told of each.
 
     ``clock`` gives the version; it is read before the files are, so that a change made meanwhile
     counts as newer.
     """
-    for root in roots:
-        entries = walk(root, name)
+    for path in paths:
+        root = await asyncio.to_thread(Root.at, path, name)
+        if root.is_folder:
+            sightings.begin(root.folder, await clock())
+        entries = walk(root)
         while listed := await asyncio.to_thread(_take, entries):
             version = await clock()
             for entry in listed:
+                sightings.add(entry.doc_id)
                 match entry:
                     case Found() if sending.inline and entry.status.st_size <= INLINE_TEXT_BYTES:
                         yield await _inline(entry, version)
                     case Found():
                         yield _by_path(entry, version, checksum=sending.checksum)
+                    case FailedDocument(doc_id) if doc_id == root.doc_id(root.path):
+                        sightings.add(root.folder)  # another root of the same name may be there
+                        yield entry
                     case _:
                         yield entry
 
@@ -139,6 +160,7 @@ def _by_path(found: Found, version: int, *, checksum: bool) -> Document:
         source=path,
         path=path,
         media_type=guess_media_type(found.path.name),
+        scanned=True,
     )
     if checksum:
         return document

@@ -5,6 +5,7 @@ ledger, ``<name>__<fingerprint>__ledger``, without vectors. The fingerprint's fi
 the collection's metadata, so that a mismatch can be explained.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -27,6 +28,11 @@ PAYLOAD_INDEXES: Final = {
 }
 """Every key that documents are found by. (Writes name the points they mean, and only then compare
 versions: that needs no index.)"""
+LEDGER_INDEXES: Final = {
+    "state": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
+    "folders": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
+    "tenant": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
+}
 FINGERPRINT_KEY: Final = "fingerprint"
 OLDEST_QDRANT: Final = (1, 16)
 """The first version with conditional updates."""
@@ -145,8 +151,9 @@ async def _create(qdrant: Qdrant, names: CollectionNames, mine: Fingerprint) -> 
     vectors = models.VectorParams(size=mine.dimension, distance=models.Distance.COSINE)
     created = await _create_once(qdrant, names.chunks, vectors, metadata)
     # Repeated at every start: each of these may be what an earlier start did not get to.
-    await qdrant.ask(partial(_create_payload_indexes, names.chunks))
+    await qdrant.ask(partial(_create_payload_indexes, names.chunks, PAYLOAD_INDEXES))
     await _create_once(qdrant, names.ledger, {}, metadata)
+    await qdrant.ask(partial(_create_payload_indexes, names.ledger, LEDGER_INDEXES))
     await qdrant.ask(lambda client: client.update_collection_aliases([_alias(names)]))
     if created:
         log.info(
@@ -157,8 +164,10 @@ async def _create(qdrant: Qdrant, names: CollectionNames, mine: Fingerprint) -> 
         )
 
 
-async def _create_payload_indexes(name: str, client: AsyncQdrantClient) -> None:
-    for field, schema in PAYLOAD_INDEXES.items():
+async def _create_payload_indexes(
+    name: str, indexes: Mapping[str, models.KeywordIndexParams], client: AsyncQdrantClient
+) -> None:
+    for field, schema in indexes.items():
         await applied(partial(_create_payload_index, name, field, schema))(client)
 
 

@@ -22,13 +22,17 @@ from broker.contract import (
     Document,
     DocumentCounts,
     IngestBatch,
+    Item,
     Lane,
+    Sweep,
+    SweepBatch,
     bury,
     dead_letter_key,
 )
 from broker.errors import Failure, classify, describe, encodable
 from broker.leases import Claim
 from worker import pipeline
+from worker import sweep as sweeping
 from worker.lanes import LanePermits
 from worker.pipeline import (
     Deleted,
@@ -38,6 +42,7 @@ from worker.pipeline import (
     Rejected,
     Retry,
     Superseded,
+    Swept,
     Unchanged,
     Work,
 )
@@ -101,6 +106,21 @@ async def delete(ctx: dict[str, Any], batch: DeleteBatch) -> BatchReport:
     return await _all_documents(ctx["job_try"], batch, outcome)
 
 
+async def sweep(ctx: dict[str, Any], batch: SweepBatch) -> BatchReport:
+    """Remove what scans of folders did not find any more. Raises as `ingest` does."""
+    ingestor: Ingestor = ctx[INGESTOR]
+    ports = ingestor.ports[batch.lane]
+
+    async def delete_one(deletion: Deletion) -> Outcome:
+        async with ingestor.permits.hold(batch.lane):
+            return await pipeline.delete(deletion, ctx[CLAIM].token, ports)
+
+    async def outcome(_: int, scan: Sweep) -> Outcome:
+        return await sweeping.sweep(scan, ports.ledger, delete_one)
+
+    return await _all_documents(ctx["job_try"], batch, outcome)
+
+
 def _order(batch: IngestBatch, index: int) -> tuple[int, int]:
     """Later documents of a batch are newer, where their versions do not say otherwise."""
     return batch.documents[index].version, index
@@ -109,7 +129,7 @@ def _order(batch: IngestBatch, index: int) -> tuple[int, int]:
 async def _all_documents(
     tries: int, batch: Batch, outcome: Callable[[int, Any], Awaitable[Outcome]]
 ) -> BatchReport:
-    documents: Sequence[Document | Deletion] = batch.documents
+    documents: Sequence[Item] = batch.documents
     outcomes = await asyncio.gather(
         *(_as_value(document.doc_id, outcome(i, document)) for i, document in enumerate(documents))
     )
@@ -141,10 +161,11 @@ async def _as_value(doc_id: str, outcome: Awaitable[Outcome]) -> Outcome:
 
 
 def _report(batch: Batch, outcomes: Sequence[Outcome], tries: int) -> BatchReport:
-    documents: Sequence[Document | Deletion] = batch.documents
+    documents: Sequence[Item] = batch.documents
     ends = Counter(map(type, outcomes))
     chunks = [outcome.chunks for outcome in outcomes if isinstance(outcome, Indexed)]
-    chunks += [ChunkCounts(deleted=o.chunks) for o in outcomes if isinstance(o, Deleted)]
+    chunks += [ChunkCounts(deleted=o.chunks) for o in outcomes if isinstance(o, Deleted | Swept)]
+    swept = sum(outcome.documents for outcome in outcomes if isinstance(outcome, Swept))
     letters = [
         letter
         for i, outcome in enumerate(outcomes)
@@ -155,7 +176,7 @@ def _report(batch: Batch, outcomes: Sequence[Outcome], tries: int) -> BatchRepor
             indexed=ends[Indexed],
             unchanged=ends[Unchanged],
             superseded=ends[Superseded],
-            deleted=ends[Deleted],
+            deleted=ends[Deleted] + swept,
             rejected=len(letters),
         ),
         chunks=ChunkCounts(
@@ -167,7 +188,7 @@ def _report(batch: Batch, outcomes: Sequence[Outcome], tries: int) -> BatchRepor
         healed=tuple(
             dead_letter_key(document)
             for document, outcome in zip(documents, outcomes, strict=True)
-            if isinstance(outcome, Indexed | Unchanged | Deleted)
+            if isinstance(outcome, Indexed | Unchanged | Deleted | Swept)
         ),
     )
 

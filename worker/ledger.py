@@ -6,7 +6,7 @@ or by a later attempt at the same one. Qdrant compares and writes in one step, b
 whether it did, so every write is followed by a look.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -20,6 +20,7 @@ from worker.qdrant import Qdrant, applied, check_applied
 
 CHUNK_IDS: Final = "chunk_ids"
 """Field of an entry that is only read when somebody has to clean up: it may be long."""
+WITHOUT_CHUNK_IDS: Final = models.PayloadSelectorExclude(exclude=[CHUNK_IDS])
 FIRST: Final = "first"
 """Field of an entry: nobody wrote this document before."""
 READ_ENTRIES: Final = 256
@@ -74,6 +75,20 @@ class QdrantLedger:
         [(entry, _)] = await self._read([now.key])
         return entry.fence == now.fence
 
+    async def in_folder(self, tenant: str, folder: str) -> AsyncIterator[Sequence[LedgerEntry]]:
+        """The entries of scanned documents in ``folder`` and the folders in it, page by page.
+
+        Deleted documents are in no folder.
+        """
+        only = models.Filter(must=[is_equal("tenant", tenant), is_equal("folders", folder)])
+        async for page in self._pages(only):
+            yield page
+
+    async def entries(self) -> AsyncIterator[Sequence[LedgerEntry]]:
+        """All entries, page by page, also those of deleted documents."""
+        async for page in self._pages(None):
+            yield page
+
     async def count(self) -> int:
         """How many documents the index holds."""
         alive = models.Filter(must_not=[is_equal("state", State.DELETED)])
@@ -81,6 +96,15 @@ class QdrantLedger:
             lambda client: client.count(self._name, count_filter=alive)
         )
         return counted.count
+
+    async def _pages(self, only: models.Filter | None) -> AsyncIterator[Sequence[LedgerEntry]]:
+        offset: models.ExtendedPointId | None = None
+        while True:
+            page = partial(_scroll, self._name, only, offset)
+            records, offset = await self._qdrant.ask(page)
+            yield [msgspec.convert(record.payload, LedgerEntry) for record in records]
+            if offset is None:
+                return
 
     async def _begin_all(
         self, begun: Sequence[tuple[LedgerEntry, Sequence[str]]]
@@ -157,5 +181,19 @@ async def _batch_update(
 async def _retrieve(
     name: str, ids: Sequence[str], client: AsyncQdrantClient
 ) -> list[models.Record]:
-    without = models.PayloadSelectorExclude(exclude=[CHUNK_IDS])
-    return await client.retrieve(name, list(ids), with_payload=without)
+    return await client.retrieve(name, list(ids), with_payload=WITHOUT_CHUNK_IDS)
+
+
+async def _scroll(
+    name: str,
+    only: models.Filter | None,
+    offset: models.ExtendedPointId | None,
+    client: AsyncQdrantClient,
+) -> tuple[list[models.Record], models.ExtendedPointId | None]:
+    return await client.scroll(
+        name,
+        scroll_filter=only,
+        limit=READ_ENTRIES,
+        offset=offset,
+        with_payload=WITHOUT_CHUNK_IDS,
+    )

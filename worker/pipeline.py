@@ -15,7 +15,7 @@ keeps the newest version whole:
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Final, Protocol
@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from broker.contract import ChunkCounts, Deletion, Document
+from broker.paths import folders_of
 from worker.points import Begun, ChunkPoint, DocumentKey, Fence, LedgerEntry, State, chunk_id
 from worker.prepare import Prepared, Unprepared
 
@@ -58,6 +59,14 @@ class Deleted:
 
 
 @dataclass(frozen=True)
+class Swept:
+    """Those documents of a folder that are gone are no longer in the index."""
+
+    documents: int
+    chunks: int
+
+
+@dataclass(frozen=True)
 class Rejected:
     """The document can never be indexed."""
 
@@ -73,7 +82,7 @@ class Retry:
     traceback: str = ""
 
 
-Outcome = Indexed | Unchanged | Superseded | Deleted | Rejected | Retry
+Outcome = Indexed | Unchanged | Superseded | Deleted | Swept | Rejected | Retry
 
 
 class Model(Protocol):
@@ -110,6 +119,8 @@ class Ledger(Protocol):
     async def finish(self, entry: LedgerEntry, chunk_ids: Sequence[str]) -> bool: ...
 
     async def confirm(self, seen: LedgerEntry, now: LedgerEntry) -> bool: ...
+
+    def in_folder(self, tenant: str, folder: str) -> AsyncIterator[Sequence[LedgerEntry]]: ...
 
 
 @dataclass(frozen=True)
@@ -227,7 +238,7 @@ async def _confirm(work: Work, prepared: Unprepared, ports: Ports) -> Outcome:
         version=work.document.version,
         attempt=work.attempt,
         written_ms=_now_ms(),
-        file=prepared.file,
+        **_origin(work.document, prepared),
     )
     if await ports.ledger.confirm(work.entry, now):
         return Unchanged()
@@ -249,7 +260,7 @@ async def _replace(work: Work, prepared: Prepared, ports: Ports, progress: Progr
         chunks=len(chunks),
         state=State.WRITING,
         written_ms=_now_ms(),
-        file=prepared.file,
+        **_origin(document, prepared),
     )
     begun = await ports.ledger.begin(entry, ids)
     if not begun.ours:
@@ -269,6 +280,17 @@ async def _replace(work: Work, prepared: Prepared, ports: Ports, progress: Progr
     return Indexed(
         ChunkCounts(embedded=embedded, reused=len(chunks) - embedded, deleted=len(stale))
     )
+
+
+def _origin(document: Document, prepared: Prepared | Unprepared) -> dict[str, Any]:
+    """The fields of a ledger entry that say where the document came from."""
+    return {
+        "file": prepared.file,
+        "folders": folders_of(document.doc_id) if document.scanned else (),
+        "path": document.path,
+        "media_type": document.media_type,
+        "metadata": document.metadata,
+    }
 
 
 async def _take_away(work: Work, ids: Iterable[str], ports: Ports) -> None:

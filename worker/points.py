@@ -12,6 +12,8 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
+from broker.contract import Document
+
 CHUNK_NAMESPACE: Final = uuid.UUID("2d9f2a52-9d3c-5c58-8a3e-0c8a4e0fb0c7")
 LEDGER_NAMESPACE: Final = uuid.UUID("6f6f2f0e-6f44-5c0f-9d0c-6b1f3a1f9a10")
 
@@ -80,8 +82,10 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
     """What the index holds of one document.
 
     ``attempt`` is the fencing token of the job that wrote it. ``content_hash`` covers everything
-    that is stored of the document, ``file`` names the state of the file it was read from (see
-    `broker.paths.file_state`), ``written_ms`` is Unix time at the worker.
+    that is stored of the document, ``written_ms`` is Unix time at the worker. ``file`` names the
+    state of the file it was read from (see `broker.paths.file_state`). ``folders`` are those that a
+    scan has to find it in (see `broker.paths.folders_of`); a document that was not found by a scan
+    has none. ``path``, ``media_type`` and ``metadata`` are those of the document.
     """
 
     tenant: str
@@ -94,10 +98,30 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
     state: State
     written_ms: int
     file: str | None = None
+    folders: tuple[str, ...] = ()
+    path: str | None = None
+    media_type: str | None = None
+    metadata: dict[str, Any] = {}
 
     @property
     def key(self) -> DocumentKey:
         return DocumentKey(self.tenant, self.doc_id)
+
+    @property
+    def document(self) -> Document | None:
+        """The document as it was indexed; None if its text came with it, and is not at a path."""
+        if self.path is None:
+            return None
+        return Document(
+            doc_id=self.doc_id,
+            version=self.version,
+            source=self.source,
+            tenant=self.tenant,
+            path=self.path,
+            media_type=self.media_type,
+            metadata=self.metadata,
+            scanned=bool(self.folders),
+        )
 
     @property
     def fence(self) -> Fence:

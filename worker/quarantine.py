@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from broker import events
-from broker.contract import Batch, BatchReport, Deletion, Document, bury
+from broker.contract import Batch, BatchReport, Item, bury
 from broker.leases import Claim
 from worker.verdicts import RELEASE, Finish, PutBack, Verdict
 
@@ -30,7 +30,7 @@ async def run_one_by_one(claim: Claim, batch: Batch, run: RunBatch, mark: Mark) 
     """
     log.warning(events.JOB_SUSPECT, job=claim.job_id, crashes=claim.crashes)
     report = BatchReport()
-    documents: Sequence[Document | Deletion] = batch.documents
+    documents: Sequence[Item] = batch.documents
     for index, document in enumerate(documents):
         alone = batch.alone(index)
         if index in claim.culprits:

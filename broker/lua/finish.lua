@@ -30,6 +30,9 @@ local function take()
   return ARGV[at]
 end
 local followed = submission ~= ''
+if followed then
+  redis.call('HINCRBY', counts, 'jobs', -1)
+end
 for _ = 1, take() do
   local field, n = take(), take()
   if followed then

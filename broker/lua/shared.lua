@@ -49,6 +49,7 @@ local function add_job(id, payload, lane, tenant, submission, documents, submiss
   redis.call('ZREM', K.ABORT, id)   -- an abort that was meant for an earlier job of this name
   if submission ~= '' then
     redis.call('HINCRBY', K.SUBMISSION .. submission, 'accepted', documents)
+    redis.call('HINCRBY', K.SUBMISSION .. submission, 'jobs', 1)
     redis.call('EXPIRE', K.SUBMISSION .. submission, submission_seconds)
   end
   make_ready(id, now_ms())

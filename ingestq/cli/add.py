@@ -15,7 +15,7 @@ from broker.contract import Document, FailedDocument
 from broker.queue import JobQueue
 from ingestq.cli.console import configure_logging, err, line, print_json
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.cli.options import Checksum, Json, Paths, Source
+from ingestq.cli.options import AllowMassDelete, Checksum, Json, Paths, Source
 from ingestq.cli.progress import progress_display
 from ingestq.cli.summary import print_summary
 from ingestq.ingestion import Ingestion, Summary
@@ -23,6 +23,7 @@ from ingestq.runtime import open_broker, stop_signals
 from ingestq.settings import Settings
 from producers import files, jsonl
 from producers.files import Sending
+from producers.sightings import Sightings
 
 STDIN = Path("-")
 
@@ -44,18 +45,24 @@ def add(
     source: Source = None,
     inline: Inline = False,
     checksum: Checksum = False,
+    allow_mass_delete: AllowMassDelete = False,
     wait: Wait = False,
     json: Json = False,
 ) -> None:
-    """Queue every file under PATH, or the documents on stdin (-) as JSON Lines."""
+    """Queue every file under PATH, or the documents on stdin (-) as JSON Lines.
+
+    What is gone from a folder since it was last indexed is removed.
+    """
     configure_logging(logging.WARNING)
-    run_command(partial(_add, paths, source, Sending(inline, checksum), wait, json))
+    sending = Sending(inline, checksum)
+    run_command(partial(_add, paths, source, sending, allow_mass_delete, wait, json))
 
 
 async def _add(
     paths: list[Path],
     source: str | None,
     sending: Sending,
+    allow_mass_delete: bool,
     wait: bool,
     as_json: bool,
     settings: Settings,
@@ -72,8 +79,10 @@ async def _add(
 
             with stop_signals(stop):
                 async with asyncio.TaskGroup() as group:
-                    found = _documents(paths, source, sending, broker.queue)
-                    producing = group.create_task(ingestion.produce(found))
+                    sightings = Sightings()
+                    found = _documents(paths, source, sending, sightings, broker.queue)
+                    sweeps = partial(sightings.sweeps, allow_mass_delete=allow_mass_delete)
+                    producing = group.create_task(ingestion.produce(found, sweeps))
                     if wait:
                         group.create_task(ingestion.follow(until_queue_is_empty=False))
             summary = await ingestion.summary(settings.collection)
@@ -85,10 +94,14 @@ async def _add(
 
 
 async def _documents(
-    paths: list[Path], source: str | None, sending: Sending, queue: JobQueue
+    paths: list[Path],
+    source: str | None,
+    sending: Sending,
+    sightings: Sightings,
+    queue: JobQueue,
 ) -> AsyncIterable[Document | FailedDocument]:
     named = [path for path in paths if path != STDIN]
-    async for document in files.observe(named, source, queue.now, sending):
+    async for document in files.observe(named, source, queue.now, sending, sightings):
         yield document
     if STDIN in paths:
         async for document in jsonl.parse(aiofiles.stdin_bytes, queue.now):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from broker.contract import DeadLetter, Deletion, Document, decode_job
+from broker.contract import DeadLetter, Deletion, Document, Sweep, decode_job
 from broker.dead_letters import DeadLetters, LetterFilter, StoredLetter
 from broker.errors import ContractError, UsageError
 from ingestq.cli.console import configure_logging, line, print_json
@@ -172,6 +172,8 @@ def _content(letter: DeadLetter) -> dict[str, Any]:
     [document] = job.known_batch.documents
     if isinstance(document, Deletion):
         return {"version": document.version, "deletion": True, "traceback": letter.traceback}
+    if isinstance(document, Sweep):
+        return {"version": document.version, "sweep": True, "traceback": letter.traceback}
     return {
         "version": document.version,
         "source": document.source,

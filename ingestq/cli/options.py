@@ -18,6 +18,13 @@ Checksum = Annotated[
     bool,
     typer.Option("--checksum", help="Read files even if size and time of modification are known."),
 ]
+AllowMassDelete = Annotated[
+    bool,
+    typer.Option(
+        "--allow-mass-delete",
+        help="Remove what is gone from a folder, even if that is most of it.",
+    ),
+]
 Paths = Annotated[
     list[Path], typer.Argument(metavar="PATH…", help="Files and folders.", show_default=False)
 ]

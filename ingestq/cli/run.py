@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ingestq.cli.console import configure_logging, err
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.cli.options import Checksum, Json, Paths, Source
+from ingestq.cli.options import AllowMassDelete, Checksum, Json, Paths, Source
 from ingestq.cli.progress import progress_display
 from ingestq.cli.summary import print_summary
 from ingestq.ingestion import Ingestion
@@ -15,23 +15,39 @@ from ingestq.runtime import open_broker, open_worker, stop_signals
 from ingestq.settings import Settings
 from producers import files
 from producers.files import Sending
+from producers.sightings import Sightings
 
 
 def run(
-    paths: Paths, source: Source = None, checksum: Checksum = False, json: Json = False
+    paths: Paths,
+    source: Source = None,
+    checksum: Checksum = False,
+    allow_mass_delete: AllowMassDelete = False,
+    json: Json = False,
 ) -> None:
-    """Queue every file under PATH, work the queue empty, and print a summary."""
+    """Queue every file under PATH, work the queue empty, and print a summary.
+
+    What is gone from a folder since it was last indexed is removed.
+    """
     configure_logging(logging.WARNING)
-    run_command(partial(_run, paths, source, Sending(checksum=checksum), json))
+    sending = Sending(checksum=checksum)
+    run_command(partial(_run, paths, source, sending, allow_mass_delete, json))
 
 
 async def _run(
-    paths: list[Path], source: str | None, sending: Sending, as_json: bool, settings: Settings
+    paths: list[Path],
+    source: str | None,
+    sending: Sending,
+    allow_mass_delete: bool,
+    as_json: bool,
+    settings: Settings,
 ) -> ExitCode:
     with progress_display(err, "loading the model") as display:
         async with open_broker(settings) as broker, open_worker(settings, broker) as worker:
             ingestion = Ingestion(broker.queue, display)
-            found = files.observe(paths, source, broker.queue.now, sending)
+            sightings = Sightings()
+            found = files.observe(paths, source, broker.queue.now, sending, sightings)
+            sweeps = partial(sightings.sweeps, allow_mass_delete=allow_mass_delete)
             interrupted = asyncio.Event()
 
             def stop() -> None:
@@ -51,7 +67,7 @@ async def _run(
 
             with stop_signals(stop):
                 async with asyncio.TaskGroup() as group:
-                    producing = group.create_task(ingestion.produce(found))
+                    producing = group.create_task(ingestion.produce(found, sweeps))
                     group.create_task(work())
                     group.create_task(follow())
             summary = await ingestion.summary(settings.collection)

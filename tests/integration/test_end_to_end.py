@@ -47,6 +47,10 @@ def test_documents_come_back_from_a_search(ingestq: Ingestq, documents: Path) ->
         "Which consumers lose electricity first when stored energy gets low?",
         "the miller shuts off the bath-house heaters first",
     )
+    gone = min(documents.iterdir())
+    gone.unlink()
+    assert ingestq("run", documents, "--json").json["documents"]["deleted"] == 1
+    assert str(gone) not in ingestq("search", "anything", "-n", "50", "--json").out
 
 
 def test_the_same_with_the_distributions_own_redis(

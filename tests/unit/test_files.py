@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from broker.contract import INLINE_TEXT_BYTES, Document, FailedDocument
-from producers.files import Found, Sending, _inline, observe, walk
+from producers.files import Found, Root, Sending, _inline, observe, walk
+from producers.sightings import Sightings
 
 BY_PATH = Sending()
 
@@ -21,7 +22,7 @@ async def observed(
     async def clock() -> int:
         return next(ticks)
 
-    return [document async for document in observe(roots, name, clock, sending)]
+    return [document async for document in observe(roots, name, clock, sending, Sightings())]
 
 
 async def test_files_travel_by_their_path_and_state(tmp_path: Path) -> None:
@@ -80,8 +81,8 @@ def test_hidden_entries_are_not_looked_at_unless_named(tmp_path: Path) -> None:
     hidden = tmp_path / ".git" / "config"
     hidden.parent.mkdir()
     hidden.write_text("x")
-    assert list(walk(tmp_path)) == []
-    [found] = walk(hidden)
+    assert list(walk(Root.at(tmp_path))) == []
+    [found] = walk(Root.at(hidden))
     assert found.doc_id == str(hidden)
 
 
@@ -91,7 +92,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
     (tmp_path / "c").symlink_to(tmp_path / "a")
     (tmp_path / "self").symlink_to(tmp_path / "self")
-    found = {Path(entry.doc_id).relative_to(tmp_path): entry for entry in walk(tmp_path)}
+    found = {Path(entry.doc_id).relative_to(tmp_path): entry for entry in walk(Root.at(tmp_path))}
     assert {str(path) for path, e in found.items() if isinstance(e, Found)} == {"a/file", "c/file"}
     assert {str(path) for path, e in found.items() if isinstance(e, FailedDocument)} == {
         "a/b/up",
@@ -102,13 +103,15 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_reported(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 300)
-    assert list(walk(path)) == [FailedDocument(str(path), "cannot be read: File name too long")]
+    assert list(walk(Root.at(path))) == [
+        FailedDocument(str(path), "cannot be read: File name too long")
+    ]
 
 
 async def test_a_file_that_vanishes_between_listing_and_reading(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("a")
-    [found] = walk(tmp_path)
+    [found] = walk(Root.at(tmp_path))
     assert isinstance(found, Found)
     path.unlink()
     failed = await _inline(found, version=1)
