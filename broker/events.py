@@ -8,6 +8,8 @@ WORKER_DRAINING: Final = "worker.draining"
 """fields: running, seconds"""
 WORKER_STOPPED: Final = "worker.stopped"
 """fields: worker"""
+WORKER_HELD: Final = "worker.held"
+"""the collection is being exchanged for another one: no job is begun for some seconds"""
 SERVICE_AWAY: Final = "service.away"
 """fields: error, retry_in; Redis or Qdrant does not answer, work goes on when it does"""
 

@@ -17,6 +17,7 @@ from arq.connections import ArqRedis
 from broker import keys
 from broker.connection import BrokerConfig, awaited, translated
 from broker.contract import BatchReport, FailedDocument, JobResult, Lane
+from broker.handover import ANYWHERE, Destination
 from broker.queue import SUBMISSION_SECONDS, WorkerInfo
 from broker.schedule import Schedule
 from broker.scripts import Scripts
@@ -53,20 +54,32 @@ class Claim:
 
 @dataclass(frozen=True)
 class Claimed:
-    """The answer to a claim. ``drain``: let all jobs end, then a suspect is there to be claimed."""
+    """The answer to a claim. ``drain``: let all jobs end, then a suspect is there to be claimed.
+
+    ``destination`` is there if jobs are for workers of that collection, or for nobody at the moment
+    if it is empty; see `broker.handover`.
+    """
 
     claims: Sequence[Claim]
     drain: bool
+    destination: str | None = None
 
 
 class LeaseQueue:
-    """The queue as a worker sees it.
+    """The queue as a worker sees it; ``destination`` is what it writes to, if that may change.
 
     Every method raises BrokerUnavailable while Redis cannot be used.
     """
 
-    def __init__(self, redis: ArqRedis, config: BrokerConfig, lease_seconds: float) -> None:
+    def __init__(
+        self,
+        redis: ArqRedis,
+        config: BrokerConfig,
+        lease_seconds: float,
+        destination: Destination = ANYWHERE,
+    ) -> None:
         self.redis = redis
+        self.destination = destination
         self.lease_seconds = lease_seconds
         self._config = config
         self._lease_ms = int(lease_seconds * 1000)
@@ -80,10 +93,11 @@ class LeaseQueue:
         then a suspect, alone. Where both lanes have jobs, three of four are interactive ones.
         """
         with self._translated():
-            rows, drain = await self._scripts.claim(
-                args=[worker_id, n, bulk, running, self._lease_ms]
+            rows, drain, *elsewhere = await self._scripts.claim(
+                args=[worker_id, n, bulk, running, self._lease_ms, *self.destination]
             )
-        return Claimed([_claim(*row) for row in rows], bool(drain))
+        destination = elsewhere[0].decode() if elsewhere else None
+        return Claimed([_claim(*row) for row in rows], bool(drain), destination)
 
     async def renew(self, claims: Sequence[Claim]) -> frozenset[int]:
         """Renew the leases of ``claims``; answers the tokens of those that are lost."""

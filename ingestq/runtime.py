@@ -94,6 +94,7 @@ async def open_worker(settings: Settings, broker: Broker) -> "AsyncIterator[Leas
     from arq.worker import func
 
     from broker.contract import DELETE, INGEST, SWEEP, Lane
+    from broker.handover import Destination
     from broker.leases import LeaseQueue
     from worker.collection import open_collection
     from worker.fingerprint import fingerprint
@@ -119,7 +120,12 @@ async def open_worker(settings: Settings, broker: Broker) -> "AsyncIterator[Leas
                 func(delete, name=DELETE),
                 func(sweep, name=SWEEP),
             ],
-            leases=LeaseQueue(broker.redis, broker.config, settings.lease_seconds),
+            leases=LeaseQueue(
+                broker.redis,
+                broker.config,
+                settings.lease_seconds,
+                Destination(names.alias, names.chunks),
+            ),
             max_jobs=JOBS_PER_CHILD * settings.pool_size,
             drain_seconds=settings.drain_seconds,
             ctx={INGESTOR: Ingestor(ports, permits)},

@@ -23,7 +23,8 @@ from arq.worker import Function, Worker
 
 from broker import events
 from broker.contract import Lane
-from broker.errors import BrokerUnavailable, UsageError
+from broker.errors import BrokerUnavailable, CollectionMismatch, UsageError
+from broker.handover import NOBODY
 from broker.leases import Claim, LeaseQueue
 from broker.queue import WorkerInfo
 from worker.cron import CronTable
@@ -42,6 +43,8 @@ RENEWALS_PER_LEASE: Final = 3
 MOST_RUNS: Final = 2
 """A job that only waits for its verdict to be written down takes no slot, but there is a bound: so
 many times the slots."""
+HELD_SECONDS: Final = 0.5
+"""How often a worker that is held back asks again."""
 ABORT_SECONDS: Final = 0.5
 """How often a worker looks whether one of its jobs is to be aborted."""
 
@@ -113,6 +116,7 @@ class LeaseWorker(Worker):
         self._drained = asyncio.Event()
         self._slot_freed = asyncio.Event()
         self._listening: dict[Lane, asyncio.Task[None]] = {}
+        self._held = False
         self._fatal: UsageError | None = None
         hooks = JobHooks(self.on_job_start, self.on_job_end, self.after_job_end)
         self._runner = JobRunner(self.functions, leases, hooks, self.ctx)
@@ -188,6 +192,10 @@ class LeaseWorker(Worker):
                 claimed = await self._leases.claim(
                     self.id, free, bulk=bulk, running=len(self._runs)
                 )
+                if claimed.destination is not None:
+                    await self._not_ours(claimed.destination)
+                    continue
+                self._held = False
                 for claim in claimed.claims:
                     self._start(claim, group)
                 if claimed.drain:
@@ -197,6 +205,22 @@ class LeaseWorker(Worker):
             except BrokerUnavailable as error:
                 log.warning(events.SERVICE_AWAY, error=str(error), retry_in=BROKER_RETRY_SECONDS)
                 await _happens_within(self._stopping, jittered(BROKER_RETRY_SECONDS))
+
+    async def _not_ours(self, destination: str) -> None:
+        """Jobs are for workers of another collection: stop, or wait while it is exchanged."""
+        if destination == NOBODY:
+            if not self._held:
+                log.info(events.WORKER_HELD, worker=self.id)
+            self._held = True
+            await _happens_within(self._stopping, HELD_SECONDS)
+        else:
+            alias, mine = self._leases.destination
+            self._fatal = CollectionMismatch(
+                f"{alias!r} is now {destination!r}; this worker was started for {mine!r}. Set "
+                "INGESTQ_MODEL and INGESTQ_CHUNK_TOKENS to what it was rebuilt with, and start "
+                "the worker again; if the rebuilding was interrupted, end it: `ingestq reindex`"
+            )
+            self.stop()
 
     def _has_suspect(self) -> bool:
         return any(run.claim.suspect for run in self._runs.values())

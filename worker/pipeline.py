@@ -125,11 +125,15 @@ class Ledger(Protocol):
 
 @dataclass(frozen=True)
 class Ports:
-    """The pipeline's neighbours."""
+    """The pipeline's neighbours.
+
+    A ``donor`` has vectors of the same model: what it has need not be embedded.
+    """
 
     model: Model
     chunks: Chunks
     ledger: Ledger
+    donor: Chunks | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,7 @@ async def ingest(work: Work, ports: Ports, progress: Progress) -> Outcome:
     prepared = await ports.model.prepare(work.document, known_hash)
     if isinstance(prepared, Unprepared):
         return await _confirm(work, prepared, ports)
-    return await _replace(work, prepared, ports, progress)
+    return await replace(work, prepared, ports, progress)
 
 
 async def delete(deletion: Deletion, attempt: int, ports: Ports) -> Outcome:
@@ -245,7 +249,13 @@ async def _confirm(work: Work, prepared: Unprepared, ports: Ports) -> Outcome:
     return Retry("another worker changed the document meanwhile", counts=False)
 
 
-async def _replace(work: Work, prepared: Prepared, ports: Ports, progress: Progress) -> Outcome:
+async def replace(
+    work: Work, prepared: Prepared, ports: Ports, progress: Progress
+) -> Indexed | Superseded:
+    """Make the index equal to what was ``prepared`` of the document.
+
+    May be repeated after any interruption. Raises what its neighbours raise.
+    """
     document = work.document
     chunks = _identify(work, prepared)
     ids = [chunk.id for chunk in chunks]
@@ -305,6 +315,9 @@ async def _write_slice(
     """Upsert ``chunks``, with the vectors they have where they have one; how many had none."""
     vectors: dict[str, Sequence[float]] = {}
     vectors.update(await ports.chunks.vectors(c.id for c in chunks if c.id in before))
+    if ports.donor is not None:
+        missing = [chunk.id for chunk in chunks if chunk.id not in vectors]
+        vectors.update(await ports.donor.vectors(missing))
     new = [chunk for chunk in chunks if chunk.id not in vectors]
     if new:
         rows = await ports.model.embed([chunk.text for chunk in new])
