@@ -66,12 +66,16 @@ async def open_collection(qdrant: Qdrant, alias: str, mine: Fingerprint) -> Coll
     """
     await _check_version(qdrant)
     names = CollectionNames.of(alias, mine.digest)
-    target = await _alias_target(qdrant, alias)
+    target = await alias_target(qdrant, alias)
     if target is None:
         await _refuse_foreign(qdrant, alias, mine)
     else:
         await check_fingerprint(qdrant, CollectionNames.at(alias, target), mine)
-    await _create(qdrant, names, mine)
+    await make_collection(qdrant, names, mine)
+    if target is None:
+        await qdrant.ask(
+            lambda client: client.update_collection_aliases([stands_for(alias, names)])
+        )
     return names
 
 
@@ -93,7 +97,7 @@ def is_supported(version: str) -> bool:
 
 async def find_collection(qdrant: Qdrant, alias: str) -> CollectionNames | None:
     """The collection under ``alias``, or None if nothing was ever indexed under that name."""
-    target = await _alias_target(qdrant, alias)
+    target = await alias_target(qdrant, alias)
     return None if target is None else CollectionNames.at(alias, target)
 
 
@@ -103,7 +107,8 @@ async def check_fingerprint(qdrant: Qdrant, names: CollectionNames, mine: Finger
         raise CollectionMismatch(await _difference(qdrant, names, mine))
 
 
-async def _stored_fingerprint(qdrant: Qdrant, names: CollectionNames) -> Fingerprint | None:
+async def stored_fingerprint(qdrant: Qdrant, names: CollectionNames) -> Fingerprint | None:
+    """What a collection was made with; None if that was not this version of ingestq."""
     info = await qdrant.ask(lambda client: client.get_collection(names.chunks))
     stored = (info.config.metadata or {}).get(FINGERPRINT_KEY)
     try:
@@ -112,7 +117,8 @@ async def _stored_fingerprint(qdrant: Qdrant, names: CollectionNames) -> Fingerp
         return None
 
 
-async def _alias_target(qdrant: Qdrant, alias: str) -> str | None:
+async def alias_target(qdrant: Qdrant, alias: str) -> str | None:
+    """Name of the collection that ``alias`` stands for."""
     aliases = await qdrant.ask(lambda client: client.get_aliases())
     return next((a.collection_name for a in aliases.aliases if a.alias_name == alias), None)
 
@@ -131,7 +137,7 @@ async def _refuse_foreign(qdrant: Qdrant, alias: str, mine: Fingerprint) -> None
 
 
 async def _difference(qdrant: Qdrant, names: CollectionNames, mine: Fingerprint) -> str:
-    theirs = await _stored_fingerprint(qdrant, names)
+    theirs = await stored_fingerprint(qdrant, names)
     if theirs is None:
         what = f"it is an alias of {names.chunks!r}, which this version of ingestq did not make"
     else:
@@ -146,7 +152,8 @@ async def _difference(qdrant: Qdrant, names: CollectionNames, mine: Fingerprint)
     )
 
 
-async def _create(qdrant: Qdrant, names: CollectionNames, mine: Fingerprint) -> None:
+async def make_collection(qdrant: Qdrant, names: CollectionNames, mine: Fingerprint) -> None:
+    """Make sure that a collection with its ledger exists, under no alias yet."""
     metadata: dict[str, Any] = {FINGERPRINT_KEY: msgspec.structs.asdict(mine)}
     vectors = models.VectorParams(size=mine.dimension, distance=models.Distance.COSINE)
     created = await _create_once(qdrant, names.chunks, vectors, metadata)
@@ -154,7 +161,6 @@ async def _create(qdrant: Qdrant, names: CollectionNames, mine: Fingerprint) -> 
     await qdrant.ask(partial(_create_payload_indexes, names.chunks, PAYLOAD_INDEXES))
     await _create_once(qdrant, names.ledger, {}, metadata)
     await qdrant.ask(partial(_create_payload_indexes, names.ledger, LEDGER_INDEXES))
-    await qdrant.ask(lambda client: client.update_collection_aliases([_alias(names)]))
     if created:
         log.info(
             events.COLLECTION_CREATED,
@@ -198,7 +204,8 @@ async def _create_once(
         raise
 
 
-def _alias(names: CollectionNames) -> models.CreateAliasOperation:
+def stands_for(alias: str, names: CollectionNames) -> models.CreateAliasOperation:
+    """Let ``alias`` stand for a collection, whatever it stood for before."""
     return models.CreateAliasOperation(
-        create_alias=models.CreateAlias(collection_name=names.chunks, alias_name=names.alias)
+        create_alias=models.CreateAlias(collection_name=names.chunks, alias_name=alias)
     )

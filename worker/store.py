@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 import msgspec
 from qdrant_client import AsyncQdrantClient, models
@@ -18,6 +18,13 @@ UPSERT_BYTES: Final = 8 * 1024 * 1024
 """Well under the 32 MB that a server accepts in one request."""
 JSON_FLOAT_BYTES: Final = 22
 READ_POINTS: Final = 256
+
+
+class StoredText(NamedTuple):
+    """What the index holds of a document."""
+
+    text: str
+    title: str | None
 
 
 class QdrantStore:
@@ -66,6 +73,30 @@ class QdrantStore:
             if offset is None:
                 return frozenset(ids)
 
+    async def stored_text(self, key: DocumentKey) -> StoredText:
+        """The text of all chunks of a document, one after the other, and its title."""
+        chunks: list[tuple[int, str]] = []
+        title: str | None = None
+        offset: models.ExtendedPointId | None = None
+        while True:
+            page = partial(_scroll_texts, self._name, _document(key), offset)
+            records, offset = await self._qdrant.ask(page)
+            for payload in (record.payload or {} for record in records):
+                chunks.append((payload["chunk_index"], payload["page_content"]))
+                title = payload["metadata"].get("title")
+            if offset is None:
+                return StoredText("\n\n".join(text for _, text in sorted(chunks)), title)
+
+    async def sample(self, n: int) -> list[str]:
+        """The texts of up to ``n`` chunks, at random."""
+        any_chunk = models.SampleQuery(sample=models.Sample.RANDOM)
+        response = await self._qdrant.ask(
+            lambda client: client.query_points(
+                self._name, query=any_chunk, limit=n, with_payload=["page_content"]
+            )
+        )
+        return [(point.payload or {})["page_content"] for point in response.points]
+
     async def count(self) -> int:
         """How many chunks there are."""
         return (await self._qdrant.ask(lambda client: client.count(self._name))).count
@@ -107,6 +138,18 @@ async def _scroll_ids(
 ) -> tuple[list[models.Record], models.ExtendedPointId | None]:
     return await client.scroll(
         name, scroll_filter=of, limit=READ_POINTS, offset=offset, with_payload=False
+    )
+
+
+async def _scroll_texts(
+    name: str,
+    of: models.Filter,
+    offset: models.ExtendedPointId | None,
+    client: AsyncQdrantClient,
+) -> tuple[list[models.Record], models.ExtendedPointId | None]:
+    fields = ["chunk_index", "page_content", "metadata"]
+    return await client.scroll(
+        name, scroll_filter=of, limit=READ_POINTS, offset=offset, with_payload=fields
     )
 
 

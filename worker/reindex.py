@@ -1,0 +1,277 @@
+"""Builds a collection beside the live one, keeps it up to date, and exchanges the two.
+
+The ledger of the live collection says what has to be in the new one: `Rebuild.catch_up` goes
+through it and brings over whatever differs, as often as it takes. So writes that arrive meanwhile
+reach both, and a rebuild that was interrupted goes on where it was. For the exchange the queue is
+closed to workers for some seconds (see `broker.handover`): nothing is written while the last
+differences are brought over, and from then on workers write to the new collection only. Readers of
+the alias see one collection or the other, each complete.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
+
+import msgspec
+
+from broker.contract import ChunkCounts, Deletion, Document
+from broker.errors import CollectionMismatch, DocumentRejected
+from broker.handover import Handover
+from broker.queue import QueueDepth
+from worker import pipeline
+from worker.collection import CollectionNames, find_collection
+from worker.exchange import exchange
+from worker.ledger import QdrantLedger
+from worker.pipeline import Indexed, Model, Outcome, Ports, Work
+from worker.points import LedgerEntry, State
+from worker.prepare import Prepared
+from worker.qdrant import Qdrant
+from worker.store import QdrantStore
+
+PLAIN_TEXT: Final = "text/plain"
+MARKDOWN: Final = "text/markdown"
+FEW_CHANGES: Final = 100
+"""So many documents are brought over within seconds: the queue may be closed for them."""
+QUIET_SECONDS: Final = 20.0
+"""How long the queue stays closed for jobs that run to end; then it opens again for a while."""
+OPEN_SECONDS: Final = 60.0
+POLL_SECONDS: Final = 0.1
+SAMPLES: Final = 20
+SAMPLE_HITS: Final = 10
+FOUND_SHARE: Final = 0.9
+"""Of chunks that are searched for by their own text, so many are among the first hits."""
+
+
+class QueryModel(Protocol):
+    """A question in, a vector out; see `worker.embedding.pool.ModelPool`."""
+
+    async def embed_query(self, text: str) -> list[float]: ...
+
+
+class Queue(Protocol):
+    """Tells how many jobs run; see `broker.queue.JobQueue`."""
+
+    async def depth(self) -> QueueDepth: ...
+
+
+@dataclass(frozen=True)
+class Side:
+    """A collection with its ledger."""
+
+    names: CollectionNames
+    chunks: QdrantStore
+    ledger: QdrantLedger
+
+    @classmethod
+    def of(cls, qdrant: Qdrant, names: CollectionNames) -> "Side":
+        return cls(names, QdrantStore(qdrant, names.chunks), QdrantLedger(qdrant, names.ledger))
+
+
+@dataclass
+class Pass:
+    """One way through the ledger of the live collection.
+
+    ``documents`` are indexed there, and ``chunks`` is what the new collection should have of them.
+    ``changed`` documents had to be brought over, ``unsettled`` ones are being written at the
+    moment. ``failed`` are ids with the reason why they cannot be brought over.
+    """
+
+    documents: int = 0
+    chunks: int = 0
+    changed: int = 0
+    unsettled: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """The alias now stands for the new collection."""
+
+    documents: int
+    chunks: int
+
+
+@dataclass(frozen=True)
+class NotExchanged:
+    """The new collection is not as it should be; the alias stands for the old one as before."""
+
+    reasons: Sequence[str]
+
+
+Progress = Callable[[int, ChunkCounts], None]
+"""Called with the documents that were looked at since, and what was done to their chunks."""
+
+
+class Rebuild:
+    """Makes ``new`` hold what ``live`` holds, with up to ``at_once`` documents in work.
+
+    ``reuse`` says that vectors of ``live`` are as good as new ones. Raises what `Qdrant` raises.
+    """
+
+    def __init__(
+        self,
+        live: Side,
+        new: Side,
+        model: Model,
+        *,
+        reuse: bool,
+        at_once: int,
+        progress: Progress,
+    ) -> None:
+        self.live = live
+        self.new = new
+        donor = live.chunks if reuse else None
+        self._ports = Ports(model, new.chunks, new.ledger, donor)
+        self._permits = asyncio.Semaphore(at_once)
+        self._progress = progress
+
+    async def catch_up(self) -> Pass:
+        """Bring over every document that differs."""
+        seen = Pass()
+        async for entries in self.live.ledger.entries():
+            known = await self.new.ledger.look_up(entry.key for entry in entries)
+            async with asyncio.TaskGroup() as group:
+                for entry in entries:
+                    await self._permits.acquire()
+                    bringing = group.create_task(self._look_at(entry, known.get(entry.key), seen))
+                    bringing.add_done_callback(lambda _: self._permits.release())
+        return seen
+
+    async def _look_at(self, entry: LedgerEntry, known: LedgerEntry | None, seen: Pass) -> None:
+        seen.documents += entry.indexed
+        if known is not None and known.indexed:
+            seen.chunks += known.chunks
+        done = ChunkCounts()
+        if entry.state in (State.WRITING, State.DELETING):
+            seen.unsettled += 1
+        elif known is None or (known.fence, known.state) != (entry.fence, entry.state):
+            seen.changed += 1
+            try:
+                outcome = await self._bring_over(entry, known)
+            except DocumentRejected as error:
+                seen.failed[entry.doc_id] = str(error)
+            else:
+                done = outcome.chunks if isinstance(outcome, Indexed) else done
+        self._progress(1, done)
+
+    async def _bring_over(self, entry: LedgerEntry, known: LedgerEntry | None) -> Outcome | None:
+        if entry.state is State.DELETED:
+            gone = Deletion(doc_id=entry.doc_id, version=entry.version, tenant=entry.tenant)
+            return await pipeline.delete(gone, entry.attempt, self._ports)
+        if known is not None and known.indexed and known.content_hash == entry.content_hash:
+            # Nothing but the version is new: somebody looked, and found it unchanged.
+            now = msgspec.structs.replace(entry, chunks=known.chunks)
+            await self.new.ledger.confirm(known, now)
+            return None
+        if known is not None and known.state is State.WRITING:
+            # A rebuild was interrupted here. It wrote under the same fence as this one does.
+            left = await self.new.chunks.ids_of(entry.key)
+            await self.new.chunks.delete(left, known.fence)
+        document, prepared = await self._read(entry)
+        work = Work(document, known, entry.attempt)
+        return await pipeline.replace(work, prepared, self._ports, lambda done, known: None)
+
+    async def _read(self, entry: LedgerEntry) -> tuple[Document, Prepared]:
+        """The document from its source or, if that is gone or another by now, from its chunks."""
+        if entry.document is not None:
+            try:
+                prepared = await self._ports.model.prepare(entry.document, None)
+            except DocumentRejected:
+                prepared = None
+            if isinstance(prepared, Prepared) and prepared.content_hash == entry.content_hash:
+                return entry.document, prepared
+        return await self._read_stored(entry)
+
+    async def _read_stored(self, entry: LedgerEntry) -> tuple[Document, Prepared]:
+        stored = await self.live.chunks.stored_text(entry.key)
+        plain = entry.media_type in (None, PLAIN_TEXT)
+        document = Document(
+            doc_id=entry.doc_id,
+            version=entry.version,
+            source=entry.source,
+            tenant=entry.tenant,
+            text=stored.text,
+            media_type=PLAIN_TEXT if plain else MARKDOWN,
+            metadata=entry.metadata,
+            scanned=bool(entry.folders),
+        )
+        prepared = await self._ports.model.prepare(document, None)
+        assert isinstance(prepared, Prepared), "nothing is known of it"
+        original = entry.document or msgspec.structs.replace(
+            document, text="", media_type=entry.media_type
+        )
+        return original, replace(
+            prepared, content_hash=entry.content_hash, file=entry.file, title=stored.title
+        )
+
+    async def is_alike(self, seen: Pass) -> NotExchanged | None:
+        """Whether the new collection has as many chunks as it should, after a last pass."""
+        chunks = await self.new.chunks.count()
+        if chunks == seen.chunks:
+            return None
+        return NotExchanged([f"it holds {chunks:,} chunks, and should hold {seen.chunks:,}"])
+
+    async def answers(self, model: QueryModel) -> NotExchanged | None:
+        """Whether chunks of the new collection are found by their own text."""
+        texts = await self.new.chunks.sample(SAMPLES)
+        found = 0
+        for text in texts:
+            hits = await self.new.chunks.search(await model.embed_query(text), SAMPLE_HITS)
+            found += any(hit.text == text for hit in hits)
+        if found >= FOUND_SHARE * len(texts):
+            return None
+        return NotExchanged([f"only {found} of {len(texts)} chunks were found by their own text"])
+
+
+async def reindex(
+    rebuild: Rebuild, qdrant: Qdrant, queue: Queue, handover: Handover, model: QueryModel
+) -> Rebuilt | NotExchanged:
+    """Build the new collection, and let the alias stand for it once it is complete.
+
+    May be repeated after any interruption. Raises CollectionMismatch if the alias was changed by
+    somebody else meanwhile.
+    """
+    while True:
+        seen = await rebuild.catch_up()
+        if seen.failed:
+            return NotExchanged([f"{doc_id}: {reason}" for doc_id, reason in seen.failed.items()])
+        if seen.changed > FEW_CHANGES:
+            continue
+        if (refused := await rebuild.answers(model)) is not None:
+            return refused
+        async with handover.closed(rebuild.live.names.chunks):
+            if await _becomes_quiet(queue):
+                return await _exchange(rebuild, qdrant, handover)
+        await asyncio.sleep(OPEN_SECONDS)
+
+
+async def _becomes_quiet(queue: Queue) -> bool:
+    """Whether all jobs end before others have to wait too long."""
+    try:
+        async with asyncio.timeout(QUIET_SECONDS):
+            while (await queue.depth()).in_flight:  # noqa: ASYNC110 - the jobs run elsewhere
+                await asyncio.sleep(POLL_SECONDS)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _exchange(rebuild: Rebuild, qdrant: Qdrant, handover: Handover) -> Rebuilt | NotExchanged:
+    """To be called while nothing is written."""
+    seen = await rebuild.catch_up()
+    while seen.changed and not seen.failed:
+        seen = await rebuild.catch_up()
+    if seen.failed:
+        return NotExchanged([f"{doc_id}: {reason}" for doc_id, reason in seen.failed.items()])
+    if (refused := await rebuild.is_alike(seen)) is not None:
+        return refused
+    live, new = rebuild.live.names, rebuild.new.names
+    if await find_collection(qdrant, live.alias) != live:
+        raise CollectionMismatch(
+            f"{live.alias!r} was changed by somebody else meanwhile: it is not {live.chunks!r} now"
+        )
+    # If this process dies before the next line is done, no worker writes until it is run again.
+    await handover.to(new.chunks)
+    await exchange(qdrant, live, new)
+    return Rebuilt(seen.documents, seen.chunks)
