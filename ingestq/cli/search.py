@@ -55,6 +55,6 @@ async def _hits(query: str, limit: int, settings: Settings) -> "list[Hit]":
         if names is None:
             return []
         async with open_model(settings, processes=1) as model:
-            await check_fingerprint(qdrant, names, fingerprint(model.info))
-            vector = await model.embed_query(query)
-        return await QdrantStore(qdrant, names.chunks).search(vector, limit)
+            await check_fingerprint(qdrant, names, fingerprint(model.info, settings.collection_schema))
+            vector = (await model.embed_query(query)).dense
+        return await QdrantStore(qdrant, names.chunks, settings.vector_name).search(vector, limit)

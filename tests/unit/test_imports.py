@@ -10,6 +10,7 @@ HEAVY = {
     "numpy",
     "pebble",
     "qdrant_client",
+    "qdrant_edge",
     "sentence_transformers",
     "tokenizers",
     "torch",
@@ -34,7 +35,7 @@ def test_producing_loads_no_model_parser_or_store(statement: str) -> None:
     assert HEAVY.isdisjoint(loaded.stdout.split())
 
 
-def test_the_process_that_runs_the_event_loop_loads_no_torch() -> None:
+def test_the_process_that_runs_the_event_loop_loads_no_model() -> None:
     script = (
         "import worker.jobs, worker.lease_worker, worker.store, worker.ledger, worker.collection, "
         "worker.embedding.pool\nimport sys; print(*sys.modules)"
@@ -42,4 +43,5 @@ def test_the_process_that_runs_the_event_loop_loads_no_torch() -> None:
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert {"sentence_transformers", "torch", "transformers"}.isdisjoint(loaded.stdout.split())
+    models = {"qdrant_edge", "sentence_transformers", "torch", "transformers"}
+    assert models.isdisjoint(loaded.stdout.split())
