@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+LARGEST_LIMIT: Final = 1000
 
 
 class Mode(StrEnum):

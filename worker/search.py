@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from broker.errors import UsageError
+from broker.errors import WrongQuestion
 from broker.question import Mode, Question
 from worker.collection import CollectionNames, check_searchable
 from worker.embedding.models import ModelInfo
@@ -25,12 +25,12 @@ async def search(
 ) -> list[Hit]:
     """The chunks that answer ``question``, best first.
 
-    Raises CollectionMismatch if the collection was made with another model, and UsageError if it
-    has no sparse vectors and nothing else may be searched.
+    Raises CollectionMismatch if the collection was made with another model, and WrongQuestion
+    if it has no sparse vectors and nothing else may be searched.
     """
     made_with = await check_searchable(qdrant, names, model.info)
     if question.mode is Mode.SPARSE and not made_with.sparse:
-        raise UsageError(
+        raise WrongQuestion(
             f"the collection {names.alias!r} has no sparse vectors: it was made with "
             "INGESTQ_HYBRID=false, so it can only be searched by meaning (dense)"
         )

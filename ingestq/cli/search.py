@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from broker.errors import UsageError
-from broker.question import MetadataIs, Mode, Question, Where, parse_condition
+from broker.question import LARGEST_LIMIT, MetadataIs, Mode, Question, Where, parse_condition
 from ingestq.cli.console import configure_logging, err, line, print_json
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 EXCERPT_CHARACTERS: Final = 500
 
 Query = Annotated[str, typer.Argument(metavar="QUERY", show_default=False)]
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="Hits at most.")]
+Limit = Annotated[
+    int, typer.Option("--limit", "-n", min=1, max=LARGEST_LIMIT, help="Hits at most.")
+]
 Dense = Annotated[bool, typer.Option("--dense", help="Search by meaning only.")]
 Sparse = Annotated[bool, typer.Option("--sparse", help="Search by words only (BM25).")]
 Filters = Annotated[

@@ -18,7 +18,7 @@ from langchain_qdrant import QdrantVectorStore
 from qdrant_client import AsyncQdrantClient, models
 
 from broker.contract import ChunkCounts, Document, Lane
-from broker.errors import CollectionMismatch, StoreRejected, UsageError
+from broker.errors import CollectionMismatch, StoreRejected, WrongQuestion
 from broker.question import Mode, Question, Where, parse_condition
 from tests.qdrant_standin import qdrant_standin
 from worker.collection import CollectionNames, open_collection
@@ -216,7 +216,7 @@ async def test_a_collection_without_sparse_vectors_is_searched_by_meaning(place:
     await shop.put("ropes of silk")
     for mode in (Mode.HYBRID, Mode.DENSE):
         assert await shop.ask("ropes hemp", mode) == ["ropes of silk", "geese and hemp"]
-    with pytest.raises(UsageError, match="INGESTQ_HYBRID=false"):
+    with pytest.raises(WrongQuestion, match="INGESTQ_HYBRID=false"):
         await shop.ask("ropes hemp", Mode.SPARSE)
 
 
