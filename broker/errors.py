@@ -3,7 +3,8 @@
 IngestqError
 ├── UsageError            wrong setting or request: the user has to change something (exit 2)
 │   ├── ModelUnavailable  the embedding model cannot be loaded
-│   └── CollectionMismatch  the collection was built another way than this worker would write
+│   ├── CollectionMismatch  the collection was built another way than this worker would write
+│   └── WrongQuestion     the collection cannot be searched that way
 ├── ServiceUnavailable    a service does not answer: the same request may succeed later (exit 3)
 │   ├── BrokerUnavailable Redis
 │   └── StoreUnavailable  Qdrant
@@ -32,6 +33,10 @@ class ModelUnavailable(UsageError):
 
 class CollectionMismatch(UsageError):
     """The collection in Qdrant was built with another model or chunking than is configured."""
+
+
+class WrongQuestion(UsageError):
+    """The collection cannot be searched in the way that was asked for."""
 
 
 class ServiceUnavailable(IngestqError):

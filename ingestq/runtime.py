@@ -80,7 +80,9 @@ async def open_model(settings: Settings, processes: int) -> "AsyncIterator[Model
     """Start the pool. Raises ModelUnavailable if the model cannot be loaded."""
     from worker.embedding.pool import EmbeddingConfig, ModelPool
 
-    config = EmbeddingConfig(settings.model, processes, settings.max_document_bytes)
+    config = EmbeddingConfig(
+        settings.model, processes, settings.max_document_bytes, settings.hybrid
+    )
     async with ModelPool(config) as model:
         yield model
 
@@ -107,9 +109,12 @@ async def open_worker(settings: Settings, broker: Broker) -> "AsyncIterator[Leas
     from worker.store import QdrantStore
 
     async with open_qdrant(settings) as qdrant, open_model(settings, settings.pool_size) as model:
-        names = await open_collection(qdrant, settings.collection, fingerprint(model.info))
+        schema = settings.collection_schema
+        names = await open_collection(
+            qdrant, settings.collection, fingerprint(model.info, schema), schema.storage
+        )
         patient = PatientQdrant(qdrant)
-        chunks = QdrantStore(patient, names.chunks)
+        chunks = QdrantStore(patient, names.chunks, schema.vector_name)
         ledger = QdrantLedger(patient, names.ledger)
         ports = {lane: Ports(model.in_lane(lane), chunks, ledger) for lane in Lane}
         documents = DOCUMENTS_PER_CHILD * settings.pool_size

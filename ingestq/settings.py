@@ -5,7 +5,7 @@ This is the only place that reads the environment. Everything else is given a fr
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -18,6 +18,7 @@ from pydantic_settings import (
 from broker.connection import BrokerConfig
 from broker.errors import UsageError
 from worker.embedding.models import DEFAULT_MODEL
+from worker.schema import SPARSE_NAME, Quantization, Schema, Storage
 
 PREFIX: Final = "INGESTQ_"
 FILE: Final = Path("ingestq.toml")
@@ -36,6 +37,10 @@ class Settings(BaseSettings):
     qdrant_api_key: str | None = None
     collection: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "documents"
     model: Annotated[str, Field(min_length=1)] = DEFAULT_MODEL
+    vector_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$")] = ""
+    hybrid: bool = True
+    quantization: Literal["none", "scalar", "binary"] = "none"
+    on_disk: bool = False
     data_dir: Path = Path(".ingestq")
     api_host: str = "127.0.0.1"
     api_port: Annotated[int, Field(ge=0, le=65_535)] = 8765
@@ -52,6 +57,13 @@ class Settings(BaseSettings):
     def _absolute(cls, path: Path) -> Path:
         return path.expanduser().absolute()
 
+    @field_validator("vector_name")
+    @classmethod
+    def _not_the_sparse_one(cls, name: str) -> str:
+        if name == SPARSE_NAME:
+            raise ValueError("this is the name of the sparse vector")
+        return name
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -67,6 +79,12 @@ class Settings(BaseSettings):
     def broker(self, url: str) -> BrokerConfig:
         """The broker's part, with Redis at ``url``."""
         return BrokerConfig(url, self.max_queue_jobs, self.max_queue_bytes)
+
+    @property
+    def collection_schema(self) -> Schema:
+        """How chunks are stored."""
+        quantization = None if self.quantization == "none" else Quantization(self.quantization)
+        return Schema(self.vector_name, self.hybrid, Storage(quantization, self.on_disk))
 
 
 def cores() -> int:

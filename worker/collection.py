@@ -16,8 +16,10 @@ from qdrant_client import AsyncQdrantClient, models
 
 from broker import events
 from broker.errors import CollectionMismatch, StoreRejected, UsageError
-from worker.fingerprint import Fingerprint
-from worker.qdrant import Qdrant, applied
+from worker.embedding.models import ModelInfo
+from worker.fingerprint import Fingerprint, fingerprint
+from worker.qdrant import Qdrant, Request, applied
+from worker.schema import DEFAULT_STORAGE, SPARSE_NAME, Quantization, Schema, Storage
 
 log = structlog.get_logger()
 
@@ -34,6 +36,23 @@ LEDGER_INDEXES: Final = {
     "tenant": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
 }
 FINGERPRINT_KEY: Final = "fingerprint"
+SETTINGS: Final = {
+    "model": "INGESTQ_MODEL",
+    "max_tokens": "INGESTQ_CHUNK_TOKENS",
+    "vector_name": "INGESTQ_VECTOR_NAME",
+    "sparse": "INGESTQ_HYBRID",
+}
+"""The settings that fields of a fingerprint follow from."""
+QUANTIZATIONS: Final[dict[Quantization | None, models.QuantizationConfig | None]] = {
+    # Kept in memory whatever becomes of the vectors themselves: that is what they are for.
+    None: None,
+    Quantization.SCALAR: models.ScalarQuantization(
+        scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
+    ),
+    Quantization.BINARY: models.BinaryQuantization(
+        binary=models.BinaryQuantizationConfig(always_ram=True)
+    ),
+}
 OLDEST_QDRANT: Final = (1, 16)
 """The first version with conditional updates."""
 
@@ -57,12 +76,16 @@ class CollectionNames:
         return cls(alias, chunks, f"{chunks}__ledger")
 
 
-async def open_collection(qdrant: Qdrant, alias: str, mine: Fingerprint) -> CollectionNames:
+async def open_collection(
+    qdrant: Qdrant, alias: str, mine: Fingerprint, storage: Storage = DEFAULT_STORAGE
+) -> CollectionNames:
     """Make sure that the collection under ``alias`` exists and may be written with ``mine``.
+
+    If it does not, it is made, and kept as ``storage`` says; one that exists is left as it is.
 
     Safe to run in several workers at once. Raises UsageError if Qdrant is too old to keep workers
     from overwriting each other, and CollectionMismatch if there is another collection under this
-    name, or one made with another model or chunking.
+    name, or one made with another model, chunking or other vectors.
     """
     await _check_version(qdrant)
     names = CollectionNames.of(alias, mine.digest)
@@ -71,7 +94,7 @@ async def open_collection(qdrant: Qdrant, alias: str, mine: Fingerprint) -> Coll
         await _refuse_foreign(qdrant, alias, mine)
     else:
         await check_fingerprint(qdrant, CollectionNames.at(alias, target), mine)
-    await make_collection(qdrant, names, mine)
+    await make_collection(qdrant, names, mine, storage)
     if target is None:
         await qdrant.ask(
             lambda client: client.update_collection_aliases([stands_for(alias, names)])
@@ -107,6 +130,20 @@ async def check_fingerprint(qdrant: Qdrant, names: CollectionNames, mine: Finger
         raise CollectionMismatch(await _difference(qdrant, names, mine))
 
 
+async def check_searchable(qdrant: Qdrant, names: CollectionNames, model: ModelInfo) -> Fingerprint:
+    """What the collection was made with.
+
+    Raises CollectionMismatch unless that was ``model``, and chunks as this version makes them.
+    Which vectors there are may differ from the settings: a search takes what it finds.
+    """
+    theirs = await stored_fingerprint(qdrant, names)
+    schema = Schema() if theirs is None else Schema(theirs.vector_name, bool(theirs.sparse))
+    mine = fingerprint(model, schema)
+    if theirs != mine:
+        raise CollectionMismatch(await _difference(qdrant, names, mine))
+    return mine
+
+
 async def stored_fingerprint(qdrant: Qdrant, names: CollectionNames) -> Fingerprint | None:
     """What a collection was made with; None if that was not this version of ingestq."""
     info = await qdrant.ask(lambda client: client.get_collection(names.chunks))
@@ -138,28 +175,32 @@ async def _refuse_foreign(qdrant: Qdrant, alias: str, mine: Fingerprint) -> None
 
 async def _difference(qdrant: Qdrant, names: CollectionNames, mine: Fingerprint) -> str:
     theirs = await stored_fingerprint(qdrant, names)
+    settings = ["INGESTQ_MODEL"]
     if theirs is None:
         what = f"it is an alias of {names.chunks!r}, which this version of ingestq did not make"
     else:
-        pairs = zip(
-            msgspec.structs.asdict(theirs).items(), msgspec.structs.astuple(mine), strict=True
-        )
-        changed = [f"{field} {old}, now {new}" for (field, old), new in pairs if old != new]
-        what = f"it was built with {'; '.join(changed)}"
+        old, new = msgspec.structs.asdict(theirs), msgspec.structs.asdict(mine)
+        changed = [field for field in old if old[field] != new[field]]
+        differences = (f"{f} {old[f] or 'none'}, now {new[f] or 'none'}" for f in changed)
+        what = f"it was built with {'; '.join(differences)}"
+        settings = [SETTINGS[field] for field in changed if field in SETTINGS] or settings
     return (
         f"the collection {names.alias!r} cannot take these vectors: {what}. Change the setting "
-        "back (INGESTQ_MODEL), or set INGESTQ_COLLECTION to a new name"
+        f"back ({', '.join(settings)}), or set INGESTQ_COLLECTION to a new name"
     )
 
 
-async def make_collection(qdrant: Qdrant, names: CollectionNames, mine: Fingerprint) -> None:
+async def make_collection(
+    qdrant: Qdrant, names: CollectionNames, mine: Fingerprint, storage: Storage
+) -> None:
     """Make sure that a collection with its ledger exists, under no alias yet."""
     metadata: dict[str, Any] = {FINGERPRINT_KEY: msgspec.structs.asdict(mine)}
-    vectors = models.VectorParams(size=mine.dimension, distance=models.Distance.COSINE)
-    created = await _create_once(qdrant, names.chunks, vectors, metadata)
+    created = await _create_once(
+        qdrant, names.chunks, partial(_create_chunks, names.chunks, mine, storage, metadata)
+    )
     # Repeated at every start: each of these may be what an earlier start did not get to.
     await qdrant.ask(partial(_create_payload_indexes, names.chunks, PAYLOAD_INDEXES))
-    await _create_once(qdrant, names.ledger, {}, metadata)
+    await _create_once(qdrant, names.ledger, partial(_create_ledger, names.ledger, metadata))
     await qdrant.ask(partial(_create_payload_indexes, names.ledger, LEDGER_INDEXES))
     if created:
         log.info(
@@ -168,6 +209,34 @@ async def make_collection(qdrant: Qdrant, names: CollectionNames, mine: Fingerpr
             alias=names.alias,
             dimension=mine.dimension,
         )
+
+
+async def _create_chunks(
+    name: str,
+    made_with: Fingerprint,
+    storage: Storage,
+    metadata: dict[str, Any],
+    client: AsyncQdrantClient,
+) -> bool:
+    on_disk = storage.on_disk or None  # None: as the server likes it
+    dense = models.VectorParams(
+        size=made_with.dimension, distance=models.Distance.COSINE, on_disk=on_disk
+    )
+    sparse = models.SparseVectorParams(
+        modifier=models.Modifier.IDF, index=models.SparseIndexParams(on_disk=on_disk)
+    )
+    return await client.create_collection(
+        name,
+        vectors_config={made_with.vector_name: dense} if made_with.vector_name else dense,
+        sparse_vectors_config={SPARSE_NAME: sparse} if made_with.sparse else None,
+        quantization_config=QUANTIZATIONS[storage.quantization],
+        on_disk_payload=on_disk,
+        metadata=metadata,
+    )
+
+
+async def _create_ledger(name: str, metadata: dict[str, Any], client: AsyncQdrantClient) -> bool:
+    return await client.create_collection(name, vectors_config={}, metadata=metadata)
 
 
 async def _create_payload_indexes(
@@ -183,19 +252,10 @@ async def _create_payload_index(
     return await client.create_payload_index(name, field, schema, wait=True)
 
 
-async def _create_once(
-    qdrant: Qdrant,
-    name: str,
-    vectors: models.VectorParams | dict[str, models.VectorParams],
-    metadata: dict[str, Any],
-) -> bool:
+async def _create_once(qdrant: Qdrant, name: str, create: Request[bool]) -> bool:
     """Create a collection; False if it exists, also if another worker was faster."""
     if await qdrant.ask(lambda client: client.collection_exists(name)):
         return False
-
-    async def create(client: AsyncQdrantClient) -> bool:
-        return await client.create_collection(name, vectors_config=vectors, metadata=metadata)
-
     try:
         return await qdrant.ask(create)
     except StoreRejected:

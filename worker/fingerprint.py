@@ -9,13 +9,18 @@ from msgspec import Struct
 from worker.chunk import CHUNKER
 from worker.embedding.models import ModelInfo
 from worker.extract import EXTRACTION_VERSION
+from worker.schema import DEFAULT_SCHEMA, SPARSE_ENCODER, Schema
 
 PRECISION: Final = "exact"
 """Class of the arithmetic: vectors as sentence-transformers makes them."""
 
 
-class Fingerprint(Struct, frozen=True):
-    """What a collection's vectors were made with; two equal ones can stand side by side."""
+class Fingerprint(Struct, frozen=True, omit_defaults=True):
+    """What a collection's vectors were made with; two equal ones can stand side by side.
+
+    ``vector_name`` is the dense vector's. ``sparse`` is the encoder of the sparse vectors; empty
+    if there are none.
+    """
 
     model: str
     revision: str
@@ -24,6 +29,8 @@ class Fingerprint(Struct, frozen=True):
     precision: str
     chunker: str
     extraction: int
+    vector_name: str = ""
+    sparse: str = ""
 
     @property
     def digest(self) -> str:
@@ -31,8 +38,8 @@ class Fingerprint(Struct, frozen=True):
         return hashlib.blake2b(msgspec.msgpack.encode(self), digest_size=6).hexdigest()
 
 
-def fingerprint(model: ModelInfo) -> Fingerprint:
-    """The fingerprint of what this installation makes with ``model``."""
+def fingerprint(model: ModelInfo, schema: Schema = DEFAULT_SCHEMA) -> Fingerprint:
+    """The fingerprint of what this installation makes with ``model``, stored as ``schema`` says."""
     return Fingerprint(
         model=model.name,
         revision=model.revision,
@@ -41,4 +48,6 @@ def fingerprint(model: ModelInfo) -> Fingerprint:
         precision=PRECISION,
         chunker=CHUNKER,
         extraction=EXTRACTION_VERSION,
+        vector_name=schema.vector_name,
+        sparse=SPARSE_ENCODER if schema.hybrid else "",
     )

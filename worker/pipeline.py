@@ -26,7 +26,16 @@ import numpy.typing as npt
 
 from broker.contract import ChunkCounts, Deletion, Document
 from broker.paths import folders_of
-from worker.points import Begun, ChunkPoint, DocumentKey, Fence, LedgerEntry, State, chunk_id
+from worker.points import (
+    Begun,
+    ChunkPoint,
+    DocumentKey,
+    Fence,
+    LedgerEntry,
+    SparseVector,
+    State,
+    chunk_id,
+)
 from worker.prepare import Prepared, Unprepared
 
 SLICE_CHUNKS: Final = 256
@@ -141,6 +150,7 @@ class _Chunk:
     id: str
     text: str
     payload: Mapping[str, Any]
+    sparse: SparseVector | None
 
 
 Progress = Callable[[int, int], None]
@@ -322,7 +332,7 @@ async def _write_slice(
     if new:
         rows = await ports.model.embed([chunk.text for chunk in new])
         vectors.update(zip((c.id for c in new), rows.tolist(), strict=True))
-    points = [ChunkPoint(c.id, vectors[c.id], c.payload) for c in chunks]
+    points = [ChunkPoint(c.id, vectors[c.id], c.payload, c.sparse) for c in chunks]
     await ports.chunks.upsert(points, fence)
     return len(new)
 
@@ -349,7 +359,8 @@ def _identify(work: Work, prepared: Prepared) -> list[_Chunk]:
         }
         key = chunk_id(document.tenant, document.doc_id, chunk_hash, seen[chunk_hash])
         seen[chunk_hash] += 1
-        chunks.append(_Chunk(key, text, payload))
+        sparse = prepared.sparse[index] if prepared.sparse else None
+        chunks.append(_Chunk(key, text, payload, sparse))
     return chunks
 
 

@@ -5,6 +5,7 @@ the same id, so writing it again changes nothing.
 """
 
 import uuid
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,18 +19,39 @@ CHUNK_NAMESPACE: Final = uuid.UUID("2d9f2a52-9d3c-5c58-8a3e-0c8a4e0fb0c7")
 LEDGER_NAMESPACE: Final = uuid.UUID("6f6f2f0e-6f44-5c0f-9d0c-6b1f3a1f9a10")
 
 
+class SparseVector(NamedTuple):
+    """``values`` at the ``indices`` that are not zero, as 32-bit numbers: cheap to send around."""
+
+    indices: "array[int]"
+    values: "array[float]"
+
+
+class QueryVectors(NamedTuple):
+    """What somebody searches for, by its meaning and by its words."""
+
+    dense: list[float]
+    sparse: SparseVector
+
+
 @dataclass(frozen=True)
 class ChunkPoint:
-    """A chunk with its vector, as it is stored."""
+    """A chunk with its vectors, as it is stored; ``sparse`` only in a hybrid collection."""
 
     id: str
     vector: Sequence[float]
     payload: Mapping[str, Any]
+    sparse: SparseVector | None = None
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A chunk that a search found. ``score`` is the cosine with the query, at most 1."""
+    """A chunk that a search found.
+
+    ``score`` is higher for a better hit, and to be compared within one search only. A dense
+    search has the cosine with the query (at most 1), a sparse one the BM25 score (any positive
+    number), a hybrid one the sum of the reciprocal ranks in both (1 for a chunk that is first in
+    both).
+    """
 
     score: float
     doc_id: str

@@ -7,6 +7,7 @@ that runs the event loop.
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from broker.errors import DocumentRejected
 from broker.paths import file_state, text_to_path
 from worker.chunk import Chunker
 from worker.extract import PLAIN_TEXT, extract
+from worker.points import SparseVector
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Unprepared:
 class Prepared:
     """A document's chunks. ``content_hash`` covers everything that is stored of it.
 
+    ``sparse`` has the sparse vector of each chunk; it is empty if none are wanted.
+
     ``file`` is the state of the file it was read from, see `broker.paths.file_state`.
     """
 
@@ -41,13 +45,19 @@ class Prepared:
     file: str | None
     title: str | None
     chunks: tuple[str, ...]
+    sparse: tuple[SparseVector, ...] = ()
 
 
 def prepare(
-    document: Document, known_hash: str | None, max_bytes: int, chunker: Chunker
+    document: Document,
+    known_hash: str | None,
+    max_bytes: int,
+    chunker: Chunker,
+    sparse: Callable[[str], SparseVector] | None,
 ) -> Prepared | Unprepared:
     """Read ``document``, extract its text and cut it, unless its content is ``known_hash``.
 
+    Its chunks get the vectors that ``sparse``, if there is one, makes of their text.
     Raises DocumentRejected if it cannot be read, is larger than ``max_bytes`` or holds no text.
     """
     data, media_type, file = _content(document, max_bytes)
@@ -55,11 +65,13 @@ def prepare(
     if content_hash == known_hash:
         return Unprepared(content_hash, file)
     extracted = extract(data, media_type)
+    chunks = tuple(chunker.chunks(extracted.text, markdown=extracted.markdown))
     return Prepared(
         content_hash=content_hash,
         file=file,
         title=extracted.title,
-        chunks=tuple(chunker.chunks(extracted.text, markdown=extracted.markdown)),
+        chunks=chunks,
+        sparse=tuple(map(sparse, chunks)) if sparse else (),
     )
 
 

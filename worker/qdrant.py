@@ -35,6 +35,7 @@ localhost alive otherwise."""
 LOCAL_MODE_WARNINGS: Final = (
     "Payload indexes have no effect in the local Qdrant",
     "Local mode is not recommended for collections with more than",
+    "Local mode performs exact",
 )
 """Known and documented: the local mode is for small collections."""
 REFUSED_CREDENTIALS: Final = (401, 403)

@@ -9,15 +9,25 @@ import msgspec
 from qdrant_client import AsyncQdrantClient, models
 
 from worker.fence import is_not_newer
-from worker.points import ChunkPoint, DocumentKey, Fence, Hit
+from worker.points import ChunkPoint, DocumentKey, Fence, Hit, SparseVector
 from worker.qdrant import Qdrant, applied
+from worker.schema import SPARSE_NAME
 
 UPSERT_POINTS: Final = 128
 """Encoding a batch holds up the event loop; this many 384-float vectors take about 7 ms."""
 UPSERT_BYTES: Final = 8 * 1024 * 1024
 """Well under the 32 MB that a server accepts in one request."""
 JSON_FLOAT_BYTES: Final = 22
+JSON_INDEX_BYTES: Final = 11
 READ_POINTS: Final = 256
+FEWEST_CANDIDATES: Final = 50
+"""How many chunks each half of a hybrid search proposes at least: what only one of them finds far
+down may still be the best of both."""
+QUANTIZED: Final = models.SearchParams(
+    quantization=models.QuantizationSearchParams(rescore=True, oversampling=2.0)
+)
+"""Small copies of the vectors only propose, twice as many as are wanted; the vectors decide. It is
+nothing to a collection that has no such copies."""
 
 
 class StoredText(NamedTuple):
@@ -30,12 +40,15 @@ class StoredText(NamedTuple):
 class QdrantStore:
     """The chunks in the collection or alias ``name``. Every request may be sent twice.
 
+    ``vector_name`` is the name of the dense vectors.
+
     Raises what `worker.qdrant.Qdrant` raises.
     """
 
-    def __init__(self, qdrant: Qdrant, name: str) -> None:
+    def __init__(self, qdrant: Qdrant, name: str, vector_name: str = "") -> None:
         self._qdrant = qdrant
         self._name = name
+        self._vector_name = vector_name
 
     async def upsert(self, points: Sequence[ChunkPoint], fence: Fence) -> None:
         """Insert ``points``, or replace those that are not of a newer fence; durable on return.
@@ -44,7 +57,7 @@ class QdrantStore:
         """
         for batch in _upsert_batches(points):
             structs = [
-                models.PointStruct(id=p.id, vector=list(p.vector), payload=dict(p.payload))
+                models.PointStruct(id=p.id, vector=self._vectors(p), payload=dict(p.payload))
                 for p in batch
             ]
             await self._qdrant.ask(applied(partial(_upsert, self._name, structs, fence)))
@@ -55,11 +68,11 @@ class QdrantStore:
             await self._qdrant.ask(applied(partial(_delete, self._name, batch, fence)))
 
     async def vectors(self, ids: Iterable[str]) -> dict[str, list[float]]:
-        """The vectors of those of ``ids`` that exist."""
+        """The dense vectors of those of ``ids`` that exist."""
         found: dict[str, list[float]] = {}
         for batch in _batched(ids, READ_POINTS):
-            records = await self._qdrant.ask(partial(_retrieve_vectors, self._name, batch))
-            found.update({str(r.id): cast(list[float], r.vector) for r in records})
+            request = partial(_retrieve_vectors, self._name, batch, self._vector_name)
+            found.update({str(r.id): self._dense(r) for r in await self._qdrant.ask(request)})
         return found
 
     async def ids_of(self, key: DocumentKey) -> frozenset[str]:
@@ -101,14 +114,53 @@ class QdrantStore:
         """How many chunks there are."""
         return (await self._qdrant.ask(lambda client: client.count(self._name))).count
 
-    async def search(self, vector: Sequence[float], limit: int) -> list[Hit]:
-        """The ``limit`` chunks nearest to ``vector``, best first."""
-        response = await self._qdrant.ask(
-            lambda client: client.query_points(
-                self._name, query=list(vector), limit=limit, with_payload=True
+    async def search(
+        self,
+        dense: Sequence[float] | None,
+        limit: int,
+        *,
+        sparse: SparseVector | None = None,
+        only: models.Filter | None = None,
+    ) -> list[Hit]:
+        """The ``limit`` chunks nearest to ``dense``, to ``sparse``, or to both; best first.
+
+        Both are fused by their ranks (RRF: Cormack, Clarke and Büttcher 2009,
+        https://doi.org/10.1145/1571941.1572114), as their scores cannot be compared.
+        """
+        candidates = limit if dense is None or sparse is None else max(limit, FEWEST_CANDIDATES)
+        halves = []
+        if dense is not None:
+            halves.append(
+                models.Prefetch(
+                    query=list(dense),
+                    using=self._vector_name or None,
+                    filter=only,
+                    params=QUANTIZED,
+                    limit=candidates,
+                )
             )
-        )
+        if sparse is not None:
+            halves.append(
+                models.Prefetch(
+                    query=_sparse(sparse), using=SPARSE_NAME, filter=only, limit=candidates
+                )
+            )
+        response = await self._qdrant.ask(partial(_query, self._name, halves, limit))
         return [_hit(point) for point in response.points]
+
+    def _vectors(self, point: ChunkPoint) -> models.VectorStruct:
+        if point.sparse is None and not self._vector_name:
+            return list(point.vector)
+        vectors: dict[str, models.Vector] = {self._vector_name: list(point.vector)}
+        if point.sparse is not None:
+            vectors[SPARSE_NAME] = _sparse(point.sparse)
+        return vectors
+
+    def _dense(self, record: models.Record) -> list[float]:
+        vectors = record.vector
+        # The unnamed vector comes without its empty name.
+        dense = vectors[self._vector_name] if isinstance(vectors, dict) else vectors
+        return cast(list[float], dense)
 
 
 async def _upsert(
@@ -125,9 +177,33 @@ async def _delete(
 
 
 async def _retrieve_vectors(
-    name: str, ids: tuple[str, ...], client: AsyncQdrantClient
+    name: str, ids: tuple[str, ...], vector_name: str, client: AsyncQdrantClient
 ) -> list[models.Record]:
-    return await client.retrieve(name, list(ids), with_payload=False, with_vectors=True)
+    return await client.retrieve(name, list(ids), with_payload=False, with_vectors=[vector_name])
+
+
+async def _query(
+    name: str, halves: list[models.Prefetch], limit: int, client: AsyncQdrantClient
+) -> models.QueryResponse:
+    if len(halves) > 1:
+        fusion = models.FusionQuery(fusion=models.Fusion.RRF)
+        return await client.query_points(
+            name, query=fusion, prefetch=halves, limit=limit, with_payload=True
+        )
+    [one] = halves
+    return await client.query_points(
+        name,
+        query=one.query,
+        using=one.using,
+        query_filter=one.filter,
+        search_params=one.params,
+        limit=limit,
+        with_payload=True,
+    )
+
+
+def _sparse(vector: SparseVector) -> models.SparseVector:
+    return models.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
 
 
 async def _scroll_ids(
@@ -186,7 +262,7 @@ def _upsert_batches(points: Sequence[ChunkPoint]) -> Iterator[list[ChunkPoint]]:
     batch: list[ChunkPoint] = []
     size = 0
     for point in points:
-        point_size = len(msgspec.json.encode(point.payload)) + JSON_FLOAT_BYTES * len(point.vector)
+        point_size = _json_bytes(point)
         if batch and (len(batch) == UPSERT_POINTS or size + point_size > UPSERT_BYTES):
             yield batch
             batch, size = [], 0
@@ -194,3 +270,11 @@ def _upsert_batches(points: Sequence[ChunkPoint]) -> Iterator[list[ChunkPoint]]:
         size += point_size
     if batch:
         yield batch
+
+
+def _json_bytes(point: ChunkPoint) -> int:
+    """At most so many bytes a point takes on the wire."""
+    size = len(msgspec.json.encode(point.payload)) + JSON_FLOAT_BYTES * len(point.vector)
+    if point.sparse is not None:
+        size += (JSON_INDEX_BYTES + JSON_FLOAT_BYTES) * len(point.sparse.indices)
+    return size

@@ -10,6 +10,7 @@ from broker.errors import UsageError
 from ingestq.cli.console import configure_logging
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.runtime import open_broker, stop_signals
+from ingestq.searching import Searching
 from ingestq.settings import Settings
 from producers.client import IngestClient
 
@@ -39,9 +40,9 @@ async def _api(settings: Settings) -> ExitCode:
             "who reaches this host could queue documents; set a token, or listen on 127.0.0.1"
         )
     with await listen(settings.api_host, settings.api_port) as listener:
-        async with open_broker(settings) as broker:
+        async with open_broker(settings) as broker, Searching(settings) as search:
             client = IngestClient(broker.queue)
-            app = create_app(client, ApiConfig(settings.max_document_bytes, token))
+            app = create_app(client, ApiConfig(settings.max_document_bytes, token), search)
             server = Server(app, settings.drain_seconds)
             with stop_signals(server.stop):
                 log.info(events.API_STARTED, url=url_of(listener), token=token is not None)

@@ -118,7 +118,9 @@ async def _model_and_qdrant(settings: Settings) -> list[Finding]:
             findings.append(Finding("model", "ok", detail))
             if names is None:
                 return [*findings, Finding("collection", "ok", "none yet")]
-            await check_fingerprint(qdrant, names, fingerprint(model.info))
+            await check_fingerprint(
+                qdrant, names, fingerprint(model.info, settings.collection_schema)
+            )
         chunks = await QdrantStore(qdrant, names.chunks).count()
     findings.append(Finding("collection", "ok", f"{settings.collection}: {chunks:,} chunks"))
     if settings.qdrant_url is None and chunks > SMALL_COLLECTION_CHUNKS:

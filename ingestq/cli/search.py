@@ -3,11 +3,13 @@
 import dataclasses
 import logging
 import textwrap
-from functools import partial
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from broker.errors import UsageError
+from broker.question import LARGEST_LIMIT, MetadataIs, Mode, Question, Where, parse_condition
 from ingestq.cli.console import configure_logging, err, line, print_json
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
@@ -20,22 +22,70 @@ if TYPE_CHECKING:
 EXCERPT_CHARACTERS: Final = 500
 
 Query = Annotated[str, typer.Argument(metavar="QUERY", show_default=False)]
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="Hits at most.")]
+Limit = Annotated[
+    int, typer.Option("--limit", "-n", min=1, max=LARGEST_LIMIT, help="Hits at most.")
+]
+Dense = Annotated[bool, typer.Option("--dense", help="Search by meaning only.")]
+Sparse = Annotated[bool, typer.Option("--sparse", help="Search by words only (BM25).")]
+Filters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter",
+        metavar="KEY=VALUE",
+        help="Only chunks whose metadata has this value under this key; may be repeated.",
+        show_default=False,
+    ),
+]
+OfSource = Annotated[
+    str | None, typer.Option("--source", metavar="SOURCE", help="Only chunks of this source.")
+]
+OfTenant = Annotated[
+    str | None, typer.Option("--tenant", metavar="TENANT", help="Only chunks of this tenant.")
+]
 
 
-def search(query: Query, limit: Limit = 5, json: Json = False) -> None:
-    """Find the chunks that are nearest to QUERY in meaning."""
+def search(
+    query: Query,
+    limit: Limit = 5,
+    dense: Dense = False,
+    sparse: Sparse = False,
+    filters: Filters = None,
+    source: OfSource = None,
+    tenant: OfTenant = None,
+    json: Json = False,
+) -> None:
+    """Find the chunks that are nearest to QUERY, in meaning and in words."""
     configure_logging(logging.WARNING)
-    run_command(partial(_search, query, limit, json))
+
+    async def ask(settings: Settings) -> ExitCode:
+        where = Where(_conditions(filters or ()), source, tenant)
+        return await _search(Question(query, limit, _mode(dense, sparse), where), json, settings)
+
+    run_command(ask)
 
 
-async def _search(query: str, limit: int, as_json: bool, settings: Settings) -> ExitCode:
+def _mode(dense: bool, sparse: bool) -> Mode:
+    if dense and sparse:
+        raise UsageError("--dense and --sparse exclude each other; without either, both are used")
+    return Mode.DENSE if dense else Mode.SPARSE if sparse else Mode.HYBRID
+
+
+def _conditions(filters: Sequence[str]) -> tuple[MetadataIs, ...]:
+    try:
+        return tuple(map(parse_condition, filters))
+    except ValueError as error:
+        raise UsageError(f"--filter {error}") from error
+
+
+async def _search(question: Question, as_json: bool, settings: Settings) -> ExitCode:
     with err.status("searching"):
-        hits = await _hits(query, limit, settings)
+        hits = await _hits(question, settings)
     if as_json:
-        print_json({"hits": [dataclasses.asdict(hit) for hit in hits]})
-    elif not hits:
+        print_json({"hits": [dataclasses.asdict(hit) for hit in hits or []]})
+    elif hits is None:
         line(f"nothing is indexed under {settings.collection!r} yet; see `ingestq run --help`")
+    elif not hits:
+        line("nothing was found")
     else:
         for hit in hits:
             line(f"{hit.score:.3f}  {hit.doc_id}  #{hit.chunk_index}", style="bold")
@@ -45,16 +95,14 @@ async def _search(query: str, limit: int, as_json: bool, settings: Settings) -> 
     return ExitCode.OK
 
 
-async def _hits(query: str, limit: int, settings: Settings) -> "list[Hit]":
-    from worker.collection import check_fingerprint, find_collection
-    from worker.fingerprint import fingerprint
-    from worker.store import QdrantStore
+async def _hits(question: Question, settings: Settings) -> "list[Hit] | None":
+    """The answer; None if there is no collection."""
+    from worker.collection import find_collection
+    from worker.search import search
 
     async with open_qdrant(settings) as qdrant:
         names = await find_collection(qdrant, settings.collection)
         if names is None:
-            return []
+            return None
         async with open_model(settings, processes=1) as model:
-            await check_fingerprint(qdrant, names, fingerprint(model.info))
-            vector = await model.embed_query(query)
-        return await QdrantStore(qdrant, names.chunks).search(vector, limit)
+            return await search(qdrant, names, model, question)

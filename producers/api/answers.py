@@ -1,5 +1,7 @@
 """The bodies of the answers. Their shapes are those of the commands' JSON."""
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -106,6 +108,23 @@ class Status(Answer):
     queue: Queue
     dead_letters: int
     workers: list[Worker]
+
+
+class Hit(Answer):
+    """A chunk that was found; a higher ``score`` is better, within one answer."""
+
+    score: float
+    doc_id: str
+    source: str
+    chunk_index: int
+    text: str
+    metadata: dict[str, Any]
+
+
+class Hits(Answer):
+    """What was found, best first."""
+
+    hits: list[Hit]
 
 
 class Health(Answer):

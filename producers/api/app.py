@@ -10,6 +10,7 @@ from producers.api.errors import answer_errors, problems
 from producers.api.intake import Intake
 from producers.api.routes.documents import document_routes
 from producers.api.routes.health import HEALTH_PATHS, health_routes
+from producers.api.routes.search import Search, search_routes
 from producers.api.routes.status import status_routes
 from producers.api.routes.submissions import submission_routes
 from producers.client import IngestClient
@@ -33,22 +34,24 @@ class ApiConfig:
             raise ValueError("token is empty: everybody could guess it")
 
 
-def create_app(client: IngestClient, config: ApiConfig) -> FastAPI:
-    """Make the application; what is posted to it goes to ``client``."""
+def create_app(client: IngestClient, config: ApiConfig, search: Search | None = None) -> FastAPI:
+    """Make the application; what is posted to it goes to ``client``.
+
+    Without ``search`` there is no route for questions.
+    """
     app = FastAPI(
         title="ingestq",
-        summary="Puts documents on the queue and says what became of them.",
+        summary="Puts documents on the queue, says what became of them, and searches them.",
         docs_url=None,  # these pages load their scripts from elsewhere; openapi.json is served
         redoc_url=None,
     )
     answer_errors(app)
     app.include_router(health_routes(client))
     intake = Intake(config.max_document_bytes, config.silence_seconds)
-    for router in (
-        document_routes(client, intake),
-        submission_routes(client),
-        status_routes(client),
-    ):
+    routers = [document_routes(client, intake), submission_routes(client), status_routes(client)]
+    if search is not None:
+        routers.append(search_routes(search))
+    for router in routers:
         if config.token is None:
             app.include_router(router)
         else:

@@ -23,8 +23,8 @@ DESCRIPTIONS: Final = {
     415: "The body is not declared as JSON.",
     422: "The request is wrong; the answer names the field.",
     429: "The queue is full, or too much is being uploaded: try again after Retry-After seconds.",
-    503: "Redis cannot be used at the moment. What was sent may or may not be queued; it is safe "
-    "to send it again.",
+    503: "Redis, or Qdrant for a search, cannot be used at the moment. What was sent may or may "
+    "not be queued; it is safe to send it again.",
 }
 
 log = structlog.get_logger()

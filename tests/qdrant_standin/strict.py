@@ -28,14 +28,19 @@ class StrictQdrant:
     def __init__(self) -> None:
         self._local = QdrantClient(":memory:")
         self._indexes: dict[str, dict[str, models.PayloadIndexInfo]] = {}
+        self._created: dict[str, models.CreateCollection] = {}
 
     def collections(self, _name: str, _wanted: None) -> object:
         return self._local.get_collections()
 
     def collection(self, name: str, _wanted: None) -> object:
         real = self._existing(name)
-        info = self._local.get_collection(real)
-        return info.model_copy(update={"payload_schema": self._indexes[real]})
+        info, wanted = self._local.get_collection(real), self._created[real]
+        stored_on_disk = True if wanted.on_disk_payload is None else wanted.on_disk_payload
+        params = info.config.params.model_copy(update={"on_disk_payload": stored_on_disk})
+        kept = {"params": params, "quantization_config": wanted.quantization_config}
+        config = info.config.model_copy(update=kept)
+        return info.model_copy(update={"config": config, "payload_schema": self._indexes[real]})
 
     def exists(self, name: str, _wanted: None) -> object:
         return {"exists": self._local.collection_exists(name)}
@@ -51,11 +56,12 @@ class StrictQdrant:
             sparse_vectors_config=wanted.sparse_vectors,
             metadata=wanted.metadata,
         )
-        self._indexes[name] = {}
+        self._indexes[name], self._created[name] = {}, wanted
         return created
 
     def delete_collection(self, name: str, _wanted: None) -> object:
         self._indexes.pop(name, None)
+        self._created.pop(name, None)
         return self._local.delete_collection(name)
 
     def create_index(self, name: str, wanted: models.CreateFieldIndex) -> object:
@@ -136,17 +142,19 @@ class StrictQdrant:
 
     def retrieve(self, name: str, wanted: models.PointRequest) -> object:
         _check_ids(wanted.ids)
-        return self._local.retrieve(self._existing(name), wanted.ids, **_parts(wanted, True))
+        real = self._existing(name)
+        return self._local.retrieve(real, wanted.ids, **self._parts(real, wanted, True))
 
     def scroll(self, name: str, wanted: models.ScrollRequest) -> object:
         _check_ids(() if wanted.offset is None else (wanted.offset,))
+        real = self._existing(name)
         points, following = self._local.scroll(
-            self._existing(name),
+            real,
             wanted.filter,
             limit=_limit(wanted.limit),
             order_by=wanted.order_by,
             offset=wanted.offset,
-            **_parts(wanted, True),
+            **self._parts(real, wanted, True),
         )
         return models.ScrollResult(points=points, next_page_offset=following)
 
@@ -155,8 +163,9 @@ class StrictQdrant:
 
     def query(self, name: str, wanted: models.QueryRequest) -> object:
         _check_ids((wanted.query,) if isinstance(wanted.query, int | str) else ())
+        real = self._existing(name)
         return self._local.query_points(
-            self._existing(name),
+            real,
             wanted.query,
             using=wanted.using,
             prefetch=wanted.prefetch,
@@ -164,8 +173,29 @@ class StrictQdrant:
             limit=_limit(wanted.limit),
             offset=wanted.offset,
             score_threshold=wanted.score_threshold,
-            **_parts(wanted, False),
+            **self._parts(real, wanted, False),
         )
+
+    def _parts(
+        self,
+        name: str,
+        wanted: models.PointRequest | models.ScrollRequest | models.QueryRequest,
+        payload: bool,
+    ) -> dict[str, Any]:
+        """Which parts of the points to answer; ``payload`` if the request does not say."""
+        vectors = wanted.with_vector or False
+        for vector in () if isinstance(vectors, bool) else vectors:
+            if vector not in self._vector_names(name):
+                raise Refused(400, f"Wrong input: Not existing vector name error: {vector}")
+        return {
+            "with_payload": payload if wanted.with_payload is None else wanted.with_payload,
+            "with_vectors": vectors,
+        }
+
+    def _vector_names(self, name: str) -> set[str]:
+        params = self._local.get_collection(name).config.params
+        dense = params.vectors if isinstance(params.vectors, dict) else {"": params.vectors}
+        return {*dense, *(params.sparse_vectors or {})}
 
     def _existing(self, name: str, *, or_alias: bool = True) -> str:
         """The collection called ``name``, or that the alias ``name`` stands for."""
@@ -190,16 +220,6 @@ Operation = Callable[[str, Any], object]
 
 def _completed() -> models.UpdateResult:
     return models.UpdateResult(operation_id=1, status=models.UpdateStatus.COMPLETED)
-
-
-def _parts(
-    wanted: models.PointRequest | models.ScrollRequest | models.QueryRequest, payload: bool
-) -> dict[str, Any]:
-    """Which parts of the points to answer; ``payload`` if the request does not say."""
-    return {
-        "with_payload": payload if wanted.with_payload is None else wanted.with_payload,
-        "with_vectors": wanted.with_vector or False,
-    }
 
 
 def _chosen(wanted: models.SetPayload) -> list[models.ExtendedPointId] | models.Filter:

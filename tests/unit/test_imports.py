@@ -10,6 +10,7 @@ HEAVY = {
     "numpy",
     "pebble",
     "qdrant_client",
+    "qdrant_edge",
     "sentence_transformers",
     "tokenizers",
     "torch",
@@ -23,6 +24,7 @@ HEAVY = {
         "import producers.client, producers.files, producers.jsonl, broker.leases",
         "from ingestq.cli.add import add",
         "from ingestq.cli.api import api",
+        "from ingestq.cli.search import search",
         "import ingestq.cli",
     ],
 )
@@ -34,12 +36,13 @@ def test_producing_loads_no_model_parser_or_store(statement: str) -> None:
     assert HEAVY.isdisjoint(loaded.stdout.split())
 
 
-def test_the_process_that_runs_the_event_loop_loads_no_torch() -> None:
+def test_the_process_that_runs_the_event_loop_loads_no_model() -> None:
     script = (
         "import worker.jobs, worker.lease_worker, worker.store, worker.ledger, worker.collection, "
-        "worker.embedding.pool\nimport sys; print(*sys.modules)"
+        "worker.embedding.pool, worker.search\nimport sys; print(*sys.modules)"
     )
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert {"sentence_transformers", "torch", "transformers"}.isdisjoint(loaded.stdout.split())
+    models = {"qdrant_edge", "sentence_transformers", "torch", "transformers"}
+    assert models.isdisjoint(loaded.stdout.split())

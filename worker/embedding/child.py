@@ -13,20 +13,27 @@ import numpy.typing as npt
 from broker.contract import Document
 from broker.errors import ModelUnavailable
 from worker.embedding.models import ModelInfo
+from worker.points import QueryVectors
 from worker.prepare import Prepared, Unprepared, prepare
 
 if TYPE_CHECKING:
     from worker.chunk import Chunker
     from worker.embedding.backends.torch import TorchBackend
+    from worker.sparse import SparseEncoder
 
 _backend: "TorchBackend"
 _chunker: "Chunker"
+_sparse: "SparseEncoder"
+_hybrid: bool
 _load_error: str | None = None
 
 
-def initialize(model: str, threads: int) -> None:
-    """Load the model. A failure is kept and raised by the first task, where it can be read."""
-    global _backend, _chunker, _load_error
+def initialize(model: str, threads: int, hybrid: bool) -> None:
+    """Load the model. A failure is kept and raised by the first task, where it can be read.
+
+    Documents are prepared for a ``hybrid`` collection, or for one without sparse vectors.
+    """
+    global _backend, _chunker, _sparse, _hybrid, _load_error
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["TQDM_DISABLE"] = "1"
@@ -38,9 +45,11 @@ def initialize(model: str, threads: int) -> None:
 
     from worker.chunk import Chunker
     from worker.embedding.backends.torch import TorchBackend
+    from worker.sparse import SparseEncoder
 
     tqdm.set_lock(threading.RLock())
     try:
+        _sparse, _hybrid = SparseEncoder(), hybrid
         _backend = TorchBackend(model, threads)
         _chunker = Chunker(_backend.tokenizer_json(), _backend.info().max_tokens)
     except Exception as error:
@@ -58,7 +67,7 @@ def prepare_document(
 ) -> Prepared | Unprepared:
     """See `worker.prepare.prepare`."""
     _check_loaded()
-    return prepare(document, known_hash, max_bytes, _chunker)
+    return prepare(document, known_hash, max_bytes, _chunker, _sparse.document if _hybrid else None)
 
 
 def embed_documents(texts: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -67,10 +76,10 @@ def embed_documents(texts: Sequence[str]) -> npt.NDArray[np.float32]:
     return _backend.embed_documents(texts)
 
 
-def embed_query(text: str) -> npt.NDArray[np.float32]:
-    """Embed what somebody searches for; shape (dimension,)."""
+def embed_query(text: str) -> QueryVectors:
+    """Embed what somebody searches for."""
     _check_loaded()
-    return _backend.embed_query(text)
+    return QueryVectors(_backend.embed_query(text).tolist(), _sparse.query(text))
 
 
 def _check_loaded() -> None:

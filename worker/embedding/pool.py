@@ -18,6 +18,7 @@ from worker.embedding import child
 from worker.embedding.models import DEFAULT_MODEL, ModelInfo
 from worker.embedding.processes import START_SECONDS, Processes
 from worker.lanes import LanePermits
+from worker.points import QueryVectors
 from worker.prepare import Prepared, Unprepared
 
 log = structlog.get_logger()
@@ -34,11 +35,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class EmbeddingConfig:
-    """Which model to run in how many processes. ``max_document_bytes`` bounds what is read."""
+    """Which model to run in how many processes. ``max_document_bytes`` bounds what is read.
+
+    Documents are prepared for a ``hybrid`` collection, or for one without sparse vectors.
+    """
 
     model: str = DEFAULT_MODEL
     pool_size: int = 1
     max_document_bytes: int = 64 * 1024 * 1024
+    hybrid: bool = True
 
 
 class ModelPool:
@@ -56,7 +61,9 @@ class ModelPool:
         threads = max(1, (os.cpu_count() or 1) // config.pool_size)
         # No child has a queue of its own: an upload waits for one task of bulk work, not for many.
         self._children = LanePermits(config.pool_size, bulk=config.pool_size)
-        self._processes = Processes(config.pool_size, child.initialize, (config.model, threads))
+        self._processes = Processes(
+            config.pool_size, child.initialize, (config.model, threads, config.hybrid)
+        )
 
     async def __aenter__(self) -> Self:
         """Start the children and wait until the first has loaded the model.
@@ -87,10 +94,9 @@ class ModelPool:
         """The pool as the documents of one lane use it."""
         return LaneModel(self, lane)
 
-    async def embed_query(self, text: str) -> list[float]:
+    async def embed_query(self, text: str) -> QueryVectors:
         """Embed what somebody searches for."""
-        vector = await self._run(Lane.INTERACTIVE, EMBED_SECONDS, child.embed_query, text)
-        return [float(x) for x in vector]
+        return await self._run(Lane.INTERACTIVE, EMBED_SECONDS, child.embed_query, text)
 
     async def stop(self) -> None:
         """End the children at once. Stopping twice, or before starting, is fine."""

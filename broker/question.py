@@ -1,0 +1,56 @@
+"""What somebody searches for. Plain data: command and API read it, `worker.search` answers it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+LARGEST_LIMIT: Final = 1000
+
+
+class Mode(StrEnum):
+    """How chunks are found: by meaning (dense), by words (sparse), or by both (hybrid)."""
+
+    HYBRID = "hybrid"
+    DENSE = "dense"
+    SPARSE = "sparse"
+
+
+class MetadataIs(NamedTuple):
+    """The metadata under ``key`` is ``value``, or a list that holds it.
+
+    A dot in ``key`` leads into metadata within metadata. A ``value`` that reads as a number, or
+    as true or false, also matches that.
+    """
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which chunks may be found: those that meet every condition."""
+
+    metadata: tuple[MetadataIs, ...] = ()
+    source: str | None = None
+    tenant: str | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A search for at most ``limit`` chunks.
+
+    In a collection without sparse vectors ``hybrid`` is the same as ``dense``.
+    """
+
+    text: str
+    limit: int
+    mode: Mode = Mode.HYBRID
+    where: Where = Where()
+
+
+def parse_condition(text: str) -> MetadataIs:
+    """Read ``KEY=VALUE``. Raises ValueError if it is none."""
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.split(".")) or '"' in key:
+        raise ValueError(f"{text!r} is not KEY=VALUE, where KEY is a key of the metadata")
+    return MetadataIs(key, value)

@@ -1,0 +1,86 @@
+"""Searches for a process that is there for something else: nothing is loaded before the first."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Final, Self
+
+from broker.question import Question
+from ingestq.runtime import open_model, open_qdrant
+from ingestq.settings import Settings
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from worker.embedding.pool import ModelPool
+    from worker.points import Hit
+    from worker.qdrant import Qdrant
+
+PROCESSES: Final = 1
+"""Questions are short; a second copy of the model would cost more than it saves."""
+
+
+class Searching:
+    """Answers questions, as an asynchronous context manager.
+
+    The model is kept once it is loaded, and so is the connection to a server. The local Qdrant is
+    opened for each question anew and for one at a time, as only one process may have it open, and
+    workers need it, too.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._kept = AsyncExitStack()
+        self._loading = asyncio.Lock()
+        self._asking = asyncio.Lock()
+        self._model: ModelPool | None = None
+        self._server: Qdrant | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: "type[BaseException] | None",
+        error: "BaseException | None",
+        trace: "TracebackType | None",
+    ) -> None:
+        await self._kept.aclose()
+
+    async def __call__(self, question: Question) -> "list[Hit]":
+        """The answer; nothing if nothing was ever indexed.
+
+        Raises what `worker.search.search` raises, ModelUnavailable and StoreUnavailable.
+        """
+        # On a thread, as importing takes longer than anybody on the event loop should wait.
+        await asyncio.to_thread(import_module, "worker.search")
+        from worker.collection import find_collection
+        from worker.search import search
+
+        async with self._qdrant() as qdrant:
+            names = await find_collection(qdrant, self._settings.collection)
+        if names is None:
+            return []
+        model = await self._loaded()
+        async with self._qdrant() as qdrant:
+            return await search(qdrant, names, model, question)
+
+    async def _loaded(self) -> "ModelPool":
+        async with self._loading:
+            if self._model is None:
+                opening = open_model(self._settings, PROCESSES)
+                self._model = await self._kept.enter_async_context(opening)
+            return self._model
+
+    @asynccontextmanager
+    async def _qdrant(self) -> "AsyncIterator[Qdrant]":
+        if self._settings.qdrant_url is None:
+            async with self._asking, open_qdrant(self._settings) as local:
+                yield local
+            return
+        async with self._loading:
+            if self._server is None:
+                opening = open_qdrant(self._settings)
+                self._server = await self._kept.enter_async_context(opening)
+        yield self._server

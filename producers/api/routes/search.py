@@ -1,0 +1,54 @@
+"""``GET /search``: find chunks."""
+
+from collections.abc import Sequence
+from typing import Annotated, Final, Protocol
+
+from fastapi import APIRouter, HTTPException, Query
+
+from broker.errors import StoreRejected, WrongQuestion
+from broker.question import LARGEST_LIMIT, Mode, Question, Where, parse_condition
+from producers.api.answers import Hit, Hits
+from producers.api.errors import problems
+
+DEFAULT_LIMIT: Final = 5
+
+
+class Search(Protocol):
+    """Answers questions: with what has the fields of `producers.api.answers.Hit`, best first.
+
+    Raises WrongQuestion or StoreRejected if the collection cannot be asked that.
+    """
+
+    async def __call__(self, question: Question) -> Sequence[object]: ...
+
+
+def search_routes(search: Search) -> APIRouter:
+    """The route that has ``search`` answer."""
+    router = APIRouter(tags=["search"])
+
+    @router.get("/search", responses=problems(422, 503))
+    async def find(
+        q: Annotated[str, Query(min_length=1, description="What is searched for.")],
+        limit: Annotated[int, Query(ge=1, le=LARGEST_LIMIT)] = DEFAULT_LIMIT,
+        mode: Annotated[Mode, Query(description="By meaning, by words, or both.")] = Mode.HYBRID,
+        conditions: Annotated[
+            tuple[str, ...], Query(alias="filter", description="KEY=VALUE of the metadata.")
+        ] = (),
+        source: Annotated[str | None, Query()] = None,
+        tenant: Annotated[str | None, Query()] = None,
+    ) -> Hits:
+        """Find the chunks that are nearest to ``q``, best first.
+
+        The first search takes some seconds longer: it loads the model.
+        """
+        try:
+            where = Where(tuple(map(parse_condition, conditions)), source, tenant)
+        except ValueError as error:
+            raise HTTPException(422, f"query.filter: {error}") from error
+        try:
+            hits = await search(Question(q, limit, mode, where))
+        except (WrongQuestion, StoreRejected) as error:
+            raise HTTPException(422, str(error)) from error
+        return Hits(hits=[Hit.model_validate(hit) for hit in hits])
+
+    return router

@@ -1,0 +1,118 @@
+"""``GET /search``: how a question is read, and that the installed command answers it."""
+
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from httpx import ASGITransport, AsyncClient
+
+from broker.errors import StoreUnavailable, WrongQuestion
+from broker.question import MetadataIs, Mode, Question, Where
+from broker.queue import JobQueue
+from producers.api.app import ApiConfig, create_app
+from producers.client import IngestClient
+from tests.command import Ingestq
+from tests.integration.test_api import refused, serving
+from worker.points import Hit
+
+KEEPER = Hit(0.5, "keeper", "notes", 2, "The keeper owns two parrots.", {"page": 7})
+
+
+@dataclass
+class Answering:
+    """Answers every question with the keeper, or raises."""
+
+    asked: list[Question] = field(default_factory=list)
+    error: Exception | None = None
+
+    async def __call__(self, question: Question) -> list[Hit]:
+        self.asked.append(question)
+        if self.error is not None:
+            raise self.error
+        return [KEEPER]
+
+
+@pytest.fixture
+def search() -> Answering:
+    return Answering()
+
+
+@pytest.fixture
+async def api(queue: JobQueue, search: Answering) -> AsyncIterator[AsyncClient]:
+    app = create_app(IngestClient(queue), ApiConfig(10_000), search)
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as client:
+        yield client
+
+
+async def test_a_question_is_answered(api: AsyncClient, search: Answering) -> None:
+    answer = await api.get("/search", params={"q": "who has birds?"})
+    assert answer.status_code == 200
+    keeper: dict[str, Any] = {
+        "score": 0.5,
+        "doc_id": "keeper",
+        "source": "notes",
+        "chunk_index": 2,
+        "text": "The keeper owns two parrots.",
+        "metadata": {"page": 7},
+    }
+    assert answer.json() == {"hits": [keeper]}
+    assert search.asked == [Question("who has birds?", 5, Mode.HYBRID, Where())]
+
+
+async def test_a_question_has_conditions(api: AsyncClient, search: Answering) -> None:
+    query = "/search?q=x&limit=9&mode=sparse&filter=year=2024&filter=a.b=c=d&source=s&tenant="
+    assert (await api.get(query)).status_code == 200
+    where = Where((MetadataIs("year", "2024"), MetadataIs("a.b", "c=d")), "s", "")
+    assert search.asked == [Question("x", 9, Mode.SPARSE, where)]
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("", "query.q"),
+        ("q=", "query.q"),
+        ("q=x&limit=0", "query.limit"),
+        ("q=x&limit=1001", "query.limit"),
+        ("q=x&limit=many", "query.limit"),
+        ("q=x&mode=magic", "query.mode"),
+        ("q=x&filter=year", "query.filter: 'year' is not KEY=VALUE"),
+        ("q=x&filter=a=b&filter==c", "query.filter: '=c' is not KEY=VALUE"),
+    ],
+)
+async def test_nonsense_is_refused(
+    api: AsyncClient, search: Answering, query: str, said: str
+) -> None:
+    refused(await api.get(f"/search?{query}"), 422, said)
+    assert search.asked == []
+
+
+async def test_what_cannot_be_answered_says_why(api: AsyncClient, search: Answering) -> None:
+    search.error = WrongQuestion("no sparse vectors")
+    refused(await api.get("/search?q=x"), 422, "no sparse vectors")
+    search.error = StoreUnavailable("Qdrant does not answer")
+    refused(await api.get("/search?q=x"), 503, "Qdrant does not answer")
+
+
+def test_the_installed_command_answers(ingestq: Ingestq) -> None:
+    with serving(ingestq) as served:
+        asked = {"q": "who has birds?", "limit": "1"}
+        assert httpx.get(f"{served.url}/search", params=asked, timeout=60).json() == {"hits": []}
+
+        (ingestq.folder / "keeper.txt").write_text("The lighthouse keeper owns two parrots.")
+        (ingestq.folder / "ferry.txt").write_text("The boat to the mainland leaves at noon.")
+        assert ingestq("run", "keeper.txt", "ferry.txt").code == 0
+
+        def texts(**more: str) -> list[str]:
+            answer = httpx.get(f"{served.url}/search", params=asked | more, timeout=60)
+            assert answer.status_code == 200, answer.text
+            return [hit["text"] for hit in answer.json()["hits"]]
+
+        assert texts() == ["The lighthouse keeper owns two parrots."]
+        assert texts(filter="title=ferry.txt") == ["The boat to the mainland leaves at noon."]
+        assert texts(mode="sparse") == []
+        assert ingestq("run", "ferry.txt", "--checksum").code == 0  # nobody holds the local Qdrant
+        served.tell(signal.SIGTERM)
+        served.ends_well()

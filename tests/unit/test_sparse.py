@@ -1,0 +1,56 @@
+"""Text as the words in it."""
+
+import pickle
+
+import pytest
+
+from worker.points import SparseVector
+from worker.sparse import SparseEncoder
+
+GOLDEN = {
+    77905499: 1.6608669757843018,
+    481716713: 1.6608669757843018,
+    1163057303: 1.8927911520004272,
+    1555540962: 1.8927911520004272,
+    1563803460: 1.6608669757843018,
+}
+
+
+@pytest.fixture(scope="module")
+def encoder() -> SparseEncoder:
+    return SparseEncoder()
+
+
+def words(vector: SparseVector) -> set[int]:
+    return set(vector.indices)
+
+
+def test_the_same_text_has_the_same_vector_in_every_release(encoder: SparseEncoder) -> None:
+    """If this fails, collections do not fit any more: raise worker.schema.SPARSE_ENCODER."""
+    found = encoder.document("The Invoices INV-2024-00817 and INV-2024 were paid.")
+    assert dict(zip(found.indices, found.values, strict=True)) == GOLDEN
+
+
+def test_a_question_has_the_words_of_its_answer(encoder: SparseEncoder) -> None:
+    answer = encoder.document("Paid: invoice INV-2024-00817, by the harbour office.")
+    question = encoder.query("the invoices inv 2024 00817?")
+    assert words(question) < words(answer)
+    assert set(question.values) == {1.0}
+
+
+def test_a_word_counts_more_the_more_often_it_comes(encoder: SparseEncoder) -> None:
+    [once] = encoder.document("rope").values
+    [thrice] = encoder.document("rope rope rope").values
+    assert once < thrice < 3 * once
+
+
+@pytest.mark.parametrize("text", ["", " \n", "the of and", "?!"])
+def test_a_text_without_words_has_an_empty_vector(encoder: SparseEncoder, text: str) -> None:
+    assert len(encoder.document(text).indices) == len(encoder.query(text).indices) == 0
+
+
+def test_a_vector_is_small_on_its_way_between_processes(encoder: SparseEncoder) -> None:
+    vector = encoder.document(" ".join(f"word{i}" for i in range(200)))
+    sent = pickle.dumps(vector)
+    assert len(sent) < 200 * 8 + 200
+    assert pickle.loads(sent) == vector
