@@ -19,7 +19,7 @@ from broker.errors import CollectionMismatch, StoreRejected, UsageError
 from worker.embedding.models import ModelInfo
 from worker.fingerprint import Fingerprint, fingerprint
 from worker.qdrant import Qdrant, Request, applied
-from worker.schema import DEFAULT_STORAGE, SPARSE_NAME, Quantization, Schema, Storage
+from worker.schema import DEFAULT_STORAGE, SPARSE_NAME, Quantization, Storage
 
 log = structlog.get_logger()
 
@@ -133,15 +133,14 @@ async def check_fingerprint(qdrant: Qdrant, names: CollectionNames, mine: Finger
 async def check_searchable(qdrant: Qdrant, names: CollectionNames, model: ModelInfo) -> Fingerprint:
     """What the collection was made with.
 
-    Raises CollectionMismatch unless that was ``model``, and chunks as this version makes them.
-    Which vectors there are may differ from the settings: a search takes what it finds.
+    Raises CollectionMismatch unless ``model`` made its vectors. How its texts were cut, and which
+    vectors there are, may differ from the settings: a search takes what it finds.
     """
     theirs = await stored_fingerprint(qdrant, names)
-    schema = Schema() if theirs is None else Schema(theirs.vector_name, bool(theirs.sparse))
-    mine = fingerprint(model, schema)
-    if theirs != mine:
+    mine = fingerprint(model)
+    if theirs is None or not theirs.has_vectors_of(mine):
         raise CollectionMismatch(await _difference(qdrant, names, mine))
-    return mine
+    return theirs
 
 
 async def stored_fingerprint(qdrant: Qdrant, names: CollectionNames) -> Fingerprint | None:
@@ -186,7 +185,8 @@ async def _difference(qdrant: Qdrant, names: CollectionNames, mine: Fingerprint)
         settings = [SETTINGS[field] for field in changed if field in SETTINGS] or settings
     return (
         f"the collection {names.alias!r} cannot take these vectors: {what}. Change the setting "
-        f"back ({', '.join(settings)}), or set INGESTQ_COLLECTION to a new name"
+        f"back ({', '.join(settings)}), rebuild the collection with `ingestq reindex`, or set "
+        "INGESTQ_COLLECTION to a new name"
     )
 
 

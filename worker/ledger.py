@@ -97,6 +97,10 @@ class QdrantLedger:
         )
         return counted.count
 
+    async def size(self) -> int:
+        """How many entries there are, with those of deleted documents."""
+        return (await self._qdrant.ask(lambda client: client.count(self._name))).count
+
     async def _pages(self, only: models.Filter | None) -> AsyncIterator[Sequence[LedgerEntry]]:
         offset: models.ExtendedPointId | None = None
         while True:
