@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from broker.contract import ChunkCounts, Deletion, Document
+from broker.contract import ChunkCounts, Document
 from broker.errors import CollectionMismatch, DocumentRejected
 from broker.handover import Handover
 from broker.queue import QueueDepth
@@ -163,8 +163,7 @@ class Rebuild:
 
     async def _bring_over(self, entry: LedgerEntry, known: LedgerEntry | None) -> Outcome | None:
         if entry.state is State.DELETED:
-            gone = Deletion(doc_id=entry.doc_id, version=entry.version, tenant=entry.tenant)
-            return await pipeline.delete(gone, entry.attempt, self._ports)
+            return await pipeline.remove(entry, self._ports)
         if known is not None and known.indexed and known.content_hash == entry.content_hash:
             # Nothing but the version is new: somebody looked, and found it unchanged.
             now = msgspec.structs.replace(entry, chunks=known.chunks)
