@@ -15,6 +15,7 @@ from qdrant_client import AsyncQdrantClient, models
 
 from worker.fence import is_equal, is_exactly, is_older
 from worker.group_commit import GroupCommit
+from worker.parts import in_parts
 from worker.points import Begun, DocumentKey, LedgerEntry, State, ledger_id
 from worker.qdrant import Qdrant, applied, check_applied
 
@@ -142,8 +143,11 @@ class QdrantLedger:
             for (entry, _), (current, _) in zip(finished, now, strict=True)
         ]
 
-    async def _write(self, operations: Sequence[models.UpdateOperation]) -> None:
-        await self._qdrant.ask(partial(_batch_update, self._name, operations))
+    async def _write(self, operations: Sequence[models.UpsertOperation]) -> None:
+        async def ask(part: Sequence[models.UpsertOperation]) -> None:
+            await self._qdrant.ask(partial(_batch_update, self._name, part))
+
+        await in_parts(operations, ask, _name_of)
 
     async def _states(self, entries: Sequence[LedgerEntry]) -> list[tuple[LedgerEntry, bool]]:
         found = {entry.key: (entry, first) for entry, first in await self._read(_keys(entries))}
@@ -175,8 +179,14 @@ def _of(entry: LedgerEntry) -> models.HasIdCondition:
     return models.HasIdCondition(has_id=[ledger_id(entry.key)])
 
 
+def _name_of(operation: models.UpsertOperation) -> str:
+    assert isinstance(operation.upsert, models.PointsList), "`_upsert` makes nothing else"
+    payload = operation.upsert.points[0].payload or {}
+    return f"the entry of {payload['doc_id']!r} with {len(payload[CHUNK_IDS])} chunks in the ledger"
+
+
 async def _batch_update(
-    name: str, operations: Sequence[models.UpdateOperation], client: AsyncQdrantClient
+    name: str, operations: Sequence[models.UpsertOperation], client: AsyncQdrantClient
 ) -> None:
     for result in await client.batch_update_points(name, list(operations), wait=True):
         check_applied(result)

@@ -84,11 +84,15 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Retry:
-    """The document may be indexed later; ``counts`` says whether this was a try of its own."""
+    """The document may be indexed later; ``counts`` says whether this was a try of its own.
+
+    ``away`` is the error of a service that is away, if that is why.
+    """
 
     reason: str
     counts: bool
     traceback: str = ""
+    away: Exception | None = None
 
 
 Outcome = Indexed | Unchanged | Superseded | Deleted | Swept | Rejected | Retry

@@ -29,6 +29,7 @@ class StrictQdrant:
         self._local = QdrantClient(":memory:")
         self._indexes: dict[str, dict[str, models.PayloadIndexInfo]] = {}
         self._created: dict[str, models.CreateCollection] = {}
+        self._largest_upserts: dict[str, int] = {}
 
     def collections(self, _name: str, _wanted: None) -> object:
         return self._local.get_collections()
@@ -50,6 +51,7 @@ class StrictQdrant:
         if name in self._aliases():
             text = f"Can't create collection with name {name}. Alias with the same name"
             raise Refused(400, f"Wrong input: {text} already exists")
+        self._limit(name, wanted.strict_mode_config)
         created = self._local.create_collection(
             name,
             wanted.vectors or {},
@@ -59,9 +61,18 @@ class StrictQdrant:
         self._indexes[name], self._created[name] = {}, wanted
         return created
 
+    def update(self, name: str, wanted: models.UpdateCollection) -> object:
+        if wanted.model_fields_set - {"strict_mode_config", "metadata"}:
+            raise Refused(501, "the stand-in changes only a collection's strict mode and metadata")
+        real = self._existing(name)
+        if "strict_mode_config" in wanted.model_fields_set:
+            self._limit(real, wanted.strict_mode_config)
+        return self._local.update_collection(real, metadata=wanted.metadata)
+
     def delete_collection(self, name: str, _wanted: None) -> object:
         self._indexes.pop(name, None)
         self._created.pop(name, None)
+        self._largest_upserts.pop(name, None)
         return self._local.delete_collection(name)
 
     def create_index(self, name: str, wanted: models.CreateFieldIndex) -> object:
@@ -99,6 +110,7 @@ class StrictQdrant:
         else:
             points = wanted.points
             _check_ids(point.id for point in points)
+        self._check_number(name, len(points.ids if isinstance(points, models.Batch) else points))
         self._local.upsert(
             self._existing(name),
             points,
@@ -203,6 +215,21 @@ class StrictQdrant:
         if real not in self._collection_names():
             raise Refused(404, f"Not found: Collection `{name}` doesn't exist!")
         return real
+
+    def _limit(self, name: str, limits: models.StrictModeConfig | None) -> None:
+        if limits is None:
+            return
+        if limits.model_fields_set != {"enabled", "upsert_max_batchsize"} or not limits.enabled:
+            raise Refused(501, "the stand-in knows no strict mode but that of upsert_max_batchsize")
+        assert limits.upsert_max_batchsize is not None
+        self._largest_upserts[name] = limits.upsert_max_batchsize
+
+    def _check_number(self, name: str, points: int) -> None:
+        most = self._largest_upserts.get(self._existing(name))
+        if most is not None and points > most:
+            text = f'Limit exceeded {points} > {most} for "upsert limit"'
+            solution = f'Reduce the "upsert limit" parameter to or below {most}.'
+            raise Refused(400, f"Bad request: {text}. Help: {solution}")
 
     def _check_free(self, name: str) -> None:
         if name in self._collection_names():
