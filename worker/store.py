@@ -216,7 +216,7 @@ async def _query(
 
 
 def _sparse(vector: SparseVector) -> models.SparseVector:
-    return models.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
+    return models.SparseVector(indices=vector.indices, values=vector.values)
 
 
 async def _scroll_ids(

@@ -7,6 +7,7 @@ from typing import Any, Final
 from qdrant_client import QdrantClient, models
 
 LARGEST_ID: Final = 2**64 - 1
+INTEGERS: Final = range(-(2**63), 2**63)
 UUID: Final = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 DEFAULT_LIMIT: Final = 10
 
@@ -67,7 +68,8 @@ class StrictQdrant:
         real = self._existing(name)
         if "strict_mode_config" in wanted.model_fields_set:
             self._limit(real, wanted.strict_mode_config)
-        return self._local.update_collection(real, metadata=wanted.metadata)
+        self._local.update_collection(real, metadata=wanted.metadata)
+        return True
 
     def delete_collection(self, name: str, _wanted: None) -> object:
         self._indexes.pop(name, None)
@@ -175,6 +177,7 @@ class StrictQdrant:
 
     def query(self, name: str, wanted: models.QueryRequest) -> object:
         _check_ids((wanted.query,) if isinstance(wanted.query, int | str) else ())
+        _check_integers(wanted.model_dump(include={"filter", "prefetch"}))
         real = self._existing(name)
         return self._local.query_points(
             real,
@@ -270,3 +273,13 @@ def _check_ids(ids: Iterable[models.ExtendedPointId]) -> None:
         if not (0 <= id_ <= LARGEST_ID if isinstance(id_, int) else UUID.fullmatch(str(id_))):
             text = f"value {id_} is not a valid point ID, valid values are either an unsigned"
             raise Refused(400, f"Format error in JSON body: {text} integer or a UUID")
+
+
+def _check_integers(part: object) -> None:
+    """Those that are compared with a payload have 64 bits."""
+    if isinstance(part, int) and part not in INTEGERS:
+        text = "data did not match any variant of untagged enum Condition"
+        raise Refused(400, f"Format error in JSON body: {text}")
+    inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    for value in inner:
+        _check_integers(value)
