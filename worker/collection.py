@@ -23,17 +23,24 @@ from worker.schema import DEFAULT_STORAGE, SPARSE_NAME, Quantization, Storage
 
 log = structlog.get_logger()
 
-PAYLOAD_INDEXES: Final = {
+Indexes = Mapping[str, models.KeywordIndexParams | models.IntegerIndexParams]
+FENCE_INDEXES: Final[Indexes] = {
+    field: models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, lookup=True, range=True)
+    for field in ("version", "attempt")
+}
+PAYLOAD_INDEXES: Final[Indexes] = {
     "doc_id": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
     "source": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
     "tenant": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
+    **FENCE_INDEXES,
 }
-"""Every key that documents are found by. (Writes name the points they mean, and only then compare
-versions: that needs no index.)"""
-LEDGER_INDEXES: Final = {
+"""Every key that documents are found by, and the fence that writes compare: a server in strict mode
+refuses conditions on anything else."""
+LEDGER_INDEXES: Final[Indexes] = {
     "state": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
     "folders": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
     "tenant": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
+    **FENCE_INDEXES,
 }
 FINGERPRINT_KEY: Final = "fingerprint"
 SETTINGS: Final = {
@@ -239,15 +246,16 @@ async def _create_ledger(name: str, metadata: dict[str, Any], client: AsyncQdran
     return await client.create_collection(name, vectors_config={}, metadata=metadata)
 
 
-async def _create_payload_indexes(
-    name: str, indexes: Mapping[str, models.KeywordIndexParams], client: AsyncQdrantClient
-) -> None:
+async def _create_payload_indexes(name: str, indexes: Indexes, client: AsyncQdrantClient) -> None:
     for field, schema in indexes.items():
         await applied(partial(_create_payload_index, name, field, schema))(client)
 
 
 async def _create_payload_index(
-    name: str, field: str, schema: models.KeywordIndexParams, client: AsyncQdrantClient
+    name: str,
+    field: str,
+    schema: models.KeywordIndexParams | models.IntegerIndexParams,
+    client: AsyncQdrantClient,
 ) -> models.UpdateResult:
     return await client.create_payload_index(name, field, schema, wait=True)
 

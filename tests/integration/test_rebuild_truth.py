@@ -45,8 +45,6 @@ HISTORY: Sequence[Change] = (
     Deletion(doc_id="b", version=3),
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
-
 
 class Shouting(Words):
     """A model whose chunks are those of `Words`, in capitals."""
