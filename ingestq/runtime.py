@@ -19,6 +19,7 @@ from ingestq.embedded import embedded_redis
 from ingestq.settings import Settings
 
 if TYPE_CHECKING:  # a command that only produces loads nothing of the worker
+    from worker.collection import CollectionNames
     from worker.embedding.pool import ModelPool
     from worker.lease_worker import LeaseWorker
     from worker.qdrant import Qdrant, QdrantConfig
@@ -91,6 +92,18 @@ async def open_model(settings: Settings, processes: int) -> "AsyncIterator[Model
         yield model
 
 
+async def query_settings(
+    settings: Settings, qdrant: "Qdrant", names: "CollectionNames"
+) -> Settings:
+    """The settings with which a question is understood as the collection's documents were."""
+    from worker.collection import stored_fingerprint
+
+    made_with = await stored_fingerprint(qdrant, names)
+    if made_with is None:
+        return settings
+    return settings.model_copy(update={"model": made_with.model, "chunk_tokens": None})
+
+
 @asynccontextmanager
 async def open_worker(settings: Settings, broker: Broker) -> "AsyncIterator[LeaseWorker]":
     """Open everything a worker needs.
@@ -103,6 +116,7 @@ async def open_worker(settings: Settings, broker: Broker) -> "AsyncIterator[Leas
     from broker.handover import Destination
     from broker.leases import LeaseQueue
     from worker.collection import open_collection
+    from worker.exchange import remove_expired
     from worker.fingerprint import fingerprint
     from worker.jobs import INGESTOR, Ingestor, delete, ingest, sweep
     from worker.lanes import LanePermits, kept_for_interactive
@@ -118,6 +132,7 @@ async def open_worker(settings: Settings, broker: Broker) -> "AsyncIterator[Leas
             qdrant, settings.collection, fingerprint(model.info, schema), schema.storage
         )
         patient = PatientQdrant(qdrant)
+        await remove_expired(patient, names.alias, settings.keep_previous_hours)
         chunks = QdrantStore(patient, names.chunks, schema.vector_name)
         ledger = QdrantLedger(patient, names.ledger)
         ports = {lane: Ports(model.in_lane(lane), chunks, ledger) for lane in Lane}

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final, Self
 
 from broker.question import Question
-from ingestq.runtime import open_model, open_qdrant
+from ingestq.runtime import open_model, open_qdrant, query_settings
 from ingestq.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ PROCESSES: Final = 1
 class Searching:
     """Answers questions, as an asynchronous context manager.
 
-    The model is kept once it is loaded, and so is the connection to a server. The local Qdrant is
-    opened for each question anew and for one at a time, as only one process may have it open, and
-    workers need it, too.
+    A model is kept once it is loaded, and so is the connection to a server. There is a second model
+    when the collection was rebuilt with another one. The local Qdrant is opened for each question
+    anew and for one at a time, as only one process may have it open, and workers need it, too.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -34,7 +34,7 @@ class Searching:
         self._kept = AsyncExitStack()
         self._loading = asyncio.Lock()
         self._asking = asyncio.Lock()
-        self._model: ModelPool | None = None
+        self._models: dict[str, ModelPool] = {}
         self._server: Qdrant | None = None
 
     async def __aenter__(self) -> Self:
@@ -60,18 +60,19 @@ class Searching:
 
         async with self._qdrant() as qdrant:
             names = await find_collection(qdrant, self._settings.collection)
-        if names is None:
-            return []
-        model = await self._loaded()
+            if names is None:
+                return []
+            settings = await query_settings(self._settings, qdrant, names)
+        model = await self._loaded(settings)
         async with self._qdrant() as qdrant:
             return await search(qdrant, names, model, question)
 
-    async def _loaded(self) -> "ModelPool":
+    async def _loaded(self, settings: Settings) -> "ModelPool":
         async with self._loading:
-            if self._model is None:
-                opening = open_model(self._settings, PROCESSES)
-                self._model = await self._kept.enter_async_context(opening)
-            return self._model
+            if settings.model not in self._models:
+                opening = open_model(settings, PROCESSES)
+                self._models[settings.model] = await self._kept.enter_async_context(opening)
+            return self._models[settings.model]
 
     @asynccontextmanager
     async def _qdrant(self) -> "AsyncIterator[Qdrant]":

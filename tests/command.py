@@ -1,5 +1,6 @@
 """Runs the installed ``ingestq`` command, as a user does."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -52,6 +53,10 @@ class Ingestq:
             check=False,
         )
         return Ran(ended.returncode, ended.stdout, ended.stderr)
+
+    async def ended(self, *arguments: str | Path) -> Ran:
+        """The same, for tests that serve the command something meanwhile."""
+        return await asyncio.to_thread(self, *arguments)
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
         """Start the command and go on."""

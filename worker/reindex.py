@@ -35,9 +35,6 @@ PLAIN_TEXT: Final = "text/plain"
 MARKDOWN: Final = "text/markdown"
 FEW_CHANGES: Final = 100
 """So many documents are brought over within seconds: the queue may be closed for them."""
-QUIET_SECONDS: Final = 20.0
-"""How long the queue stays closed for jobs that run to end; then it opens again for a while."""
-OPEN_SECONDS: Final = 60.0
 POLL_SECONDS: Final = 0.1
 SAMPLES: Final = 20
 SAMPLE_HITS: Final = 10
@@ -49,6 +46,14 @@ class Queue(Protocol):
     """Tells how many jobs run; see `broker.queue.JobQueue`."""
 
     async def depth(self) -> QueueDepth: ...
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long the queue stays closed for the jobs that run to end, before it opens for a while."""
+
+    closed_seconds: float = 20.0
+    open_seconds: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,9 @@ class Display(Protocol):
     def done(self, chunks: ChunkCounts) -> None:
         """One of them was looked at; ``chunks`` is what was done to it."""
         ...
+
+
+DEFAULT_PATIENCE: Final = Patience()
 
 
 class Rebuild:
@@ -231,7 +239,12 @@ class Rebuild:
 
 
 async def reindex(
-    rebuild: Rebuild, qdrant: Qdrant, queue: Queue, handover: Handover, model: QueryModel
+    rebuild: Rebuild,
+    qdrant: Qdrant,
+    queue: Queue,
+    handover: Handover,
+    model: QueryModel,
+    patience: Patience = DEFAULT_PATIENCE,
 ) -> Rebuilt | NotExchanged:
     """Build the new collection, and let the alias stand for it once it is complete.
 
@@ -247,15 +260,15 @@ async def reindex(
         if (refused := await rebuild.answers(model)) is not None:
             return refused
         async with handover.closed(rebuild.live.names.chunks):
-            if await _becomes_quiet(queue):
+            if await _becomes_quiet(queue, patience.closed_seconds):
                 return await _exchange(rebuild, qdrant, handover)
-        await asyncio.sleep(OPEN_SECONDS)
+        await asyncio.sleep(patience.open_seconds)
 
 
-async def _becomes_quiet(queue: Queue) -> bool:
+async def _becomes_quiet(queue: Queue, seconds: float) -> bool:
     """Whether all jobs end before others have to wait too long."""
     try:
-        async with asyncio.timeout(QUIET_SECONDS):
+        async with asyncio.timeout(seconds):
             while (await queue.depth()).in_flight:  # noqa: ASYNC110 - the jobs run elsewhere
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError:

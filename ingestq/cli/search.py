@@ -13,7 +13,7 @@ from broker.question import LARGEST_LIMIT, MetadataIs, Mode, Question, Where, pa
 from ingestq.cli.console import configure_logging, err, line, print_json
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
-from ingestq.runtime import open_model, open_qdrant
+from ingestq.runtime import open_model, open_qdrant, query_settings
 from ingestq.settings import Settings
 
 if TYPE_CHECKING:
@@ -104,5 +104,6 @@ async def _hits(question: Question, settings: Settings) -> "list[Hit] | None":
         names = await find_collection(qdrant, settings.collection)
         if names is None:
             return None
+        settings = await query_settings(settings, qdrant, names)
         async with open_model(settings, processes=1) as model:
             return await search(qdrant, names, model, question)

@@ -1,0 +1,69 @@
+"""``ingestq reindex`` is killed, and does the rest when it is called again."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command import Ingestq
+from tests.qdrant_standin import Standin, qdrant_standin
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
+QUESTION = "Can I bring my puppy along when I come for a day trip?"
+ANSWER = "Dogs are not allowed ashore"
+CHUNK_TOKENS = "100"
+
+
+@pytest.fixture
+async def standin() -> AsyncIterator[Standin]:
+    async with qdrant_standin() as server:
+        yield server
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_killed_reindex_goes_on_where_it_was(ingestq: Ingestq, standin: Standin) -> None:
+    ingestq.settings["qdrant_url"] = standin.url
+    before = (await ingestq.ended("run", EXAMPLES, "--json")).json["chunks"]["embedded"]
+    documents = len(list(EXAMPLES.iterdir()))
+
+    def is_of_the_last_document(request: str, body: Any) -> bool:
+        """The first to be brought over are done: they are counted here."""
+        if request.startswith("PUT ") and request.endswith("/points"):
+            written.add(body["points"][0]["payload"]["doc_id"])
+        return len(written) == documents
+
+    written: set[str] = set()
+    last = standin.holds.request(is_of_the_last_document)
+    first = ingestq.start("reindex", "--chunk-tokens", CHUNK_TOKENS)
+    try:
+        await last.struck()
+    finally:
+        first.kill()
+        first.communicate()
+    last.release()
+    status = await ingestq.ended("status", "--json")
+    assert status.json["collection"] == {
+        "name": "documents",
+        "documents": documents,
+        "chunks": before,
+    }
+
+    second = await ingestq.ended("reindex", "--chunk-tokens", CHUNK_TOKENS, "--json")
+    assert second.code == 0, second.err
+    assert (second.json["swapped"], second.json["documents"]) == (True, documents)
+    after = (await ingestq.ended("status", "--json")).json["collection"]["chunks"]
+    assert second.json["chunks"]["embedded"] < after, "what was done is not done again"
+    assert after > before
+
+    worker = await ingestq.ended("worker")
+    worker.failed_with(2, "max_tokens 100, now 254", "INGESTQ_CHUNK_TOKENS")
+    found = await ingestq.ended("search", QUESTION, "--dense", "--json")
+    assert ANSWER in " ".join(found.json["hits"][0]["text"].split())
+
+    back = await ingestq.ended("reindex", "--rollback")
+    assert back.code == 0, back.err
+    unchanged = (await ingestq.ended("run", EXAMPLES, "--json")).json
+    assert unchanged["documents"]["unchanged"] == documents
+    assert (await ingestq.ended("status", "--json")).json["collection"]["chunks"] == before
