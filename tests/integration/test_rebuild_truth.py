@@ -37,6 +37,7 @@ from worker.schema import DEFAULT_STORAGE
 OTHER = Fingerprint("test/small", "1", 2, 9, "exact", "none", 1)
 NEW = CollectionNames.of("documents", OTHER.digest)
 TO_THE_END = 10_000
+FIRST = "FIRST"
 STEPS = 32
 """More than a rebuild of `HISTORY` takes."""
 HISTORY: Sequence[Change] = (
@@ -47,13 +48,21 @@ HISTORY: Sequence[Change] = (
 
 
 class Shouting(Words):
-    """A model whose chunks are those of `Words`, in capitals."""
+    """A model whose chunks are those of `Words`, in capitals, after one of its own."""
+
+    first = FIRST
 
     async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
         prepared = await super().prepare(document, known_hash)
         assert isinstance(prepared, Prepared)
-        chunks = tuple(text.upper() for text in prepared.chunks)
+        chunks = (self.first, *(text.upper() for text in prepared.chunks))
         return Prepared(prepared.content_hash, prepared.file, prepared.title, chunks)
+
+
+class Otherwise(Shouting):
+    """What the other would make of a source that has changed."""
+
+    first = "OTHERWISE"
 
 
 class Unseen:
@@ -68,10 +77,11 @@ class Builder(Worker):
 
     change: Change = field(default=HISTORY[0])
     attempt: int = 0
+    model: Words = field(default_factory=Shouting)
 
     async def _work(self) -> Outcome:
         live, new = Side.of(self, self.names, SMALL), Side.of(self, NEW, OTHER)
-        rebuild = Rebuild(live, new, Shouting(), reuse=False, at_once=2, display=Unseen())
+        rebuild = Rebuild(live, new, self.model, reuse=False, at_once=2, display=Unseen())
         seen = await rebuild.catch_up()
         assert not seen.failed
         return Unchanged()
@@ -93,7 +103,7 @@ async def check(memory: Memory, names: CollectionNames, changes: Sequence[Change
     expected = Counter(
         (document.doc_id, index, word.upper())
         for document in documents
-        for index, word in enumerate((document.text or "").split())
+        for index, word in enumerate([FIRST, *(document.text or "").split()])
     )
     records, _ = await memory.client.scroll(NEW.chunks, limit=100, with_payload=True)
     payloads: list[Any] = [record.payload for record in records]
@@ -120,6 +130,20 @@ async def test_a_rebuild_that_died_is_completed_by_the_next() -> None:
             victim.die()
         await advance(Builder(memory, names), TO_THE_END)
         await check(memory, names, HISTORY)
+
+
+async def test_two_readings_of_a_document_are_not_mixed() -> None:
+    """The source was there before the death, and is gone after it."""
+    for at in range(STEPS):
+        memory, names = await prepared(HISTORY)
+        victim = Builder(memory, names, model=Otherwise())
+        await advance(victim, at)
+        victim.die()
+        await advance(Builder(memory, names), TO_THE_END)
+        records, _ = await memory.client.scroll(NEW.chunks, limit=100)
+        ids = await QdrantLedger(memory, NEW.ledger).chunk_ids(DocumentKey("", "a"))
+        assert {str(record.id) for record in records} == ids
+        await memory.client.close()
 
 
 @pytest.mark.parametrize(

@@ -167,13 +167,15 @@ async def fill(house: House) -> None:
 
 
 async def test_everything_is_carried_over(house: House, tmp_path: Path) -> None:
-    here, gone = tmp_path / "here.txt", tmp_path / "gone.md"
+    here, gone, changed = (tmp_path / name for name in ("here.txt", "gone.md", "changed.txt"))
     here.write_text("A file that is there.")
+    changed.write_text("What a file said.")
     gone.write_text("# Gone\n\nA file that will be gone.\n")
     client = IngestClient(house.broker.queue)
     async with house.working(house.live):
         await house.put("inline", "A text.", metadata={"page": 3, "title": "T"}, tenant="t")
         await client.put("here", source=str(here), path=str(here))
+        await client.put("changed", source=str(changed), path=str(changed))
         await client.put("gone", source=str(gone), path=str(gone), media_type="text/markdown")
         await house.put("deleted", "A text that goes.")
         await eventually(house.broker.queue.is_empty)
@@ -181,11 +183,12 @@ async def test_everything_is_carried_over(house: House, tmp_path: Path) -> None:
         await client.delete([Deletion(doc_id="deleted", version=version)], submission="d")
         await house.ended("d")
     gone.unlink()
+    changed.write_text("What nobody has looked at yet.")
     before = await house.payloads(house.live.chunks)
-    assert len(before) == 3
+    assert len(before) == 4
 
-    assert await house.rebuild() == Rebuilt(documents=3, chunks=3)
-    assert (house.progress.embedded, house.progress.reused) == (0, 3)
+    assert await house.rebuild() == Rebuilt(documents=4, chunks=4)
+    assert (house.progress.embedded, house.progress.reused) == (0, 4)
     assert await find_collection(house.qdrant, house.alias) == house.other
     assert await house.payloads(house.alias) == before
     async with house.working(house.other):
