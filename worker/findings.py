@@ -1,6 +1,5 @@
 """What a comparison of index, ledger and sources finds: plain values."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -25,11 +24,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Requeue:
-    """Have the document written once more: distrust the entry, clear the way, queue it."""
+    """Have the document written, once more if it was: then its entry is distrusted before."""
 
     document: Document
     distrust: LedgerEntry | None = None
-    in_the_way: Sequence[StoredChunk] = ()
 
 
 @dataclass(frozen=True)

@@ -48,14 +48,6 @@ class Inventory:
             if offset is None:
                 return
 
-    async def at(self, ids: Sequence[str]) -> list[StoredChunk]:
-        """What is stored under those of ``ids`` that exist."""
-        found = []
-        for start in range(0, len(ids), PAGE_CHUNKS):
-            some = ids[start : start + PAGE_CHUNKS]
-            found += await self._qdrant.ask(partial(_retrieve, self._name, some))
-        return [_stored(record) for record in found]
-
     async def remove(self, chunks: Iterable[StoredChunk]) -> None:
         """Delete ``chunks``, but none that was written again since it was read."""
         ordered = sorted(chunks, key=lambda chunk: chunk.fence or ())
@@ -76,12 +68,6 @@ async def _scroll(
     return await client.scroll(
         name, scroll_filter=only, limit=PAGE_CHUNKS, offset=offset, with_payload=FIELDS
     )
-
-
-async def _retrieve(
-    name: str, ids: Sequence[str], client: AsyncQdrantClient
-) -> list[models.Record]:
-    return await client.retrieve(name, list(ids), with_payload=FIELDS)
 
 
 async def _delete(

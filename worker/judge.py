@@ -28,15 +28,13 @@ FIRST_REDIS_TIME: Final = 10**15
 class Seen:
     """What was seen of one document.
 
-    Of the ``listed`` chunks of its entry those with the ids ``lacking`` are not there;
-    ``in_the_way`` are points of others under such an id. ``unlisted`` are chunks that say that they
-    are its own, and are not in its entry.
+    Of the chunks that its entry lists, ``lacking`` of ``listed`` are not there. ``unlisted`` chunks
+    say that they are its own, and are not in its entry.
     """
 
     entry: LedgerEntry
     listed: int
-    lacking: Sequence[str]
-    in_the_way: Sequence[StoredChunk]
+    lacking: int
     unlisted: Sequence[StoredChunk]
     look: Look
 
@@ -124,7 +122,7 @@ def _begun(seen: Seen, under: Circumstances, tally: Tally) -> Sequence[Finding]:
 
 
 def _lacking(seen: Seen, under: Circumstances) -> Finding:
-    reason = f"{len(seen.lacking):,} of its {seen.listed:,} chunks are missing"
+    reason = f"{seen.lacking:,} of its {seen.listed:,} chunks are missing"
     return _half_done(Kind.MISSING, reason, seen, under)
 
 
@@ -134,7 +132,7 @@ def _half_done(kind: Kind, reason: str, seen: Seen, under: Circumstances) -> Fin
         told = f"{reason}; its text is not in a file, so send it again"
         # One that is not indexed will be written as it is.
         return Finding(kind, entry.key, told, SendAgain(entry) if entry.indexed else None)
-    remedy = Requeue(seen.document(under.now), entry, seen.in_the_way)
+    remedy = Requeue(seen.document(under.now), entry)
     return Finding(kind, entry.key, reason, remedy)
 
 

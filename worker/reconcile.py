@@ -19,7 +19,7 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass
-from itertools import chain, compress
+from itertools import compress
 from typing import Final, Protocol
 
 from broker.contract import Document
@@ -55,8 +55,6 @@ class Chunks(Protocol):
     def pages(
         self, doc_ids: Sequence[str] | None = None
     ) -> AsyncIterator[Sequence[StoredChunk]]: ...
-
-    async def at(self, ids: Sequence[str]) -> list[StoredChunk]: ...
 
 
 @dataclass(frozen=True)
@@ -180,15 +178,12 @@ class Reconciler:
         async for chunks in self._chunks.pages(list({key.doc_id for key in keys})):
             for chunk in chunks:
                 held[chunk.key][str(chunk.id)] = chunk
-        lacking = {key: sorted(ids - held[key].keys()) for key, (_, ids) in listed.items()}
-        others = await self._chunks.at(list(chain(*lacking.values())))
         looks = await asyncio.to_thread(self._sources.look, [e for e, _ in listed.values()])
         return [
             Seen(
                 entry=entry,
                 listed=len(ids),
-                lacking=lacking[key],
-                in_the_way=[c for c in others if c.id in lacking[key] and c.key != key],
+                lacking=len(ids - held[key].keys()),
                 unlisted=[chunk for name, chunk in held[key].items() if name not in ids],
                 look=looks.get(key, SAME),
             )

@@ -57,8 +57,6 @@ class Mender:
             case SendAgain(entry):
                 await self.ledger.distrust(entry)
                 return False
-            case Requeue(_, LedgerEntry() as entry, in_the_way):
-                if not await self.ledger.distrust(entry):
-                    return False
-                await self.chunks.remove(in_the_way)
+            case Requeue(_, LedgerEntry() as entry):
+                return await self.ledger.distrust(entry)
         return True
