@@ -79,12 +79,20 @@ def judge(seen: Seen, under: Circumstances, tally: Tally) -> Sequence[Finding]:
     """
     match seen.entry.state:
         case State.DELETED:
-            return [orphaned(chunk, "the document was deleted") for chunk in seen.unlisted]
+            return _unlisted(seen, "the document was deleted", under, tally)
         case State.INDEXED:
-            chunks = [orphaned(chunk, "its document does not list it") for chunk in seen.unlisted]
+            chunks = _unlisted(seen, "its document does not list it", under, tally)
             return [*chunks, *_indexed(seen, under, tally)]
         case State.WRITING | State.DELETING:
             return _begun(seen, under, tally)
+
+
+def _unlisted(seen: Seen, reason: str, under: Circumstances, tally: Tally) -> Sequence[Finding]:
+    if seen.unlisted and under.queued:
+        # A worker that was overtaken may be about to take them away.
+        tally.in_work += 1
+        return []
+    return [orphaned(chunk, reason) for chunk in seen.unlisted]
 
 
 def _indexed(seen: Seen, under: Circumstances, tally: Tally) -> Sequence[Finding]:
@@ -94,7 +102,7 @@ def _indexed(seen: Seen, under: Circumstances, tally: Tally) -> Sequence[Finding
     if not seen.changed_file:
         return []
     if under.queued:
-        tally.in_work += 1
+        tally.in_work += not seen.unlisted  # else it is counted already
     elif seen.look.sight is Sight.GONE:
         tally.gone += 1
     elif under.given_up:

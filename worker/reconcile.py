@@ -1,9 +1,10 @@
 """Compares index, ledger and sources, page by page. What is found wrong is a value.
 
 Workers may be at work meanwhile. What they do to a document begins with its ledger entry and ends
-with it, so an entry that is the same before and after a look at its chunks was nobody's in
-between; and a file that changed is not wrong while the queue holds a job for it. Whatever looks
-wrong is looked at again before it is called so.
+with it, so an entry that is the same before and after a look at its chunks was nobody's in between.
+Only one who was overtaken may still have chunks to take away, and then its job is on the queue. Nor
+is a file that changed wrong while the queue holds a job for it. Whatever looks wrong is looked at
+again before it is called so.
 """
 
 import asyncio
@@ -13,12 +14,13 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Final, Protocol
 
@@ -32,6 +34,7 @@ from worker.points import DocumentKey, LedgerEntry, State
 from worker.sources import SAME, Sight, Sources, are_same
 from worker.sweep import MASS_DOCUMENTS, MASS_SHARE
 
+_Chunks = Mapping[str, StoredChunk]
 GROUP_CHUNKS: Final = 10_000
 """Documents are compared together while they have fewer chunks than this."""
 PAGE_FILES: Final = 256
@@ -161,6 +164,7 @@ class Reconciler:
             waiting = await self._queue.waiting([_place(one.entry) for one in doubtful])
             again = await self._ledger.look_up(one.entry.key for one in doubtful)
             stable = [one for one in doubtful if _is_still(one.entry, again)]
+            stable = await self._without_passing(stable)
             given_up = await self._given_up([one for one in stable if one.changed_file], now)
             for one in stable:
                 queued = waiting.may_change(*_place(one.entry))
@@ -174,10 +178,7 @@ class Reconciler:
     async def _look_at(self, keys: Sequence[DocumentKey]) -> list[Seen]:
         """The entries first, and then what they stand for."""
         listed = await self._ledger.listed(keys)
-        held: dict[DocumentKey | None, dict[str, StoredChunk]] = defaultdict(dict)
-        async for chunks in self._chunks.pages(list({key.doc_id for key in keys})):
-            for chunk in chunks:
-                held[chunk.key][str(chunk.id)] = chunk
+        held = await self._held(keys)
         looks = await asyncio.to_thread(self._sources.look, [e for e, _ in listed.values()])
         return [
             Seen(
@@ -189,6 +190,29 @@ class Reconciler:
             )
             for key, (entry, ids) in listed.items()
         ]
+
+    async def _held(self, keys: Collection[DocumentKey]) -> Mapping[DocumentKey, _Chunks]:
+        """The chunks there are of some documents, by their ids."""
+        held: dict[DocumentKey | None, dict[str, StoredChunk]] = defaultdict(dict)
+        if keys:
+            async for chunks in self._chunks.pages(list({key.doc_id for key in keys})):
+                for chunk in chunks:
+                    held[chunk.key][str(chunk.id)] = chunk
+        return {key: held[key] for key in keys}
+
+    async def _without_passing(self, seen: Sequence[Seen]) -> list[Seen]:
+        """``seen`` without those unlisted chunks that were taken away meanwhile.
+
+        A worker that was overtaken takes away what it wrote before its job ends. So what is still
+        there after a look at the queue, and has no job on it, is nobody's any more.
+        """
+        held = await self._held([one.entry.key for one in seen if one.unlisted])
+
+        def still_there(one: Seen) -> list[StoredChunk]:
+            now = held.get(one.entry.key, {})
+            return [chunk for chunk in one.unlisted if now.get(str(chunk.id)) == chunk]
+
+        return [replace(one, unlisted=still_there(one)) for one in seen]
 
     async def _given_up(self, changed: Sequence[Seen], now: int) -> frozenset[DocumentKey]:
         """Those of which just what is at their path now is among the dead letters."""
