@@ -412,6 +412,30 @@ async def test_what_waits_on_the_queue_is_not_wrong(house: House) -> None:
     assert await house.is_in_order()
 
 
+async def test_of_files_that_are_gone_only_those_not_queued_are_wrong(house: House) -> None:
+    paths = [house.root.parent / f"{name}.txt" for name in ("one", "two")]
+    for path in paths:
+        path.write_text(f"A note called {path.stem}.")
+        await house.client.put(path.stem, source="elsewhere", path=str(path))
+    await house.work()
+    for path in paths:
+        path.unlink()
+    deletion = Deletion(doc_id="one", version=await house.broker.queue.now())
+    await house.client.delete([deletion], submission=new_submission())
+    found = await house.repair()
+    assert (ids(found), found["in_work"]) == ({"stale": {"two"}}, 1)
+    assert await house.is_in_order()
+
+
+async def test_what_was_deleted_is_missing_from_the_folder_it_is_in(house: House) -> None:
+    deletion = Deletion(doc_id=house.doc_id("tide"), version=await house.broker.queue.now())
+    await house.client.delete([deletion], submission=new_submission())
+    await house.work()
+    assert (await house.verify())["consistent"]
+    assert ids(await house.repair(house.root)) == {"missing": {house.doc_id("tide")}}
+    assert await house.is_in_order()
+
+
 async def test_a_document_that_is_not_whole_is_wrong_also_while_it_is_queued(house: House) -> None:
     """A worker would take it for unchanged."""
     await house.lose((await house.chunk_of("long")).id)
@@ -509,9 +533,10 @@ async def test_what_was_given_up_is_not_missing_until_it_changes(house: House) -
     tide.write_text(" ")
     for path in (scan, tide):
         os.utime(path, (1, 1))
+    (house.root / "broken").symlink_to("nowhere")
     assert ids(await house.repair(house.root)) == {"missing": {str(scan)}, "stale": {str(tide)}}
     found = await house.verify(house.root)
-    assert (found["consistent"], found["rejected"]) == (True, 2)
+    assert (found["consistent"], found["rejected"], found["unreadable"]) == (True, 2, 1)
     tide.write_text("A tide again.")
     scan.write_text("Not a scan any more.")
     assert ids(await house.repair(house.root)) == {"missing": {str(scan)}, "stale": {str(tide)}}
