@@ -4,12 +4,15 @@ IngestqError
 ├── UsageError            wrong setting or request: the user has to change something (exit 2)
 │   ├── ModelUnavailable  the embedding model cannot be loaded
 │   ├── CollectionMismatch  the collection was built another way than this worker would write
-│   └── WrongQuestion     the collection cannot be searched that way
+│   ├── WrongQuestion     the collection cannot be searched that way
+│   └── CollectionMissing the collection that was opened is not there any more
 ├── ServiceUnavailable    a service does not answer: the same request may succeed later (exit 3)
 │   ├── BrokerUnavailable Redis
 │   └── StoreUnavailable  Qdrant
+│       ├── StoreTooSlow  it ran out of time over this request; half of it may pass
+│       └── StoreFull     it has no room: nothing can be written before somebody makes some
 ├── QueueFull             the queue has reached its bound: offer the work again later
-├── StoreRejected         Qdrant understood the request and will never accept it
+├── StoreRejected         Qdrant will never accept this request; a part of it, it may
 ├── PoolFailure           a process of the pool died or hung over a task
 │   └── PoolBroken        the processes of the pool died, over this task or not
 ├── DocumentRejected      this document can never be processed, whoever tries
@@ -39,6 +42,13 @@ class WrongQuestion(UsageError):
     """The collection cannot be searched in the way that was asked for."""
 
 
+class CollectionMissing(UsageError):
+    """The collection, or its ledger, was deleted while it was in use.
+
+    Not an error of the document that met it: every other one would meet it, too.
+    """
+
+
 class ServiceUnavailable(IngestqError):
     """A service does not answer at the moment."""
 
@@ -55,6 +65,14 @@ class StoreUnavailable(ServiceUnavailable):
         self.retry_after = retry_after
 
 
+class StoreTooSlow(StoreUnavailable):
+    """Qdrant ran out of time over a request: it may have been carried out, or half of it may be."""
+
+
+class StoreFull(StoreUnavailable):
+    """Qdrant has no disk, memory or quota left for what is written."""
+
+
 class QueueFull(IngestqError):
     """The queue has reached its bound in jobs or bytes."""
 
@@ -64,7 +82,10 @@ class QueueFull(IngestqError):
 
 
 class StoreRejected(IngestqError):
-    """Qdrant refused a request for good: sending it again changes nothing."""
+    """Qdrant refused a request for good: sending it again changes nothing.
+
+    It may be too large, or ask for one thing too many: see `worker.parts`.
+    """
 
 
 class PoolFailure(IngestqError):

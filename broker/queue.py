@@ -77,13 +77,14 @@ class QueueDepth(Struct, frozen=True):
 
 
 class WorkerInfo(Struct, frozen=True):
-    """What a worker says of itself with each sign of life."""
+    """What a worker says of itself with each sign of life; ``paused`` is why it claims nothing."""
 
     host: str
     pid: int
     running: int
     documents_per_second: float
     chunks_per_second: float
+    paused: str | None = None
 
 
 class WorkerSign(Struct, frozen=True):
@@ -96,6 +97,7 @@ class WorkerSign(Struct, frozen=True):
     running: int
     documents_per_second: float
     chunks_per_second: float
+    paused: str | None = None
 
 
 class Stage(StrEnum):

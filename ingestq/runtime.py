@@ -81,7 +81,11 @@ async def open_model(settings: Settings, processes: int) -> "AsyncIterator[Model
     from worker.embedding.pool import EmbeddingConfig, ModelPool
 
     config = EmbeddingConfig(
-        settings.model, processes, settings.max_document_bytes, settings.hybrid
+        settings.model,
+        processes,
+        settings.max_document_bytes,
+        settings.hybrid,
+        settings.chunk_tokens,
     )
     async with ModelPool(config) as model:
         yield model

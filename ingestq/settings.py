@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     qdrant_api_key: str | None = None
     collection: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "documents"
     model: Annotated[str, Field(min_length=1)] = DEFAULT_MODEL
+    chunk_tokens: Annotated[int | None, Field(ge=16)] = None
     vector_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$")] = ""
     hybrid: bool = True
     quantization: Literal["none", "scalar", "binary"] = "none"
@@ -51,6 +52,7 @@ class Settings(BaseSettings):
     max_queue_jobs: Annotated[int, Field(ge=1)] = 100_000
     max_queue_bytes: Annotated[int, Field(ge=1)] = 512 * MEBIBYTE
     max_document_bytes: Annotated[int, Field(ge=1)] = 64 * MEBIBYTE
+    keep_previous_hours: Annotated[float, Field(ge=0)] = 7 * 24
 
     @field_validator("data_dir")
     @classmethod

@@ -19,21 +19,28 @@ from broker.errors import CollectionMismatch, StoreRejected, UsageError
 from worker.embedding.models import ModelInfo
 from worker.fingerprint import Fingerprint, fingerprint
 from worker.qdrant import Qdrant, Request, applied
-from worker.schema import DEFAULT_STORAGE, SPARSE_NAME, Quantization, Schema, Storage
+from worker.schema import DEFAULT_STORAGE, SPARSE_NAME, Quantization, Storage
 
 log = structlog.get_logger()
 
-PAYLOAD_INDEXES: Final = {
+Indexes = Mapping[str, models.KeywordIndexParams | models.IntegerIndexParams]
+FENCE_INDEXES: Final[Indexes] = {
+    field: models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, lookup=True, range=True)
+    for field in ("version", "attempt")
+}
+PAYLOAD_INDEXES: Final[Indexes] = {
     "doc_id": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
     "source": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
     "tenant": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
+    **FENCE_INDEXES,
 }
-"""Every key that documents are found by. (Writes name the points they mean, and only then compare
-versions: that needs no index.)"""
-LEDGER_INDEXES: Final = {
+"""Every key that documents are found by, and the fence that writes compare: a server in strict mode
+refuses conditions on anything else."""
+LEDGER_INDEXES: Final[Indexes] = {
     "state": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
     "folders": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
     "tenant": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
+    **FENCE_INDEXES,
 }
 FINGERPRINT_KEY: Final = "fingerprint"
 SETTINGS: Final = {
@@ -133,15 +140,14 @@ async def check_fingerprint(qdrant: Qdrant, names: CollectionNames, mine: Finger
 async def check_searchable(qdrant: Qdrant, names: CollectionNames, model: ModelInfo) -> Fingerprint:
     """What the collection was made with.
 
-    Raises CollectionMismatch unless that was ``model``, and chunks as this version makes them.
-    Which vectors there are may differ from the settings: a search takes what it finds.
+    Raises CollectionMismatch unless ``model`` made its vectors. How its texts were cut, and which
+    vectors there are, may differ from the settings: a search takes what it finds.
     """
     theirs = await stored_fingerprint(qdrant, names)
-    schema = Schema() if theirs is None else Schema(theirs.vector_name, bool(theirs.sparse))
-    mine = fingerprint(model, schema)
-    if theirs != mine:
+    mine = fingerprint(model)
+    if theirs is None or not theirs.has_vectors_of(mine):
         raise CollectionMismatch(await _difference(qdrant, names, mine))
-    return mine
+    return theirs
 
 
 async def stored_fingerprint(qdrant: Qdrant, names: CollectionNames) -> Fingerprint | None:
@@ -186,7 +192,8 @@ async def _difference(qdrant: Qdrant, names: CollectionNames, mine: Fingerprint)
         settings = [SETTINGS[field] for field in changed if field in SETTINGS] or settings
     return (
         f"the collection {names.alias!r} cannot take these vectors: {what}. Change the setting "
-        f"back ({', '.join(settings)}), or set INGESTQ_COLLECTION to a new name"
+        f"back ({', '.join(settings)}), rebuild the collection with `ingestq reindex`, or set "
+        "INGESTQ_COLLECTION to a new name"
     )
 
 
@@ -239,15 +246,16 @@ async def _create_ledger(name: str, metadata: dict[str, Any], client: AsyncQdran
     return await client.create_collection(name, vectors_config={}, metadata=metadata)
 
 
-async def _create_payload_indexes(
-    name: str, indexes: Mapping[str, models.KeywordIndexParams], client: AsyncQdrantClient
-) -> None:
+async def _create_payload_indexes(name: str, indexes: Indexes, client: AsyncQdrantClient) -> None:
     for field, schema in indexes.items():
         await applied(partial(_create_payload_index, name, field, schema))(client)
 
 
 async def _create_payload_index(
-    name: str, field: str, schema: models.KeywordIndexParams, client: AsyncQdrantClient
+    name: str,
+    field: str,
+    schema: models.KeywordIndexParams | models.IntegerIndexParams,
+    client: AsyncQdrantClient,
 ) -> models.UpdateResult:
     return await client.create_payload_index(name, field, schema, wait=True)
 

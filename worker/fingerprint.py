@@ -32,10 +32,18 @@ class Fingerprint(Struct, frozen=True, omit_defaults=True):
     vector_name: str = ""
     sparse: str = ""
 
+    def has_vectors_of(self, other: "Fingerprint") -> bool:
+        """Whether the same text has the same dense vector in both."""
+        return _decides_vector(self) == _decides_vector(other)
+
     @property
     def digest(self) -> str:
         """Twelve hexadecimal digits that name the collection."""
         return hashlib.blake2b(msgspec.msgpack.encode(self), digest_size=6).hexdigest()
+
+
+def _decides_vector(made_with: Fingerprint) -> tuple[str, str, int, str]:
+    return (made_with.model, made_with.revision, made_with.dimension, made_with.precision)
 
 
 def fingerprint(model: ModelInfo, schema: Schema = DEFAULT_SCHEMA) -> Fingerprint:

@@ -7,17 +7,22 @@ together in the next.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
+
+from broker.errors import Failure, classify
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+OF_ONE_ITEM: Final = (Failure.PERMANENT, Failure.TRANSIENT)
+"""Failures that one item of a group may have caused."""
 
 
 class GroupCommit(Generic[T, R]):
     """Calls ``commit`` with up to ``most`` items; it answers in their order.
 
     If ``commit`` raises for a group, each item is tried by itself, so that one that is refused
-    fails alone.
+    fails alone; but not if a service is away: that would be asked once more for each.
     """
 
     def __init__(self, commit: Callable[[Sequence[T]], Awaitable[Sequence[R]]], most: int) -> None:
@@ -48,7 +53,7 @@ class GroupCommit(Generic[T, R]):
         try:
             results = await self._commit(list(group.values()))
         except Exception as error:
-            if len(group) > 1:
+            if len(group) > 1 and classify(error) in OF_ONE_ITEM:
                 for answer, item in group.items():
                     await self._commit_group({answer: item})
                 return

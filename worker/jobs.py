@@ -47,7 +47,7 @@ from worker.pipeline import (
     Work,
 )
 from worker.points import DocumentKey
-from worker.retries import MAX_TRIES, AwaitService, backoff_seconds
+from worker.retries import MAX_TRIES, AwaitService, backoff_seconds, pause_seconds
 from worker.shared_embeddings import sharing_embeddings
 
 log = structlog.get_logger()
@@ -72,8 +72,9 @@ class Ingestor:
 async def ingest(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
     """Ingest every document of ``batch``; one that fails does not hold up the others.
 
-    Raises arq's Retry if any document may succeed later: those that are done are then recognised
-    and cost a look-up. After the last try the documents that still fail are dead-lettered.
+    Raises arq's Retry, or what a service that is away raised, if any document may succeed later:
+    those that are done are then recognised and cost a look-up. After the last try the documents
+    that still fail are dead-lettered.
     """
     ingestor: Ingestor = ctx[INGESTOR]
     ports = sharing_embeddings(ingestor.ports[batch.lane])
@@ -134,6 +135,9 @@ async def _all_documents(
         *(_as_value(document.doc_id, outcome(i, document)) for i, document in enumerate(documents))
     )
     waiting = [outcome for outcome in outcomes if isinstance(outcome, Retry)]
+    away = [outcome.away for outcome in waiting if outcome.away is not None]
+    if away:
+        raise max(away, key=pause_seconds)
     if any(not outcome.counts for outcome in waiting):
         raise AwaitService(waiting[0].reason)
     if waiting and tries < MAX_TRIES:
@@ -155,7 +159,7 @@ async def _as_value(doc_id: str, outcome: Awaitable[Outcome]) -> Outcome:
                 log.warning(events.DOCUMENT_FAILED, doc_id=doc_id, reason=reason)
                 return Retry(reason, counts=True, traceback=encodable(traceback.format_exc()))
             case Failure.UNAVAILABLE:
-                return Retry(reason, counts=False)
+                return Retry(reason, counts=False, away=error)
             case Failure.FATAL:
                 raise
 

@@ -29,10 +29,11 @@ from broker.leases import Claim, LeaseQueue
 from broker.queue import WorkerInfo
 from worker.cron import CronTable
 from worker.lanes import kept_for_interactive
+from worker.pause import Pause
 from worker.retries import BROKER_RETRY_SECONDS, jittered
 from worker.runner import JobHooks, JobRunner, Ran
 from worker.settle import Settler, now_ms
-from worker.verdicts import RELEASE, PutBack, judge_aborted
+from worker.verdicts import RELEASE, Finish, PutBack, judge_aborted
 
 log = structlog.get_logger()
 
@@ -111,6 +112,7 @@ class LeaseWorker(Worker):
         self._renewal_seconds = leases.lease_seconds / RENEWALS_PER_LEASE
         self._drain_seconds = drain_seconds
         self._settler = Settler(leases)
+        self._pause = Pause()
         self._runs: dict[int, _Run] = {}  # by token: a job that was lost may be claimed again
         self._stopping = asyncio.Event()
         self._drained = asyncio.Event()
@@ -181,6 +183,9 @@ class LeaseWorker(Worker):
 
     async def _claim_until_stopped(self, group: asyncio.TaskGroup) -> None:
         while not self._stopping.is_set():
+            if (seconds := self._pause.seconds_left) > 0:
+                await _happens_within(self._stopping, seconds)
+                continue
             self._slot_freed.clear()
             busy = [run.claim for run in self._runs.values() if not run.settling]
             free = min(self.max_jobs - len(busy), MOST_RUNS * self.max_jobs - len(self._runs))
@@ -299,7 +304,10 @@ class LeaseWorker(Worker):
     async def _show_life(self) -> None:
         while not self._drained.is_set():
             documents, chunks = self._settler.rates.per_second()
-            info = WorkerInfo(socket.gethostname(), os.getpid(), len(self._runs), documents, chunks)
+            info = WorkerInfo(
+                *(socket.gethostname(), os.getpid(), len(self._runs), documents, chunks),
+                paused=self._pause.reason,
+            )
             with contextlib.suppress(BrokerUnavailable):  # the claiming says so
                 await self._leases.sign_of_life(self.id, info)
             await _happens_within(self._drained, self._renewal_seconds)
@@ -320,9 +328,14 @@ class LeaseWorker(Worker):
             ran = Ran(judge_aborted(claim) if run.aborted else RELEASE)
         self._runs[claim.token].settling = True
         self._slot_freed.set()
-        if isinstance(ran.verdict, PutBack) and ran.verdict.fatal is not None:
-            self._fatal = ran.verdict.fatal
-            self.stop()
+        match ran.verdict:
+            case PutBack(fatal=UsageError() as fatal):
+                self._fatal = fatal
+                self.stop()
+            case PutBack(reason, pause_seconds=seconds) if seconds:
+                self._pause.begin(reason, seconds)
+            case Finish():
+                self._pause.end()
         if await self._settler.settle(claim, ran, started_ms):
             await self._runner.after(ran)
 

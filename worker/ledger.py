@@ -15,6 +15,7 @@ from qdrant_client import AsyncQdrantClient, models
 
 from worker.fence import is_equal, is_exactly, is_older
 from worker.group_commit import GroupCommit
+from worker.parts import in_parts
 from worker.points import Begun, DocumentKey, Fence, LedgerEntry, State, ledger_id
 from worker.qdrant import Qdrant, applied, check_applied
 
@@ -131,6 +132,10 @@ class QdrantLedger:
         )
         return counted.count
 
+    async def size(self) -> int:
+        """How many entries there are, with those of deleted documents."""
+        return (await self._qdrant.ask(lambda client: client.count(self._name))).count
+
     async def _pages(self, only: models.Filter | None) -> AsyncIterator[Sequence[LedgerEntry]]:
         offset: models.ExtendedPointId | None = None
         while True:
@@ -172,8 +177,11 @@ class QdrantLedger:
             for (entry, _), (current, _) in zip(finished, now, strict=True)
         ]
 
-    async def _write(self, operations: Sequence[models.UpdateOperation]) -> None:
-        await self._qdrant.ask(partial(_batch_update, self._name, operations))
+    async def _write(self, operations: Sequence[models.UpsertOperation]) -> None:
+        async def ask(part: Sequence[models.UpsertOperation]) -> None:
+            await self._qdrant.ask(partial(_batch_update, self._name, part))
+
+        await in_parts(operations, ask, _name_of)
 
     async def _states(self, entries: Sequence[LedgerEntry]) -> list[tuple[LedgerEntry, bool]]:
         found = {entry.key: (entry, first) for entry, first in await self._read(_keys(entries))}
@@ -205,8 +213,14 @@ def _of(entry: LedgerEntry) -> models.HasIdCondition:
     return models.HasIdCondition(has_id=[ledger_id(entry.key)])
 
 
+def _name_of(operation: models.UpsertOperation) -> str:
+    assert isinstance(operation.upsert, models.PointsList), "`_upsert` makes nothing else"
+    payload = operation.upsert.points[0].payload or {}
+    return f"the entry of {payload['doc_id']!r} with {len(payload[CHUNK_IDS])} chunks in the ledger"
+
+
 async def _batch_update(
-    name: str, operations: Sequence[models.UpdateOperation], client: AsyncQdrantClient
+    name: str, operations: Sequence[models.UpsertOperation], client: AsyncQdrantClient
 ) -> None:
     for result in await client.batch_update_points(name, list(operations), wait=True):
         check_applied(result)

@@ -84,11 +84,15 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Retry:
-    """The document may be indexed later; ``counts`` says whether this was a try of its own."""
+    """The document may be indexed later; ``counts`` says whether this was a try of its own.
+
+    ``away`` is the error of a service that is away, if that is why.
+    """
 
     reason: str
     counts: bool
     traceback: str = ""
+    away: Exception | None = None
 
 
 Outcome = Indexed | Unchanged | Superseded | Deleted | Swept | Rejected | Retry
@@ -228,17 +232,26 @@ async def delete(deletion: Deletion, attempt: int, ports: Ports) -> Outcome:
         attempt=attempt,
         content_hash="",
         chunks=0,
-        state=State.DELETING,
+        state=State.DELETED,
         written_ms=_now_ms(),
     )
-    if not (await ports.ledger.begin(tombstone, ())).ours:
+    outcome = await remove(tombstone, ports)
+    return Unchanged() if isinstance(outcome, Deleted) and not known else outcome
+
+
+async def remove(tombstone: LedgerEntry, ports: Ports) -> Deleted | Superseded:
+    """Make the index equal to a document that is gone, as ``tombstone`` says.
+
+    May be repeated after any interruption. Raises what its neighbours raise.
+    """
+    deleting = msgspec.structs.replace(tombstone, state=State.DELETING)
+    if not (await ports.ledger.begin(deleting, ())).ours:
         return Superseded()
-    ids = await ports.chunks.ids_of(key)
+    ids = await ports.chunks.ids_of(tombstone.key)
     await ports.chunks.delete(ids, tombstone.fence)
-    deleted = msgspec.structs.replace(tombstone, state=State.DELETED)
-    if not await ports.ledger.finish(deleted, ()):
+    if not await ports.ledger.finish(tombstone, ()):
         return Superseded()
-    return Deleted(len(ids)) if known else Unchanged()
+    return Deleted(len(ids))
 
 
 async def _confirm(work: Work, prepared: Unprepared, ports: Ports) -> Outcome:

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 from msgspec import Struct
 
@@ -20,10 +20,27 @@ LEDGER_NAMESPACE: Final = uuid.UUID("6f6f2f0e-6f44-5c0f-9d0c-6b1f3a1f9a10")
 
 
 class SparseVector(NamedTuple):
-    """``values`` at the ``indices`` that are not zero, as 32-bit numbers: cheap to send around."""
+    """The ``values`` at the ``indices`` that are not zero; equal lengths.
 
-    indices: "array[int]"
-    values: "array[float]"
+    Packed as 32-bit numbers, because unpickling ten thousand lists or arrays would hold up the
+    event loop.
+    """
+
+    packed_indices: bytes
+    packed_values: bytes
+
+    @classmethod
+    def of(cls, indices: Sequence[int], values: Sequence[float]) -> Self:
+        """Pack them."""
+        return cls(array("I", indices).tobytes(), array("f", values).tobytes())
+
+    @property
+    def indices(self) -> list[int]:
+        return memoryview(self.packed_indices).cast("I").tolist()
+
+    @property
+    def values(self) -> list[float]:
+        return list(memoryview(self.packed_values).cast("f"))
 
 
 class QueryVectors(NamedTuple):

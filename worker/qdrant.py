@@ -21,7 +21,15 @@ from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from broker.errors import StoreRejected, StoreUnavailable, UsageError
+from broker.errors import (
+    CollectionMissing,
+    StoreFull,
+    StoreRejected,
+    StoreTooSlow,
+    StoreUnavailable,
+    UsageError,
+)
+from worker.answers import meaning
 
 T = TypeVar("T")
 Request = Callable[[AsyncQdrantClient], Awaitable[T]]
@@ -38,9 +46,6 @@ LOCAL_MODE_WARNINGS: Final = (
     "Local mode performs exact",
 )
 """Known and documented: the local mode is for small collections."""
-REFUSED_CREDENTIALS: Final = (401, 403)
-PASSING: Final = frozenset({408, 429, 500, 502, 503, 504, 507})
-"""HTTP answers after which the same request may succeed later."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Qdrant(Protocol):
         """Await ``request`` on the client.
 
         Raises StoreUnavailable if trying again may help, StoreRejected if it never will, and
-        UsageError if the credentials are refused.
+        UsageError if no request would succeed; see `worker.answers`.
         """
         ...
 
@@ -92,8 +97,9 @@ def check_applied(result: models.UpdateResult) -> None:
 class PatientQdrant:
     """A Qdrant that is asked again, with jittered back-off, while it cannot answer.
 
-    Gives up after a while, or at once if Qdrant asks to be left alone for longer than that: then
-    the job is better put back. Only for requests that may be sent twice.
+    Gives up after a while, or at once if Qdrant asks to be left alone for longer than that, has no
+    room, or ran out of time: then the job is better put back, or less asked for. Only for requests
+    that may be sent twice.
     """
 
     def __init__(self, qdrant: Qdrant) -> None:
@@ -104,16 +110,19 @@ class PatientQdrant:
 
     async def ask(self, request: Request[T]) -> T:
         """See `Qdrant.ask`."""
-        return await self._retrying(self._qdrant.ask, request)
+        try:
+            return await self._retrying(self._qdrant.ask, request)
+        except CollectionMissing:  # its alias may just have been moved: it is looked up once more
+            return await self._retrying(self._qdrant.ask, request)
 
 
 def _retry_after(error: Exception) -> bool | float:
     """When to ask again: True is with back-off, False never, else the seconds Qdrant named."""
-    if not isinstance(error, StoreUnavailable):
+    if not isinstance(error, StoreUnavailable) or isinstance(error, StoreTooSlow | StoreFull):
         return False
-    if error.retry_after is None:
+    if not error.retry_after:
         return True
-    return error.retry_after if 0 < error.retry_after <= PATIENCE_SECONDS else False
+    return error.retry_after if error.retry_after <= PATIENCE_SECONDS else False
 
 
 @asynccontextmanager
@@ -172,7 +181,7 @@ class _Server:
                 getattr(error, "retry_after_s", None),
             ) from error
         except UnexpectedResponse as error:
-            raise _refused(self._config, error) from error
+            raise meaning(self._config.place, error.status_code or 0, error.content) from error
 
     async def close(self) -> None:
         await self._client.close()
@@ -210,7 +219,8 @@ class _Local:
         except ValueError as error:
             raise StoreRejected(f"{self._config.place} refuses a request: {error}") from error
         except sqlite3.OperationalError as error:
-            raise StoreUnavailable(f"{self._config.place} cannot be written: {error}") from error
+            kind = StoreFull if error.sqlite_errorcode == sqlite3.SQLITE_FULL else StoreUnavailable
+            raise kind(f"{self._config.place} cannot be written: {error}") from error
 
     async def close(self) -> None:
         await self._run(self._client.close())
@@ -241,19 +251,3 @@ def _unavailable(config: QdrantConfig, error: Exception) -> StoreUnavailable:
         f"Qdrant does not answer at {config.place} ({detail}); start it or set "
         "INGESTQ_QDRANT_URL (unset, ingestq uses a local one)"
     )
-
-
-def _refused(config: QdrantConfig, error: UnexpectedResponse) -> Exception:
-    reason = f"{error.status_code} {_said(error)}"
-    if error.status_code in REFUSED_CREDENTIALS:
-        return UsageError(f"Qdrant at {config.place} refuses INGESTQ_QDRANT_API_KEY: {reason}")
-    if error.status_code in PASSING:
-        return StoreUnavailable(f"Qdrant at {config.place} cannot serve now: {reason}")
-    return StoreRejected(f"Qdrant at {config.place} refuses a request: {reason}")
-
-
-def _said(error: UnexpectedResponse) -> str:
-    try:
-        return str(error.structured()["status"]["error"])
-    except (ValueError, KeyError, TypeError):  # not Qdrant's own: a proxy, or a refused key
-        return error.content.decode(errors="replace")[:200]

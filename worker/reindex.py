@@ -9,24 +9,26 @@ the alias see one collection or the other, each complete.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import msgspec
 
-from broker.contract import ChunkCounts, Deletion, Document
+from broker.contract import ChunkCounts, Document
 from broker.errors import CollectionMismatch, DocumentRejected
 from broker.handover import Handover
 from broker.queue import QueueDepth
 from worker import pipeline
 from worker.collection import CollectionNames, find_collection
 from worker.exchange import exchange
+from worker.fingerprint import Fingerprint
 from worker.ledger import QdrantLedger
 from worker.pipeline import Indexed, Model, Outcome, Ports, Work
 from worker.points import LedgerEntry, State
 from worker.prepare import Prepared
 from worker.qdrant import Qdrant
+from worker.search import QueryModel
 from worker.store import QdrantStore
 
 PLAIN_TEXT: Final = "text/plain"
@@ -41,12 +43,6 @@ SAMPLES: Final = 20
 SAMPLE_HITS: Final = 10
 FOUND_SHARE: Final = 0.9
 """Of chunks that are searched for by their own text, so many are among the first hits."""
-
-
-class QueryModel(Protocol):
-    """A question in, a vector out; see `worker.embedding.pool.ModelPool`."""
-
-    async def embed_query(self, text: str) -> list[float]: ...
 
 
 class Queue(Protocol):
@@ -64,8 +60,9 @@ class Side:
     ledger: QdrantLedger
 
     @classmethod
-    def of(cls, qdrant: Qdrant, names: CollectionNames) -> "Side":
-        return cls(names, QdrantStore(qdrant, names.chunks), QdrantLedger(qdrant, names.ledger))
+    def of(cls, qdrant: Qdrant, names: CollectionNames, made_with: Fingerprint) -> "Side":
+        chunks = QdrantStore(qdrant, names.chunks, made_with.vector_name)
+        return cls(names, chunks, QdrantLedger(qdrant, names.ledger))
 
 
 @dataclass
@@ -99,8 +96,16 @@ class NotExchanged:
     reasons: Sequence[str]
 
 
-Progress = Callable[[int, ChunkCounts], None]
-"""Called with the documents that were looked at since, and what was done to their chunks."""
+class Display(Protocol):
+    """Shows a person how far a rebuild is."""
+
+    def begin(self, documents: int) -> None:
+        """A pass over so many documents begins."""
+        ...
+
+    def done(self, chunks: ChunkCounts) -> None:
+        """One of them was looked at; ``chunks`` is what was done to it."""
+        ...
 
 
 class Rebuild:
@@ -117,18 +122,19 @@ class Rebuild:
         *,
         reuse: bool,
         at_once: int,
-        progress: Progress,
+        display: Display,
     ) -> None:
         self.live = live
         self.new = new
         donor = live.chunks if reuse else None
         self._ports = Ports(model, new.chunks, new.ledger, donor)
         self._permits = asyncio.Semaphore(at_once)
-        self._progress = progress
+        self._display = display
 
     async def catch_up(self) -> Pass:
         """Bring over every document that differs."""
         seen = Pass()
+        self._display.begin(await self.live.ledger.size())
         async for entries in self.live.ledger.entries():
             known = await self.new.ledger.look_up(entry.key for entry in entries)
             async with asyncio.TaskGroup() as group:
@@ -153,12 +159,11 @@ class Rebuild:
                 seen.failed[entry.doc_id] = str(error)
             else:
                 done = outcome.chunks if isinstance(outcome, Indexed) else done
-        self._progress(1, done)
+        self._display.done(done)
 
     async def _bring_over(self, entry: LedgerEntry, known: LedgerEntry | None) -> Outcome | None:
         if entry.state is State.DELETED:
-            gone = Deletion(doc_id=entry.doc_id, version=entry.version, tenant=entry.tenant)
-            return await pipeline.delete(gone, entry.attempt, self._ports)
+            return await pipeline.remove(entry, self._ports)
         if known is not None and known.indexed and known.content_hash == entry.content_hash:
             # Nothing but the version is new: somebody looked, and found it unchanged.
             now = msgspec.structs.replace(entry, chunks=known.chunks)
@@ -217,7 +222,8 @@ class Rebuild:
         texts = await self.new.chunks.sample(SAMPLES)
         found = 0
         for text in texts:
-            hits = await self.new.chunks.search(await model.embed_query(text), SAMPLE_HITS)
+            question = await model.embed_query(text)
+            hits = await self.new.chunks.search(question.dense, SAMPLE_HITS)
             found += any(hit.text == text for hit in hits)
         if found >= FOUND_SHARE * len(texts):
             return None

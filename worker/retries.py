@@ -5,6 +5,8 @@ from typing import Final
 
 from arq import Retry
 
+from broker.errors import StoreFull, StoreUnavailable
+
 MAX_TRIES: Final = 5
 """After this many failures a document is dead-lettered."""
 FIRST_BACKOFF_SECONDS: Final = 1.0
@@ -13,6 +15,8 @@ NEWER_WORKER_SECONDS: Final = 30.0
 """How soon to try again what this worker does not know: during a deploy, a newer one may."""
 SERVICE_RETRY_SECONDS: Final = 2.0
 """How soon to look whether a service that was away is back."""
+STORE_FULL_SECONDS: Final = 30.0
+"""How soon to look whether somebody made room in Qdrant."""
 BROKER_RETRY_SECONDS: Final = 1.0
 """The same for Redis: without it nothing at all can be done."""
 
@@ -28,6 +32,17 @@ class AwaitService(Retry):
 def backoff_seconds(failures: int) -> float:
     """How long to wait after the ``failures``-th failure: exponential, with jitter."""
     return jittered(min(FIRST_BACKOFF_SECONDS * 2 ** (failures - 1), LONGEST_BACKOFF_SECONDS))
+
+
+def pause_seconds(error: BaseException) -> float:
+    """How long a worker has to leave Qdrant alone altogether after ``error``; mostly 0."""
+    match error:
+        case StoreFull():
+            return STORE_FULL_SECONDS
+        case StoreUnavailable(retry_after=float() | int() as named):
+            return named
+        case _:
+            return 0.0
 
 
 def jittered(seconds: float) -> float:

@@ -5,8 +5,6 @@ stop words, any other language word by word. It needs no download. See
 https://qdrant.tech/documentation/edge/edge-bm25/
 """
 
-from array import array
-
 from qdrant_edge import Bm25
 from qdrant_edge import SparseVector as EdgeVector
 
@@ -32,4 +30,4 @@ class SparseEncoder:
 
 
 def _vector(found: EdgeVector) -> SparseVector:
-    return SparseVector(array("I", found.indices), array("f", found.values))
+    return SparseVector.of(found.indices, found.values)

@@ -9,6 +9,7 @@ import msgspec
 from qdrant_client import AsyncQdrantClient, models
 
 from worker.fence import is_not_newer
+from worker.parts import in_parts
 from worker.points import ChunkPoint, DocumentKey, Fence, Hit, SparseVector
 from worker.qdrant import Qdrant, applied
 from worker.schema import SPARSE_NAME
@@ -53,19 +54,27 @@ class QdrantStore:
     async def upsert(self, points: Sequence[ChunkPoint], fence: Fence) -> None:
         """Insert ``points``, or replace those that are not of a newer fence; durable on return.
 
-        Their payloads carry ``fence``.
+        Their payloads carry ``fence``. If one is rejected, those before it may be written.
         """
-        for batch in _upsert_batches(points):
+
+        async def ask(batch: Sequence[ChunkPoint]) -> None:
             structs = [
                 models.PointStruct(id=p.id, vector=self._vectors(p), payload=dict(p.payload))
                 for p in batch
             ]
             await self._qdrant.ask(applied(partial(_upsert, self._name, structs, fence)))
 
+        for batch in _upsert_batches(points):
+            await in_parts(batch, ask, _name_of)
+
     async def delete(self, ids: Iterable[str], fence: Fence) -> None:
         """Delete those of ``ids`` that are not of a newer fence; durable on return."""
-        for batch in _batched(ids, READ_POINTS):
+
+        async def ask(batch: Sequence[str]) -> None:
             await self._qdrant.ask(applied(partial(_delete, self._name, batch, fence)))
+
+        for batch in _batched(ids, READ_POINTS):
+            await in_parts(batch, ask, "point {}".format)
 
     async def vectors(self, ids: Iterable[str]) -> dict[str, list[float]]:
         """The dense vectors of those of ``ids`` that exist."""
@@ -170,10 +179,14 @@ async def _upsert(
 
 
 async def _delete(
-    name: str, ids: tuple[str, ...], fence: Fence, client: AsyncQdrantClient
+    name: str, ids: Sequence[str], fence: Fence, client: AsyncQdrantClient
 ) -> models.UpdateResult:
     these = models.Filter(must=[models.HasIdCondition(has_id=list(ids)), is_not_newer(fence)])
     return await client.delete(name, models.FilterSelector(filter=these), wait=True)
+
+
+def _name_of(point: ChunkPoint) -> str:
+    return f"chunk {point.payload.get('chunk_index')} (point {point.id})"
 
 
 async def _retrieve_vectors(
@@ -203,7 +216,7 @@ async def _query(
 
 
 def _sparse(vector: SparseVector) -> models.SparseVector:
-    return models.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
+    return models.SparseVector(indices=vector.indices, values=vector.values)
 
 
 async def _scroll_ids(

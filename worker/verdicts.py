@@ -34,6 +34,7 @@ from worker.retries import (
     AwaitService,
     backoff_seconds,
     jittered,
+    pause_seconds,
 )
 
 log = structlog.get_logger()
@@ -56,13 +57,15 @@ class Finish:
 class PutBack:
     """The job is to be run again.
 
-    ``failed`` says whether this run counts as a try; ``fatal`` is why this worker must not run it.
+    ``failed`` says whether this run counts as a try; ``fatal`` is why this worker must not run it,
+    ``pause_seconds`` how long it must not run any.
     """
 
     reason: str
     delay_seconds: float
     failed: bool
     fatal: UsageError | None = None
+    pause_seconds: float = 0.0
 
 
 Verdict = Finish | PutBack
@@ -100,9 +103,10 @@ def judge(
             assert isinstance(error, UsageError), "nothing else is fatal"
             return PutBack(reason, delay_seconds=0, failed=False, fatal=error)
         case Failure.UNAVAILABLE:
-            delay = jittered(SERVICE_RETRY_SECONDS)
+            pause = pause_seconds(error)
+            delay = pause + jittered(SERVICE_RETRY_SECONDS)
             log.warning(events.SERVICE_AWAY, error=reason, retry_in=delay)
-            return PutBack(reason, delay, failed=False)
+            return PutBack(reason, delay, failed=False, pause_seconds=pause)
         case Failure.TRANSIENT if tries < max_tries:
             log.warning(events.JOB_FAILED, job=claim.job_id, error=reason, exc_info=error)
             return PutBack(reason, backoff_seconds(tries), failed=True)

@@ -10,7 +10,7 @@ from broker.question import MetadataIs, Where
 from worker.fence import is_equal
 
 EXACT_FLOATS: Final = 2**53
-"""Up to here a float is every whole number; Qdrant compares ranges as floats."""
+"""Below this a float is one whole number only; Qdrant compares ranges as floats."""
 INTEGERS: Final = range(-(2**63), 2**63)
 """Those that Qdrant knows."""
 
@@ -43,7 +43,7 @@ def _is(path: str, text: str) -> Iterator[models.FieldCondition]:
         return
     if isinstance(value, int) and value in INTEGERS:  # also true and false
         yield is_equal(path, value)
-    if _is_number(value) and abs(value) <= EXACT_FLOATS:
+    if _is_number(value) and abs(value) < EXACT_FLOATS:
         yield models.FieldCondition(key=path, range=models.Range(gte=value, lte=value))
 
 

@@ -7,6 +7,7 @@ from ingestq.cli.api import api
 from ingestq.cli.dead import dead
 from ingestq.cli.delete import delete
 from ingestq.cli.doctor import doctor
+from ingestq.cli.reindex import reindex
 from ingestq.cli.run import run
 from ingestq.cli.search import search
 from ingestq.cli.status import status
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, add, delete, worker, api, search, status, verify, doctor):
+for command in (run, add, delete, reindex, worker, api, search, status, verify, doctor):
     app.command()(command)
 app.add_typer(dead)
 

@@ -102,6 +102,8 @@ def _print_for_people(answer: dict[str, Any]) -> None:
             f"{worker['running']} jobs, {worker['documents_per_second']:.1f} documents/s, "
             f"{worker['chunks_per_second']:.1f} chunks/s"
         )
+        if worker["paused"]:
+            line(f"paused      {worker['id']}: {worker['paused']}", style="red")
     if not answer["workers"]:
         line("worker      none")
     if collection["chunks"] is None:

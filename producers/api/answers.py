@@ -91,7 +91,10 @@ class Queue(Answer):
 
 
 class Worker(Answer):
-    """A worker's last sign of life; its rates are those of the minute before."""
+    """A worker's last sign of life; its rates are those of the minute before.
+
+    ``paused`` says why it claims no jobs.
+    """
 
     id: str
     host: str
@@ -100,6 +103,7 @@ class Worker(Answer):
     running: int
     documents_per_second: float
     chunks_per_second: float
+    paused: str | None
 
 
 class Status(Answer):

@@ -157,7 +157,9 @@ async def test_nobody_knows_the_submission(api: AsyncClient) -> None:
 
 async def test_the_status_is_that_of_the_command(api: AsyncClient, broker: Broker) -> None:
     await api.post("/documents", json=NOTE)
-    info = WorkerInfo("host", 7, running=1, documents_per_second=2.5, chunks_per_second=9)
+    info = WorkerInfo(
+        "host", 7, running=1, documents_per_second=2.5, chunks_per_second=9, paused="full"
+    )
     await lease_queue(broker).sign_of_life("worker-1", info)
     status = (await api.get("/status")).json()
     assert status.keys() == {"queue", "dead_letters", "workers"}
@@ -175,6 +177,7 @@ async def test_the_status_is_that_of_the_command(api: AsyncClient, broker: Broke
         "running": 1,
         "documents_per_second": 2.5,
         "chunks_per_second": 9,
+        "paused": "full",
     }
 
 

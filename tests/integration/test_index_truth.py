@@ -220,7 +220,6 @@ async def check(memory: Memory, names: CollectionNames, changes: Sequence[Change
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(changes=histories(), data=st.data())
 def test_the_index_ends_equal_to_the_newest_versions(
@@ -277,7 +276,6 @@ async def overtaken(older: Change, newer: Change, at: int, *, first: bool) -> No
     await memory.client.close()
 
 
-@pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
 @pytest.mark.parametrize("first", [True, False], ids=["new document", "known document"])
 @pytest.mark.parametrize("newer", [NEWER, None], ids=["then put", "then deleted"])
 @pytest.mark.parametrize("older", [OLDER, None], ids=["put", "deleted"])
@@ -288,7 +286,6 @@ async def test_a_worker_that_was_overtaken_does_no_harm(
         await overtaken(change_to(older, 2), change_to(newer, 3), at, first=first)
 
 
-@pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
 @pytest.mark.parametrize("newer", [NEWER, None], ids=["then put", "then deleted"])
 async def test_a_worker_that_was_overtaken_and_died_leaves_nothing_behind(
     newer: str | None,
@@ -309,14 +306,12 @@ async def test_a_worker_that_was_overtaken_and_died_leaves_nothing_behind(
         await memory.client.close()
 
 
-@pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
 async def test_of_two_workers_at_one_version_the_later_is_believed() -> None:
     """As when a file changed between their readings."""
     for at in range(STEPS):
         await overtaken(change_to(OLDER, 2), change_to(NEWER, 2), at, first=False)
 
 
-@pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
 @pytest.mark.parametrize("then", [OLDER, NEWER, None], ids=["retried", "edited", "deleted"])
 @pytest.mark.parametrize("text", [OLDER, None], ids=["put", "deleted"])
 async def test_a_worker_that_died_leaves_nothing_behind(text: str | None, then: str | None) -> None:

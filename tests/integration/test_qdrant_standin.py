@@ -9,9 +9,11 @@ import math
 import os
 import signal
 import socket
+import sqlite3
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,14 @@ import pytest
 import stamina
 from qdrant_client import AsyncQdrantClient, models
 
-from broker.errors import CollectionMismatch, StoreRejected, StoreUnavailable, UsageError
+from broker.errors import (
+    CollectionMismatch,
+    CollectionMissing,
+    StoreFull,
+    StoreRejected,
+    StoreUnavailable,
+    UsageError,
+)
 from tests.qdrant_standin import Standin, qdrant_standin
 from worker.collection import (
     PAYLOAD_INDEXES,
@@ -47,6 +56,7 @@ HALF = Fingerprint("test/half", "1", 4, 8, "exact", "none", 1)
 WHOLE = Fingerprint("test/whole", "1", 8, 8, "exact", "none", 1)
 KEY = DocumentKey("t", "d")
 FENCE = Fence(version=1, attempt=1)
+SEVENTH = {"chunk_index": 7}
 ENTRY = LedgerEntry(
     tenant="t",
     doc_id="d",
@@ -318,16 +328,45 @@ async def test_an_alias_that_somebody_else_made_is_not_moved(qdrant: Qdrant, ali
 @pytest.mark.parametrize(
     "point",
     [
-        pytest.param(ChunkPoint(str(uuid.uuid4()), [1.0, 2.0], {}), id="wrong dimension"),
-        pytest.param(ChunkPoint(str(uuid.uuid4()), [1.0, 2.0, 3.0, math.nan], {}), id="no number"),
-        pytest.param(ChunkPoint("chunk-1", [1.0] * 4, {}), id="no id"),
+        pytest.param(ChunkPoint(str(uuid.uuid4()), [1.0, 2.0], SEVENTH), id="wrong dimension"),
+        pytest.param(
+            ChunkPoint(str(uuid.uuid4()), [1.0, 2.0, 3.0, math.nan], SEVENTH), id="no number"
+        ),
+        pytest.param(ChunkPoint("chunk-1", [1.0] * 4, SEVENTH), id="no id"),
     ],
 )
 async def test_a_point_that_does_not_fit_is_rejected(store: QdrantStore, point: ChunkPoint) -> None:
-    with pytest.raises(StoreRejected):
+    with pytest.raises(StoreRejected, match=rf"^chunk 7 \(point {point.id}\): "):
         await store.upsert([_point("d", 0), point], FENCE)
 
-    assert await store.count() == 0
+    assert point.id not in await store.ids_of(KEY)
+
+
+@ON_SERVERS
+async def test_a_collection_that_takes_few_points_at_once_gets_them_in_parts(
+    qdrant: Qdrant, alias: str, store: QdrantStore
+) -> None:
+    names = await find_collection(qdrant, alias)
+    assert names is not None
+    few = models.StrictModeConfig(enabled=True, upsert_max_batchsize=3)
+    assert await qdrant.ask(
+        lambda client: client.update_collection(names.chunks, strict_mode_config=few)
+    )
+
+    await store.upsert([_point("d", i) for i in range(10)], FENCE)
+
+    assert await store.count() == 10
+
+
+async def test_a_local_qdrant_without_room_says_so(tmp_path: Path) -> None:
+    async def fill(_: AsyncQdrantClient) -> None:
+        with closing(sqlite3.connect(":memory:")) as database:
+            database.execute("PRAGMA max_page_count = 2")
+            database.execute("CREATE TABLE t AS SELECT zeroblob(100000)")
+
+    async with connect_qdrant(QdrantConfig(None, None, tmp_path)) as qdrant:
+        with pytest.raises(StoreFull, match="cannot be written: database or disk is full"):
+            await qdrant.ask(fill)
 
 
 async def test_a_vector_of_another_name_is_rejected(
@@ -397,7 +436,7 @@ async def test_a_collection_that_is_not_there_is_not_found(qdrant: Qdrant, alias
         ledger.finish(ENTRY, []),
         ledger.look_up([KEY]),
     ):
-        with pytest.raises(StoreRejected, match=f"404 Not found: Collection `{alias}`"):
+        with pytest.raises(CollectionMissing, match=f"404 Not found: Collection `{alias}`"):
             await request
 
 
@@ -411,7 +450,7 @@ async def test_a_name_is_either_a_collection_or_an_alias(qdrant: Qdrant, alias: 
         await _create(qdrant, alias)
     with pytest.raises(StoreRejected, match=r"409 .*already exists"):
         await _point_alias(qdrant, names.ledger, names.chunks)
-    with pytest.raises(StoreRejected, match=r"404 .*doesn't exist"):
+    with pytest.raises(CollectionMissing, match=r"404 .*doesn't exist"):
         await _point_alias(qdrant, alias, f"{alias}-missing")
 
     assert await find_collection(qdrant, alias) == names
@@ -442,8 +481,7 @@ async def test_a_server_that_is_briefly_away_is_asked_again(
 async def test_a_server_that_limits_requests_is_asked_again(
     standin: Standin, faulty: QdrantStore
 ) -> None:
-    standin.faults.answer_next(1, 429, headers={"Retry-After": "1"}, path_contains="PUT")
-    standin.faults.answer_next(1, 429, path_contains="PUT")
+    standin.faults.answer_next(2, 429, headers={"Retry-After": "1"}, path_contains="PUT")
 
     await faulty.upsert([_point("d", 0)], FENCE)
 
@@ -474,6 +512,20 @@ async def test_a_write_that_is_only_accepted_is_repeated_until_it_is_applied(
     await faulty.upsert([_point("d", 0)], FENCE)
 
     assert await faulty.count() == 1
+
+
+@pytest.mark.usefixtures("no_backoff")
+async def test_an_entry_of_the_ledger_is_repeated_until_it_is_applied(
+    standin: Standin, network: Qdrant
+) -> None:
+    names = await open_collection(network, "documents", HALF)
+    accepted = {"operation_id": 1, "status": "wait_timeout"}
+    body = {"result": [accepted, accepted], "status": "ok", "time": 0}
+    standin.faults.answer_next(2, 200, body, path_contains="/points/batch")
+
+    ledger = QdrantLedger(PatientQdrant(network), names.ledger)
+
+    assert await ledger.begin(ENTRY, ["a"]) == Begun(ours=True, first=True)
 
 
 async def test_a_rejected_write_is_sent_once(standin: Standin, faulty: QdrantStore) -> None:

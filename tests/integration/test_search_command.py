@@ -1,9 +1,10 @@
 """``ingestq search`` as a user runs it."""
 
+import httpx
 import pytest
-from qdrant_client import QdrantClient
 
 from tests.command import Ingestq
+from tests.qdrant_standin import qdrant_standin
 
 LINES = """
 {"doc_id": "817", "text": "Invoice INV-2024-00817 for rope.", "metadata": {"year": 2024}}
@@ -26,16 +27,12 @@ def found(ingestq: Ingestq, *arguments: str) -> list[str]:
 
 def test_a_search_is_by_meaning_and_by_words(ingestq: Ingestq) -> None:
     index(ingestq)
-    assert found(ingestq, "00817")[0] == "817"
-    assert found(ingestq, "who has birds?")[0] == "keeper"
-    assert found(ingestq, "--sparse", "00817") == ["817"]
-    assert found(ingestq, "--sparse", "birds") == []
-    assert len(found(ingestq, "--dense", "00817")) == 4
-    year = ("--filter", "year=2024")
-    assert set(found(ingestq, *year, "invoice")) == {"817", "keeper"}
-    assert found(ingestq, *year, "--filter", "title=818", "invoice") == []
-    assert found(ingestq, "--sparse", "--source", "818", "invoice") == ["818"]
-    nothing = ingestq("search", "--tenant", "nobody", "invoice")
+    assert found(ingestq, "who keeps birds? 00817")[:2] in (["817", "keeper"], ["keeper", "817"])
+    assert found(ingestq, "--dense", "who keeps birds? 00817")[0] == "keeper"
+    assert found(ingestq, "--sparse", "who keeps birds? 00817")[0] == "817"
+    only = ("--filter", "year=2024", "--filter", "title=818", "--source", "818", "--tenant", "")
+    assert found(ingestq, *only[2:], "invoice") == ["818"]
+    nothing = ingestq("search", *only, "invoice")
     assert (nothing.code, nothing.out) == (0, "nothing was found\n")
 
 
@@ -44,21 +41,29 @@ def test_a_wrong_question_is_refused(ingestq: Ingestq) -> None:
     ingestq("search", "--filter", "year", "x").failed_with(2, "--filter 'year' is not KEY=VALUE")
 
 
-def test_a_collection_is_made_as_configured(ingestq: Ingestq) -> None:
-    ingestq.settings |= {"hybrid": "false", "vector_name": "meaning", "on_disk": "true"}
-    index(ingestq)
-    client = QdrantClient(path=str(ingestq.folder / ".ingestq" / "qdrant"))
-    params = client.get_collection("documents").config.params
-    client.close()
-    assert isinstance(params.vectors, dict)
-    assert params.vectors["meaning"].on_disk
-    assert params.sparse_vectors is None
+async def test_a_collection_is_made_as_configured(ingestq: Ingestq) -> None:
+    async with qdrant_standin() as standin:
+        ingestq.settings |= {
+            "qdrant_url": standin.url,
+            "hybrid": "false",
+            "vector_name": "meaning",
+            "quantization": "binary",
+            "on_disk": "true",
+        }
+        index(ingestq)
+        async with httpx.AsyncClient(base_url=standin.url) as client:
+            answer = await client.get("/collections/documents")
+        config = answer.json()["result"]["config"]
+        assert config["params"]["vectors"]["meaning"]["on_disk"]
+        assert config["params"]["on_disk_payload"]
+        assert config["params"]["sparse_vectors"] is None
+        assert config["quantization_config"]["binary"]["always_ram"]
 
-    del ingestq.settings["hybrid"]  # a search takes what it finds
-    assert found(ingestq, "who has birds?")[0] == "keeper"
-    ingestq("search", "--sparse", "x").failed_with(2, "'documents'", "INGESTQ_HYBRID=false")
-    ran = ingestq("run", "note.txt")
-    ran.failed_with(2, "sparse none, now bm25/1", "INGESTQ_HYBRID", "INGESTQ_COLLECTION")
+        del ingestq.settings["hybrid"]  # a search takes what it finds
+        assert found(ingestq, "who has birds?")[0] == "keeper"
+        ingestq("search", "--sparse", "x").failed_with(2, "'documents'", "INGESTQ_HYBRID=false")
+        ran = ingestq("run", "note.txt")
+        ran.failed_with(2, "sparse none, now bm25/1", "INGESTQ_HYBRID", "INGESTQ_COLLECTION")
 
 
 @pytest.mark.parametrize(

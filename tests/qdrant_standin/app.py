@@ -11,15 +11,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from tests.qdrant_standin.answers import error_response, invalid_key
 from tests.qdrant_standin.strict import Operation, Refused, StrictQdrant
 
 VERSION: Final = {"title": "stand-in for qdrant", "version": "1.19.0"}
 LARGEST_BODY: Final = 32 * 1024 * 1024
 
 
-def create_app(api_key: str | None) -> Starlette:
+def create_app(api_key: str | None, largest_body: int) -> Starlette:
     """The server as an ASGI application, with nothing in it."""
-    route, qdrant = partial(_route, api_key), StrictQdrant()
+    route, qdrant = partial(_route, api_key, largest_body), StrictQdrant()
     one, points = "/collections/{name}", "/collections/{name}/points"
     return Starlette(
         routes=[
@@ -32,6 +33,7 @@ def create_app(api_key: str | None) -> Starlette:
             ),
             route(f"GET {one}", qdrant.collection),
             route(f"PUT {one}", qdrant.create, models.CreateCollection),
+            route(f"PATCH {one}", qdrant.update, models.UpdateCollection),
             route(f"DELETE {one}", qdrant.delete_collection),
             route(f"GET {one}/exists", qdrant.exists),
             route(f"PUT {one}/index", qdrant.create_index, models.CreateFieldIndex, waits=True),
@@ -49,13 +51,14 @@ def create_app(api_key: str | None) -> Starlette:
     )
 
 
-def error_response(status: int, error: str) -> JSONResponse:
-    """An error as the server puts it."""
-    return JSONResponse({"status": {"error": error}, "time": 0.0}, status)
-
-
 def _route(
-    api_key: str | None, where: str, operation: Operation, body: Any = None, *, waits: bool = False
+    api_key: str | None,
+    largest_body: int,
+    where: str,
+    operation: Operation,
+    body: Any = None,
+    *,
+    waits: bool = False,
 ) -> Route:
     """``where`` is carried out by ``operation``, which is given what the request's body parses to.
 
@@ -67,10 +70,10 @@ def _route(
     async def answer(request: Request) -> Response:
         content = await request.body()  # also if it is refused: unread, it breaks the connection
         if api_key is not None and request.headers.get("api-key") != api_key:
-            return PlainTextResponse("Invalid API key or JWT", 401)
-        if len(content) > LARGEST_BODY:
+            return invalid_key()
+        if len(content) > largest_body:
             text = f"JSON payload ({len(content)} bytes) is larger than allowed"
-            return error_response(400, f"{text} (limit: {LARGEST_BODY} bytes).")
+            return error_response(400, f"{text} (limit: {largest_body} bytes).")
         if waits and request.query_params.get("wait") != "true":
             return error_response(501, "the stand-in takes no write without wait=true")
         try:

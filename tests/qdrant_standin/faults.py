@@ -3,10 +3,12 @@
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from tests.qdrant_standin.app import error_response
+from tests.qdrant_standin.answers import error_response
+from tests.qdrant_standin.holds import Matches
 
 WAIT_TIMEOUT = {"result": {"operation_id": 1, "status": "wait_timeout"}, "status": "ok", "time": 0}
 
@@ -33,8 +35,11 @@ class Faults:
     """Faults that are still to come. Called by a test while another thread serves.
 
     ``path_contains`` is looked for in ``METHOD /path?query``, so it can name a method, too.
-    Faults are met in the order in which they were planned.
+    Faults are met in the order in which they were planned, and a standing fault by all requests
+    that match.
     """
+
+    standing: tuple[Matches, Response] | None = None
 
     _planned: list[tuple[str, Fault]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -70,9 +75,13 @@ class Faults:
         with self._lock:
             return len(self._planned)
 
-    def meet(self, request: str) -> Fault | None:
-        """Take the fault that ``request`` meets."""
+    def meet(self, request: str, body: Any) -> Fault | None:
+        """Take the fault that ``request`` meets. Its ``body`` is there if a fault is standing."""
         with self._lock:
+            if self.standing is not None:
+                matches, response = self.standing
+                if matches(request, body):
+                    return Answered(response)
             for i, (path_contains, fault) in enumerate(self._planned):
                 if path_contains in request:
                     del self._planned[i]

@@ -105,19 +105,19 @@ class Holding:
             f"{scope['method']} {scope['path']}", json.loads(body) if body else None
         )
         if hold is None:
-            await self.app(scope, _again(body), send)
+            await self.app(scope, again(body), send)
         elif not hold.is_answer:
             if await hold.outlasted(receive):
-                await self.app(scope, _again(body), send)
+                await self.app(scope, again(body), send)
         else:
             answer: list[Message] = []
-            await self.app(scope, _again(body), _into(answer))
+            await self.app(scope, again(body), _into(answer))
             if await hold.outlasted(receive):
                 for message in answer:
                     await send(message)
 
 
-def _again(body: bytes) -> Receive:
+def again(body: bytes) -> Receive:
     """What the body is read from, though it was read before."""
 
     async def receive() -> Message:

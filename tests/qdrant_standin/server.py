@@ -4,6 +4,7 @@ The local mode blocks the loop that it runs on, which must not be the one of the
 """
 
 import asyncio
+import json
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -15,9 +16,9 @@ import uvicorn
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tests.qdrant_standin.app import create_app
+from tests.qdrant_standin.app import LARGEST_BODY, create_app
 from tests.qdrant_standin.faults import Answered, Faults
-from tests.qdrant_standin.holds import Holding, Holds
+from tests.qdrant_standin.holds import Holding, Holds, again
 
 START_SECONDS: Final = 10
 
@@ -37,7 +38,11 @@ class StandinServer(uvicorn.Server):
     """A server that has not started yet, and its stand-in."""
 
     def __init__(
-        self, listener: socket.socket, api_key: str | None, on_start: Callable[[], None]
+        self,
+        listener: socket.socket,
+        api_key: str | None,
+        on_start: Callable[[], None],
+        largest_body: int = LARGEST_BODY,
     ) -> None:
         self.standin = Standin(f"http://127.0.0.1:{listener.getsockname()[1]}")
         # asyncio turns Nagle's algorithm off only for sockets that it has made itself; with it,
@@ -45,7 +50,7 @@ class StandinServer(uvicorn.Server):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._listener = listener
         self._on_start = on_start
-        app = Holding(create_app(api_key), self.standin.holds)
+        app = Holding(create_app(api_key, largest_body), self.standin.holds)
         super().__init__(
             uvicorn.Config(
                 _Faulty(app, self.standin, self._hang_up),
@@ -71,11 +76,16 @@ class StandinServer(uvicorn.Server):
 
 
 @asynccontextmanager
-async def qdrant_standin(api_key: str | None = None) -> AsyncIterator[Standin]:
-    """An empty stand-in on a free port; ``api_key``, if given, must come with every request."""
+async def qdrant_standin(
+    api_key: str | None = None, largest_body: int = LARGEST_BODY
+) -> AsyncIterator[Standin]:
+    """An empty stand-in on a free port; ``api_key``, if given, must come with every request.
+
+    No request may be larger than ``largest_body``, which a server has in its settings, too.
+    """
     started = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = StandinServer(listener, api_key, started.set)
+        server = StandinServer(listener, api_key, started.set, largest_body)
         thread = threading.Thread(target=server.serve_until_stopped, name="qdrant-standin")
         thread.start()
         try:
@@ -98,7 +108,11 @@ class _Faulty:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = f"{scope['method']} {scope['path']}?{scope['query_string'].decode()}".rstrip("?")
         self.standin.requests.append(request)
-        fault = self.standin.faults.meet(request)
+        content = None
+        if self.standin.faults.standing is not None:
+            body = await Request(scope, receive).body()
+            content, receive = json.loads(body) if body else None, again(body)
+        fault = self.standin.faults.meet(request, content)
         if fault is None:
             await self.app(scope, receive, send)
         elif isinstance(fault, Answered):

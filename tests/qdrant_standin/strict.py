@@ -7,6 +7,7 @@ from typing import Any, Final
 from qdrant_client import QdrantClient, models
 
 LARGEST_ID: Final = 2**64 - 1
+INTEGERS: Final = range(-(2**63), 2**63)
 UUID: Final = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 DEFAULT_LIMIT: Final = 10
 
@@ -29,6 +30,7 @@ class StrictQdrant:
         self._local = QdrantClient(":memory:")
         self._indexes: dict[str, dict[str, models.PayloadIndexInfo]] = {}
         self._created: dict[str, models.CreateCollection] = {}
+        self._largest_upserts: dict[str, int] = {}
 
     def collections(self, _name: str, _wanted: None) -> object:
         return self._local.get_collections()
@@ -50,6 +52,7 @@ class StrictQdrant:
         if name in self._aliases():
             text = f"Can't create collection with name {name}. Alias with the same name"
             raise Refused(400, f"Wrong input: {text} already exists")
+        self._limit(name, wanted.strict_mode_config)
         created = self._local.create_collection(
             name,
             wanted.vectors or {},
@@ -59,9 +62,19 @@ class StrictQdrant:
         self._indexes[name], self._created[name] = {}, wanted
         return created
 
+    def update(self, name: str, wanted: models.UpdateCollection) -> object:
+        if wanted.model_fields_set - {"strict_mode_config", "metadata"}:
+            raise Refused(501, "the stand-in changes only a collection's strict mode and metadata")
+        real = self._existing(name)
+        if "strict_mode_config" in wanted.model_fields_set:
+            self._limit(real, wanted.strict_mode_config)
+        self._local.update_collection(real, metadata=wanted.metadata)
+        return True
+
     def delete_collection(self, name: str, _wanted: None) -> object:
         self._indexes.pop(name, None)
         self._created.pop(name, None)
+        self._largest_upserts.pop(name, None)
         return self._local.delete_collection(name)
 
     def create_index(self, name: str, wanted: models.CreateFieldIndex) -> object:
@@ -99,6 +112,7 @@ class StrictQdrant:
         else:
             points = wanted.points
             _check_ids(point.id for point in points)
+        self._check_number(name, len(points.ids if isinstance(points, models.Batch) else points))
         self._local.upsert(
             self._existing(name),
             points,
@@ -163,6 +177,7 @@ class StrictQdrant:
 
     def query(self, name: str, wanted: models.QueryRequest) -> object:
         _check_ids((wanted.query,) if isinstance(wanted.query, int | str) else ())
+        _check_integers(wanted.model_dump(include={"filter", "prefetch"}))
         real = self._existing(name)
         return self._local.query_points(
             real,
@@ -204,6 +219,21 @@ class StrictQdrant:
             raise Refused(404, f"Not found: Collection `{name}` doesn't exist!")
         return real
 
+    def _limit(self, name: str, limits: models.StrictModeConfig | None) -> None:
+        if limits is None:
+            return
+        if limits.model_fields_set != {"enabled", "upsert_max_batchsize"} or not limits.enabled:
+            raise Refused(501, "the stand-in knows no strict mode but that of upsert_max_batchsize")
+        assert limits.upsert_max_batchsize is not None
+        self._largest_upserts[name] = limits.upsert_max_batchsize
+
+    def _check_number(self, name: str, points: int) -> None:
+        most = self._largest_upserts.get(self._existing(name))
+        if most is not None and points > most:
+            text = f'Limit exceeded {points} > {most} for "upsert limit"'
+            solution = f'Reduce the "upsert limit" parameter to or below {most}.'
+            raise Refused(400, f"Bad request: {text}. Help: {solution}")
+
     def _check_free(self, name: str) -> None:
         if name in self._collection_names():
             raise Refused(409, f"Wrong input: Collection `{name}` already exists!")
@@ -243,3 +273,13 @@ def _check_ids(ids: Iterable[models.ExtendedPointId]) -> None:
         if not (0 <= id_ <= LARGEST_ID if isinstance(id_, int) else UUID.fullmatch(str(id_))):
             text = f"value {id_} is not a valid point ID, valid values are either an unsigned"
             raise Refused(400, f"Format error in JSON body: {text} integer or a UUID")
+
+
+def _check_integers(part: object) -> None:
+    """Those that are compared with a payload have 64 bits."""
+    if isinstance(part, int) and part not in INTEGERS:
+        text = "data did not match any variant of untagged enum Condition"
+        raise Refused(400, f"Format error in JSON body: {text}")
+    inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    for value in inner:
+        _check_integers(value)

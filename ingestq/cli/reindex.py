@@ -1,0 +1,257 @@
+"""``ingestq reindex``: build the collection anew beside the live one, and exchange the two."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from broker.contract import ChunkCounts, Lane
+from broker.errors import CollectionMismatch, UsageError
+from ingestq.cli.console import configure_logging, err, line, print_json
+from ingestq.cli.entry import ExitCode, run_command
+from ingestq.cli.options import Json
+from ingestq.runtime import DOCUMENTS_PER_CHILD, Broker, open_broker, open_model, open_qdrant
+from ingestq.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.collection import CollectionNames
+    from worker.qdrant import Qdrant
+    from worker.reindex import NotExchanged, Rebuilt
+
+LINE_SECONDS: Final = 5.0
+"""How often a line is printed where there is no terminal."""
+
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODEL", help="Embed with this model.", show_default=False),
+]
+ChunkTokens = Annotated[
+    int | None,
+    typer.Option("--chunk-tokens", min=16, help="Cut texts into chunks of up to so many tokens."),
+]
+Rollback = Annotated[
+    bool, typer.Option("--rollback", help="Go back to the collection before the last reindex.")
+]
+
+
+def reindex(
+    model: Model = None,
+    chunk_tokens: ChunkTokens = None,
+    rollback: Rollback = False,
+    json: Json = False,
+) -> None:
+    """Rebuild the collection with other settings while it is searched and written.
+
+    It is built beside the live one, from the sources or, where they are gone or changed, from the
+    text that is stored; vectors of the same model are taken over. Then one takes the other's place
+    in one step. The old collection is kept for INGESTQ_KEEP_PREVIOUS_HOURS. Interrupt it as you
+    like: the next call goes on where it was.
+    """
+    configure_logging(logging.WARNING)
+    changes = {"model": model, "chunk_tokens": chunk_tokens}
+    given = {name: value for name, value in changes.items() if value is not None}
+    run_command(partial(_reindex, given, rollback, json))
+
+
+class _Done:
+    """What was done so far: ``documents`` of the pass, ``chunks`` of all passes."""
+
+    def __init__(self) -> None:
+        self.chunks = ChunkCounts()
+        self.documents = self.of = 0
+
+    def begin(self, documents: int) -> None:
+        self.documents, self.of = 0, documents
+
+    def done(self, chunks: ChunkCounts) -> None:
+        self.documents += 1
+        self.chunks = ChunkCounts(
+            self.chunks.embedded + chunks.embedded,
+            self.chunks.reused + chunks.reused,
+            self.chunks.deleted + chunks.deleted,
+        )
+
+
+async def _reindex(
+    given: dict[str, Any], rollback: bool, as_json: bool, settings: Settings
+) -> ExitCode:
+    if rollback and given:
+        raise UsageError("--rollback goes back to what was before; it takes no other option")
+    started = time.monotonic()
+    async with open_broker(settings) as broker, open_qdrant(settings) as qdrant:
+        from worker.collection import find_collection
+
+        live = await find_collection(qdrant, settings.collection)
+        if live is None:
+            raise UsageError(f"nothing is indexed under {settings.collection!r} yet")
+        wanted = settings.model_copy(update=given)
+        if rollback:
+            wanted = await _settings_before(qdrant, settings)
+        with _display() as done:
+            new, outcome = await _build(broker, qdrant, live, wanted, done)
+    return _print(live, new, outcome, done.chunks, settings, wanted, started, as_json=as_json)
+
+
+async def _settings_before(qdrant: "Qdrant", settings: Settings) -> Settings:
+    """The settings that the previous collection was made with."""
+    from worker.collection import stored_fingerprint
+    from worker.exchange import find_previous
+
+    previous = await find_previous(qdrant, settings.collection)
+    made_with = None if previous is None else await stored_fingerprint(qdrant, previous)
+    if previous is None or made_with is None:
+        raise UsageError(f"no earlier collection of {settings.collection!r} is kept")
+    return settings.model_copy(
+        update={
+            "model": made_with.model,
+            "chunk_tokens": made_with.max_tokens,
+            "vector_name": made_with.vector_name,
+            "hybrid": bool(made_with.sparse),
+        }
+    )
+
+
+async def _build(
+    broker: Broker, qdrant: "Qdrant", live: "CollectionNames", wanted: Settings, done: _Done
+) -> "tuple[CollectionNames, Rebuilt | NotExchanged | None]":
+    """Build the collection that is ``wanted``; None if it is the live one."""
+    from broker.handover import Handover
+    from worker.collection import CollectionNames, make_collection, stored_fingerprint
+    from worker.exchange import remove_abandoned
+    from worker.fingerprint import fingerprint
+    from worker.qdrant import PatientQdrant
+    from worker.reindex import Rebuild, Rebuilt, Side, reindex
+
+    async with open_model(wanted, wanted.pool_size) as model:
+        schema = wanted.collection_schema
+        mine = fingerprint(model.info, schema)
+        new = CollectionNames.of(live.alias, mine.digest)
+        if new == live:
+            return new, None
+        made_with = await stored_fingerprint(qdrant, live)
+        if made_with is None:
+            raise CollectionMismatch(f"{live.chunks!r} was made by another version of ingestq")
+        await make_collection(qdrant, new, mine, schema.storage)
+        patient = PatientQdrant(qdrant)
+        rebuild = Rebuild(
+            Side.of(patient, live, made_with),
+            Side.of(patient, new, mine),
+            model.in_lane(Lane.BULK),
+            reuse=made_with.has_vectors_of(mine),
+            at_once=DOCUMENTS_PER_CHILD * wanted.pool_size,
+            display=done,
+        )
+        handover = Handover(broker.redis, broker.config, live.alias)
+        outcome = await reindex(rebuild, patient, broker.queue, handover, model)
+        if isinstance(outcome, Rebuilt):
+            await remove_abandoned(qdrant, live.alias)
+        return new, outcome
+
+
+def _print(
+    live: "CollectionNames",
+    new: "CollectionNames",
+    outcome: "Rebuilt | NotExchanged | None",
+    chunks: ChunkCounts,
+    settings: Settings,
+    wanted: Settings,
+    started: float,
+    *,
+    as_json: bool,
+) -> ExitCode:
+    from worker.reindex import NotExchanged, Rebuilt
+
+    reasons = outcome.reasons if isinstance(outcome, NotExchanged) else ()
+    answer = {
+        "collection": live.alias,
+        "from": live.chunks,
+        "to": new.chunks,
+        "swapped": isinstance(outcome, Rebuilt),
+        "documents": outcome.documents if isinstance(outcome, Rebuilt) else 0,
+        "chunks": {"embedded": chunks.embedded, "reused": chunks.reused},
+        "seconds": round(time.monotonic() - started, 3),
+        "problems": list(reasons),
+    }
+    if as_json:
+        print_json(answer)
+    elif outcome is None:
+        line(f"{live.alias} is {live.chunks} already: it was made with these settings")
+    elif isinstance(outcome, NotExchanged):
+        for reason in reasons:
+            line(reason, style="red")
+        line(f"{live.alias} is still {live.chunks}: the new collection is not as it should be")
+    else:
+        line(
+            f"{live.alias} is now {new.chunks}: {outcome.documents} documents, {outcome.chunks} "
+            f"chunks ({chunks.embedded} embedded, {chunks.reused} reused)"
+        )
+        line(
+            f"{live.chunks} is kept for {settings.keep_previous_hours:g} hours: "
+            "`ingestq reindex --rollback` goes back"
+        )
+        for name in _changed(settings, wanted):
+            value = getattr(wanted, name)
+            line(f"from now on, set INGESTQ_{name.upper()}={'' if value is None else value}")
+    return ExitCode.DOCUMENTS_FAILED if reasons else ExitCode.OK
+
+
+def _changed(settings: Settings, wanted: Settings) -> list[str]:
+    names = ("model", "chunk_tokens", "vector_name", "hybrid")
+    return [name for name in names if getattr(settings, name) != getattr(wanted, name)]
+
+
+@contextmanager
+def _display() -> Iterator[_Done]:
+    if not err.is_terminal:
+        err.print("building")
+        yield _Lines()
+        return
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("documents  {task.fields[chunks]}"),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    )
+    with progress:
+        yield _Bar(progress)
+
+
+class _Lines(_Done):
+    """A line now and then."""
+
+    _next = 0.0
+
+    def done(self, chunks: ChunkCounts) -> None:
+        super().done(chunks)
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + LINE_SECONDS
+            err.print(f"building {self.documents}/{self.of} documents, {_told(self.chunks)}")
+
+
+class _Bar(_Done):
+    """A bar for each pass over the documents."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self._progress = progress
+        self._task = progress.add_task("building", total=None, chunks="")
+
+    def begin(self, documents: int) -> None:
+        super().begin(documents)
+        self._progress.reset(self._task, total=documents)
+
+    def done(self, chunks: ChunkCounts) -> None:
+        super().done(chunks)
+        self._progress.update(self._task, advance=1, chunks=_told(self.chunks))
+
+
+def _told(chunks: ChunkCounts) -> str:
+    return f"{chunks.embedded} chunks embedded, {chunks.reused} reused"

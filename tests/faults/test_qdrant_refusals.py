@@ -1,0 +1,451 @@
+"""Qdrant refuses, limits or cannot do what it is asked: what becomes of the documents.
+
+Every answer is one that a server gives, see `tests.qdrant_standin.answers`.
+"""
+
+import asyncio
+import itertools
+import math
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pytest
+import stamina
+from arq.worker import func
+from starlette.responses import Response
+from structlog.testing import capture_logs
+
+from broker import events, keys
+from broker.contract import INGEST, DeadLetter, Document, IngestBatch, Lane
+from broker.errors import (
+    CollectionMissing,
+    IngestqError,
+    StoreFull,
+    StoreRejected,
+    StoreTooSlow,
+    UsageError,
+)
+from broker.queue import WorkerInfo, WorkerSign
+from ingestq.runtime import Broker
+from tests.books import balanced
+from tests.claims import lease_queue
+from tests.command import Ingestq
+from tests.qdrant_standin import Standin, answers, qdrant_standin
+from tests.qdrant_standin.holds import Matches
+from tests.waiting import eventually
+from tests.workers import MAX_JOBS, make_worker, working
+from worker import retries
+from worker.collection import CollectionNames, open_collection
+from worker.fingerprint import Fingerprint
+from worker.jobs import INGESTOR, Ingestor, ingest
+from worker.lanes import LanePermits
+from worker.lease_worker import LeaseWorker
+from worker.ledger import QdrantLedger
+from worker.pipeline import Ports
+from worker.points import ChunkPoint, Fence
+from worker.prepare import Prepared
+from worker.qdrant import PATIENCE_SECONDS, PatientQdrant, Qdrant, QdrantConfig, connect_qdrant
+from worker.store import UPSERT_POINTS, QdrantStore
+
+SMALL: Final = Fingerprint("test/small", "1", 4, 8, "exact", "none", 1)
+"""Of vectors with 4 dimensions. No model is loaded."""
+FENCE: Final = Fence(version=1, attempt=1)
+POISON: Final = "poison"
+"""The text of a chunk whose vector no server takes."""
+RETRIES: Final = 10
+LEASE_SECONDS: Final = 1.5
+"""A worker gives a sign of life three times as often."""
+
+
+@dataclass
+class LineModel:
+    """Every line of a text is a chunk. It remembers the texts that it embedded."""
+
+    embedded: list[str] = field(default_factory=list)
+
+    async def prepare(self, document: Document, known_hash: str | None) -> Prepared:
+        assert document.text is not None
+        return Prepared(document.text, None, None, tuple(document.text.split("\n")))
+
+    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        self.embedded += texts
+        rows = [[math.nan if text == POISON else 1.0, 1.0, 1.0, 1.0] for text in texts]
+        return np.array(rows, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A stand-in with an empty collection, and what a worker has to do with it."""
+
+    standin: Standin
+    qdrant: Qdrant
+    names: CollectionNames
+    model: LineModel = field(default_factory=LineModel)
+
+    @property
+    def store(self) -> QdrantStore:
+        return QdrantStore(PatientQdrant(self.qdrant), self.names.chunks)
+
+    @property
+    def writes(self) -> int:
+        """How often it was asked to write chunks or entries of the ledger."""
+        paths = ("/points?wait=true", "/points/batch?wait=true")
+        return sum(request.endswith(paths) for request in self.standin.requests)
+
+    def refuse(self, response: Response, matches: Matches | None = None) -> None:
+        """Answer every request that matches with ``response``; every write, unless said else."""
+        self.standin.faults.standing = (matches or _writes, response)
+
+    def accept(self) -> None:
+        self.standin.faults.standing = None
+
+    def equip(self, worker: LeaseWorker) -> None:
+        """Give a worker what it needs for its jobs."""
+        qdrant = PatientQdrant(self.qdrant)
+        ports = Ports(self.model, self.store, QdrantLedger(qdrant, self.names.ledger))
+        permits = LanePermits(64, bulk=48)
+        worker.ctx[INGESTOR] = Ingestor(dict.fromkeys(Lane, ports), permits)
+
+    async def indexed(self) -> set[str]:
+        """The documents that have chunks in the collection."""
+        records, _ = await self.qdrant.ask(
+            lambda client: client.scroll(self.names.chunks, limit=10_000)
+        )
+        return {str((record.payload or {})["doc_id"]) for record in records}
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    async with (
+        qdrant_standin() as standin,
+        connect_qdrant(QdrantConfig(standin.url, None, Path("/nonexistent"))) as qdrant,
+    ):
+        yield Scene(standin, qdrant, await open_collection(qdrant, "documents", SMALL))
+
+
+@pytest.fixture
+async def narrow() -> AsyncIterator[Scene]:
+    """A server that takes requests of 64 KiB and no larger ones."""
+    async with (
+        qdrant_standin(largest_body=64 * 1024) as standin,
+        connect_qdrant(QdrantConfig(standin.url, None, Path("/nonexistent"))) as qdrant,
+    ):
+        yield Scene(standin, qdrant, await open_collection(qdrant, "documents", SMALL))
+
+
+@pytest.fixture
+def no_backoff() -> Iterator[None]:
+    """Retries follow at once: how long they wait is not what is tested."""
+    with stamina.set_testing(True, attempts=RETRIES):
+        yield
+
+
+@pytest.mark.usefixtures("no_backoff")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(answers.error_response(500, "Service internal error: odd"), id="500"),
+        pytest.param(answers.error_response(503, "Shard temporarily unavailable"), id="503"),
+        pytest.param(answers.rate_limited(5), id="rate"),
+        *(pytest.param(answers.of_a_proxy(n), id=f"proxy {n}") for n in (404, 429, 502, 504)),
+    ],
+)
+async def test_what_may_pass_is_sent_again_as_it_was(scene: Scene, answer: Response) -> None:
+    scene.refuse(answer, _first(2))
+    await scene.store.upsert(_points(16), FENCE)
+    assert scene.writes == 3
+    assert await scene.store.count() == 16
+
+
+async def test_a_wait_that_qdrant_names_is_kept(scene: Scene) -> None:
+    seconds = 2  # more than the longest first back-off
+    scene.refuse(answers.rate_limited(seconds), _first(1))
+    started = asyncio.get_running_loop().time()
+    await scene.store.upsert(_points(1), FENCE)
+    assert asyncio.get_running_loop().time() - started >= seconds
+    assert scene.writes == 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(answers.timed_out(), id="408"),
+        pytest.param(answers.over_the_limit(), id="429"),
+        pytest.param(answers.of_a_proxy(413), id="413"),
+    ],
+)
+async def test_what_is_too_much_at_once_is_written_in_parts(scene: Scene, answer: Response) -> None:
+    scene.refuse(answer, _more_points_than(4))
+    await scene.store.upsert(_points(16), FENCE)
+    assert await scene.store.count() == 16
+    assert scene.writes == 1 + 2 + 4
+
+
+async def test_requests_over_the_size_that_the_server_takes_are_split(narrow: Scene) -> None:
+    await narrow.store.upsert(_points(16, text="x" * 10_000), FENCE)
+    assert await narrow.store.count() == 16
+    assert narrow.writes == 1 + 2 + 4
+    with pytest.raises(StoreRejected, match=r"chunk 0 .*larger than allowed \(limit: 65536 bytes"):
+        await narrow.store.upsert(_points(1, text="x" * 100_000), FENCE)
+
+
+async def test_too_many_deletions_at_once_are_made_in_parts(scene: Scene) -> None:
+    def large(request: str, body: Any) -> bool:
+        return "/delete" in request and len(body["filter"]["must"][0]["has_id"]) > 4
+
+    points = _points(16)
+    await scene.store.upsert(points, FENCE)
+    scene.refuse(answers.large_condition(), large)
+    await scene.store.delete([point.id for point in points], FENCE)
+    assert await scene.store.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (answers.over_the_limit(), StoreRejected, "chunk 0 .*429 Rate limiting exceeded"),
+        (answers.timed_out(), StoreTooSlow, "ran out of time: 408"),
+    ],
+)
+async def test_one_point_cannot_be_split(
+    scene: Scene, answer: Response, error: type[IngestqError], words: str
+) -> None:
+    scene.refuse(answer)
+    with pytest.raises(error, match=words):
+        await scene.store.upsert(_points(16), FENCE)
+    assert scene.writes == 5
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(answers.wrong_dimension(), id="dimension"),
+        pytest.param(answers.strict_mode(), id="strict mode"),
+        pytest.param(answers.invalid(), id="422"),
+    ],
+)
+async def test_the_chunk_that_is_refused_is_named_after_few_requests(
+    scene: Scene, answer: Response
+) -> None:
+    points = _points(UPSERT_POINTS)
+    bad = points[77].id
+    scene.refuse(answer, lambda request, body: bad in str(body))
+    with pytest.raises(StoreRejected, match=rf"^chunk 77 \(point {bad}\): .*: 4(00|22) "):
+        await scene.store.upsert(points, FENCE)
+    assert scene.writes <= 2 * math.log2(UPSERT_POINTS) + 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(answers.disk_full(), id="disk"),
+        pytest.param(answers.over_quota(507), id="quota"),
+        pytest.param(answers.of_a_proxy(507), id="507"),
+        pytest.param(answers.over_quota(400), id="strict mode"),
+        pytest.param(answers.collection_full(), id="collection"),
+    ],
+)
+async def test_a_server_without_room_is_asked_once(scene: Scene, answer: Response) -> None:
+    scene.refuse(answer)
+    with pytest.raises(StoreFull, match="has no room"):
+        await scene.store.upsert(_points(16), FENCE)
+    assert scene.writes == 1
+
+
+async def test_a_collection_that_is_gone_is_looked_up_once_more(scene: Scene) -> None:
+    gone = answers.error_response(404, "Not found: Collection `documents` doesn't exist!")
+    scene.refuse(gone, _first(1))
+    await scene.store.upsert(_points(1), FENCE)
+    assert await scene.store.count() == 1
+    await scene.qdrant.ask(lambda client: client.delete_collection(scene.names.chunks))
+    before = scene.writes
+    with pytest.raises(CollectionMissing, match=f"Collection `{scene.names.chunks}` doesn't exist"):
+        await scene.store.upsert(_points(1), FENCE)
+    assert scene.writes == before + 2
+
+
+async def test_a_document_that_is_refused_is_buried_alone(broker: Broker, scene: Scene) -> None:
+    lines = [f"line {i}" for i in range(40)]
+    bad = _document("bad", [*lines[:17], POISON, *lines[17:]])
+    async with working(broker, func(ingest, name=INGEST)) as worker:
+        scene.equip(worker)
+        await _offer(broker, [_document("a", lines), bad, _document("b", lines)])
+        counts = await _finished(broker)
+    assert (counts.indexed, counts.rejected) == (2, 1)
+    [letter] = await _dead_letters(broker)
+    assert letter.doc_id == "bad"
+    assert letter.tries == 1
+    assert letter.reason.startswith("chunk 17 (point ")
+    assert "400" in letter.reason
+
+
+async def test_a_document_with_too_many_chunks_for_the_ledger_is_buried_alone(
+    broker: Broker, narrow: Scene
+) -> None:
+    long = _document("long", [f"long {i}" for i in range(2000)])
+    async with working(broker, func(ingest, name=INGEST)) as worker:
+        narrow.equip(worker)
+        await _offer(broker, [_document("a", ["one"]), long, _document("b", ["two"])])
+        counts = await _finished(broker)
+    assert (counts.indexed, counts.rejected) == (2, 1)
+    assert await narrow.indexed() == {"a", "b"}
+    assert set(narrow.model.embedded) == {"one", "two"}
+    [letter] = await _dead_letters(broker)
+    assert letter.doc_id == "long"
+    assert letter.reason.startswith("the entry of 'long' with 2000 chunks in the ledger")
+    assert "larger than allowed" in letter.reason
+
+
+async def test_entries_that_are_too_many_at_once_are_written_in_parts(
+    broker: Broker, narrow: Scene
+) -> None:
+    documents = [_document(f"d{i}", [f"{i} {j}" for j in range(600)]) for i in range(6)]
+    async with working(broker, func(ingest, name=INGEST)) as worker:
+        narrow.equip(worker)
+        await _offer(broker, documents)
+        assert (await _finished(broker)).indexed == 6
+
+
+async def test_a_worker_waits_until_there_is_room(
+    broker: Broker, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "STORE_FULL_SECONDS", 3.0)
+    jobs = [[_document(f"{i}.{j}", [f"text {i} {j}"]) for j in range(8)] for i in range(40)]
+    scene.refuse(answers.disk_full())
+    with capture_logs() as log:
+        async with working(
+            broker, func(ingest, name=INGEST), lease_seconds=LEASE_SECONDS
+        ) as worker:
+            scene.equip(worker)
+            for documents in jobs:
+                await _offer(broker, documents)
+            sign = await _sign(broker, lambda sign: sign.paused is not None)
+            assert sign.paused is not None
+            assert "has no room" in sign.paused
+            assert scene.writes <= 2 * MAX_JOBS
+            scene.accept()
+            assert (await _finished(broker)).indexed == 40 * 8
+            await _sign(broker, lambda sign: sign.paused is None)
+    assert await _dead_letters(broker) == []
+    said = [entry["event"] for entry in log]
+    assert said.count(events.WORKER_PAUSED) == said.count(events.WORKER_RESUMED) == 1
+
+
+async def test_a_paused_worker_stops_at_once(broker: Broker, scene: Scene) -> None:
+    scene.refuse(answers.over_quota(507))
+    async with working(broker, func(ingest, name=INGEST), lease_seconds=LEASE_SECONDS) as worker:
+        scene.equip(worker)
+        await _offer(broker, [_document(str(i), ["text"]) for i in range(16)])
+        await _sign(broker, lambda sign: sign.paused is not None and sign.running == 0)
+    assert scene.writes <= 2  # the first entry, and the fifteen that came meanwhile
+    assert (await balanced(broker.redis)).waiting == 16
+
+
+async def test_a_job_comes_back_when_qdrant_said(broker: Broker, scene: Scene) -> None:
+    seconds = 3600
+    assert seconds > PATIENCE_SECONDS
+    scene.refuse(answers.rate_limited(seconds))
+    async with working(broker, func(ingest, name=INGEST), lease_seconds=LEASE_SECONDS) as worker:
+        scene.equip(worker)
+        first = await _offer(broker, [_document("d", ["text"])])
+        await _sign(broker, lambda sign: sign.paused is not None and sign.running == 0)
+        await _offer(broker, [_document("e", ["text"])])
+        due_ms = await broker.redis.zscore(keys.QUEUE, first)
+    assert due_ms is not None
+    assert seconds - 10 < due_ms / 1000 - await broker.queue.now() / 1e6 < seconds + 10
+    assert scene.writes == 1
+    assert (await broker.queue.depth()).ready == 1
+
+
+async def test_the_status_says_why_a_worker_claims_nothing(
+    broker: Broker, ingestq: Ingestq
+) -> None:
+    info = WorkerInfo("host", 7, 0, 0.0, 0.0, paused="Qdrant has no room")
+    await lease_queue(broker).sign_of_life("worker-1", info)
+    ingestq.settings["redis_url"] = broker.config.url
+    ran = await asyncio.to_thread(ingestq, "status")
+    assert "paused      worker-1: Qdrant has no room" in ran.out
+
+
+@pytest.mark.parametrize("answer", [answers.forbidden(), answers.invalid_key()], ids=["403", "401"])
+async def test_a_worker_whose_key_is_refused_stops(
+    broker: Broker, scene: Scene, answer: Response
+) -> None:
+    scene.refuse(answer)
+    await _stops(broker, scene, UsageError, "refuses INGESTQ_QDRANT_API_KEY: 40[13]")
+
+
+@pytest.mark.parametrize("lost", ["chunks", "ledger"])
+async def test_a_worker_whose_collection_was_deleted_stops(
+    broker: Broker, scene: Scene, lost: str
+) -> None:
+    name = getattr(scene.names, lost)
+    await scene.qdrant.ask(lambda client: client.delete_collection(name))
+    await _stops(broker, scene, CollectionMissing, f"Collection `{name}` doesn't exist")
+
+
+async def _stops(broker: Broker, scene: Scene, error: type[UsageError], words: str) -> None:
+    """A worker stops and says why; every job is still on the queue, and was not tried."""
+    for i in range(3 * MAX_JOBS):
+        await _offer(broker, [_document(str(i), ["text"])])
+    worker = make_worker(broker, func(ingest, name=INGEST))
+    scene.equip(worker)
+    with pytest.raises(error, match=words):
+        await asyncio.wait_for(worker.run_until_stopped(), 20)
+    totals = await balanced(broker.redis)
+    assert (totals.waiting, totals.dead) == (3 * MAX_JOBS, 0)
+    assert (await broker.queue.depth()).ready == 3 * MAX_JOBS
+
+
+def _writes(request: str, body: Any) -> bool:
+    return request.endswith(("/points?wait=true", "/points/batch?wait=true"))
+
+
+def _first(n: int) -> Matches:
+    """The first ``n`` writes."""
+    count = itertools.count()
+    return lambda request, body: _writes(request, body) and next(count) < n
+
+
+def _more_points_than(n: int) -> Matches:
+    return lambda request, body: _writes(request, body) and len(body.get("points", ())) > n
+
+
+def _points(n: int, text: str = "text") -> list[ChunkPoint]:
+    payload = {**FENCE._asdict(), "tenant": "t", "doc_id": "d", "page_content": text}
+    return [
+        ChunkPoint(f"{i:032x}", [1.0, 1.0, 1.0, float(i)], {**payload, "chunk_index": i})
+        for i in range(n)
+    ]
+
+
+def _document(doc_id: str, lines: Sequence[str]) -> Document:
+    return Document(doc_id=doc_id, version=1, source=doc_id, text="\n".join(lines))
+
+
+async def _offer(broker: Broker, documents: Sequence[Document]) -> str:
+    batch = IngestBatch("s", tuple(documents), Lane.INTERACTIVE)
+    await broker.queue.offer([batch])
+    return batch.job_id
+
+
+async def _finished(broker: Broker) -> Any:
+    """What became of all documents."""
+    status = await eventually(lambda: broker.queue.submission("s"), lambda s: s.complete)
+    return status.documents
+
+
+async def _sign(broker: Broker, good: Callable[[WorkerSign], bool]) -> WorkerSign:
+    """The worker's sign of life, as soon as it is good."""
+    [sign] = await eventually(broker.queue.workers, lambda signs: any(map(good, signs)))
+    return sign
+
+
+async def _dead_letters(broker: Broker) -> list[DeadLetter]:
+    found = await broker.redis.hvals(keys.DEAD)  # type: ignore[misc]
+    return [msgspec.msgpack.decode(raw, type=DeadLetter) for raw in found]

@@ -1,0 +1,185 @@
+"""However a rebuild is torn apart, the new collection ends equal to the live one.
+
+A rebuild takes its requests to Qdrant one by one. It dies after any of them and is begun anew, or
+waits while a worker changes the live collection.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from broker.contract import ChunkCounts, Deletion, Document
+from tests.integration.test_index_truth import (
+    SMALL,
+    Change,
+    Memory,
+    Words,
+    Worker,
+    advance,
+    histories,
+    newest,
+)
+from worker.collection import CollectionNames, make_collection, open_collection
+from worker.fingerprint import Fingerprint
+from worker.ledger import QdrantLedger
+from worker.pipeline import Outcome, Unchanged
+from worker.points import DocumentKey, State
+from worker.prepare import Prepared, Unprepared
+from worker.reindex import Rebuild, Side
+from worker.schema import DEFAULT_STORAGE
+
+OTHER = Fingerprint("test/small", "1", 2, 9, "exact", "none", 1)
+NEW = CollectionNames.of("documents", OTHER.digest)
+TO_THE_END = 10_000
+STEPS = 32
+"""More than a rebuild of `HISTORY` takes."""
+HISTORY: Sequence[Change] = (
+    Document(doc_id="a", version=1, source="a", text="tide goose"),
+    Document(doc_id="b", version=2, source="b", text="lamp", metadata={"page": 3}),
+    Deletion(doc_id="b", version=3),
+)
+
+
+class Shouting(Words):
+    """A model whose chunks are those of `Words`, in capitals."""
+
+    async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
+        prepared = await super().prepare(document, known_hash)
+        assert isinstance(prepared, Prepared)
+        chunks = tuple(text.upper() for text in prepared.chunks)
+        return Prepared(prepared.content_hash, prepared.file, prepared.title, chunks)
+
+
+class Unseen:
+    def begin(self, documents: int) -> None: ...
+
+    def done(self, chunks: ChunkCounts) -> None: ...
+
+
+@dataclass
+class Builder(Worker):
+    """A process that brings the new collection up to date, once."""
+
+    change: Change = field(default=HISTORY[0])
+    attempt: int = 0
+
+    async def _work(self) -> Outcome:
+        live, new = Side.of(self, self.names, SMALL), Side.of(self, NEW, OTHER)
+        rebuild = Rebuild(live, new, Shouting(), reuse=False, at_once=2, display=Unseen())
+        seen = await rebuild.catch_up()
+        assert not seen.failed
+        return Unchanged()
+
+
+async def prepared(changes: Sequence[Change]) -> tuple[Memory, CollectionNames]:
+    """A live collection after ``changes``, and an empty new one."""
+    memory = Memory()
+    names = await open_collection(memory, "documents", SMALL)
+    await make_collection(memory, NEW, OTHER, DEFAULT_STORAGE)
+    for attempt, change in enumerate(changes, 1):
+        await advance(Worker(memory, names, change, attempt), TO_THE_END)
+    return memory, names
+
+
+async def check(memory: Memory, names: CollectionNames, changes: Sequence[Change]) -> None:
+    """The new collection holds what the live one does, as the other model makes it."""
+    documents = newest(changes).values()
+    expected = Counter(
+        (document.doc_id, index, word.upper())
+        for document in documents
+        for index, word in enumerate((document.text or "").split())
+    )
+    records, _ = await memory.client.scroll(NEW.chunks, limit=100, with_payload=True)
+    payloads: list[Any] = [record.payload for record in records]
+    held = Counter((p["doc_id"], p["chunk_index"], p["page_content"]) for p in payloads)
+    assert held == expected
+    mine, theirs = QdrantLedger(memory, NEW.ledger), QdrantLedger(memory, names.ledger)
+    live = [entry async for entries in theirs.entries() for entry in entries]
+    new = await mine.look_up(entry.key for entry in live)
+    for entry in live:
+        copy = new[entry.key]
+        same = ("fence", "state", "content_hash", "source", "metadata", "file", "folders")
+        assert [getattr(copy, name) for name in same] == [getattr(entry, name) for name in same]
+        assert len(await mine.chunk_ids(entry.key)) == copy.chunks
+    assert await memory.client.count(NEW.ledger) == await memory.client.count(names.ledger)
+    await memory.client.close()
+
+
+async def test_a_rebuild_that_died_is_completed_by_the_next() -> None:
+    for at in range(STEPS):
+        memory, names = await prepared(HISTORY)
+        victims = [Builder(memory, names), Builder(memory, names)]
+        for victim in victims:
+            await advance(victim, at)
+            victim.die()
+        await advance(Builder(memory, names), TO_THE_END)
+        await check(memory, names, HISTORY)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        Document(doc_id="a", version=9, source="a", text="goose bread"),
+        Document(doc_id="b", version=9, source="b", text="goose"),
+        Document(doc_id="a", version=9, source="a", text="tide goose"),
+        Deletion(doc_id="a", version=9),
+        Document(doc_id="c", version=9, source="c", text="rope"),
+    ],
+    ids=["edited", "comes back", "unchanged", "deleted", "new"],
+)
+async def test_what_is_written_meanwhile_reaches_both(change: Change) -> None:
+    for at in range(STEPS):
+        memory, names = await prepared(HISTORY)
+        builder = Builder(memory, names)
+        await advance(builder, at)
+        await advance(Worker(memory, names, change, 9), TO_THE_END)
+        await advance(builder, TO_THE_END)
+        await advance(Builder(memory, names), TO_THE_END)
+        await check(memory, names, [*HISTORY, change])
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(changes=histories(), data=st.data())
+def test_the_new_collection_ends_equal_to_the_live_one(
+    changes: list[Change], data: st.DataObject
+) -> None:
+    async def play() -> None:
+        memory, names = await prepared(())
+        builder = Builder(memory, names)
+        buried = [builder]  # kept: what they left undone must not vanish at random
+        for attempt, change in enumerate(changes, 1):
+            worker = Worker(memory, names, change, attempt)
+            while not worker.ended:
+                await advance(worker, data.draw(st.integers(1, 24)))
+                await advance(builder, data.draw(st.integers(0, 24)))
+                if builder.ended or data.draw(st.integers(0, 4)) == 0:
+                    builder.die()
+                    builder = Builder(memory, names)
+                    buried.append(builder)
+        if builder.task is not None:
+            builder.die()
+        await advance(Builder(memory, names), TO_THE_END)
+        await check(memory, names, changes)
+
+    with asyncio.Runner() as runner:
+        runner.run(play())
+
+
+async def test_documents_that_are_being_written_are_left_for_later() -> None:
+    memory, names = await prepared(HISTORY)
+    writer = Worker(memory, names, Document(doc_id="a", version=9, source="a", text="rope"), 9)
+    ledger = QdrantLedger(memory, names.ledger)
+    key = DocumentKey("", "a")
+    while (await ledger.look_up([key]))[key].state is not State.WRITING:
+        await advance(writer, 1)
+    await advance(Builder(memory, names), TO_THE_END)
+    assert not await QdrantLedger(memory, NEW.ledger).look_up([key])
+    await advance(writer, TO_THE_END)
+    await advance(Builder(memory, names), TO_THE_END)
+    await check(memory, names, [*HISTORY, writer.change])
