@@ -4,7 +4,7 @@ There is one letter a document. A newer failure replaces it, and when a version 
 succeeds it goes by itself.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -12,8 +12,16 @@ import msgspec
 from arq.connections import ArqRedis
 
 from broker import keys
-from broker.connection import BrokerConfig, translated
-from broker.contract import DeadLetter, Lane, decode_job, encode_job
+from broker.connection import BrokerConfig, awaited, translated
+from broker.contract import (
+    DeadLetter,
+    Document,
+    IngestBatch,
+    Lane,
+    dead_letter_key,
+    decode_job,
+    encode_job,
+)
 from broker.errors import ContractError
 from broker.queue import SUBMISSION_SECONDS
 from broker.scripts import Scripts
@@ -66,6 +74,15 @@ class DeadLetters:
                 if wanted.matches(letter):
                     yield StoredLetter(letter, raw)
 
+    async def about(self, documents: Sequence[Document]) -> list[Document | None]:
+        """What each of ``documents`` was when it was given up; None if it was not."""
+        if not documents:
+            return []
+        names = [dead_letter_key(document) for document in documents]
+        with self._translated():
+            found = await awaited(self._redis.hmget(keys.DEAD, names))
+        return [None if raw is None else _document(raw) for raw in found]
+
     async def requeue(self, letters: Iterable[StoredLetter], submission: str) -> int:
         """Queue the letters' documents again, as part of ``submission``; how many that were.
 
@@ -100,6 +117,15 @@ class DeadLetters:
 
     def _translated(self) -> AbstractContextManager[None]:
         return translated(self._config)
+
+
+def _document(raw: bytes) -> Document | None:
+    """The document that a letter is about, if that is what it holds."""
+    try:
+        batch = decode_job(msgspec.msgpack.decode(raw, type=DeadLetter).payload).known_batch
+    except ContractError:
+        return None
+    return batch.documents[0] if isinstance(batch, IngestBatch) else None
 
 
 def _job(letter: DeadLetter, submission: str) -> tuple[str, bytes, int]:

@@ -39,3 +39,17 @@ def is_not_newer(fence: Fence) -> models.Filter:
 def is_equal(field: str, value: str | int) -> models.FieldCondition:
     """The point's ``field`` is ``value``."""
     return models.FieldCondition(key=field, match=models.MatchValue(value=value))
+
+
+def has_none() -> models.Filter:
+    """The point was written under no fence at all: not by a worker."""
+    return models.Filter(
+        must_not=[
+            models.Filter(
+                must=[
+                    models.FieldCondition(key="version", range=models.Range(gte=0)),
+                    models.FieldCondition(key="attempt", range=models.Range(gte=0)),
+                ]
+            )
+        ]
+    )

@@ -8,7 +8,7 @@ whether it did, so every write is followed by a look.
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from qdrant_client import AsyncQdrantClient, models
@@ -16,7 +16,7 @@ from qdrant_client import AsyncQdrantClient, models
 from worker.fence import is_equal, is_exactly, is_older
 from worker.group_commit import GroupCommit
 from worker.parts import in_parts
-from worker.points import Begun, DocumentKey, LedgerEntry, State, ledger_id
+from worker.points import Begun, DocumentKey, Fence, LedgerEntry, State, ledger_id
 from worker.qdrant import Qdrant, applied, check_applied
 
 CHUNK_IDS: Final = "chunk_ids"
@@ -27,6 +27,15 @@ FIRST: Final = "first"
 READ_ENTRIES: Final = 256
 GROUP_ENTRIES: Final = 32
 """Entries that are written in one request."""
+NO_ATTEMPT: Final = 0
+"""Older than every fencing token."""
+
+
+class Listed(NamedTuple):
+    """An entry, and the ids of the chunks that the document has."""
+
+    entry: LedgerEntry
+    chunk_ids: frozenset[str]
 
 
 class QdrantLedger:
@@ -75,6 +84,31 @@ class QdrantLedger:
         )
         [(entry, _)] = await self._read([now.key])
         return entry.fence == now.fence
+
+    async def listed(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, Listed]:
+        """The entries of those documents that ever reached the index, with their chunks' ids."""
+        ids = [ledger_id(key) for key in keys]
+        found = []
+        for start in range(0, len(ids), READ_ENTRIES):
+            some = partial(_retrieve, self._name, ids[start : start + READ_ENTRIES], payload=True)
+            found += [_listed(record) for record in await self._qdrant.ask(some)]
+        return {one.entry.key: one for one in found}
+
+    async def distrust(self, seen: LedgerEntry) -> bool:
+        """Say that the document is not whole, so that the same content is written once more.
+
+        Any attempt at it may begin then, and no earlier one may finish. False if somebody else has
+        begun meanwhile: then nothing is changed.
+        """
+        nobodys = {"state": State.WRITING, "attempt": NO_ATTEMPT}
+        same = models.Filter(
+            must=[_of(seen), is_exactly(seen.fence), is_equal("state", seen.state)]
+        )
+        await self._qdrant.ask(
+            applied(lambda client: client.set_payload(self._name, nobodys, points=same, wait=True))
+        )
+        [(entry, _)] = await self._read([seen.key])
+        return entry.fence == Fence(seen.version, NO_ATTEMPT)
 
     async def in_folder(self, tenant: str, folder: str) -> AsyncIterator[Sequence[LedgerEntry]]:
         """The entries of scanned documents in ``folder`` and the folders in it, page by page.
@@ -193,9 +227,17 @@ async def _batch_update(
 
 
 async def _retrieve(
-    name: str, ids: Sequence[str], client: AsyncQdrantClient
+    name: str,
+    ids: Sequence[str],
+    client: AsyncQdrantClient,
+    payload: bool | models.PayloadSelectorExclude = WITHOUT_CHUNK_IDS,
 ) -> list[models.Record]:
-    return await client.retrieve(name, list(ids), with_payload=WITHOUT_CHUNK_IDS)
+    return await client.retrieve(name, list(ids), with_payload=payload)
+
+
+def _listed(record: models.Record) -> Listed:
+    payload = record.payload or {}
+    return Listed(msgspec.convert(payload, LedgerEntry), frozenset(payload[CHUNK_IDS]))
 
 
 async def _scroll(

@@ -61,18 +61,24 @@ def prepare(
     Raises DocumentRejected if it cannot be read, is larger than ``max_bytes`` or holds no text.
     """
     data, media_type, file = _content(document, max_bytes)
-    content_hash = _hash(document, data)
-    if content_hash == known_hash:
-        return Unprepared(content_hash, file)
+    found_hash = _hash(document, data)
+    if found_hash == known_hash:
+        return Unprepared(found_hash, file)
     extracted = extract(data, media_type)
     chunks = tuple(chunker.chunks(extracted.text, markdown=extracted.markdown))
     return Prepared(
-        content_hash=content_hash,
+        content_hash=found_hash,
         file=file,
         title=extracted.title,
         chunks=chunks,
         sparse=tuple(map(sparse, chunks)) if sparse else (),
     )
+
+
+def content_hash(document: Document, max_bytes: int) -> str:
+    """The hash that `prepare` would give ``document``. Raises DocumentRejected as that does."""
+    data, _, _ = _content(document, max_bytes)
+    return _hash(document, data)
 
 
 def _content(document: Document, max_bytes: int) -> tuple[bytes, str | None, str | None]:

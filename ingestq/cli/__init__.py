@@ -11,6 +11,7 @@ from ingestq.cli.reindex import reindex
 from ingestq.cli.run import run
 from ingestq.cli.search import search
 from ingestq.cli.status import status
+from ingestq.cli.verify import verify
 from ingestq.cli.worker import worker
 
 app = typer.Typer(
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, add, delete, reindex, worker, api, search, status, doctor):
+for command in (run, add, delete, reindex, worker, api, search, status, verify, doctor):
     app.command()(command)
 app.add_typer(dead)
 

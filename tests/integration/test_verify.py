@@ -1,0 +1,685 @@
+"""Index, ledger and sources are compared: what is wrong is found, repaired, and then right."""
+
+import asyncio
+import itertools
+import os
+import shutil
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from arq.worker import func
+from qdrant_client import QdrantClient, models
+
+from broker.contract import DELETE, INGEST, SWEEP, Deletion, Lane
+from broker.errors import CollectionMismatch, UsageError
+from ingestq.ingestion import Ingestion, State
+from ingestq.runtime import Broker
+from ingestq.settings import Settings, load_settings
+from ingestq.verification import LISTED, Report, Wanted, verify
+from producers.client import IngestClient, new_submission
+from producers.files import Sending, observe
+from producers.sightings import Sightings
+from tests.claims import lease_queue
+from tests.command import Ingestq
+from tests.waiting import eventually
+from worker.collection import CollectionNames
+from worker.embedding.pool import ModelPool
+from worker.findings import Finding, Kind, Tally
+from worker.jobs import INGESTOR, Ingestor, delete, ingest, sweep
+from worker.lanes import LanePermits
+from worker.lease_worker import LeaseWorker
+from worker.ledger import QdrantLedger
+from worker.pipeline import Ports
+from worker.points import DocumentKey, ledger_id
+from worker.qdrant import Qdrant, Request
+from worker.store import QdrantStore
+
+T = TypeVar("T")
+ENOUGH = 11
+"""More documents than may be deleted without a question."""
+LONG = "\n\n".join(f"Paragraph {i} goes on about {i}. " * 40 for i in range(3))
+"""A text of several chunks."""
+
+
+class Nowhere:
+    def show(self, state: State) -> None:
+        """Nobody looks."""
+
+
+@dataclass(frozen=True)
+class House:
+    """An index, the folder ``root`` that it is made from, and a worker that works when told to."""
+
+    broker: Broker
+    qdrant: Qdrant
+    names: CollectionNames
+    model: ModelPool
+    root: Path
+    settings: Settings
+
+    @property
+    def ledger(self) -> QdrantLedger:
+        return QdrantLedger(self.qdrant, self.names.ledger)
+
+    @property
+    def client(self) -> IngestClient:
+        return IngestClient(self.broker.queue)
+
+    def write(self, **texts: str) -> None:
+        for name, text in texts.items():
+            (self.root / f"{name}.txt").write_text(text)
+
+    def doc_id(self, name: str) -> str:
+        return str(self.root / f"{name}.txt")
+
+    async def add(self, *paths: Path, source: str | None = None) -> None:
+        """Queue the folder, or ``paths``."""
+        ingestion = Ingestion(self.broker.queue, Nowhere())
+        clock = self.broker.queue.now
+        sightings = Sightings()
+        found = observe(paths or [self.root], source, clock, Sending(), sightings)
+        await ingestion.produce(found, partial(sightings.sweeps, allow_mass_delete=False))
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        store = QdrantStore(self.qdrant, self.names.chunks)
+        ports = {lane: Ports(self.model.in_lane(lane), store, self.ledger) for lane in Lane}
+        worker = LeaseWorker(
+            [func(ingest, name=INGEST), func(delete, name=DELETE), func(sweep, name=SWEEP)],
+            lease_queue(self.broker),
+            max_jobs=4,
+            drain_seconds=5,
+            ctx={INGESTOR: Ingestor(ports, LanePermits(8, bulk=7))},
+        )
+        running = asyncio.create_task(worker.run_until_stopped())
+        yield
+        worker.stop()
+        await running
+
+    async def work(self) -> None:
+        """Work the queue empty."""
+        async with self.working():
+            await eventually(self.broker.queue.is_empty)
+
+    async def run(self, *paths: Path, source: str | None = None) -> None:
+        await self.add(*paths, source=source)
+        await self.work()
+
+    async def verify(
+        self,
+        *paths: Path,
+        repair: bool = False,
+        source: str | None = None,
+        allow_mass_delete: bool = False,
+    ) -> dict[str, Any]:
+        wanted = Wanted(paths, source, repair, allow_mass_delete)
+        report = await verify(self.broker, self.qdrant, self.settings, wanted, lambda tally: None)
+        return report.as_json()
+
+    async def repair(self, *paths: Path, **more: Any) -> dict[str, Any]:
+        """Repair, and have the worker do its part."""
+        found = await self.verify(*paths, repair=True, **more)
+        await self.work()
+        return found
+
+    async def chunks(self) -> list[models.Record]:
+        records, _ = await self.qdrant.ask(
+            lambda client: client.scroll(self.names.chunks, limit=1000, with_payload=True)
+        )
+        return records
+
+    async def chunk_of(self, name: str) -> models.Record:
+        mine = [r for r in await self.chunks() if (r.payload or {})["doc_id"] == self.doc_id(name)]
+        return mine[0]
+
+    async def texts(self) -> dict[str, str]:
+        """What is stored of each document, read from the chunks and not from the ledger."""
+        texts: dict[str, list[tuple[int, str]]] = {}
+        for record in await self.chunks():
+            p = record.payload or {}
+            texts.setdefault(p["doc_id"], []).append((p["chunk_index"], p["page_content"]))
+        return {
+            doc_id: "".join("".join(text.split()) for _, text in sorted(parts))
+            for doc_id, parts in texts.items()
+        }
+
+    async def is_equal_to_its_folder(self) -> bool:
+        files = {str(p): "".join(p.read_text().split()) for p in self.root.rglob("*.txt")}
+        return await self.texts() == files
+
+    async def is_in_order(self) -> bool:
+        return await self.is_equal_to_its_folder() and (await self.verify())["consistent"]
+
+    async def set_ledger(self, name: str, **change: Any) -> None:
+        point = ledger_id(DocumentKey("", self.doc_id(name)))
+        await self.qdrant.ask(
+            lambda client: client.set_payload(self.names.ledger, change, points=[point])
+        )
+
+    async def forget(self, *names: str) -> None:
+        """Remove entries from the ledger."""
+        points: Any = [ledger_id(DocumentKey("", self.doc_id(name))) for name in names]
+        await self.qdrant.ask(lambda client: client.delete(self.names.ledger, points))
+
+    async def lose(self, *ids: Any) -> None:
+        """Remove chunks from the index."""
+        await self.qdrant.ask(lambda client: client.delete(self.names.chunks, list(ids)))
+
+    async def plant(self, point: Any, payload: dict[str, Any]) -> None:
+        """Put a point among the chunks."""
+        planted = models.PointStruct(id=point, vector=[0.1] * 384, payload=payload)
+        await self.qdrant.ask(lambda client: client.upsert(self.names.chunks, [planted]))
+
+
+@pytest.fixture
+async def house(
+    broker: Broker,
+    qdrant: Qdrant,
+    model: ModelPool,
+    collection: CollectionNames,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> House:
+    """With three documents in it that are as they should be."""
+    monkeypatch.setenv("INGESTQ_COLLECTION", collection.alias)
+    root = tmp_path / "root"
+    root.mkdir()
+    house = House(broker, qdrant, collection, model, root, load_settings())
+    house.write(tide="The tide comes in.", geese="Geese fly south.", long=LONG)
+    await house.run()
+    return house
+
+
+def ids(found: dict[str, Any]) -> dict[str, set[str]]:
+    """The documents of each kind of finding."""
+    return {
+        kind: {one["doc_id"] for one in found[kind]}
+        for kind in ("missing", "orphaned", "stale")
+        if found[kind]
+    }
+
+
+async def test_what_is_in_order_is_consistent(house: House) -> None:
+    await house.client.delete(
+        [Deletion(doc_id=house.doc_id("geese"), version=await house.broker.queue.now())],
+        submission=new_submission(),
+    )
+    (house.root / "geese.txt").unlink()
+    await house.work()
+    chunks = len(await house.chunks())
+    assert chunks > 2, "the long text has several"
+    found = await house.verify(house.root)
+    assert found == {
+        "consistent": True,
+        "documents": 2,
+        "chunks": chunks,
+        "missing": [],
+        "orphaned": [],
+        "stale": [],
+        "repaired": 0,
+        "found": {"missing": 0, "orphaned": 0, "stale": 0},
+        "in_work": 0,
+        "not_visible": 0,
+        "rejected": 0,
+        "unreadable": 0,
+        "refused": [],
+        "submission": None,
+    }
+    assert await house.verify(repair=True) == found
+
+
+async def a_chunk_is_gone(house: House) -> None:
+    await house.lose((await house.chunk_of("long")).id)
+
+
+async def all_chunks_are_gone(house: House) -> None:
+    await house.lose(*[record.id for record in await house.chunks()])
+
+
+async def a_point_is_of_another_tool(house: House) -> None:
+    await house.plant(7, {"text": "not ours"})
+
+
+async def a_chunk_is_too_many(house: House) -> None:
+    payload = (await house.chunk_of("tide")).payload
+    await house.plant(str(uuid.uuid4()), dict(payload or {}))
+
+
+async def a_chunk_too_many_has_no_fence(house: House) -> None:
+    payload = dict((await house.chunk_of("tide")).payload or {})
+    del payload["version"]
+    await house.plant(str(uuid.uuid4()), payload)
+
+
+async def a_chunk_is_of_an_unknown_document(house: House) -> None:
+    payload = dict((await house.chunk_of("tide")).payload or {})
+    await house.plant(str(uuid.uuid4()), payload | {"doc_id": "unknown"})
+
+
+async def a_chunk_is_of_an_unknown_tenant(house: House) -> None:
+    payload = dict((await house.chunk_of("tide")).payload or {})
+    await house.plant(str(uuid.uuid4()), payload | {"tenant": "unknown"})
+
+
+async def a_chunk_of_a_deleted_document_is_back(house: House) -> None:
+    record = await house.chunk_of("geese")
+    (house.root / "geese.txt").unlink()
+    await house.run()
+    await house.plant(record.id, dict(record.payload or {}))
+
+
+async def a_chunk_says_that_it_is_of_another_document(house: House) -> None:
+    """Under the id of one of this document, and with a fence that no worker may replace."""
+    record, other = await house.chunk_of("tide"), await house.chunk_of("geese")
+    newer = {"version": 2**52, "attempt": 1}
+    await house.plant(record.id, dict(other.payload or {}) | newer)
+
+
+async def a_worker_died_over_a_document(house: House) -> None:
+    await house.set_ledger("tide", state="writing")
+
+
+async def a_worker_died_before_it_wrote_a_document(house: House) -> None:
+    await house.set_ledger("tide", state="writing", chunk_ids=[str(uuid.uuid4())])
+
+
+async def a_worker_died_over_a_deletion(house: House) -> None:
+    (house.root / "tide.txt").unlink()
+    await house.set_ledger("tide", state="deleting", path=None, chunk_ids=[])
+
+
+async def a_file_has_changed(house: House) -> None:
+    house.write(tide="The tide goes out.")
+
+
+async def a_file_is_gone(house: House) -> None:
+    (house.root / "tide.txt").unlink()
+
+
+async def a_file_is_gone_and_so_are_chunks(house: House) -> None:
+    (house.root / "long.txt").unlink()
+    await house.lose((await house.chunk_of("long")).id)
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind", "documents"),
+    [
+        (a_chunk_is_gone, "missing", {"long"}),
+        (all_chunks_are_gone, "missing", {"long", "tide", "geese"}),
+        (a_point_is_of_another_tool, "orphaned", {""}),
+        (a_chunk_is_too_many, "orphaned", {"tide"}),
+        (a_chunk_too_many_has_no_fence, "orphaned", {"tide"}),
+        (a_chunk_is_of_an_unknown_document, "orphaned", {"unknown"}),
+        (a_chunk_is_of_an_unknown_tenant, "orphaned", {"tide"}),
+        (a_chunk_of_a_deleted_document_is_back, "orphaned", {"geese"}),
+        (a_chunk_says_that_it_is_of_another_document, "missing", {"tide"}),
+        (a_worker_died_over_a_document, "stale", {"tide"}),
+        (a_worker_died_before_it_wrote_a_document, "missing", {"tide"}),
+        (a_worker_died_over_a_deletion, "stale", {"tide"}),
+        (a_file_has_changed, "stale", {"tide"}),
+        (a_file_is_gone, "stale", {"tide"}),
+        (a_file_is_gone_and_so_are_chunks, "stale", {"long"}),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+async def test_damage_is_found_and_repaired(
+    house: House, damage: Callable[[House], Awaitable[None]], kind: str, documents: set[str]
+) -> None:
+    await damage(house)
+    found = await house.verify()
+    assert not found["consistent"]
+    assert {Path(doc_id).stem for doc_id in ids(found)[kind]} == documents
+    assert (found["repaired"], found["submission"]) == (0, None)
+    assert await house.verify() == found, "looking changes nothing"
+
+    repaired = await house.repair()
+    assert repaired["repaired"] == sum(repaired["found"].values()) > 0
+    assert all(one["repaired"] for one in repaired[kind])
+    assert await house.is_in_order()
+
+
+async def test_a_document_that_the_ledger_forgot_comes_back_from_its_folder(house: House) -> None:
+    await house.forget("long")
+    found = await house.repair(house.root)
+    assert ids(found) == {
+        "missing": {house.doc_id("long")},
+        "orphaned": {house.doc_id("long")},
+    }
+    assert await house.is_in_order()
+
+
+@pytest.mark.parametrize("source", [None, "notes"])
+async def test_new_files_are_found_where_one_looks(house: House, source: str | None) -> None:
+    await house.run(source=source)
+    house.write(new="A new note.")
+    (house.root / ".hidden.txt").write_text("Not looked at.")
+    assert (await house.verify())["consistent"], "no folder is walked unless it is named"
+    found = await house.verify(house.root, source=source)
+    [missing] = found["missing"]
+    assert missing["doc_id"] == ("notes/new.txt" if source else house.doc_id("new"))
+    await house.repair(house.root, source=source)
+    assert (await house.verify(house.root, source=source))["consistent"]
+    assert missing["doc_id"] in await house.texts()
+
+
+async def test_a_file_that_was_only_touched_is_as_it_was(house: House) -> None:
+    os.utime(house.root / "tide.txt", (1, 1))
+    assert (await house.verify())["consistent"]
+
+
+async def test_what_was_lost_with_redis_is_found(house: House) -> None:
+    house.write(tide="The tide goes out.", new="A new note.")
+    (house.root / "geese.txt").unlink()
+    await house.add()
+    await house.broker.redis.flushdb()
+    found = await house.repair(house.root)
+    assert ids(found) == {
+        "missing": {house.doc_id("new")},
+        "stale": {house.doc_id("tide"), house.doc_id("geese")},
+    }
+    assert await house.is_in_order()
+    assert (await house.verify(house.root))["consistent"]
+
+
+async def test_the_index_is_made_from_nothing(house: House) -> None:
+    """No collection, and an empty queue."""
+    nowhere = replace(house, settings=house.settings.model_copy(update={"collection": "none"}))
+    found = await nowhere.verify(house.root)
+    assert (len(found["missing"]), found["documents"]) == (3, 0)
+    found = await nowhere.verify(house.root, repair=True)
+    assert found["repaired"] == 3
+    status = await house.broker.queue.submission(found["submission"])
+    assert status.accepted == 3
+
+
+async def test_what_waits_on_the_queue_is_not_wrong(house: House) -> None:
+    house.write(tide="The tide goes out.", new="A new note.")
+    (house.root / "geese.txt").unlink()
+    await house.set_ledger("long", state="writing")
+    await a_chunk_is_too_many(house)  # as of a worker that was overtaken, and will clear up
+    await house.add()
+    before = await house.chunks()
+    found = await house.verify(house.root, repair=True)
+    assert (found["consistent"], found["in_work"], found["repaired"]) == (True, 4, 0)
+    assert await house.chunks() == before
+    await house.work()
+    assert await house.is_in_order()
+
+
+async def test_of_files_that_are_gone_only_those_not_queued_are_wrong(house: House) -> None:
+    paths = [house.root.parent / f"{name}.txt" for name in ("one", "two")]
+    for path in paths:
+        path.write_text(f"A note called {path.stem}.")
+        await house.client.put(path.stem, source="elsewhere", path=str(path))
+    await house.work()
+    for path in paths:
+        path.unlink()
+    deletion = Deletion(doc_id="one", version=await house.broker.queue.now())
+    await house.client.delete([deletion], submission=new_submission())
+    found = await house.repair()
+    assert (ids(found), found["in_work"]) == ({"stale": {"two"}}, 1)
+    assert await house.is_in_order()
+
+
+async def test_what_was_deleted_is_missing_from_the_folder_it_is_in(house: House) -> None:
+    deletion = Deletion(doc_id=house.doc_id("tide"), version=await house.broker.queue.now())
+    await house.client.delete([deletion], submission=new_submission())
+    await house.work()
+    assert (await house.verify())["consistent"]
+    assert ids(await house.repair(house.root)) == {"missing": {house.doc_id("tide")}}
+    assert await house.is_in_order()
+
+
+async def test_a_document_that_is_not_whole_is_wrong_also_while_it_is_queued(house: House) -> None:
+    """A worker would take it for unchanged."""
+    await house.lose((await house.chunk_of("long")).id)
+    await house.add()
+    assert ids(await house.repair()) == {"missing": {house.doc_id("long")}}
+    assert await house.is_in_order()
+
+
+async def test_a_text_that_is_in_no_file_has_to_be_sent_again(house: House) -> None:
+    async def send() -> None:
+        await house.client.put("letter", source="post", text=LONG, version=7)
+        await house.work()
+
+    await send()
+    lost = next(r for r in await house.chunks() if (r.payload or {})["doc_id"] == "letter")
+    await house.lose(lost.id)
+    for _ in range(2):
+        found = await house.repair()
+        assert (found["consistent"], found["repaired"]) == (False, 0)
+        [missing] = found["missing"]
+        assert (missing["doc_id"], missing["repaired"]) == ("letter", False)
+        assert "send it again" in missing["reason"]
+    await send()
+    assert (await house.verify())["consistent"]
+    assert (await house.texts())["letter"] == "".join(LONG.split())
+
+
+async def test_a_repair_leaves_the_callers_own_versions_room(house: House) -> None:
+    path = house.root.parent / "own.txt"
+    path.write_text("As it was.")
+    put = partial(house.client.put, "own", source="own", path=str(path))
+    await put(version=7)
+    await house.work()
+    path.write_text("As it is.")
+    assert ids(await house.repair()) == {"stale": {"own"}}
+    assert (await house.texts())["own"] == "Asitis."
+    path.write_text("As it will be.")
+    await put(version=8)
+    await house.work()
+    assert (await house.texts())["own"] == "Asitwillbe."
+    path.unlink()
+    await house.repair()
+    assert "own" not in await house.texts()
+
+
+async def test_files_that_cannot_be_seen_are_not_gone(house: House) -> None:
+    shutil.move(house.root, house.root.with_name("elsewhere"))
+    found = await house.verify(repair=True, allow_mass_delete=True)
+    assert (found["consistent"], found["not_visible"]) == (True, 3)
+    with pytest.raises(UsageError, match="root"):
+        await house.verify(house.root)
+
+
+async def test_a_folder_in_a_folder_that_is_there_is_gone(house: House) -> None:
+    (house.root / "sub").mkdir()
+    (house.root / "sub" / "deep.txt").write_text("A note far down.")
+    await house.run()
+    shutil.rmtree(house.root / "sub")
+    assert (await house.verify())["not_visible"] == 1
+    assert ids(await house.repair(house.root)) == {"stale": {str(house.root / "sub" / "deep.txt")}}
+    assert await house.is_in_order()
+
+
+async def test_many_files_that_are_gone_wait_for_permission(house: House) -> None:
+    house.write(**{f"n{i}": f"Note {i}." for i in range(ENOUGH)})
+    await house.run()
+    for i in range(ENOUGH):
+        (house.root / f"n{i}.txt").unlink()
+    found = await house.repair()
+    assert (found["found"]["stale"], found["repaired"]) == (ENOUGH, 0)
+    [refused] = found["refused"]
+    assert refused.startswith(f"{ENOUGH} of {ENOUGH + 3} files are gone")
+    assert "--allow-mass-delete" in refused
+    assert len(await house.texts()) == ENOUGH + 3
+    assert (await house.repair(allow_mass_delete=True))["repaired"] == ENOUGH
+    assert await house.is_in_order()
+
+
+async def test_a_ledger_that_was_lost_does_not_take_the_index_along(house: House) -> None:
+    names = [f"n{i}" for i in range(ENOUGH)]
+    house.write(**{name: f"Note {name}." for name in names})
+    await house.run()
+    await house.forget(*names)
+    found = await house.repair()
+    assert (found["found"]["orphaned"], found["repaired"]) == (ENOUGH, 0)
+    assert "the ledger does not know" in found["refused"][0]
+    assert await house.is_equal_to_its_folder()
+    await house.repair(house.root, allow_mass_delete=True)
+    assert await house.is_in_order()
+
+
+async def test_what_was_given_up_is_not_missing_until_it_changes(house: House) -> None:
+    scan, tide = house.root / "scan.pdf", house.root / "tide.txt"
+    scan.write_bytes(b"%PDF-1.4 nothing")
+    tide.write_text(" ")
+    for path in (scan, tide):
+        os.utime(path, (1, 1))
+    (house.root / "broken").symlink_to("nowhere")
+    assert ids(await house.repair(house.root)) == {"missing": {str(scan)}, "stale": {str(tide)}}
+    found = await house.verify(house.root)
+    assert (found["consistent"], found["rejected"], found["unreadable"]) == (True, 2, 1)
+    tide.write_text("A tide again.")
+    scan.write_text("Not a scan any more.")
+    assert ids(await house.repair(house.root)) == {"missing": {str(scan)}, "stale": {str(tide)}}
+
+
+async def test_a_collection_of_another_model_is_not_written(house: House) -> None:
+    other = replace(house, settings=house.settings.model_copy(update={"model": "another/model"}))
+    found = await other.verify()
+    assert not found["consistent"]
+    assert "another/model" in found["refused"][0]
+    with pytest.raises(CollectionMismatch):
+        await other.verify(repair=True)
+
+
+@dataclass
+class Meddling:
+    """A Qdrant in which something happens after the ``n``-th request."""
+
+    qdrant: Qdrant
+    left: int
+    happen: Callable[[], Awaitable[None]]
+
+    async def ask(self, request: Request[T]) -> T:
+        answer = await self.qdrant.ask(request)
+        self.left -= 1
+        if self.left == 0:
+            await self.happen()
+        return answer
+
+
+async def meddled(
+    house: House, happen: Callable[[], Awaitable[None]]
+) -> AsyncIterator[tuple[int, House]]:
+    """A house for each request that a verification makes: after that one, it happens."""
+    for at in itertools.count(1):
+        meddling = Meddling(house.qdrant, at, happen)
+        yield at, replace(house, qdrant=meddling)
+        if meddling.left > 0:
+            assert at > REQUESTS
+            return
+
+
+REQUESTS = 6
+"""Fewer than a verification makes."""
+
+
+async def test_what_changes_meanwhile_is_no_false_alarm(house: House) -> None:
+    versions = itertools.count(1)
+
+    async def happen() -> None:
+        version = next(versions)
+        house.write(tide=f"Tide {version}.", **{f"new{version}": "New."})
+        await house.client.put("letter", source="post", text=f"Letter {version}. {LONG[version:]}")
+        await house.add()
+        await house.work()
+
+    async for at, changing in meddled(house, happen):
+        found = await changing.verify()
+        assert found["consistent"], (at, found)
+
+
+async def test_a_repair_keeps_what_a_worker_writes_meanwhile(house: House) -> None:
+    """Also if it writes just the chunks that were found to belong to nothing."""
+    versions = itertools.count(1)
+
+    async def happen() -> None:
+        house.write(geese=f"Geese {next(versions)}.")
+        await house.run()
+
+    async for at, changing in meddled(house, happen):
+        await house.forget("tide")
+        await house.lose((await house.chunk_of("long")).id)
+        await changing.verify(house.root, repair=True)
+        await house.work()
+        assert await house.is_equal_to_its_folder(), at
+
+
+async def test_there_is_no_false_alarm_while_a_worker_works(house: House) -> None:
+    async def change(name: str) -> None:
+        for i in range(6):
+            await house.client.put(name, source=name, text=f"Version {i}. {LONG[:2000]}")
+            if i % 3 == 2:
+                version = await house.broker.queue.now()
+                deletion = Deletion(doc_id=name, version=version)
+                await house.client.delete([deletion], submission=new_submission())
+
+    async with house.working():
+        changing = asyncio.gather(*(change(f"letter {i}") for i in range(4)))
+        looks = 0
+        while not (changing.done() and await house.broker.queue.is_empty()):
+            found = await house.verify(repair=True)
+            assert (found["consistent"], found["repaired"]) == (True, 0), found
+            looks += 1
+        await changing
+    assert looks > 2
+    assert (await house.verify())["consistent"]
+
+
+def test_the_lists_are_bounded_and_the_counts_are_not() -> None:
+    report = Report(Tally())
+    for i in range(LISTED + 1):
+        report.add(Finding(Kind.STALE, DocumentKey("", str(i)), "old", None), repaired=False)
+    answer = report.as_json()
+    assert (len(answer["stale"]), answer["found"]["stale"]) == (LISTED, LISTED + 1)
+
+
+def test_the_command_finds_and_repairs(ingestq: Ingestq) -> None:
+    folder = ingestq.folder / "notes"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.txt").write_text(f"A note called {name}.")
+    assert ingestq("run", folder).code == 0
+    ran = ingestq("verify", folder)
+    assert (ran.code, ran.out.splitlines()) == (
+        0,
+        ["consistent: 2 documents, 2 chunks; 0 missing, 0 orphaned, 0 stale"],
+    )
+
+    client = QdrantClient(path=str(ingestq.folder / ".ingestq" / "qdrant"))
+    records, _ = client.scroll("documents")
+    [lost] = [r.id for r in records if (r.payload or {})["doc_id"].endswith("a.txt")]
+    client.delete("documents", [lost])
+    client.close()
+    (folder / "new.txt").write_text("A new note.")
+
+    ran = ingestq("verify", folder)
+    assert ran.code == 1
+    assert f"missing: {folder}/a.txt: 1 of its 1 chunks are missing" in ran.out
+    assert f"missing: {folder}/new.txt: the file is not in the index" in ran.out
+    assert "--repair" in ran.out
+    ran = ingestq("verify", folder, "--repair", "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.json["consistent"], ran.json["repaired"]) == (False, 2)
+    submission = ingestq("status", ran.json["submission"], "--json").json
+    assert (submission["accepted"], submission["complete"]) == (2, False)
+
+    assert ingestq("run", folder).code == 0
+    ran = ingestq("verify", folder, "--json")
+    assert (ran.code, ran.json["consistent"], ran.json["documents"]) == (0, True, 3)
+
+
+def test_the_command_says_what_is_wrong_with_the_request(ingestq: Ingestq) -> None:
+    ingestq("verify", "nowhere").failed_with(2, "nowhere")
+    ingestq("verify", "--source", "notes").failed_with(2, "--source")
+    ingestq.settings["redis_url"] = "redis://127.0.0.1:1"
+    ingestq("verify").failed_with(3, "Redis does not answer")

@@ -1,0 +1,236 @@
+"""Whatever is done to index and ledger, a repair makes them equal to the folder again."""
+
+import asyncio
+import itertools
+import os
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from qdrant_client import models
+
+from broker.contract import Deletion, Document
+from broker.paths import file_state, path_to_text
+from broker.seen import Seen
+from broker.waiting import Waiting
+from tests.integration.test_index_truth import SMALL, Memory, Words
+from worker.collection import CollectionNames, open_collection
+from worker.findings import Finding
+from worker.inventory import Inventory
+from worker.ledger import QdrantLedger
+from worker.pipeline import Ports, Work, delete, ingest
+from worker.points import DocumentKey, State, ledger_id
+from worker.prepare import Prepared, Unprepared
+from worker.reconcile import Queue, Reconciler
+from worker.repair import Mender
+from worker.sources import Sources
+from worker.store import QdrantStore
+
+NAMES = ("a", "b", "c")
+LATER = 2 * 10**15
+"""A time of Redis."""
+
+
+class FileWords(Words):
+    """A model for which every word of a file is a chunk."""
+
+    async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
+        assert document.path is not None
+        text, state = _read(document, Path(document.path))
+        inline = msgspec.structs.replace(document, text=text, path=None)
+        prepared = await super().prepare(inline, known_hash)
+        if isinstance(prepared, Unprepared):
+            return Unprepared(prepared.content_hash, state)
+        return Prepared(prepared.content_hash, state, prepared.title, prepared.chunks)
+
+
+@dataclass
+class House:
+    """An index of ``folder``, and everything that is needed to write it."""
+
+    folder: Path
+    memory: Memory
+    names: CollectionNames
+    clock: "itertools.count[int]" = field(default_factory=lambda: itertools.count(LATER))
+
+    @property
+    def ledger(self) -> QdrantLedger:
+        return QdrantLedger(self.memory, self.names.ledger)
+
+    @property
+    def inventory(self) -> Inventory:
+        return Inventory(self.memory, self.names.chunks)
+
+    async def now(self) -> int:
+        return next(self.clock)
+
+    async def write(self, documents: Sequence[Document]) -> None:
+        ports = Ports(FileWords(), QdrantStore(self.memory, self.names.chunks), self.ledger)
+        for document in documents:
+            key = DocumentKey("", document.doc_id)
+            entry = (await ports.ledger.look_up([key])).get(key)
+            await ingest(Work(document, entry, next(self.clock)), ports, lambda *_: None)
+
+    async def delete(self, deletions: Sequence[Deletion]) -> None:
+        ports = Ports(FileWords(), QdrantStore(self.memory, self.names.chunks), self.ledger)
+        for deletion in deletions:
+            await delete(deletion, next(self.clock), ports)
+
+    async def documents(self) -> Any:
+        for path in sorted(self.folder.iterdir()):
+            text = path_to_text(path)
+            document = Document(
+                doc_id=text, version=await self.now(), source=text, path=text, scanned=True
+            )
+            yield msgspec.structs.replace(document, file=file_state(document, path.stat()))
+
+    async def reconcile(self, *, repair: bool) -> list[Finding]:
+        async def waiting(about: Any) -> Waiting:
+            return Waiting(Seen(b""), (), everything=False)
+
+        async def given_up(documents: Sequence[Document]) -> list[None]:
+            return [None for _ in documents]
+
+        reconciler = Reconciler(
+            self.ledger,
+            self.inventory,
+            Queue(self.now, waiting, given_up),
+            Sources([self.folder], 1000),
+            allow_mass_delete=False,
+        )
+        mender = Mender(self.ledger, self.inventory, self.write, self.delete)
+        found: list[Finding] = []
+        for pages in (reconciler.findings(), reconciler.absent(self.documents())):
+            async for page in pages:
+                found += page
+                if repair:
+                    assert all(await mender.mend(page))
+        return found
+
+    async def check(self) -> None:
+        expected = Counter(
+            (str(path), index, word)
+            for path in self.folder.iterdir()
+            for index, word in enumerate(path.read_text().split())
+        )
+        records, _ = await self.memory.client.scroll(self.names.chunks, limit=100)
+        payloads = [record.payload or {} for record in records]
+        held = Counter(
+            (p.get("doc_id"), p.get("chunk_index"), p.get("page_content")) for p in payloads
+        )
+        assert held == expected
+        assert await self.ledger.count() == len(list(self.folder.iterdir()))
+
+
+@st.composite
+def accidents(draw: Any) -> list[tuple[str, Any]]:
+    kinds = {
+        "chunk is lost": st.integers(0, 20),
+        "chunk is doubled": st.integers(0, 20),
+        "chunk changes hands": st.integers(0, 20),
+        "point is foreign": st.integers(0, 3),
+        "entry is lost": st.sampled_from(NAMES),
+        "worker dies": st.tuples(
+            st.sampled_from(NAMES), st.sampled_from([State.WRITING, State.DELETING])
+        ),
+        "file changes": st.sampled_from(NAMES),
+        "file goes": st.sampled_from(NAMES),
+        "file comes": st.sampled_from("xy"),
+    }
+    names = draw(st.lists(st.sampled_from(sorted(kinds)), min_size=1, max_size=6))
+    return [(name, draw(kinds[name])) for name in names]
+
+
+async def happen(house: House, accident: str, which: Any) -> None:
+    if accident.startswith("file"):
+        happen_to_file(house.folder / which, accident)
+    elif accident in ("entry is lost", "worker dies"):
+        await happen_to_entry(house, which)
+    else:
+        await happen_to_chunk(house, accident, which)
+
+
+def happen_to_file(path: Path, accident: str) -> None:
+    match accident:
+        case "file changes":
+            _write(path, "goose lamp lamp")
+        case "file goes":
+            path.unlink(missing_ok=True)
+        case "file comes":
+            _write(path, "tide goose")
+
+
+async def happen_to_entry(house: House, which: Any) -> None:
+    """Its name alone: it is lost. With a state: a worker died in it."""
+    client, ledger = house.memory.client, house.names.ledger
+    name, state = (which, None) if isinstance(which, str) else which
+    point = ledger_id(DocumentKey("", str(house.folder / name)))
+    if state is None:
+        await client.delete(ledger, [point])
+    elif await client.retrieve(ledger, [point]):
+        await client.set_payload(ledger, {"state": state}, points=[point])
+
+
+async def happen_to_chunk(house: House, accident: str, which: int) -> None:
+    client, chunks = house.memory.client, house.names.chunks
+    records, _ = await client.scroll(chunks, limit=100)
+    if accident == "point is foreign" or not records:
+        await _plant(house, which, {"doc_id": 7, "version": "new"})
+        return
+    one, other = records[which % len(records)], records[-1 - which % len(records)]
+    match accident:
+        case "chunk is lost":
+            await client.delete(chunks, [one.id])
+        case "chunk is doubled":
+            await _plant(house, str(uuid.uuid5(uuid.NAMESPACE_OID, str(which))), one.payload)
+        case "chunk changes hands":
+            if (one.payload or {}).get("doc_id") != (other.payload or {}).get("doc_id"):
+                await _plant(house, one.id, other.payload)
+
+
+async def _plant(house: House, point: Any, payload: Any) -> None:
+    planted = models.PointStruct(id=point, vector=[1.0, 1.0], payload=payload)
+    await house.memory.client.upsert(house.names.chunks, [planted])
+
+
+def _read(document: Document, path: Path) -> tuple[str, str | None]:
+    return path.read_text(), file_state(document, path.stat())
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+    os.utime(path, (1, 1))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(accidents=accidents())
+def test_a_repair_makes_the_index_equal_to_the_folder(
+    tmp_path_factory: pytest.TempPathFactory, accidents: list[tuple[str, Any]]
+) -> None:
+    async def play() -> None:
+        memory = Memory()
+        names = await open_collection(memory, "documents", SMALL)
+        house = House(tmp_path_factory.mktemp("house"), memory, names)
+        for name in NAMES:
+            _write(house.folder / name, f"tide {name} bread tide")
+        await house.write([document async for document in house.documents()])
+        await house.check()
+        assert await house.reconcile(repair=False) == []
+        for accident, which in accidents:
+            await happen(house, accident, which)
+        await house.reconcile(repair=True)
+        await house.check()
+        assert await house.reconcile(repair=False) == []
+        await memory.client.close()
+
+    with asyncio.Runner() as runner:
+        runner.run(play())

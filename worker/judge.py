@@ -1,0 +1,165 @@
+"""What is wrong with one document. Pure: everything that was seen of it is an argument."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from broker.contract import Deletion, Document
+from worker.findings import (
+    Finding,
+    Kind,
+    Remove,
+    Requeue,
+    SendAgain,
+    Tally,
+    Withdraw,
+)
+from worker.inventory import StoredChunk
+from worker.points import DocumentKey, LedgerEntry, State
+from worker.sources import Look, Sight
+
+FIRST_REDIS_TIME: Final = 10**15
+"""Versions from here on (September 2001 in microseconds) are times, not a caller's own numbers."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of one document.
+
+    Of the chunks that its entry lists, ``lacking`` of ``listed`` are not there. ``unlisted`` chunks
+    say that they are its own, and are not in its entry.
+    """
+
+    entry: LedgerEntry
+    listed: int
+    lacking: int
+    unlisted: Sequence[StoredChunk]
+    look: Look
+
+    @property
+    def changed_file(self) -> bool:
+        return self.look.sight in (Sight.CHANGED, Sight.GONE)
+
+    @property
+    def has_file(self) -> bool:
+        """Whether it has one that can be seen, or was seen to be gone."""
+        return self.entry.path is not None and self.look.sight is not Sight.HIDDEN
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether anything may be wrong with it."""
+        begun = self.entry.state in (State.WRITING, State.DELETING)
+        return begun or self.changed_file or bool(self.lacking or self.unlisted)
+
+    def document(self, now: int) -> Document:
+        """The document as its file is now. It has a path."""
+        document = self.entry.document
+        assert document is not None, "the caller looked"
+        version = _next_version(self.entry, now)
+        return msgspec.structs.replace(document, version=version, file=self.look.state)
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """Whether the queue holds a job for the document, or what its path holds was given up before;
+    and the time of Redis from before it was looked at."""
+
+    queued: bool
+    given_up: bool
+    now: int
+
+
+def judge(seen: Seen, under: Circumstances, tally: Tally) -> Sequence[Finding]:
+    """What is wrong with a document that nobody changed while it was looked at.
+
+    One whose file is gone is only counted in ``tally``: whether it may be deleted depends on how
+    many there are.
+    """
+    match seen.entry.state:
+        case State.DELETED:
+            return _unlisted(seen, "the document was deleted", under, tally)
+        case State.INDEXED:
+            chunks = _unlisted(seen, "its document does not list it", under, tally)
+            return [*chunks, *_indexed(seen, under, tally)]
+        case State.WRITING | State.DELETING:
+            return _begun(seen, under, tally)
+
+
+def _unlisted(seen: Seen, reason: str, under: Circumstances, tally: Tally) -> Sequence[Finding]:
+    if seen.unlisted and under.queued:
+        # A worker that was overtaken may be about to take them away.
+        tally.in_work += 1
+        return []
+    return [orphaned(chunk, reason) for chunk in seen.unlisted]
+
+
+def _indexed(seen: Seen, under: Circumstances, tally: Tally) -> Sequence[Finding]:
+    if seen.lacking and seen.look.sight is not Sight.GONE:
+        # Also if it is queued: a worker would find the content that is indexed already.
+        return [_lacking(seen, under)]
+    if not seen.changed_file:
+        return []
+    if under.queued:
+        tally.in_work += not seen.unlisted  # else it is counted already
+    elif seen.look.sight is Sight.GONE:
+        tally.gone += 1
+    elif under.given_up:
+        tally.rejected += 1
+    else:
+        remedy = Requeue(seen.document(under.now))
+        return [Finding(Kind.STALE, seen.entry.key, seen.look.reason, remedy)]
+    return []
+
+
+def _begun(seen: Seen, under: Circumstances, tally: Tally) -> Sequence[Finding]:
+    if under.queued:
+        tally.in_work += 1
+        return []
+    if seen.entry.state is State.DELETING:
+        remedy = withdraw(seen.entry, under.now)
+        reason = "its deletion was begun, and not ended"
+        return [Finding(Kind.STALE, seen.entry.key, reason, remedy)]
+    if seen.look.sight is Sight.GONE:
+        tally.gone += 1
+        return []
+    if seen.lacking:
+        return [_lacking(seen, under)]
+    return [_half_done(Kind.STALE, "it was begun to be written, and not ended", seen, under)]
+
+
+def _lacking(seen: Seen, under: Circumstances) -> Finding:
+    reason = f"{seen.lacking:,} of its {seen.listed:,} chunks are missing"
+    return _half_done(Kind.MISSING, reason, seen, under)
+
+
+def _half_done(kind: Kind, reason: str, seen: Seen, under: Circumstances) -> Finding:
+    entry = seen.entry
+    if entry.path is None:
+        told = f"{reason}; its text is not in a file, so send it again"
+        # One that is not indexed will be written as it is.
+        return Finding(kind, entry.key, told, SendAgain(entry) if entry.indexed else None)
+    remedy = Requeue(seen.document(under.now), entry)
+    return Finding(kind, entry.key, reason, remedy)
+
+
+def orphaned(chunk: StoredChunk, reason: str, *, allowed: bool = True) -> Finding:
+    """A chunk that is too many; it is removed if that is ``allowed``."""
+    key = chunk.key or DocumentKey("", "")
+    return Finding(Kind.ORPHANED, key, reason, Remove(chunk) if allowed else None, chunk.id)
+
+
+def withdraw(entry: LedgerEntry, now: int) -> Withdraw:
+    """Have the document of ``entry`` deleted, as it was observed ``now``."""
+    version = _next_version(entry, now)
+    return Withdraw(Deletion(doc_id=entry.doc_id, version=version, tenant=entry.tenant))
+
+
+def _next_version(entry: LedgerEntry, now: int) -> int:
+    """The version at which a document is repaired: ``now``, if times are what it is counted in.
+
+    Numbers of the caller's own stay: a later attempt at the same one is enough, and the caller's
+    next one has to be newer.
+    """
+    return now if FIRST_REDIS_TIME <= entry.version < now else entry.version
