@@ -48,9 +48,9 @@ HELD: Final = "ingestq:held"
 WAKE: Final = "ingestq:wake:"
 """List a lane: wake-up tokens that idle workers block on."""
 
-DESTINATION: Final = "ingestq:destination:"
-"""String an alias: the collection whose workers may claim jobs; empty if nobody may at the moment.
-Without it, anybody may."""
+GATE: Final = "ingestq:gate:"
+"""String a collection whose workers get no job: the collection that replaced it; empty as long as
+that is going on."""
 FENCE: Final = "ingestq:fence"
 """Counter that fencing tokens are drawn from."""
 DEAD: Final = "ingestq:dead"

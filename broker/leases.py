@@ -17,7 +17,6 @@ from arq.connections import ArqRedis
 from broker import keys
 from broker.connection import BrokerConfig, awaited, translated
 from broker.contract import BatchReport, FailedDocument, JobResult, Lane
-from broker.handover import ANYWHERE, Destination
 from broker.queue import SUBMISSION_SECONDS, WorkerInfo
 from broker.schedule import Schedule
 from broker.scripts import Scripts
@@ -56,17 +55,17 @@ class Claim:
 class Claimed:
     """The answer to a claim. ``drain``: let all jobs end, then a suspect is there to be claimed.
 
-    ``destination`` is there if jobs are for workers of that collection, or for nobody at the moment
-    if it is empty; see `broker.handover`.
+    ``successor`` is there if the gate is shut: jobs are for workers of that collection, or if it is
+    empty for nobody at the moment; see `broker.gate`.
     """
 
     claims: Sequence[Claim]
     drain: bool
-    destination: str | None = None
+    successor: str | None = None
 
 
 class LeaseQueue:
-    """The queue as a worker sees it; ``destination`` is what it writes to, if that may change.
+    """The queue as a worker sees it; ``collection`` is what it writes to, if there is a gate to it.
 
     Every method raises BrokerUnavailable while Redis cannot be used.
     """
@@ -76,10 +75,10 @@ class LeaseQueue:
         redis: ArqRedis,
         config: BrokerConfig,
         lease_seconds: float,
-        destination: Destination = ANYWHERE,
+        collection: str = "",
     ) -> None:
         self.redis = redis
-        self.destination = destination
+        self.collection = collection
         self.lease_seconds = lease_seconds
         self._config = config
         self._lease_ms = int(lease_seconds * 1000)
@@ -93,11 +92,14 @@ class LeaseQueue:
         then a suspect, alone. Where both lanes have jobs, three of four are interactive ones.
         """
         with self._translated():
-            rows, drain, *elsewhere = await self._scripts.claim(
-                args=[worker_id, n, bulk, running, self._lease_ms, *self.destination]
+            rows, drain, *successor = await self._scripts.claim(
+                args=[worker_id, n, bulk, running, self._lease_ms, self.collection]
             )
-        destination = elsewhere[0].decode() if elsewhere else None
-        return Claimed([_claim(*row) for row in rows], bool(drain), destination)
+        return Claimed(
+            [_claim(*row) for row in rows],
+            bool(drain),
+            successor[0].decode() if successor else None,
+        )
 
     async def renew(self, claims: Sequence[Claim]) -> frozenset[int]:
         """Renew the leases of ``claims``; answers the tokens of those that are lost."""

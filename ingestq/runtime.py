@@ -113,9 +113,9 @@ async def open_worker(settings: Settings, broker: Broker) -> "AsyncIterator[Leas
     from arq.worker import func
 
     from broker.contract import DELETE, INGEST, SWEEP, Lane
-    from broker.handover import Destination
+    from broker.gate import Gate
     from broker.leases import LeaseQueue
-    from worker.collection import open_collection
+    from worker.collection import find_collection, open_collection
     from worker.exchange import remove_expired
     from worker.fingerprint import fingerprint
     from worker.jobs import INGESTOR, Ingestor, delete, ingest, sweep
@@ -128,9 +128,12 @@ async def open_worker(settings: Settings, broker: Broker) -> "AsyncIterator[Leas
 
     async with open_qdrant(settings) as qdrant, open_model(settings, settings.pool_size) as model:
         schema = settings.collection_schema
+        is_first = await find_collection(qdrant, settings.collection) is None
         names = await open_collection(
             qdrant, settings.collection, fingerprint(model.info, schema), schema.storage
         )
+        if is_first:  # whatever one of this name was replaced by once
+            await Gate(broker.redis, broker.config, names.chunks).open()
         patient = PatientQdrant(qdrant)
         await remove_expired(patient, names.alias, settings.keep_previous_hours)
         chunks = QdrantStore(patient, names.chunks, schema.vector_name)
@@ -148,7 +151,7 @@ async def open_worker(settings: Settings, broker: Broker) -> "AsyncIterator[Leas
                 broker.redis,
                 broker.config,
                 settings.lease_seconds,
-                Destination(names.alias, names.chunks),
+                names.chunks,
             ),
             max_jobs=JOBS_PER_CHILD * settings.pool_size,
             drain_seconds=settings.drain_seconds,

@@ -18,10 +18,15 @@ MS_PER_HOUR: Final = 3_600_000
 
 async def exchange(qdrant: Qdrant, live: CollectionNames, new: CollectionNames) -> None:
     """Let the alias stand for ``new``, in one step. ``live`` is kept: see `find_previous`."""
-    retired = {RETIRED_KEY: time.time_ns() // 1_000_000}
-    await qdrant.ask(lambda client: client.update_collection(live.chunks, metadata=retired))
+    await retire(qdrant, live)
     both = [stands_for(new.alias, new), stands_for(live.alias + PREVIOUS, live)]
     await qdrant.ask(lambda client: client.update_collection_aliases(both))
+
+
+async def retire(qdrant: Qdrant, names: CollectionNames) -> None:
+    """Say that the collection is out of use from now on."""
+    retired = {RETIRED_KEY: time.time_ns() // 1_000_000}
+    await qdrant.ask(lambda client: client.update_collection(names.chunks, metadata=retired))
 
 
 async def find_previous(qdrant: Qdrant, alias: str) -> CollectionNames | None:

@@ -24,7 +24,7 @@ from arq.worker import Function, Worker
 from broker import events
 from broker.contract import Lane
 from broker.errors import BrokerUnavailable, CollectionMismatch, UsageError
-from broker.handover import NOBODY
+from broker.gate import NO_SUCCESSOR
 from broker.leases import Claim, LeaseQueue
 from broker.queue import WorkerInfo
 from worker.cron import CronTable
@@ -197,8 +197,8 @@ class LeaseWorker(Worker):
                 claimed = await self._leases.claim(
                     self.id, free, bulk=bulk, running=len(self._runs)
                 )
-                if claimed.destination is not None:
-                    await self._not_ours(claimed.destination)
+                if claimed.successor is not None:
+                    await self._stand_back(claimed.successor)
                     continue
                 self._held = False
                 for claim in claimed.claims:
@@ -211,19 +211,18 @@ class LeaseWorker(Worker):
                 log.warning(events.SERVICE_AWAY, error=str(error), retry_in=BROKER_RETRY_SECONDS)
                 await _happens_within(self._stopping, jittered(BROKER_RETRY_SECONDS))
 
-    async def _not_ours(self, destination: str) -> None:
+    async def _stand_back(self, successor: str) -> None:
         """Jobs are for workers of another collection: stop, or wait while it is exchanged."""
-        if destination == NOBODY:
+        if successor == NO_SUCCESSOR:
             if not self._held:
                 log.info(events.WORKER_HELD, worker=self.id)
             self._held = True
             await _happens_within(self._stopping, HELD_SECONDS)
         else:
-            alias, mine = self._leases.destination
             self._fatal = CollectionMismatch(
-                f"{alias!r} is now {destination!r}; this worker was started for {mine!r}. Set "
-                "INGESTQ_MODEL and INGESTQ_CHUNK_TOKENS to what it was rebuilt with, and start "
-                "the worker again; if the rebuilding was interrupted, end it: `ingestq reindex`"
+                f"{self._leases.collection!r} was replaced by {successor!r}. Set INGESTQ_MODEL and "
+                "INGESTQ_CHUNK_TOKENS to what that was rebuilt with, and start the worker again; "
+                "if the rebuilding was interrupted, call `ingestq reindex` again to end it"
             )
             self.stop()
 

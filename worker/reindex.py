@@ -3,7 +3,7 @@
 The ledger of the live collection says what has to be in the new one: `Rebuild.catch_up` goes
 through it and brings over whatever differs, as often as it takes. So writes that arrive meanwhile
 reach both, and a rebuild that was interrupted goes on where it was. For the exchange the queue is
-closed to workers for some seconds (see `broker.handover`): nothing is written while the last
+closed to workers for some seconds (see `broker.gate`): nothing is written while the last
 differences are brought over, and from then on workers write to the new collection only. Readers of
 the alias see one collection or the other, each complete.
 """
@@ -17,7 +17,7 @@ import msgspec
 
 from broker.contract import ChunkCounts, Document
 from broker.errors import CollectionMismatch, DocumentRejected
-from broker.handover import Handover
+from broker.gate import Gate
 from broker.queue import QueueDepth
 from worker import pipeline
 from worker.collection import CollectionNames, find_collection
@@ -242,11 +242,13 @@ async def reindex(
     rebuild: Rebuild,
     qdrant: Qdrant,
     queue: Queue,
-    handover: Handover,
+    gate: Gate,
     model: QueryModel,
     patience: Patience = DEFAULT_PATIENCE,
 ) -> Rebuilt | NotExchanged:
     """Build the new collection, and let the alias stand for it once it is complete.
+
+    ``gate`` is that of the live one.
 
     May be repeated after any interruption. Raises CollectionMismatch if the alias was changed by
     somebody else meanwhile.
@@ -259,9 +261,9 @@ async def reindex(
             continue
         if (refused := await rebuild.answers(model)) is not None:
             return refused
-        async with handover.closed(rebuild.live.names.chunks):
+        async with gate.shut():
             if await _becomes_quiet(queue, patience.closed_seconds):
-                return await _exchange(rebuild, qdrant, handover)
+                return await _exchange(rebuild, qdrant, gate)
         await asyncio.sleep(patience.open_seconds)
 
 
@@ -276,7 +278,7 @@ async def _becomes_quiet(queue: Queue, seconds: float) -> bool:
     return True
 
 
-async def _exchange(rebuild: Rebuild, qdrant: Qdrant, handover: Handover) -> Rebuilt | NotExchanged:
+async def _exchange(rebuild: Rebuild, qdrant: Qdrant, gate: Gate) -> Rebuilt | NotExchanged:
     """To be called while nothing is written."""
     seen = await rebuild.catch_up()
     while seen.changed and not seen.failed:
@@ -291,6 +293,6 @@ async def _exchange(rebuild: Rebuild, qdrant: Qdrant, handover: Handover) -> Reb
             f"{live.alias!r} was changed by somebody else meanwhile: it is not {live.chunks!r} now"
         )
     # If this process dies before the next line is done, no worker writes until it is run again.
-    await handover.to(new.chunks)
+    await gate.replaced_by(new.chunks)
     await exchange(qdrant, live, new)
     return Rebuilt(seen.documents, seen.chunks)

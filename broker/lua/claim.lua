@@ -1,11 +1,11 @@
 -- Claim up to n jobs, each under a lease with a fencing token, on the clock of Redis.
 --
 -- ARGV  1 worker   2 n   3 how many of them may be bulk jobs   4 jobs the worker runs already
---       5 lease in ms   6 alias and 7 collection that the worker writes to, '' if it is all the same
--- Answers {jobs, drain, destination}: one {id, token, payload, lane, submission, documents, failures, crashes,
--- culprits, suspect, aborted} a job, and 1 if the worker is to let its jobs end because a suspect
--- is to be run alone; the destination only if it is another one: then there are no jobs for this
--- worker. A claimed job's score moves to the end of its lease: until then nobody else
+--       5 lease in ms   6 collection that the worker writes to
+-- Answers {jobs, drain, successor}: one {id, token, payload, lane, submission, documents, failures,
+-- crashes, culprits, suspect, aborted} a job, and 1 if the worker is to let its jobs end because a
+-- suspect is to be run alone. There is a successor only if the gate of the collection is shut: then
+-- there are no jobs. A claimed job's score moves to the end of its lease: until then nobody else
 -- sees it, and if its owner dies it comes back by itself.
 
 local worker, n, bulk_n, running, lease_ms =
@@ -15,11 +15,9 @@ local BULK_TURN = 4   -- of the jobs both lanes compete for, one in so many goes
 local now = now_ms()
 local claimed = {}
 
-if ARGV[6] ~= '' then
-  local destination = redis.call('GET', K.DESTINATION .. ARGV[6])
-  if destination and destination ~= ARGV[7] then
-    return {claimed, 0, destination}
-  end
+local successor = redis.call('GET', K.GATE .. ARGV[6])
+if successor then
+  return {claimed, 0, successor}
 end
 
 local function take(ids, suspect, aborted)

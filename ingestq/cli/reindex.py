@@ -89,24 +89,25 @@ async def _reindex(
         live = await find_collection(qdrant, settings.collection)
         if live is None:
             raise UsageError(f"nothing is indexed under {settings.collection!r} yet")
-        wanted = settings.model_copy(update=given)
+        wanted, before = settings.model_copy(update=given), None
         if rollback:
-            wanted = await _settings_before(qdrant, settings)
+            before, wanted = await _before(qdrant, settings)
         with _display() as done:
-            new, outcome = await _build(broker, qdrant, live, wanted, done)
+            new, outcome = await _build(broker, qdrant, live, wanted, done, before)
     return _print(live, new, outcome, done.chunks, settings, wanted, started, as_json=as_json)
 
 
-async def _settings_before(qdrant: "Qdrant", settings: Settings) -> Settings:
-    """The settings that the previous collection was made with."""
+async def _before(qdrant: "Qdrant", settings: Settings) -> "tuple[CollectionNames, Settings]":
+    """The previous collection, and the settings that it was made with."""
     from worker.collection import stored_fingerprint
-    from worker.exchange import find_previous
+    from worker.exchange import find_previous, retire
 
     previous = await find_previous(qdrant, settings.collection)
     made_with = None if previous is None else await stored_fingerprint(qdrant, previous)
     if previous is None or made_with is None:
         raise UsageError(f"no earlier collection of {settings.collection!r} is kept")
-    return settings.model_copy(
+    await retire(qdrant, previous)  # anew: it must not be removed meanwhile
+    return previous, settings.model_copy(
         update={
             "model": made_with.model,
             "chunk_tokens": made_with.max_tokens,
@@ -117,10 +118,18 @@ async def _settings_before(qdrant: "Qdrant", settings: Settings) -> Settings:
 
 
 async def _build(
-    broker: Broker, qdrant: "Qdrant", live: "CollectionNames", wanted: Settings, done: _Done
+    broker: Broker,
+    qdrant: "Qdrant",
+    live: "CollectionNames",
+    wanted: Settings,
+    done: _Done,
+    before: "CollectionNames | None" = None,
 ) -> "tuple[CollectionNames, Rebuilt | NotExchanged | None]":
-    """Build the collection that is ``wanted``; None if it is the live one."""
-    from broker.handover import Handover
+    """Build the collection that is ``wanted``; None if it is the live one.
+
+    Raises CollectionMismatch if it is not the one that was there ``before``.
+    """
+    from broker.gate import Gate
     from worker.collection import CollectionNames, make_collection, stored_fingerprint
     from worker.exchange import remove_abandoned
     from worker.fingerprint import fingerprint
@@ -131,8 +140,15 @@ async def _build(
         schema = wanted.collection_schema
         mine = fingerprint(model.info, schema)
         new = CollectionNames.of(live.alias, mine.digest)
+        gate = Gate(broker.redis, broker.config, live.chunks)
         if new == live:
+            await gate.open()  # should somebody have been interrupted
             return new, None
+        if before is not None and new != before:
+            raise CollectionMismatch(
+                f"{before.chunks!r} was made by another version of ingestq: this one cannot bring "
+                "it up to date"
+            )
         made_with = await stored_fingerprint(qdrant, live)
         if made_with is None:
             raise CollectionMismatch(f"{live.chunks!r} was made by another version of ingestq")
@@ -146,8 +162,7 @@ async def _build(
             at_once=DOCUMENTS_PER_CHILD * wanted.pool_size,
             display=done,
         )
-        handover = Handover(broker.redis, broker.config, live.alias)
-        outcome = await reindex(rebuild, patient, broker.queue, handover, model)
+        outcome = await reindex(rebuild, patient, broker.queue, gate, model)
         if isinstance(outcome, Rebuilt):
             await remove_abandoned(qdrant, live.alias)
         return new, outcome

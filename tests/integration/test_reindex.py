@@ -18,7 +18,7 @@ from qdrant_client import models
 from broker import keys
 from broker.contract import DELETE, INGEST, ChunkCounts, Deletion, Document, IngestBatch, Lane
 from broker.errors import CollectionMismatch
-from broker.handover import CLOSED_MS, NOBODY, Destination, Handover
+from broker.gate import NO_SUCCESSOR, SHUT_MS, Gate
 from broker.leases import LeaseQueue
 from broker.queue import SubmissionStatus
 from ingestq.runtime import Broker
@@ -73,9 +73,12 @@ class House:
     def alias(self) -> str:
         return self.live.alias
 
-    @property
-    def handover(self) -> Handover:
-        return Handover(self.broker.redis, self.broker.config, self.alias)
+    def gate(self, names: CollectionNames) -> Gate:
+        return Gate(self.broker.redis, self.broker.config, names.chunks)
+
+    def leases(self, names: CollectionNames) -> LeaseQueue:
+        """The queue as a worker of the collection sees it."""
+        return LeaseQueue(self.broker.redis, self.broker.config, 15, names.chunks)
 
     def fingerprint_of(self, names: CollectionNames) -> Fingerprint:
         made = [fingerprint(self.model.info, Schema(name)) for name in ("", "text")]
@@ -105,9 +108,10 @@ class House:
         self, live: CollectionNames | None = None, new: CollectionNames | None = None
     ) -> Rebuilt | NotExchanged:
         """What ``ingestq reindex`` does."""
-        building = await self.prepare(live or self.live, new or self.other)
+        live, new = live or self.live, new or self.other
+        building = await self.prepare(live, new)
         return await reindex(
-            building, self.qdrant, self.broker.queue, self.handover, self.model, BRIEF
+            building, self.qdrant, self.broker.queue, self.gate(live), self.model, BRIEF
         )
 
     @asynccontextmanager
@@ -117,9 +121,7 @@ class House:
         ports = {lane: Ports(self.model.in_lane(lane), side.chunks, side.ledger) for lane in Lane}
         worker = LeaseWorker(
             [func(ingest, name=INGEST), func(delete, name=DELETE)],
-            LeaseQueue(
-                self.broker.redis, self.broker.config, 15, Destination(self.alias, names.chunks)
-            ),
+            self.leases(names),
             max_jobs=4,
             drain_seconds=5,
             ctx={INGESTOR: Ingestor(ports, LanePermits(8, bulk=7))},
@@ -284,41 +286,44 @@ async def test_jobs_that_run_long_do_not_hold_up_the_others_for_long(house: Hous
     [slow] = await take(leases)
     rebuilding = asyncio.create_task(house.rebuild())
     await house.put("other", "Other.")
-    mine = LeaseQueue(
-        house.broker.redis, house.broker.config, 15, Destination(house.alias, house.live.chunks)
-    )
-
+    mine = house.leases(house.live)
     claims = [slow]
 
-    async def destination() -> str | None:
+    async def successor() -> str | None:
         claimed = await mine.claim("w", 1, bulk=1, running=0)
         claims.extend(claimed.claims)
-        return claimed.destination
+        return claimed.successor
 
-    await eventually(destination, lambda to: to == NOBODY)
-    await eventually(destination, lambda to: to is None)
+    await eventually(successor, lambda name: name == NO_SUCCESSOR)
+    await eventually(successor, lambda name: name is None)
     for claim in claims:
         assert await leases.put_back(claim, delay_seconds=0, failed=False)
     assert isinstance(await rebuilding, Rebuilt)
     assert (await house.broker.queue.depth()).ready == 2
 
 
-async def test_the_queue_opens_by_itself_if_whoever_closed_it_died(house: House) -> None:
-    closed = Destination(house.alias, house.live.chunks)
-    leases = LeaseQueue(house.broker.redis, house.broker.config, 15, closed)
-    handover = house.handover
-    async with handover.closed(house.live.chunks):
-        assert (await take_nothing(leases)) == NOBODY
-        assert 0 < await house.broker.redis.pttl(keys.DESTINATION + house.alias) <= CLOSED_MS
-    assert (await take_nothing(leases)) is None
-    async with handover.closed(house.live.chunks):
-        await handover.to("another")
-    assert (await take_nothing(leases)) == "another"
+async def test_a_gate_opens_by_itself_if_whoever_shut_it_died(house: House) -> None:
+    gate, leases = house.gate(house.live), house.leases(house.live)
+    async with gate.shut():
+        assert await successor_at(leases) == NO_SUCCESSOR
+        assert 0 < await house.broker.redis.pttl(keys.GATE + house.live.chunks) <= SHUT_MS
+        assert await successor_at(house.leases(house.other)) is None
+    assert await successor_at(leases) is None
 
 
-async def take_nothing(leases: LeaseQueue) -> str | None:
-    """Whose the jobs are."""
-    return (await leases.claim("w", 1, bulk=1, running=0)).destination
+async def test_who_replaced_a_collection_is_said_at_its_gate(house: House) -> None:
+    gate, leases = house.gate(house.live), house.leases(house.live)
+    async with gate.shut():
+        await gate.replaced_by(house.other.chunks)
+    assert await successor_at(leases) == house.other.chunks
+    back = house.gate(house.other)
+    async with back.shut():
+        await back.replaced_by(house.live.chunks)
+    assert await successor_at(leases) is None
+
+
+async def successor_at(leases: LeaseQueue) -> str | None:
+    return (await leases.claim("w", 1, bulk=1, running=0)).successor
 
 
 async def test_it_goes_back_with_all_that_changed_since(house: House) -> None:
@@ -344,7 +349,9 @@ async def test_an_alias_that_somebody_else_changed_is_left_alone(house: House) -
     )
     await exchange(house.qdrant, house.live, third)
     with pytest.raises(CollectionMismatch, match="somebody else"):
-        await reindex(building, house.qdrant, house.broker.queue, house.handover, house.model)
+        await reindex(
+            building, house.qdrant, house.broker.queue, house.gate(house.live), house.model
+        )
     assert await find_collection(house.qdrant, house.alias) == third
     await exchange(house.qdrant, third, house.live)
     await house.qdrant.ask(lambda client: client.delete_collection(third.chunks))
