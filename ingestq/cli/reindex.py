@@ -21,7 +21,7 @@ from ingestq.settings import Settings
 if TYPE_CHECKING:
     from worker.collection import CollectionNames
     from worker.qdrant import Qdrant
-    from worker.reindex import NotExchanged, Rebuilt
+    from worker.reindex import Display, NotExchanged, Rebuilt
 
 LINE_SECONDS: Final = 5.0
 """How often a line is printed where there is no terminal."""
@@ -93,7 +93,7 @@ async def _reindex(
         if rollback:
             wanted = await _settings_before(qdrant, settings)
         with _display() as done:
-            new, outcome = await _build(broker, qdrant, live, wanted, done)
+            new, outcome = await build(broker, qdrant, live, wanted, done)
     return _print(live, new, outcome, done.chunks, settings, wanted, started, as_json=as_json)
 
 
@@ -116,8 +116,8 @@ async def _settings_before(qdrant: "Qdrant", settings: Settings) -> Settings:
     )
 
 
-async def _build(
-    broker: Broker, qdrant: "Qdrant", live: "CollectionNames", wanted: Settings, done: _Done
+async def build(
+    broker: Broker, qdrant: "Qdrant", live: "CollectionNames", wanted: Settings, display: "Display"
 ) -> "tuple[CollectionNames, Rebuilt | NotExchanged | None]":
     """Build the collection that is ``wanted``; None if it is the live one."""
     from broker.handover import Handover
@@ -144,7 +144,7 @@ async def _build(
             model.in_lane(Lane.BULK),
             reuse=made_with.has_vectors_of(mine),
             at_once=DOCUMENTS_PER_CHILD * wanted.pool_size,
-            display=done,
+            display=display,
         )
         handover = Handover(broker.redis, broker.config, live.alias)
         outcome = await reindex(rebuild, patient, broker.queue, handover, model)
