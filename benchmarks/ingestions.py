@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Final
 
 import msgspec
@@ -34,6 +35,7 @@ SETTLED_NS: Final = 10_000_000_000
 always read."""
 PARAGRAPH_BREAK: Final = "\n\n"
 HITS: Final = 10
+OWN_WORD_LETTERS: Final = 12
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,9 @@ def _edit(path: Path, share: float, prose: Prose) -> str:
     paragraphs = path.read_text().split(PARAGRAPH_BREAK)
     at = int(share * len(paragraphs))
     at += paragraphs[at].startswith("#")  # a heading stands before a paragraph
-    sentence = prose.sentence()
+    # Prose has few words, so a sentence of it may be found elsewhere: this one has one of its own.
+    letters = random.Random(paragraphs[at]).choices(ascii_lowercase, k=OWN_WORD_LETTERS)  # noqa: S311
+    sentence = f"{prose.sentence()[:-1]} {''.join(letters)}."
     paragraphs[at] = f"{sentence} {prose.paragraph()}"
     _write(path, PARAGRAPH_BREAK.join(paragraphs))
     return sentence
