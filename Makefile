@@ -11,7 +11,7 @@ DEMO := .demo
 help:
 	@echo "make demo      index a real corpus and search it"
 	@echo "make test      run the tests (make test-all: the slow ones too)"
-	@echo "make bench     measure the queue beside stock arq (about 6 minutes)"
+	@echo "make bench     measure the queue beside stock arq, and ingesting again (about 14 minutes)"
 	@echo "make check     lint, types and import rules"
 	@echo "make format    format the code"
 	@echo "make clean     remove what these targets made"
@@ -32,6 +32,7 @@ test-all: test test-slow
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.queue
+	$(BIN)/python -m benchmarks.index
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -33,17 +33,24 @@ class Summary:
 
 @dataclass(frozen=True)
 class Target:
-    """What is aimed at: ``at_least`` or ``at_most``, of our median or of its ratio to stock's."""
+    """What is aimed at: ``at_least`` or ``at_most``, of our median, of its ratio to stock's, or of
+    each of our values."""
 
     text: str
     at_least: float | None = None
     at_most: float | None = None
     of_ratio: bool = False
+    of_each: bool = False
+
+    def is_met_by(self, value: float) -> bool:
+        return (self.at_least is None or value >= self.at_least) and (
+            self.at_most is None or value <= self.at_most
+        )
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement of both; None where it was not made."""
+    """One measurement of both; None where it was not made, or there is nothing to compare with."""
 
     name: str
     unit: str
@@ -66,9 +73,8 @@ class Row:
         value = self.ratio if self.target.of_ratio else self.ours.median
         if value is None:
             return None
-        return (self.target.at_least is None or value >= self.target.at_least) and (
-            self.target.at_most is None or value <= self.target.at_most
-        )
+        values = self.ours.rounds if self.target.of_each else (value,)
+        return all(map(self.target.is_met_by, values))
 
 
 def summarised(values: Sequence[float]) -> Summary | None:
@@ -79,17 +85,20 @@ def summarised(values: Sequence[float]) -> Summary | None:
 
 
 def show(rows: Sequence[Row], machine: Machine, notes: Sequence[str]) -> None:
-    """Print the table."""
+    """Print the table; the columns of stock arq only if something was compared with it."""
+    compared = any(row.stock is not None for row in rows)
+    headings = ["stock arq", "ours", "ours / stock"] if compared else ["ours"]
     table = Table(title="median (min - max) of the rounds", title_justify="left")
-    for heading in ("", "unit", "stock arq", "ours", "ours / stock", "target", ""):
+    for heading in ("", "unit", *headings, "target", ""):
         table.add_column(heading)
     for row in rows:
+        ours = "-" if row.ours is None else str(row.ours)
+        stock = "-" if row.stock is None else str(row.stock)
+        ratio = "-" if row.ratio is None else _figure(row.ratio)
         table.add_row(
             row.name,
             row.unit,
-            "-" if row.stock is None else str(row.stock),
-            "-" if row.ours is None else str(row.ours),
-            "-" if row.ratio is None else _figure(row.ratio),
+            *([stock, ours, ratio] if compared else [ours]),
             "" if row.target is None else row.target.text,
             {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[row.met],
         )
@@ -121,7 +130,9 @@ def write(path: Path, rows: Sequence[Row], machine: Machine, notes: Sequence[str
 
 
 def _figure(value: float) -> str:
-    """``value`` with three digits or so."""
+    """``value`` with three digits or so; a count as it is."""
+    if isinstance(value, int):
+        return f"{value:,}"
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

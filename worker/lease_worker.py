@@ -285,6 +285,8 @@ class LeaseWorker(Worker):
                 log.warning(events.SERVICE_AWAY, error=str(error))
                 continue
             for run in [self._runs[token] for token in lost if token in self._runs]:
+                if run.settling:  # it gave its lease back itself; if not, the settler says so
+                    continue
                 log.warning(events.LEASE_LOST, job=run.claim.job_id)
                 run.lost = True
                 run.cancel()

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from broker.contract import ChunkCounts, Lane
-from broker.errors import CollectionMismatch, UsageError
+from broker.contract import ChunkCounts
+from broker.errors import UsageError
 from ingestq.cli.console import configure_logging, err, line, print_json
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
-from ingestq.runtime import DOCUMENTS_PER_CHILD, Broker, open_broker, open_model, open_qdrant
+from ingestq.rebuilding import before_last, build
+from ingestq.runtime import open_broker, open_qdrant
 from ingestq.settings import Settings
 
 if TYPE_CHECKING:
     from worker.collection import CollectionNames
-    from worker.qdrant import Qdrant
     from worker.reindex import NotExchanged, Rebuilt
 
 LINE_SECONDS: Final = 5.0
@@ -91,81 +91,10 @@ async def _reindex(
             raise UsageError(f"nothing is indexed under {settings.collection!r} yet")
         wanted, before = settings.model_copy(update=given), None
         if rollback:
-            before, wanted = await _before(qdrant, settings)
+            before, wanted = await before_last(qdrant, settings)
         with _display() as done:
-            new, outcome = await _build(broker, qdrant, live, wanted, done, before)
+            new, outcome = await build(broker, qdrant, live, wanted, done, before)
     return _print(live, new, outcome, done.chunks, settings, wanted, started, as_json=as_json)
-
-
-async def _before(qdrant: "Qdrant", settings: Settings) -> "tuple[CollectionNames, Settings]":
-    """The previous collection, and the settings that it was made with."""
-    from worker.collection import stored_fingerprint
-    from worker.exchange import find_previous, retire
-
-    previous = await find_previous(qdrant, settings.collection)
-    made_with = None if previous is None else await stored_fingerprint(qdrant, previous)
-    if previous is None or made_with is None:
-        raise UsageError(f"no earlier collection of {settings.collection!r} is kept")
-    await retire(qdrant, previous)  # anew: it must not be removed meanwhile
-    return previous, settings.model_copy(
-        update={
-            "model": made_with.model,
-            "chunk_tokens": made_with.max_tokens,
-            "vector_name": made_with.vector_name,
-            "hybrid": bool(made_with.sparse),
-        }
-    )
-
-
-async def _build(
-    broker: Broker,
-    qdrant: "Qdrant",
-    live: "CollectionNames",
-    wanted: Settings,
-    done: _Done,
-    before: "CollectionNames | None" = None,
-) -> "tuple[CollectionNames, Rebuilt | NotExchanged | None]":
-    """Build the collection that is ``wanted``; None if it is the live one.
-
-    Raises CollectionMismatch if it is not the one that was there ``before``.
-    """
-    from broker.gate import Gate
-    from worker.collection import CollectionNames, make_collection, stored_fingerprint
-    from worker.exchange import remove_abandoned
-    from worker.fingerprint import fingerprint
-    from worker.qdrant import PatientQdrant
-    from worker.reindex import Rebuild, Rebuilt, Side, reindex
-
-    async with open_model(wanted, wanted.pool_size) as model:
-        schema = wanted.collection_schema
-        mine = fingerprint(model.info, schema)
-        new = CollectionNames.of(live.alias, mine.digest)
-        gate = Gate(broker.redis, broker.config, live.chunks)
-        if new == live:
-            await gate.open()  # should somebody have been interrupted
-            return new, None
-        if before is not None and new != before:
-            raise CollectionMismatch(
-                f"{before.chunks!r} was made by another version of ingestq: this one cannot bring "
-                "it up to date"
-            )
-        made_with = await stored_fingerprint(qdrant, live)
-        if made_with is None:
-            raise CollectionMismatch(f"{live.chunks!r} was made by another version of ingestq")
-        await make_collection(qdrant, new, mine, schema.storage)
-        patient = PatientQdrant(qdrant)
-        rebuild = Rebuild(
-            Side.of(patient, live, made_with),
-            Side.of(patient, new, mine),
-            model.in_lane(Lane.BULK),
-            reuse=made_with.has_vectors_of(mine),
-            at_once=DOCUMENTS_PER_CHILD * wanted.pool_size,
-            display=done,
-        )
-        outcome = await reindex(rebuild, patient, broker.queue, gate, model)
-        if isinstance(outcome, Rebuilt):
-            await remove_abandoned(qdrant, live.alias)
-        return new, outcome
 
 
 def _print(

@@ -1,0 +1,192 @@
+"""A folder that is ingested again and again, as ``ingestq run`` does it with the model loaded."""
+
+import asyncio
+import os
+import random
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from string import ascii_lowercase
+from typing import Final
+
+import msgspec
+
+from benchmarks.prose import Prose
+from broker.contract import ChunkCounts, Document, DocumentCounts, Lane
+from broker.paths import path_to_text
+from ingestq.ingestion import Ingestion, State, Summary
+from ingestq.runtime import Broker, open_broker, open_worker
+from ingestq.settings import Settings
+from producers.files import Sending, observe
+from producers.media_types import guess_media_type
+from producers.sightings import Sightings
+from worker.embedding.pool import LaneModel
+from worker.jobs import INGESTOR, Ingestor
+from worker.ledger import QdrantLedger
+from worker.prepare import Prepared
+from worker.store import QdrantStore
+
+SETTLED_NS: Final = 10_000_000_000
+"""Files seem to be so old, as most files are: one that was written less than 2 s before a scan is
+always read."""
+PARAGRAPH_BREAK: Final = "\n\n"
+HITS: Final = 10
+OWN_WORD_LETTERS: Final = 12
+
+
+@dataclass(frozen=True)
+class Index:
+    """A worker at work: where its documents are queued, and what it writes to."""
+
+    broker: Broker
+    model: LaneModel
+    chunks: QdrantStore
+    ledger: QdrantLedger
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Files, and of each how many chunks the index is to hold."""
+
+    path: Path
+    chunks: dict[Path, int]
+
+
+class Nowhere:
+    def show(self, state: State) -> None:
+        """Nobody looks."""
+
+
+@asynccontextmanager
+async def open_index(settings: Settings) -> AsyncIterator[Index]:
+    """Start a worker, and stop it on leaving."""
+    async with open_broker(settings) as broker, open_worker(settings, broker) as worker:
+        ingestor: Ingestor = worker.ctx[INGESTOR]
+        ports = ingestor.ports[Lane.BULK]
+        assert isinstance(ports.model, LaneModel)
+        assert isinstance(ports.chunks, QdrantStore)
+        assert isinstance(ports.ledger, QdrantLedger)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(worker.run_until_stopped())
+            try:
+                yield Index(broker, ports.model, ports.chunks, ports.ledger)
+            finally:
+                worker.stop()
+
+
+async def ingest(index: Index, folder: Folder) -> Summary:
+    """Ingest ``folder``, and see that the index is equal to it afterwards."""
+    sightings = Sightings()
+    queue = index.broker.queue
+    ingestion = Ingestion(queue, Nowhere())
+    found = observe([folder.path], None, queue.now, Sending(), sightings)
+    sweeps = partial(sightings.sweeps, allow_mass_delete=False)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(ingestion.produce(found, sweeps))
+        group.create_task(ingestion.follow(until_queue_is_empty=True))
+    summary = await ingestion.summary("")
+    assert not summary.failed, summary
+    assert summary.documents.total == len(folder.chunks), summary
+    assert await index.ledger.count() == len(folder.chunks)
+    assert await index.chunks.count() == sum(folder.chunks.values())
+    return summary
+
+
+async def rerun(index: Index, folder: Folder) -> Summary:
+    """Ingest ``folder``, in which nothing has changed."""
+    summary = await ingest(index, folder)
+    assert summary.documents == DocumentCounts(unchanged=len(folder.chunks)), summary
+    assert summary.chunks == ChunkCounts(), summary
+    return summary
+
+
+async def rerun_edited(
+    index: Index, folder: Folder, files: Sequence[Path], share: float, prose: Prose
+) -> Summary:
+    """Edit ``files``, ingest ``folder``, and see that what is new in it is found."""
+    new = {path: _edit(path, share, prose) for path in files}
+    folder.chunks.update({path: await _count_chunks(index, path) for path in files})
+    summary = await ingest(index, folder)
+    unchanged = len(folder.chunks) - len(files)
+    assert summary.documents == DocumentCounts(indexed=len(files), unchanged=unchanged), summary
+    for path, sentence in new.items():
+        question = await index.model.pool.embed_query(sentence)
+        hits = await index.chunks.search(question.dense, HITS, sparse=question.sparse)
+        assert any(hit.doc_id == str(path) and sentence in hit.text for hit in hits), path
+    return summary
+
+
+async def write_folder(
+    index: Index,
+    path: Path,
+    files: int,
+    characters: tuple[int, int],
+    prose: Prose,
+    suffixes: Sequence[str] = (".md", ".txt"),
+) -> Folder:
+    """Write ``files`` of prose of so many characters each, in turn with each of ``suffixes``."""
+    sizes = random.Random(files)  # noqa: S311 - a benchmark
+    folder = Folder(path, {})
+    for i in range(files):
+        suffix = suffixes[i % len(suffixes)]
+        file = path / f"{i:04}{suffix}"
+        _write(file, prose.text(sizes.randint(*characters), markdown=suffix == ".md"))
+        folder.chunks[file] = await _count_chunks(index, file)
+    return folder
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that seems to have been written a while ago."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    settled = time.time_ns() - SETTLED_NS
+    os.utime(path, ns=(settled, settled))
+
+
+async def command_seconds(folder: Folder, settings: Settings) -> float:
+    """Wall time of ``ingestq run``, in a process of its own, on a folder that has not changed."""
+    environment = os.environ | {
+        "INGESTQ_DATA_DIR": str(settings.data_dir),
+        "INGESTQ_COLLECTION": settings.collection,
+        "INGESTQ_REDIS_URL": "",
+    }
+    command = (sys.executable, "-m", "ingestq", "run", str(folder.path), "--json")
+    pipe, nowhere = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+    started = time.monotonic()
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=pipe, stderr=nowhere, env=environment
+    )
+    out, _ = await process.communicate()
+    seconds = time.monotonic() - started
+    assert msgspec.json.decode(out)["documents"]["unchanged"] == len(folder.chunks), out
+    return seconds
+
+
+def _edit(path: Path, share: float, prose: Prose) -> str:
+    """Replace the paragraph at ``share`` of a file; answers the new one's first sentence."""
+    paragraphs = path.read_text().split(PARAGRAPH_BREAK)
+    at = int(share * len(paragraphs))
+    at += paragraphs[at].startswith("#")  # a heading stands before a paragraph
+    # Prose has few words, so a sentence of it may be found elsewhere: this one has one of its own.
+    letters = random.Random(paragraphs[at]).choices(ascii_lowercase, k=OWN_WORD_LETTERS)  # noqa: S311
+    sentence = f"{prose.sentence()[:-1]} {''.join(letters)}."
+    paragraphs[at] = f"{sentence} {prose.paragraph()}"
+    _write(path, PARAGRAPH_BREAK.join(paragraphs))
+    return sentence
+
+
+async def _count_chunks(index: Index, path: Path) -> int:
+    document = Document(
+        doc_id="counted",
+        version=1,
+        source="counted",
+        path=path_to_text(path),
+        media_type=guess_media_type(path.name),
+    )
+    prepared = await index.model.prepare(document, None)
+    assert isinstance(prepared, Prepared)
+    return len(prepared.chunks)

@@ -1,0 +1,97 @@
+"""Searches that go on while a collection is rebuilt and exchanged."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from broker.contract import ChunkCounts
+from broker.errors import IngestqError
+from ingestq.rebuilding import build
+from ingestq.runtime import open_broker, open_qdrant
+from ingestq.settings import Settings
+from worker.collection import find_collection
+from worker.qdrant import Qdrant
+from worker.reindex import Rebuilt
+from worker.store import QdrantStore
+
+HITS: Final = 10
+PAUSE_SECONDS: Final = 0.02
+"""Between two searches, so that they do not keep the rebuild from its work."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is searched for: all answers have `HITS` chunks, some of ``doc_id``, out of
+    ``documents``."""
+
+    vector: Sequence[float]
+    doc_id: str
+    documents: int
+
+
+class Answer(StrEnum):
+    """What a search came to."""
+
+    COMPLETE = "complete"
+    INCOMPLETE = "incomplete"
+    FAILED = "failed"
+
+
+class Unseen:
+    def begin(self, documents: int) -> None:
+        """Nobody looks."""
+
+    def done(self, chunks: ChunkCounts) -> None:
+        """Nobody looks."""
+
+
+async def search_while_rebuilding(
+    settings: Settings, chunk_tokens: int, question: Question
+) -> Counter[Answer]:
+    """Rebuild the collection as ``ingestq reindex --chunk-tokens`` does; how searches went."""
+    wanted = settings.model_copy(update={"chunk_tokens": chunk_tokens})
+    async with open_broker(settings) as broker, open_qdrant(settings) as qdrant:
+        live = await find_collection(qdrant, settings.collection)
+        assert live is not None, "it was just made"
+        ended = asyncio.Event()
+        searching = asyncio.create_task(_search_until(ended, qdrant, live.alias, question))
+        try:
+            new, outcome = await build(broker, qdrant, live, wanted, Unseen())
+        finally:
+            ended.set()
+        answers = await searching
+        assert isinstance(outcome, Rebuilt), outcome
+        assert outcome.documents == question.documents
+        assert await find_collection(qdrant, live.alias) == new != live
+    return answers
+
+
+async def _search_until(
+    ended: asyncio.Event, qdrant: Qdrant, alias: str, question: Question
+) -> Counter[Answer]:
+    """Search again and again; the last search begins after the event."""
+    answers: Counter[Answer] = Counter()
+    last = False
+    while not last:
+        last = ended.is_set()
+        answers[await _search(qdrant, alias, question)] += 1
+        await asyncio.sleep(PAUSE_SECONDS)
+    return answers
+
+
+async def _search(qdrant: Qdrant, alias: str, question: Question) -> Answer:
+    try:
+        hits = await QdrantStore(qdrant, alias).search(question.vector, HITS)
+        documents = await qdrant.ask(
+            lambda client: client.facet(
+                alias, key="doc_id", limit=question.documents + 1, exact=True
+            )
+        )
+    except IngestqError:
+        return Answer.FAILED
+    found = question.doc_id in {hit.doc_id for hit in hits}
+    complete = len(hits) == HITS and len(documents.hits) == question.documents
+    return Answer.COMPLETE if found and complete else Answer.INCOMPLETE

@@ -1,0 +1,87 @@
+"""A rebuild of the collection: which one is wanted, and what it takes to build it."""
+
+from typing import TYPE_CHECKING
+
+from broker.contract import Lane
+from broker.errors import CollectionMismatch, UsageError
+from ingestq.runtime import DOCUMENTS_PER_CHILD, Broker, open_model
+from ingestq.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.collection import CollectionNames
+    from worker.qdrant import Qdrant
+    from worker.reindex import Display, NotExchanged, Rebuilt
+
+
+async def before_last(qdrant: "Qdrant", settings: Settings) -> "tuple[CollectionNames, Settings]":
+    """The collection before the live one, and the settings that it was made with.
+
+    Raises UsageError if none is kept.
+    """
+    from worker.collection import stored_fingerprint
+    from worker.exchange import find_previous, retire
+
+    previous = await find_previous(qdrant, settings.collection)
+    made_with = None if previous is None else await stored_fingerprint(qdrant, previous)
+    if previous is None or made_with is None:
+        raise UsageError(f"no earlier collection of {settings.collection!r} is kept")
+    await retire(qdrant, previous)  # anew: it must not be removed meanwhile
+    return previous, settings.model_copy(
+        update={
+            "model": made_with.model,
+            "chunk_tokens": made_with.max_tokens,
+            "vector_name": made_with.vector_name,
+            "hybrid": bool(made_with.sparse),
+        }
+    )
+
+
+async def build(
+    broker: Broker,
+    qdrant: "Qdrant",
+    live: "CollectionNames",
+    wanted: Settings,
+    display: "Display",
+    before: "CollectionNames | None" = None,
+) -> "tuple[CollectionNames, Rebuilt | NotExchanged | None]":
+    """Build the collection that is ``wanted``; None if it is the live one.
+
+    Raises CollectionMismatch if it is not the one that was there ``before``.
+    """
+    from broker.gate import Gate
+    from worker.collection import CollectionNames, make_collection, stored_fingerprint
+    from worker.exchange import remove_abandoned
+    from worker.fingerprint import fingerprint
+    from worker.qdrant import PatientQdrant
+    from worker.reindex import Rebuild, Rebuilt, Side, reindex
+
+    async with open_model(wanted, wanted.pool_size) as model:
+        schema = wanted.collection_schema
+        mine = fingerprint(model.info, schema)
+        new = CollectionNames.of(live.alias, mine.digest)
+        gate = Gate(broker.redis, broker.config, live.chunks)
+        if new == live:
+            await gate.open()  # should somebody have been interrupted
+            return new, None
+        if before is not None and new != before:
+            raise CollectionMismatch(
+                f"{before.chunks!r} was made by another version of ingestq: this one cannot bring "
+                "it up to date"
+            )
+        made_with = await stored_fingerprint(qdrant, live)
+        if made_with is None:
+            raise CollectionMismatch(f"{live.chunks!r} was made by another version of ingestq")
+        await make_collection(qdrant, new, mine, schema.storage)
+        patient = PatientQdrant(qdrant)
+        rebuild = Rebuild(
+            Side.of(patient, live, made_with),
+            Side.of(patient, new, mine),
+            model.in_lane(Lane.BULK),
+            reuse=made_with.has_vectors_of(mine),
+            at_once=DOCUMENTS_PER_CHILD * wanted.pool_size,
+            display=display,
+        )
+        outcome = await reindex(rebuild, patient, broker.queue, gate, model)
+        if isinstance(outcome, Rebuilt):
+            await remove_abandoned(qdrant, live.alias)
+        return new, outcome
