@@ -57,6 +57,7 @@ def test_documents_come_back_from_a_search(ingestq: Ingestq, documents: Path) ->
     assert str(gone) not in ingestq("search", "anything", "-n", "50", "--json").out
 
 
+@pytest.mark.slow
 def test_the_same_with_the_distributions_own_redis(
     ingestq: Ingestq, documents: Path, debian_redis: str
 ) -> None:

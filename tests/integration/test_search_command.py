@@ -25,6 +25,7 @@ def found(ingestq: Ingestq, *arguments: str) -> list[str]:
     return [hit["doc_id"] for hit in ingestq("search", "--json", *arguments).json["hits"]]
 
 
+@pytest.mark.slow
 def test_a_search_is_by_meaning_and_by_words(ingestq: Ingestq) -> None:
     index(ingestq)
     assert found(ingestq, "who keeps birds? 00817")[:2] in (["817", "keeper"], ["keeper", "817"])
