@@ -9,6 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from broker.connection import BrokerConfig, connected
+from broker.keys import RESULT
+from broker.queue import JobQueue
+from ingestq.embedded import embedded_redis
+from tests.waiting import eventually
+
 SECONDS = 150
 
 
@@ -68,6 +74,14 @@ class Ingestq:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    async def is_in_the_middle(self) -> None:
+        """Return when a command that was started has finished a job, and not all of them."""
+        async with embedded_redis(self.folder / ".ingestq") as url:
+            config = BrokerConfig(url)
+            async with connected(config) as redis:
+                await eventually(lambda: redis.keys(RESULT + "*"))
+                assert (await JobQueue(redis, config).depth()).in_flight, "too fast"
 
     @staticmethod
     def command(*arguments: str | Path) -> list[str | Path]:

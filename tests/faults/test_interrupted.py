@@ -18,15 +18,12 @@ def documents(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_says_what_is_left_and_the_next_goes_on(
+async def test_an_interrupted_run_says_what_is_left_and_the_next_goes_on(
     ingestq: Ingestq, documents: Path
 ) -> None:
     ingestq.settings["drain_seconds"] = "0.1"
     running = ingestq.start("run", documents)
-    assert running.stderr is not None
-    for line in running.stderr:
-        if "indexing" in line:
-            break
+    await ingestq.is_in_the_middle()
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130, err

@@ -11,12 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.connection import BrokerConfig, connected
 from broker.contract import Lane
 from broker.errors import DocumentRejected
-from broker.keys import RESULT
-from broker.queue import JobQueue
-from ingestq.embedded import embedded_redis
 from tests.command import Ingestq
 from tests.waiting import eventually
 from worker.embedding.pool import EmbeddingConfig, ModelPool
@@ -42,21 +38,12 @@ def wait_for(lines: Iterable[str], words: str) -> str:
     raise AssertionError(f"it ended before it said {words!r}")
 
 
-async def some_jobs_finished(ingestq: Ingestq) -> None:
-    """Return when the command at work has finished a job, and not all of them."""
-    async with embedded_redis(ingestq.folder / ".ingestq") as url:
-        config = BrokerConfig(url)
-        async with connected(config) as redis:
-            await eventually(lambda: redis.keys(RESULT + "*"))
-            assert (await JobQueue(redis, config).depth()).in_flight, "too fast to be interrupted"
-
-
 @pytest.mark.slow
 async def test_a_killed_run_is_completed_by_the_next(ingestq: Ingestq, documents: Path) -> None:
     ingestq.settings["lease_seconds"] = "2"
     first = ingestq.start("run", documents)
     try:
-        await some_jobs_finished(ingestq)
+        await ingestq.is_in_the_middle()
     finally:
         first.kill()
         first.communicate()

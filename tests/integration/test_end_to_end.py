@@ -108,6 +108,7 @@ def test_documents_are_queued_by_one_process_and_indexed_by_another(
     assert hit["doc_id"].endswith("visitor-rules.html")
 
 
+@pytest.mark.slow
 def test_json_lines_are_documents_too(ingestq: Ingestq) -> None:
     lines = """
     {"doc_id": "a", "text": "The lighthouse keeper owns two parrots.", "metadata": {"page": 7}}

@@ -42,6 +42,7 @@ def test_a_wrong_question_is_refused(ingestq: Ingestq) -> None:
     ingestq("search", "--filter", "year", "x").failed_with(2, "--filter 'year' is not KEY=VALUE")
 
 
+@pytest.mark.slow
 async def test_a_collection_is_made_as_configured(ingestq: Ingestq) -> None:
     async with qdrant_standin() as standin:
         ingestq.settings |= {
