@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -94,45 +95,61 @@ async def _reindex(
             before, wanted = await before_last(qdrant, settings)
         with _display() as done:
             new, outcome = await build(broker, qdrant, live, wanted, done, before)
-    return _print(live, new, outcome, done.chunks, settings, wanted, started, as_json=as_json)
-
-
-def _print(
-    live: "CollectionNames",
-    new: "CollectionNames",
-    outcome: "Rebuilt | NotExchanged | None",
-    chunks: ChunkCounts,
-    settings: Settings,
-    wanted: Settings,
-    started: float,
-    *,
-    as_json: bool,
-) -> ExitCode:
-    from worker.reindex import NotExchanged, Rebuilt
-
-    reasons = outcome.reasons if isinstance(outcome, NotExchanged) else ()
-    answer = {
-        "collection": live.alias,
-        "from": live.chunks,
-        "to": new.chunks,
-        "swapped": isinstance(outcome, Rebuilt),
-        "documents": outcome.documents if isinstance(outcome, Rebuilt) else 0,
-        "chunks": {"embedded": chunks.embedded, "reused": chunks.reused},
-        "seconds": round(time.monotonic() - started, 3),
-        "problems": list(reasons),
-    }
+    summary = _Summary(live, new, outcome, done.chunks, time.monotonic() - started)
     if as_json:
-        print_json(answer)
-    elif outcome is None:
-        line(f"{live.alias} is {live.chunks} already: it was made with these settings")
-    elif isinstance(outcome, NotExchanged):
-        for reason in reasons:
-            line(reason, style="red")
+        print_json(summary.as_json())
+    else:
+        _print_for_people(summary, settings, wanted)
+    return ExitCode.DOCUMENTS_FAILED if summary.problems else ExitCode.OK
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """What became of a rebuild; without an outcome there was nothing to be done."""
+
+    live: "CollectionNames"
+    new: "CollectionNames"
+    outcome: "Rebuilt | NotExchanged | None"
+    chunks: ChunkCounts
+    seconds: float
+
+    @property
+    def rebuilt(self) -> "Rebuilt | None":
+        from worker.reindex import Rebuilt
+
+        return self.outcome if isinstance(self.outcome, Rebuilt) else None
+
+    @property
+    def problems(self) -> Sequence[str]:
+        from worker.reindex import NotExchanged
+
+        return self.outcome.reasons if isinstance(self.outcome, NotExchanged) else ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "collection": self.live.alias,
+            "from": self.live.chunks,
+            "to": self.new.chunks,
+            "swapped": self.rebuilt is not None,
+            "documents": self.rebuilt.documents if self.rebuilt else 0,
+            "chunks": {"embedded": self.chunks.embedded, "reused": self.chunks.reused},
+            "seconds": round(self.seconds, 3),
+            "problems": list(self.problems),
+        }
+
+
+def _print_for_people(summary: _Summary, settings: Settings, wanted: Settings) -> None:
+    live, new, rebuilt = summary.live, summary.new, summary.rebuilt
+    for problem in summary.problems:
+        line(problem, style="red")
+    if summary.problems:
         line(f"{live.alias} is still {live.chunks}: the new collection is not as it should be")
+    elif rebuilt is None:
+        line(f"{live.alias} is {live.chunks} already: it was made with these settings")
     else:
         line(
-            f"{live.alias} is now {new.chunks}: {outcome.documents} documents, {outcome.chunks} "
-            f"chunks ({chunks.embedded} embedded, {chunks.reused} reused)"
+            f"{live.alias} is now {new.chunks}: {rebuilt.documents} documents, {rebuilt.chunks} "
+            f"chunks ({summary.chunks.embedded} embedded, {summary.chunks.reused} reused)"
         )
         line(
             f"{live.chunks} is kept for {settings.keep_previous_hours:g} hours: "
@@ -141,7 +158,6 @@ def _print(
         for name in _changed(settings, wanted):
             value = getattr(wanted, name)
             line(f"from now on, set INGESTQ_{name.upper()}={'' if value is None else value}")
-    return ExitCode.DOCUMENTS_FAILED if reasons else ExitCode.OK
 
 
 def _changed(settings: Settings, wanted: Settings) -> list[str]:
