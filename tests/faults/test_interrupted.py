@@ -21,7 +21,7 @@ def documents(tmp_path: Path) -> Path:
 async def test_an_interrupted_run_says_what_is_left_and_the_next_goes_on(
     ingestq: Ingestq, documents: Path
 ) -> None:
-    ingestq.settings["drain_seconds"] = "0.1"
+    ingestq.settings |= {"drain_seconds": "0.1", "pool_size": "1"}  # however many cores there are
     running = ingestq.start("run", documents)
     await ingestq.is_in_the_middle()
     running.send_signal(signal.SIGINT)

@@ -40,7 +40,7 @@ def wait_for(lines: Iterable[str], words: str) -> str:
 
 @pytest.mark.slow
 async def test_a_killed_run_is_completed_by_the_next(ingestq: Ingestq, documents: Path) -> None:
-    ingestq.settings["lease_seconds"] = "2"
+    ingestq.settings |= {"lease_seconds": "2", "pool_size": "1"}  # however many cores there are
     first = ingestq.start("run", documents)
     try:
         await ingestq.is_in_the_middle()
