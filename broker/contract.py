@@ -211,6 +211,9 @@ class ChunkCounts(Struct, frozen=True):
     reused: int = 0
     deleted: int = 0
 
+    def __add__(self, other: "ChunkCounts") -> "ChunkCounts":
+        return _sum(self, other)
+
 
 class FailedDocument(Struct, frozen=True):
     """A document that was not indexed, and why."""
@@ -251,7 +254,7 @@ class BatchReport(Struct, frozen=True):
     def __add__(self, other: "BatchReport") -> "BatchReport":
         return BatchReport(
             documents=_sum(self.documents, other.documents),
-            chunks=_sum(self.chunks, other.chunks),
+            chunks=self.chunks + other.chunks,
             dead=self.dead + other.dead,
             healed=self.healed + other.healed,
         )

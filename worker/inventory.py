@@ -9,6 +9,7 @@ from typing import Any, Final
 from qdrant_client import AsyncQdrantClient, models
 
 from worker.fence import has_none, is_not_newer
+from worker.pages import pages
 from worker.points import DocumentKey, Fence
 from worker.qdrant import Qdrant, applied
 
@@ -41,12 +42,8 @@ class Inventory:
     ) -> AsyncIterator[Sequence[StoredChunk]]:
         """All chunks, or those of the documents ``doc_ids`` of any tenant."""
         only = None if doc_ids is None else _of_documents(doc_ids)
-        offset: models.ExtendedPointId | None = None
-        while True:
-            records, offset = await self._qdrant.ask(partial(_scroll, self._name, only, offset))
-            yield [_stored(record) for record in records]
-            if offset is None:
-                return
+        async for page in pages(self._qdrant, self._name, only, FIELDS, PAGE_CHUNKS):
+            yield [_stored(record) for record in page]
 
     async def remove(self, chunks: Iterable[StoredChunk]) -> None:
         """Delete ``chunks``, but none that was written again since it was read."""
@@ -57,17 +54,6 @@ class Inventory:
             for start in range(0, len(ids), PAGE_CHUNKS):
                 part = ids[start : start + PAGE_CHUNKS]
                 await self._qdrant.ask(applied(partial(_delete, self._name, part, unchanged)))
-
-
-async def _scroll(
-    name: str,
-    only: models.Filter | None,
-    offset: models.ExtendedPointId | None,
-    client: AsyncQdrantClient,
-) -> tuple[list[models.Record], models.ExtendedPointId | None]:
-    return await client.scroll(
-        name, scroll_filter=only, limit=PAGE_CHUNKS, offset=offset, with_payload=FIELDS
-    )
 
 
 async def _delete(

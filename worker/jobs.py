@@ -183,11 +183,7 @@ def _report(batch: Batch, outcomes: Sequence[Outcome], tries: int) -> BatchRepor
             deleted=ends[Deleted] + swept,
             rejected=len(letters),
         ),
-        chunks=ChunkCounts(
-            embedded=_total(chunks, lambda c: c.embedded),
-            reused=_total(chunks, lambda c: c.reused),
-            deleted=_total(chunks, lambda c: c.deleted),
-        ),
+        chunks=sum(chunks, start=ChunkCounts()),
         dead=tuple(letters),
         healed=tuple(
             dead_letter_key(document)
@@ -206,7 +202,3 @@ def _letters(batch: Batch, index: int, outcome: Outcome, tries: int) -> tuple[De
             return bury(batch.alone(index), reason, tries=tries, traceback=trace).dead
         case _:
             return ()
-
-
-def _total(chunks: Sequence[ChunkCounts], field: Callable[[ChunkCounts], int]) -> int:
-    return sum(map(field, chunks))

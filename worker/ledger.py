@@ -15,6 +15,7 @@ from qdrant_client import AsyncQdrantClient, models
 
 from worker.fence import is_equal, is_exactly, is_older
 from worker.group_commit import GroupCommit
+from worker.pages import pages
 from worker.parts import in_parts
 from worker.points import Begun, DocumentKey, Fence, LedgerEntry, State, ledger_id
 from worker.qdrant import Qdrant, applied, check_applied
@@ -137,13 +138,8 @@ class QdrantLedger:
         return (await self._qdrant.ask(lambda client: client.count(self._name))).count
 
     async def _pages(self, only: models.Filter | None) -> AsyncIterator[Sequence[LedgerEntry]]:
-        offset: models.ExtendedPointId | None = None
-        while True:
-            page = partial(_scroll, self._name, only, offset)
-            records, offset = await self._qdrant.ask(page)
-            yield [msgspec.convert(record.payload, LedgerEntry) for record in records]
-            if offset is None:
-                return
+        async for page in pages(self._qdrant, self._name, only, WITHOUT_CHUNK_IDS, READ_ENTRIES):
+            yield [msgspec.convert(record.payload, LedgerEntry) for record in page]
 
     async def _begin_all(
         self, begun: Sequence[tuple[LedgerEntry, Sequence[str]]]
@@ -238,18 +234,3 @@ async def _retrieve(
 def _listed(record: models.Record) -> Listed:
     payload = record.payload or {}
     return Listed(msgspec.convert(payload, LedgerEntry), frozenset(payload[CHUNK_IDS]))
-
-
-async def _scroll(
-    name: str,
-    only: models.Filter | None,
-    offset: models.ExtendedPointId | None,
-    client: AsyncQdrantClient,
-) -> tuple[list[models.Record], models.ExtendedPointId | None]:
-    return await client.scroll(
-        name,
-        scroll_filter=only,
-        limit=READ_ENTRIES,
-        offset=offset,
-        with_payload=WITHOUT_CHUNK_IDS,
-    )

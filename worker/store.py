@@ -9,6 +9,7 @@ import msgspec
 from qdrant_client import AsyncQdrantClient, models
 
 from worker.fence import is_not_newer
+from worker.pages import pages
 from worker.parts import in_parts
 from worker.points import ChunkPoint, DocumentKey, Fence, Hit, SparseVector
 from worker.qdrant import Qdrant, applied
@@ -86,28 +87,19 @@ class QdrantStore:
 
     async def ids_of(self, key: DocumentKey) -> frozenset[str]:
         """The ids of all chunks of a document."""
-        ids: set[str] = set()
-        offset: models.ExtendedPointId | None = None
-        while True:
-            page = partial(_scroll_ids, self._name, _document(key), offset)
-            records, offset = await self._qdrant.ask(page)
-            ids.update(str(record.id) for record in records)
-            if offset is None:
-                return frozenset(ids)
+        chunks = pages(self._qdrant, self._name, _document(key), False, READ_POINTS)
+        return frozenset([str(record.id) async for page in chunks for record in page])
 
     async def stored_text(self, key: DocumentKey) -> StoredText:
         """The text of all chunks of a document, one after the other, and its title."""
         chunks: list[tuple[int, str]] = []
         title: str | None = None
-        offset: models.ExtendedPointId | None = None
-        while True:
-            page = partial(_scroll_texts, self._name, _document(key), offset)
-            records, offset = await self._qdrant.ask(page)
-            for payload in (record.payload or {} for record in records):
+        fields = ["chunk_index", "page_content", "metadata"]
+        async for page in pages(self._qdrant, self._name, _document(key), fields, READ_POINTS):
+            for payload in (record.payload or {} for record in page):
                 chunks.append((payload["chunk_index"], payload["page_content"]))
                 title = payload["metadata"].get("title")
-            if offset is None:
-                return StoredText("\n\n".join(text for _, text in sorted(chunks)), title)
+        return StoredText("\n\n".join(text for _, text in sorted(chunks)), title)
 
     async def sample(self, n: int) -> list[str]:
         """The texts of up to ``n`` chunks, at random."""
@@ -217,29 +209,6 @@ async def _query(
 
 def _sparse(vector: SparseVector) -> models.SparseVector:
     return models.SparseVector(indices=vector.indices, values=vector.values)
-
-
-async def _scroll_ids(
-    name: str,
-    of: models.Filter,
-    offset: models.ExtendedPointId | None,
-    client: AsyncQdrantClient,
-) -> tuple[list[models.Record], models.ExtendedPointId | None]:
-    return await client.scroll(
-        name, scroll_filter=of, limit=READ_POINTS, offset=offset, with_payload=False
-    )
-
-
-async def _scroll_texts(
-    name: str,
-    of: models.Filter,
-    offset: models.ExtendedPointId | None,
-    client: AsyncQdrantClient,
-) -> tuple[list[models.Record], models.ExtendedPointId | None]:
-    fields = ["chunk_index", "page_content", "metadata"]
-    return await client.scroll(
-        name, scroll_filter=of, limit=READ_POINTS, offset=offset, with_payload=fields
-    )
 
 
 def _document(key: DocumentKey) -> models.Filter:

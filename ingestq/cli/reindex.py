@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,6 +16,7 @@ from broker.errors import UsageError
 from ingestq.cli.console import configure_logging, err, line, print_json
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
+from ingestq.cli.progress import LINE_SECONDS
 from ingestq.rebuilding import before_last, build
 from ingestq.runtime import open_broker, open_qdrant
 from ingestq.settings import Settings
@@ -23,9 +24,6 @@ from ingestq.settings import Settings
 if TYPE_CHECKING:
     from worker.collection import CollectionNames
     from worker.reindex import NotExchanged, Rebuilt
-
-LINE_SECONDS: Final = 5.0
-"""How often a line is printed where there is no terminal."""
 
 Model = Annotated[
     str | None,
@@ -71,11 +69,7 @@ class _Done:
 
     def done(self, chunks: ChunkCounts) -> None:
         self.documents += 1
-        self.chunks = ChunkCounts(
-            self.chunks.embedded + chunks.embedded,
-            self.chunks.reused + chunks.reused,
-            self.chunks.deleted + chunks.deleted,
-        )
+        self.chunks += chunks
 
 
 async def _reindex(
