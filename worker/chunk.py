@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Final
 
-from tokenizers import Tokenizer
-
+from worker.token_counts import TokenCounter
 from worker.units import Unit, pieces, sentences, words
 
 CHUNKER: Final = "content-defined/1"
@@ -30,10 +29,7 @@ class Chunker:
     """Cuts texts into chunks of at most ``max_tokens`` tokens, special tokens not counted."""
 
     def __init__(self, tokenizer_json: str, max_tokens: int) -> None:
-        self._tokenizer = Tokenizer.from_str(tokenizer_json)
-        # With truncation on, every long text would seem to be as short as the limit.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokens = TokenCounter(tokenizer_json)
         self.max_tokens = max_tokens
 
     def chunks(self, text: str, *, markdown: bool) -> list[str]:
@@ -76,10 +72,9 @@ class Chunker:
 
     def _sizes(self, texts: Sequence[str]) -> list[int]:
         """How many tokens each text has, or counts as having."""
-        encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [
-            max(len(tokens), len(text.strip()) // CHARACTERS_A_TOKEN)
-            for text, tokens in zip(texts, encoded, strict=True)
+            max(tokens, len(text.strip()) // CHARACTERS_A_TOKEN)
+            for text, tokens in zip(texts, self._tokens.counts(texts), strict=True)
         ]
 
 
