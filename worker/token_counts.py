@@ -6,6 +6,7 @@ many tokens as its words have one by one, so it is enough to know those of every
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from itertools import chain, filterfalse
 from typing import Any, Final
@@ -18,7 +19,11 @@ because a word may be as long as a document."""
 ENDING_AT_SPACES: Final = frozenset({"BertPreTokenizer", "Whitespace", "WhitespaceSplit"})
 """Pre-tokenizers that drop white space, and never look beyond it."""
 WORD_BY_WORD: Final = frozenset({None, "BertNormalizer"})
-"""Normalizers that change no character because of one beyond a space."""
+"""Normalizers that change no character because of one beyond a space or a punctuation mark."""
+ENDING_AT_MARKS: Final = frozenset({"BertPreTokenizer"})
+"""Pre-tokenizers to which each punctuation mark of ASCII is a word of its own."""
+PART: Final = re.compile(r"[!-/:-@\[-`{-~]|[^!-/:-@\[-`{-~]+")
+"""A punctuation mark of ASCII, or what stands between two."""
 
 
 class TokenCounter:
@@ -33,6 +38,12 @@ class TokenCounter:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._words_are_apart = words_are_apart(tokenizer_json)
+        spec: dict[str, Any] = json.loads(tokenizer_json)
+        self._added = [token["content"] for token in spec["added_tokens"]]
+        # An added token that is looked for in what normalizing makes of a text may be in any word.
+        self._marks_are_apart = _kind(spec["pre_tokenizer"]) in ENDING_AT_MARKS and not any(
+            token["normalized"] for token in spec["added_tokens"]
+        )
         self._known: dict[str, int] = {}
         self._characters = 0
         self._kept_characters = kept_characters
@@ -43,16 +54,34 @@ class TokenCounter:
             return self._encoded(texts)
         split = [_words(text) for text in texts]
         self._learn(chain.from_iterable(split))
-        return [sum(map(self._known.__getitem__, words)) for words in split]
+        return [self._sum(words) for words in split]
 
     def _learn(self, words: Iterable[str]) -> None:
         """Count those of ``words`` that are not known."""
         if self._characters > self._kept_characters:
             self._known.clear()
             self._characters = 0
-        new = list(set(filterfalse(self._known.__contains__, words)))
+        new = set(filterfalse(self._known.__contains__, words))
+        if self._marks_are_apart:
+            # Most new words are known ones with a comma, a bracket or a dot.
+            cut = {word: PART.findall(word) for word in new if not self._has_added_token(word)}
+            parts = set(filterfalse(self._known.__contains__, chain.from_iterable(cut.values())))
+            self._remember(parts.union(new.difference(cut)))
+            self._known.update({word: self._sum(cut[word]) for word in cut})
+            self._characters += sum(map(len, cut))
+        else:
+            self._remember(new)
+
+    def _remember(self, words: Iterable[str]) -> None:
+        new = list(words)
         self._known.update(zip(new, self._encoded(new), strict=True))
         self._characters += sum(map(len, new))
+
+    def _sum(self, words: Iterable[str]) -> int:
+        return sum(map(self._known.__getitem__, words))
+
+    def _has_added_token(self, word: str) -> bool:
+        return any(token in word for token in self._added)
 
     def _encoded(self, texts: Sequence[str]) -> list[int]:
         encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)

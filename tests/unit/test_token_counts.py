@@ -32,6 +32,7 @@ def tokens(text: str) -> int:
 @settings(deadline=None, max_examples=300)
 @given(st.lists(texts, max_size=6))
 @example(["a\x1fb", "a\x0cb c", "[SEP] x [SEP]", "e \u0301e", "x" * 500])
+@example(["a[SEP],b", "(don't)_x", "=\u0338 =\u0338,a", "x" * 99 + "-" + "y" * 101, "x,\u200b,y"])
 def test_every_count_is_the_tokenizers_own(several: list[str]) -> None:
     assert counter.counts(several) == [tokens(text) for text in several]
 
