@@ -30,16 +30,18 @@ FROM python:3.11-slim
 RUN groupadd --gid 10001 ingestq \
     && useradd --uid 10001 --gid 10001 --create-home ingestq \
     && install --directory --owner=ingestq --group=ingestq \
-        /home/ingestq/.cache /home/ingestq/.cache/huggingface /var/lib/ingestq
+        /home/ingestq/.cache /var/lib/ingestq
 
 COPY --from=builder /opt/venv /opt/venv
 
 # The default model is one of the installed packages, so nothing is downloaded at run time. If
-# INGESTQ_MODEL names another, it is downloaded once to HF_HOME: mount a volume there to keep it.
+# INGESTQ_MODEL names another, it is downloaded once to HF_HOME. Each model is converted once for the
+# processor it runs on, and kept in INGESTQ_CACHE_DIR: mount a volume on .cache to keep both.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HF_HOME=/home/ingestq/.cache/huggingface \
     HF_HUB_DISABLE_TELEMETRY=1 \
+    INGESTQ_CACHE_DIR=/home/ingestq/.cache/ingestq \
     INGESTQ_DATA_DIR=/var/lib/ingestq
 
 WORKDIR /home/ingestq

@@ -11,7 +11,7 @@ DEMO := .demo
 help:
 	@echo "make demo      index a real corpus and search it"
 	@echo "make test      run the tests (make test-all: the slow ones too)"
-	@echo "make bench     measure the queue beside stock arq, and ingesting again (about 14 minutes)"
+	@echo "make bench     measure the queue, ingesting again and embedding (about 25 minutes)"
 	@echo "make check     lint, types and import rules"
 	@echo "make format    format the code"
 	@echo "make clean     remove what these targets made"
@@ -30,9 +30,10 @@ test-slow: $(VENV)/.installed-dev
 
 test-all: test test-slow
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.queue
 	$(BIN)/python -m benchmarks.index
+	$(BIN)/python -m benchmarks.embedding
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -55,6 +56,10 @@ $(VENV)/bin/python:
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing (torch is large: the first time takes a few minutes)"
 	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(PIP) --editable ".[bench,fast]"
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

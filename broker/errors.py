@@ -8,6 +8,7 @@ IngestqError
 │   └── CollectionMissing the collection that was opened is not there any more
 ├── ServiceUnavailable    a service does not answer: the same request may succeed later (exit 3)
 │   ├── BrokerUnavailable Redis
+│   ├── EmbedderUnavailable  the endpoint that makes vectors
 │   └── StoreUnavailable  Qdrant
 │       ├── StoreTooSlow  it ran out of time over this request; half of it may pass
 │       └── StoreFull     it has no room: nothing can be written before somebody makes some
@@ -50,19 +51,26 @@ class CollectionMissing(UsageError):
 
 
 class ServiceUnavailable(IngestqError):
-    """A service does not answer at the moment."""
+    """A service does not answer at the moment.
+
+    ``retry_after`` is for how many seconds it asks to be left alone; None if it does not say.
+    """
+
+    def __init__(self, text: str, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
 
 
 class BrokerUnavailable(ServiceUnavailable):
     """Redis does not answer, or refuses writes."""
 
 
+class EmbedderUnavailable(ServiceUnavailable):
+    """The embeddings endpoint does not answer, or asks to be left alone for a while."""
+
+
 class StoreUnavailable(ServiceUnavailable):
     """Qdrant does not answer, or asks to be left alone for a while."""
-
-    def __init__(self, text: str, retry_after: float | None = None) -> None:
-        super().__init__(text)
-        self.retry_after = retry_after
 
 
 class StoreTooSlow(StoreUnavailable):
@@ -107,6 +115,12 @@ class ContractError(IngestqError):
 def describe(error: BaseException) -> str:
     """The reason to be shown and stored: what ``error`` says, as text that can be encoded."""
     return encodable(str(error) or type(error).__name__)
+
+
+def in_one_line(error: BaseException) -> str:
+    """What a library's ``error`` is, and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return encodable(f"{type(error).__name__}: {lines[0] if lines else 'it says no more'}")
 
 
 def encodable(text: str) -> str:

@@ -11,9 +11,10 @@ WORKER_STOPPED: Final = "worker.stopped"
 WORKER_HELD: Final = "worker.held"
 """the collection is being exchanged for another one: no job is begun for some seconds"""
 SERVICE_AWAY: Final = "service.away"
-"""fields: error, retry_in; Redis or Qdrant does not answer, work goes on when it does"""
+"""fields: error, retry_in; a service does not answer, work goes on when it does"""
 WORKER_PAUSED: Final = "worker.paused"
-"""fields: reason, retry_in; Qdrant has no room, or asks to be left alone: nothing is claimed"""
+"""fields: reason, retry_in; Qdrant has no room, or a service asks to be left alone: nothing is
+claimed"""
 WORKER_RESUMED: Final = "worker.resumed"
 """fields: reason (of the pause that is over)"""
 
@@ -43,6 +44,14 @@ CHILD_FAILED: Final = "pool.child_failed"
 """fields: error; a process of the pool died or hung, its task is run once more"""
 POOL_REPLACED: Final = "pool.replaced"
 """the processes of the pool were killed while none of them had a task"""
+
+MODEL_PREPARING: Final = "model.preparing"
+"""fields: model, cache; it is used for the first time: the fastest way to compute it is looked for,
+which takes about twenty seconds"""
+MODEL_READY: Final = "model.ready"
+"""fields: model, backend, arithmetic, cosine (the least, with the reference), seconds"""
+MODEL_FALLBACK: Final = "model.fallback"
+"""fields: model, backend, arithmetic, rejected (what is faster, and why it is not used)"""
 
 COLLECTION_CREATED: Final = "collection.created"
 """fields: collection, alias, dimension"""

@@ -29,6 +29,7 @@ async def before_last(qdrant: "Qdrant", settings: Settings) -> "tuple[Collection
     return previous, settings.model_copy(
         update={
             "model": made_with.model,
+            "precision": made_with.precision,
             "chunk_tokens": made_with.max_tokens,
             "vector_name": made_with.vector_name,
             "hybrid": bool(made_with.sparse),

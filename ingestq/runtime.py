@@ -20,6 +20,7 @@ from ingestq.settings import Settings
 
 if TYPE_CHECKING:  # a command that only produces loads nothing of the worker
     from worker.collection import CollectionNames
+    from worker.embedding.config import EmbeddingConfig
     from worker.embedding.pool import ModelPool
     from worker.lease_worker import LeaseWorker
     from worker.qdrant import Qdrant, QdrantConfig
@@ -27,8 +28,11 @@ if TYPE_CHECKING:  # a command that only produces loads nothing of the worker
 JOBS_PER_CHILD: Final = 3
 """Jobs a worker owns at once for each child of its pool: one for each lane, and the next is at hand
 when one ends."""
-DOCUMENTS_PER_CHILD: Final = 4
-"""Documents in work at once for each child: enough to fill the pool, bounded in memory."""
+DOCUMENTS_PER_CHILD: Final = 16
+"""Documents in work at once for each child that embeds: enough small ones to fill its batches."""
+FEWEST_PREPARERS: Final = 2
+"""One parser that is slow is not to hold up all others; beyond that, to prepare documents takes a
+fraction of the time that it takes to embed them."""
 
 
 @dataclass(frozen=True)
@@ -76,19 +80,33 @@ async def open_qdrant(settings: Settings) -> "AsyncIterator[Qdrant]":
         yield qdrant
 
 
+def embedding_config(settings: Settings, processes: int) -> "EmbeddingConfig":
+    """What is to embed, in up to so many processes."""
+    from worker.embedding.config import EmbeddingConfig
+
+    return EmbeddingConfig(
+        cache_dir=settings.cache_dir,
+        model=settings.model,
+        endpoint=settings.endpoint,
+        backend=settings.backend,
+        precision=settings.precision,
+        pool_size=processes,
+        preparers=min(processes, max(FEWEST_PREPARERS, processes // 2)),
+        max_document_bytes=settings.max_document_bytes,
+        hybrid=settings.hybrid,
+        chunk_tokens=settings.chunk_tokens,
+    )
+
+
 @asynccontextmanager
 async def open_model(settings: Settings, processes: int) -> "AsyncIterator[ModelPool]":
-    """Start the pool. Raises ModelUnavailable if the model cannot be loaded."""
-    from worker.embedding.pool import EmbeddingConfig, ModelPool
+    """Make the model ready, to be run in up to so many processes.
 
-    config = EmbeddingConfig(
-        settings.model,
-        processes,
-        settings.max_document_bytes,
-        settings.hybrid,
-        settings.chunk_tokens,
-    )
-    async with ModelPool(config) as model:
+    Raises ModelUnavailable if it cannot be loaded.
+    """
+    from worker.embedding.pool import ModelPool
+
+    async with ModelPool(embedding_config(settings, processes)) as model:
         yield model
 
 
@@ -101,7 +119,13 @@ async def query_settings(
     made_with = await stored_fingerprint(qdrant, names)
     if made_with is None:
         return settings
-    return settings.model_copy(update={"model": made_with.model, "chunk_tokens": None})
+    return settings.model_copy(
+        update={
+            "model": made_with.model,
+            "precision": made_with.precision,
+            "chunk_tokens": None,
+        }
+    )
 
 
 @asynccontextmanager

@@ -34,7 +34,7 @@ class Searching:
         self._kept = AsyncExitStack()
         self._loading = asyncio.Lock()
         self._asking = asyncio.Lock()
-        self._models: dict[str, ModelPool] = {}
+        self._models: dict[tuple[str, str], ModelPool] = {}
         self._server: Qdrant | None = None
 
     async def __aenter__(self) -> Self:
@@ -68,11 +68,12 @@ class Searching:
             return await search(qdrant, names, model, question)
 
     async def _loaded(self, settings: Settings) -> "ModelPool":
+        wanted = settings.model, settings.precision
         async with self._loading:
-            if settings.model not in self._models:
+            if wanted not in self._models:
                 opening = open_model(settings, PROCESSES)
-                self._models[settings.model] = await self._kept.enter_async_context(opening)
-            return self._models[settings.model]
+                self._models[wanted] = await self._kept.enter_async_context(opening)
+            return self._models[wanted]
 
     @asynccontextmanager
     async def _qdrant(self) -> "AsyncIterator[Qdrant]":

@@ -17,7 +17,8 @@ from pydantic_settings import (
 
 from broker.connection import BrokerConfig
 from broker.errors import UsageError
-from worker.embedding.models import DEFAULT_MODEL
+from worker.embedding.config import Backend, HttpConfig, cores
+from worker.embedding.models import DEFAULT_MODEL, Precision
 from worker.schema import SPARSE_NAME, Quantization, Schema, Storage
 
 PREFIX: Final = "INGESTQ_"
@@ -37,16 +38,24 @@ class Settings(BaseSettings):
     qdrant_api_key: str | None = None
     collection: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "documents"
     model: Annotated[str, Field(min_length=1)] = DEFAULT_MODEL
+    backend: Backend = Backend.AUTO
+    embeddings_url: str | None = None
+    embeddings_api_key: Annotated[str | None, Field(min_length=1)] = None
+    embeddings_query_prompt: str = ""
+    embeddings_document_prompt: str = ""
+    embeddings_concurrency: Annotated[int, Field(ge=1, le=256)] = 4
+    precision: Precision = Precision.EXACT
     chunk_tokens: Annotated[int | None, Field(ge=16)] = None
     vector_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$")] = ""
     hybrid: bool = True
     quantization: Literal["none", "scalar", "binary"] = "none"
     on_disk: bool = False
     data_dir: Path = Path(".ingestq")
+    cache_dir: Path = Field(default_factory=lambda: _user_cache() / "ingestq")
     api_host: str = "127.0.0.1"
     api_port: Annotated[int, Field(ge=0, le=65_535)] = 8765
     api_token: Annotated[str | None, Field(min_length=1)] = None
-    pool_size: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=lambda: cores())
+    pool_size: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=cores)
     lease_seconds: Annotated[float, Field(ge=1, le=3600)] = 15
     drain_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30
     max_queue_jobs: Annotated[int, Field(ge=1)] = 100_000
@@ -54,7 +63,7 @@ class Settings(BaseSettings):
     max_document_bytes: Annotated[int, Field(ge=1)] = 64 * MEBIBYTE
     keep_previous_hours: Annotated[float, Field(ge=0)] = 7 * 24
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "cache_dir")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
         return path.expanduser().absolute()
@@ -83,17 +92,36 @@ class Settings(BaseSettings):
         return BrokerConfig(url, self.max_queue_jobs, self.max_queue_bytes)
 
     @property
+    def endpoint(self) -> HttpConfig | None:
+        """The endpoint that embeds; None if that is done here.
+
+        Raises UsageError if it is asked for, and not named.
+        """
+        if self.backend not in (Backend.AUTO, Backend.HTTP):
+            return None
+        if self.embeddings_url is None:
+            if self.backend is Backend.HTTP:
+                raise UsageError("INGESTQ_BACKEND is 'http', and INGESTQ_EMBEDDINGS_URL is not set")
+            return None
+        return HttpConfig(
+            self.embeddings_url,
+            self.model,
+            self.embeddings_api_key,
+            self.embeddings_query_prompt,
+            self.embeddings_document_prompt,
+            self.embeddings_concurrency,
+        )
+
+    @property
     def collection_schema(self) -> Schema:
         """How chunks are stored."""
         quantization = None if self.quantization == "none" else Quantization(self.quantization)
         return Schema(self.vector_name, self.hybrid, Storage(quantization, self.on_disk))
 
 
-def cores() -> int:
-    """Processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _user_cache() -> Path:
+    """Where programs keep what they can make again (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
 
 
 def load_settings() -> Settings:

@@ -203,7 +203,7 @@ async def _mismatch(
     revision, dimension, max_tokens = (
         ("", 0, 0) if theirs is None else (theirs.revision, theirs.dimension, theirs.max_tokens)
     )
-    model = ModelInfo(settings.model, revision, dimension, max_tokens)
+    model = ModelInfo(settings.model, revision, dimension, max_tokens, settings.precision)
     try:
         await check_fingerprint(qdrant, names, fingerprint(model, settings.collection_schema))
     except CollectionMismatch as error:

@@ -28,7 +28,7 @@ from broker.contract import (
     Sweep,
     SweepBatch,
 )
-from broker.errors import QueueFull
+from broker.errors import QueueFull, encodable
 from broker.queue import FULL_RETRY_SECONDS, Enqueued, JobQueue, SubmissionStatus
 
 T = TypeVar("T")
@@ -105,7 +105,8 @@ class IngestClient:
     ) -> Receipt:
         """Put many documents on the queue, in shared jobs; waits while it is full.
 
-        ``on_failed`` is told of documents that could not be read.
+        ``on_failed`` is told of documents that could not be read, and of those that cannot be
+        encoded, with a lone surrogate in their text, or what MessagePack has no word for.
         """
         counts: Counter[Enqueued] = Counter()
 
@@ -168,7 +169,11 @@ async def _batches(
         if isinstance(document, FailedDocument):
             on_failed(document)
             continue
-        size = len(msgspec.msgpack.encode(document))
+        try:
+            size = len(msgspec.msgpack.encode(document))
+        except (OverflowError, TypeError, ValueError) as error:
+            on_failed(FailedDocument(encodable(document.doc_id), f"not a document: {error}"))
+            continue
         job = open_jobs.get(document.tenant)
         if job is not None and not job.has_room_for(size):
             yield open_jobs.pop(document.tenant).batch(submission, lane)

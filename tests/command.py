@@ -88,5 +88,8 @@ class Ingestq:
         return [Path(sys.executable).parent / "ingestq", *arguments]
 
     def environment(self) -> dict[str, str]:
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("INGESTQ_")}
+        shared = "INGESTQ_CACHE_DIR"
+        inherited = {
+            k: v for k, v in os.environ.items() if not k.startswith("INGESTQ_") or k == shared
+        }
         return inherited | {f"INGESTQ_{name.upper()}": v for name, v in self.settings.items()}

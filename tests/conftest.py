@@ -7,6 +7,7 @@ Redis database that is named is emptied; in Qdrant only collections made by the 
 import os
 import shutil
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -21,10 +22,11 @@ from broker.connection import BrokerConfig, connected
 from broker.queue import JobQueue
 from ingestq.embedded import embedded_redis
 from ingestq.runtime import Broker
-from ingestq.settings import cores
 from tests.command import Ingestq
+from tests.tiny_models import TinyModels
 from worker.collection import CollectionNames, open_collection
-from worker.embedding.pool import EmbeddingConfig, ModelPool
+from worker.embedding.config import EmbeddingConfig, cores
+from worker.embedding.pool import ModelPool
 from worker.fingerprint import fingerprint
 from worker.qdrant import Qdrant, QdrantConfig, connect_qdrant
 
@@ -56,11 +58,36 @@ def queue(broker: Broker) -> JobQueue:
     return broker.queue
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let all tests, and the commands they run, share what is made ready of a model."""
+    if "INGESTQ_CACHE_DIR" not in os.environ:
+        assert config.cache is not None
+        os.environ["INGESTQ_CACHE_DIR"] = str(config.cache.mkdir("models"))
+
+
 @pytest.fixture(scope="session")
-async def model() -> AsyncIterator[ModelPool]:
+def cache_dir() -> Path:
+    """Where models that were made ready are kept."""
+    return Path(os.environ["INGESTQ_CACHE_DIR"])
+
+
+@pytest.fixture(scope="session")
+async def model(cache_dir: Path) -> AsyncIterator[ModelPool]:
     """The default model in a real pool, loaded once."""
-    async with ModelPool(EmbeddingConfig(pool_size=min(2, cores()))) as pool:
+    processes = min(2, cores())
+    config = EmbeddingConfig(cache_dir, pool_size=processes, preparers=processes)
+    async with ModelPool(config) as pool:
         yield pool
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    """Small models of many kinds."""
+    folder = tmp_path_factory.mktemp("tiny-models")
+    making = [sys.executable, "-m", "tests.tiny_models", str(folder)]
+    made = subprocess.run(making, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    return TinyModels(folder)
 
 
 @pytest.fixture(scope="session")

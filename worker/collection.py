@@ -45,6 +45,7 @@ LEDGER_INDEXES: Final[Indexes] = {
 FINGERPRINT_KEY: Final = "fingerprint"
 SETTINGS: Final = {
     "model": "INGESTQ_MODEL",
+    "precision": "INGESTQ_PRECISION",
     "max_tokens": "INGESTQ_CHUNK_TOKENS",
     "vector_name": "INGESTQ_VECTOR_NAME",
     "sparse": "INGESTQ_HYBRID",

@@ -1,18 +1,14 @@
 """Everything that decides a vector, in one short name."""
 
 import hashlib
-from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from worker.chunk import CHUNKER
-from worker.embedding.models import ModelInfo
+from worker.embedding.models import ModelInfo, Precision
 from worker.extract import EXTRACTION_VERSION
 from worker.schema import DEFAULT_SCHEMA, SPARSE_ENCODER, Schema
-
-PRECISION: Final = "exact"
-"""Class of the arithmetic: vectors as sentence-transformers makes them."""
 
 
 class Fingerprint(Struct, frozen=True, omit_defaults=True):
@@ -26,7 +22,7 @@ class Fingerprint(Struct, frozen=True, omit_defaults=True):
     revision: str
     dimension: int
     max_tokens: int
-    precision: str
+    precision: Precision
     chunker: str
     extraction: int
     vector_name: str = ""
@@ -42,7 +38,7 @@ class Fingerprint(Struct, frozen=True, omit_defaults=True):
         return hashlib.blake2b(msgspec.msgpack.encode(self), digest_size=6).hexdigest()
 
 
-def _decides_vector(made_with: Fingerprint) -> tuple[str, str, int, str]:
+def _decides_vector(made_with: Fingerprint) -> tuple[str, str, int, Precision]:
     return (made_with.model, made_with.revision, made_with.dimension, made_with.precision)
 
 
@@ -53,7 +49,7 @@ def fingerprint(model: ModelInfo, schema: Schema = DEFAULT_SCHEMA) -> Fingerprin
         revision=model.revision,
         dimension=model.dimension,
         max_tokens=model.max_tokens,
-        precision=PRECISION,
+        precision=model.precision,
         chunker=CHUNKER,
         extraction=EXTRACTION_VERSION,
         vector_name=schema.vector_name,

@@ -22,6 +22,13 @@ def kept_for_interactive(places: int) -> int:
     return min(max(1, places // 8), places - 1)
 
 
+def whose_turn(grants: int, *, bulk: bool, interactive: bool) -> Lane | None:
+    """The lane that is served after ``grants`` others were, of those that wait."""
+    if bulk and (not interactive or grants % BULK_TURN == 0):
+        return Lane.BULK
+    return Lane.INTERACTIVE if interactive else None
+
+
 class LanePermits:
     """A semaphore of ``total`` permits for which the lanes compete.
 
@@ -64,7 +71,4 @@ class LanePermits:
         if self._free == 0:
             return None
         bulk = self._waiting[Lane.BULK] > 0 and self._free_for_bulk > 0
-        interactive = self._waiting[Lane.INTERACTIVE] > 0
-        if bulk and (not interactive or self._grants % BULK_TURN == 0):
-            return Lane.BULK
-        return Lane.INTERACTIVE if interactive else None
+        return whose_turn(self._grants, bulk=bulk, interactive=self._waiting[Lane.INTERACTIVE] > 0)

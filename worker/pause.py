@@ -1,4 +1,4 @@
-"""Whether a worker may claim jobs, or has to leave Qdrant alone for a while."""
+"""Whether a worker may claim jobs, or has to leave a service alone for a while."""
 
 import time
 

@@ -16,7 +16,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Final, Protocol
 
@@ -37,6 +37,7 @@ from worker.points import (
     chunk_id,
 )
 from worker.prepare import Prepared, Unprepared
+from worker.room import Room
 
 SLICE_CHUNKS: Final = 256
 """Chunks of one document that are embedded and upserted before the next are looked at: vectors in
@@ -140,13 +141,15 @@ class Ledger(Protocol):
 class Ports:
     """The pipeline's neighbours.
 
-    A ``donor`` has vectors of the same model: what it has need not be embedded.
+    A ``donor`` has vectors of the same model: what it has need not be embedded. ``room`` bounds
+    what is held in memory.
     """
 
     model: Model
     chunks: Chunks
     ledger: Ledger
     donor: Chunks | None = None
+    room: Room = field(default_factory=Room)
 
 
 @dataclass(frozen=True)
@@ -207,6 +210,7 @@ async def ingest(work: Work, ports: Ports, progress: Progress) -> Outcome:
         await _take_away(work, await ports.chunks.ids_of(work.key), ports)
         return Superseded()
     known_hash = work.entry.content_hash if work.entry and work.entry.indexed else None
+    await ports.room.enter()
     prepared = await ports.model.prepare(work.document, known_hash)
     if isinstance(prepared, Unprepared):
         return await _confirm(work, prepared, ports)
@@ -279,6 +283,13 @@ async def replace(
 
     May be repeated after any interruption. Raises what its neighbours raise.
     """
+    with ports.room.hold(len(prepared.chunks)):
+        return await _replace(work, prepared, ports, progress)
+
+
+async def _replace(
+    work: Work, prepared: Prepared, ports: Ports, progress: Progress
+) -> Indexed | Superseded:
     document = work.document
     chunks = _identify(work, prepared)
     ids = [chunk.id for chunk in chunks]

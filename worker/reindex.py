@@ -181,6 +181,7 @@ class Rebuild:
             # A rebuild was interrupted here. It wrote under the same fence as this one does.
             left = await self.new.chunks.ids_of(entry.key)
             await self.new.chunks.delete(left, known.fence)
+        await self._ports.room.enter()
         document, prepared = await self._read(entry)
         work = Work(document, known, entry.attempt)
         return await pipeline.replace(work, prepared, self._ports, lambda done, known: None)

@@ -5,7 +5,7 @@ from typing import Final
 
 from arq import Retry
 
-from broker.errors import StoreFull, StoreUnavailable
+from broker.errors import ServiceUnavailable, StoreFull
 
 MAX_TRIES: Final = 5
 """After this many failures a document is dead-lettered."""
@@ -35,11 +35,13 @@ def backoff_seconds(failures: int) -> float:
 
 
 def pause_seconds(error: BaseException) -> float:
-    """How long a worker has to leave Qdrant alone altogether after ``error``; mostly 0."""
+    """How long a worker has to claim nothing after ``error``, because a service wants to be left
+    alone; mostly 0.
+    """
     match error:
         case StoreFull():
             return STORE_FULL_SECONDS
-        case StoreUnavailable(retry_after=float() | int() as named):
+        case ServiceUnavailable(retry_after=float() | int() as named):
             return named
         case _:
             return 0.0

@@ -9,7 +9,7 @@ import typer
 from broker.contract import Deletion
 from ingestq.cli.console import configure_logging, line, print_json
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.cli.options import Json
+from ingestq.cli.options import Json, require_text
 from ingestq.runtime import open_broker
 from ingestq.settings import Settings
 from producers.client import IngestClient, new_submission
@@ -30,6 +30,7 @@ def delete(doc_ids: DocIds, tenant: Tenant = "", json: Json = False) -> None:
 
 
 async def _delete(doc_ids: list[str], tenant: str, as_json: bool, settings: Settings) -> ExitCode:
+    require_text(tenant, *doc_ids)
     submission = new_submission()
     async with open_broker(settings) as broker:
         version = await broker.queue.now()

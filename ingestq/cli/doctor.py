@@ -114,7 +114,8 @@ async def _model_and_qdrant(settings: Settings) -> list[Finding]:
         place = settings.qdrant_url or "the local Qdrant"
         findings = [Finding("qdrant", "ok", f"{place} answers")]
         async with open_model(settings, processes=1) as model:
-            detail = f"{model.info.name}: {model.info.dimension} dimensions"
+            await model.embed_query("Does it work?")
+            detail = f"{model.info.name}: {model.info.dimension} dimensions, by {model.how}"
             findings.append(Finding("model", "ok", detail))
             if names is None:
                 return [*findings, Finding("collection", "ok", "none yet")]

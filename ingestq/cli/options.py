@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from broker.errors import UsageError, encodable
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Source = Annotated[
     str | None,
@@ -28,3 +30,10 @@ AllowMassDelete = Annotated[
 Paths = Annotated[
     list[Path], typer.Argument(metavar="PATH…", help="Files and folders.", show_default=False)
 ]
+
+
+def require_text(*arguments: str) -> None:
+    """Raise UsageError unless all can be encoded: a shell may hand over any bytes."""
+    for argument in arguments:
+        if encodable(argument) != argument:
+            raise UsageError(f"{encodable(argument)!r} is not UTF-8")

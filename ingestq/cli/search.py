@@ -12,7 +12,7 @@ from broker.errors import UsageError
 from broker.question import LARGEST_LIMIT, MetadataIs, Mode, Question, Where, parse_condition
 from ingestq.cli.console import configure_logging, err, line, print_json
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.cli.options import Json
+from ingestq.cli.options import Json, require_text
 from ingestq.runtime import open_model, open_qdrant, query_settings
 from ingestq.settings import Settings
 
@@ -58,6 +58,7 @@ def search(
     configure_logging(logging.WARNING)
 
     async def ask(settings: Settings) -> ExitCode:
+        require_text(query, source or "", tenant or "", *(filters or ()))
         where = Where(_conditions(filters or ()), source, tenant)
         return await _search(Question(query, limit, _mode(dense, sparse), where), json, settings)
 

@@ -5,20 +5,32 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Iterable
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from broker.contract import Lane
+from broker.contract import Document, Lane
 from broker.errors import DocumentRejected
 from tests.command import Ingestq
 from tests.waiting import eventually
-from worker.embedding.pool import EmbeddingConfig, ModelPool
+from worker.embedding.backends import Vectors
+from worker.embedding.batcher import Batcher
+from worker.embedding.config import EmbeddingConfig
+from worker.embedding.pool import ModelPool
+from worker.embedding.processes import Processes, become_child
+from worker.prepare import Prepared, Unprepared
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
 COPIES = 8
+SENTENCE = "The keeper of the lighthouse writes the weather of each hour into a thick book. "
+BUSY_SECONDS = 0.1
+"""Of a processor, after which a child is in the middle of its work."""
 
 
 @pytest.fixture
@@ -80,43 +92,221 @@ def test_sigterm_puts_unfinished_work_back_without_a_try(ingestq: Ingestq, docum
     assert queued == 6 * COPIES
 
 
-async def test_a_killed_child_costs_its_task_and_nothing_else(tmp_path: Path) -> None:
-    async with ModelPool(EmbeddingConfig(pool_size=1)) as pool:
-        [child] = multiprocessing.active_children()
-        begun = tmp_path / "begun"
-        work = asyncio.create_task(pool.run_again_once(Lane.BULK, 60, hang_once, begun))
-        await eventually(lambda: asyncio.to_thread(begun.exists))
-        kill(child)
-        assert await work == "done"
-        [other] = multiprocessing.active_children()
-        assert other.pid != child.pid
-        assert (await pool.in_lane(Lane.BULK).embed(["a text"])).shape == (1, 384)
+@pytest.fixture
+async def pool(cache_dir: Path) -> AsyncIterator[ModelPool]:
+    """The default model, in one process that embeds; another prepares documents."""
+    async with ModelPool(EmbeddingConfig(cache_dir)) as pool:
+        yield pool
 
 
-async def test_a_child_killed_while_it_does_nothing_is_replaced() -> None:
-    async with ModelPool(EmbeddingConfig(pool_size=1)) as pool:
-        [child] = multiprocessing.active_children()
+async def test_a_killed_child_costs_its_batch_and_nothing_else(pool: ModelPool) -> None:
+    others = multiprocessing.active_children()
+    [vector] = await pool.embed(Lane.BULK, ["a text"])
+    child = one_more_than(others)
+    asking = asyncio.create_task(pool.embed(Lane.BULK, [SENTENCE * 20] * 64))
+    also_asking = asyncio.create_task(pool.embed(Lane.INTERACTIVE, ["a text"]))
+    await is_busy(child)
+    kill(child)
+    assert (await asking).shape == (64, 384)
+    [same] = await also_asking
+    assert same @ vector == pytest.approx(1, abs=1e-3)
+    assert one_more_than(others).pid != child.pid
+
+
+async def test_a_killed_child_that_prepares_costs_its_document_and_nothing_else(
+    pool: ModelPool,
+) -> None:
+    others = multiprocessing.active_children()
+    await prepare(pool, "A short text starts the child.")
+    child = one_more_than(others)
+    asking = asyncio.create_task(prepare(pool, SENTENCE * 60_000))
+    await is_busy(child)
+    kill(child)
+    prepared = await asking
+    assert isinstance(prepared, Prepared)
+    assert " ".join(prepared.chunks) == (SENTENCE * 60_000).strip()
+    assert one_more_than(others).pid != child.pid
+
+
+async def test_a_document_over_which_two_children_die_is_rejected(pool: ModelPool) -> None:
+    others = multiprocessing.active_children()
+    await prepare(pool, "A short text starts the child.")
+    first = one_more_than(others)
+    to_start = processor_seconds(first)
+    asking = asyncio.create_task(prepare(pool, SENTENCE * 60_000))
+    await is_busy(first)
+    kill(first)
+    second = await eventually(lambda: another_than([first, *others]))
+    assert second is not None
+    await is_busy(second, 2 * to_start)
+    kill(second)
+    with pytest.raises(DocumentRejected, match="twice, the process that worked on it died"):
+        await asking
+    assert isinstance(await prepare(pool, "A new child reads this."), Prepared)
+
+
+async def test_children_killed_while_they_do_nothing_are_replaced(pool: ModelPool) -> None:
+    others = multiprocessing.active_children()
+    await prepare(pool, "A short text starts the child.")
+    preparer = one_more_than(others)
+    await pool.embed(Lane.BULK, ["a text"])
+    for child in (preparer, one_more_than([*others, preparer])):
         kill(child)
         child.join()
-        for _ in range(2):
-            assert (await pool.in_lane(Lane.BULK).embed(["a text"])).shape == (1, 384)
+    for _ in range(2):
+        assert isinstance(await prepare(pool, "A new child reads this."), Prepared)
+        assert (await pool.embed(Lane.BULK, ["a text"])).shape == (1, 384)
 
 
-async def test_a_document_that_kills_two_children_is_rejected() -> None:
-    async with ModelPool(EmbeddingConfig(pool_size=1)) as pool:
-        with pytest.raises(DocumentRejected, match="twice, the process that worked on it died"):
-            await pool.run_again_once(Lane.BULK, 60, os.abort)
-        vectors = await pool.in_lane(Lane.BULK).embed(["a new child answers"])
-        assert vectors.shape == (1, 384)
+class Harmful:
+    """An embedder whose texts can do harm to its processes; see `embed_or_obey`."""
+
+    batch_texts = 8
+    batch_tokens = 1024
+
+    def __init__(self, slots: int, seconds: float = 60, max_tasks: int = 0) -> None:
+        self.slots = slots
+        self._seconds = seconds
+        self._processes = Processes(slots, become_child, max_tasks=max_tasks)
+
+    async def embed_each(self, texts: Sequence[str]) -> Sequence[Vectors]:
+        return list(await self._processes.run(self._seconds, embed_or_obey, texts))
+
+    async def embed_query(self, text: str) -> Vectors:
+        raise NotImplementedError
+
+    @asynccontextmanager
+    async def batcher(self) -> AsyncIterator[Batcher]:
+        try:
+            async with Batcher(self) as batcher:
+                yield batcher
+        finally:
+            await self._processes.stop()
 
 
-def hang_once(begun: Path) -> str:
-    """Say that it has begun, and hang; at the second time, end."""
-    if begun.exists():
-        return "done"
-    begun.touch()
-    signal.pause()
-    raise AssertionError("not reached")
+def embed_or_obey(texts: Sequence[str]) -> Vectors:
+    """A vector of each text, which names the process; and do what a text says."""
+    for text in texts:
+        command, _, place = text.partition(" ")
+        if command == "abort":
+            os.abort()
+        if command == "hang-once" and not Path(place).is_symlink():
+            Path(place).symlink_to(f"/proc/{os.getpid()}")
+            signal.pause()
+    return np.array([[os.getpid(), len(text)] for text in texts], np.float32)
+
+
+async def test_a_text_that_kills_its_child_is_rejected_alone() -> None:
+    texts = [*(f"harmless {i}" for i in range(6)), "abort", "also harmless"]
+    async with Harmful(slots=2).batcher() as batcher:
+        asking = [batcher.embed(Lane.BULK, [text]) for text in texts]
+        outcomes = await asyncio.gather(*asking, return_exceptions=True)
+    for text, outcome in zip(texts, outcomes, strict=True):
+        if text == "abort":
+            assert isinstance(outcome, DocumentRejected)
+            assert str(outcome) == "twice, the process that worked on it died (exit code -6)"
+        else:
+            assert not isinstance(outcome, BaseException)
+            assert outcome[0][1] == len(text)
+
+
+async def test_a_child_that_hangs_is_replaced_when_its_time_is_over(tmp_path: Path) -> None:
+    hangs = tmp_path / "hangs"
+    text = f"hang-once {hangs}"
+    async with Harmful(slots=1, seconds=1).batcher() as batcher:
+        asking = asyncio.create_task(batcher.embed(Lane.BULK, [text]))
+        await eventually(lambda: asyncio.to_thread(hangs.exists))
+        hung = int(hangs.readlink().name)
+        os.kill(hung, signal.SIGSTOP)  # so that it cannot even be asked to end
+        [[pid, length]] = await asking
+    assert length == len(text)
+    assert pid != hung
+
+
+async def test_nothing_is_lost_when_children_are_replaced_for_their_age() -> None:
+    embedder = Harmful(slots=2, max_tasks=2)
+    embedder.batch_texts = 1
+    async with embedder.batcher() as batcher:
+        vectors = await batcher.embed(Lane.BULK, ["x" * i for i in range(1, 13)])
+    assert vectors[:, 1].tolist() == list(range(1, 13))
+    assert len(set(vectors[:, 0].tolist())) >= 5, "one child of two tasks has one to start with"
+
+
+PARENT = """
+import asyncio, multiprocessing, sys
+from pathlib import Path
+from broker.contract import Document, Lane
+from worker.embedding.config import EmbeddingConfig
+from worker.embedding.pool import ModelPool
+
+async def main():
+    async with ModelPool(EmbeddingConfig(Path(sys.argv[1]))) as pool:
+        await pool.embed(Lane.BULK, ["a text"])
+        document = Document(doc_id="a", version=1, source="a", text="A text.")
+        await pool.prepare(Lane.BULK, document, None)
+        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+        await asyncio.Event().wait()
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+async def test_children_end_with_their_parent(cache_dir: Path) -> None:
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PARENT, cache_dir, stdout=subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    children = [int(pid) for pid in (await parent.stdout.readline()).split()]
+    assert len(children) == 2
+    parent.kill()
+    await parent.communicate()
+
+    async def gone() -> bool:
+        return not any(is_running(pid) for pid in children)
+
+    await eventually(gone)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def prepare(pool: ModelPool, text: str) -> Prepared | Unprepared:
+    document = Document(doc_id="a", version=1, source="a", text=text)
+    return await pool.prepare(Lane.BULK, document, None)
+
+
+def one_more_than(others: Sequence[BaseProcess]) -> BaseProcess:
+    """The child that was started since ``others`` were."""
+    [child] = set(multiprocessing.active_children()).difference(others)
+    return child
+
+
+async def another_than(others: Sequence[BaseProcess]) -> BaseProcess | None:
+    """The child that was started since ``others`` were, if it is there."""
+    return next(iter(set(multiprocessing.active_children()).difference(others)), None)
+
+
+async def is_busy(child: BaseProcess, to_start: float | None = None) -> None:
+    """Return when ``child`` is in the middle of what it has to do.
+
+    ``to_start`` is the time of a processor that it needs before, unless it has started.
+    """
+    before = processor_seconds(child) if to_start is None else to_start
+
+    async def busy() -> bool:
+        return processor_seconds(child) > before + BUSY_SECONDS
+
+    await eventually(busy)
+
+
+def processor_seconds(process: BaseProcess) -> float:
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def kill(process: BaseProcess) -> None:

@@ -41,6 +41,7 @@ from tests.waiting import eventually
 from tests.workers import MAX_JOBS, make_worker, working
 from worker import retries
 from worker.collection import CollectionNames, open_collection
+from worker.embedding.models import Precision
 from worker.fingerprint import Fingerprint
 from worker.jobs import INGESTOR, Ingestor, ingest
 from worker.lanes import LanePermits
@@ -52,7 +53,7 @@ from worker.prepare import Prepared
 from worker.qdrant import PATIENCE_SECONDS, PatientQdrant, Qdrant, QdrantConfig, connect_qdrant
 from worker.store import UPSERT_POINTS, QdrantStore
 
-SMALL: Final = Fingerprint("test/small", "1", 4, 8, "exact", "none", 1)
+SMALL: Final = Fingerprint("test/small", "1", 4, 8, Precision.EXACT, "none", 1)
 """Of vectors with 4 dimensions. No model is loaded."""
 FENCE: Final = Fence(version=1, attempt=1)
 POISON: Final = "poison"

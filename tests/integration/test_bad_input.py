@@ -78,6 +78,20 @@ def test_a_person_reads_names_and_reasons(ingestq: Ingestq) -> None:
     assert "\x1b" not in ran.out
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("search", "caf\udce9"),
+        ("search", "--filter", "k=caf\udce9", "x"),
+        ("search", "--source", "caf\udce9", "x"),
+        ("delete", "caf\udce9"),
+        ("delete", "--tenant", "caf\udce9", "x"),
+    ],
+)
+def test_arguments_that_are_no_text_are_named(ingestq: Ingestq, arguments: tuple[str, ...]) -> None:
+    ingestq(*arguments).failed_with(2, r"caf\\udce9' is not UTF-8")
+
+
 def test_a_file_that_vanishes_before_it_is_read(ingestq: Ingestq) -> None:
     path = ingestq.folder / "large.txt"
     path.write_text("too large to travel with its job\n" * 5000)

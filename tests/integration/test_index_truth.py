@@ -24,6 +24,7 @@ from qdrant_client import AsyncQdrantClient
 
 from broker.contract import Deletion, Document
 from worker.collection import CollectionNames, open_collection
+from worker.embedding.models import Precision
 from worker.fingerprint import Fingerprint
 from worker.ledger import QdrantLedger
 from worker.pipeline import Outcome, Ports, Retry, Work, delete, ingest
@@ -34,7 +35,7 @@ from worker.store import QdrantStore
 
 T = TypeVar("T")
 
-SMALL = Fingerprint("test/small", "1", 2, 8, "exact", "none", 1)
+SMALL = Fingerprint("test/small", "1", 2, 8, Precision.EXACT, "none", 1)
 Change = Document | Deletion
 DOC_IDS = "aab"
 

@@ -39,6 +39,7 @@ from worker.collection import (
     find_collection,
     open_collection,
 )
+from worker.embedding.models import Precision
 from worker.fingerprint import Fingerprint
 from worker.ledger import QdrantLedger
 from worker.points import Begun, ChunkPoint, DocumentKey, Fence, LedgerEntry, State
@@ -51,9 +52,9 @@ ON_SERVERS = pytest.mark.parametrize("qdrant", SERVERS, indirect=True)
 NO_DATA = Path("/nonexistent")
 """A server needs no place for local data."""
 RETRIES = 10
-HALF = Fingerprint("test/half", "1", 4, 8, "exact", "none", 1)
+HALF = Fingerprint("test/half", "1", 4, 8, Precision.EXACT, "none", 1)
 """Of vectors with 4 dimensions, the half of WHOLE. No model is loaded."""
-WHOLE = Fingerprint("test/whole", "1", 8, 8, "exact", "none", 1)
+WHOLE = Fingerprint("test/whole", "1", 8, 8, Precision.EXACT, "none", 1)
 KEY = DocumentKey("t", "d")
 FENCE = Fence(version=1, attempt=1)
 SEVENTH = {"chunk_index": 7}

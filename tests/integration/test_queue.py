@@ -1,7 +1,7 @@
 """The queue on a real Redis: nothing is lost, nothing is finished twice."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from arq.jobs import Job, JobStatus
@@ -13,6 +13,7 @@ from broker.contract import (
     ChunkCounts,
     Document,
     DocumentCounts,
+    FailedDocument,
     IngestBatch,
     Lane,
     bury,
@@ -22,6 +23,7 @@ from broker.errors import BrokerUnavailable, UsageError
 from broker.leases import Claim, LeaseQueue
 from broker.queue import Enqueued, JobQueue, WorkerInfo
 from ingestq.runtime import Broker
+from producers.client import IngestClient
 from tests.claims import finish, take
 
 SHORT_LEASE = 0.2  # seconds
@@ -48,6 +50,33 @@ async def test_the_same_batch_is_one_job(queue: JobQueue) -> None:
     assert answers == [Enqueued.ACCEPTED, Enqueued.DUPLICATE, Enqueued.ACCEPTED]
     assert (await queue.depth()).ready == 2
     assert (await queue.submission("s")).accepted == 3
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Document(doc_id="bad", version=1, source="s", text="half a \ud83d"),
+        Document(doc_id="bad", version=1, source="s", text="", metadata={"n": 2**64}),
+        Document(doc_id="bad", version=1, source="s", text="", metadata={"o": object()}),
+    ],
+)
+async def test_a_document_that_cannot_be_encoded_fails_alone(
+    queue: JobQueue, bad: Document
+) -> None:
+    async def documents() -> AsyncIterator[Document]:
+        for document in (bad, *batch("good").documents):
+            yield document
+
+    failed: list[FailedDocument] = []
+    client = IngestClient(queue)
+    receipt = await client.submit(documents(), submission="s", on_failed=failed.append)
+    assert receipt.accepted == 1
+    [failure] = failed
+    assert failure.doc_id == "bad"
+    assert failure.reason.startswith("not a document: ")
+    with pytest.raises((OverflowError, TypeError, ValueError)):
+        await client.put("bad", source="s", text=bad.text, metadata=bad.metadata)
+    assert (await queue.depth()).ready == 1
 
 
 async def test_a_waiting_job_never_expires(queue: JobQueue, broker: Broker) -> None:

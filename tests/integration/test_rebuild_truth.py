@@ -26,6 +26,7 @@ from tests.integration.test_index_truth import (
     newest,
 )
 from worker.collection import CollectionNames, make_collection, open_collection
+from worker.embedding.models import Precision
 from worker.fingerprint import Fingerprint
 from worker.ledger import QdrantLedger
 from worker.pipeline import Outcome, Unchanged
@@ -34,7 +35,7 @@ from worker.prepare import Prepared, Unprepared
 from worker.reindex import Rebuild, Side
 from worker.schema import DEFAULT_STORAGE
 
-OTHER = Fingerprint("test/small", "1", 2, 9, "exact", "none", 1)
+OTHER = Fingerprint("test/small", "1", 2, 9, Precision.EXACT, "none", 1)
 NEW = CollectionNames.of("documents", OTHER.digest)
 TO_THE_END = 10_000
 FIRST = "FIRST"

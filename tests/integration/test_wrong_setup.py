@@ -36,7 +36,10 @@ def test_qdrant_is_unreachable_for_a_run(ingestq: Ingestq, note: Path) -> None:
     ingestq("run", note).failed_with(3, "Qdrant does not answer")
 
 
-@pytest.mark.parametrize("model", ["./no-such-model", "nobody/no-such-model-anywhere"])
+@pytest.mark.parametrize(
+    "model",
+    ["./no-such-model", pytest.param("nobody/no-such-model-anywhere", marks=pytest.mark.slow)],
+)
 def test_there_is_no_such_model(ingestq: Ingestq, note: Path, model: str) -> None:
     ingestq.settings["model"] = model
     ran = ingestq("run", note)

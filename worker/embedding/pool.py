@@ -1,90 +1,93 @@
-"""The models, in processes: parsing, chunking and embedding never happen on the event loop."""
+"""The model as the rest of the worker uses it: documents in, chunks and vectors out.
+
+Parsing, chunking and embedding never happen on the event loop. Two kinds of processes do it: some
+prepare documents, others embed what the batcher packs of all of them.
+"""
 
 import asyncio
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Final, ParamSpec, Self, TypeVar
+from typing import Final, Self
 
-import numpy as np
-import numpy.typing as npt
-import structlog
-
-from broker import events
 from broker.contract import Document, Lane
-from broker.errors import DocumentRejected, ModelUnavailable, PoolBroken, PoolFailure
-from worker.embedding import child
-from worker.embedding.models import DEFAULT_MODEL, ModelInfo
-from worker.embedding.processes import START_SECONDS, Processes
-from worker.lanes import LanePermits
+from broker.errors import ModelUnavailable
+from worker.embedding.backends import Vectors
+from worker.embedding.backends.http import HttpBackend
+from worker.embedding.batcher import Batcher, Embedder
+from worker.embedding.cache import TOKENIZER, Card
+from worker.embedding.children import Children
+from worker.embedding.config import EmbeddingConfig, HttpConfig
+from worker.embedding.models import DEFAULT_MODEL, ModelInfo, model_location
+from worker.embedding.preparers import Preparers
+from worker.embedding.preparing import PreparerConfig
+from worker.embedding.ready import ready
 from worker.points import QueryVectors
 from worker.prepare import Prepared, Unprepared
 
-log = structlog.get_logger()
-
-TASK_CHUNKS: Final = 32
-"""Chunks handed to a child at once: a second or two of work, little to lose with a child."""
-PREPARE_SECONDS: Final = 1800.0
-"""A parser that takes longer hangs; the child is killed and the document counted as failed."""
-EMBED_SECONDS: Final = 300.0
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class EmbeddingConfig:
-    """Which model to run in how many processes. ``max_document_bytes`` bounds what is read.
-
-    Documents are prepared for a ``hybrid`` collection, or for one without sparse vectors. Chunks
-    have up to ``chunk_tokens``; without it, as many as the model reads well.
-    """
-
-    model: str = DEFAULT_MODEL
-    pool_size: int = 1
-    max_document_bytes: int = 64 * 1024 * 1024
-    hybrid: bool = True
-    chunk_tokens: int | None = None
+ENDPOINT_CHUNK_TOKENS: Final = 384
+"""Tokens are counted by the default model's tokenizer, because an endpoint does not tell its own.
+Others cut text into up to a third more of them, and most models read 512."""
+MAX_CHUNK_TOKENS: Final = 510
+"""512 with two special ones. Models that read more get chunks of this size: a larger chunk answers
+no question better."""
 
 
 class ModelPool:
-    """A pool of processes that hold the model.
+    """The model, as an asynchronous context manager.
 
-    Use it as an asynchronous context manager. Tasks raise what the child raised. A child that dies
-    or takes too long is replaced; its task is run once more, other tasks do not notice.
+    A child that dies or hangs is replaced; what it held is done once more, other work does not
+    notice. The children start when there is something for them to do.
     """
 
     info: ModelInfo
-    """What the children loaded; set on entering."""
+    """What is computed; set on entering."""
+    how: str
+    """By what it is computed, in words; set on entering."""
 
     def __init__(self, config: EmbeddingConfig) -> None:
         self.config = config
-        threads = max(1, (os.cpu_count() or 1) // config.pool_size)
-        # No child has a queue of its own: an upload waits for one task of bulk work, not for many.
-        self._children = LanePermits(config.pool_size, bulk=config.pool_size)
-        self._processes = Processes(
-            config.pool_size,
-            child.initialize,
-            (config.model, threads, config.hybrid, config.chunk_tokens),
-        )
+        self._open = AsyncExitStack()
+        self._embedder: Embedder
+        self._batcher: Batcher
+        self._preparers: Preparers
 
     async def __aenter__(self) -> Self:
-        """Start the children and wait until the first has loaded the model.
+        """Make the model ready, should it be used for the first time.
 
-        Raises ModelUnavailable if there is no such model, or if it reads no chunks as long as that.
+        Raises ModelUnavailable if there is no such model, or if it reads no chunks as long as that,
+        and UsageError if it cannot be computed as the configuration wants it.
         """
         try:
-            self.info = await self._run(Lane.INTERACTIVE, START_SECONDS, child.describe)
-        except BaseException as error:
-            await self.stop()
-            if isinstance(error, ModelUnavailable):
-                raise ModelUnavailable(
-                    f"the model {self.config.model!r} cannot be loaded ({error}); set "
-                    "INGESTQ_MODEL to a sentence-transformers name or to a folder that holds one"
-                ) from error
+            await self._start()
+        except BaseException:
+            await self._open.aclose()
             raise
         return self
+
+    async def _start(self) -> None:
+        config = self.config
+        if config.endpoint is not None:
+            served = await self._open.enter_async_context(HttpBackend(config.endpoint))
+            embedder: Embedder = served
+            self.how = f"the endpoint at {served.place}"
+            self.info = await _served(config, config.endpoint, served)
+            tokenizer = Path(model_location(DEFAULT_MODEL), TOKENIZER)
+        else:
+            entry = await ready(config)
+            children = Children(config, entry)
+            self._open.push_async_callback(children.stop)
+            embedder = children
+            self.how = _how(entry.card)
+            self.info = _computed(config, entry.card)
+            tokenizer = entry.folder / TOKENIZER
+        preparing = PreparerConfig(tokenizer, self.info.max_tokens, config.hybrid)
+        self._preparers = Preparers(config.preparers, preparing, config.max_document_bytes)
+        self._open.push_async_callback(self._preparers.stop)
+        self._embedder = embedder
+        self._batcher = await self._open.enter_async_context(Batcher(embedder))
 
     async def __aexit__(
         self,
@@ -92,84 +95,75 @@ class ModelPool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.stop()
+        await self._open.aclose()
 
     def in_lane(self, lane: Lane) -> "LaneModel":
-        """The pool as the documents of one lane use it."""
+        """The model as the documents of one lane use it."""
         return LaneModel(self, lane)
+
+    async def prepare(
+        self, lane: Lane, document: Document, known_hash: str | None
+    ) -> Prepared | Unprepared:
+        """Read, extract and chunk ``document``, unless its content is ``known_hash``.
+
+        Raises DocumentRejected if it can never be prepared, or killed its child twice.
+        """
+        return await self._preparers.prepare(lane, document, known_hash)
+
+    async def embed(self, lane: Lane, texts: Sequence[str]) -> Vectors:
+        """Embed chunks of documents; shape (texts, dimension).
+
+        Raises DocumentRejected if one of them can never be embedded.
+        """
+        return await self._batcher.embed(lane, texts)
 
     async def embed_query(self, text: str) -> QueryVectors:
         """Embed what somebody searches for."""
-        return await self._run(Lane.INTERACTIVE, EMBED_SECONDS, child.embed_query, text)
-
-    async def stop(self) -> None:
-        """End the children at once. Stopping twice, or before starting, is fine."""
-        await self._processes.stop()
-
-    async def run_again_once(
-        self,
-        lane: Lane,
-        seconds: float,
-        function: Callable[P, T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """Run a task, and once more if its child died or hung: anybody may have killed it.
-
-        Raises DocumentRejected if a child died over it twice in a row: then it is what the child
-        was given. Raises PoolBroken if twice in a row nobody knows what the children died of.
-        """
-        try:
-            return await self._run(lane, seconds, function, *args, **kwargs)
-        except PoolFailure as first:
-            log.warning(events.CHILD_FAILED, error=str(first))
-            try:
-                return await self._run(lane, seconds, function, *args, **kwargs)
-            except PoolBroken:
-                raise
-            except PoolFailure as second:
-                if isinstance(first, PoolBroken):
-                    raise
-                raise DocumentRejected(f"twice, {second}") from second
-
-    async def _run(
-        self,
-        lane: Lane,
-        seconds: float,
-        function: Callable[P, T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        async with self._children.hold(lane):
-            return await self._processes.run(seconds, function, *args, **kwargs)
+        dense, sparse = await asyncio.gather(
+            self._embedder.embed_query(text), self._preparers.encode_query(text)
+        )
+        return QueryVectors(dense.tolist(), sparse)
 
 
 @dataclass(frozen=True)
 class LaneModel:
-    """What the pipeline asks of the pool, for documents of ``lane``."""
+    """What the pipeline asks of the model, for documents of ``lane``; see `ModelPool`."""
 
     pool: ModelPool
     lane: Lane
 
     async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
-        """Read, extract and chunk ``document``, unless its content is ``known_hash``.
+        """See `ModelPool.prepare`."""
+        return await self.pool.prepare(self.lane, document, known_hash)
 
-        Raises DocumentRejected if it can never be prepared, or killed its child twice.
-        """
-        return await self.pool.run_again_once(
-            self.lane,
-            PREPARE_SECONDS,
-            child.prepare_document,
-            document,
-            known_hash,
-            self.pool.config.max_document_bytes,
-        )
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        """See `ModelPool.embed`."""
+        return await self.pool.embed(self.lane, texts)
 
-    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Embed chunks of documents, spread over the children; shape (texts, dimension)."""
-        slices = [texts[i : i + TASK_CHUNKS] for i in range(0, len(texts), TASK_CHUNKS)]
-        tasks = (
-            self.pool.run_again_once(self.lane, EMBED_SECONDS, child.embed_documents, part)
-            for part in slices
+
+def _computed(config: EmbeddingConfig, card: Card) -> ModelInfo:
+    """What is computed here. Raises ModelUnavailable if chunks are to be longer than is read."""
+    longest = card.longest or MAX_CHUNK_TOKENS
+    max_tokens = config.chunk_tokens or min(longest, MAX_CHUNK_TOKENS)
+    if card.longest is not None and max_tokens > card.longest:
+        raise ModelUnavailable(
+            f"the model {config.model!r} reads up to {longest} tokens, and INGESTQ_CHUNK_TOKENS is "
+            f"{max_tokens}"
         )
-        return np.concatenate(await asyncio.gather(*tasks))
+    return ModelInfo(config.model, card.revision, card.dimension, max_tokens, config.precision)
+
+
+async def _served(config: EmbeddingConfig, endpoint: HttpConfig, backend: HttpBackend) -> ModelInfo:
+    """What is computed at an endpoint, which knows no revisions: a prompt is all that is known of
+    how documents become vectors."""
+    prompt = endpoint.document_prompt
+    revision = f"endpoint, with the prompt {prompt!r}" if prompt else "endpoint"
+    max_tokens = config.chunk_tokens or ENDPOINT_CHUNK_TOKENS
+    return ModelInfo(config.model, revision, await backend.describe(), max_tokens)
+
+
+def _how(card: Card) -> str:
+    device = f" on {card.gpus} GPUs" if card.gpus else ""
+    proof = card.proof
+    near = "" if proof is None else f", cosine with the reference at least {proof.cosine_min:.5f}"
+    return f"{card.engine} in {card.arithmetic}{device}{near}"

@@ -6,7 +6,10 @@ next task gets a new one. Children are spawned, not forked: a forked torch or gR
 """
 
 import asyncio
+import logging
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Final, ParamSpec, TypeVar
@@ -28,13 +31,25 @@ T = TypeVar("T")
 
 
 class Processes:
-    """``count`` processes, each started with ``initialize(*arguments)``."""
+    """``count`` processes, each started with ``initialize(*arguments)`` when the first task comes.
 
-    def __init__(self, count: int, initialize: Callable[..., None], arguments: tuple[Any, ...]):
+    Each ends after ``max_tasks`` tasks and another takes its place, so that what a library does not
+    give back is bounded; 0 is no limit.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        initialize: Callable[..., None],
+        arguments: tuple[Any, ...] = (),
+        max_tasks: int = 0,
+    ) -> None:
         self._count = count
         self._initialize = initialize
         self._arguments = arguments
+        self._max_tasks = max_tasks
         self._pool = self._new_pool()
+        self._started: set[ProcessPool] = set()
         self._stopping: set[asyncio.Task[None]] = set()
 
     async def run(
@@ -46,6 +61,9 @@ class Processes:
         PoolBroken if nobody knows whether it was ever begun.
         """
         pool = self._pool
+        if pool not in self._started:
+            await asyncio.to_thread(pool.schedule, _nothing)  # to spawn processes takes a while
+            self._started = {pool}
         try:
             future = pool.schedule(function, args=args, kwargs=kwargs, timeout=seconds)
             # pebble times a task from when it is begun; a child killed while it takes one never is.
@@ -76,6 +94,7 @@ class Processes:
     def _new_pool(self) -> ProcessPool:
         return ProcessPool(
             max_workers=self._count,
+            max_tasks=self._max_tasks,
             initializer=self._initialize,
             initargs=self._arguments,
             context=multiprocessing.get_context("spawn"),
@@ -91,6 +110,29 @@ class Processes:
         ending.add_done_callback(self._stopping.discard)
 
 
+def _nothing() -> None:
+    """A task that only makes the processes start."""
+
+
 async def _end(pool: ProcessPool) -> None:
     pool.stop()  # type: ignore[no-untyped-call]
     await asyncio.to_thread(pool.join)
+
+
+def become_child() -> None:
+    """To be called by every child when it starts: it is quiet, and ends with its parent."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["TQDM_DISABLE"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    # A child that is stopped cannot give semaphores back, and joblib would make some.
+    os.environ["JOBLIB_MULTIPROCESSING"] = "0"
+    logging.disable(logging.WARNING)  # what goes wrong is raised; the libraries only chat
+
+
+def _exit_with_parent() -> None:
+    """End this process when its parent is gone, however it went: nobody else would."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a child only"
+    parent.join()
+    os._exit(1)

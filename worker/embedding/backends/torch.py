@@ -1,37 +1,52 @@
-"""The reference backend: sentence-transformers itself, any model it can load."""
+"""The reference backend: sentence-transformers itself, any model it can load, on any device."""
 
-import sys
+import math
+import os
+import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 import torch
+from filelock import FileLock, Timeout
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
+from tqdm import tqdm
 
-from worker.embedding.models import ModelInfo, files_revision, model_location
+from worker.embedding.backends import Vectors
+from worker.embedding.cache import Card
+from worker.embedding.models import model_location
 
-MAX_CHUNK_TOKENS: Final = 512
-"""Models that read more get chunks of this size: a larger chunk answers no question better."""
-BATCH_CHUNKS: Final = 16
-"""At one thread larger batches are not faster."""
+# A child that is stopped cannot give semaphores back, and tqdm would make one.
+tqdm.set_lock(threading.RLock())
 
-
+BATCH_TEXTS: Final = 16
+"""On one core larger batches are not faster."""
+GPU_BATCH_TEXTS: Final = 256
+STATIC_BATCH_TEXTS: Final = 2048
 HUB_SECONDS: Final = 10.0
 """How long the hub may take to say whether it knows a model."""
+UNLIMITED_TOKENS: Final = 10**6
+"""Tokenizers name limits beyond this when they have none."""
+DOCUMENT_PROMPTS: Final = ("document", "passage", "corpus")
+QUERY_PROMPTS: Final = ("query",)
+"""Names of the prompts that sentence-transformers puts before texts, the first it finds."""
 
 
-def _load(location: str) -> SentenceTransformer:
+def load(name: str, device: str = "cpu") -> SentenceTransformer:
     """Load a model from a folder, from the hub's cache on this machine, or from the hub.
 
-    Raises OSError if it is nowhere. The hub is first asked whether it is there at all: without it
-    the library would try again for each file it could want, a minute and more.
+    It computes in float32, in whatever precision its weights are stored. Raises OSError if it is
+    nowhere. The hub is first asked whether it is there at all: without it the library would try
+    again for each file it could want, a minute and more.
     """
+    location = model_location(name)
     try:
-        return SentenceTransformer(location, local_files_only=True)
+        return SentenceTransformer(location, device=device, local_files_only=True).float()
     except OSError:
         if Path(location).is_dir():
             raise
@@ -43,57 +58,111 @@ def _load(location: str) -> SentenceTransformer:
         raise OSError(
             f"no such folder, not in the cache, and the Hugging Face hub does not answer: {error}"
         ) from error
-    return SentenceTransformer(location)
+    return SentenceTransformer(location, device=device).float()
 
 
-class TorchBackend:
-    """A loaded model. Vectors are float32 of unit length, one row a text.
+def is_static(model: SentenceTransformer) -> bool:
+    """Whether vectors are looked up word by word, not computed."""
+    return isinstance(model[0], StaticEmbedding)
 
-    Chunks are to have up to ``chunk_tokens``; without it, as many as the model reads well. Raises
-    ValueError if the model does not read so many.
+
+def fast_tokenizer(model: SentenceTransformer) -> Tokenizer:
+    """A copy of the model's tokenizer that neither cuts nor pads.
+
+    Raises ValueError if it is none of the tokenizers library, or if it knows special tokens only:
+    without the file of its words the library would make one, to which all texts are the same.
     """
+    tokenizer = model.tokenizer
+    if not isinstance(tokenizer, Tokenizer):
+        tokenizer = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(tokenizer, Tokenizer):
+        raise ValueError("it has no fast tokenizer, with which chunks could be measured")
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    special = {token.content for token in copy.get_added_tokens_decoder().values()}
+    if copy.get_vocab().keys() <= special:
+        raise ValueError("its tokenizer knows no words: a file of it is missing")
+    return copy
 
-    def __init__(self, name: str, threads: int, chunk_tokens: int | None) -> None:
+
+def describe(model: SentenceTransformer, revision: str) -> Card:
+    """What is known of a loaded model; it is to be computed by torch on the processor."""
+    dimension = model.get_embedding_dimension()
+    assert dimension is not None, "every sentence-transformers model ends in a vector"
+    tokenizer = fast_tokenizer(model)
+    special = 0 if is_static(model) else tokenizer.num_special_tokens_to_add(is_pair=False)
+    document_prompt = _prompt(model, DOCUMENT_PROMPTS)
+    prompt_tokens = len(tokenizer.encode(document_prompt, add_special_tokens=False))
+    limit = model.max_seq_length or math.inf
+    max_length = int(limit) if limit < UNLIMITED_TOKENS else None
+    return Card(
+        revision=revision,
+        dimension=dimension,
+        longest=None if max_length is None else max_length - special - prompt_tokens,
+        max_length=max_length,
+        document_prompt=document_prompt,
+        query_prompt=_prompt(model, QUERY_PROMPTS),
+        pad_id=getattr(model.tokenizer, "pad_token_id", None) or 0,
+        engine="torch",
+        arithmetic="float32",
+        static=is_static(model),
+    )
+
+
+def _prompt(model: SentenceTransformer, names: Sequence[str]) -> str:
+    for name in names:
+        if name in model.prompts:
+            return model.prompts[name] or ""
+    return model.prompts.get(model.default_prompt_name or "") or ""
+
+
+class TorchModel:
+    """A model as sentence-transformers computes it; see `worker.embedding.backends.LoadedModel`."""
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        self._model = model
+        self._batch_texts = BATCH_TEXTS
+        if is_static(model):
+            self._batch_texts = STATIC_BATCH_TEXTS
+        elif model.device.type == "cuda":
+            self._batch_texts = GPU_BATCH_TEXTS
+
+    @classmethod
+    def of(cls, name: str, card: Card, threads: int) -> "TorchModel":
+        """Load the model ``name``, onto a GPU that no other child has if there are any."""
         torch.set_num_threads(threads)
-        self._model = _load(model_location(name))
-        self._name = name
-        longest = (self._model.max_seq_length or sys.maxsize) - self._special_tokens()
-        if chunk_tokens is not None and chunk_tokens > longest:
-            raise ValueError(
-                f"it reads up to {longest} tokens, and INGESTQ_CHUNK_TOKENS is {chunk_tokens}"
-            )
-        self._chunk_tokens = chunk_tokens or min(longest, MAX_CHUNK_TOKENS - self._special_tokens())
+        return cls(load(name, _claim_gpu(card.gpus) if card.gpus else "cpu"))
 
-    def info(self) -> ModelInfo:
-        """What the pipeline has to know of the model."""
-        dimension = self._model.get_embedding_dimension()
-        assert dimension is not None, "every sentence-transformers model ends in a vector"
-        return ModelInfo(self._name, self._revision(), dimension, self._chunk_tokens)
-
-    def tokenizer_json(self) -> str:
-        """The model's tokenizer, in the format of the tokenizers library."""
-        return str(self._model.tokenizer.backend_tokenizer.to_str())
-
-    def embed_documents(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Embed chunks of documents; shape (texts, dimension)."""
+    def embed_documents(self, texts: Sequence[str]) -> Vectors:
+        """See `LoadedModel`."""
         return self._model.encode_document(
             list(texts),
-            batch_size=BATCH_CHUNKS,
+            batch_size=self._batch_texts,
             normalize_embeddings=True,
             show_progress_bar=False,
         )
 
-    def embed_query(self, text: str) -> npt.NDArray[np.float32]:
-        """Embed what somebody searches for; shape (dimension,)."""
+    def embed_query(self, text: str) -> Vectors:
+        """See `LoadedModel`."""
         return self._model.encode_query(text, normalize_embeddings=True, show_progress_bar=False)
 
-    def _special_tokens(self) -> int:
-        return int(self._model.tokenizer.num_special_tokens_to_add())
 
-    def _revision(self) -> str:
-        location = Path(model_location(self._name))
-        if location.is_dir():
-            return files_revision(location)
-        # The commit on the hub, which transformers keeps in the configuration.
-        transformer: Any = self._model[0]
-        return str(getattr(transformer.auto_model.config, "_commit_hash", None) or "unknown")
+def _claim_gpu(count: int) -> str:
+    """One of the machine's GPUs that no other child of the same pool has.
+
+    A lock says whose it is, because that ends with its process, however it ends.
+    """
+    for index in range(count):
+        lock = FileLock(Path(tempfile.gettempdir()) / f"ingestq-{os.getppid()}-gpu-{index}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            continue
+        _claimed.append(lock)
+        return f"cuda:{index}"
+    raise RuntimeError(f"all {count} GPUs are in use by other processes of this worker")
+
+
+_claimed: Final[list[FileLock]] = []
+"""Kept as long as the process: a lock that is forgotten is released."""

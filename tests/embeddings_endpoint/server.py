@@ -1,0 +1,159 @@
+"""Serving: on a loopback port, in a thread with an event loop of its own."""
+
+import json
+import math
+import random
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from tests.embeddings_endpoint.app import DIMENSION, body_of, entries, refusal
+
+START_SECONDS: Final = 10
+
+Fault = Response | Literal["hang", "drop", "nan", "null", "zero", "short", "empty"]
+"""An answer; or the endpoint hangs, or breaks off; or a vector that is no vector."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that has come in, at ``time.monotonic()`` ``at``."""
+
+    texts: tuple[str, ...]
+    headers: Mapping[str, str]
+    at: float
+
+
+@dataclass
+class Endpoint:
+    """A running endpoint. What is set here while it runs counts from the next request."""
+
+    url: str
+    api_key: str | None = None
+    dimension: int = DIMENSION
+    shuffled: bool = False
+    asked: list[Asked] = field(default_factory=list)
+    planned: list[Fault] = field(default_factory=list)
+    """What the requests that come next meet, one each."""
+    poison: dict[str, Fault] = field(default_factory=dict)
+    """What every request meets that contains one of these texts."""
+
+    def forget(self) -> None:
+        """Be as when it started."""
+        self.api_key, self.dimension, self.shuffled = None, DIMENSION, False
+        self.asked, self.planned, self.poison = [], [], {}
+
+    def meet(self, texts: tuple[str, ...]) -> Fault | None:
+        """The fault that a request meets; one that was planned is used up."""
+        if self.planned:
+            return self.planned.pop(0)
+        return next((self.poison[text] for text in texts if text in self.poison), None)
+
+
+@contextmanager
+def embeddings_endpoint() -> Iterator[Endpoint]:
+    """An endpoint on a free port."""
+    started = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        # asyncio turns Nagle's algorithm off only for sockets that it has made itself.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        endpoint = Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
+        server = _Server(endpoint, started)
+        thread = threading.Thread(target=server.run, args=([listener],), name="embeddings-endpoint")
+        thread.start()
+        try:
+            assert started.wait(START_SECONDS), "it did not start"
+            yield endpoint
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, endpoint: Endpoint, started: threading.Event) -> None:
+        self._endpoint = endpoint
+        self._started = started
+        super().__init__(
+            uvicorn.Config(
+                self._respond,
+                interface="asgi3",
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                date_header=False,  # answers have their own
+                timeout_graceful_shutdown=1,
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._started.set()
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        content = await request.body()
+        if scope["path"] != "/v1/embeddings":
+            await PlainTextResponse("404 page not found", 404)(scope, receive, send)
+        elif self._endpoint.api_key not in (None, _bearer(request)):
+            await Response(status_code=401)(scope, receive, send)
+        else:
+            answer = self._answer(json.loads(content), request)
+            if isinstance(answer, Response):
+                await answer(scope, receive, send)
+                return
+            if answer == "drop":
+                self._hang_up(scope["client"])
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+    def _answer(self, wanted: dict[str, Any], request: Request) -> Response | str:
+        texts = tuple(wanted["input"])
+        self._endpoint.asked.append(Asked(texts, request.headers, time.monotonic()))
+        fault = self._endpoint.meet(texts)
+        if isinstance(fault, Response) or fault in ("hang", "drop"):
+            return fault
+        refused = refusal(wanted)
+        if refused is not None:
+            return refused
+        answer = entries(texts, self._endpoint.dimension)
+        poisoned = [i for i, text in enumerate(texts) if self._endpoint.poison.get(text) == fault]
+        spoil(answer, poisoned or [0], fault)
+        if self._endpoint.shuffled:
+            random.Random(len(texts)).shuffle(answer)
+        return Response(body_of(answer), media_type="application/json")
+
+    def _hang_up(self, client: tuple[str, int]) -> None:
+        for connection in list(self.server_state.connections):
+            if getattr(connection, "client", None) == client:
+                connection.transport.abort()
+
+
+def spoil(answer: list[dict[str, Any]], places: list[int], fault: str | None) -> None:
+    """Make something that is no vector of those in ``places``."""
+    for place in sorted(places, reverse=True):
+        vector = answer[place]["embedding"]
+        match fault:
+            case "nan":
+                vector[1] = math.nan
+            case "null":
+                vector[1] = None
+            case "zero":
+                vector[:] = [0.0] * len(vector)
+            case "empty":
+                vector.clear()
+            case "short":
+                del answer[place]
+
+
+def _bearer(request: Request) -> str:
+    return request.headers.get("authorization", "").removeprefix("Bearer ")

@@ -1,0 +1,117 @@
+"""`INGESTQ_PRECISION=fast`: 8-bit integers, with which a search finds what it finds without."""
+
+import dataclasses
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import numpy as np
+import pytest
+
+from broker.contract import Lane
+from tests.command import Ingestq
+from worker.chunk import Chunker
+from worker.embedding.backends import Vectors
+from worker.embedding.cache import TOKENIZER, Entry
+from worker.embedding.config import Backend, EmbeddingConfig
+from worker.embedding.models import Precision
+from worker.embedding.pool import ModelPool
+from worker.embedding.ready import ready
+from worker.fingerprint import fingerprint
+
+CHUNKS = 120
+QUERIES = 250
+TOP = 10
+pytestmark = pytest.mark.slow  # to make the model ready takes half a minute
+
+LOST_SHARE = 0.02
+"""One in a hundred is what the class may lose; of this few queries, chance loses another."""
+
+
+@pytest.fixture(scope="module")
+async def fast(cache_dir: Path) -> AsyncIterator[ModelPool]:
+    async with ModelPool(EmbeddingConfig(cache_dir, precision=Precision.FAST)) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+async def entry(fast: ModelPool) -> Entry:
+    return await ready(fast.config)
+
+
+async def test_it_computes_in_integers_and_says_how_near_it_comes(entry: Entry) -> None:
+    assert (entry.card.engine, entry.card.arithmetic) == ("openvino", "int8")
+    assert entry.card.rejected == ()
+    assert entry.card.proof is not None
+    assert 0.98 < entry.card.proof.cosine_mean < 0.9999
+
+
+async def test_it_finds_what_the_exact_class_finds(
+    fast: ModelPool, model: ModelPool, entry: Entry
+) -> None:
+    chunker = Chunker((entry.folder / TOKENIZER).read_text(), fast.info.max_tokens)
+    text = "\n\n".join(topics[name] for name in sorted(topics))[:200_000]
+    chunks = chunker.chunks(text, markdown=False)[:CHUNKS]
+    lines = [(i, line.strip()) for i in range(CHUNKS) for line in chunks[i].splitlines()]
+    questions = [(i, line) for i, line in lines if len(line.split()) >= 8]
+    questions = questions[:: max(1, len(questions) // QUERIES)]
+
+    exact_found, exact_documents = await _found(model, chunks, questions)
+    fast_found, fast_documents = await _found(fast, chunks, questions)
+    assert len(exact_found) > len(questions) * 0.8, "else this is no test"
+    assert len(exact_found - fast_found) <= len(exact_found) * LOST_SHARE
+    cosines = np.einsum("ij,ij->i", exact_documents, fast_documents)
+    assert cosines.mean() > 0.99
+    assert cosines.max() < 0.99999, "these are the exact ones"
+
+
+async def _found(
+    model: ModelPool, chunks: list[str], questions: list[tuple[int, str]]
+) -> tuple[set[int], Vectors]:
+    """Which questions, lines with the chunk they are out of, find it; and the vectors of all."""
+    documents = await model.embed(Lane.BULK, chunks)
+    vectors = [(await model.embed_query(line)).dense for _, line in questions]
+    best = np.argsort(-(np.array(vectors) @ documents.T), axis=1)[:, :TOP]
+    return {n for n, row in enumerate(best) if questions[n][0] in row}, documents
+
+
+async def test_a_collection_holds_vectors_of_one_class(fast: ModelPool, model: ModelPool) -> None:
+    ours, theirs = fingerprint(fast.info), fingerprint(model.info)
+    assert ours.digest != theirs.digest
+    assert not ours.has_vectors_of(theirs)
+
+
+async def test_it_is_made_once(fast: ModelPool, entry: Entry) -> None:
+    before = (entry.folder / "model.bin").stat()
+    again = await ready(fast.config)
+    assert again == entry
+    assert (again.folder / "model.bin").stat().st_mtime_ns == before.st_mtime_ns
+
+
+async def test_made_again_it_is_the_same_and_nncf_says_nothing(
+    fast: ModelPool, entry: Entry, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    again = await ready(dataclasses.replace(fast.config, cache_dir=tmp_path))
+    assert again.card.files == entry.card.files
+    assert "nncf" not in "".join(capfd.readouterr()).lower()
+
+
+async def test_torch_computes_it_exactly(fast: ModelPool, cache_dir: Path) -> None:
+    config = EmbeddingConfig(cache_dir, backend=Backend.TORCH, precision=Precision.FAST)
+    card = (await ready(config)).card
+    assert (card.engine, card.arithmetic) == ("torch", "float32")
+
+
+def test_without_nncf_it_says_what_to_install(ingestq: Ingestq, tmp_path: Path) -> None:
+    ingestq.settings |= {"precision": "fast", "cache_dir": str(tmp_path / "cache")}
+    (ingestq.folder / "note.txt").write_text("A short note.")
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "nncf.py").write_text("raise ModuleNotFoundError('not installed')")
+    inherited = os.environ.get("PYTHONPATH")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(hidden), inherited])))
+        ran = ingestq("run", "note.txt")
+    ran.failed_with(2, "INGESTQ_PRECISION=fast needs nncf", "pip install 'ingestq[fast]'")
+    assert not list((tmp_path / "cache").glob("*/card.json"))

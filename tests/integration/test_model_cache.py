@@ -1,0 +1,273 @@
+"""What is kept of a model: it is whole or made anew, whoever is killed, writes or damages it."""
+
+import asyncio
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import structlog
+
+from broker import events
+from broker.contract import Lane
+from broker.errors import ModelUnavailable, UsageError
+from tests.command import Ingestq
+from tests.tiny_models import TEXTS, TinyModels
+from tests.waiting import eventually
+from worker.embedding.cache import CARD, TOKENIZER, WEIGHTS, CacheKey, Card, ModelCache, cache_key
+from worker.embedding.config import Backend, EmbeddingConfig
+from worker.embedding.models import Precision, find_model
+from worker.embedding.pool import ModelPool
+from worker.embedding.ready import ready
+
+KEY = CacheKey("revision", Backend.AUTO, Precision.EXACT, "processor", False, ())
+A_CARD = Card(
+    revision="revision",
+    dimension=3,
+    longest=None,
+    max_length=None,
+    document_prompt="",
+    query_prompt="",
+    pad_id=0,
+    engine="openvino",
+    arithmetic="float32",
+)
+
+
+def fill(folder: Path) -> Card:
+    """Make an entry."""
+    assert not any(folder.iterdir())
+    (folder / TOKENIZER).write_text("a tokenizer")
+    (folder / WEIGHTS).write_bytes(bytes(1000))
+    return A_CARD
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def become_a_file(entry: Path) -> None:
+    shutil.rmtree(entry)
+    entry.touch()
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "weights cut in half": lambda entry: cut(entry / WEIGHTS),
+    "one byte another": lambda entry: (entry / WEIGHTS).write_bytes(bytes(999) + b"\1"),
+    "no tokenizer": lambda entry: (entry / TOKENIZER).unlink(),
+    "card cut in half": lambda entry: cut(entry / CARD),
+    "card garbage": lambda entry: (entry / CARD).write_bytes(b"\xff garbage \0"),
+    "card of another kind": lambda entry: (entry / CARD).write_text("[]"),
+    "card of another format": lambda entry: (entry / CARD).write_text('{"revision": "r"}'),
+    "no card": lambda entry: (entry / CARD).unlink(),
+    "not there": lambda entry: shutil.rmtree(entry),
+    "a file": become_a_file,
+}
+
+
+def test_an_entry_is_made_once(tmp_path: Path) -> None:
+    cache = ModelCache(tmp_path / "not there yet")
+    assert cache.load(KEY) is None
+    made = cache.store(KEY, fill)
+    assert cache.load(KEY) == made
+    assert cache.store(KEY, not_needed) == made
+    assert (made.folder / TOKENIZER).read_text() == "a tokenizer"
+
+
+def not_needed(folder: Path) -> Card:
+    raise AssertionError("it was there")
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_an_entry_that_is_damaged_is_not_believed_and_heals(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    cache = ModelCache(tmp_path)
+    whole = cache.store(KEY, fill)
+    damage(whole.folder)
+    assert cache.load(KEY) is None
+    assert cache.store(KEY, fill) == whole
+    assert cache.load(KEY) == whole
+
+
+def test_everything_that_decides_what_is_in_an_entry_names_it() -> None:
+    others = [
+        CacheKey("other", Backend.AUTO, Precision.EXACT, "processor", False, ()),
+        CacheKey("revision", Backend.TORCH, Precision.EXACT, "processor", False, ()),
+        CacheKey("revision", Backend.AUTO, Precision.FAST, "processor", False, ()),
+        CacheKey("revision", Backend.AUTO, Precision.EXACT, "other", False, ()),
+        CacheKey("revision", Backend.AUTO, Precision.EXACT, "processor", True, ()),
+        CacheKey("revision", Backend.AUTO, Precision.EXACT, "processor", False, ("1.0",)),
+        CacheKey("revision", Backend.AUTO, Precision.EXACT, "processor", False, (), format=0),
+    ]
+    assert len({key.digest for key in (KEY, *others)}) == 1 + len(others)
+
+
+def test_what_was_left_half_made_is_neither_believed_nor_kept(tmp_path: Path) -> None:
+    def fails(folder: Path) -> Card:
+        fill(folder)
+        raise ModelUnavailable("it does not work")
+
+    cache = ModelCache(tmp_path)
+    with pytest.raises(ModelUnavailable, match="it does not work"):
+        cache.store(KEY, fails)
+    assert cache.load(KEY) is None
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/ingestq"])
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        UsageError, match=r"cannot be kept in .*; set INGESTQ_CACHE_DIR to a folder"
+    ):
+        ModelCache(tmp_path / place).store(KEY, fill)
+
+
+BUILDER = """
+import sys
+from pathlib import Path
+from tests.integration.test_model_cache import KEY, fill
+from worker.embedding.cache import ModelCache
+
+def make(folder):
+    card = fill(folder)
+    print("half made", flush=True)
+    sys.stdin.readline()
+    return card
+
+print("begins", flush=True)
+print(ModelCache(Path(sys.argv[1])).store(KEY, make).card.revision)
+"""
+
+
+async def builder(folder: Path) -> asyncio.subprocess.Process:
+    """Another process that begins to store `KEY`; when it is half done it waits for a line."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        BUILDER,
+        folder,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert await says(process) == "begins"
+    return process
+
+
+async def says(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    return (await process.stdout.readline()).decode().strip()
+
+
+async def test_of_a_builder_that_is_killed_nothing_is_believed(tmp_path: Path) -> None:
+    first = await builder(tmp_path)
+    assert await says(first) == "half made"
+    cache = ModelCache(tmp_path)
+    assert cache.load(KEY) is None
+    first.kill()
+    await first.communicate()
+    assert cache.load(KEY) is None
+    made = cache.store(KEY, fill)  # the lock went with its owner
+    assert cache.load(KEY) == made
+    assert sorted(os.listdir(tmp_path)) == [KEY.digest, f"{KEY.digest}.lock"]
+
+
+async def test_of_two_builders_one_makes_the_entry_and_both_have_it(tmp_path: Path) -> None:
+    first = await builder(tmp_path)
+    assert await says(first) == "half made"
+    second = await builder(tmp_path)
+    first_said, _ = await first.communicate(b"go on\n")
+    second_said, _ = await second.communicate()
+    assert (first_said, second_said) == (b"revision\n", b"revision\n")
+
+
+@pytest.mark.slow
+async def test_a_damaged_entry_of_a_model_is_made_anew(
+    tiny_models: TinyModels, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_models.folder / "cache", tmp_path / "cache")
+    config = EmbeddingConfig(tmp_path / "cache", tiny_models.model("prompts"))
+    cut((await ready(config)).folder / WEIGHTS)
+    with structlog.testing.capture_logs() as logs:
+        async with ModelPool(config) as pool:
+            vectors = await pool.embed(Lane.BULK, TEXTS)
+    assert [log["event"] for log in logs] == [events.MODEL_PREPARING, events.MODEL_READY]
+    assert (vectors * tiny_models.documents("prompts")).sum(axis=1).min() >= 0.999
+
+
+@pytest.mark.slow
+async def test_a_killed_builder_of_a_model_leaves_nothing(
+    ingestq: Ingestq, tiny_models: TinyModels
+) -> None:
+    cache = ingestq.folder / "cache"
+    model = tiny_models.model("prompts")
+    ingestq.settings |= {"model": model, "cache_dir": str(cache)}
+    (ingestq.folder / "note.txt").write_text("A short note.")
+    run = await asyncio.to_thread(ingestq.start, "run", "note.txt")
+    await eventually(lambda: asyncio.to_thread(lambda: list(cache.glob("*.unfinished/*"))))
+    run.kill()
+    run.communicate()
+    files = find_model(model)
+    assert files is not None
+    key = cache_key(files.revision, Backend.AUTO, Precision.EXACT)
+    assert ModelCache(cache).load(key) is None
+    ran = await ingestq.ended("run", "note.txt")
+    assert ran.code == 0, ran.err
+    assert ModelCache(cache).load(key) is not None
+    assert not list(cache.glob("*.unfinished"))
+
+
+def ruin_weights(model: Path) -> None:
+    cut(model / "model.safetensors")
+
+
+def ruin_tokenizer(model: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        (model / name).unlink(missing_ok=True)
+
+
+def ruin_config(model: Path) -> None:
+    (model / "config.json").write_bytes(b"\xff{garbage")
+
+
+def ruin_modules(model: Path) -> None:
+    (model / "modules.json").write_text('{"not": "a list"}')
+
+
+def remove_all(model: Path) -> None:
+    for path in model.rglob("*.*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "ruin",
+    [
+        ruin_weights,
+        *(
+            pytest.param(ruin, marks=pytest.mark.slow)
+            for ruin in (ruin_tokenizer, ruin_config, ruin_modules, remove_all)
+        ),
+    ],
+)
+def test_a_ruined_model_is_said_to_be_one(
+    ingestq: Ingestq, tiny_models: TinyModels, ruin: Callable[[Path], None]
+) -> None:
+    model = Path(shutil.copytree(tiny_models.model("prompts"), ingestq.folder / "model"))
+    ruin(model)
+    (ingestq.folder / "note.txt").write_text("A short note.")
+    ingestq.settings |= {"model": str(model), "cache_dir": str(ingestq.folder / "cache")}
+    ran = ingestq("run", "note.txt")
+    ran.failed_with(2, f"the model '{model}' cannot be loaded (", "INGESTQ_MODEL")
+    assert not list(ingestq.folder.glob("cache/*/"))
+
+
+def test_the_command_says_that_the_cache_cannot_be_written(
+    ingestq: Ingestq, tiny_models: TinyModels
+) -> None:
+    (ingestq.folder / "file").touch()
+    (ingestq.folder / "note.txt").write_text("A short note.")
+    ingestq.settings |= {"model": tiny_models.model("prompts"), "cache_dir": "file"}
+    ingestq("run", "note.txt").failed_with(2, "cannot be kept in", "INGESTQ_CACHE_DIR")

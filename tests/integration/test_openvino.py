@@ -1,0 +1,160 @@
+"""The fast backend computes what sentence-transformers does; what it cannot compute, torch does."""
+
+import sys
+
+import numpy as np
+import pytest
+import structlog
+
+from broker import events
+from broker.contract import Lane
+from broker.errors import UsageError
+from tests.tiny_models import TEXTS, Rows, TinyModels
+from worker.embedding import child
+from worker.embedding.cache import Entry
+from worker.embedding.child import ChildConfig
+from worker.embedding.config import Backend, EmbeddingConfig
+from worker.embedding.models import DEFAULT_MODEL
+from worker.embedding.pool import ModelPool
+from worker.embedding.processes import Processes
+from worker.embedding.ready import ready
+
+SECONDS = 60
+ROUNDING = 1e-6
+HEAVY = {"sentence_transformers", "torch", "transformers"}
+
+
+def cosines(mine: Rows, theirs: Rows) -> Rows:
+    """Of each pair of rows; all are of unit length."""
+    assert mine.shape == theirs.shape
+    assert mine.dtype == np.float32
+    found: Rows = np.einsum("ij,ij->i", mine, theirs)
+    return found
+
+
+async def queries(pool: ModelPool) -> Rows:
+    return np.array([(await pool.embed_query(text)).dense for text in TEXTS], np.float32)
+
+
+async def kept(config: EmbeddingConfig) -> Entry:
+    """What the cache has of a model already."""
+    with structlog.testing.capture_logs() as logs:
+        entry = await ready(config)
+    assert logs == []
+    return entry
+
+
+async def test_the_default_models_vectors_are_those_of_sentence_transformers(
+    model: ModelPool, tiny_models: TinyModels
+) -> None:
+    documents = await model.embed(Lane.BULK, TEXTS)
+    for near in (
+        cosines(documents, tiny_models.documents(DEFAULT_MODEL)),
+        cosines(await queries(model), tiny_models.queries(DEFAULT_MODEL)),
+    ):
+        assert near.min() >= 0.999
+        assert near.mean() >= 0.9999
+    assert (await ready(model.config)).card.engine == "openvino"
+
+
+async def test_a_texts_vector_does_not_depend_on_its_batch(model: ModelPool) -> None:
+    together = await model.embed(Lane.BULK, TEXTS)
+    alone = [(await model.embed(Lane.BULK, [text]))[0] for text in TEXTS[::7]]
+    assert cosines(together[::7], np.array(alone)).min() >= 0.999
+
+
+@pytest.mark.parametrize("kind", ["prompts", "half-precision"])
+async def test_prompts_are_put_before_documents_and_queries(
+    tiny_models: TinyModels, kind: str
+) -> None:
+    config = tiny_models.config(kind)
+    assert (await kept(config)).card.engine == "openvino"
+    async with ModelPool(config) as pool:
+        documents = await pool.embed(Lane.BULK, TEXTS)
+        assert cosines(documents, tiny_models.documents(kind)).min() >= 0.999
+        assert cosines(await queries(pool), tiny_models.queries(kind)).min() >= 0.999
+    mixed_up = cosines(tiny_models.documents("prompts"), tiny_models.queries("prompts"))
+    assert mixed_up.min() < 0.95, "prompts that change nothing prove nothing"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("pooled-without-prompt", marks=pytest.mark.slow),
+        pytest.param("router", marks=pytest.mark.slow),
+        "static",
+    ],
+)
+async def test_what_openvino_cannot_compute_right_is_left_to_torch(
+    tiny_models: TinyModels, kind: str
+) -> None:
+    config = tiny_models.config(kind)
+    card = (await kept(config)).card
+    assert card.engine == "torch"
+    assert bool(card.rejected) == (kind != "static"), "a vector that is looked up needs no engine"
+    assert card.static == (kind == "static")
+    async with ModelPool(config) as pool:
+        documents = await pool.embed(Lane.BULK, TEXTS)
+        assert cosines(documents, tiny_models.documents(kind)).min() >= 1 - ROUNDING
+        assert cosines(await queries(pool), tiny_models.queries(kind)).min() >= 1 - ROUNDING
+
+
+@pytest.mark.parametrize("kind", ["prompts", "steep"])
+async def test_without_bfloat16_it_computes_in_float32(tiny_models: TinyModels, kind: str) -> None:
+    config = tiny_models.without_bfloat16(kind)
+    card = (await kept(config)).card
+    assert (card.engine, card.arithmetic, card.rejected) == ("openvino", "float32", ())
+    async with ModelPool(config) as pool:
+        documents = await pool.embed(Lane.BULK, TEXTS)
+    assert cosines(documents, tiny_models.documents(kind)).min() >= 1 - ROUNDING
+
+
+async def test_arithmetic_that_is_too_coarse_for_a_model_is_not_used(
+    tiny_models: TinyModels,
+) -> None:
+    config = tiny_models.config("steep")
+    with structlog.testing.capture_logs() as logs:
+        card = (await ready(config)).card
+    if not card.rejected:
+        pytest.skip("this processor has no coarser arithmetic than float32")
+    assert (card.engine, card.arithmetic) == ("openvino", "float32")
+    [fallback] = [log for log in logs if log["event"] == events.MODEL_FALLBACK]
+    assert fallback["log_level"] == "warning"
+    assert "bfloat16 is too far off (cosine " in fallback["rejected"]
+    async with ModelPool(config) as pool:
+        documents = await pool.embed(Lane.BULK, TEXTS)
+    assert cosines(documents, tiny_models.documents("steep")).min() >= 1 - ROUNDING
+
+
+@pytest.mark.slow
+async def test_who_insists_on_openvino_is_told_why_it_cannot_be(tiny_models: TinyModels) -> None:
+    config = tiny_models.config("router", backend=Backend.OPENVINO)
+    with pytest.raises(UsageError, match=r"INGESTQ_BACKEND is 'openvino'.*needs 'torch' or 'auto'"):
+        await ready(config)
+
+
+@pytest.mark.slow
+async def test_who_wants_torch_gets_it(tiny_models: TinyModels) -> None:
+    config = tiny_models.config("prompts", backend=Backend.TORCH)
+    card = (await kept(config)).card
+    assert (card.engine, card.rejected) == ("torch", ())
+    async with ModelPool(config) as pool:
+        documents = await pool.embed(Lane.BULK, TEXTS)
+    assert cosines(documents, tiny_models.documents("prompts")).min() >= 1 - ROUNDING
+
+
+async def test_a_child_with_openvino_loads_nothing_else(tiny_models: TinyModels) -> None:
+    config = tiny_models.config("prompts")
+    loading = ChildConfig(config.model, await kept(config), threads=1)
+    processes = Processes(1, child.initialize, (loading,))
+    try:
+        await processes.run(SECONDS, child.embed_documents, ["a text"])
+        loaded = await processes.run(SECONDS, loaded_modules)
+    finally:
+        await processes.stop()
+    assert "openvino" in loaded
+    assert HEAVY.isdisjoint(loaded)
+
+
+def loaded_modules() -> set[str]:
+    return {name.partition(".")[0] for name in sys.modules if sys.modules[name] is not None}

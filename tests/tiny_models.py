@@ -1,0 +1,162 @@
+"""Small models of many kinds, and what sentence-transformers itself computes with each.
+
+Run as ``python -m tests.tiny_models FOLDER`` because the tests never import torch: in FOLDER there
+are then the models, the vectors of `TEXTS` as ``documents`` and as ``queries``, and caches that
+hold what was made ready.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from unittest.mock import patch
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.embedding.config import Backend, EmbeddingConfig
+from worker.embedding.models import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+SENTENCE = "The keeper of the lighthouse writes the weather of each hour into a thick book. "
+TEXTS: Final = (
+    *(SENTENCE * n for n in range(1, 14)),
+    *(f"Page {n}: " + "wind, tide and cloud; " * n for n in range(1, 30, 2)),
+    "x",
+    "x" * 1_000_000,
+    "🌊🗼📖" * 20,
+    "before\0after \0\0 the end\0",
+    "حارس المنارة يكتب حالة الطقس كل ساعة في كتاب سميك. " * 3,
+    "שומר המגדלור כותב את מזג האוויר של כל שעה בספר עבה.",
+    "‮mixed‬ עברית and English, 12:30",
+)
+"""Of the lengths that chunks have, and what is least like them."""
+
+KINDS: Final = ("prompts", "pooled-without-prompt", "router", "static", "steep", "half-precision")
+PROMPTS: Final = {"query": "query: ", "document": "passage: "}
+WORDS: Final = 600
+HIDDEN: Final = 32
+STEEPNESS: Final = 40.0
+"""By so much are weights scaled that rounding them to bfloat16 is too coarse."""
+
+Rows = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TinyModels:
+    """What was made in ``folder``."""
+
+    folder: Path
+
+    def model(self, kind: str) -> str:
+        """The name to configure."""
+        return DEFAULT_MODEL if kind == DEFAULT_MODEL else str(self.folder / kind)
+
+    def config(self, kind: str, **options: object) -> EmbeddingConfig:
+        """The configuration with which it was made ready."""
+        return EmbeddingConfig(self.folder / "cache", self.model(kind), **options)  # type: ignore[arg-type]
+
+    def without_bfloat16(self, kind: str) -> EmbeddingConfig:
+        """The same, as if the processor could not compute bfloat16."""
+        return EmbeddingConfig(self.folder / "cache-without-bfloat16", self.model(kind))
+
+    def documents(self, kind: str) -> Rows:
+        """What sentence-transformers makes of `TEXTS` as documents."""
+        return self._rows("documents", kind)
+
+    def queries(self, kind: str) -> Rows:
+        """What sentence-transformers makes of `TEXTS` as queries."""
+        return self._rows("queries", kind)
+
+    def _rows(self, what: str, kind: str) -> Rows:
+        rows: Rows = np.load(self.folder / what / f"{kind.rpartition('/')[2]}.npy")
+        return rows
+
+
+def main(folder: Path) -> None:
+    from worker.embedding import build
+    from worker.embedding.backends.torch import load
+
+    tiny = TinyModels(folder)
+    make_all(folder)
+    for kind in (DEFAULT_MODEL, *KINDS):
+        model = load(tiny.model(kind))
+        for what, encode in (("documents", model.encode_document), ("queries", model.encode_query)):
+            (folder / what).mkdir(exist_ok=True)
+            rows = encode(list(TEXTS), normalize_embeddings=True)
+            np.save(folder / what / f"{kind.rpartition('/')[2]}.npy", rows)
+    for kind in KINDS:
+        if kind != "steep":  # the tests want to see what is said of it
+            build.build(tiny.config(kind))
+    build.build(tiny.config("prompts", backend=Backend.TORCH))
+    with patch.object(build, "supports_bfloat16", return_value=False):
+        for kind in ("prompts", "steep"):
+            build.build(tiny.without_bfloat16(kind))
+
+
+def make_all(folder: Path) -> None:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import (
+        Pooling,
+        Router,
+        StaticEmbedding,
+        Transformer,
+    )
+    from tokenizers import Tokenizer
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    torch.manual_seed(17)
+    letters = [chr(code) for code in range(33, 127)]
+    words = sorted({word.strip(".,;:") for text in TEXTS for word in text.lower().split()})
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
+    vocabulary += [f"##{letter}" for letter in letters]
+    vocabulary += [word for word in words if 1 < len(word) < 20][: WORDS - len(vocabulary)]
+    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(vocabulary)))
+    tokenizer = BertTokenizer(str(folder / "vocab.txt"))
+
+    def transformer(name: str, steepness: float = 1.0) -> Transformer:
+        config = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=HIDDEN,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=2 * HIDDEN,
+            max_position_embeddings=128,
+        )
+        network = BertModel(config)
+        with torch.no_grad():
+            for parameter in network.encoder.parameters():
+                parameter.mul_(steepness)
+        network.save_pretrained(folder / "bert" / name)
+        tokenizer.save_pretrained(folder / "bert" / name)
+        loaded: Transformer = Transformer(str(folder / "bert" / name), max_seq_length=96)
+        return loaded
+
+    def save(name: str, model: "SentenceTransformer") -> None:
+        model.save_pretrained(str(folder / name))
+
+    plain = transformer("plain")
+    save("prompts", SentenceTransformer(modules=[plain, Pooling(HIDDEN)], prompts=PROMPTS))
+    unprompted = Pooling(HIDDEN, include_prompt=False)
+    pooled = SentenceTransformer(modules=[plain, unprompted], prompts=PROMPTS)
+    save("pooled-without-prompt", pooled)
+    router = Router.for_query_document(
+        query_modules=[transformer("query"), Pooling(HIDDEN)],
+        document_modules=[plain, Pooling(HIDDEN)],
+    )
+    save("router", SentenceTransformer(modules=[router]))
+    static = StaticEmbedding(
+        Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), embedding_dim=HIDDEN
+    )
+    save("static", SentenceTransformer(modules=[static]))
+    steep = transformer("steep", STEEPNESS)
+    save("steep", SentenceTransformer(modules=[steep, Pooling(HIDDEN)]))
+    half = SentenceTransformer(modules=[transformer("half"), Pooling(HIDDEN)])
+    save("half-precision", half.half())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,249 @@
+"""Packs the chunks of all running jobs into batches, and hands one to each child that is free.
+
+A batch is made when somebody can take it, never before: nothing lingers while there is idleness,
+and under load batches are full. It is made around the text that has waited longest, with those that
+are nearest to it in length, because in a batch all texts are padded to the longest.
+"""
+
+import asyncio
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+import numpy as np
+import structlog
+
+from broker import events
+from broker.contract import Lane
+from broker.errors import DocumentRejected, PoolBroken, PoolFailure
+from worker.embedding.backends import Vectors
+from worker.lanes import whose_turn
+
+log = structlog.get_logger()
+
+MAX_WAITING: Final = 4096
+"""Texts of a lane that wait; who has more has to wait with them."""
+BYTES_A_TOKEN: Final = 4
+"""Of UTF-8, on average in prose. What a text really has is known when it is embedded."""
+SPECIAL_TOKENS: Final = 2
+
+
+class Embedder(Protocol):
+    """What computes vectors: processes of the pool, or an endpoint.
+
+    It may be given ``slots`` batches at once, each of up to ``batch_texts`` texts with about
+    ``batch_tokens`` tokens, padding counted.
+    """
+
+    slots: int
+    batch_texts: int
+    batch_tokens: int
+
+    async def embed_each(self, texts: Sequence[str]) -> Sequence[Vectors | DocumentRejected]:
+        """Embed chunks of documents: the vector of each, of unit length, or why it has none.
+
+        Raises PoolFailure if a process died over them.
+        """
+        ...
+
+    async def embed_query(self, text: str) -> Vectors:
+        """Embed what somebody searches for; shape (dimension,), of unit length."""
+        ...
+
+
+@dataclass(eq=False)
+class _Text:
+    """A text that is to be embedded; ``done`` gets its vector, or why there is none."""
+
+    text: str
+    tokens: int
+    done: "asyncio.Future[Vectors]" = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    def give(self, vector: Vectors) -> None:
+        """Hand over its vector, unless nobody waits for it any more."""
+        if not self.done.done():
+            self.done.set_result(vector)
+
+    def fail(self, error: Exception) -> None:
+        """Say why there is no vector, unless nobody waits for it any more."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class _Waiting:
+    """The texts of one lane that wait, known by age and by length.
+
+    ``door`` is held by who adds some: whoever came first has the room that there is, or will be.
+    """
+
+    def __init__(self) -> None:
+        self.door = asyncio.Lock()
+        self._by_age: dict[_Text, None] = {}
+        self._by_length: list[_Text] = []
+        self._left = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._by_age)
+
+    async def room(self) -> None:
+        """Return when one more text may wait."""
+        while len(self) >= MAX_WAITING:
+            self._left.clear()
+            await self._left.wait()
+
+    def add(self, text: _Text) -> None:
+        self._by_age[text] = None
+        insort(self._by_length, text, key=_tokens)
+
+    def discard(self, text: _Text) -> None:
+        if text in self._by_age:
+            del self._by_age[text]
+            self._by_length.remove(text)
+            self._left.set()
+
+    def take(self, most_texts: int, most_tokens: int) -> list[_Text]:
+        """Take the oldest text, and those nearest to it in length that fit in a batch with it."""
+        ordered = self._by_length
+        oldest = next(iter(self._by_age))
+        start = ordered.index(oldest)
+        end = start + 1
+        while end - start < most_texts:
+            fitting = most_tokens // (end - start + 1)
+            left = start > 0 and ordered[end - 1].tokens <= fitting
+            right = end < len(ordered) and ordered[end].tokens <= fitting
+            if left and right:
+                below, above = ordered[start - 1].tokens, ordered[end].tokens
+                left = oldest.tokens - below <= above - oldest.tokens
+            if left:
+                start -= 1
+            elif right:
+                end += 1
+            else:
+                break
+        taken = ordered[start:end]
+        del ordered[start:end]
+        for text in taken:
+            del self._by_age[text]
+        self._left.set()
+        return taken
+
+
+class Batcher:
+    """Gives ``embedder`` batches of what all callers ask for, as an asynchronous context manager.
+
+    Of both lanes, interactive texts come first; one batch in four is bulk if both wait.
+    """
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self._waiting = {lane: _Waiting() for lane in Lane}
+        self._arrived = asyncio.Event()
+        self._batches = 0
+        self._serving: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._serving = [asyncio.create_task(self._serve()) for _ in range(self._embedder.slots)]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    async def embed(self, lane: Lane, texts: Sequence[str]) -> Vectors:
+        """Embed ``texts``; shape (texts, dimension).
+
+        Whoever is cancelled takes back what still waits. Raises DocumentRejected if a text is
+        refused by itself or kills its process twice, and what the embedder raises.
+        """
+        waiting = self._waiting[lane]
+        mine = [_Text(text, _estimated_tokens(text)) for text in texts]
+        try:
+            async with waiting.door:
+                for text in mine:
+                    await waiting.room()
+                    waiting.add(text)
+                    self._arrived.set()
+            return np.stack(await asyncio.gather(*(text.done for text in mine)))
+        finally:
+            for text in mine:
+                waiting.discard(text)
+                text.done.cancel()
+
+    async def _serve(self) -> None:
+        while True:
+            await self._settle(await self._next())
+
+    async def _next(self) -> list[_Text]:
+        while (lane := self._lane()) is None:
+            self._arrived.clear()
+            await self._arrived.wait()
+        self._batches += 1
+        embedder = self._embedder
+        return self._waiting[lane].take(embedder.batch_texts, embedder.batch_tokens)
+
+    def _lane(self) -> Lane | None:
+        bulk, interactive = self._waiting[Lane.BULK], self._waiting[Lane.INTERACTIVE]
+        return whose_turn(self._batches, bulk=bool(len(bulk)), interactive=bool(len(interactive)))
+
+    async def _settle(self, batch: list[_Text], *, died: bool = False, broke: bool = False) -> None:
+        """Give each text of ``batch`` its vector, or say why there is none, as soon as it is known.
+
+        Anybody may kill a process once. A batch over which it died before is halved, again and
+        again, until the text that does it is alone, and dies alone. If twice nobody knows over
+        which batch (it ``broke`` before), no document is to blame.
+        """
+        batch = [text for text in batch if not text.done.done()]  # somebody waits for them
+        if not batch:
+            return
+        try:
+            outcomes = await self._embedder.embed_each([text.text for text in batch])
+            for text, outcome in list(zip(batch, outcomes, strict=True)):
+                if isinstance(outcome, DocumentRejected):
+                    text.fail(outcome)
+                else:
+                    text.give(outcome)
+        except PoolBroken as error:
+            if broke:
+                _fail(batch, error)
+            else:
+                await self._settle(batch, died=died, broke=True)
+        except PoolFailure as error:
+            log.warning(events.CHILD_FAILED, error=str(error))
+            if not died:
+                await self._settle(batch, died=True, broke=broke)
+            else:
+                await self._settle_halves(batch, error)
+        except Exception as error:
+            _fail(batch, error)
+
+    async def _settle_halves(self, batch: list[_Text], error: PoolFailure) -> None:
+        """Find out which text of ``batch`` kills processes; it may do so once more alone."""
+        if len(batch) == 1:
+            batch[0].fail(DocumentRejected(f"twice, {error}"))
+            return
+        half = len(batch) // 2
+        for part in (batch[:half], batch[half:]):
+            await self._settle(part, died=len(part) > 1)
+
+
+def _fail(batch: Sequence[_Text], error: Exception) -> None:
+    for text in batch:
+        text.fail(error)
+
+
+def _tokens(text: _Text) -> int:
+    return text.tokens
+
+
+def _estimated_tokens(text: str) -> int:
+    return len(text.encode(errors="replace")) // BYTES_A_TOKEN + SPECIAL_TOKENS

@@ -1,0 +1,61 @@
+"""The embedder that is made of processes, each with the model."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from broker.errors import PoolFailure
+from worker.embedding import child
+from worker.embedding.backends import Vectors
+from worker.embedding.cache import Card, Entry
+from worker.embedding.child import ChildConfig
+from worker.embedding.config import EmbeddingConfig, cores
+from worker.embedding.processes import Processes
+
+BATCH_TEXTS: Final = 256
+"""More vectors at once would hold up the event loop when they arrive."""
+BATCH_TOKENS: Final = 2048
+"""A quarter of a second of work for a core: an upload waits no longer, a child loses no more."""
+GPU_BATCH_TOKENS: Final = 65_536
+STATIC_BATCH_TOKENS: Final = 262_144
+"""Vectors that are looked up cost less than handing the texts over."""
+EMBED_SECONDS: Final = 300.0
+"""A child that takes longer over a batch hangs, and is killed."""
+BATCHES_A_CHILD: Final = 4096
+"""Then it is replaced, so that memory it does not give back is bounded."""
+
+
+class Children:
+    """See `worker.embedding.batcher.Embedder`. The processes start with the first text."""
+
+    def __init__(self, config: EmbeddingConfig, entry: Entry) -> None:
+        self.slots = entry.card.gpus or config.pool_size
+        self.batch_texts = BATCH_TEXTS
+        self.batch_tokens = _batch_tokens(entry.card)
+        threads = max(1, cores() // self.slots)
+        self._processes = Processes(
+            self.slots,
+            child.initialize,
+            (ChildConfig(config.model, entry, threads),),
+            max_tasks=BATCHES_A_CHILD,
+        )
+
+    async def embed_each(self, texts: Sequence[str]) -> Sequence[Vectors]:
+        """See `Embedder`."""
+        return list(await self._processes.run(EMBED_SECONDS, child.embed_documents, texts))
+
+    async def embed_query(self, text: str) -> Vectors:
+        """See `Embedder`."""
+        try:
+            return await self._processes.run(EMBED_SECONDS, child.embed_query, text)
+        except PoolFailure:  # anybody may have killed it
+            return await self._processes.run(EMBED_SECONDS, child.embed_query, text)
+
+    async def stop(self) -> None:
+        """End the processes at once. Stopping twice, or before starting, is fine."""
+        await self._processes.stop()
+
+
+def _batch_tokens(card: Card) -> int:
+    if card.static:
+        return STATIC_BATCH_TOKENS
+    return GPU_BATCH_TOKENS if card.gpus else BATCH_TOKENS

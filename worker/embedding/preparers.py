@@ -1,0 +1,94 @@
+"""The processes that prepare documents: a slow parser never holds up what is to be embedded."""
+
+from collections.abc import Callable
+from typing import Final, ParamSpec, TypeVar
+
+import structlog
+
+from broker import events
+from broker.contract import Document, Lane
+from broker.errors import DocumentRejected, PoolBroken, PoolFailure
+from worker.embedding import preparing
+from worker.embedding.preparing import PreparerConfig
+from worker.embedding.processes import Processes
+from worker.lanes import LanePermits
+from worker.points import SparseVector
+from worker.prepare import Prepared, Unprepared
+
+log = structlog.get_logger()
+
+PREPARE_SECONDS: Final = 1800.0
+"""A parser that takes longer hangs; the child is killed and the document counted as failed."""
+QUERY_SECONDS: Final = 60.0
+DOCUMENTS_A_CHILD: Final = 10_000
+"""Then it is replaced, so that memory a parser does not give back is bounded."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Preparers:
+    """``count`` processes, which start with the first document."""
+
+    def __init__(self, count: int, config: PreparerConfig, max_document_bytes: int) -> None:
+        self._max_document_bytes = max_document_bytes
+        # No child has a queue of its own: an upload waits for one document of bulk work, not many.
+        self._free = LanePermits(count, bulk=count)
+        self._processes = Processes(
+            count, preparing.initialize, (config,), max_tasks=DOCUMENTS_A_CHILD
+        )
+
+    async def prepare(
+        self, lane: Lane, document: Document, known_hash: str | None
+    ) -> Prepared | Unprepared:
+        """See `worker.prepare.prepare`.
+
+        Raises DocumentRejected also if a child died over it twice in a row, and PoolFailure if
+        twice in a row nobody knows what the children died of.
+        """
+        try:
+            return await self._prepare(lane, document, known_hash)
+        except PoolFailure as first:  # anybody may have killed it
+            log.warning(events.CHILD_FAILED, error=str(first))
+            try:
+                return await self._prepare(lane, document, known_hash)
+            except PoolBroken:
+                raise
+            except PoolFailure as second:
+                if isinstance(first, PoolBroken):
+                    raise
+                raise DocumentRejected(f"twice, {second}") from second
+
+    async def encode_query(self, text: str) -> SparseVector:
+        """The words of what somebody searches for."""
+        try:
+            return await self._run(Lane.INTERACTIVE, QUERY_SECONDS, preparing.encode_query, text)
+        except PoolFailure:  # anybody may have killed it
+            return await self._run(Lane.INTERACTIVE, QUERY_SECONDS, preparing.encode_query, text)
+
+    async def stop(self) -> None:
+        """End the processes at once. Stopping twice, or before starting, is fine."""
+        await self._processes.stop()
+
+    async def _prepare(
+        self, lane: Lane, document: Document, known_hash: str | None
+    ) -> Prepared | Unprepared:
+        return await self._run(
+            lane,
+            PREPARE_SECONDS,
+            preparing.prepare_document,
+            document,
+            known_hash,
+            self._max_document_bytes,
+        )
+
+    async def _run(
+        self,
+        lane: Lane,
+        seconds: float,
+        function: Callable[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        async with self._free.hold(lane):
+            return await self._processes.run(seconds, function, *args, **kwargs)

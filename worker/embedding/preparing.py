@@ -1,0 +1,56 @@
+"""What runs in a child that prepares documents: reading, parsing, cutting, and counting words."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from broker.contract import Document
+from worker.embedding.processes import become_child
+from worker.points import SparseVector
+from worker.prepare import Prepared, Unprepared, prepare
+
+if TYPE_CHECKING:
+    from worker.chunk import Chunker
+    from worker.sparse import SparseEncoder
+
+
+@dataclass(frozen=True)
+class PreparerConfig:
+    """How to cut: by the tokens of ``tokenizer``, into chunks of up to ``max_tokens``.
+
+    Documents are prepared for a ``hybrid`` collection, or for one without sparse vectors.
+    """
+
+    tokenizer: Path
+    max_tokens: int
+    hybrid: bool
+
+
+_chunker: "Chunker"
+_sparse: "SparseEncoder"
+_hybrid: bool
+
+
+def initialize(config: PreparerConfig) -> None:
+    """Load what is needed; no model is."""
+    global _chunker, _sparse, _hybrid
+    become_child()
+    # Imported here, because only children may load them.
+    from worker.chunk import Chunker
+    from worker.sparse import SparseEncoder
+
+    _hybrid = config.hybrid
+    _sparse = SparseEncoder()
+    _chunker = Chunker(config.tokenizer.read_text(), config.max_tokens)
+
+
+def prepare_document(
+    document: Document, known_hash: str | None, max_bytes: int
+) -> Prepared | Unprepared:
+    """See `worker.prepare.prepare`."""
+    return prepare(document, known_hash, max_bytes, _chunker, _sparse.document if _hybrid else None)
+
+
+def encode_query(text: str) -> SparseVector:
+    """The words of what somebody searches for."""
+    return _sparse.query(text)

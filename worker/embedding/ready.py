@@ -1,0 +1,72 @@
+"""Makes sure that a model is ready to be used: it is in the cache, or is put there."""
+
+import asyncio
+import time
+
+import structlog
+
+from broker import events
+from broker.errors import ModelUnavailable, PoolFailure
+from worker.embedding.cache import Card, Entry, ModelCache, cache_key
+from worker.embedding.config import EmbeddingConfig
+from worker.embedding.models import find_model
+from worker.embedding.processes import START_SECONDS, Processes, become_child
+
+log = structlog.get_logger()
+
+
+async def ready(config: EmbeddingConfig) -> Entry:
+    """What the cache has of the model, after it was made ready if that is the first time.
+
+    Raises ModelUnavailable if there is no such model or it cannot be loaded, and UsageError if the
+    backend cannot compute it, or the cache cannot be written.
+    """
+    entry = await asyncio.to_thread(_kept, config)
+    if entry is not None:
+        return entry
+    log.info(events.MODEL_PREPARING, model=config.model, cache=str(config.cache_dir))
+    started = time.monotonic()
+    await _prepare(config)
+    entry = await asyncio.to_thread(_kept, config)
+    if entry is None:
+        raise ModelUnavailable(
+            f"the model {config.model!r} was made ready, and is not in {config.cache_dir} now"
+        )
+    _say(entry.card, config, time.monotonic() - started)
+    return entry
+
+
+def _say(card: Card, config: EmbeddingConfig, seconds: float) -> None:
+    chosen = {"model": config.model, "backend": card.engine, "arithmetic": card.arithmetic}
+    if card.rejected:
+        log.warning(events.MODEL_FALLBACK, **chosen, rejected="; ".join(card.rejected))
+    cosine = None if card.proof is None else round(card.proof.cosine_min, 6)
+    log.info(events.MODEL_READY, **chosen, cosine=cosine, seconds=round(seconds, 1))
+
+
+def _kept(config: EmbeddingConfig) -> Entry | None:
+    files = find_model(config.model)
+    if files is None:
+        return None
+    key = cache_key(files.revision, config.backend, config.precision)
+    return ModelCache(config.cache_dir).load(key)
+
+
+async def _prepare(config: EmbeddingConfig) -> None:
+    processes = Processes(1, become_child)
+    try:
+        await processes.run(START_SECONDS, _build, config)
+    except (ModelUnavailable, PoolFailure) as error:
+        raise ModelUnavailable(
+            f"the model {config.model!r} cannot be loaded ({error}); set INGESTQ_MODEL to a "
+            "sentence-transformers name or to a folder that holds one"
+        ) from error
+    finally:
+        await processes.stop()
+
+
+def _build(config: EmbeddingConfig) -> None:
+    """Runs in a child: only there may torch be imported."""
+    from worker.embedding.build import build
+
+    build(config)
