@@ -1,0 +1,105 @@
+"""ingestq beside its raw ceiling and what users run instead: ``python -m benchmarks.embedding``.
+
+Redis is embedded. Qdrant is a stand-in in a process of its own, or the server that
+INGESTQ_TEST_QDRANT_URL names. LangChain and LlamaIndex take part where the ``bench`` extra is
+installed.
+"""
+
+import argparse
+import asyncio
+import logging
+import tempfile
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from benchmarks.embedding.corpus import real_prose
+from benchmarks.embedding.figures import Conditions
+from benchmarks.embedding.measures import (
+    Bench,
+    matrix_rates,
+    measure_agreement,
+    measure_static,
+    open_rival,
+    run_rounds,
+)
+from benchmarks.embedding.qdrant import open_qdrant
+from benchmarks.embedding.report import Report, report, show, write
+from benchmarks.embedding.resources import Usage
+from benchmarks.embedding.rivals import RIVALS, SENTENCE_TRANSFORMERS
+from benchmarks.machine import describe
+from broker.connection import BrokerConfig, connected
+from ingestq.cli.console import configure_logging
+from ingestq.embedded import embedded_redis
+from ingestq.runtime import Broker
+from worker.embedding.config import cores
+
+RESULTS: Final = Path(__file__).parents[1] / "results" / "embedding.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured. Each round has all chunks for ingestq and its children, and an equal
+    part of them for the slower contenders."""
+
+    rounds: int = 3
+    chunks: int = 900
+    queries: int = 300
+    static_rounds: int = 3
+    static_documents: int = 60
+    static_characters: int = 50_000
+
+
+QUICK: Final = Plan(
+    rounds=1, chunks=60, queries=30, static_rounds=1, static_documents=8, static_characters=10_000
+)
+
+
+async def run(folder: Path, plan: Plan, console: Console) -> Report:
+    """Measure everything."""
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(embedded_redis(folder))
+        redis = await stack.enter_async_context(connected(BrokerConfig(url)))
+        qdrant = await stack.enter_async_context(open_qdrant())
+        machine = await describe(redis)
+        console.print("matrix products", highlight=False)
+        products = await matrix_rates(cores())
+        corpus = real_prose(plan.chunks)
+        corpus.write(folder / "corpus")
+        broker = Broker(redis, BrokerConfig(url))
+        bench = Bench(folder, broker, qdrant, corpus, corpus.queries(plan.queries), console)
+        rivals = {name: await stack.enter_async_context(open_rival(bench, name)) for name in RIVALS}
+        there = {name: rival for name, rival in rivals.items() if rival is not None}
+        parts = corpus.parts(plan.rounds)
+        before = Usage.now()
+        await run_rounds(bench, parts, there)
+        others = Usage.now().taken_by_others(before, cores())
+        await measure_agreement(bench, there[SENTENCE_TRANSFORMERS], parts)
+        await measure_static(
+            bench, plan.static_rounds, plan.static_documents, plan.static_characters
+        )
+        return report(bench, Conditions(machine, cores(), products, others))
+
+
+async def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print the tables and write ``--output``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="see in a minute that it works")
+    parser.add_argument("--output", type=Path, help=f"default {RESULTS.name}; --quick: none")
+    args = parser.parse_args(argv)
+    output = args.output if args.quick or args.output else RESULTS
+    configure_logging(logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="ingestq-bench-") as folder:
+        plan = QUICK if args.quick else Plan()
+        result = await run(Path(folder), plan, Console(stderr=True))
+    show(result)
+    if output is not None:
+        write(output, result)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

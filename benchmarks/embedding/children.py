@@ -1,0 +1,111 @@
+"""The pool by itself, and the pool inside a worker. Whoever changes the pool adapts this module."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import numpy as np
+
+from benchmarks.embedding.agreement import Matrix
+from benchmarks.embedding.resources import descendants
+from broker.contract import Document, Lane
+from ingestq.runtime import embedding_config
+from ingestq.settings import Settings
+from worker.embedding.children import Children
+from worker.embedding.pool import LaneModel
+from worker.embedding.ready import ready
+from worker.jobs import INGESTOR, Ingestor
+from worker.lease_worker import LeaseWorker
+
+BATCH_TOKENS: Final = 4096
+"""A batch takes a child half a second or so: handing it over is nothing beside that."""
+WARM_UPS: Final = 20
+
+
+def perfect_batches(
+    texts: Sequence[str], tokens: Sequence[int], multiple: int
+) -> list[Sequence[str]]:
+    """``texts`` by length, the longest first, in batches of about as many tokens each.
+
+    Their number is a multiple of the number of children, so that all are done at the same time.
+    """
+    order = sorted(range(len(texts)), key=lambda i: -tokens[i])
+    rounds = -(-sum(tokens) // (BATCH_TOKENS * multiple))
+    share = sum(tokens) / (rounds * multiple)
+    batches: list[list[str]] = [[] for _ in range(rounds * multiple)]
+    before = 0
+    for i in order:
+        batches[min(int(before / share), len(batches) - 1)].append(texts[i])
+        before += tokens[i]
+    return [batch for batch in batches if batch]
+
+
+class RawCeiling:
+    """The ``count`` embedding children of a pool, of which each has one core."""
+
+    def __init__(self, children: Children, pids: Sequence[int]) -> None:
+        self._children = children
+        self.count = children.slots
+        self.pids = pids
+
+    async def seconds(self, texts: Sequence[str], tokens: Sequence[int], at_work: int) -> float:
+        """How long the children take to embed ``texts`` when ``at_work`` of them have work.
+
+        So with one at work, the others of a pool are idle: each has the threads that it would have
+        beside the others.
+        """
+        permits = asyncio.Semaphore(at_work)
+
+        async def embed(batch: Sequence[str]) -> None:
+            async with permits:
+                rows = await self._children.embed_each(batch)
+            assert len(rows) == len(batch)
+
+        batches = perfect_batches(texts, tokens, at_work)
+        started = time.perf_counter()
+        await asyncio.gather(*map(embed, batches))
+        return time.perf_counter() - started
+
+
+@asynccontextmanager
+async def open_children(settings: Settings) -> AsyncIterator[RawCeiling]:
+    """Start them as a worker does; yields when all have loaded the model."""
+    config = embedding_config(settings, settings.pool_size)
+    entry = await ready(config)
+    others = descendants(os.getpid())
+    children = Children(config, entry)
+    try:
+        # A child may take two batches while another still loads the model.
+        for _ in range(WARM_UPS):
+            await asyncio.gather(*(children.embed_each(["warm up"]) for _ in range(children.slots)))
+        pids = [pid for pid in descendants(os.getpid()) if pid not in others]
+        yield RawCeiling(children, pids)
+    finally:
+        await children.stop()
+
+
+async def warm_up(worker: LeaseWorker) -> None:
+    """Let a worker's pool start its processes and load its models, which it does when asked."""
+    model = _model(worker)
+    document = Document(doc_id="warm up", version=1, source="warm up", text="A text. " * 200)
+    for _ in range(WARM_UPS):
+        tasks = range(2 * model.pool.config.pool_size)
+        prepared = [model.prepare(document, None) for _ in tasks]
+        embedded = [model.embed(["A text. " * 100]) for _ in tasks]
+        await asyncio.gather(*prepared, *embedded)
+
+
+async def query_vectors(worker: LeaseWorker, texts: Sequence[str]) -> Matrix:
+    """What a worker's own pool makes of queries."""
+    queries = await asyncio.gather(*map(_model(worker).pool.embed_query, texts))
+    return np.asarray([query.dense for query in queries], dtype=np.float32)
+
+
+def _model(worker: LeaseWorker) -> LaneModel:
+    ingestor: Ingestor = worker.ctx[INGESTOR]
+    model = ingestor.ports[Lane.INTERACTIVE].model
+    assert isinstance(model, LaneModel)
+    return model
