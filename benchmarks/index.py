@@ -4,7 +4,6 @@ Redis is embedded. Qdrant is the local one unless INGESTQ_QDRANT_URL is set; wha
 is removed at the end.
 """
 
-import argparse
 import asyncio
 import logging
 import random
@@ -18,6 +17,7 @@ from typing import Final
 
 from rich.console import Console
 
+from benchmarks.arguments import parsed, parser
 from benchmarks.ingestions import (
     command_seconds,
     ingest,
@@ -204,11 +204,7 @@ async def run(bench: Bench) -> Machine:
 
 async def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table and write ``--output``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="see in a minute that it works")
-    parser.add_argument("--output", type=Path, help=f"default {RESULTS.name}; --quick: none")
-    args = parser.parse_args(argv)
-    output = args.output if args.quick or args.output else RESULTS
+    args = parsed(parser(__doc__, RESULTS), argv, RESULTS)
     configure_logging(logging.WARNING)
     settings = load_settings().model_copy(update={"redis_url": None})
     with tempfile.TemporaryDirectory(prefix="ingestq-bench-") as folder:
@@ -222,8 +218,8 @@ async def main(argv: Sequence[str] | None = None) -> None:
                 await clean_up(settings)
     table = rows(bench)
     show(table, machine, notes(settings))
-    if output is not None:
-        write(output, table, machine, notes(settings))
+    if args.output is not None:
+        write(args.output, table, machine, notes(settings))
 
 
 if __name__ == "__main__":

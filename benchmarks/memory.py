@@ -5,7 +5,6 @@ and samples the memory of the worker and of its children meanwhile. The model is
 quick. Takes from ten minutes to more than an hour, nearly all of it for the large file.
 """
 
-import argparse
 import asyncio
 import logging
 import tempfile
@@ -19,6 +18,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import parsed, parser
 from benchmarks.embedding.ingestions import NotIndexed, Working, ingest, working
 from benchmarks.embedding.measures import make_static_model
 from benchmarks.embedding.qdrant import Where, open_qdrant
@@ -161,12 +161,9 @@ def show(stages: Sequence[Stage], machine: Machine) -> None:
 
 async def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table and write ``--output``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="see in a minute that it works")
-    parser.add_argument("--mebibytes", type=int, help="size of the large file; 0 leaves it out")
-    parser.add_argument("--output", type=Path, help=f"default {RESULTS.name}; --quick: none")
-    args = parser.parse_args(argv)
-    output = args.output if args.quick or args.output else RESULTS
+    options = parser(__doc__, RESULTS)
+    options.add_argument("--mebibytes", type=int, help="size of the large file; 0 leaves it out")
+    args = parsed(options, argv, RESULTS)
     sizes = QUICK_STAGES if args.quick else STAGES
     large = QUICK_LARGE_MIB if args.quick else LARGE_MIB
     large = large if args.mebibytes is None else args.mebibytes
@@ -179,9 +176,9 @@ async def main(argv: Sequence[str] | None = None) -> None:
                 broker = Broker(redis, config)
                 stages = await measure(Path(folder), broker, qdrant, sizes, large)
     show(stages, machine)
-    if output is not None:
+    if args.output is not None:
         answer = {"machine": machine, "stages": stages}
-        output.write_bytes(msgspec.json.format(msgspec.json.encode(answer)) + b"\n")
+        args.output.write_bytes(msgspec.json.format(msgspec.json.encode(answer)) + b"\n")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ socket), which is emptied between measurements. Rounds alternate between the two
 processes of their own.
 """
 
-import argparse
 import asyncio
 import random
 import statistics
@@ -22,6 +21,7 @@ from arq.connections import RedisSettings
 from rich.console import Console
 
 from benchmarks import measures
+from benchmarks.arguments import parsed, parser
 from benchmarks.contenders import ENQUEUED_AT_ONCE, Leased, Stock
 from benchmarks.machine import describe
 from benchmarks.measures import IDLE_WORKERS, Server
@@ -221,19 +221,15 @@ async def open_bench(folder: Path, plan: Plan) -> AsyncIterator[Bench]:
 
 async def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table and write ``--output``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="see in a minute that it works")
-    parser.add_argument("--output", type=Path, help=f"default {RESULTS.name}; --quick: none")
-    args = parser.parse_args(argv)
-    output = args.output if args.quick or args.output else RESULTS
+    args = parsed(parser(__doc__, RESULTS), argv, RESULTS)
     with tempfile.TemporaryDirectory(prefix="ingestq-bench-") as folder:
         async with open_bench(Path(folder), QUICK if args.quick else Plan()) as bench:
             machine = await describe(bench.server.redis)
             await run(bench)
             table = rows(bench)
     show(table, machine, NOTES)
-    if output is not None:
-        write(output, table, machine, NOTES)
+    if args.output is not None:
+        write(args.output, table, machine, NOTES)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ INGESTQ_TEST_QDRANT_URL names. LangChain and LlamaIndex take part where the ``be
 installed.
 """
 
-import argparse
 import asyncio
 import logging
 import tempfile
@@ -17,6 +16,7 @@ from typing import Final
 
 from rich.console import Console
 
+from benchmarks.arguments import parsed, parser
 from benchmarks.embedding.corpus import real_prose
 from benchmarks.embedding.figures import Conditions
 from benchmarks.embedding.measures import (
@@ -87,18 +87,14 @@ async def run(folder: Path, plan: Plan, console: Console) -> Report:
 
 async def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the tables and write ``--output``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="see in a minute that it works")
-    parser.add_argument("--output", type=Path, help=f"default {RESULTS.name}; --quick: none")
-    args = parser.parse_args(argv)
-    output = args.output if args.quick or args.output else RESULTS
+    args = parsed(parser(__doc__, RESULTS), argv, RESULTS)
     configure_logging(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="ingestq-bench-") as folder:
         plan = QUICK if args.quick else Plan()
         result = await run(Path(folder), plan, Console(stderr=True))
     show(result)
-    if output is not None:
-        write(output, result)
+    if args.output is not None:
+        write(args.output, result)
 
 
 if __name__ == "__main__":

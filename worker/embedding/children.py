@@ -1,15 +1,15 @@
 """The embedder that is made of processes, each with the model."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
-from broker.errors import PoolFailure
 from worker.embedding import child
 from worker.embedding.backends import Vectors
 from worker.embedding.cache import Card, Entry
 from worker.embedding.child import ChildConfig
 from worker.embedding.config import EmbeddingConfig, cores
-from worker.embedding.processes import Processes
+from worker.embedding.processes import Processes, once_more
 
 BATCH_TEXTS: Final = 256
 """More vectors at once would hold up the event loop when they arrive."""
@@ -45,10 +45,7 @@ class Children:
 
     async def embed_query(self, text: str) -> Vectors:
         """See `Embedder`."""
-        try:
-            return await self._processes.run(EMBED_SECONDS, child.embed_query, text)
-        except PoolFailure:  # anybody may have killed it
-            return await self._processes.run(EMBED_SECONDS, child.embed_query, text)
+        return await once_more(partial(self._processes.run, EMBED_SECONDS, child.embed_query, text))
 
     async def stop(self) -> None:
         """End the processes at once. Stopping twice, or before starting, is fine."""

@@ -1,6 +1,7 @@
 """The processes that prepare documents: a slow parser never holds up what is to be embedded."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
 import structlog
@@ -10,7 +11,7 @@ from broker.contract import Document, Lane
 from broker.errors import DocumentRejected, PoolBroken, PoolFailure
 from worker.embedding import preparing
 from worker.embedding.preparing import PreparerConfig
-from worker.embedding.processes import Processes
+from worker.embedding.processes import Processes, once_more
 from worker.lanes import LanePermits
 from worker.points import SparseVector
 from worker.prepare import Prepared, Unprepared
@@ -61,10 +62,9 @@ class Preparers:
 
     async def encode_query(self, text: str) -> SparseVector:
         """The words of what somebody searches for."""
-        try:
-            return await self._run(Lane.INTERACTIVE, QUERY_SECONDS, preparing.encode_query, text)
-        except PoolFailure:  # anybody may have killed it
-            return await self._run(Lane.INTERACTIVE, QUERY_SECONDS, preparing.encode_query, text)
+        return await once_more(
+            partial(self._run, Lane.INTERACTIVE, QUERY_SECONDS, preparing.encode_query, text)
+        )
 
     async def stop(self) -> None:
         """End the processes at once. Stopping twice, or before starting, is fine."""

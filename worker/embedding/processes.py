@@ -10,7 +10,7 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -49,7 +49,7 @@ class Processes:
         self._arguments = arguments
         self._max_tasks = max_tasks
         self._pool = self._new_pool()
-        self._started: set[ProcessPool] = set()
+        self._started: ProcessPool | None = None
         self._stopping: set[asyncio.Task[None]] = set()
 
     async def run(
@@ -61,9 +61,9 @@ class Processes:
         PoolBroken if nobody knows whether it was ever begun.
         """
         pool = self._pool
-        if pool not in self._started:
+        if pool is not self._started:
             await asyncio.to_thread(pool.schedule, _nothing)  # to spawn processes takes a while
-            self._started = {pool}
+            self._started = pool
         try:
             future = pool.schedule(function, args=args, kwargs=kwargs, timeout=seconds)
             # pebble times a task from when it is begun; a child killed while it takes one never is.
@@ -108,6 +108,14 @@ class Processes:
         ending = asyncio.create_task(_end(broken))
         self._stopping.add(ending)
         ending.add_done_callback(self._stopping.discard)
+
+
+async def once_more(run: Callable[[], Awaitable[T]]) -> T:
+    """Await ``run``, and once more if its process died: anybody may have killed it."""
+    try:
+        return await run()
+    except PoolFailure:
+        return await run()
 
 
 def _nothing() -> None:
