@@ -58,6 +58,16 @@ class Stock:
         return (self._markdown if markdown else self._text).chunks(text)
 
 
+class Ours:
+    """ingestq's own."""
+
+    def __init__(self, tokenizer_json: str) -> None:
+        self._chunker = Chunker(tokenizer_json, MAX_TOKENS)
+
+    def chunks(self, text: str, *, markdown: bool) -> list[str]:
+        return [chunk.text for chunk in self._chunker.chunks(text, markdown=markdown)]
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Texts that are edited; ``sentences``: inside a paragraph, else whole paragraphs."""
@@ -177,7 +187,7 @@ def main() -> None:
     console = Console(stderr=True)
     contenders: tuple[tuple[str, Contender, int], ...] = (
         ("stock", Stock(tokenizer), EDITS_OF_STOCK),
-        ("ours", Chunker(tokenizer_json, MAX_TOKENS), EDITS),
+        ("ours", Ours(tokenizer_json), EDITS),
     )
     for corpus in corpora():
         for name, contender, edits in contenders:

@@ -189,4 +189,4 @@ async def _count_chunks(index: Index, path: Path) -> int:
     )
     prepared = await index.model.prepare(document, None)
     assert isinstance(prepared, Prepared)
-    return len(prepared.chunks)
+    return len(prepared.part.chunks)

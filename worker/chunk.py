@@ -12,7 +12,7 @@ Sizes are counted with the model's own tokenizer, so nothing is cut off when chu
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 from worker.token_counts import TokenCounter
 from worker.units import Unit, pieces, sentences, words
@@ -25,6 +25,13 @@ CHARACTERS_A_TOKEN: Final = 16
 megabyte without white space is a single token, which it does not know."""
 
 
+class SizedText(NamedTuple):
+    """A text, and how many tokens it counts as having, special ones not among them."""
+
+    text: str
+    tokens: int
+
+
 class Chunker:
     """Cuts texts into chunks of at most ``max_tokens`` tokens, special tokens not counted."""
 
@@ -32,7 +39,7 @@ class Chunker:
         self._tokens = TokenCounter(tokenizer_json)
         self.max_tokens = max_tokens
 
-    def chunks(self, text: str, *, markdown: bool) -> list[str]:
+    def chunks(self, text: str, *, markdown: bool) -> list[SizedText]:
         """Cut ``text``; the chunks are in its order, without white space around them.
 
         Inside a chunk only the ends of lines are changed: all become line feeds.
@@ -54,15 +61,16 @@ class Chunker:
             else:
                 yield unit, size
 
-    def _fitting(self, group: Sequence[Unit]) -> Iterator[str]:
+    def _fitting(self, group: Sequence[Unit]) -> Iterator[SizedText]:
         """The chunk that ``group`` makes; the chunks, if it turns out not to fit in one.
 
         No tokenizer promises that units have as many tokens together as one by one.
         """
         text = "".join(unit.text for unit in group).strip()
-        if self._sizes([text])[0] <= self.max_tokens or len(text) == 1:
+        [size] = self._sizes([text])
+        if size <= self.max_tokens or len(text) == 1:
             if text:
-                yield text
+                yield SizedText(text, size)
             return
         if len(group) == 1:
             group = [Unit(half, 0) for half in (text[: len(text) // 2], text[len(text) // 2 :])]

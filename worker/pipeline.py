@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from broker.contract import ChunkCounts, Deletion, Document
 from broker.paths import folders_of
+from worker.chunk import SizedText
 from worker.points import (
     Begun,
     ChunkPoint,
@@ -106,7 +107,7 @@ class Model(Protocol):
         self, document: Document, known_hash: str | None
     ) -> Prepared | Unprepared: ...
 
-    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]: ...
+    async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]: ...
 
 
 class Chunks(Protocol):
@@ -155,7 +156,7 @@ class Ports:
 @dataclass(frozen=True)
 class _Chunk:
     id: str
-    text: str
+    text: SizedText
     payload: Mapping[str, Any]
     sparse: SparseVector | None
 
@@ -283,7 +284,7 @@ async def replace(
 
     May be repeated after any interruption. Raises what its neighbours raise.
     """
-    with ports.room.hold(len(prepared.chunks)):
+    with ports.room.hold(len(prepared.part.chunks)):
         return await _replace(work, prepared, ports, progress)
 
 
@@ -363,15 +364,15 @@ async def _write_slice(
 
 def _identify(work: Work, prepared: Prepared) -> list[_Chunk]:
     """Give every chunk its id and payload."""
-    document = work.document
+    document, part = work.document, prepared.part
     title = prepared.title or PurePath(document.source).name
     metadata = {"title": title, **document.metadata, "source": document.source}
     seen: Counter[str] = Counter()
     chunks = []
-    for index, text in enumerate(prepared.chunks):
-        chunk_hash = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    for index, text in enumerate(map(SizedText, part.chunks, part.tokens)):
+        chunk_hash = hashlib.blake2b(text.text.encode(), digest_size=16).hexdigest()
         payload = {
-            "page_content": text,
+            "page_content": text.text,
             "metadata": metadata,
             "doc_id": document.doc_id,
             "source": document.source,
@@ -383,7 +384,7 @@ def _identify(work: Work, prepared: Prepared) -> list[_Chunk]:
         }
         key = chunk_id(document.tenant, document.doc_id, chunk_hash, seen[chunk_hash])
         seen[chunk_hash] += 1
-        sparse = prepared.sparse[index] if prepared.sparse else None
+        sparse = part.sparse[index] if part.sparse else None
         chunks.append(_Chunk(key, text, payload, sparse))
     return chunks
 

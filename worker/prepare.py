@@ -7,16 +7,17 @@ that runs the event loop.
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
 from broker.contract import Document
 from broker.errors import DocumentRejected
 from broker.paths import file_state, text_to_path
-from worker.chunk import Chunker
+from worker.chunk import Chunker, SizedText
 from worker.extract import PLAIN_TEXT, extract
 from worker.points import SparseVector
 
@@ -33,10 +34,29 @@ class Unprepared:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A document's chunks. ``content_hash`` covers everything that is stored of it.
+class Part:
+    """Chunks of a document, one after the other; ``tokens`` has how many each counts as having.
 
-    ``sparse`` has the sparse vector of each chunk; it is empty if none are wanted.
+    ``sparse`` has the sparse vector of each; it is empty if none are wanted.
+    """
+
+    chunks: tuple[str, ...]
+    tokens: tuple[int, ...]
+    sparse: tuple[SparseVector, ...] = ()
+
+    @classmethod
+    def of(
+        cls, chunks: Sequence[SizedText], sparse: Callable[[str], SparseVector] | None = None
+    ) -> Self:
+        """``chunks``, with what ``sparse``, if there is one, makes of their text."""
+        texts = tuple(chunk.text for chunk in chunks)
+        words = tuple(map(sparse, texts)) if sparse else ()
+        return cls(texts, tuple(chunk.tokens for chunk in chunks), words)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A document cut into chunks. ``content_hash`` covers everything that is stored of it.
 
     ``file`` is the state of the file it was read from, see `broker.paths.file_state`.
     """
@@ -44,8 +64,7 @@ class Prepared:
     content_hash: str
     file: str | None
     title: str | None
-    chunks: tuple[str, ...]
-    sparse: tuple[SparseVector, ...] = ()
+    part: Part
 
 
 def prepare(
@@ -65,13 +84,12 @@ def prepare(
     if found_hash == known_hash:
         return Unprepared(found_hash, file)
     extracted = extract(data, media_type)
-    chunks = tuple(chunker.chunks(extracted.text, markdown=extracted.markdown))
+    chunks = chunker.chunks(extracted.text, markdown=extracted.markdown)
     return Prepared(
         content_hash=found_hash,
         file=file,
         title=extracted.title,
-        chunks=chunks,
-        sparse=tuple(map(sparse, chunks)) if sparse else (),
+        part=Part.of(chunks, sparse),
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from broker.contract import Document
+from worker.chunk import SizedText
 from worker.pipeline import Model, Ports
 from worker.prepare import Prepared, Unprepared
 
@@ -28,13 +29,13 @@ class SharedEmbeddings:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._rows: dict[str, asyncio.Future[Row]] = {}
+        self._rows: dict[SizedText, asyncio.Future[Row]] = {}
 
     async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
         """See `worker.pipeline.Model`."""
         return await self._model.prepare(document, known_hash)
 
-    async def embed(self, texts: Sequence[str]) -> Row:
+    async def embed(self, texts: Sequence[SizedText]) -> Row:
         """See `worker.pipeline.Model`."""
         mine = {text: self._promise(text) for text in texts if text not in self._rows}
         promised = [(text, self._rows[text]) for text in texts]
@@ -47,12 +48,12 @@ class SharedEmbeddings:
                 self._forget(mine)
         return np.stack([await self._row(text, future) for text, future in promised])
 
-    def _promise(self, text: str) -> asyncio.Future[Row]:
+    def _promise(self, text: SizedText) -> asyncio.Future[Row]:
         future: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
         self._rows[text] = future
         return future
 
-    def _forget(self, mine: dict[str, asyncio.Future[Row]]) -> None:
+    def _forget(self, mine: dict[SizedText, asyncio.Future[Row]]) -> None:
         """Forget what failed, so that whoever else needs it asks anew, and what is long ago."""
         for text, future in mine.items():
             if not future.done():
@@ -62,7 +63,7 @@ class SharedEmbeddings:
         for text in settled[: max(0, len(self._rows) - KEPT_TEXTS)]:
             del self._rows[text]
 
-    async def _row(self, text: str, future: asyncio.Future[Row]) -> Row:
+    async def _row(self, text: SizedText, future: asyncio.Future[Row]) -> Row:
         try:
             row: Row = await asyncio.shield(future)
             return row

@@ -14,6 +14,7 @@ from benchmarks.embedding.resources import descendants
 from broker.contract import Document, Lane
 from ingestq.runtime import embedding_config
 from ingestq.settings import Settings
+from worker.chunk import SizedText
 from worker.embedding.children import Children
 from worker.embedding.pool import LaneModel
 from worker.embedding.ready import ready
@@ -94,7 +95,7 @@ async def warm_up(worker: LeaseWorker) -> None:
     for _ in range(WARM_UPS):
         tasks = range(2 * model.pool.config.pool_size)
         prepared = [model.prepare(document, None) for _ in tasks]
-        embedded = [model.embed(["A text. " * 100]) for _ in tasks]
+        embedded = [model.embed([SizedText("A text. " * 100, 300)]) for _ in tasks]
         await asyncio.gather(*prepared, *embedded)
 
 

@@ -104,7 +104,7 @@ def real_prose(chunks: int) -> Corpus:
     for name, text in _texts():
         if len(seen) >= chunks:
             break
-        cut = chunker.chunks(text, markdown=False)
+        cut = [chunk.text for chunk in chunker.chunks(text, markdown=False)]
         if not cut or len(set(cut)) < len(cut) or not seen.isdisjoint(cut):
             continue  # a text that says the same twice
         seen.update(cut)

@@ -18,6 +18,7 @@ import pytest
 from broker.contract import Document, Lane
 from broker.errors import DocumentRejected
 from tests.command import Ingestq
+from tests.sized import sized
 from tests.waiting import eventually
 from worker.embedding.backends import Vectors
 from worker.embedding.batcher import Batcher
@@ -101,10 +102,10 @@ async def pool(cache_dir: Path) -> AsyncIterator[ModelPool]:
 
 async def test_a_killed_child_costs_its_batch_and_nothing_else(pool: ModelPool) -> None:
     others = multiprocessing.active_children()
-    [vector] = await pool.embed(Lane.BULK, ["a text"])
+    [vector] = await pool.embed(Lane.BULK, sized(["a text"]))
     child = one_more_than(others)
-    asking = asyncio.create_task(pool.embed(Lane.BULK, [SENTENCE * 20] * 64))
-    also_asking = asyncio.create_task(pool.embed(Lane.INTERACTIVE, ["a text"]))
+    asking = asyncio.create_task(pool.embed(Lane.BULK, sized([SENTENCE * 20] * 64)))
+    also_asking = asyncio.create_task(pool.embed(Lane.INTERACTIVE, sized(["a text"])))
     await is_busy(child)
     kill(child)
     assert (await asking).shape == (64, 384)
@@ -124,7 +125,7 @@ async def test_a_killed_child_that_prepares_costs_its_document_and_nothing_else(
     kill(child)
     prepared = await asking
     assert isinstance(prepared, Prepared)
-    assert " ".join(prepared.chunks) == (SENTENCE * 60_000).strip()
+    assert " ".join(prepared.part.chunks) == (SENTENCE * 60_000).strip()
     assert one_more_than(others).pid != child.pid
 
 
@@ -149,13 +150,13 @@ async def test_children_killed_while_they_do_nothing_are_replaced(pool: ModelPoo
     others = multiprocessing.active_children()
     await prepare(pool, "A short text starts the child.")
     preparer = one_more_than(others)
-    await pool.embed(Lane.BULK, ["a text"])
+    await pool.embed(Lane.BULK, sized(["a text"]))
     for child in (preparer, one_more_than([*others, preparer])):
         kill(child)
         child.join()
     for _ in range(2):
         assert isinstance(await prepare(pool, "A new child reads this."), Prepared)
-        assert (await pool.embed(Lane.BULK, ["a text"])).shape == (1, 384)
+        assert (await pool.embed(Lane.BULK, sized(["a text"]))).shape == (1, 384)
 
 
 class Harmful:
@@ -199,7 +200,7 @@ def embed_or_obey(texts: Sequence[str]) -> Vectors:
 async def test_a_text_that_kills_its_child_is_rejected_alone() -> None:
     texts = [*(f"harmless {i}" for i in range(6)), "abort", "also harmless"]
     async with Harmful(slots=2).batcher() as batcher:
-        asking = [batcher.embed(Lane.BULK, [text]) for text in texts]
+        asking = [batcher.embed(Lane.BULK, sized([text])) for text in texts]
         outcomes = await asyncio.gather(*asking, return_exceptions=True)
     for text, outcome in zip(texts, outcomes, strict=True):
         if text == "abort":
@@ -214,7 +215,7 @@ async def test_a_child_that_hangs_is_replaced_when_its_time_is_over(tmp_path: Pa
     hangs = tmp_path / "hangs"
     text = f"hang-once {hangs}"
     async with Harmful(slots=1, seconds=1).batcher() as batcher:
-        asking = asyncio.create_task(batcher.embed(Lane.BULK, [text]))
+        asking = asyncio.create_task(batcher.embed(Lane.BULK, sized([text])))
         await eventually(lambda: asyncio.to_thread(hangs.exists))
         hung = int(hangs.readlink().name)
         os.kill(hung, signal.SIGSTOP)  # so that it cannot even be asked to end
@@ -227,7 +228,7 @@ async def test_nothing_is_lost_when_children_are_replaced_for_their_age() -> Non
     embedder = Harmful(slots=2, max_tasks=2)
     embedder.batch_texts = 1
     async with embedder.batcher() as batcher:
-        vectors = await batcher.embed(Lane.BULK, ["x" * i for i in range(1, 13)])
+        vectors = await batcher.embed(Lane.BULK, sized(["x" * i for i in range(1, 13)]))
     assert vectors[:, 1].tolist() == list(range(1, 13))
     assert len(set(vectors[:, 0].tolist())) >= 5, "one child of two tasks has one to start with"
 
@@ -241,7 +242,7 @@ from worker.embedding.pool import ModelPool
 
 async def main():
     async with ModelPool(EmbeddingConfig(Path(sys.argv[1]))) as pool:
-        await pool.embed(Lane.BULK, ["a text"])
+        await pool.embed(Lane.BULK, sized(["a text"]))
         document = Document(doc_id="a", version=1, source="a", text="A text.")
         await pool.prepare(Lane.BULK, document, None)
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)

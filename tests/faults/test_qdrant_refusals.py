@@ -37,9 +37,11 @@ from tests.claims import lease_queue
 from tests.command import Ingestq
 from tests.qdrant_standin import Standin, answers, qdrant_standin
 from tests.qdrant_standin.holds import Matches
+from tests.sized import sized
 from tests.waiting import eventually
 from tests.workers import MAX_JOBS, make_worker, working
 from worker import retries
+from worker.chunk import SizedText
 from worker.collection import CollectionNames, open_collection
 from worker.embedding.models import Precision
 from worker.fingerprint import Fingerprint
@@ -49,7 +51,7 @@ from worker.lease_worker import LeaseWorker
 from worker.ledger import QdrantLedger
 from worker.pipeline import Ports
 from worker.points import ChunkPoint, Fence
-from worker.prepare import Prepared
+from worker.prepare import Part, Prepared
 from worker.qdrant import PATIENCE_SECONDS, PatientQdrant, Qdrant, QdrantConfig, connect_qdrant
 from worker.store import UPSERT_POINTS, QdrantStore
 
@@ -71,11 +73,11 @@ class LineModel:
 
     async def prepare(self, document: Document, known_hash: str | None) -> Prepared:
         assert document.text is not None
-        return Prepared(document.text, None, None, tuple(document.text.split("\n")))
+        return Prepared(document.text, None, None, Part.of(sized(document.text.split("\n"))))
 
-    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        self.embedded += texts
-        rows = [[math.nan if text == POISON else 1.0, 1.0, 1.0, 1.0] for text in texts]
+    async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
+        self.embedded += [text.text for text in texts]
+        rows = [[math.nan if text.text == POISON else 1.0, 1.0, 1.0, 1.0] for text in texts]
         return np.array(rows, dtype=np.float32)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from broker.contract import Lane
 from tests.command import Ingestq
+from tests.sized import sized
 from worker.chunk import Chunker
 from worker.embedding.backends import Vectors
 from worker.embedding.cache import TOKENIZER, Entry
@@ -52,7 +53,7 @@ async def test_it_finds_what_the_exact_class_finds(
 ) -> None:
     chunker = Chunker((entry.folder / TOKENIZER).read_text(), fast.info.max_tokens)
     text = "\n\n".join(topics[name] for name in sorted(topics))[:200_000]
-    chunks = chunker.chunks(text, markdown=False)[:CHUNKS]
+    chunks = [chunk.text for chunk in chunker.chunks(text, markdown=False)[:CHUNKS]]
     lines = [(i, line.strip()) for i in range(CHUNKS) for line in chunks[i].splitlines()]
     questions = [(i, line) for i, line in lines if len(line.split()) >= 8]
     questions = questions[:: max(1, len(questions) // QUERIES)]
@@ -70,7 +71,7 @@ async def _found(
     model: ModelPool, chunks: list[str], questions: list[tuple[int, str]]
 ) -> tuple[set[int], Vectors]:
     """Which questions, lines with the chunk they are out of, find it; and the vectors of all."""
-    documents = await model.embed(Lane.BULK, chunks)
+    documents = await model.embed(Lane.BULK, sized(chunks))
     vectors = [(await model.embed_query(line)).dense for _, line in questions]
     best = np.argsort(-(np.array(vectors) @ documents.T), axis=1)[:, :TOP]
     return {n for n, row in enumerate(best) if questions[n][0] in row}, documents

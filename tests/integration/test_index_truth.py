@@ -23,13 +23,15 @@ from hypothesis import strategies as st
 from qdrant_client import AsyncQdrantClient
 
 from broker.contract import Deletion, Document
+from tests.sized import sized
+from worker.chunk import SizedText
 from worker.collection import CollectionNames, open_collection
 from worker.embedding.models import Precision
 from worker.fingerprint import Fingerprint
 from worker.ledger import QdrantLedger
 from worker.pipeline import Outcome, Ports, Retry, Work, delete, ingest
 from worker.points import DocumentKey
-from worker.prepare import Prepared, Unprepared
+from worker.prepare import Part, Prepared, Unprepared
 from worker.qdrant import Request
 from worker.store import QdrantStore
 
@@ -59,10 +61,10 @@ class Words:
         if content_hash == known_hash:
             return Unprepared(content_hash)
         title = PurePath(document.source).name
-        return Prepared(content_hash, None, title, tuple(document.text.split()))
+        return Prepared(content_hash, None, title, Part.of(sized(document.text.split())))
 
-    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        return np.array([[len(text), 1] for text in texts], np.float32)
+    async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
+        return np.array([[len(text.text), 1] for text in texts], np.float32)
 
 
 @dataclass

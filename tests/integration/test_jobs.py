@@ -19,6 +19,7 @@ from broker.contract import (
     Lane,
 )
 from broker.leases import Claim
+from worker.chunk import SizedText
 from worker.collection import CollectionNames
 from worker.embedding.pool import LaneModel, ModelPool
 from worker.jobs import CLAIM, INGESTOR, PROGRESS, Ingestor, delete, ingest
@@ -42,8 +43,8 @@ class CountingModel:
     async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
         return await self.model.prepare(document, known_hash)
 
-    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        self.embedded += texts
+    async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
+        self.embedded += [text.text for text in texts]
         return await self.model.embed(texts)
 
 

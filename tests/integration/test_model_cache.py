@@ -14,6 +14,7 @@ from broker import events
 from broker.contract import Lane
 from broker.errors import ModelUnavailable, UsageError
 from tests.command import Ingestq
+from tests.sized import sized
 from tests.tiny_models import TEXTS, TinyModels
 from tests.waiting import eventually
 from worker.embedding.cache import CARD, TOKENIZER, WEIGHTS, CacheKey, Card, ModelCache, cache_key
@@ -193,7 +194,7 @@ async def test_a_damaged_entry_of_a_model_is_made_anew(
     cut((await ready(config)).folder / WEIGHTS)
     with structlog.testing.capture_logs() as logs:
         async with ModelPool(config) as pool:
-            vectors = await pool.embed(Lane.BULK, TEXTS)
+            vectors = await pool.embed(Lane.BULK, sized(TEXTS))
     assert [log["event"] for log in logs] == [events.MODEL_PREPARING, events.MODEL_READY]
     assert (vectors * tiny_models.documents("prompts")).sum(axis=1).min() >= 0.999
 

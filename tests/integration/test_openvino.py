@@ -9,6 +9,7 @@ import structlog
 from broker import events
 from broker.contract import Lane
 from broker.errors import UsageError
+from tests.sized import sized
 from tests.tiny_models import TEXTS, Rows, TinyModels
 from worker.embedding import child
 from worker.embedding.cache import Entry
@@ -47,7 +48,7 @@ async def kept(config: EmbeddingConfig) -> Entry:
 async def test_the_default_models_vectors_are_those_of_sentence_transformers(
     model: ModelPool, tiny_models: TinyModels
 ) -> None:
-    documents = await model.embed(Lane.BULK, TEXTS)
+    documents = await model.embed(Lane.BULK, sized(TEXTS))
     for near in (
         cosines(documents, tiny_models.documents(DEFAULT_MODEL)),
         cosines(await queries(model), tiny_models.queries(DEFAULT_MODEL)),
@@ -58,8 +59,8 @@ async def test_the_default_models_vectors_are_those_of_sentence_transformers(
 
 
 async def test_a_texts_vector_does_not_depend_on_its_batch(model: ModelPool) -> None:
-    together = await model.embed(Lane.BULK, TEXTS)
-    alone = [(await model.embed(Lane.BULK, [text]))[0] for text in TEXTS[::7]]
+    together = await model.embed(Lane.BULK, sized(TEXTS))
+    alone = [(await model.embed(Lane.BULK, sized([text])))[0] for text in TEXTS[::7]]
     assert cosines(together[::7], np.array(alone)).min() >= 0.999
 
 
@@ -70,7 +71,7 @@ async def test_prompts_are_put_before_documents_and_queries(
     config = tiny_models.config(kind)
     assert (await kept(config)).card.engine == "openvino"
     async with ModelPool(config) as pool:
-        documents = await pool.embed(Lane.BULK, TEXTS)
+        documents = await pool.embed(Lane.BULK, sized(TEXTS))
         assert cosines(documents, tiny_models.documents(kind)).min() >= 0.999
         assert cosines(await queries(pool), tiny_models.queries(kind)).min() >= 0.999
     mixed_up = cosines(tiny_models.documents("prompts"), tiny_models.queries("prompts"))
@@ -94,7 +95,7 @@ async def test_what_openvino_cannot_compute_right_is_left_to_torch(
     assert bool(card.rejected) == (kind != "static"), "a vector that is looked up needs no engine"
     assert card.static == (kind == "static")
     async with ModelPool(config) as pool:
-        documents = await pool.embed(Lane.BULK, TEXTS)
+        documents = await pool.embed(Lane.BULK, sized(TEXTS))
         assert cosines(documents, tiny_models.documents(kind)).min() >= 1 - ROUNDING
         assert cosines(await queries(pool), tiny_models.queries(kind)).min() >= 1 - ROUNDING
 
@@ -105,7 +106,7 @@ async def test_without_bfloat16_it_computes_in_float32(tiny_models: TinyModels, 
     card = (await kept(config)).card
     assert (card.engine, card.arithmetic, card.rejected) == ("openvino", "float32", ())
     async with ModelPool(config) as pool:
-        documents = await pool.embed(Lane.BULK, TEXTS)
+        documents = await pool.embed(Lane.BULK, sized(TEXTS))
     assert cosines(documents, tiny_models.documents(kind)).min() >= 1 - ROUNDING
 
 
@@ -122,7 +123,7 @@ async def test_arithmetic_that_is_too_coarse_for_a_model_is_not_used(
     assert fallback["log_level"] == "warning"
     assert "bfloat16 is too far off (cosine " in fallback["rejected"]
     async with ModelPool(config) as pool:
-        documents = await pool.embed(Lane.BULK, TEXTS)
+        documents = await pool.embed(Lane.BULK, sized(TEXTS))
     assert cosines(documents, tiny_models.documents("steep")).min() >= 1 - ROUNDING
 
 
@@ -139,7 +140,7 @@ async def test_who_wants_torch_gets_it(tiny_models: TinyModels) -> None:
     card = (await kept(config)).card
     assert (card.engine, card.rejected) == ("torch", ())
     async with ModelPool(config) as pool:
-        documents = await pool.embed(Lane.BULK, TEXTS)
+        documents = await pool.embed(Lane.BULK, sized(TEXTS))
     assert cosines(documents, tiny_models.documents("prompts")).min() >= 1 - ROUNDING
 
 

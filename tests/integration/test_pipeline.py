@@ -15,6 +15,7 @@ import pytest
 
 from broker.contract import ChunkCounts, Deletion, Document, Lane
 from broker.paths import file_state
+from worker.chunk import SizedText
 from worker.collection import CollectionNames
 from worker.embedding.pool import ModelPool
 from worker.ledger import QdrantLedger
@@ -261,5 +262,5 @@ class HashingModel:
     async def prepare(self, document: Document, known_hash: str | None) -> Any:
         return await self.pool.prepare(document, known_hash)
 
-    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
         return np.ones((len(texts), 384), np.float32)

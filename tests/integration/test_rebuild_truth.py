@@ -25,13 +25,14 @@ from tests.integration.test_index_truth import (
     histories,
     newest,
 )
+from tests.sized import sized
 from worker.collection import CollectionNames, make_collection, open_collection
 from worker.embedding.models import Precision
 from worker.fingerprint import Fingerprint
 from worker.ledger import QdrantLedger
 from worker.pipeline import Outcome, Unchanged
 from worker.points import DocumentKey, State
-from worker.prepare import Prepared, Unprepared
+from worker.prepare import Part, Prepared, Unprepared
 from worker.reindex import Rebuild, Side
 from worker.schema import DEFAULT_STORAGE
 
@@ -56,8 +57,10 @@ class Shouting(Words):
     async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
         prepared = await super().prepare(document, known_hash)
         assert isinstance(prepared, Prepared)
-        chunks = (self.first, *(text.upper() for text in prepared.chunks))
-        return Prepared(prepared.content_hash, prepared.file, prepared.title, chunks)
+        chunks = (self.first, *(text.upper() for text in prepared.part.chunks))
+        return Prepared(
+            prepared.content_hash, prepared.file, prepared.title, Part.of(sized(chunks))
+        )
 
 
 class Otherwise(Shouting):

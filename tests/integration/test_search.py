@@ -21,6 +21,7 @@ from broker.contract import ChunkCounts, Document, Lane
 from broker.errors import CollectionMismatch, StoreRejected, WrongQuestion
 from broker.question import Mode, Question, Where, parse_condition
 from tests.qdrant_standin import qdrant_standin
+from tests.sized import sized
 from worker.collection import CollectionNames, open_collection
 from worker.embedding.models import ModelInfo
 from worker.embedding.pool import ModelPool
@@ -412,7 +413,7 @@ class PoolEmbeddings(Embeddings):
     loop: asyncio.AbstractEventLoop
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        rows = self.model.in_lane(Lane.BULK).embed(texts)
+        rows = self.model.in_lane(Lane.BULK).embed(sized(texts))
         return [list(row) for row in asyncio.run_coroutine_threadsafe(rows, self.loop).result()]
 
     def embed_query(self, text: str) -> list[float]:

@@ -48,7 +48,7 @@ class FileWords(Words):
         prepared = await super().prepare(inline, known_hash)
         if isinstance(prepared, Unprepared):
             return Unprepared(prepared.content_hash, state)
-        return Prepared(prepared.content_hash, state, prepared.title, prepared.chunks)
+        return Prepared(prepared.content_hash, state, prepared.title, prepared.part)
 
 
 @dataclass

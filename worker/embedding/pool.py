@@ -14,6 +14,7 @@ from typing import Final, Self
 
 from broker.contract import Document, Lane
 from broker.errors import ModelUnavailable
+from worker.chunk import SizedText
 from worker.embedding.backends import Vectors
 from worker.embedding.backends.http import HttpBackend
 from worker.embedding.batcher import Batcher, Embedder
@@ -110,7 +111,7 @@ class ModelPool:
         """
         return await self._preparers.prepare(lane, document, known_hash)
 
-    async def embed(self, lane: Lane, texts: Sequence[str]) -> Vectors:
+    async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> Vectors:
         """Embed chunks of documents; shape (texts, dimension).
 
         Raises DocumentRejected if one of them can never be embedded.
@@ -136,7 +137,7 @@ class LaneModel:
         """See `ModelPool.prepare`."""
         return await self.pool.prepare(self.lane, document, known_hash)
 
-    async def embed(self, texts: Sequence[str]) -> Vectors:
+    async def embed(self, texts: Sequence[SizedText]) -> Vectors:
         """See `ModelPool.embed`."""
         return await self.pool.embed(self.lane, texts)
 
