@@ -26,7 +26,7 @@ from worker.embedding.models import ModelInfo
 from worker.findings import Finding, Kind, Tally
 from worker.fingerprint import fingerprint
 from worker.inventory import Inventory, StoredChunk
-from worker.ledger import Listed, QdrantLedger
+from worker.ledger import QdrantLedger
 from worker.points import DocumentKey, LedgerEntry
 from worker.qdrant import PatientQdrant, Qdrant
 from worker.reconcile import Queue, Reconciler
@@ -120,9 +120,6 @@ class Nothing:
             yield page
 
     async def look_up(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, LedgerEntry]:
-        return {}
-
-    async def listed(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, Listed]:
         return {}
 
     async def distrust(self, seen: LedgerEntry) -> bool:

@@ -28,14 +28,15 @@ FIRST_REDIS_TIME: Final = 10**15
 class Seen:
     """What was seen of one document.
 
-    Of the chunks that its entry lists, ``lacking`` of ``listed`` are not there. ``unlisted`` chunks
-    say that they are its own, and are not in its entry.
+    There are ``chunks`` that carry the fence of its entry; the ``others`` say that they are its
+    own, and do not. Of an unfinished document neither is known. ``complete`` says
+    whether the chunks are those that its entry stands for.
     """
 
     entry: LedgerEntry
-    listed: int
-    lacking: int
-    unlisted: Sequence[StoredChunk]
+    chunks: int
+    complete: bool
+    others: Sequence[StoredChunk]
     look: Look
 
     @property
@@ -50,8 +51,8 @@ class Seen:
     @property
     def doubtful(self) -> bool:
         """Whether anything may be wrong with it."""
-        begun = self.entry.state in (State.WRITING, State.DELETING)
-        return begun or self.changed_file or bool(self.lacking or self.unlisted)
+        unfinished = self.entry.unfinished
+        return unfinished or self.changed_file or not self.complete or bool(self.others)
 
     def document(self, now: int) -> Document:
         """The document as its file is now. It has a path."""
@@ -79,30 +80,30 @@ def judge(seen: Seen, under: Circumstances, tally: Tally) -> Sequence[Finding]:
     """
     match seen.entry.state:
         case State.DELETED:
-            return _unlisted(seen, "the document was deleted", under, tally)
+            return _others(seen, "the document was deleted", under, tally)
         case State.INDEXED:
-            chunks = _unlisted(seen, "its document does not list it", under, tally)
+            chunks = _others(seen, "it is left of another version", under, tally)
             return [*chunks, *_indexed(seen, under, tally)]
-        case State.WRITING | State.DELETING:
+        case State.WRITING | State.CLEARING | State.DELETING:
             return _begun(seen, under, tally)
 
 
-def _unlisted(seen: Seen, reason: str, under: Circumstances, tally: Tally) -> Sequence[Finding]:
-    if seen.unlisted and under.queued:
-        # A worker that was overtaken may be about to take them away.
+def _others(seen: Seen, reason: str, under: Circumstances, tally: Tally) -> Sequence[Finding]:
+    if seen.others and under.queued:
+        # A worker that was overtaken may be about to delete them.
         tally.in_work += 1
         return []
-    return [orphaned(chunk, reason) for chunk in seen.unlisted]
+    return [orphaned(chunk, reason) for chunk in seen.others]
 
 
 def _indexed(seen: Seen, under: Circumstances, tally: Tally) -> Sequence[Finding]:
-    if seen.lacking and seen.look.sight is not Sight.GONE:
+    if not seen.complete and seen.look.sight is not Sight.GONE:
         # Also if it is queued: a worker would find the content that is indexed already.
-        return [_lacking(seen, under)]
+        return [_incomplete(seen, under)]
     if not seen.changed_file:
         return []
     if under.queued:
-        tally.in_work += not seen.unlisted  # else it is counted already
+        tally.in_work += not seen.others  # else it is counted already
     elif seen.look.sight is Sight.GONE:
         tally.gone += 1
     elif under.given_up:
@@ -124,13 +125,18 @@ def _begun(seen: Seen, under: Circumstances, tally: Tally) -> Sequence[Finding]:
     if seen.look.sight is Sight.GONE:
         tally.gone += 1
         return []
-    if seen.lacking:
-        return [_lacking(seen, under)]
     return [_half_done(Kind.STALE, "it was begun to be written, and not ended", seen, under)]
 
 
-def _lacking(seen: Seen, under: Circumstances) -> Finding:
-    reason = f"{seen.lacking:,} of its {seen.listed:,} chunks are missing"
+def _incomplete(seen: Seen, under: Circumstances) -> Finding:
+    wanted = seen.entry.chunks
+    if seen.chunks > wanted:
+        reason = f"{seen.chunks:,} chunks say that they are its {wanted:,}"
+        return _half_done(Kind.ORPHANED, reason, seen, under)
+    if seen.chunks == wanted:
+        reason = f"its {wanted:,} chunks are not those that were written"
+        return _half_done(Kind.MISSING, reason, seen, under)
+    reason = f"{wanted - seen.chunks:,} of its {wanted:,} chunks are missing"
     return _half_done(Kind.MISSING, reason, seen, under)
 
 

@@ -8,7 +8,7 @@ whether it did, so every write is followed by a look.
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 from qdrant_client import AsyncQdrantClient, models
@@ -20,9 +20,6 @@ from worker.parts import in_parts
 from worker.points import Begun, DocumentKey, Fence, LedgerEntry, State, ledger_id
 from worker.qdrant import Qdrant, applied, check_applied
 
-CHUNK_IDS: Final = "chunk_ids"
-"""Field of an entry that is only read when somebody has to clean up: it may be long."""
-WITHOUT_CHUNK_IDS: Final = models.PayloadSelectorExclude(exclude=[CHUNK_IDS])
 FIRST: Final = "first"
 """Field of an entry: nobody wrote this document before."""
 READ_ENTRIES: Final = 256
@@ -32,13 +29,6 @@ NO_ATTEMPT: Final = 0
 """Older than every fencing token."""
 
 
-class Listed(NamedTuple):
-    """An entry, and the ids of the chunks that the document has."""
-
-    entry: LedgerEntry
-    chunk_ids: frozenset[str]
-
-
 class QdrantLedger:
     """The ledger in the collection ``name``. Raises what `worker.qdrant.Qdrant` raises."""
 
@@ -46,33 +36,26 @@ class QdrantLedger:
         self._qdrant = qdrant
         self._name = name
         self._begin = GroupCommit(self._begin_all, GROUP_ENTRIES)
-        self._finish = GroupCommit(self._finish_all, GROUP_ENTRIES)
+        self._advance = GroupCommit(self._advance_all, GROUP_ENTRIES)
 
     async def look_up(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, LedgerEntry]:
         """The entries of those documents that ever reached the index."""
         entries = [entry for entry, _ in await self._read(list(dict.fromkeys(keys)))]
         return {entry.key: entry for entry in entries}
 
-    async def chunk_ids(self, key: DocumentKey) -> frozenset[str]:
-        """The ids of the chunks that the document has, or will have when it is written."""
-        records = await self._qdrant.ask(
-            lambda client: client.retrieve(self._name, [ledger_id(key)], with_payload=[CHUNK_IDS])
-        )
-        return frozenset((records[0].payload or {})[CHUNK_IDS]) if records else frozenset()
-
-    async def begin(self, entry: LedgerEntry, chunk_ids: Sequence[str]) -> Begun:
-        """Say that the document is being written or deleted; durable on return.
+    async def begin(self, entry: LedgerEntry) -> Begun:
+        """Say that the document is being written, or deleted; durable on return.
 
         Not ``ours`` if a newer version, or a later attempt, has begun or ended.
         """
-        return await self._begin((entry, chunk_ids))
+        return await self._begin(entry)
 
-    async def finish(self, entry: LedgerEntry, chunk_ids: Sequence[str]) -> bool:
-        """Say that the document is as ``entry`` says; durable on return.
+    async def advance(self, entry: LedgerEntry) -> LedgerEntry:
+        """Say that the document, which was begun, is as ``entry`` says; durable on return.
 
-        False if somebody else has begun meanwhile: then the entry is theirs.
+        The entry that there is now: if somebody else has begun meanwhile, theirs.
         """
-        return await self._finish((entry, chunk_ids))
+        return await self._advance(entry)
 
     async def confirm(self, seen: LedgerEntry, now: LedgerEntry) -> bool:
         """Replace ``seen`` by ``now``, which has the same content; False if it had changed."""
@@ -86,22 +69,13 @@ class QdrantLedger:
         [(entry, _)] = await self._read([now.key])
         return entry.fence == now.fence
 
-    async def listed(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, Listed]:
-        """The entries of those documents that ever reached the index, with their chunks' ids."""
-        ids = [ledger_id(key) for key in keys]
-        found = []
-        for start in range(0, len(ids), READ_ENTRIES):
-            some = partial(_retrieve, self._name, ids[start : start + READ_ENTRIES], payload=True)
-            found += [_listed(record) for record in await self._qdrant.ask(some)]
-        return {one.entry.key: one for one in found}
-
     async def distrust(self, seen: LedgerEntry) -> bool:
         """Say that the document is not whole, so that the same content is written once more.
 
         Any attempt at it may begin then, and no earlier one may finish. False if somebody else has
         begun meanwhile: then nothing is changed.
         """
-        nobodys = {"state": State.WRITING, "attempt": NO_ATTEMPT}
+        nobodys = {"state": State.WRITING, "attempt": NO_ATTEMPT, "chunks_fence": None}
         same = models.Filter(
             must=[_of(seen), is_exactly(seen.fence), is_equal("state", seen.state)]
         )
@@ -138,40 +112,28 @@ class QdrantLedger:
         return (await self._qdrant.ask(lambda client: client.count(self._name))).count
 
     async def _pages(self, only: models.Filter | None) -> AsyncIterator[Sequence[LedgerEntry]]:
-        async for page in pages(self._qdrant, self._name, only, WITHOUT_CHUNK_IDS, READ_ENTRIES):
+        async for page in pages(self._qdrant, self._name, only, True, READ_ENTRIES):
             yield [msgspec.convert(record.payload, LedgerEntry) for record in page]
 
-    async def _begin_all(
-        self, begun: Sequence[tuple[LedgerEntry, Sequence[str]]]
-    ) -> Sequence[Begun]:
+    async def _begin_all(self, begun: Sequence[LedgerEntry]) -> Sequence[Begun]:
         operations = []
-        for entry, chunk_ids in begun:
+        for entry in begun:
             nobody = models.Filter(must_not=[_of(entry)])
             operations += [
-                _upsert(entry, chunk_ids, nobody, first=True),
-                _upsert(entry, chunk_ids, is_older(entry.fence), first=False),
+                _upsert(entry, nobody, first=True),
+                _upsert(entry, is_older(entry.fence), first=False),
             ]
         await self._write(operations)
-        now = await self._states([entry for entry, _ in begun])
         return [
             Begun(ours=(ours := entry.fence == current.fence), first=ours and first)
-            for (entry, _), (current, first) in zip(begun, now, strict=True)
+            for entry, (current, first) in zip(begun, await self._states(begun), strict=True)
         ]
 
-    async def _finish_all(
-        self, finished: Sequence[tuple[LedgerEntry, Sequence[str]]]
-    ) -> Sequence[bool]:
+    async def _advance_all(self, advanced: Sequence[LedgerEntry]) -> Sequence[LedgerEntry]:
         await self._write(
-            [
-                _upsert(entry, chunk_ids, is_exactly(entry.fence), first=False)
-                for entry, chunk_ids in finished
-            ]
+            [_upsert(entry, is_exactly(entry.fence), first=False) for entry in advanced]
         )
-        now = await self._states([entry for entry, _ in finished])
-        return [
-            entry.fence == current.fence
-            for (entry, _), (current, _) in zip(finished, now, strict=True)
-        ]
+        return [current for current, _ in await self._states(advanced)]
 
     async def _write(self, operations: Sequence[models.UpsertOperation]) -> None:
         async def ask(part: Sequence[models.UpsertOperation]) -> None:
@@ -197,10 +159,8 @@ def _keys(entries: Iterable[LedgerEntry]) -> list[DocumentKey]:
     return list(dict.fromkeys(entry.key for entry in entries))
 
 
-def _upsert(
-    entry: LedgerEntry, chunk_ids: Sequence[str], only: models.Filter, *, first: bool
-) -> models.UpsertOperation:
-    payload = msgspec.structs.asdict(entry) | {CHUNK_IDS: list(chunk_ids), FIRST: first}
+def _upsert(entry: LedgerEntry, only: models.Filter, *, first: bool) -> models.UpsertOperation:
+    payload = msgspec.structs.asdict(entry) | {FIRST: first}
     point = models.PointStruct(id=ledger_id(entry.key), vector={}, payload=payload)
     return models.UpsertOperation(upsert=models.PointsList(points=[point], update_filter=only))
 
@@ -212,7 +172,7 @@ def _of(entry: LedgerEntry) -> models.HasIdCondition:
 def _name_of(operation: models.UpsertOperation) -> str:
     assert isinstance(operation.upsert, models.PointsList), "`_upsert` makes nothing else"
     payload = operation.upsert.points[0].payload or {}
-    return f"the entry of {payload['doc_id']!r} with {len(payload[CHUNK_IDS])} chunks in the ledger"
+    return f"the entry of {payload['doc_id']!r} in the ledger"
 
 
 async def _batch_update(
@@ -223,14 +183,6 @@ async def _batch_update(
 
 
 async def _retrieve(
-    name: str,
-    ids: Sequence[str],
-    client: AsyncQdrantClient,
-    payload: bool | models.PayloadSelectorExclude = WITHOUT_CHUNK_IDS,
+    name: str, ids: Sequence[str], client: AsyncQdrantClient
 ) -> list[models.Record]:
-    return await client.retrieve(name, list(ids), with_payload=payload)
-
-
-def _listed(record: models.Record) -> Listed:
-    payload = record.payload or {}
-    return Listed(msgspec.convert(payload, LedgerEntry), frozenset(payload[CHUNK_IDS]))
+    return await client.retrieve(name, list(ids), with_payload=True)

@@ -7,7 +7,7 @@ from qdrant_client import AsyncQdrantClient, models
 
 from worker.qdrant import Qdrant
 
-Fields = bool | list[str] | models.PayloadSelectorExclude
+Fields = bool | list[str]
 """Which fields of the payload to read."""
 
 

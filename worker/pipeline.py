@@ -8,8 +8,10 @@ keeps the newest version whole:
 - A chunk carries the fence it was written under, and is replaced or deleted only under one that is
   not older.
 - Writes come in an order that never loses the old version before the new one is durable: begin,
-  upsert the new chunks, delete the stale ones, finish.
-- Who may not finish was overtaken, and takes away what the new owner has no use for.
+  upsert the new chunks, say that all are there, delete the stale ones, finish.
+- Once all are there, all other chunks of the document that are not newer are stale. Who was
+  overtaken deletes them, too: some of its own may have come after the owner looked. If the owner is
+  not that far yet, it will find them.
 """
 
 import hashlib
@@ -30,6 +32,7 @@ from worker.chunk import SizedText
 from worker.points import (
     Begun,
     ChunkPoint,
+    Digest,
     DocumentKey,
     Fence,
     LedgerEntry,
@@ -115,11 +118,9 @@ class Chunks(Protocol):
 
     async def upsert(self, points: Sequence[ChunkPoint], fence: Fence) -> None: ...
 
-    async def delete(self, ids: Iterable[str], fence: Fence) -> None: ...
+    async def delete_stale(self, entry: LedgerEntry) -> int: ...
 
     async def vectors(self, ids: Iterable[str]) -> dict[str, list[float]]: ...
-
-    async def ids_of(self, key: DocumentKey) -> frozenset[str]: ...
 
 
 class Ledger(Protocol):
@@ -127,11 +128,9 @@ class Ledger(Protocol):
 
     async def look_up(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, LedgerEntry]: ...
 
-    async def chunk_ids(self, key: DocumentKey) -> frozenset[str]: ...
+    async def begin(self, entry: LedgerEntry) -> Begun: ...
 
-    async def begin(self, entry: LedgerEntry, chunk_ids: Sequence[str]) -> Begun: ...
-
-    async def finish(self, entry: LedgerEntry, chunk_ids: Sequence[str]) -> bool: ...
+    async def advance(self, entry: LedgerEntry) -> LedgerEntry: ...
 
     async def confirm(self, seen: LedgerEntry, now: LedgerEntry) -> bool: ...
 
@@ -208,8 +207,7 @@ async def ingest(work: Work, ports: Ports, progress: Progress) -> Outcome:
     if known is not None:
         return known
     if work.entry is not None and work.entry.version > work.document.version:
-        await _take_away(work, await ports.chunks.ids_of(work.key), ports)
-        return Superseded()
+        return await _superseded_by(work.entry, ports)
     known_hash = work.entry.content_hash if work.entry and work.entry.indexed else None
     await ports.room.enter()
     prepared = await ports.model.prepare(work.document, known_hash)
@@ -250,13 +248,12 @@ async def remove(tombstone: LedgerEntry, ports: Ports) -> Deleted | Superseded:
     May be repeated after any interruption. Raises what its neighbours raise.
     """
     deleting = msgspec.structs.replace(tombstone, state=State.DELETING)
-    if not (await ports.ledger.begin(deleting, ())).ours:
+    if not (await ports.ledger.begin(deleting)).ours:
         return Superseded()
-    ids = await ports.chunks.ids_of(tombstone.key)
-    await ports.chunks.delete(ids, tombstone.fence)
-    if not await ports.ledger.finish(tombstone, ()):
+    deleted = await ports.chunks.delete_stale(deleting)
+    if (await ports.ledger.advance(tombstone)).fence != tombstone.fence:
         return Superseded()
-    return Deleted(len(ids))
+    return Deleted(deleted)
 
 
 async def _confirm(work: Work, prepared: Unprepared, ports: Ports) -> Outcome:
@@ -293,7 +290,6 @@ async def _replace(
 ) -> Indexed | Superseded:
     document = work.document
     chunks = _identify(work, prepared)
-    ids = [chunk.id for chunk in chunks]
     progress(0, len(chunks))
     entry = LedgerEntry(
         tenant=document.tenant,
@@ -307,24 +303,31 @@ async def _replace(
         written_ms=_now_ms(),
         **_origin(document, prepared),
     )
-    begun = await ports.ledger.begin(entry, ids)
+    begun = await ports.ledger.begin(entry)
     if not begun.ours:
         return Superseded()
-    before = frozenset[str]() if begun.first else await ports.chunks.ids_of(work.key)
     embedded = 0
+    digest = Digest()
     for start in range(0, len(chunks), SLICE_CHUNKS):
         part = chunks[start : start + SLICE_CHUNKS]
-        embedded += await _write_slice(part, before, work.fence, ports)
+        embedded += await _write_slice(part, work.fence, ports, known=not begun.first)
+        for chunk in part:
+            digest.add(chunk.id)
         progress(len(part), 0)
-    # Looked up anew: an older writer may have added chunks meanwhile.
-    stale = frozenset() if begun.first else await ports.chunks.ids_of(work.key) - set(ids)
-    await ports.chunks.delete(stale, work.fence)
-    if not await ports.ledger.finish(msgspec.structs.replace(entry, state=State.INDEXED), ids):
-        await _take_away(work, ids, ports)
-        return Superseded()
-    return Indexed(
-        ChunkCounts(embedded=embedded, reused=len(chunks) - embedded, deleted=len(stale))
+    done = msgspec.structs.replace(
+        entry, state=State.INDEXED, chunks_fence=work.fence, chunks_digest=str(digest)
     )
+    deleted = 0
+    if not begun.first:
+        clearing = msgspec.structs.replace(done, state=State.CLEARING)
+        now = await ports.ledger.advance(clearing)
+        if now.fence != work.fence:
+            return await _superseded_by(now, ports)
+        deleted = await ports.chunks.delete_stale(clearing)
+    now = await ports.ledger.advance(done)
+    if now.fence != work.fence:
+        return await _superseded_by(now, ports)
+    return Indexed(ChunkCounts(embedded=embedded, reused=len(chunks) - embedded, deleted=deleted))
 
 
 def _origin(document: Document, prepared: Prepared | Unprepared) -> dict[str, Any]:
@@ -338,18 +341,21 @@ def _origin(document: Document, prepared: Prepared | Unprepared) -> dict[str, An
     }
 
 
-async def _take_away(work: Work, ids: Iterable[str], ports: Ports) -> None:
-    """Delete those of ``ids`` that the new owner of the document has no use for."""
-    theirs = await ports.ledger.chunk_ids(work.key)
-    await ports.chunks.delete(set(ids) - theirs, work.fence)
+async def _superseded_by(owner: LedgerEntry, ports: Ports) -> Superseded:
+    """What is left of others may have been written after the owner looked for it."""
+    if owner.state is not State.WRITING:
+        await ports.chunks.delete_stale(owner)
+    return Superseded()
 
 
-async def _write_slice(
-    chunks: Sequence[_Chunk], before: frozenset[str], fence: Fence, ports: Ports
-) -> int:
-    """Upsert ``chunks``, with the vectors they have where they have one; how many had none."""
+async def _write_slice(chunks: Sequence[_Chunk], fence: Fence, ports: Ports, *, known: bool) -> int:
+    """Upsert ``chunks``, with the vectors they have where they have one; how many had none.
+
+    Those of a document that is not ``known`` have none.
+    """
     vectors: dict[str, Sequence[float]] = {}
-    vectors.update(await ports.chunks.vectors(c.id for c in chunks if c.id in before))
+    if known:
+        vectors.update(await ports.chunks.vectors(chunk.id for chunk in chunks))
     if ports.donor is not None:
         missing = [chunk.id for chunk in chunks if chunk.id not in vectors]
         vectors.update(await ports.donor.vectors(missing))

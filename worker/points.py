@@ -86,6 +86,23 @@ def chunk_id(tenant: str, doc_id: str, chunk_hash: str, occurrence: int) -> str:
     return str(uuid.uuid5(CHUNK_NAMESPACE, f"{tenant}\0{doc_id}\0{chunk_hash}\0{occurrence}"))
 
 
+class Digest:
+    """Of a set of chunk ids, in whatever order they come: their exclusive or.
+
+    An id is itself a hash of what it stands for.
+    """
+
+    def __init__(self) -> None:
+        self._bits = 0
+
+    def add(self, chunk_id: str) -> None:
+        """Add an id that is not in the set yet. Raises ValueError if it is no UUID."""
+        self._bits ^= uuid.UUID(chunk_id).int
+
+    def __str__(self) -> str:
+        return f"{self._bits:032x}"
+
+
 class DocumentKey(NamedTuple):
     """Which document: ``doc_id`` is unique within ``tenant``."""
 
@@ -106,12 +123,14 @@ class Fence(NamedTuple):
 class State(StrEnum):
     """How far the index is with a document.
 
-    ``writing`` and ``deleting`` say that somebody began: there may be chunks of a version that is
-    half there or half gone. The entry of a deleted document stays, as a tombstone: else a slow old
-    job would bring it back.
+    ``writing``: there may be chunks of a version that is half there. ``clearing``: all its chunks
+    are there, and stale ones may be. ``deleting``: the same for a version without chunks.
+    ``indexed`` and ``deleted``: nothing else is there. The entry of a deleted document stays, as a
+    tombstone: else a slow old job would bring it back.
     """
 
     WRITING = "writing"
+    CLEARING = "clearing"
     INDEXED = "indexed"
     DELETING = "deleting"
     DELETED = "deleted"
@@ -120,8 +139,11 @@ class State(StrEnum):
 class LedgerEntry(Struct, frozen=True, kw_only=True):
     """What the index holds of one document.
 
-    ``attempt`` is the fencing token of the job that wrote it. ``content_hash`` covers everything
-    that is stored of the document, ``written_ms`` is Unix time at the worker. ``file`` names the
+    ``attempt`` is the fencing token of the job that wrote it. Its ``chunks`` carry the fence
+    ``chunks_fence``, which is older than the entry's own where somebody only looked, and found
+    nothing changed; None if it has none. ``chunks_digest`` is that of their ids, see `Digest`.
+    ``content_hash`` covers everything that is stored of the
+    document, ``written_ms`` is Unix time at the worker. ``file`` names the
     state of the file it was read from (see `broker.paths.file_state`). ``folders`` are those that a
     scan has to find it in (see `broker.paths.folders_of`); a document that was not found by a scan
     has none. ``path``, ``media_type`` and ``metadata`` are those of the document.
@@ -136,6 +158,8 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
     chunks: int
     state: State
     written_ms: int
+    chunks_fence: Fence | None = None
+    chunks_digest: str = ""
     file: str | None = None
     folders: tuple[str, ...] = ()
     path: str | None = None
@@ -169,6 +193,11 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
     @property
     def indexed(self) -> bool:
         return self.state is State.INDEXED
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether somebody is at work on it, or died over it."""
+        return self.state not in (State.INDEXED, State.DELETED)
 
 
 class Begun(Struct, frozen=True):

@@ -8,33 +8,31 @@ again before it is called so.
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
     Awaitable,
     Callable,
-    Collection,
     Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import Final, Protocol
+
+from qdrant_client import models
 
 from broker.contract import Document
 from broker.waiting import Place, Waiting
 from worker.findings import Finding, Kind, Requeue, Tally
 from worker.inventory import StoredChunk
 from worker.judge import Circumstances, Seen, judge, orphaned, withdraw
-from worker.ledger import Listed
-from worker.points import DocumentKey, LedgerEntry, State
+from worker.points import Digest, DocumentKey, LedgerEntry, State
 from worker.sources import SAME, Sight, Sources, are_same
 from worker.sweep import MASS_DOCUMENTS, MASS_SHARE
 
-_Chunks = Mapping[str, StoredChunk]
 GROUP_CHUNKS: Final = 10_000
 """Documents are compared together while they have fewer chunks than this."""
 PAGE_FILES: Final = 256
@@ -49,8 +47,6 @@ class Ledger(Protocol):
 
     async def look_up(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, LedgerEntry]: ...
 
-    async def listed(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, Listed]: ...
-
 
 class Chunks(Protocol):
     """See `worker.inventory.Inventory`."""
@@ -58,6 +54,23 @@ class Chunks(Protocol):
     def pages(
         self, doc_ids: Sequence[str] | None = None
     ) -> AsyncIterator[Sequence[StoredChunk]]: ...
+
+
+@dataclass
+class _Held:
+    """Chunks of a document: those that carry the fence of its entry, and by id the others."""
+
+    own: int = 0
+    digest: Digest = field(default_factory=Digest)
+    others: dict[models.ExtendedPointId, StoredChunk] = field(default_factory=dict)
+
+    def add(self, chunk: StoredChunk, entry: LedgerEntry) -> None:
+        is_own = chunk.fence is not None and chunk.fence == entry.chunks_fence
+        if is_own and isinstance(chunk.id, str):
+            self.own += 1
+            self.digest.add(chunk.id)
+        else:
+            self.others[chunk.id] = chunk
 
 
 @dataclass(frozen=True)
@@ -177,42 +190,45 @@ class Reconciler:
 
     async def _look_at(self, keys: Sequence[DocumentKey]) -> list[Seen]:
         """The entries first, and then what they stand for."""
-        listed = await self._ledger.listed(keys)
-        held = await self._held(keys)
-        looks = await asyncio.to_thread(self._sources.look, [e for e, _ in listed.values()])
+        entries = await self._ledger.look_up(keys)
+        held = await self._held(list(entries.values()))
+        looks = await asyncio.to_thread(self._sources.look, list(entries.values()))
         return [
             Seen(
                 entry=entry,
-                listed=len(ids),
-                lacking=len(ids - held[key].keys()),
-                unlisted=[chunk for name, chunk in held[key].items() if name not in ids],
+                chunks=held[key].own,
+                complete=not entry.indexed or str(held[key].digest) == entry.chunks_digest,
+                others=list(held[key].others.values()),
                 look=looks.get(key, SAME),
             )
-            for key, (entry, ids) in listed.items()
+            for key, entry in entries.items()
         ]
 
-    async def _held(self, keys: Collection[DocumentKey]) -> Mapping[DocumentKey, _Chunks]:
-        """The chunks there are of some documents, by their ids."""
-        held: dict[DocumentKey | None, dict[str, StoredChunk]] = defaultdict(dict)
-        if keys:
-            async for chunks in self._chunks.pages(list({key.doc_id for key in keys})):
-                for chunk in chunks:
-                    held[chunk.key][str(chunk.id)] = chunk
-        return {key: held[key] for key in keys}
+    async def _held(self, entries: Sequence[LedgerEntry]) -> Mapping[DocumentKey, "_Held"]:
+        """The chunks there are of documents, but of none that is unfinished."""
+        final = {entry.key: entry for entry in entries if not entry.unfinished}
+        held = {entry.key: _Held() for entry in entries}
+        if not final:
+            return held
+        async for chunks in self._chunks.pages(list({key.doc_id for key in final})):
+            for chunk in chunks:
+                if chunk.key in final:
+                    held[chunk.key].add(chunk, final[chunk.key])
+        return held
 
     async def _without_passing(self, seen: Sequence[Seen]) -> list[Seen]:
-        """``seen`` without those unlisted chunks that were taken away meanwhile.
+        """``seen`` without those other chunks that were deleted meanwhile.
 
-        A worker that was overtaken takes away what it wrote before its job ends. So what is still
+        A worker that was overtaken deletes what is stale before its job ends. So what is still
         there after a look at the queue, and has no job on it, is nobody's any more.
         """
-        held = await self._held([one.entry.key for one in seen if one.unlisted])
+        held = await self._held([one.entry for one in seen if one.others])
 
         def still_there(one: Seen) -> list[StoredChunk]:
-            now = held.get(one.entry.key, {})
-            return [chunk for chunk in one.unlisted if now.get(str(chunk.id)) == chunk]
+            now = held[one.entry.key].others if one.others else {}
+            return [chunk for chunk in one.others if now.get(chunk.id) == chunk]
 
-        return [replace(one, unlisted=still_there(one)) for one in seen]
+        return [replace(one, others=still_there(one)) for one in seen]
 
     async def _given_up(self, changed: Sequence[Seen], now: int) -> frozenset[DocumentKey]:
         """Those of which just what is at their path now is among the dead letters."""

@@ -157,7 +157,7 @@ class Rebuild:
         if known is not None and known.indexed:
             seen.chunks += known.chunks
         done = ChunkCounts()
-        if entry.state in (State.WRITING, State.DELETING):
+        if entry.unfinished:
             seen.unsettled += 1
         elif known is None or (known.fence, known.state) != (entry.fence, entry.state):
             seen.changed += 1
@@ -174,13 +174,17 @@ class Rebuild:
             return await pipeline.remove(entry, self._ports)
         if known is not None and known.indexed and known.content_hash == entry.content_hash:
             # Nothing but the version is new: somebody looked, and found it unchanged.
-            now = msgspec.structs.replace(entry, chunks=known.chunks)
+            now = msgspec.structs.replace(
+                entry,
+                chunks=known.chunks,
+                chunks_fence=known.chunks_fence,
+                chunks_digest=known.chunks_digest,
+            )
             await self.new.ledger.confirm(known, now)
             return None
-        if known is not None and known.state is State.WRITING:
+        if known is not None and known.state in (State.WRITING, State.CLEARING):
             # A rebuild was interrupted here. It wrote under the same fence as this one does.
-            left = await self.new.chunks.ids_of(entry.key)
-            await self.new.chunks.delete(left, known.fence)
+            await self.new.chunks.delete_stale(msgspec.structs.replace(known, chunks_fence=None))
         await self._ports.room.enter()
         document, prepared = await self._read(entry)
         work = Work(document, known, entry.attempt)

@@ -8,10 +8,10 @@ from typing import Final, NamedTuple, cast
 import msgspec
 from qdrant_client import AsyncQdrantClient, models
 
-from worker.fence import is_not_newer
+from worker.fence import is_equal, is_exactly, is_not_newer
 from worker.pages import pages
 from worker.parts import in_parts
-from worker.points import ChunkPoint, DocumentKey, Fence, Hit, SparseVector
+from worker.points import ChunkPoint, DocumentKey, Fence, Hit, LedgerEntry, SparseVector
 from worker.qdrant import Qdrant, applied
 from worker.schema import SPARSE_NAME
 
@@ -65,14 +65,21 @@ class QdrantStore:
         for batch in _upsert_batches(points):
             await in_parts(batch, ask, _name_of)
 
-    async def delete(self, ids: Iterable[str], fence: Fence) -> None:
-        """Delete those of ``ids`` that are not of a newer fence; durable on return."""
+    async def delete_stale(self, entry: LedgerEntry) -> int:
+        """Delete the chunks of a document that are not those of its ``entry``, but none that is
+        newer; how many. Durable on return.
+        """
+        stale = _stale(entry)
 
-        async def ask(batch: Sequence[str]) -> None:
-            await self._qdrant.ask(applied(partial(_delete, self._name, batch, fence)))
+        async def ask(ids: Sequence[str]) -> None:
+            await self._qdrant.ask(applied(partial(_delete, self._name, ids, stale)))
 
-        for batch in _batched(ids, READ_POINTS):
-            await in_parts(batch, ask, "point {}".format)
+        deleted = 0
+        async for page in pages(self._qdrant, self._name, stale, False, READ_POINTS):
+            if page:
+                await in_parts([str(record.id) for record in page], ask, "point {}".format)
+                deleted += len(page)
+        return deleted
 
     async def vectors(self, ids: Iterable[str]) -> dict[str, list[float]]:
         """The dense vectors of those of ``ids`` that exist."""
@@ -82,17 +89,13 @@ class QdrantStore:
             found.update({str(r.id): self._dense(r) for r in await self._qdrant.ask(request)})
         return found
 
-    async def ids_of(self, key: DocumentKey) -> frozenset[str]:
-        """The ids of all chunks of a document."""
-        chunks = pages(self._qdrant, self._name, _document(key), False, READ_POINTS)
-        return frozenset([str(record.id) async for page in chunks for record in page])
-
     async def stored_text(self, key: DocumentKey) -> StoredText:
         """The text of all chunks of a document, one after the other, and its title."""
         chunks: list[tuple[int, str]] = []
         title: str | None = None
         fields = ["chunk_index", "page_content", "metadata"]
-        async for page in pages(self._qdrant, self._name, _document(key), fields, READ_POINTS):
+        only = models.Filter(must=_of(key))
+        async for page in pages(self._qdrant, self._name, only, fields, READ_POINTS):
             for payload in (record.payload or {} for record in page):
                 chunks.append((payload["chunk_index"], payload["page_content"]))
                 title = payload["metadata"].get("title")
@@ -175,9 +178,9 @@ async def _upsert(
 
 
 async def _delete(
-    name: str, ids: Sequence[str], fence: Fence, client: AsyncQdrantClient
+    name: str, ids: Sequence[str], only: models.Filter, client: AsyncQdrantClient
 ) -> models.UpdateResult:
-    these = models.Filter(must=[models.HasIdCondition(has_id=list(ids)), is_not_newer(fence)])
+    these = models.Filter(must=[models.HasIdCondition(has_id=list(ids)), only])
     return await client.delete(name, models.FilterSelector(filter=these), wait=True)
 
 
@@ -215,13 +218,13 @@ def _sparse(vector: SparseVector) -> models.SparseVector:
     return models.SparseVector.model_construct(indices=vector.indices, values=vector.values)
 
 
-def _document(key: DocumentKey) -> models.Filter:
-    return models.Filter(
-        must=[
-            models.FieldCondition(key="tenant", match=models.MatchValue(value=key.tenant)),
-            models.FieldCondition(key="doc_id", match=models.MatchValue(value=key.doc_id)),
-        ]
-    )
+def _of(key: DocumentKey) -> list[models.Condition]:
+    return [is_equal("tenant", key.tenant), is_equal("doc_id", key.doc_id)]
+
+
+def _stale(entry: LedgerEntry) -> models.Filter:
+    kept = None if entry.chunks_fence is None else is_exactly(entry.chunks_fence)
+    return models.Filter(must=[*_of(entry.key), is_not_newer(entry.fence)], must_not=kept)
 
 
 def _hit(point: models.ScoredPoint) -> Hit:

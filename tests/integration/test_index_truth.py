@@ -30,7 +30,7 @@ from worker.embedding.models import Precision
 from worker.fingerprint import Fingerprint
 from worker.ledger import QdrantLedger
 from worker.pipeline import Outcome, Ports, Retry, Work, delete, ingest
-from worker.points import DocumentKey
+from worker.points import DocumentKey, Fence
 from worker.prepare import Part, Prepared, Unprepared
 from worker.qdrant import Request
 from worker.store import QdrantStore
@@ -216,10 +216,10 @@ async def check(memory: Memory, names: CollectionNames, changes: Sequence[Change
     for entry in entries.values():
         versions = [change.version for change in changes if change.doc_id == entry.doc_id]
         assert entry.version == max(versions)
-        ids = {
-            str(r.id) for r, p in zip(records, payloads, strict=True) if p["doc_id"] == entry.doc_id
-        }
-        assert await ledger.chunk_ids(entry.key) == ids
+        fences = [
+            Fence(p["version"], p["attempt"]) for p in payloads if p["doc_id"] == entry.doc_id
+        ]
+        assert fences == [entry.chunks_fence] * entry.chunks
 
 
 @pytest.mark.timeout(600)
@@ -307,6 +307,33 @@ async def test_a_worker_that_was_overtaken_and_died_leaves_nothing_behind(
         await advance(Worker(memory, names, older, 4, restarted=True), 1000)
         await check(memory, names, [last])
         await memory.client.close()
+
+
+@pytest.mark.parametrize("newer", [NEWER, None], ids=["then put", "then deleted"])
+async def test_workers_that_are_at_it_together_do_no_harm(newer: str | None) -> None:
+    """The older one ends while the newer one waits. At any time one version is there as a whole,
+    unless it is being deleted."""
+    for at, then in itertools.product(range(0, STEPS, 2), range(STEPS)):
+        memory = Memory()
+        names = await open_collection(memory, "documents", SMALL)
+        await advance(Worker(memory, names, change_to(ORIGINAL, 1), 1), 1000)
+        first = Worker(memory, names, change_to(OLDER, 2), 2)
+        second = Worker(memory, names, change_to(newer, 3), 3)
+        await advance(first, at)
+        await advance(second, then)
+        await advance(first, 1000)
+        if newer is not None:
+            found = await words_of(memory, names)
+            assert any(found >= set(text.split()) for text in (ORIGINAL, OLDER, newer))
+        await advance(second, 1000)
+        await check(memory, names, [change_to(newer, 3)])
+        await memory.client.close()
+
+
+async def words_of(memory: Memory, names: CollectionNames) -> set[str]:
+    """What a search can find."""
+    records, _ = await memory.client.scroll(names.chunks, limit=100, with_payload=True)
+    return {(record.payload or {})["page_content"] for record in records}
 
 
 async def test_of_two_workers_at_one_version_the_later_is_believed() -> None:

@@ -31,7 +31,7 @@ from worker.pipeline import (
     delete,
     ingest,
 )
-from worker.points import ChunkPoint, DocumentKey, Fence
+from worker.points import ChunkPoint, DocumentKey, Fence, LedgerEntry
 from worker.qdrant import Qdrant
 from worker.store import QdrantStore
 
@@ -216,15 +216,34 @@ class CrashingStore:
         self._count()
         await self.store.upsert(points, fence)
 
-    async def delete(self, ids: Any, fence: Fence) -> None:
+    async def delete_stale(self, entry: LedgerEntry) -> int:
         self._count()
-        await self.store.delete(ids, fence)
+        return await self.store.delete_stale(entry)
 
     async def vectors(self, ids: Any) -> dict[str, list[float]]:
         return await self.store.vectors(ids)
 
-    async def ids_of(self, key: DocumentKey) -> frozenset[str]:
-        return await self.store.ids_of(key)
+
+async def test_who_died_before_clearing_up_does_so_the_next_time(
+    index: Index, tmp_path: Path
+) -> None:
+    """Though nothing is new then, not even the state of the file."""
+    path = tmp_path / "a.txt"
+    document = Document(doc_id="d", version=1, source="d", path=str(path))
+    for version, paragraphs in ((1, (0, 1)), (2, (1, 2))):
+        path.write_text(text(*paragraphs))
+        os.utime(path, (version, version))
+        state = file_state(document, path.stat())
+        document = msgspec.structs.replace(document, version=version, file=state)
+        crashing = CrashingStore(index.store, [1])
+        broken = dataclasses.replace(index, ports=dataclasses.replace(index.ports, chunks=crashing))
+        if version == 1:
+            await broken.ingest(document)
+    with pytest.raises(Interrupted):
+        await broken.ingest(document)
+    assert len(await index.texts()) == 3
+    assert await index.ingest(document) == Indexed(ChunkCounts(reused=2, deleted=1))
+    assert await index.texts() == [PARAGRAPHS[i].strip() for i in (1, 2)]
 
 
 @pytest.mark.parametrize("writes", [0, 1])

@@ -13,7 +13,7 @@ import sqlite3
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,15 @@ ENTRY = LedgerEntry(
     state=State.WRITING,
     written_ms=1,
 )
+UNKNOWN = str(uuid.UUID(int=0))
+
+
+def _tombstone(fence: Fence) -> LedgerEntry:
+    """A document that is in no collection any more, as of ``fence``."""
+    return msgspec.structs.replace(ENTRY, state=State.DELETED, chunks=0, **fence._asdict())
+
+
+TOMBSTONE = _tombstone(FENCE)
 
 
 @pytest.fixture
@@ -162,16 +171,16 @@ async def test_every_key_that_documents_are_found_by_is_indexed(
 
 
 async def test_points_are_written_read_and_deleted(store: QdrantStore) -> None:
-    kept, gone = _point("d", 0, [3.0, 0.0, 4.0, 0.0]), _point("d", 1)
-    await store.upsert([kept, gone], FENCE)
+    kept = _point("d", 0, [3.0, 0.0, 4.0, 0.0])
+    await store.upsert([kept, _point("d", 1)], FENCE)
     assert await store.count() == 2
 
-    await store.delete([gone.id], FENCE)
-
-    assert await store.count() == 1
-    vectors = await store.vectors([kept.id, gone.id])
+    vectors = await store.vectors([kept.id, UNKNOWN])
     assert vectors == {kept.id: pytest.approx([0.6, 0.0, 0.8, 0.0])}
-    assert await store.ids_of(KEY) == {kept.id}
+
+    assert await store.delete_stale(TOMBSTONE) == 2
+    assert await store.delete_stale(TOMBSTONE) == 0
+    assert await store.count() == 0
 
 
 async def test_writing_a_point_again_replaces_it(store: QdrantStore) -> None:
@@ -198,14 +207,13 @@ async def test_the_nearest_points_are_found_best_first(store: QdrantStore) -> No
     assert hits[0].metadata == metadata
 
 
-async def test_all_chunks_of_a_document_are_found_over_several_pages(store: QdrantStore) -> None:
+async def test_all_chunks_of_a_document_are_deleted_over_several_pages(store: QdrantStore) -> None:
     document = [_point("d", i) for i in range(READ_POINTS + 1)]
     strangers = [_point("other", 0), _point("d", 0, tenant="another")]
     await store.upsert([*document, *strangers], FENCE)
 
-    assert await store.ids_of(KEY) == {point.id for point in document}
+    assert await store.delete_stale(TOMBSTONE) == len(document)
 
-    await store.delete((point.id for point in document), FENCE)
     assert await store.count() == len(strangers)
 
 
@@ -217,13 +225,11 @@ async def ledger(qdrant: Qdrant, alias: str) -> QdrantLedger:
 
 async def test_the_ledger_knows_what_began_and_what_is_done(ledger: QdrantLedger) -> None:
     assert await ledger.look_up([KEY]) == {}
-    assert await ledger.begin(ENTRY, ["a", "b"]) == Begun(ours=True, first=True)
+    assert await ledger.begin(ENTRY) == Begun(ours=True, first=True)
     assert await ledger.look_up([KEY]) == {KEY: ENTRY}
     done = msgspec.structs.replace(ENTRY, state=State.INDEXED)
-    assert await ledger.finish(done, ["a", "b"])
+    assert await ledger.advance(done) == done
     assert await ledger.look_up([KEY, DocumentKey("t", "e"), KEY]) == {KEY: done}
-    assert await ledger.chunk_ids(KEY) == {"a", "b"}
-    assert await ledger.chunk_ids(DocumentKey("t", "e")) == frozenset()
     assert await ledger.count() == 1
 
 
@@ -238,44 +244,43 @@ async def test_the_ledger_knows_what_began_and_what_is_done(ledger: QdrantLedger
 )
 async def test_only_the_newer_may_begin(ledger: QdrantLedger, fence: Fence, ours: bool) -> None:
     there = msgspec.structs.replace(ENTRY, version=2, attempt=3)
-    await ledger.begin(there, ["a"])
+    await ledger.begin(there)
     mine = msgspec.structs.replace(ENTRY, **fence._asdict())
-    assert await ledger.begin(mine, ["b"]) == Begun(ours=ours, first=False)
-    assert await ledger.chunk_ids(KEY) == {"b" if ours else "a"}
-    assert await ledger.finish(there, ["a"]) is not ours
-    assert await ledger.finish(mine, ["b"]) is ours
+    assert await ledger.begin(mine) == Begun(ours=ours, first=False)
+    owner = mine if ours else there
+    assert await ledger.advance(mine) == owner
+    assert await ledger.advance(there) == owner
 
 
 async def test_a_beginning_that_is_sent_twice_is_still_the_first(ledger: QdrantLedger) -> None:
     for _ in range(2):
-        assert await ledger.begin(ENTRY, ["a"]) == Begun(ours=True, first=True)
+        assert await ledger.begin(ENTRY) == Begun(ours=True, first=True)
 
 
 async def test_many_documents_begin_and_end_together(ledger: QdrantLedger) -> None:
     entries = [msgspec.structs.replace(ENTRY, doc_id=str(i), version=1 + i % 2) for i in range(100)]
-    begun = await asyncio.gather(*(ledger.begin(entry, []) for entry in entries))
+    begun = await asyncio.gather(*(ledger.begin(entry) for entry in entries))
     assert set(begun) == {Begun(ours=True, first=True)}
     stale = [msgspec.structs.replace(entry, version=1, attempt=0) for entry in entries]
-    assert not any(await asyncio.gather(*(ledger.finish(entry, []) for entry in stale)))
-    assert all(await asyncio.gather(*(ledger.finish(entry, []) for entry in entries)))
+    assert await asyncio.gather(*(ledger.advance(entry) for entry in stale)) == entries
+    assert await asyncio.gather(*(ledger.advance(entry) for entry in entries)) == entries
     assert len(await ledger.look_up(entry.key for entry in entries)) == 100
 
 
 async def test_what_is_unchanged_is_confirmed_unless_it_changed(ledger: QdrantLedger) -> None:
     done = msgspec.structs.replace(ENTRY, state=State.INDEXED)
-    await ledger.begin(ENTRY, ["a"])
+    await ledger.begin(ENTRY)
     later = msgspec.structs.replace(done, version=5, attempt=2, file="state")
     assert not await ledger.confirm(done, later)  # it is being written
-    await ledger.finish(done, ["a"])
+    await ledger.advance(done)
     assert await ledger.confirm(done, later)
     assert await ledger.look_up([KEY]) == {KEY: later}
-    assert await ledger.chunk_ids(KEY) == {"a"}
     assert not await ledger.confirm(done, msgspec.structs.replace(done, version=3))
 
 
 async def test_a_tombstone_is_no_document(ledger: QdrantLedger) -> None:
     tombstone = msgspec.structs.replace(ENTRY, state=State.DELETED, chunks=0)
-    await ledger.begin(tombstone, [])
+    await ledger.begin(tombstone)
     assert await ledger.count() == 0
 
 
@@ -285,10 +290,12 @@ async def test_older_writes_change_no_newer_chunk(store: QdrantStore) -> None:
     await store.upsert(points, newer)
     for late in (Fence(1, 9), Fence(2, 4)):
         await store.upsert([_point("d", i, source="old", fence=late) for i in range(3)], late)
-        await store.delete([point.id for point in points], late)
         hits = await store.search([1.0] * 4, 9)
         assert sorted(hit.source for hit in hits) == ["new", "new", "old"]
-    await store.delete(await store.ids_of(KEY), newer)
+        assert await store.delete_stale(_tombstone(late)) == 1
+    owner = msgspec.structs.replace(_tombstone(newer), chunks_fence=newer)
+    assert await store.delete_stale(owner) == 0
+    assert await store.delete_stale(_tombstone(newer)) == 2
     assert await store.count() == 0
 
 
@@ -340,7 +347,8 @@ async def test_a_point_that_does_not_fit_is_rejected(store: QdrantStore, point: 
     with pytest.raises(StoreRejected, match=rf"^chunk 7 \(point {point.id}\): "):
         await store.upsert([_point("d", 0), point], FENCE)
 
-    assert point.id not in await store.ids_of(KEY)
+    with suppress(StoreRejected):  # such an id cannot even be asked for
+        assert point.id not in await store.vectors([point.id])
 
 
 @ON_SERVERS
@@ -428,13 +436,12 @@ async def test_a_collection_that_is_not_there_is_not_found(qdrant: Qdrant, alias
     point = _point("d", 0)
     for request in (
         store.upsert([point], FENCE),
-        store.delete([point.id], FENCE),
+        store.delete_stale(TOMBSTONE),
         store.vectors([point.id]),
-        store.ids_of(KEY),
         store.count(),
         store.search([1.0] * 4, 1),
-        ledger.begin(ENTRY, []),
-        ledger.finish(ENTRY, []),
+        ledger.begin(ENTRY),
+        ledger.advance(ENTRY),
         ledger.look_up([KEY]),
     ):
         with pytest.raises(CollectionMissing, match=f"404 Not found: Collection `{alias}`"):
@@ -500,7 +507,7 @@ async def test_a_write_whose_answer_is_lost_leaves_one_copy(
     await faulty.upsert(points, FENCE)
 
     assert _writes(standin) == 2
-    assert await faulty.ids_of(KEY) == {point.id for point in points}
+    assert (await faulty.vectors(point.id for point in points)).keys() == {p.id for p in points}
     assert await faulty.count() == len(points)
 
 
@@ -526,7 +533,7 @@ async def test_an_entry_of_the_ledger_is_repeated_until_it_is_applied(
 
     ledger = QdrantLedger(PatientQdrant(network), names.ledger)
 
-    assert await ledger.begin(ENTRY, ["a"]) == Begun(ours=True, first=True)
+    assert await ledger.begin(ENTRY) == Begun(ours=True, first=True)
 
 
 async def test_a_rejected_write_is_sent_once(standin: Standin, faulty: QdrantStore) -> None:

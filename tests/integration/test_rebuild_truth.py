@@ -31,7 +31,7 @@ from worker.embedding.models import Precision
 from worker.fingerprint import Fingerprint
 from worker.ledger import QdrantLedger
 from worker.pipeline import Outcome, Unchanged
-from worker.points import DocumentKey, State
+from worker.points import Digest, DocumentKey, Fence, State
 from worker.prepare import Part, Prepared, Unprepared
 from worker.reindex import Rebuild, Side
 from worker.schema import DEFAULT_STORAGE
@@ -120,7 +120,9 @@ async def check(memory: Memory, names: CollectionNames, changes: Sequence[Change
         copy = new[entry.key]
         same = ("fence", "state", "content_hash", "source", "metadata", "file", "folders")
         assert [getattr(copy, name) for name in same] == [getattr(entry, name) for name in same]
-        assert len(await mine.chunk_ids(entry.key)) == copy.chunks
+        stored = [p for p in payloads if p["doc_id"] == entry.doc_id]
+        fences = [Fence(p["version"], p["attempt"]) for p in stored]
+        assert fences == [copy.chunks_fence] * copy.chunks
     assert await memory.client.count(NEW.ledger) == await memory.client.count(names.ledger)
     await memory.client.close()
 
@@ -145,8 +147,12 @@ async def test_two_readings_of_a_document_are_not_mixed() -> None:
         victim.die()
         await advance(Builder(memory, names), TO_THE_END)
         records, _ = await memory.client.scroll(NEW.chunks, limit=100)
-        ids = await QdrantLedger(memory, NEW.ledger).chunk_ids(DocumentKey("", "a"))
-        assert {str(record.id) for record in records} == ids
+        digest = Digest()
+        for record in records:
+            digest.add(str(record.id))
+        key = DocumentKey("", "a")
+        entry = (await QdrantLedger(memory, NEW.ledger).look_up([key]))[key]
+        assert (entry.chunks, entry.chunks_digest) == (len(records), str(digest))
         await memory.client.close()
 
 

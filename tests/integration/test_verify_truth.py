@@ -138,7 +138,7 @@ def accidents(draw: Any) -> list[tuple[str, Any]]:
         "point is foreign": st.integers(0, 3),
         "entry is lost": st.sampled_from(NAMES),
         "worker dies": st.tuples(
-            st.sampled_from(NAMES), st.sampled_from([State.WRITING, State.DELETING])
+            st.sampled_from(NAMES), st.sampled_from([State.WRITING, State.CLEARING, State.DELETING])
         ),
         "file changes": st.sampled_from(NAMES),
         "file goes": st.sampled_from(NAMES),
