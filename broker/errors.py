@@ -17,6 +17,7 @@ IngestqError
 ├── PoolFailure           a process of the pool died or hung over a task
 │   └── PoolBroken        the processes of the pool died, over this task or not
 ├── DocumentRejected      this document can never be processed, whoever tries
+├── SourceChanged         a file became another one while it was read
 └── ContractError         bytes from the queue that are not a job of a known version
 """
 
@@ -108,6 +109,10 @@ class DocumentRejected(IngestqError):
     """A document can never be processed; the text is the reason shown to the user."""
 
 
+class SourceChanged(IngestqError):
+    """A file was changed, or removed, between the readings of two of its parts."""
+
+
 class ContractError(IngestqError):
     """A payload on the queue is not a job of a version this worker knows."""
 
@@ -154,5 +159,5 @@ def classify(error: BaseException) -> Failure:
             return Failure.PERMANENT
         case UsageError():
             return Failure.FATAL
-        case _:
+        case _:  # also SourceChanged
             return Failure.TRANSIENT

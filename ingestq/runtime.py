@@ -146,7 +146,7 @@ async def open_worker(settings: Settings, broker: Broker) -> "AsyncIterator[Leas
     from worker.lanes import LanePermits, kept_for_interactive
     from worker.lease_worker import LeaseWorker
     from worker.ledger import QdrantLedger
-    from worker.pipeline import Ports
+    from worker.ports import Ports
     from worker.qdrant import PatientQdrant
     from worker.store import QdrantStore
 

@@ -7,22 +7,31 @@ a section that fits in a chunk is never cut. Among boundaries of one kind the ha
 behind it decides which comes first, an order that an edit changes nowhere but where it was made:
 what is joined depends on the text nearby, not on where the text before it was cut.
 
+A long text is cut into parts first, at the strongest boundary in the second half of a window. So
+memory is bounded by the window, and an edit moves the borders of its own part only, if at all.
+
 Sizes are counted with the model's own tokenizer, so nothing is cut off when chunks are embedded.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from worker.token_counts import TokenCounter
-from worker.units import Unit, pieces, sentences, words
+from worker.units import Unit, open_fence, pieces, sentences, words
 
-CHUNKER: Final = "content-defined/1"
+CHUNKER: Final = "content-defined/2"
 """Part of the fingerprint: change it when the same text gives other chunks."""
 
 CHARACTERS_A_TOKEN: Final = 16
 """Longer tokens count more than once. Text has about four characters a token, but to WordPiece a
 megabyte without white space is a single token, which it does not know."""
+
+
+PART_CHARACTERS: Final = 1024 * 1024
+"""Cutting so many takes about 25 MiB of memory."""
+CR_LF: Final = re.compile("\r\n")
 
 
 class SizedText(NamedTuple):
@@ -32,20 +41,68 @@ class SizedText(NamedTuple):
     tokens: int
 
 
-class Chunker:
-    """Cuts texts into chunks of at most ``max_tokens`` tokens, special tokens not counted."""
+class Cut(NamedTuple):
+    """The chunks of the part that a text begins with, which is so many ``characters`` long.
 
-    def __init__(self, tokenizer_json: str, max_tokens: int) -> None:
+    What comes after it is inside a block of code if there is a ``fence``, see `worker.units`.
+    """
+
+    chunks: list[SizedText]
+    characters: int
+    fence: str
+
+
+class Chunker:
+    """Cuts texts into chunks of at most ``max_tokens`` tokens, special tokens not counted.
+
+    A part is at most ``part_characters`` long.
+    """
+
+    def __init__(
+        self, tokenizer_json: str, max_tokens: int, part_characters: int = PART_CHARACTERS
+    ) -> None:
         self._tokens = TokenCounter(tokenizer_json)
         self.max_tokens = max_tokens
+        self.part_characters = part_characters
 
     def chunks(self, text: str, *, markdown: bool) -> list[SizedText]:
         """Cut ``text``; the chunks are in its order, without white space around them.
 
         Inside a chunk only the ends of lines are changed: all become line feeds.
         """
-        text = "\n".join(text.splitlines()).strip()
-        sized = list(self._sized(sentences(text, markdown=markdown), words, pieces))
+        text = text.strip()
+        chunks: list[SizedText] = []
+        start, fence = 0, ""
+        while start < len(text):
+            head = text[start : start + self.part_characters + 1]
+            cut = self.part(head, markdown=markdown, fence=fence)
+            chunks += cut.chunks
+            start, fence = start + cut.characters, cut.fence
+        return chunks
+
+    def part(self, text: str, *, markdown: bool, fence: str = "") -> Cut:
+        """Cut the part that ``text`` begins with; all of it, if it is not longer than a part.
+
+        For the rest nothing beyond the first ``part_characters`` is looked at. The text begins
+        inside a block of code if there is a ``fence``.
+        """
+        head = text[: self.part_characters]
+        lines = "\n".join(head.splitlines())
+        blank = len(lines) - len(lines.lstrip("\n"))  # such lines are no units
+        units = list(sentences(lines, markdown=markdown, fence=fence))
+        end = len(head)
+        if len(text) > len(head):
+            if (cut := _strongest(units, len(lines) // 2)) is not None:
+                units = units[:cut]
+                lines = "".join(unit.text for unit in units)
+                end = _length_before(head, blank + len(lines))
+            elif head.endswith("\r"):
+                end -= 1  # a line feed may follow
+        chunks = self._joined_chunks(units)
+        return Cut(chunks, end, open_fence(lines, fence) if markdown else "")
+
+    def _joined_chunks(self, units: Iterable[Unit]) -> list[SizedText]:
+        sized = list(self._sized(units, words, pieces))
         groups = _joined([unit for unit, _ in sized], [size for _, size in sized], self.max_tokens)
         return [chunk for group in groups for chunk in self._fitting(group)]
 
@@ -84,6 +141,28 @@ class Chunker:
             max(tokens, len(text.strip()) // CHARACTERS_A_TOKEN)
             for text, tokens in zip(texts, self._tokens.counts(texts), strict=True)
         ]
+
+
+def _strongest(units: Sequence[Unit], half: int) -> int | None:
+    """Which unit is kept apart most firmly of those that begin beyond ``half`` a window; None if
+    none does. The last one does not count: it may go on beyond the window."""
+    start, candidates = 0, []
+    for index, unit in enumerate(units[:-1]):
+        if start >= half and index:
+            candidates.append(index)
+        start += len(unit.text)
+    return max(candidates, key=lambda index: _strength(units[index]), default=None)
+
+
+def _length_before(text: str, characters: int) -> int:
+    """How long the beginning of ``text`` is that has so many ``characters`` if every end of a line
+    counts as one."""
+    extra = 0
+    for found in CR_LF.finditer(text):
+        if found.start() - extra >= characters:
+            break
+        extra += 1
+    return characters + extra
 
 
 def _strength(unit: Unit) -> tuple[int, bytes]:

@@ -30,6 +30,8 @@ DECODED_AS_IS: Final = frozenset({PLAIN_TEXT, "application/toml", "application/y
 CHARSET_SAMPLE_BYTES: Final = 64 * 1024
 """Detecting an encoding is slow; the head of a file tells it."""
 REASON_CHARACTERS: Final = 200
+BINARY: Final = "a binary file, whatever its name says"
+"""Reason of the rejection of what is no text."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +51,31 @@ def extract(data: bytes, media_type: str | None) -> Extracted:
     """
     if not data:
         raise DocumentRejected("the file is empty")
-    if media_type is None or media_type == UNKNOWN:
-        media_type = _detect(data)
-    if media_type == MARKDOWN:
-        extracted = Extracted(_decode(data), markdown=True, title=None)
-    elif media_type in DECODED_AS_IS or not _kreuzberg_reads(media_type):
-        extracted = Extracted(_decode(data), markdown=False, title=None)
+    media_type = known_type(data, media_type)
+    if is_decoded_only(media_type):
+        extracted = Extracted(_decode(data), markdown=media_type == MARKDOWN, title=None)
     elif media_type.startswith("image/") and media_type != SVG:
         raise DocumentRejected(f"{media_type}: there is no OCR to read text in pictures with")
     else:
         extracted = _parse(data, media_type)
     if not extracted.text.strip():
-        raise DocumentRejected(f"there is no text in this {media_type} file")
+        raise DocumentRejected(no_text(media_type))
     return extracted
+
+
+def known_type(data: bytes, media_type: str | None) -> str:
+    """``media_type``, or if that says nothing, what a file that begins with ``data`` looks like."""
+    return _detect(data) if media_type is None or media_type == UNKNOWN else media_type
+
+
+def is_decoded_only(media_type: str) -> bool:
+    """Whether files of this type are text as they are; the others are parsed."""
+    return media_type in {MARKDOWN, *DECODED_AS_IS} or not _kreuzberg_reads(media_type)
+
+
+def no_text(media_type: str) -> str:
+    """Reason of the rejection of a file without text."""
+    return f"there is no text in this {media_type} file"
 
 
 def _detect(data: bytes) -> str:
@@ -87,13 +101,13 @@ def _decode(data: bytes) -> str:
     except UnicodeDecodeError:
         text = _decode_legacy(data)
     if "\0" in text:
-        raise DocumentRejected("a binary file, whatever its name says")
+        raise DocumentRejected(BINARY)
     return text
 
 
 def _decode_legacy(data: bytes) -> str:
     if charset_normalizer.is_binary(data[:CHARSET_SAMPLE_BYTES]):
-        raise DocumentRejected("a binary file, whatever its name says")
+        raise DocumentRejected(BINARY)
     best = charset_normalizer.from_bytes(data[:CHARSET_SAMPLE_BYTES]).best()
     if best is None:
         raise DocumentRejected("text in an encoding that cannot be recognised; save it as UTF-8")

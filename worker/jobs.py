@@ -38,7 +38,6 @@ from worker.pipeline import (
     Deleted,
     Indexed,
     Outcome,
-    Ports,
     Rejected,
     Retry,
     Superseded,
@@ -47,6 +46,7 @@ from worker.pipeline import (
     Work,
 )
 from worker.points import DocumentKey
+from worker.ports import Ports
 from worker.retries import MAX_TRIES, AwaitService, backoff_seconds, pause_seconds
 from worker.shared_embeddings import sharing_embeddings
 

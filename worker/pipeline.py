@@ -1,6 +1,6 @@
 """What happens to one document: the index is made equal to it, and the outcome is a value.
 
-The pipeline knows its neighbours by what it needs of them, the Protocols below. Several workers may
+The pipeline knows its neighbours by what it needs of them, see `worker.ports`. Several workers may
 be at the same document, at different versions, and any of them may be stopped at any point. What
 keeps the newest version whole:
 
@@ -14,38 +14,24 @@ keeps the newest version whole:
   not that far yet, it will find them.
 """
 
-import hashlib
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Final, Protocol
+from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from broker.contract import ChunkCounts, Deletion, Document
 from broker.paths import folders_of
-from worker.chunk import SizedText
+from worker.chunk_writer import ChunkWriter
 from worker.points import (
-    Begun,
-    ChunkPoint,
-    Digest,
     DocumentKey,
     Fence,
     LedgerEntry,
-    SparseVector,
     State,
-    chunk_id,
 )
+from worker.ports import Ports, Progress
 from worker.prepare import Prepared, Unprepared
-from worker.room import Room
-
-SLICE_CHUNKS: Final = 256
-"""Chunks of one document that are embedded and upserted before the next are looked at: vectors in
-memory are bounded by this, not by the size of the document."""
 
 
 @dataclass(frozen=True)
@@ -101,67 +87,6 @@ class Retry:
 
 
 Outcome = Indexed | Unchanged | Superseded | Deleted | Swept | Rejected | Retry
-
-
-class Model(Protocol):
-    """Text in, vectors out; see `worker.embedding.pool.LaneModel`."""
-
-    async def prepare(
-        self, document: Document, known_hash: str | None
-    ) -> Prepared | Unprepared: ...
-
-    async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]: ...
-
-
-class Chunks(Protocol):
-    """The chunks in the index; see `worker.store.QdrantStore`."""
-
-    async def upsert(self, points: Sequence[ChunkPoint], fence: Fence) -> None: ...
-
-    async def delete_stale(self, entry: LedgerEntry) -> int: ...
-
-    async def vectors(self, ids: Iterable[str]) -> dict[str, list[float]]: ...
-
-
-class Ledger(Protocol):
-    """What is indexed; see `worker.ledger.QdrantLedger`."""
-
-    async def look_up(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, LedgerEntry]: ...
-
-    async def begin(self, entry: LedgerEntry) -> Begun: ...
-
-    async def advance(self, entry: LedgerEntry) -> LedgerEntry: ...
-
-    async def confirm(self, seen: LedgerEntry, now: LedgerEntry) -> bool: ...
-
-    def in_folder(self, tenant: str, folder: str) -> AsyncIterator[Sequence[LedgerEntry]]: ...
-
-
-@dataclass(frozen=True)
-class Ports:
-    """The pipeline's neighbours.
-
-    A ``donor`` has vectors of the same model: what it has need not be embedded. ``room`` bounds
-    what is held in memory.
-    """
-
-    model: Model
-    chunks: Chunks
-    ledger: Ledger
-    donor: Chunks | None = None
-    room: Room = field(default_factory=Room)
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    id: str
-    text: SizedText
-    payload: Mapping[str, Any]
-    sparse: SparseVector | None
-
-
-Progress = Callable[[int, int], None]
-"""Called with the chunks that were done and became known since the last call."""
 
 
 @dataclass(frozen=True)
@@ -281,16 +206,7 @@ async def replace(
 
     May be repeated after any interruption. Raises what its neighbours raise.
     """
-    with ports.room.hold(len(prepared.part.chunks)):
-        return await _replace(work, prepared, ports, progress)
-
-
-async def _replace(
-    work: Work, prepared: Prepared, ports: Ports, progress: Progress
-) -> Indexed | Superseded:
     document = work.document
-    chunks = _identify(work, prepared)
-    progress(0, len(chunks))
     entry = LedgerEntry(
         tenant=document.tenant,
         doc_id=document.doc_id,
@@ -298,24 +214,31 @@ async def _replace(
         version=document.version,
         attempt=work.attempt,
         content_hash=prepared.content_hash,
-        chunks=len(chunks),
+        chunks=0,
         state=State.WRITING,
         written_ms=_now_ms(),
         **_origin(document, prepared),
     )
-    begun = await ports.ledger.begin(entry)
-    if not begun.ours:
-        return Superseded()
-    embedded = 0
-    digest = Digest()
-    for start in range(0, len(chunks), SLICE_CHUNKS):
-        part = chunks[start : start + SLICE_CHUNKS]
-        embedded += await _write_slice(part, work.fence, ports, known=not begun.first)
-        for chunk in part:
-            digest.add(chunk.id)
-        progress(len(part), 0)
+    with ports.room.hold(len(prepared.part.chunks)):
+        begun = await ports.ledger.begin(entry)
+        if not begun.ours:
+            return Superseded()
+        title = prepared.title or PurePath(document.source).name
+        writer = ChunkWriter(document, work.fence, title, ports, progress, known=not begun.first)
+        await writer.write(prepared.part)
+    rest = prepared.part.rest
+    while rest is not None:
+        await ports.room.enter()
+        part = await ports.model.prepare_rest(document, rest)
+        with ports.room.hold(len(part.chunks)):
+            await writer.write(part)
+        rest = part.rest
     done = msgspec.structs.replace(
-        entry, state=State.INDEXED, chunks_fence=work.fence, chunks_digest=str(digest)
+        entry,
+        state=State.INDEXED,
+        chunks=writer.chunks,
+        chunks_fence=work.fence,
+        chunks_digest=str(writer.digest),
     )
     deleted = 0
     if not begun.first:
@@ -327,7 +250,8 @@ async def _replace(
     now = await ports.ledger.advance(done)
     if now.fence != work.fence:
         return await _superseded_by(now, ports)
-    return Indexed(ChunkCounts(embedded=embedded, reused=len(chunks) - embedded, deleted=deleted))
+    reused = writer.chunks - writer.embedded
+    return Indexed(ChunkCounts(embedded=writer.embedded, reused=reused, deleted=deleted))
 
 
 def _origin(document: Document, prepared: Prepared | Unprepared) -> dict[str, Any]:
@@ -346,53 +270,6 @@ async def _superseded_by(owner: LedgerEntry, ports: Ports) -> Superseded:
     if owner.state is not State.WRITING:
         await ports.chunks.delete_stale(owner)
     return Superseded()
-
-
-async def _write_slice(chunks: Sequence[_Chunk], fence: Fence, ports: Ports, *, known: bool) -> int:
-    """Upsert ``chunks``, with the vectors they have where they have one; how many had none.
-
-    Those of a document that is not ``known`` have none.
-    """
-    vectors: dict[str, Sequence[float]] = {}
-    if known:
-        vectors.update(await ports.chunks.vectors(chunk.id for chunk in chunks))
-    if ports.donor is not None:
-        missing = [chunk.id for chunk in chunks if chunk.id not in vectors]
-        vectors.update(await ports.donor.vectors(missing))
-    new = [chunk for chunk in chunks if chunk.id not in vectors]
-    if new:
-        rows = await ports.model.embed([chunk.text for chunk in new])
-        vectors.update(zip((c.id for c in new), rows.tolist(), strict=True))
-    points = [ChunkPoint(c.id, vectors[c.id], c.payload, c.sparse) for c in chunks]
-    await ports.chunks.upsert(points, fence)
-    return len(new)
-
-
-def _identify(work: Work, prepared: Prepared) -> list[_Chunk]:
-    """Give every chunk its id and payload."""
-    document, part = work.document, prepared.part
-    title = prepared.title or PurePath(document.source).name
-    metadata = {"title": title, **document.metadata, "source": document.source}
-    seen: Counter[str] = Counter()
-    chunks = []
-    for index, text in enumerate(map(SizedText, part.chunks, part.tokens)):
-        chunk_hash = hashlib.blake2b(text.text.encode(), digest_size=16).hexdigest()
-        payload = {
-            "page_content": text.text,
-            "metadata": metadata,
-            "doc_id": document.doc_id,
-            "source": document.source,
-            "tenant": document.tenant,
-            "chunk_index": index,
-            "content_hash": chunk_hash,
-            "version": document.version,
-            "attempt": work.attempt,
-        }
-        key = chunk_id(document.tenant, document.doc_id, chunk_hash, seen[chunk_hash])
-        seen[chunk_hash] += 1
-        sparse = part.sparse[index] if part.sparse else None
-        chunks.append(_Chunk(key, text, payload, sparse))
-    return chunks
 
 
 def _now_ms() -> int:

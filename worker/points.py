@@ -78,10 +78,11 @@ class Hit:
     metadata: dict[str, Any]
 
 
-def chunk_id(tenant: str, doc_id: str, chunk_hash: str, occurrence: int) -> str:
+def chunk_id(tenant: str, doc_id: str, chunk_hash: str, occurrence: str) -> str:
     """Id of a chunk, made of its content: it stays as long as the chunk does.
 
-    ``occurrence`` counts the equal chunks before it in the same document.
+    ``occurrence`` tells it apart from equal chunks of the same document, see
+    `worker.chunk_writer`.
     """
     return str(uuid.uuid5(CHUNK_NAMESPACE, f"{tenant}\0{doc_id}\0{chunk_hash}\0{occurrence}"))
 

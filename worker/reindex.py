@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import msgspec
 
 from broker.contract import ChunkCounts, Document
-from broker.errors import CollectionMismatch, DocumentRejected
+from broker.errors import CollectionMismatch, DocumentRejected, SourceChanged
 from broker.gate import Gate
 from broker.queue import QueueDepth
 from worker import pipeline
@@ -24,8 +24,9 @@ from worker.collection import CollectionNames, find_collection
 from worker.exchange import exchange
 from worker.fingerprint import Fingerprint
 from worker.ledger import QdrantLedger
-from worker.pipeline import Indexed, Model, Outcome, Ports, Work
+from worker.pipeline import Indexed, Outcome, Work
 from worker.points import LedgerEntry, State
+from worker.ports import Model, Ports
 from worker.prepare import Prepared
 from worker.qdrant import Qdrant
 from worker.search import QueryModel
@@ -163,7 +164,7 @@ class Rebuild:
             seen.changed += 1
             try:
                 outcome = await self._bring_over(entry, known)
-            except DocumentRejected as error:
+            except (DocumentRejected, SourceChanged) as error:
                 seen.failed[entry.doc_id] = str(error)
             else:
                 done = outcome.chunks if isinstance(outcome, Indexed) else done

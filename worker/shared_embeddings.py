@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from broker.contract import Document
 from worker.chunk import SizedText
-from worker.pipeline import Model, Ports
-from worker.prepare import Prepared, Unprepared
+from worker.ports import Model, Ports
+from worker.prepare import Part, Prepared, Unprepared
+from worker.text_file import Place
 
 Row = npt.NDArray[np.float32]
 
@@ -32,11 +33,15 @@ class SharedEmbeddings:
         self._rows: dict[SizedText, asyncio.Future[Row]] = {}
 
     async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
-        """See `worker.pipeline.Model`."""
+        """See `worker.ports.Model`."""
         return await self._model.prepare(document, known_hash)
 
+    async def prepare_rest(self, document: Document, rest: Place) -> Part:
+        """See `worker.ports.Model`."""
+        return await self._model.prepare_rest(document, rest)
+
     async def embed(self, texts: Sequence[SizedText]) -> Row:
-        """See `worker.pipeline.Model`."""
+        """See `worker.ports.Model`."""
         mine = {text: self._promise(text) for text in texts if text not in self._rows}
         promised = [(text, self._rows[text]) for text in texts]
         if mine:

@@ -10,8 +10,9 @@ from typing import Final
 
 from broker.contract import Deletion, Sweep
 from broker.seen import Seen
-from worker.pipeline import Deleted, Ledger, Outcome, Rejected, Swept
+from worker.pipeline import Deleted, Outcome, Rejected, Swept
 from worker.points import LedgerEntry
+from worker.ports import Ledger
 
 MASS_DOCUMENTS: Final = 10
 MASS_SHARE: Final = 0.1

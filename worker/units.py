@@ -37,22 +37,21 @@ HEADING: Final = re.compile(r" {0,3}(#{1,6})\s")
 FENCE: Final = re.compile(r"\s*(`{3,}|~{3,})")
 
 
-def sentences(text: str, *, markdown: bool) -> Iterator[Unit]:
+def sentences(text: str, *, markdown: bool, fence: str = "") -> Iterator[Unit]:
     """Cut ``text`` at the ends of lines and sentences; code in Markdown, at those of lines only.
 
-    ``text`` begins with no white space, and its lines end with line feeds.
+    ``text`` begins with no white space, and its lines end with line feeds. It begins inside a block
+    of code if there is a ``fence``, the mark that opened it.
     """
     boundary = int(Boundary.PARAGRAPH)
-    fence = ""
     for line in LINE.findall(text):
         end = Boundary.PARAGRAPH if line.count("\n") > 1 else Boundary.LINE
-        if fence:
+        before = fence
+        fence = _fence_after(line, before) if markdown else ""
+        if before:
             yield Unit(line, boundary - 1)
-            if line.strip().startswith(fence) and not line.strip().strip(fence[0]):
-                fence = ""
-        elif markdown and (opening := FENCE.match(line)):
+        elif fence:
             yield Unit(line, boundary)
-            fence = opening[1]
         elif markdown and (heading := HEADING.match(line)):
             if boundary != Boundary.AFTER_HEADING:
                 boundary = Boundary.HEADING + LOWEST_LEVEL - len(heading[1])
@@ -61,6 +60,22 @@ def sentences(text: str, *, markdown: bool) -> Iterator[Unit]:
         else:
             yield from _cut(Unit(line, boundary), END_OF_SENTENCE, Boundary.SENTENCE)
         boundary = end
+
+
+def open_fence(text: str, fence: str) -> str:
+    """The mark that opened the block of code in which Markdown stands after ``text``; empty if in
+    none. See `sentences`."""
+    for line in LINE.findall(text):
+        fence = _fence_after(line, fence)
+    return fence
+
+
+def _fence_after(line: str, fence: str) -> str:
+    if not fence:
+        opening = FENCE.match(line)
+        return opening[1] if opening else ""
+    closes = line.strip().startswith(fence) and not line.strip().strip(fence[0])
+    return "" if closes else fence
 
 
 def words(unit: Unit) -> Iterator[Unit]:

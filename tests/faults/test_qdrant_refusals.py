@@ -49,11 +49,12 @@ from worker.jobs import INGESTOR, Ingestor, ingest
 from worker.lanes import LanePermits
 from worker.lease_worker import LeaseWorker
 from worker.ledger import QdrantLedger
-from worker.pipeline import Ports
 from worker.points import ChunkPoint, Fence, LedgerEntry, State
+from worker.ports import Ports
 from worker.prepare import Part, Prepared
 from worker.qdrant import PATIENCE_SECONDS, PatientQdrant, Qdrant, QdrantConfig, connect_qdrant
 from worker.store import UPSERT_POINTS, QdrantStore
+from worker.text_file import Place
 
 SMALL: Final = Fingerprint("test/small", "1", 4, 8, Precision.EXACT, "none", 1)
 """Of vectors with 4 dimensions. No model is loaded."""
@@ -85,6 +86,9 @@ class LineModel:
     async def prepare(self, document: Document, known_hash: str | None) -> Prepared:
         assert document.text is not None
         return Prepared(document.text, None, None, Part.of(sized(document.text.split("\n"))))
+
+    async def prepare_rest(self, document: Document, rest: Place) -> Part:
+        raise NotImplementedError
 
     async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
         self.embedded += [text.text for text in texts]

@@ -32,8 +32,9 @@ from worker import pipeline
 from worker.collection import CollectionNames
 from worker.embedding.pool import ModelPool
 from worker.ledger import QdrantLedger
-from worker.pipeline import Ports, Work
+from worker.pipeline import Work
 from worker.points import DocumentKey, ledger_id
+from worker.ports import Ports
 from worker.qdrant import Qdrant, QdrantConfig, connect_qdrant
 from worker.quarantine import REASON
 from worker.store import QdrantStore

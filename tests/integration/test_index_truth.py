@@ -29,17 +29,20 @@ from worker.collection import CollectionNames, open_collection
 from worker.embedding.models import Precision
 from worker.fingerprint import Fingerprint
 from worker.ledger import QdrantLedger
-from worker.pipeline import Outcome, Ports, Retry, Work, delete, ingest
+from worker.pipeline import Outcome, Retry, Work, delete, ingest
 from worker.points import DocumentKey, Fence
+from worker.ports import Ports
 from worker.prepare import Part, Prepared, Unprepared
 from worker.qdrant import Request
 from worker.store import QdrantStore
+from worker.text_file import Place, Status
 
 T = TypeVar("T")
 
 SMALL = Fingerprint("test/small", "1", 2, 8, Precision.EXACT, "none", 1)
 Change = Document | Deletion
 DOC_IDS = "aab"
+PART_WORDS = 2
 
 
 class Memory:
@@ -52,8 +55,15 @@ class Memory:
         return await request(self.client)
 
 
+def words_at(text: str, start: int) -> Part:
+    """The words of ``text`` from ``start`` on, some of them."""
+    end = start + PART_WORDS
+    rest = Place(end, 0, False, "", Status(0, 0, 0)) if end < len(text.split()) else None
+    return Part.of(sized(text.split()[start:end]), rest=rest)
+
+
 class Words:
-    """A model for which every word is a chunk."""
+    """A model for which every word is a chunk, and that reads a document two words at a time."""
 
     async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
         assert document.text is not None
@@ -61,7 +71,11 @@ class Words:
         if content_hash == known_hash:
             return Unprepared(content_hash)
         title = PurePath(document.source).name
-        return Prepared(content_hash, None, title, Part.of(sized(document.text.split())))
+        return Prepared(content_hash, None, title, words_at(document.text, 0))
+
+    async def prepare_rest(self, document: Document, rest: Place) -> Part:
+        assert document.text is not None
+        return words_at(document.text, rest.start)
 
     async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
         return np.array([[len(text.text), 1] for text in texts], np.float32)
@@ -242,7 +256,7 @@ def test_the_index_ends_equal_to_the_newest_versions(
 ORIGINAL = "tide goose"
 OLDER = "tide lamp bread"
 NEWER = "tide bread"
-STEPS = 26
+STEPS = 34
 """More than a worker takes for a document."""
 
 

@@ -25,10 +25,11 @@ from worker.embedding.pool import LaneModel, ModelPool
 from worker.jobs import CLAIM, INGESTOR, PROGRESS, Ingestor, delete, ingest
 from worker.lanes import LanePermits
 from worker.ledger import QdrantLedger
-from worker.pipeline import Ports
-from worker.prepare import Prepared, Unprepared
+from worker.ports import Ports
+from worker.prepare import Part, Prepared, Unprepared
 from worker.qdrant import Qdrant
 from worker.store import QdrantStore
+from worker.text_file import Place
 
 TEXT = "The tide comes in twice a day. " * 12
 
@@ -42,6 +43,9 @@ class CountingModel:
 
     async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
         return await self.model.prepare(document, known_hash)
+
+    async def prepare_rest(self, document: Document, rest: Place) -> Part:
+        return await self.model.prepare_rest(document, rest)
 
     async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
         self.embedded += [text.text for text in texts]

@@ -15,23 +15,13 @@ import pytest
 
 from broker.contract import ChunkCounts, Deletion, Document, Lane
 from broker.paths import file_state
-from worker.chunk import SizedText
+from worker.chunk import PART_CHARACTERS, SizedText
 from worker.collection import CollectionNames
 from worker.embedding.pool import ModelPool
 from worker.ledger import QdrantLedger
-from worker.pipeline import (
-    Deleted,
-    Indexed,
-    Outcome,
-    Ports,
-    Progress,
-    Superseded,
-    Unchanged,
-    Work,
-    delete,
-    ingest,
-)
+from worker.pipeline import Deleted, Indexed, Outcome, Superseded, Unchanged, Work, delete, ingest
 from worker.points import ChunkPoint, DocumentKey, Fence, LedgerEntry
+from worker.ports import Ports, Progress
 from worker.qdrant import Qdrant
 from worker.store import QdrantStore
 
@@ -272,6 +262,29 @@ async def test_a_large_document_is_written_in_slices(index: Index, tmp_path: Pat
     assert await index.store.count() == 300
 
 
+async def test_a_document_of_several_parts_is_one_document(index: Index, tmp_path: Path) -> None:
+    path = tmp_path / "large.txt"
+    paragraphs = [f"{i}. {PARAGRAPHS[i % 6]}" for i in range(1500)]
+    paragraphs += paragraphs[-200:]  # and some of it comes again, in another part
+    document = Document(doc_id="large", version=1, source="large", path=str(path))
+    fast = dataclasses.replace(index.ports, model=HashingModel(index.ports.model))
+    index = dataclasses.replace(index, ports=fast)
+    seen: list[tuple[int, int]] = []
+    path.write_text("\n\n".join(paragraphs))
+    assert path.stat().st_size > 1.4 * PART_CHARACTERS
+
+    outcome = await index.ingest(document, lambda done, known: seen.append((done, known)))
+    assert outcome == Indexed(ChunkCounts(embedded=1700))
+    assert sum(done for done, _ in seen) == sum(known for _, known in seen) == 1700
+    assert len([known for _, known in seen if known]) == 2
+    stored = await index.store.stored_text(DocumentKey("", "large"))
+    assert stored.text.split() == " ".join(paragraphs).split()
+
+    path.write_text("\n\n".join([*paragraphs[:40], f"New. {PARAGRAPHS[3]}", *paragraphs[41:]]))
+    again = await index.ingest(msgspec.structs.replace(document, version=2))
+    assert again == Indexed(ChunkCounts(embedded=1, reused=1699, deleted=1))
+
+
 @dataclass(frozen=True)
 class HashingModel:
     """The real pool, except that it embeds nothing: for tests of size, not of meaning."""
@@ -280,6 +293,9 @@ class HashingModel:
 
     async def prepare(self, document: Document, known_hash: str | None) -> Any:
         return await self.pool.prepare(document, known_hash)
+
+    async def prepare_rest(self, document: Document, rest: Any) -> Any:
+        return await self.pool.prepare_rest(document, rest)
 
     async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
         return np.ones((len(texts), 384), np.float32)

@@ -57,7 +57,8 @@ class Shouting(Words):
     async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
         prepared = await super().prepare(document, known_hash)
         assert isinstance(prepared, Prepared)
-        chunks = (self.first, *(text.upper() for text in prepared.part.chunks))
+        assert document.text is not None
+        chunks = (self.first, *document.text.upper().split())
         return Prepared(
             prepared.content_hash, prepared.file, prepared.title, Part.of(sized(chunks))
         )

@@ -33,7 +33,7 @@ from worker.fingerprint import Fingerprint, fingerprint
 from worker.jobs import INGESTOR, Ingestor, delete, ingest
 from worker.lanes import LanePermits
 from worker.lease_worker import LeaseWorker
-from worker.pipeline import Ports
+from worker.ports import Ports
 from worker.qdrant import Qdrant
 from worker.reindex import NotExchanged, Patience, Rebuild, Rebuilt, Side, reindex
 from worker.schema import Schema

@@ -26,7 +26,7 @@ from worker.jobs import INGESTOR, Ingestor, delete, ingest, sweep
 from worker.lanes import LanePermits
 from worker.lease_worker import LeaseWorker
 from worker.ledger import QdrantLedger
-from worker.pipeline import Ports
+from worker.ports import Ports
 from worker.qdrant import Qdrant
 from worker.store import QdrantStore
 

@@ -27,8 +27,9 @@ from worker.embedding.models import ModelInfo
 from worker.embedding.pool import ModelPool
 from worker.fingerprint import fingerprint
 from worker.ledger import QdrantLedger
-from worker.pipeline import Indexed, Outcome, Ports, Work, ingest
+from worker.pipeline import Indexed, Outcome, Work, ingest
 from worker.points import ChunkPoint, DocumentKey, Fence, Hit, QueryVectors
+from worker.ports import Ports
 from worker.qdrant import Qdrant, QdrantConfig, connect_qdrant
 from worker.schema import Quantization, Schema, Storage
 from worker.search import search

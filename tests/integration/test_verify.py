@@ -35,8 +35,8 @@ from worker.jobs import INGESTOR, Ingestor, delete, ingest, sweep
 from worker.lanes import LanePermits
 from worker.lease_worker import LeaseWorker
 from worker.ledger import QdrantLedger
-from worker.pipeline import Ports
 from worker.points import DocumentKey, ledger_id
+from worker.ports import Ports
 from worker.qdrant import Qdrant, Request
 from worker.store import QdrantStore
 

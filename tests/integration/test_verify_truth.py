@@ -20,18 +20,20 @@ from broker.contract import Deletion, Document
 from broker.paths import file_state, path_to_text
 from broker.seen import Seen
 from broker.waiting import Waiting
-from tests.integration.test_index_truth import SMALL, Memory, Words
+from tests.integration.test_index_truth import SMALL, Memory, Words, words_at
 from worker.collection import CollectionNames, open_collection
 from worker.findings import Finding
 from worker.inventory import Inventory
 from worker.ledger import QdrantLedger
-from worker.pipeline import Ports, Work, delete, ingest
+from worker.pipeline import Work, delete, ingest
 from worker.points import DocumentKey, State, ledger_id
-from worker.prepare import Prepared, Unprepared
+from worker.ports import Ports
+from worker.prepare import Part, Prepared, Unprepared
 from worker.reconcile import Queue, Reconciler
 from worker.repair import Mender
 from worker.sources import Sources
 from worker.store import QdrantStore
+from worker.text_file import Place
 
 NAMES = ("a", "b", "c")
 LATER = 2 * 10**15
@@ -49,6 +51,11 @@ class FileWords(Words):
         if isinstance(prepared, Unprepared):
             return Unprepared(prepared.content_hash, state)
         return Prepared(prepared.content_hash, state, prepared.title, prepared.part)
+
+    async def prepare_rest(self, document: Document, rest: Place) -> Part:
+        assert document.path is not None
+        text, _ = _read(document, Path(document.path))
+        return words_at(text, rest.start)
 
 
 @dataclass

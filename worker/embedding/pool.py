@@ -26,7 +26,8 @@ from worker.embedding.preparers import Preparers
 from worker.embedding.preparing import PreparerConfig
 from worker.embedding.ready import ready
 from worker.points import QueryVectors
-from worker.prepare import Prepared, Unprepared
+from worker.prepare import Part, Prepared, Unprepared
+from worker.text_file import Place
 
 ENDPOINT_CHUNK_TOKENS: Final = 384
 """Tokens are counted by the default model's tokenizer, because an endpoint does not tell its own.
@@ -111,6 +112,10 @@ class ModelPool:
         """
         return await self._preparers.prepare(lane, document, known_hash)
 
+    async def prepare_rest(self, lane: Lane, document: Document, rest: Place) -> Part:
+        """Read and chunk the next part of ``document``. Raises as `prepare`, and SourceChanged."""
+        return await self._preparers.prepare_rest(lane, document, rest)
+
     async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> Vectors:
         """Embed chunks of documents; shape (texts, dimension).
 
@@ -136,6 +141,10 @@ class LaneModel:
     async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
         """See `ModelPool.prepare`."""
         return await self.pool.prepare(self.lane, document, known_hash)
+
+    async def prepare_rest(self, document: Document, rest: Place) -> Part:
+        """See `ModelPool.prepare_rest`."""
+        return await self.pool.prepare_rest(self.lane, document, rest)
 
     async def embed(self, texts: Sequence[SizedText]) -> Vectors:
         """See `ModelPool.embed`."""

@@ -14,7 +14,8 @@ from worker.embedding.preparing import PreparerConfig
 from worker.embedding.processes import Processes, once_more
 from worker.lanes import LanePermits
 from worker.points import SparseVector
-from worker.prepare import Prepared, Unprepared
+from worker.prepare import Part, Prepared, Unprepared
+from worker.text_file import Place
 
 log = structlog.get_logger()
 
@@ -47,12 +48,22 @@ class Preparers:
         Raises DocumentRejected also if a child died over it twice in a row, and PoolFailure if
         twice in a row nobody knows what the children died of.
         """
+        limit = self._max_document_bytes
+        return await self._prepare(
+            lane, partial(preparing.prepare_document, document, known_hash, limit)
+        )
+
+    async def prepare_rest(self, lane: Lane, document: Document, rest: Place) -> Part:
+        """See `worker.prepare.prepare_rest`; raises as `prepare` does."""
+        return await self._prepare(lane, partial(preparing.prepare_rest, document, rest))
+
+    async def _prepare(self, lane: Lane, task: Callable[[], T]) -> T:
         try:
-            return await self._prepare(lane, document, known_hash)
+            return await self._run(lane, PREPARE_SECONDS, task)
         except PoolFailure as first:  # anybody may have killed it
             log.warning(events.CHILD_FAILED, error=str(first))
             try:
-                return await self._prepare(lane, document, known_hash)
+                return await self._run(lane, PREPARE_SECONDS, task)
             except PoolBroken:
                 raise
             except PoolFailure as second:
@@ -69,18 +80,6 @@ class Preparers:
     async def stop(self) -> None:
         """End the processes at once. Stopping twice, or before starting, is fine."""
         await self._processes.stop()
-
-    async def _prepare(
-        self, lane: Lane, document: Document, known_hash: str | None
-    ) -> Prepared | Unprepared:
-        return await self._run(
-            lane,
-            PREPARE_SECONDS,
-            preparing.prepare_document,
-            document,
-            known_hash,
-            self._max_document_bytes,
-        )
 
     async def _run(
         self,

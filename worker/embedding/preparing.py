@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker.contract import Document
+from worker import prepare
 from worker.embedding.processes import become_child
 from worker.points import SparseVector
-from worker.prepare import Prepared, Unprepared, prepare
+from worker.prepare import Part, Prepared, Unprepared
+from worker.text_file import Place
 
 if TYPE_CHECKING:
     from worker.chunk import Chunker
@@ -48,7 +50,13 @@ def prepare_document(
     document: Document, known_hash: str | None, max_bytes: int
 ) -> Prepared | Unprepared:
     """See `worker.prepare.prepare`."""
-    return prepare(document, known_hash, max_bytes, _chunker, _sparse.document if _hybrid else None)
+    words = _sparse.document if _hybrid else None
+    return prepare.prepare(document, known_hash, max_bytes, _chunker, words)
+
+
+def prepare_rest(document: Document, place: Place) -> Part:
+    """See `worker.prepare.prepare_rest`."""
+    return prepare.prepare_rest(document, place, _chunker, _sparse.document if _hybrid else None)
 
 
 def encode_query(text: str) -> SparseVector:

@@ -1,0 +1,227 @@
+"""A large text is read part by part, and comes to what reading it as a whole comes to."""
+
+import multiprocessing
+import os
+import resource
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from benchmarks.prose import Prose
+from broker.contract import Document
+from broker.errors import DocumentRejected, Failure, SourceChanged, classify
+from broker.paths import path_to_text
+from tests.unit.test_chunk import MAX_TOKENS, TOKENIZER
+from worker import text_file
+from worker.chunk import Chunker
+from worker.prepare import Part, Prepared, Unprepared, content_hash, prepare, prepare_rest
+
+WINDOW = 200
+"""Characters of a part: a text has many."""
+LIMIT = 1 << 30
+streaming = Chunker(TOKENIZER, MAX_TOKENS, WINDOW)
+PARAGRAPHS = [
+    f"Paragraph {i} tells of geese. It goes on about them for a while." for i in range(40)
+]
+CODE = "Before.\n\n```\n" + "# no heading\nprint('goose')\n" * 30 + "```\n\n# Heading\n\nAfter.\n"
+
+lines = st.sampled_from(
+    [
+        "The tide comes in. The tide goes out.",
+        "Gänse fliegen — 渡り鳥は飛ぶ。🪿🪿",
+        "  indented, with words, and more words",
+        "# Heading",
+        "```",
+        "~~~ python",
+        "",
+        " ",
+        "wordwithoutanyspace" * 8,
+        "🪿" * 120,
+        "\x0b\u2028",
+    ]
+)
+texts = st.lists(st.tuples(lines, st.sampled_from(["\n", "\r\n", "\r", " "])), max_size=60).map(
+    lambda some: "".join(line + end for line, end in some)
+)
+
+
+def document_at(path: Path, media_type: str | None = "text/plain") -> Document:
+    return Document(
+        doc_id="d", version=1, source="d", path=path_to_text(path), media_type=media_type
+    )
+
+
+def parts_of(document: Document, chunker: Chunker = streaming) -> list[Part]:
+    """All parts of ``document``, one after the other."""
+    prepared = prepare(document, None, LIMIT, chunker, None)
+    assert isinstance(prepared, Prepared)
+    parts = [prepared.part]
+    while (rest := parts[-1].rest) is not None:
+        parts.append(prepare_rest(document, rest, chunker, None))
+    return parts
+
+
+def outcome(read: Any) -> Any:
+    try:
+        return read()
+    except DocumentRejected as error:
+        return str(error)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    text=texts,
+    start=st.sampled_from(["", "\ufeff", "\n \n", "\r\n" * 90, " " * 250]),
+    end=st.sampled_from(["", "\n" * 250, "\0", "\ud800"]),
+    markdown=st.booleans(),
+    block=st.integers(1, 50),
+)
+def test_it_comes_to_what_it_comes_to_as_a_whole(
+    tmp_path: Path, text: str, start: str, end: str, markdown: bool, block: int
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes((start + text + end).encode(errors="surrogatepass"))
+    document = document_at(path, "text/markdown" if markdown else "text/plain")
+
+    def read_whole() -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(text_file, "scan", lambda *_: None)
+            [part] = parts_of(document)
+            return [*zip(part.chunks, part.tokens, strict=True)]
+
+    def read_in_parts() -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(text_file, "BLOCK_BYTES", block)
+            parts = parts_of(document)
+        return [pair for part in parts for pair in zip(part.chunks, part.tokens, strict=True)]
+
+    assert outcome(read_in_parts) == outcome(read_whole)
+
+
+def test_parts_are_as_long_as_they_may_be(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("\n\n".join(PARAGRAPHS))
+    parts = parts_of(document_at(path))
+    lengths = [sum(map(len, part.chunks)) for part in parts]
+    assert all(WINDOW / 3 < length <= WINDOW for length in lengths[:-1])
+    assert len(parts) > len(PARAGRAPHS) / 3
+
+
+@pytest.mark.parametrize("edit", ["", "New. ", "Some new sentence, in place of the old one. " * 3])
+def test_an_edit_changes_hardly_any_other_part(tmp_path: Path, edit: str) -> None:
+    path = tmp_path / "a.txt"
+    prose = [f"{i}. {p}" for i in range(25) for p in PARAGRAPHS]
+    chunker = Chunker(TOKENIZER, MAX_TOKENS, 5000)
+    for at in (5, 200, 990):
+        path.write_text("\n\n".join(prose))
+        before = {part.chunks for part in parts_of(document_at(path), chunker)}
+        path.write_text("\n\n".join([*prose[:at], edit, *prose[at + 1 :]]))
+        after = {part.chunks for part in parts_of(document_at(path), chunker)}
+        assert len(after - before) <= 4 < len(before) / 3
+
+
+def test_a_block_of_code_goes_on_in_the_next_part(tmp_path: Path) -> None:
+    path = tmp_path / "a.md"
+    path.write_text(CODE)
+    parts = parts_of(document_at(path, "text/markdown"))
+    assert len(parts) > 3
+    fences = [part.rest.fence for part in parts if part.rest is not None]
+    assert "```" in fences
+    assert fences[-1] == ""
+    assert any(chunk.startswith("# Heading") for chunk in parts[-1].chunks)
+
+
+def test_a_line_of_megabytes_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("🪿" * 1_000_000)
+    chunker = Chunker(TOKENIZER, MAX_TOKENS, 100_000)
+    parts = parts_of(document_at(path), chunker)
+    assert len(parts) == 10
+    assert "".join(chunk for part in parts for chunk in part.chunks) == "🪿" * 1_000_000
+
+
+def test_only_what_has_to_be_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("\n\n".join(PARAGRAPHS))
+    document = document_at(path)
+    prepared = prepare(document, None, LIMIT, streaming, None)
+    assert isinstance(prepared, Prepared)
+    assert prepared.content_hash == content_hash(document, LIMIT)
+    again = prepare(document, prepared.content_hash, LIMIT, streaming, None)
+    assert isinstance(again, Unprepared)
+    with pytest.raises(DocumentRejected, match="INGESTQ_MAX_DOCUMENT_BYTES"):
+        prepare(document, None, 100, streaming, None)
+
+
+@pytest.mark.parametrize("change", ["longer", "touched", "replaced", "gone"])
+def test_a_file_that_changes_between_its_parts_is_read_again_later(
+    tmp_path: Path, change: str
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("\n\n".join(PARAGRAPHS))
+    os.utime(path, (1, 1))
+    document = document_at(path)
+    prepared = prepare(document, None, LIMIT, streaming, None)
+    assert isinstance(prepared, Prepared)
+    assert prepared.part.rest is not None
+    match change:
+        case "longer":
+            path.write_text("\n\n".join([*PARAGRAPHS, "More."]))
+            os.utime(path, (1, 1))
+        case "touched":
+            os.utime(path, (2, 2))
+        case "replaced":
+            (tmp_path / "new").write_text("\n\n".join(reversed(PARAGRAPHS)))
+            os.utime(tmp_path / "new", (1, 1))
+            (tmp_path / "new").rename(path)
+        case "gone":
+            path.unlink()
+    with pytest.raises(SourceChanged) as raised:
+        prepare_rest(document, prepared.part.rest, streaming, None)
+    assert classify(raised.value) is Failure.TRANSIENT
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "gb18030"])
+def test_other_encodings_are_read_as_a_whole(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.txt"
+    text = "\n\n".join(f"{p} Gänse!" for p in PARAGRAPHS)
+    path.write_text(text, encoding=encoding)
+    [part] = parts_of(document_at(path))
+    assert part.chunks[-1].endswith("geese. It goes on about them for a while. Gänse!")
+
+
+def peak_mebibytes(path: Path) -> float:
+    """The most memory that a process had that read ``path``."""
+    parts_of(document_at(path), Chunker(TOKENIZER, 254))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@pytest.mark.slow
+def test_memory_does_not_depend_on_the_size_of_a_file(tmp_path: Path) -> None:
+    prose = Prose(1).text(1_000_000, markdown=False)
+    peaks = []
+    for times in (3, 24):
+        path = tmp_path / f"{times}.txt"
+        path.write_text(prose * times)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, context) as process:
+            peaks.append(process.submit(peak_mebibytes, path).result())
+    assert peaks[1] < peaks[0] + 40, "the chunks alone, without what they are made of, are 24 MiB"
+
+
+def test_a_web_page_is_read_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.html"
+    path.write_text("<html><body>" + "".join(f"<p>{p}</p>" for p in PARAGRAPHS) + "</body></html>")
+    [part] = parts_of(document_at(path, "text/html"))
+    assert len(part.chunks) > 5
+    assert "<p>" not in part.chunks[0]
+
+
+def test_a_large_file_of_an_unknown_type_is_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+    path.write_text("\n\n".join(PARAGRAPHS))
+    assert len(parts_of(document_at(path, None))) > 3
