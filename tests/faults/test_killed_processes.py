@@ -237,12 +237,13 @@ PARENT = """
 import asyncio, multiprocessing, sys
 from pathlib import Path
 from broker.contract import Document, Lane
+from worker.chunk import SizedText
 from worker.embedding.config import EmbeddingConfig
 from worker.embedding.pool import ModelPool
 
 async def main():
     async with ModelPool(EmbeddingConfig(Path(sys.argv[1]))) as pool:
-        await pool.embed(Lane.BULK, sized(["a text"]))
+        await pool.embed(Lane.BULK, [SizedText("a text", 2)])
         document = Document(doc_id="a", version=1, source="a", text="A text.")
         await pool.prepare(Lane.BULK, document, None)
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)
