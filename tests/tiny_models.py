@@ -34,7 +34,16 @@ TEXTS: Final = (
 )
 """Of the lengths that chunks have, and what is least like them."""
 
-KINDS: Final = ("prompts", "pooled-without-prompt", "router", "static", "steep", "half-precision")
+KINDS: Final = (
+    "prompts",
+    "pooled-without-prompt",
+    "router",
+    "static",
+    "static-normalized",
+    "static-dense",
+    "steep",
+    "half-precision",
+)
 PROMPTS: Final = {"query": "query: ", "document": "passage: "}
 WORDS: Final = 600
 HIDDEN: Final = 32
@@ -100,6 +109,8 @@ def make_all(folder: Path) -> None:
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import (
+        Dense,
+        Normalize,
         Pooling,
         Router,
         StaticEmbedding,
@@ -151,7 +162,9 @@ def make_all(folder: Path) -> None:
     static = StaticEmbedding(
         Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), embedding_dim=HIDDEN
     )
-    save("static", SentenceTransformer(modules=[static]))
+    save("static", SentenceTransformer(modules=[static], prompts=PROMPTS))
+    save("static-normalized", SentenceTransformer(modules=[static, Normalize()]))
+    save("static-dense", SentenceTransformer(modules=[static, Dense(HIDDEN, HIDDEN)]))
     steep = transformer("steep", STEEPNESS)
     save("steep", SentenceTransformer(modules=[steep, Pooling(HIDDEN)]))
     half = SentenceTransformer(modules=[transformer("half"), Pooling(HIDDEN)])

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-from worker.token_counts import TokenCounter
 from worker.units import Unit, open_fence, pieces, sentences, words
+from worker.word_tokens import token_counts
 
 CHUNKER: Final = "content-defined/2"
 """Part of the fingerprint: change it when the same text gives other chunks."""
@@ -61,7 +61,7 @@ class Chunker:
     def __init__(
         self, tokenizer_json: str, max_tokens: int, part_characters: int = PART_CHARACTERS
     ) -> None:
-        self._tokens = TokenCounter(tokenizer_json)
+        self._tokens = token_counts(tokenizer_json)
         self.max_tokens = max_tokens
         self.part_characters = part_characters
 
@@ -139,7 +139,7 @@ class Chunker:
         """How many tokens each text has, or counts as having."""
         return [
             max(tokens, len(text.strip()) // CHARACTERS_A_TOKEN)
-            for text, tokens in zip(texts, self._tokens.counts(texts), strict=True)
+            for text, tokens in zip(texts, self._tokens.read(texts), strict=True)
         ]
 
 

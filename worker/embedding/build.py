@@ -4,20 +4,31 @@ near as the class of precision asks.
 Runs in a process of its own, once a model and machine: torch stays there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
 from broker.errors import IngestqError, ModelUnavailable, UsageError, in_one_line
+from worker.embedding.backends import LoadedModel
 from worker.embedding.backends.openvino import OpenVinoModel, supports_bfloat16
-from worker.embedding.backends.torch import TorchModel, describe, fast_tokenizer, load
+from worker.embedding.backends.static import StaticModel
+from worker.embedding.backends.torch import (
+    TorchModel,
+    describe,
+    fast_tokenizer,
+    load,
+    table_of,
+)
 from worker.embedding.cache import (
     NETWORK,
+    TABLE,
     TOKENIZER,
     WEIGHTS,
     Arithmetic,
@@ -37,7 +48,7 @@ LEAST: Final[dict[Arithmetic, Proof]] = {
     "bfloat16": Proof(cosine_min=0.999, cosine_mean=0.999),
     "int8": Proof(cosine_min=0.95, cosine_mean=0.99),
 }
-"""What is further from the reference is not used."""
+"""How near the reference an arithmetic has to come."""
 
 
 def build(config: EmbeddingConfig) -> None:
@@ -60,17 +71,29 @@ def build(config: EmbeddingConfig) -> None:
         raise ModelUnavailable(in_one_line(error)) from error
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A way to compute a model, which is to prove itself. ``write`` puts into a folder what
+    ``load`` needs; vectors that are further from the reference than ``least`` are not used."""
+
+    name: str
+    card: Card
+    least: Proof
+    write: Callable[[], None]
+    load: Callable[[], LoadedModel]
+
+
 def _make(
     reference: SentenceTransformer, revision: str, config: EmbeddingConfig, folder: Path
 ) -> Card:
     """Fill an entry of the cache."""
     card = describe(reference, revision)
     fast_tokenizer(reference).save(str(folder / TOKENIZER))
-    if config.backend is not Backend.OPENVINO:
+    if config.backend is not Backend.OPENVINO and not card.static:
         card = msgspec.structs.replace(card, gpus=torch.cuda.device_count())
     card = _fastest(reference, card, config, folder)
     if card.engine == "torch":
-        for name in (NETWORK, WEIGHTS):  # of a candidate that failed
+        for name in (NETWORK, WEIGHTS, TABLE):  # of a candidate that failed
             (folder / name).unlink(missing_ok=True)
         if config.backend is Backend.OPENVINO:
             reasons = "; ".join(card.rejected) or "its vectors are only looked up"
@@ -85,43 +108,78 @@ def _fastest(
     reference: SentenceTransformer, card: Card, config: EmbeddingConfig, folder: Path
 ) -> Card:
     """The card with the first candidate that proves itself, or with torch."""
-    candidates = list(_candidates(card, config))
-    if not candidates:
-        return card
     try:
-        network = converted(reference)
+        candidates = list(_candidates(reference, card, config, folder))
     except Exception as error:  # whatever a converter raises over a model it does not know
         return _with_rejected(card, [f"OpenVINO cannot run it ({in_one_line(error)})"])
     rejected: list[str] = []
-    for arithmetic in candidates:
-        name = f"OpenVINO in {arithmetic}"
-        candidate = msgspec.structs.replace(card, engine="openvino", arithmetic=arithmetic)
+    for candidate in candidates:
         try:
-            save(_network_in(arithmetic, network, folder, card), folder)
-            proof = prove(OpenVinoModel(folder, candidate, cores()), TorchModel(reference))
+            candidate.write()
+            proof = prove(candidate.load(), TorchModel(reference))
         except IngestqError:
             raise
         except Exception as error:  # the same
-            rejected.append(f"{name} cannot run it ({in_one_line(error)})")
+            rejected.append(f"{candidate.name} cannot run it ({in_one_line(error)})")
             continue
-        least = LEAST[arithmetic]
+        least = candidate.least
         if proof.cosine_min >= least.cosine_min and proof.cosine_mean >= least.cosine_mean:
-            return _with_rejected(msgspec.structs.replace(candidate, proof=proof), rejected)
+            return _with_rejected(msgspec.structs.replace(candidate.card, proof=proof), rejected)
         rejected.append(
-            f"{name} is too far off (cosine {proof.cosine_min:.4f}, mean {proof.cosine_mean:.4f})"
+            f"{candidate.name} is too far off "
+            f"(cosine {proof.cosine_min:.4f}, mean {proof.cosine_mean:.4f})"
         )
     return _with_rejected(card, rejected)
 
 
-def _candidates(card: Card, config: EmbeddingConfig) -> Iterator[Arithmetic]:
-    """What to try, the fastest first."""
-    if config.backend is Backend.TORCH or card.static or card.gpus:
+def _candidates(
+    reference: SentenceTransformer, card: Card, config: EmbeddingConfig, folder: Path
+) -> Iterator[Candidate]:
+    """What to try, the fastest first. Raises whatever a converter raises."""
+    if config.backend is Backend.TORCH or card.gpus:
         return
-    if config.precision is Precision.FAST:
+    if card.static:
+        if config.backend is not Backend.OPENVINO:
+            yield _table(reference, card, folder)
+        return
+    network = converted(reference)
+    for arithmetic in _arithmetics(config.precision):
+        yield _openvino(network, card, arithmetic, folder)
+
+
+def _arithmetics(precision: Precision) -> Iterator[Arithmetic]:
+    """In which OpenVINO may compute, the fastest first."""
+    if precision is Precision.FAST:
         yield "int8"  # what is exact is within the class too
     if supports_bfloat16():
         yield "bfloat16"
     yield "float32"
+
+
+def _table(reference: SentenceTransformer, card: Card, folder: Path) -> Candidate:
+    card = msgspec.structs.replace(card, engine="table")
+
+    def write() -> None:
+        np.save(folder / TABLE, table_of(reference))
+
+    return Candidate(
+        "a table", card, LEAST[card.arithmetic], write, partial(StaticModel, folder, card)
+    )
+
+
+def _openvino(network: Any, card: Card, arithmetic: Arithmetic, folder: Path) -> Candidate:
+    card = msgspec.structs.replace(card, engine="openvino", arithmetic=arithmetic)
+
+    def write() -> None:
+        save(_network_in(arithmetic, network, folder, card), folder)
+
+    return Candidate(
+        f"OpenVINO in {arithmetic}",
+        card,
+        LEAST[arithmetic],
+        write,
+        partial(OpenVinoModel, folder, card, cores()),
+    )
 
 
 def _network_in(arithmetic: Arithmetic, network: Any, folder: Path, card: Card) -> Any:

@@ -1,8 +1,9 @@
 """Models that were made ready once, on disk: what is known of each, and what its children load.
 
 An entry is a folder whose name is made of everything that decides what is in it; it holds
-``card.json``, the tokenizer and, for OpenVINO, the converted model. It appears in one step,
-complete, and its files are compared with their digests before they are believed.
+``card.json``, the tokenizer and, for OpenVINO, the converted model, or the table of a static one.
+It appears in one step, complete, and its files are compared with their digests before they are
+believed.
 """
 
 import hashlib
@@ -23,12 +24,13 @@ from broker.errors import UsageError
 from worker.embedding.config import Backend
 from worker.embedding.models import Precision
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Raise it when entries are made in another way, or hold something else."""
 CARD: Final = "card.json"
 TOKENIZER: Final = "tokenizer.json"
 NETWORK: Final = "model.xml"
 WEIGHTS: Final = "model.bin"
+TABLE: Final = "table.npy"
 UNFINISHED: Final = ".unfinished"
 
 PROCESSOR_FEATURES: Final = frozenset(
@@ -64,7 +66,7 @@ class Card(Struct, frozen=True, kw_only=True):
     document_prompt: str
     query_prompt: str
     pad_id: int
-    engine: Literal["openvino", "torch"]
+    engine: Literal["openvino", "table", "torch"]
     arithmetic: Arithmetic
     gpus: int = 0
     static: bool = False

@@ -34,13 +34,20 @@ def initialize(config: ChildConfig) -> None:
 
 def _load(config: ChildConfig) -> LoadedModel:
     # Imported here, because each takes time and memory, and only one is needed.
-    if config.entry.card.engine == "openvino":
-        from worker.embedding.backends.openvino import OpenVinoModel
+    folder, card = config.entry.folder, config.entry.card
+    match card.engine:
+        case "openvino":
+            from worker.embedding.backends.openvino import OpenVinoModel
 
-        return OpenVinoModel(config.entry.folder, config.entry.card, config.threads)
-    from worker.embedding.backends.torch import TorchModel
+            return OpenVinoModel(folder, card, config.threads)
+        case "table":
+            from worker.embedding.backends.static import StaticModel
 
-    return TorchModel.of(config.model, config.entry.card, config.threads)
+            return StaticModel(folder, card)
+        case "torch":
+            from worker.embedding.backends.torch import TorchModel
+
+            return TorchModel.of(config.model, card, config.threads)
 
 
 def embed_documents(texts: Sequence[str]) -> Vectors:

