@@ -37,9 +37,9 @@ Request = Callable[[AsyncQdrantClient], Awaitable[T]]
 ANSWER_SECONDS: Final = 60
 PATIENCE_SECONDS: Final = 20.0
 """How long a request is repeated in place."""
-MAX_CONNECTIONS: Final = 16
-"""More parallel requests than a worker makes; set, because the client keeps no connection to
-localhost alive otherwise."""
+MAX_CONNECTIONS: Final = 8
+"""About as many parallel requests as a worker makes. Set, because the client keeps no connection to
+localhost alive otherwise; more would cost each request a look at every idle one."""
 LOCAL_MODE_WARNINGS: Final = (
     "Payload indexes have no effect in the local Qdrant",
     "Local mode is not recommended for collections with more than",

@@ -1,5 +1,6 @@
 """Chunks in Qdrant: writing, reading and searching them. The schema is in `worker.collection`."""
 
+import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -19,6 +20,9 @@ UPSERT_POINTS: Final = 128
 """Encoding a batch holds up the event loop; this many 384-float vectors take about 7 ms."""
 UPSERT_BYTES: Final = 8 * 1024 * 1024
 """Well under the 32 MB that a server accepts in one request."""
+PARALLEL_UPSERTS: Final = 4
+"""More are not faster to a server, and what is encoded at the same time holds up the event loop
+together."""
 JSON_FLOAT_BYTES: Final = 22
 JSON_INDEX_BYTES: Final = 11
 READ_POINTS: Final = 256
@@ -51,6 +55,7 @@ class QdrantStore:
         self._qdrant = qdrant
         self._name = name
         self._vector_name = vector_name
+        self._upserts = asyncio.Semaphore(PARALLEL_UPSERTS)
 
     async def upsert(self, points: Sequence[ChunkPoint], fence: Fence) -> None:
         """Insert ``points``, or replace those that are not of a newer fence; durable on return.
@@ -63,7 +68,8 @@ class QdrantStore:
             await self._qdrant.ask(applied(partial(_upsert, self._name, structs, fence)))
 
         for batch in _upsert_batches(points):
-            await in_parts(batch, ask, _name_of)
+            async with self._upserts:
+                await in_parts(batch, ask, _name_of)
 
     async def delete_stale(self, entry: LedgerEntry) -> int:
         """Delete the chunks of a document that are not those of its ``entry``, but none that is

@@ -11,7 +11,7 @@ from worker.embedding.child import ChildConfig
 from worker.embedding.config import EmbeddingConfig, cores
 from worker.embedding.processes import Processes, once_more
 
-BATCH_TEXTS: Final = 256
+BATCH_TEXTS: Final = 128
 """More vectors at once would hold up the event loop when they arrive."""
 BATCH_TOKENS: Final = 2048
 """A quarter of a second of work for a core: an upload waits no longer, a child loses no more."""
