@@ -1,6 +1,8 @@
 """Text that looks like prose, the same on every machine."""
 
 import random
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Final
 
 COMMON: Final = (
@@ -13,8 +15,12 @@ SYLLABLES: Final = (
     "al an ar ber ca con da den dor el en er fal for ga gen ha hel in is ka lan le lor ma men mor "
     "na nor o per ra ren ri sa sen sol ta ter tor u va ven wa wil"
 )
-COMMON_SHARE: Final = 0.55
+LEXICON_WORDS: Final = 30_000
+RANK_SHIFT: Final = 2.7
+"""How often a word comes is proportional to 1 / (rank + this), as in English (Mandelbrot 1953)."""
 PARAGRAPHS_A_SECTION: Final = 5
+DRAWN_WORDS: Final = 1024
+"""At once, which is faster than one by one."""
 
 
 class Prose:
@@ -22,8 +28,10 @@ class Prose:
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)  # noqa: S311 - a benchmark
-        self._common = COMMON.split()
-        self._syllables = SYLLABLES.split()
+        self._lexicon = self._invented_after(COMMON.split())
+        ranks = range(1, len(self._lexicon) + 1)
+        self._weights = list(accumulate(1 / (rank + RANK_SHIFT) for rank in ranks))
+        self._words = self._drawn()
 
     def sentence(self) -> str:
         """About twenty words, with a full stop."""
@@ -48,6 +56,16 @@ class Prose:
         return "\n\n".join(parts)
 
     def _word(self) -> str:
-        if self._rng.random() < COMMON_SHARE:
-            return self._rng.choice(self._common)
-        return "".join(self._rng.choices(self._syllables, k=self._rng.choice((1, 2, 2, 3))))
+        return next(self._words)
+
+    def _drawn(self) -> Iterator[str]:
+        while True:
+            yield from self._rng.choices(self._lexicon, cum_weights=self._weights, k=DRAWN_WORDS)
+
+    def _invented_after(self, words: Sequence[str]) -> list[str]:
+        """``words``, and then others made of syllables, the shorter ones more often."""
+        lexicon, syllables = dict.fromkeys(words), SYLLABLES.split()
+        while len(lexicon) < LEXICON_WORDS:
+            word = "".join(self._rng.choices(syllables, k=self._rng.choice((1, 2, 2, 3))))
+            lexicon.setdefault(word)
+        return list(lexicon)

@@ -50,7 +50,7 @@ class Plan:
     chunks: int = 900
     queries: int = 300
     static_rounds: int = 3
-    static_documents: int = 60
+    static_documents: int = 240
     static_characters: int = 50_000
 
 
