@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DEMO := .demo
+TEST_PROCESSES ?= 2
 
 .PHONY: help demo test test-slow test-all bench check format clean
 
@@ -23,7 +24,7 @@ demo: $(VENV)/.installed
 		"Which lost plant was found again in an old jar?"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist worksteal
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow

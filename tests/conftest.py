@@ -1,7 +1,8 @@
 """What the tests share: real services, started once.
 
 ``INGESTQ_TEST_REDIS_URL`` and ``INGESTQ_TEST_QDRANT_URL`` make the tests use those servers. The
-Redis database that is named is emptied; in Qdrant only collections made by the tests are touched.
+Redis database that is named is emptied, and so is the one after it for each further process that
+runs tests (``pytest -n``); in Qdrant only collections made by the tests are touched.
 """
 
 import os
@@ -15,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from redis import Redis
+from redis.connection import parse_url
 from redis.exceptions import RedisError
 
 from broker.connection import BrokerConfig, connected
@@ -35,10 +38,10 @@ QDRANT_URL = os.environ.get("INGESTQ_TEST_QDRANT_URL")
 
 
 @pytest.fixture(scope="session")
-async def redis_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+async def redis_url(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> AsyncIterator[str]:
     """A Redis server for the whole session."""
     if REDIS_URL is not None:
-        yield REDIS_URL
+        yield _own_database(REDIS_URL, worker_id)
     else:
         async with embedded_redis(tmp_path_factory.mktemp("redis")) as url:
             yield url
@@ -81,12 +84,16 @@ async def model(cache_dir: Path) -> AsyncIterator[ModelPool]:
 
 
 @pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    """Small models of many kinds."""
-    folder = tmp_path_factory.mktemp("tiny-models")
-    making = [sys.executable, "-m", "tests.tiny_models", str(folder)]
-    made = subprocess.run(making, capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr
+def tiny_models(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> TinyModels:
+    """Small models of many kinds, made once for all processes of tests."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "tiny-models"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            folder.mkdir()
+            making = [sys.executable, "-m", "tests.tiny_models", str(folder)]
+            made = subprocess.run(making, capture_output=True, text=True, check=False)
+            assert made.returncode == 0, made.stderr
     return TinyModels(folder)
 
 
@@ -125,6 +132,17 @@ def libfaketime() -> str:
     """The library that gives a process another time when it is preloaded; CI installs it."""
     asked = [_installed("faketime"), "-f", "+0s", "printenv", "LD_PRELOAD"]
     return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _own_database(url: str, worker_id: str) -> str:
+    """``url`` with a database that no other process of tests uses."""
+    number = worker_id.removeprefix("gw")
+    if not number.isdecimal():  # the only one
+        return url
+    database = parse_url(url).get("db", 0) + int(number)  # type: ignore[no-untyped-call]
+    address, _, query = url.partition("?")
+    others = [option for option in query.split("&") if option and not option.startswith("db=")]
+    return f"{address}?{'&'.join([*others, f'db={database}'])}"
 
 
 def _installed(program: str) -> str:
