@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
 from broker.contract import Document
 from worker.chunk import SizedText
 from worker.points import ChunkPoint, Digest, Fence, SparseVector, chunk_id
@@ -15,6 +17,11 @@ from worker.prepare import Part
 SLICE_CHUNKS: Final = 256
 """Chunks of one document that are embedded and upserted before the next are looked at: vectors in
 memory are bounded by this, not by the size of the document."""
+
+
+VECTOR_DECIMALS: Final = 9
+"""Of the components of a unit vector. A float32 says hardly more of most of them, but written out
+as a double, as JSON does, it would be nearly twice as long."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,8 @@ class ChunkWriter:
         new = [chunk for chunk in chunks if chunk.id not in vectors]
         if new:
             rows = await ports.model.embed([chunk.text for chunk in new])
-            vectors.update(zip((c.id for c in new), rows.tolist(), strict=True))
+            numbers = np.round(rows.astype(np.float64), VECTOR_DECIMALS).tolist()
+            vectors.update(zip((c.id for c in new), numbers, strict=True))
         points = [ChunkPoint(c.id, vectors[c.id], c.payload, c.sparse) for c in chunks]
         await ports.chunks.upsert(points, self._fence)
         self.embedded += len(new)
