@@ -40,7 +40,7 @@ QUICK_LARGE_MIB: Final = 2
 FLAT: Final = 1.1
 """Memory counts as flat if its peak is at most so many times that of the first stage."""
 FILE_CHARACTERS: Final = 50_000
-CHUNK_CHARACTERS: Final = 580
+CHUNK_CHARACTERS: Final = 1_100
 """About so many of generated prose are a chunk."""
 SEED_CHARACTERS: Final = 1_000_000
 """Of prose that are generated for a large file; the rest repeats them, numbered."""
@@ -114,10 +114,7 @@ async def measure(
     say, prose = Console(stderr=True), Prose(1)
     model = folder / "model"
     await make_static_model(model)
-    settings = {
-        "INGESTQ_MODEL": str(model),
-        "INGESTQ_MAX_DOCUMENT_BYTES": str(2 * large_mib * MEBIBYTE),
-    }
+    settings = {"INGESTQ_MODEL": str(model)}
     stages: list[Stage] = []
     async with working(broker, qdrant, folder, "memory", settings) as worker:
         there = 0
@@ -131,6 +128,7 @@ async def measure(
         path = folder / "large" / "large.txt"
         await asyncio.to_thread(write_large_file, path, large_mib * MEBIBYTE, prose)
         say.print(f"a text file of {large_mib:,} MiB", highlight=False)
+        settings["INGESTQ_MAX_DOCUMENT_BYTES"] = str(2 * large_mib * MEBIBYTE)
         async with working(broker, qdrant, folder, "large", settings) as worker:
             stages.append(await stage(worker, f"a file of {large_mib:,} MiB", path))
     return stages

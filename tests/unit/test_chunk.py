@@ -145,7 +145,7 @@ def test_a_heading_is_never_left_alone() -> None:
 
 
 def test_what_fits_in_a_chunk_is_not_cut() -> None:
-    text = Prose(3).text(20_000, markdown=False)
+    text = Prose(3).text(40_000, markdown=False)
     chunks = cut(text, markdown=False)
     fitting = [part for part in text.split("\n\n") if tokens(part) <= MAX_TOKENS]
     assert len(fitting) > 10
