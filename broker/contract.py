@@ -182,6 +182,18 @@ Item = Document | Deletion | Sweep
 Batch = IngestBatch | DeleteBatch | SweepBatch
 
 
+FULL_RETRY_SECONDS: Final = 0.2
+"""How soon to offer a batch again that a full queue refused."""
+
+
+class Enqueued(StrEnum):
+    """Answer of the queue to a batch."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    FULL = "full"
+
+
 class Receipt(Struct, frozen=True):
     """What a producer gets once its documents are on disk in Redis."""
 

@@ -33,7 +33,7 @@ class Scripts:
     purge: AsyncScript
     cron: AsyncScript
     heartbeat: AsyncScript
-    depth: AsyncScript
+    overview: AsyncScript
 
     @classmethod
     def register(cls, redis: ArqRedis) -> Self:

@@ -17,7 +17,8 @@ from httpx import ASGITransport, AsyncClient, Response
 
 from broker.connection import BrokerConfig, connect
 from broker.contract import BatchReport, ChunkCounts, DocumentCounts, Lane, bury
-from broker.queue import JobQueue, WorkerInfo
+from broker.queue import JobQueue
+from broker.status import WorkerInfo
 from ingestq.runtime import Broker
 from producers.api.app import ApiConfig, create_app
 from producers.api.new_document import METADATA_BYTES

@@ -33,7 +33,7 @@ def document_routes(client: IngestClient, intake: Intake) -> APIRouter:
                 document, metadata = decode(body)
             except ValueError as error:
                 raise HTTPException(422, str(error)) from error
-            receipt = await client.put(
+            receipt = await client.submit(
                 document.doc_id,
                 text=document.text,
                 source=document.doc_id if document.source is None else document.source,
