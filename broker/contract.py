@@ -367,7 +367,12 @@ def decode_job(payload: bytes) -> Job:
 
 def dead_letter_key(document: Item) -> str:
     """Key of the document's dead letter: one a document, so a newer failure replaces an older."""
-    return f"{document.tenant}:{document.doc_id}"
+    return letter_key(document.tenant, document.doc_id)
+
+
+def letter_key(tenant: str, doc_id: str) -> str:
+    """The same, of a document that is not at hand."""
+    return f"{tenant}:{doc_id}"
 
 
 def bury(batch: Batch, reason: str, *, tries: int, traceback: str = "") -> BatchReport:

@@ -22,8 +22,8 @@ from broker.contract import (
     FailedDocument,
     encode_job,
 )
-from broker.errors import BrokerUnavailable, QueueFull
-from broker.scripts import Scripts
+from broker.errors import BrokerUnavailable, KeyReused, QueueFull
+from broker.scripts import Argument, Scripts
 from broker.status import (
     SILENT_WORKER_MS,
     Overview,
@@ -35,6 +35,8 @@ from broker.status import (
 
 SUBMISSION_SECONDS: Final = 7 * 24 * 3600
 """How long a submission's counts are kept after they last changed."""
+IDEMPOTENCY_SECONDS: Final = 24 * 3600
+"""How long a sender's idempotency key is remembered."""
 PROGRESS_POLL_SECONDS: Final = 0.2
 """How often somebody who follows a submission looks at it."""
 
@@ -73,29 +75,23 @@ class JobQueue:
         When this returns, what was accepted is as durable as the server's settings make it.
         If it raises, the outcome is unknown: offer the same batches again, they keep their ids.
         """
-        enqueued_ms = time.time_ns() // 1_000_000
-        bounds = (
-            self._config.max_queue_jobs,
-            self._config.max_queue_bytes,
-            lane_bound(self._config.max_queue_jobs),
-            lane_bound(self._config.max_queue_bytes),
-        )
-        calls = [
-            (
-                batch.job_id,
-                encode_job(batch, enqueued_ms=enqueued_ms),
-                batch.lane,
-                batch.tenant,
-                batch.submission,
-                batch.counted,
-                SUBMISSION_SECONDS,
-                *bounds,
-            )
-            for batch in batches
-        ]
+        calls = [self._arguments(batch) for batch in batches]
         with self._translated():
             answers = await self._scripts.run_all(self._scripts.enqueue, calls)
         return [Enqueued(answer.decode()) for answer in answers]
+
+    async def offer_once(self, batch: Batch, *, key: str, digest: str) -> tuple[Enqueued, str]:
+        """Like `offer`, once for a ``key``; answers the submission, too.
+
+        For a day the same ``key`` and ``digest`` queue nothing new: they are a duplicate, in the
+        submission of the first time. Raises KeyReused if the digest is another one.
+        """
+        arguments = (key, digest, IDEMPOTENCY_SECONDS, *self._arguments(batch))
+        with self._translated():
+            answer, submission = await self._scripts.enqueue_once(args=arguments)
+        if answer == b"conflict":
+            raise KeyReused(f"the idempotency key {key!r} was sent before, with something else")
+        return Enqueued(answer.decode()), submission.decode()
 
     async def enqueue(
         self, batches: Sequence[Batch], *, patience: float | None = None
@@ -175,6 +171,22 @@ class JobQueue:
         with self._translated():
             raw = await awaited(self._redis.lrange(keys.FAILED_DOCUMENTS + submission, 0, -1))
         return [msgspec.msgpack.decode(item, type=FailedDocument) for item in raw]
+
+    def _arguments(self, batch: Batch) -> Sequence[Argument]:
+        """What ``enqueue.lua`` is told of ``batch``."""
+        return (
+            batch.job_id,
+            encode_job(batch, enqueued_ms=time.time_ns() // 1_000_000),
+            batch.lane,
+            batch.tenant,
+            batch.submission,
+            batch.counted,
+            SUBMISSION_SECONDS,
+            self._config.max_queue_jobs,
+            self._config.max_queue_bytes,
+            lane_bound(self._config.max_queue_jobs),
+            lane_bound(self._config.max_queue_bytes),
+        )
 
     def _translated(self) -> AbstractContextManager[None]:
         return translated(self._config)

@@ -24,6 +24,7 @@ class Scripts:
 
     redis: ArqRedis
     enqueue: AsyncScript
+    enqueue_once: AsyncScript
     claim: AsyncScript
     renew: AsyncScript
     put_back: AsyncScript

@@ -1,17 +1,38 @@
 """Documents joined into jobs: each tenant's share jobs, and many jobs share a round trip."""
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from dataclasses import dataclass, field
-from typing import Final
+from itertools import groupby
+from typing import Final, TypeVar
 
 import msgspec
 
-from broker.contract import INLINE_TEXT_BYTES, Document, FailedDocument, IngestBatch, Lane
+from broker.contract import (
+    INLINE_TEXT_BYTES,
+    DeleteBatch,
+    Deletion,
+    Document,
+    FailedDocument,
+    IngestBatch,
+    Lane,
+)
 from broker.errors import encodable
+
+T = TypeVar("T")
 
 JOB_DOCUMENTS: Final = 16
 """Documents that share a job: few enough that the next worker has something to do too."""
 JOB_BYTES: Final = 4 * INLINE_TEXT_BYTES
+DELETE_DOCUMENTS: Final = 64
+"""Deletions that share a job."""
 OPEN_JOBS: Final = 64
 """Tenants whose documents are collected into jobs at once."""
 ROUND_TRIP_JOBS: Final = 32
@@ -45,6 +66,37 @@ async def round_trips(
         size += job.size
     if batches:
         yield batches
+
+
+def deletion_batches(
+    deletions: Sequence[Deletion], submission: str, lane: Lane
+) -> list[DeleteBatch]:
+    """The jobs that remove the documents of ``deletions``; each tenant's share jobs."""
+    return [
+        DeleteBatch(submission, tuple(some), lane)
+        for _, mine in groupby(sorted(deletions, key=_tenant), key=_tenant)
+        for some in in_groups(list(mine), DELETE_DOCUMENTS)
+    ]
+
+
+def in_groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """``items`` in groups of ``size``; the last may be smaller."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+async def one_by_one(items: AsyncIterable[T] | Iterable[T]) -> AsyncGenerator[T, None]:
+    """What ``items`` yields, be it asynchronous or not."""
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
+
+
+def _tenant(deletion: Deletion) -> str:
+    return deletion.tenant
 
 
 async def _jobs(

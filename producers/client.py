@@ -9,25 +9,24 @@ or the vector store, or blocks. Redis is loaded when a connection is made.
 """
 
 import asyncio
+import hashlib
 import uuid
 from collections import Counter
 from collections.abc import (
-    AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Callable,
     Iterable,
-    Iterator,
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager
 from importlib import import_module
-from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
 
 from broker.contract import (
     FULL_RETRY_SECONDS,
-    DeleteBatch,
     Deletion,
     Document,
     Enqueued,
@@ -40,16 +39,18 @@ from broker.contract import (
 )
 from broker.errors import DocumentRejected, QueueFull
 from broker.status import SubmissionStatus
-from producers.batching import ROUND_TRIP_JOBS, Packing, round_trips
+from producers.batching import (
+    ROUND_TRIP_JOBS,
+    Packing,
+    deletion_batches,
+    in_groups,
+    one_by_one,
+    round_trips,
+)
 
 if TYPE_CHECKING:
     from broker.connection import BrokerConfig
     from broker.queue import JobQueue
-
-T = TypeVar("T")
-
-DELETE_DOCUMENTS: Final = 64
-"""Deletions that share a job."""
 
 
 def new_submission() -> str:
@@ -105,13 +106,18 @@ class IngestClient:
         media_type: str | None = None,
         metadata: dict[str, Any] | None = None,
         lane: Lane = Lane.INTERACTIVE,
+        idempotency_key: str | None = None,
     ) -> Receipt:
         """Put one document on the queue, or raise QueueFull at once.
 
         ``version`` defaults to the time of Redis. Somebody waits for the document, unless ``lane``
         says that it is bulk work. Raises ValueError unless there is either a ``text`` or a ``path``
         that the workers can read.
+
+        The same call with the same ``idempotency_key`` within a day gives the same receipt and
+        queues nothing new; another one with that key raises KeyReused.
         """
+        asked = (doc_id, source, text, path, version, tenant, media_type, metadata, lane)
         document = Document(
             doc_id=doc_id,
             version=await self.now() if version is None else version,
@@ -122,11 +128,17 @@ class IngestClient:
             media_type=media_type,
             metadata={} if metadata is None else metadata,
         )
-        submission = new_submission()
-        [answer] = await self.queue.offer([IngestBatch(submission, (document,), lane)])
+        batch = IngestBatch(new_submission(), (document,), lane)
+        if idempotency_key is None:
+            submission = batch.submission
+            [answer] = await self.queue.offer([batch])
+        else:
+            answer, submission = await self.queue.offer_once(
+                batch, key=idempotency_key, digest=_digest(asked)
+            )
         if answer is Enqueued.FULL:
             raise QueueFull(FULL_RETRY_SECONDS)
-        # The submission is new: a duplicate is our own job, of which the first answer was lost.
+        # A duplicate is our own job, of which the first answer was lost, or the key's.
         return Receipt(submission, accepted=1, duplicates=0)
 
     async def submit_many(
@@ -153,7 +165,7 @@ class IngestClient:
         packing = Packing(submission, lane, _refuse if on_failed is None else on_failed)
         counts: Counter[Enqueued] = Counter()
         async with (
-            aclosing(_each(documents)) as each,
+            aclosing(one_by_one(documents)) as each,
             aclosing(round_trips(each, packing)) as trips,
         ):
             async for batches in trips:
@@ -180,7 +192,7 @@ class IngestClient:
             for doc_id in dict.fromkeys(doc_ids)
         ]
         submission = new_submission()
-        batches = _deletion_batches(deletions, submission, lane)
+        batches = deletion_batches(deletions, submission, lane)
         if Enqueued.FULL in await self.queue.offer(batches):
             raise QueueFull(FULL_RETRY_SECONDS)
         return Receipt(submission, accepted=len(deletions), duplicates=0)
@@ -191,7 +203,7 @@ class IngestClient:
         """Put the removal of many documents on the queue, of any tenants and each at its version;
         waits while it is full."""
         counts: Counter[Enqueued] = Counter()
-        for some in _in_groups(_deletion_batches(deletions, submission, lane), ROUND_TRIP_JOBS):
+        for some in in_groups(deletion_batches(deletions, submission, lane), ROUND_TRIP_JOBS):
             for batch, answer in zip(some, await self.queue.enqueue(some), strict=True):
                 counts[answer] += len(batch.documents)
         return _receipt(submission, counts)
@@ -232,36 +244,13 @@ class IngestClient:
         return await self.queue.failed_documents(submission)
 
 
-async def _each(documents: AsyncIterable[T] | Iterable[T]) -> AsyncGenerator[T, None]:
-    if isinstance(documents, AsyncIterable):
-        async for document in documents:
-            yield document
-    else:
-        for document in documents:
-            yield document
+def _digest(asked: tuple[object, ...]) -> str:
+    packed = msgspec.msgpack.encode(asked, order="deterministic")
+    return hashlib.blake2b(packed, digest_size=16).hexdigest()
 
 
 def _refuse(document: FailedDocument) -> None:
     raise DocumentRejected(f"{document.doc_id}: {document.reason}")
-
-
-def _deletion_batches(
-    deletions: Sequence[Deletion], submission: str, lane: Lane
-) -> list[DeleteBatch]:
-    return [
-        DeleteBatch(submission, tuple(some), lane)
-        for _, mine in groupby(sorted(deletions, key=_tenant), key=_tenant)
-        for some in _in_groups(list(mine), DELETE_DOCUMENTS)
-    ]
-
-
-def _tenant(deletion: Deletion) -> str:
-    return deletion.tenant
-
-
-def _in_groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def _receipt(submission: str, documents: Counter[Enqueued]) -> Receipt:

@@ -19,8 +19,9 @@ DESCRIPTIONS: Final = {
     401: "The bearer token is missing or wrong.",
     404: "Nobody knows this.",
     408: "The client stopped in the midst of its body.",
+    409: "It changed at this moment.",
     413: "The body is larger than the server accepts.",
-    415: "The body is not declared as JSON.",
+    415: "The body is not declared as JSON, or as JSON Lines where that is asked for.",
     422: "The request is wrong; the answer names the field.",
     429: "The queue is full, or too much is being uploaded: try again after Retry-After seconds.",
     503: "Redis, or Qdrant for a search, cannot be used at the moment. What was sent may or may "
@@ -30,7 +31,11 @@ DESCRIPTIONS: Final = {
 log = structlog.get_logger()
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+Answers = dict[int | str, dict[str, Any]]
+"""What a route may answer, for openapi.json."""
+
+
+def problems(*statuses: int) -> Answers:
     """The error answers of a route, for openapi.json."""
     return {status: {"model": Problem, "description": DESCRIPTIONS[status]} for status in statuses}
 
