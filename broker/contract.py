@@ -8,6 +8,7 @@ that meets a tag it does not know refuses the job instead of guessing.
 import hashlib
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Final, Self, TypeVar
 
@@ -253,6 +254,11 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
     tenant: str = ""
     submission: str = ""
     traceback: str = ""
+
+    @property
+    def buried(self) -> str:
+        """When it was given up, as other programs read it (ISO 8601, UTC)."""
+        return datetime.fromtimestamp(self.buried_ms / 1000, UTC).isoformat(timespec="seconds")
 
 
 class BatchReport(Struct, frozen=True):

@@ -133,13 +133,13 @@ class Status(Answer):
 
 
 class BuriedDocument(Answer):
-    """A document that was given up, after so many tries, at a Unix time in ms."""
+    """A document that was given up, after so many tries; ``buried`` says when (ISO 8601)."""
 
     doc_id: str
     tenant: str
     reason: str
     tries: int
-    buried_ms: int
+    buried: str
     submission: str
 
 

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from broker import events
 from broker.errors import QueueFull, ServiceUnavailable, UsageError
@@ -62,6 +63,8 @@ def answer_errors(app: FastAPI) -> None:
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
     match error:
+        case HTTPException(status_code=405):
+            return problem_response(405, str(error.detail), {"Allow": ", ".join(_allowed(request))})
         case HTTPException():
             return problem_response(error.status_code, str(error.detail), error.headers)
         case RequestValidationError():
@@ -75,6 +78,19 @@ async def _answer(request: Request, error: Exception) -> JSONResponse:
             return problem_response(400, "the client went away")  # which nobody reads
         case _:
             return problem_response(500, "the server failed; its log says why")
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of all routes with this path; the router itself looks no further than one."""
+    app: FastAPI = request.app
+    return [
+        method
+        for method in ("DELETE", "GET", "HEAD", "POST")
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in app.routes
+        )
+    ]
 
 
 def retry_after(seconds: float) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import pytest
 from httpx import ASGITransport, AsyncClient
 from prometheus_client.parser import text_string_to_metric_families
@@ -27,7 +29,8 @@ from ingestq.runtime import Broker
 from producers.api.app import ApiConfig, create_app
 from tests import claims
 from tests.claims import batch_of, lease_queue, take
-from tests.integration.test_api import JSON, LIMIT, NOTE, Upload, calling, refused
+from tests.command import Ingestq
+from tests.integration.test_api import JSON, LIMIT, NOTE, Upload, calling, refused, serving
 from tests.serving import listening, services
 
 LINES = {"Content-Type": "application/x-ndjson"}
@@ -365,6 +368,18 @@ async def test_a_stream_ends_when_its_client_goes_away(broker: Broker) -> None:
         submission = (await api.post("/documents", json=NOTE)).json()["submission"]
         async with api.stream("GET", f"/submissions/{submission}/events") as stream:
             assert "progress" in await anext(stream.aiter_text())
+
+
+def test_a_stream_does_not_hold_up_the_command(ingestq: Ingestq) -> None:
+    with serving(ingestq, drain_seconds="600") as served:
+        submission = httpx.post(f"{served.url}/documents", json=NOTE).json()["submission"]
+        events = f"{served.url}/submissions/{submission}/events"
+        with httpx.stream("GET", events, timeout=60) as stream:
+            parts = stream.iter_text()
+            assert "progress" in next(parts)
+            served.tell(signal.SIGTERM)
+            assert "complete" not in "".join(parts)
+        served.ends_well()
 
 
 # Metrics

@@ -113,6 +113,11 @@ def test_the_installed_command_answers(ingestq: Ingestq) -> None:
         assert texts() == ["The lighthouse keeper owns two parrots."]
         assert texts(filter="title=ferry.txt") == ["The boat to the mainland leaves at noon."]
         assert texts(mode="sparse") == []
+
+        keeper = httpx.get(f"{served.url}/documents/{ingestq.folder / 'keeper.txt'}", timeout=60)
+        assert keeper.json()["indexed"]["state"] == "indexed", keeper.text
+        assert keeper.json()["indexed"]["chunks"] == 1
+        refused(httpx.get(f"{served.url}/documents/nobody", timeout=60), 404, "nobody")
         assert ingestq("run", "ferry.txt", "--checksum").code == 0  # nobody holds the local Qdrant
         served.tell(signal.SIGTERM)
         served.ends_well()

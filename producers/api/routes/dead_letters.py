@@ -38,13 +38,14 @@ def dead_letter_routes(letters: DeadLetters) -> APIRouter:
     ) -> BuriedDocuments:
         """The newest dead letters, and how many there are that meet the conditions."""
         total = 0
-        found: dict[str, BuriedDocument] = {}
+        found: dict[str, tuple[int, BuriedDocument]] = {}
         async for stored in letters.find(LetterFilter(tenant=tenant, reason=reason)):
             total += 1
-            found[stored.letter.key] = _summary(stored.letter)
+            letter = stored.letter
+            found[letter.key] = (letter.buried_ms, BuriedDocument.model_validate(letter))
             if len(found) == 2 * limit:
-                found = dict(nlargest(limit, found.items(), key=_age))
-        listed = [letter for _, letter in nlargest(limit, found.items(), key=_age)]
+                found = dict(nlargest(limit, found.items(), key=_when))
+        listed = [letter for _, (_, letter) in nlargest(limit, found.items(), key=_when)]
         return BuriedDocuments(total=total, dead_letters=listed)
 
     # Before the route whose parameter takes what follows a slash, too.
@@ -60,8 +61,9 @@ def dead_letter_routes(letters: DeadLetters) -> APIRouter:
     async def show(doc_id: DocId, tenant: Tenant = "") -> BuriedPayload:
         """Everything that is known of a document that failed, and the document itself."""
         letter = (await named(doc_id, tenant)).letter
+        summary = BuriedDocument.model_validate(letter)
         return BuriedPayload(
-            **_summary(letter).model_dump(), traceback=letter.traceback, payload=_payload(letter)
+            **summary.model_dump(), traceback=letter.traceback, payload=_payload(letter)
         )
 
     @router.delete("/{doc_id:path}", responses=problems(404, 409, 422, 503))
@@ -79,12 +81,8 @@ def _check_unchanged(count: int) -> None:
         raise HTTPException(409, "the dead letter changed at this moment; look at it again")
 
 
-def _age(item: tuple[str, BuriedDocument]) -> int:
-    return item[1].buried_ms
-
-
-def _summary(letter: DeadLetter) -> BuriedDocument:
-    return BuriedDocument.model_validate(letter)
+def _when(item: tuple[str, tuple[int, BuriedDocument]]) -> int:
+    return item[1][0]
 
 
 def _payload(letter: DeadLetter) -> dict[str, Any] | None:

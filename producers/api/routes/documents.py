@@ -30,8 +30,10 @@ IdempotencyKey = Annotated[
 ]
 
 
-def _body(schema: dict[str, Any], *media_types: str) -> dict[str, Any]:
-    content = {media_type: {"schema": schema} for media_type in media_types}
+def _body(schema: dict[str, Any] | None, *media_types: str) -> dict[str, Any]:
+    """The body of a request, for openapi.json, which has no schema for a sequence of documents."""
+    described = {} if schema is None else {"schema": schema}
+    content = dict.fromkeys(media_types, described)
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -77,7 +79,7 @@ def document_routes(client: IngestClient, intake: Intake) -> APIRouter:
         "/documents:batch",
         status_code=202,
         responses=problems(408, 415, 422, 429, 503),
-        openapi_extra=_body({"type": "string"}, *JSON_LINES),
+        openapi_extra=_body(None, *JSON_LINES),
     )
     async def add_many(request: Request) -> AcceptedLines:
         """Put many documents on the queue: JSON Lines, each line a body of `POST /documents`.

@@ -52,7 +52,16 @@ def submission_routes(
     return router
 
 
-STREAM: Final[Answers] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+EVENT: Final = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": ["progress", "complete", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+STREAM: Final[Answers] = {200: {"content": {"text/event-stream": {"itemSchema": EVENT}}}}
+"""Told in the words of OpenAPI 3.2, as earlier versions have none for streams."""
 
 
 async def _known(client: IngestClient, submission: str) -> SubmissionStatus:
