@@ -29,13 +29,15 @@ class ApiConfig:
     With a ``token``, every request but those for the health of the server has to show it. A body
     is at most ``max_document_bytes`` long; a client that sends nothing for ``silence_seconds``
     in the midst of one is given up. A stream on which nothing happens says so every
-    ``heartbeat_seconds``, because proxies cut connections that are silent for a minute.
+    ``heartbeat_seconds``, because proxies cut connections that are silent for a minute. A batch
+    waits up to ``full_seconds`` for room in a full queue.
     """
 
     max_document_bytes: int
     token: str | None = None
     silence_seconds: float = 30.0
     heartbeat_seconds: float = 15.0
+    full_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         if self.token == "":
@@ -76,7 +78,7 @@ def create_app(
 
 def _routers(services: Services, config: ApiConfig, stopping: asyncio.Event) -> Iterator[APIRouter]:
     intake = Intake(config.max_document_bytes, config.silence_seconds)
-    yield document_routes(services.client, intake)
+    yield document_routes(services.client, intake, config.full_seconds)
     yield submission_routes(services.client, config.heartbeat_seconds, stopping)
     yield dead_letter_routes(services.letters)
     yield status_routes(services.client)

@@ -315,8 +315,13 @@ async def test_nothing_is_answered_without_the_token(
     async with calling(broker, TOKEN) as api:
         for method, path in (
             ("POST", "/documents"),
+            ("POST", "/documents:batch"),
+            ("DELETE", "/documents/x"),
             ("GET", "/submissions/x"),
+            ("GET", "/submissions/x/events"),
+            ("GET", "/dead-letters"),
             ("GET", "/status"),
+            ("GET", "/metrics"),
             ("GET", "/openapi.json"),
             ("GET", "/healthz/"),
             ("GET", "/nonesuch"),

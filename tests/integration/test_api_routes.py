@@ -5,6 +5,7 @@ import json
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -13,7 +14,7 @@ import pytest
 from httpx import ASGITransport, AsyncClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker.connection import BrokerConfig
+from broker.connection import BrokerConfig, connected
 from broker.contract import (
     BatchReport,
     ChunkCounts,
@@ -25,6 +26,7 @@ from broker.contract import (
 )
 from broker.errors import StoreUnavailable
 from broker.status import WorkerInfo
+from ingestq.embedded import embedded_redis
 from ingestq.runtime import Broker
 from producers.api.app import ApiConfig, create_app
 from tests import claims
@@ -32,6 +34,7 @@ from tests.claims import batch_of, lease_queue, take
 from tests.command import Ingestq
 from tests.integration.test_api import JSON, LIMIT, NOTE, Upload, calling, refused, serving
 from tests.serving import listening, services
+from tests.waiting import crash
 
 LINES = {"Content-Type": "application/x-ndjson"}
 
@@ -104,9 +107,7 @@ async def test_a_batch_is_read_no_faster_than_it_is_queued(broker: Broker) -> No
     """Its memory does not grow with it, nor with a queue that is full."""
     small = Broker(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=10))
     parts = [
-        lines({"doc_id": f"{n}-{i}", "text": "x" * 900}, NOTE)
-        for n in range(100)
-        for i in range(16)
+        lines({"doc_id": f"{n}-{i}", "text": "x" * 900}, NOTE) for n in range(50) for i in range(16)
     ]
     upload = Upload(*parts)
     async with calling(small) as api:
@@ -123,6 +124,17 @@ async def test_a_batch_is_read_no_faster_than_it_is_queued(broker: Broker) -> No
             await asyncio.sleep(0)
     assert (await posting).json()["accepted"] == 2 * len(parts)
     assert most < len(b"".join(parts)) / 2
+
+
+async def test_a_batch_does_not_wait_for_ever(broker: Broker) -> None:
+    full = Broker(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=1))
+    app = create_app(services(full), ApiConfig(LIMIT, full_seconds=0))
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as api:
+        await api.post("/documents", json=NOTE)
+        answer = await api.post("/documents:batch", content=lines(NOTE), headers=LINES)
+        refused(answer, 429, "the queue is full")
+        assert int(answer.headers["Retry-After"]) >= 1
+        refused(await api.delete("/documents/note"), 429, "the queue is full")
 
 
 @pytest.mark.parametrize("body", [b"", b"\n \n"])
@@ -368,6 +380,23 @@ async def test_a_stream_ends_when_its_client_goes_away(broker: Broker) -> None:
         submission = (await api.post("/documents", json=NOTE)).json()["submission"]
         async with api.stream("GET", f"/submissions/{submission}/events") as stream:
             assert "progress" in await anext(stream.aiter_text())
+
+
+async def test_a_stream_says_why_it_ends_early(tmp_path: Path) -> None:
+    async with embedded_redis(tmp_path) as redis_url:
+        config = BrokerConfig(redis_url)
+        async with connected(config) as redis:
+            app = create_app(services(Broker(redis, config)), ApiConfig(LIMIT))
+            async with listening(app) as url, AsyncClient(base_url=url, timeout=60) as api:
+                submission = (await api.post("/documents", json=NOTE)).json()["submission"]
+                async with api.stream("GET", f"/submissions/{submission}/events") as stream:
+                    parts = stream.aiter_text()
+                    await anext(parts)
+                    await crash(redis)
+                    text = "".join([part async for part in parts])
+    [(name, said)] = read_events(text)
+    assert name == "error"
+    assert "Redis does not answer" in said["detail"]
 
 
 def test_a_stream_does_not_hold_up_the_command(ingestq: Ingestq) -> None:

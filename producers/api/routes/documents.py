@@ -14,8 +14,6 @@ from producers.api.intake import Intake
 from producers.api.new_document import SCHEMA, decode
 from producers.client import IngestClient
 
-FULL_SECONDS: Final = 30.0
-"""How long a batch waits for room in a full queue."""
 JSON: Final = "application/json"
 JSON_LINES: Final = ("application/x-ndjson", "application/jsonl")
 
@@ -37,8 +35,11 @@ def _body(schema: dict[str, Any] | None, *media_types: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def document_routes(client: IngestClient, intake: Intake) -> APIRouter:
-    """The routes that put documents on the queue of ``client``."""
+def document_routes(client: IngestClient, intake: Intake, full_seconds: float) -> APIRouter:
+    """The routes that put documents on the queue of ``client``.
+
+    A batch waits ``full_seconds`` for room in a full queue.
+    """
     router = APIRouter(tags=["documents"])
 
     @router.post(
@@ -92,7 +93,7 @@ def document_routes(client: IngestClient, intake: Intake) -> APIRouter:
         rejections = Rejections()
         async with aclosing(intake.lines(request)) as lines:
             receipt = await client.submit_many(
-                parse(lines, client.now, rejections), patience=FULL_SECONDS
+                parse(lines, client.now, rejections), patience=full_seconds
             )
         return AcceptedLines(
             submission=receipt.submission,

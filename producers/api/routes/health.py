@@ -6,7 +6,7 @@ from fastapi import APIRouter, HTTPException
 
 from producers.api.answers import Health
 from producers.api.errors import problems
-from producers.api.promptly import overview
+from producers.api.probe import overview
 from producers.client import IngestClient
 
 HEALTH: Final = "/healthz"

@@ -5,7 +5,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from producers.api.errors import Answers, problems
 from producers.api.metrics import exposition
-from producers.api.promptly import overview
+from producers.api.probe import overview
 from producers.client import IngestClient
 
 

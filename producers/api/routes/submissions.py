@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from broker import events
-from broker.errors import ServiceUnavailable
+from broker.errors import ServiceUnavailable, UsageError
 from broker.queue import PROGRESS_POLL_SECONDS
 from broker.status import SubmissionStatus
 from producers.api.answers import Problem, Progress, Submission
@@ -92,7 +92,7 @@ async def _events(
                 status = await client.status(submission)
         if status.complete:
             yield _event("complete", await _answer(client, submission, status))
-    except ServiceUnavailable as error:  # whoever listens connects again
+    except (ServiceUnavailable, UsageError) as error:  # whoever listens connects again
         log.warning(events.API_STREAM_ENDED, submission=submission, error=str(error))
         yield _event("error", Problem(detail=str(error)))
 
