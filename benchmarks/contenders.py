@@ -8,8 +8,8 @@ from typing import Final, Protocol
 
 from arq.connections import ArqRedis
 
-from broker.contract import INGEST, Document, FailedDocument, IngestBatch
-from broker.queue import Enqueued, JobQueue
+from broker.contract import INGEST, Document, Enqueued, FailedDocument, IngestBatch
+from broker.queue import JobQueue
 from producers.client import IngestClient
 
 SUBMISSION: Final = "benchmark"
@@ -98,7 +98,7 @@ class Leased:
                 yield document
 
         client = IngestClient(self.queue)
-        receipt = await client.submit(each(), submission=SUBMISSION, on_failed=_never)
+        receipt = await client.submit_many(each(), submission=SUBMISSION, on_failed=_never)
         assert receipt.accepted == len(documents)
 
 

@@ -8,6 +8,7 @@ that meets a tag it does not know refuses the job instead of guessing.
 import hashlib
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Final, Self, TypeVar
 
@@ -182,6 +183,18 @@ Item = Document | Deletion | Sweep
 Batch = IngestBatch | DeleteBatch | SweepBatch
 
 
+FULL_RETRY_SECONDS: Final = 0.2
+"""How soon to offer a batch again that a full queue refused."""
+
+
+class Enqueued(StrEnum):
+    """Answer of the queue to a batch."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    FULL = "full"
+
+
 class Receipt(Struct, frozen=True):
     """What a producer gets once its documents are on disk in Redis."""
 
@@ -241,6 +254,11 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
     tenant: str = ""
     submission: str = ""
     traceback: str = ""
+
+    @property
+    def buried(self) -> str:
+        """When it was given up, as other programs read it (ISO 8601, UTC)."""
+        return datetime.fromtimestamp(self.buried_ms / 1000, UTC).isoformat(timespec="seconds")
 
 
 class BatchReport(Struct, frozen=True):
@@ -355,7 +373,12 @@ def decode_job(payload: bytes) -> Job:
 
 def dead_letter_key(document: Item) -> str:
     """Key of the document's dead letter: one a document, so a newer failure replaces an older."""
-    return f"{document.tenant}:{document.doc_id}"
+    return letter_key(document.tenant, document.doc_id)
+
+
+def letter_key(tenant: str, doc_id: str) -> str:
+    """The same, of a document that is not at hand."""
+    return f"{tenant}:{doc_id}"
 
 
 def bury(batch: Batch, reason: str, *, tries: int, traceback: str = "") -> BatchReport:

@@ -21,6 +21,7 @@ from broker.contract import (
     dead_letter_key,
     decode_job,
     encode_job,
+    letter_key,
 )
 from broker.errors import ContractError
 from broker.queue import SUBMISSION_SECONDS
@@ -82,6 +83,21 @@ class DeadLetters:
         with self._translated():
             found = await awaited(self._redis.hmget(keys.DEAD, names))
         return [None if raw is None else _document(raw) for raw in found]
+
+    async def about_document(self, tenant: str, doc_id: str) -> StoredLetter | None:
+        """The letter about one document; None if there is none.
+
+        Of a job that could not be taken apart, its id counts as that of a document.
+        """
+        names = [letter_key(tenant, doc_id), doc_id]
+        with self._translated():
+            found = await awaited(self._redis.hmget(keys.DEAD, names))
+        for raw in found:
+            if raw is not None:
+                letter = msgspec.msgpack.decode(raw, type=DeadLetter)
+                if (letter.tenant, letter.doc_id) == (tenant, doc_id):
+                    return StoredLetter(letter, raw)
+        return None
 
     async def requeue(self, letters: Iterable[StoredLetter], submission: str) -> int:
         """Queue the letters' documents again, as part of ``submission``; how many that were.

@@ -13,6 +13,7 @@ IngestqError
 │       ├── StoreTooSlow  it ran out of time over this request; half of it may pass
 │       └── StoreFull     it has no room: nothing can be written before somebody makes some
 ├── QueueFull             the queue has reached its bound: offer the work again later
+├── KeyReused             an idempotency key came with another request before
 ├── StoreRejected         Qdrant will never accept this request; a part of it, it may
 ├── PoolFailure           a process of the pool died or hung over a task
 │   └── PoolBroken        the processes of the pool died, over this task or not
@@ -88,6 +89,10 @@ class QueueFull(IngestqError):
     def __init__(self, retry_after: float) -> None:
         super().__init__(f"the queue is full; try again in {retry_after:g} s")
         self.retry_after = retry_after
+
+
+class KeyReused(IngestqError):
+    """An idempotency key was sent before, with something else."""
 
 
 class StoreRejected(IngestqError):

@@ -1,4 +1,4 @@
-"""The catalogue of log events: one name an event, used nowhere else as a literal."""
+"""The catalogue of log events and metrics: one name each, used nowhere else as a literal."""
 
 from typing import Final
 
@@ -60,3 +60,19 @@ API_STARTED: Final = "api.started"
 """fields: url, token (whether one is needed)"""
 API_UNAVAILABLE: Final = "api.unavailable"
 """fields: path, error; a request was refused because Redis cannot be used"""
+API_STREAM_ENDED: Final = "api.stream_ended"
+"""fields: submission, error; a stream of progress ended because Redis cannot be used"""
+
+METRIC_JOBS: Final = "ingestq_jobs"
+"""label: state (ready, deferred, in_flight)"""
+METRIC_LANE_JOBS: Final = "ingestq_lane_jobs"
+"""label: lane (interactive, bulk)"""
+METRIC_SUSPECT_JOBS: Final = "ingestq_suspect_jobs"
+METRIC_OLDEST_READY_SECONDS: Final = "ingestq_oldest_ready_seconds"
+METRIC_QUEUE_BYTES: Final = "ingestq_queue_bytes"
+METRIC_DEAD_LETTERS: Final = "ingestq_dead_letters"
+METRIC_WORKERS: Final = "ingestq_workers"
+METRIC_WORKERS_PAUSED: Final = "ingestq_workers_paused"
+METRIC_DOCUMENTS_PER_SECOND: Final = "ingestq_documents_per_second"
+METRIC_CHUNKS_PER_SECOND: Final = "ingestq_chunks_per_second"
+"""rates are those of all workers, of the minute before"""

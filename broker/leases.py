@@ -17,14 +17,13 @@ from arq.connections import ArqRedis
 from broker import keys
 from broker.connection import BrokerConfig, awaited, translated
 from broker.contract import BatchReport, FailedDocument, JobResult, Lane
-from broker.queue import SUBMISSION_SECONDS, WorkerInfo
+from broker.queue import SUBMISSION_SECONDS
 from broker.schedule import Schedule
 from broker.scripts import Scripts
+from broker.status import SILENT_WORKER_MS, WorkerInfo
 
 RESULT_MS: Final = 3600 * 1000
 """How long arq's ``Job.result()`` can read the report of a finished job."""
-SILENT_WORKER_MS: Final = 60_000
-"""A worker that gave no sign of life for this long is forgotten."""
 
 
 @dataclass(frozen=True)

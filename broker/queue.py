@@ -2,151 +2,48 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager
-from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import stamina
 from arq.connections import ArqRedis
-from msgspec import Struct
 
 from broker import keys
 from broker.connection import BrokerConfig, awaited, translated
 from broker.contract import (
+    FULL_RETRY_SECONDS,
     Batch,
     ChunkCounts,
     Counts,
     DocumentCounts,
+    Enqueued,
     FailedDocument,
     encode_job,
 )
-from broker.errors import BrokerUnavailable
-from broker.scripts import Scripts
+from broker.errors import BrokerUnavailable, KeyReused, QueueFull
+from broker.scripts import Argument, Scripts
+from broker.status import (
+    SILENT_WORKER_MS,
+    Overview,
+    QueueDepth,
+    SubmissionStatus,
+    WorkerInfo,
+    WorkerSign,
+)
 
 SUBMISSION_SECONDS: Final = 7 * 24 * 3600
 """How long a submission's counts are kept after they last changed."""
-FULL_RETRY_SECONDS: Final = 0.2
-"""How soon to offer a batch again that a full queue refused."""
-
+IDEMPOTENCY_SECONDS: Final = 24 * 3600
+"""How long a sender's idempotency key is remembered."""
+PROGRESS_POLL_SECONDS: Final = 0.2
+"""How often somebody who follows a submission looks at it."""
 
 patiently: Final = stamina.AsyncRetryingCaller(
     attempts=None, timeout=60.0, wait_initial=0.2, wait_max=5.0
 ).on(BrokerUnavailable)
 """Calls again while Redis is away, for up to a minute."""
-
-
-class Enqueued(StrEnum):
-    """Answer of the queue to a batch."""
-
-    ACCEPTED = "accepted"
-    DUPLICATE = "duplicate"
-    FULL = "full"
-
-
-class QueueDepth(Struct, frozen=True):
-    """The queue at one moment, in jobs.
-
-    Every job is ready, deferred or in flight, and every job is in a lane. ``suspects`` are those of
-    the ready jobs whose workers died again and again: each is run alone.
-    """
-
-    ready: int
-    deferred: int
-    in_flight: int
-    oldest_ready_seconds: float
-    queued_bytes: int
-    dead_letters: int
-    interactive: int
-    bulk: int
-    suspects: int
-
-    def as_json(self) -> dict[str, float]:
-        """The part ``queue`` of a status, as other programs rely on it."""
-        return {
-            "ready": self.ready,
-            "deferred": self.deferred,
-            "in_flight": self.in_flight,
-            "oldest_ready_seconds": round(self.oldest_ready_seconds, 3),
-            "bytes": self.queued_bytes,
-            "interactive": self.interactive,
-            "bulk": self.bulk,
-            "suspects": self.suspects,
-        }
-
-
-class WorkerInfo(Struct, frozen=True):
-    """What a worker says of itself with each sign of life; ``paused`` is why it claims nothing."""
-
-    host: str
-    pid: int
-    running: int
-    documents_per_second: float
-    chunks_per_second: float
-    paused: str | None = None
-
-
-class WorkerSign(Struct, frozen=True):
-    """A worker's last sign of life; the rates are those of the minute before it."""
-
-    id: str
-    host: str
-    pid: int
-    seen_seconds_ago: float
-    running: int
-    documents_per_second: float
-    chunks_per_second: float
-    paused: str | None = None
-
-
-class Stage(StrEnum):
-    """What is being done for a submission at the moment: the furthest that any job has come to."""
-
-    WAITING = "waiting"
-    READING = "reading"
-    EMBEDDING = "embedding"
-    DONE = "done"
-
-
-class SubmissionStatus(Struct, frozen=True):
-    """How far a submission is: ``documents.total`` of ``accepted`` documents came to their end.
-
-    ``jobs`` are not finished; a sweep among them has no document yet. ``chunks_running`` of
-    ``chunks_known`` chunks are done in the ``jobs_running``.
-    """
-
-    accepted: int
-    documents: DocumentCounts
-    chunks: ChunkCounts
-    jobs: int
-    jobs_running: int
-    chunks_running: int
-    chunks_known: int
-
-    @property
-    def complete(self) -> bool:
-        return self.documents.total >= self.accepted and not self.jobs
-
-    @property
-    def stage(self) -> Stage:
-        if self.complete:
-            return Stage.DONE
-        if not self.jobs_running:
-            return Stage.WAITING
-        return Stage.EMBEDDING if self.chunks_known else Stage.READING
-
-    def as_json(self) -> dict[str, Any]:
-        """The status as other programs rely on it."""
-        return {
-            "accepted": self.accepted,
-            "done": self.documents.total,
-            "complete": self.complete,
-            "stage": self.stage,
-            "documents": msgspec.structs.asdict(self.documents),
-            "chunks": msgspec.structs.asdict(self.chunks)
-            | {"running": self.chunks_running, "known": self.chunks_known},
-        }
 
 
 def lane_bound(bound: int) -> int:
@@ -178,35 +75,38 @@ class JobQueue:
         When this returns, what was accepted is as durable as the server's settings make it.
         If it raises, the outcome is unknown: offer the same batches again, they keep their ids.
         """
-        enqueued_ms = time.time_ns() // 1_000_000
-        bounds = (
-            self._config.max_queue_jobs,
-            self._config.max_queue_bytes,
-            lane_bound(self._config.max_queue_jobs),
-            lane_bound(self._config.max_queue_bytes),
-        )
-        calls = [
-            (
-                batch.job_id,
-                encode_job(batch, enqueued_ms=enqueued_ms),
-                batch.lane,
-                batch.tenant,
-                batch.submission,
-                batch.counted,
-                SUBMISSION_SECONDS,
-                *bounds,
-            )
-            for batch in batches
-        ]
+        calls = [self._arguments(batch) for batch in batches]
         with self._translated():
             answers = await self._scripts.run_all(self._scripts.enqueue, calls)
         return [Enqueued(answer.decode()) for answer in answers]
 
-    async def enqueue(self, batches: Sequence[Batch]) -> list[Enqueued]:
+    async def offer_once(self, batch: Batch, *, key: str, digest: str) -> tuple[Enqueued, str]:
+        """Like `offer`, once for a ``key``; answers the submission, too.
+
+        For a day the same ``key`` and ``digest`` queue nothing new: they are a duplicate, in the
+        submission of the first time. Raises KeyReused if the digest is another one.
+        """
+        arguments = (key, digest, IDEMPOTENCY_SECONDS, *self._arguments(batch))
+        with self._translated():
+            answer, submission = await self._scripts.enqueue_once(args=arguments)
+        if answer == b"conflict":
+            raise KeyReused(f"the idempotency key {key!r} was sent before, with something else")
+        return Enqueued(answer.decode()), submission.decode()
+
+    async def enqueue(
+        self, batches: Sequence[Batch], *, patience: float | None = None
+    ) -> list[Enqueued]:
         """Like `offer`, but waits while the queue is full, and through a short outage of Redis:
-        every batch is on the queue in the end."""
+        every batch is on the queue in the end.
+
+        With ``patience`` it raises QueueFull when it has waited so many seconds for room. Some of
+        the batches may be on the queue then.
+        """
         answers = await patiently(self.offer, batches)
+        started = time.monotonic()
         while Enqueued.FULL in answers:
+            if patience is not None and time.monotonic() - started >= patience:
+                raise QueueFull(FULL_RETRY_SECONDS)
             await asyncio.sleep(FULL_RETRY_SECONDS)
             refused = [i for i, answer in enumerate(answers) if answer is Enqueued.FULL]
             again = await patiently(self.offer, [batches[i] for i in refused])
@@ -214,37 +114,26 @@ class JobQueue:
                 answers[i] = answer
         return answers
 
+    async def overview(self) -> Overview:
+        """Count the jobs on the queue, and look who works on them, in one round trip."""
+        with self._translated():
+            *counts, workers = await self._scripts.overview(args=[SILENT_WORKER_MS])
+        ready, deferred, in_flight, waited_ms, *others = counts
+        depth = QueueDepth(ready, deferred, in_flight, waited_ms / 1000, *others)
+        return Overview(depth, [_sign(*worker) for worker in workers])
+
     async def depth(self) -> QueueDepth:
         """Count the jobs on the queue."""
-        with self._translated():
-            ready, deferred, in_flight, waited_ms, *others = await self._scripts.depth()
-        return QueueDepth(ready, deferred, in_flight, waited_ms / 1000, *others)
+        return (await self.overview()).depth
+
+    async def workers(self) -> Sequence[WorkerSign]:
+        """The workers that gave a sign of life within the last minute."""
+        return (await self.overview()).workers
 
     async def is_empty(self) -> bool:
         """Whether no job waits or runs."""
         with self._translated():
             return int(await self._redis.zcard(keys.QUEUE)) == 0
-
-    async def workers(self) -> list[WorkerSign]:
-        """The workers that gave a sign of life within the last minute."""
-        now_ms = await self.now() / 1000
-        with self._translated():
-            async with self._redis.pipeline() as pipe:
-                pipe.zrange(keys.WORKERS, 0, -1, withscores=True)
-                pipe.hgetall(keys.WORKER_INFO)
-                seen, infos = await pipe.execute()
-        signs = []
-        for worker_id, seen_ms in seen:
-            info = msgspec.msgpack.decode(infos[worker_id], type=WorkerInfo)
-            seconds_ago = (now_ms - seen_ms) / 1000
-            signs.append(
-                WorkerSign(
-                    id=worker_id.decode(),
-                    seen_seconds_ago=seconds_ago,
-                    **msgspec.structs.asdict(info),
-                )
-            )
-        return signs
 
     async def submission(self, submission: str) -> SubmissionStatus:
         """How far ``submission`` is. One that nobody knows has accepted no document."""
@@ -263,14 +152,49 @@ class JobQueue:
             chunks_known=sum(int(known) for _, known in live),
         )
 
+    async def progress(self, submission: str) -> AsyncIterator[SubmissionStatus]:
+        """How far ``submission`` is: now, and whenever that changed, until it is complete.
+
+        Waits through a short outage of Redis.
+        """
+        seen = None
+        while seen is None or not seen.complete:
+            status = await patiently(self.submission, submission)
+            if status != seen:
+                yield status
+                seen = status
+            if not status.complete:
+                await asyncio.sleep(PROGRESS_POLL_SECONDS)
+
     async def failed_documents(self, submission: str) -> list[FailedDocument]:
         """The documents of ``submission`` that were dead-lettered so far."""
         with self._translated():
             raw = await awaited(self._redis.lrange(keys.FAILED_DOCUMENTS + submission, 0, -1))
         return [msgspec.msgpack.decode(item, type=FailedDocument) for item in raw]
 
+    def _arguments(self, batch: Batch) -> Sequence[Argument]:
+        """What ``enqueue.lua`` is told of ``batch``."""
+        return (
+            batch.job_id,
+            encode_job(batch, enqueued_ms=time.time_ns() // 1_000_000),
+            batch.lane,
+            batch.tenant,
+            batch.submission,
+            batch.counted,
+            SUBMISSION_SECONDS,
+            self._config.max_queue_jobs,
+            self._config.max_queue_bytes,
+            lane_bound(self._config.max_queue_jobs),
+            lane_bound(self._config.max_queue_bytes),
+        )
+
     def _translated(self) -> AbstractContextManager[None]:
         return translated(self._config)
+
+
+def _sign(worker_id: bytes, silent_ms: int, info: bytes) -> WorkerSign:
+    said = msgspec.structs.asdict(msgspec.msgpack.decode(info, type=WorkerInfo))
+    return WorkerSign(id=worker_id.decode(), seen_seconds_ago=silent_ms / 1000, **said)
 
 
 def _counts(fields: dict[str, int], group: str, kind: type[Counts]) -> Counts:

@@ -24,6 +24,7 @@ class Scripts:
 
     redis: ArqRedis
     enqueue: AsyncScript
+    enqueue_once: AsyncScript
     claim: AsyncScript
     renew: AsyncScript
     put_back: AsyncScript
@@ -33,7 +34,7 @@ class Scripts:
     purge: AsyncScript
     cron: AsyncScript
     heartbeat: AsyncScript
-    depth: AsyncScript
+    overview: AsyncScript
 
     @classmethod
     def register(cls, redis: ArqRedis) -> Self:

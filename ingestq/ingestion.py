@@ -9,7 +9,8 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from broker.contract import ChunkCounts, Document, DocumentCounts, FailedDocument, Sweep
-from broker.queue import JobQueue, SubmissionStatus, patiently
+from broker.queue import JobQueue, patiently
+from broker.status import SubmissionStatus
 from producers.client import IngestClient, new_submission
 
 POLL_SECONDS: Final = 0.2
@@ -96,7 +97,9 @@ class Ingestion:
     ) -> None:
         """Put every document on the queue, and then the ``sweeps``; waits while it is full."""
         client = IngestClient(self._queue)
-        await client.submit(documents, submission=self.submission, on_failed=self._unread.append)
+        await client.submit_many(
+            documents, submission=self.submission, on_failed=self._unread.append
+        )
         await client.sweep(sweeps(), submission=self.submission)
         self._listing = False
 

@@ -1,13 +1,13 @@
 """Searches for a process that is there for something else: nothing is loaded before the first."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, Self
 
 from broker.question import Question
-from ingestq.runtime import open_model, open_qdrant, query_settings
+from ingestq.on_demand import QdrantOnDemand
+from ingestq.runtime import open_model, query_settings
 from ingestq.settings import Settings
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from worker.embedding.pool import ModelPool
     from worker.points import Hit
-    from worker.qdrant import Qdrant
 
 PROCESSES: Final = 1
 """Questions are short; a second copy of the model would cost more than it saves."""
@@ -24,18 +23,16 @@ PROCESSES: Final = 1
 class Searching:
     """Answers questions, as an asynchronous context manager.
 
-    A model is kept once it is loaded, and so is the connection to a server. There is a second model
-    when the collection was rebuilt with another one. The local Qdrant is opened for each question
-    anew and for one at a time, as only one process may have it open, and workers need it, too.
+    A model is kept once it is loaded. There is a second one when the collection was rebuilt with
+    another one.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, qdrant: QdrantOnDemand) -> None:
         self._settings = settings
+        self._qdrant = qdrant
         self._kept = AsyncExitStack()
         self._loading = asyncio.Lock()
-        self._asking = asyncio.Lock()
         self._models: dict[tuple[str, str], ModelPool] = {}
-        self._server: Qdrant | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -58,13 +55,13 @@ class Searching:
         from worker.collection import find_collection
         from worker.search import search
 
-        async with self._qdrant() as qdrant:
+        async with self._qdrant.opened() as qdrant:
             names = await find_collection(qdrant, self._settings.collection)
             if names is None:
                 return []
             settings = await query_settings(self._settings, qdrant, names)
         model = await self._loaded(settings)
-        async with self._qdrant() as qdrant:
+        async with self._qdrant.opened() as qdrant:
             return await search(qdrant, names, model, question)
 
     async def _loaded(self, settings: Settings) -> "ModelPool":
@@ -74,15 +71,3 @@ class Searching:
                 opening = open_model(settings, PROCESSES)
                 self._models[wanted] = await self._kept.enter_async_context(opening)
             return self._models[wanted]
-
-    @asynccontextmanager
-    async def _qdrant(self) -> "AsyncIterator[Qdrant]":
-        if self._settings.qdrant_url is None:
-            async with self._asking, open_qdrant(self._settings) as local:
-                yield local
-            return
-        async with self._loading:
-            if self._server is None:
-                opening = open_qdrant(self._settings)
-                self._server = await self._kept.enter_async_context(opening)
-        yield self._server

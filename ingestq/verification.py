@@ -1,12 +1,12 @@
 """One verification: what is wrong, and with a repair, what was done about it."""
 
 from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from broker.contract import Deletion, Document, FailedDocument, Lane
+from broker.contract import Deletion, Document
 from broker.dead_letters import DeadLetters
 from broker.errors import CollectionMismatch, UsageError
 from broker.waiting import QueueWatch
@@ -227,22 +227,11 @@ class _Queueing:
         self.submission: str | None = None
 
     async def queue(self, documents: Sequence[Document]) -> None:
-        await self._client.submit(
-            _each(documents), submission=self._begun(), on_failed=_cannot_fail
-        )
+        await self._client.submit_many(documents, submission=self._begun())
 
     async def withdraw(self, deletions: Sequence[Deletion]) -> None:
-        await self._client.delete(deletions, submission=self._begun(), lane=Lane.BULK)
+        await self._client.delete_many(deletions, submission=self._begun())
 
     def _begun(self) -> str:
         self.submission = self.submission or new_submission()
         return self.submission
-
-
-async def _each(documents: Sequence[Document]) -> AsyncIterable[Document]:
-    for document in documents:
-        yield document
-
-
-def _cannot_fail(document: FailedDocument) -> None:
-    raise AssertionError(f"{document} was read already")

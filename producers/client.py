@@ -1,26 +1,35 @@
 """The library entry point for a service of your own: put documents on the queue.
 
-    async with connected(BrokerConfig(url)) as redis:
-        client = IngestClient(JobQueue(redis, config))
-        receipt = await client.put("invoice-17", text="…", source="erp")
+    async with IngestClient.connect("redis://localhost:6379/0") as client:
+        receipt = await client.submit("invoice-17", text="…", source="erp")
+        status = await client.wait(receipt.submission, timeout=60)
 
-Everything awaits; nothing here loads a model, a parser or the vector store.
+Everything awaits, in the loop that runs already: nothing here starts one, loads a model, a parser
+or the vector store, or blocks. Redis is loaded when a connection is made.
 """
 
+import asyncio
+import hashlib
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
-from typing import Any, Final, TypeVar
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Sequence,
+)
+from contextlib import aclosing, asynccontextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 from broker.contract import (
-    INLINE_TEXT_BYTES,
-    DeleteBatch,
+    FULL_RETRY_SECONDS,
     Deletion,
     Document,
+    Enqueued,
     FailedDocument,
     IngestBatch,
     Lane,
@@ -28,20 +37,20 @@ from broker.contract import (
     Sweep,
     SweepBatch,
 )
-from broker.errors import QueueFull, encodable
-from broker.queue import FULL_RETRY_SECONDS, Enqueued, JobQueue, SubmissionStatus
+from broker.errors import DocumentRejected, QueueFull
+from broker.status import SubmissionStatus
+from producers.batching import (
+    ROUND_TRIP_JOBS,
+    Packing,
+    deletion_batches,
+    in_groups,
+    one_by_one,
+    round_trips,
+)
 
-T = TypeVar("T")
-
-JOB_DOCUMENTS: Final = 16
-"""Documents that share a job: few enough that the next worker has something to do too."""
-JOB_BYTES: Final = 4 * INLINE_TEXT_BYTES
-DELETE_DOCUMENTS: Final = 64
-"""Deletions that share a job."""
-OPEN_JOBS: Final = 64
-"""Tenants whose documents are collected into jobs at once."""
-ROUND_TRIP_JOBS: Final = 32
-"""Jobs that are put on the queue in one round trip."""
+if TYPE_CHECKING:
+    from broker.connection import BrokerConfig
+    from broker.queue import JobQueue
 
 
 def new_submission() -> str:
@@ -50,16 +59,42 @@ def new_submission() -> str:
 
 
 class IngestClient:
-    """Puts documents on the queue.
+    """Puts documents on the queue of workers that run elsewhere, and says what became of them.
 
-    Every method raises BrokerUnavailable if Redis cannot be used. What a receipt counts is on the
-    queue; after an error the outcome is unknown, and sending the same again is safe.
+    Every method raises BrokerUnavailable if Redis cannot be used, and UsageError if it refuses the
+    credentials. What a receipt counts is on the queue; after an error the outcome is unknown, and
+    sending the same again is safe. Tasks may share a client.
     """
 
-    def __init__(self, queue: JobQueue) -> None:
+    def __init__(self, queue: "JobQueue") -> None:
         self.queue = queue
 
-    async def put(
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, broker: "str | BrokerConfig") -> AsyncIterator[Self]:
+        """A client of the Redis at a URL, or of a broker with bounds other than the defaults.
+
+        The connection has been seen to work, and is closed on leaving. Raises BrokerUnavailable if
+        Redis does not answer, UsageError if the URL is not one of Redis or the credentials are
+        refused.
+        """
+        # On a thread, as importing takes longer than anybody on the event loop should wait.
+        await asyncio.to_thread(import_module, "broker.queue")
+        from broker.connection import BrokerConfig, connected
+        from broker.queue import JobQueue
+
+        config = BrokerConfig(broker) if isinstance(broker, str) else broker
+        async with connected(config) as redis:
+            yield cls(JobQueue(redis, config))
+
+    async def now(self) -> int:
+        """Redis time in microseconds: the version of documents that are read from now on.
+
+        Ask before you read them, so that a change made meanwhile counts as newer.
+        """
+        return await self.queue.now()
+
+    async def submit(
         self,
         doc_id: str,
         *,
@@ -71,16 +106,21 @@ class IngestClient:
         media_type: str | None = None,
         metadata: dict[str, Any] | None = None,
         lane: Lane = Lane.INTERACTIVE,
+        idempotency_key: str | None = None,
     ) -> Receipt:
         """Put one document on the queue, or raise QueueFull at once.
 
         ``version`` defaults to the time of Redis. Somebody waits for the document, unless ``lane``
         says that it is bulk work. Raises ValueError unless there is either a ``text`` or a ``path``
         that the workers can read.
+
+        The same call with the same ``idempotency_key`` within a day gives the same receipt and
+        queues nothing new; another one with that key raises KeyReused.
         """
+        asked = (doc_id, source, text, path, version, tenant, media_type, metadata, lane)
         document = Document(
             doc_id=doc_id,
-            version=await self.queue.now() if version is None else version,
+            version=await self.now() if version is None else version,
             source=source,
             tenant=tenant,
             text=text,
@@ -88,56 +128,82 @@ class IngestClient:
             media_type=media_type,
             metadata={} if metadata is None else metadata,
         )
-        submission = new_submission()
-        [answer] = await self.queue.offer([IngestBatch(submission, (document,), lane)])
+        batch = IngestBatch(new_submission(), (document,), lane)
+        if idempotency_key is None:
+            submission = batch.submission
+            [answer] = await self.queue.offer([batch])
+        else:
+            answer, submission = await self.queue.offer_once(
+                batch, key=idempotency_key, digest=_digest(asked)
+            )
         if answer is Enqueued.FULL:
             raise QueueFull(FULL_RETRY_SECONDS)
-        # The submission is new: a duplicate is our own job, of which the first answer was lost.
+        # A duplicate is our own job, of which the first answer was lost, or the key's.
         return Receipt(submission, accepted=1, duplicates=0)
 
-    async def submit(
+    async def submit_many(
         self,
-        documents: AsyncIterable[Document | FailedDocument],
+        documents: AsyncIterable[Document | FailedDocument] | Iterable[Document | FailedDocument],
         *,
-        submission: str,
-        on_failed: Callable[[FailedDocument], None],
+        submission: str | None = None,
+        on_failed: Callable[[FailedDocument], None] | None = None,
         lane: Lane = Lane.BULK,
+        patience: float | None = None,
     ) -> Receipt:
-        """Put many documents on the queue, in shared jobs; waits while it is full.
+        """Put many documents on the queue, in shared jobs; reads no further while it is full.
+
+        What is held meanwhile is bounded, however many they are. With ``patience`` it raises
+        QueueFull when it has waited so many seconds for room. ``submission`` is a new one unless it
+        is given: see `new_submission`.
 
         ``on_failed`` is told of documents that could not be read, and of those that cannot be
-        encoded, with a lone surrogate in their text, or what MessagePack has no word for.
+        encoded, with a lone surrogate in their text, or what MessagePack has no word for. Without
+        it the first of them raises DocumentRejected. Either error leaves on the queue what was
+        put there before.
         """
+        submission = new_submission() if submission is None else submission
+        packing = Packing(submission, lane, _refuse if on_failed is None else on_failed)
         counts: Counter[Enqueued] = Counter()
-
-        async def flush(batches: list[IngestBatch]) -> None:
-            for batch, answer in zip(batches, await self.queue.enqueue(batches), strict=True):
-                counts[answer] += len(batch.documents)
-
-        batches: list[IngestBatch] = []
-        async for batch in _batches(documents, submission, lane, on_failed):
-            batches.append(batch)
-            if len(batches) == ROUND_TRIP_JOBS:
-                await flush(batches)
-                batches = []
-        if batches:
-            await flush(batches)
+        async with (
+            aclosing(one_by_one(documents)) as each,
+            aclosing(round_trips(each, packing)) as trips,
+        ):
+            async for batches in trips:
+                answers = await self.queue.enqueue(batches, patience=patience)
+                for batch, answer in zip(batches, answers, strict=True):
+                    counts[answer] += len(batch.documents)
         return _receipt(submission, counts)
 
     async def delete(
-        self, deletions: Sequence[Deletion], *, submission: str, lane: Lane = Lane.INTERACTIVE
+        self,
+        *doc_ids: str,
+        tenant: str = "",
+        version: int | None = None,
+        lane: Lane = Lane.INTERACTIVE,
     ) -> Receipt:
-        """Put the removal of documents on the queue; waits while it is full.
+        """Put the removal of documents on the queue, or raise QueueFull at once.
 
-        What was queued of the documents before, at older versions, does not bring them back.
+        ``version`` defaults to the time of Redis: what was queued of the documents before does not
+        bring them back.
         """
-        batches = [
-            DeleteBatch(submission, tuple(some), lane)
-            for _, mine in groupby(sorted(deletions, key=_tenant), key=_tenant)
-            for some in _in_groups(list(mine), DELETE_DOCUMENTS)
+        version = await self.now() if version is None else version
+        deletions = [
+            Deletion(doc_id=doc_id, version=version, tenant=tenant)
+            for doc_id in dict.fromkeys(doc_ids)
         ]
+        submission = new_submission()
+        batches = deletion_batches(deletions, submission, lane)
+        if Enqueued.FULL in await self.queue.offer(batches):
+            raise QueueFull(FULL_RETRY_SECONDS)
+        return Receipt(submission, accepted=len(deletions), duplicates=0)
+
+    async def delete_many(
+        self, deletions: Sequence[Deletion], *, submission: str, lane: Lane = Lane.BULK
+    ) -> Receipt:
+        """Put the removal of many documents on the queue, of any tenants and each at its version;
+        waits while it is full."""
         counts: Counter[Enqueued] = Counter()
-        for some in _in_groups(batches, ROUND_TRIP_JOBS):
+        for some in in_groups(deletion_batches(deletions, submission, lane), ROUND_TRIP_JOBS):
             for batch, answer in zip(some, await self.queue.enqueue(some), strict=True):
                 counts[answer] += len(batch.documents)
         return _receipt(submission, counts)
@@ -153,63 +219,38 @@ class IngestClient:
         return _receipt(submission, counts)
 
     async def status(self, submission: str) -> SubmissionStatus:
-        """How far a submission is."""
+        """How far a submission is. One that nobody knows has accepted no document."""
         return await self.queue.submission(submission)
 
+    def progress(self, submission: str) -> AsyncIterator[SubmissionStatus]:
+        """How far a submission is: now, and whenever that changed, until it is complete.
 
-async def _batches(
-    documents: AsyncIterable[Document | FailedDocument],
-    submission: str,
-    lane: Lane,
-    on_failed: Callable[[FailedDocument], None],
-) -> AsyncIterator[IngestBatch]:
-    """Join each tenant's documents into jobs, bounded in number and bytes; a large one is alone."""
-    open_jobs: dict[str, _OpenJob] = {}
-    async for document in documents:
-        if isinstance(document, FailedDocument):
-            on_failed(document)
-            continue
-        try:
-            size = len(msgspec.msgpack.encode(document))
-        except (OverflowError, TypeError, ValueError) as error:
-            on_failed(FailedDocument(encodable(document.doc_id), f"not a document: {error}"))
-            continue
-        job = open_jobs.get(document.tenant)
-        if job is not None and not job.has_room_for(size):
-            yield open_jobs.pop(document.tenant).batch(submission, lane)
-        elif job is None and len(open_jobs) == OPEN_JOBS:
-            oldest = next(iter(open_jobs))
-            yield open_jobs.pop(oldest).batch(submission, lane)
-        open_jobs.setdefault(document.tenant, _OpenJob()).add(document, size)
-    for job in open_jobs.values():
-        yield job.batch(submission, lane)
+        Waits through a short outage of Redis. One that nobody knows is complete.
+        """
+        return self.queue.progress(submission)
+
+    async def wait(self, submission: str, *, timeout: float | None = None) -> SubmissionStatus:
+        """What became of a submission, once every document of it came to its end.
+
+        Raises TimeoutError after ``timeout`` seconds.
+        """
+        async with asyncio.timeout(timeout):
+            async for status in self.progress(submission):
+                last = status
+        return last
+
+    async def failed_documents(self, submission: str) -> list[FailedDocument]:
+        """The documents of a submission that were given up so far, and why."""
+        return await self.queue.failed_documents(submission)
 
 
-def _tenant(deletion: Deletion) -> str:
-    return deletion.tenant
+def _digest(asked: tuple[object, ...]) -> str:
+    packed = msgspec.msgpack.encode(asked, order="deterministic")
+    return hashlib.blake2b(packed, digest_size=16).hexdigest()
 
 
-def _in_groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-@dataclass
-class _OpenJob:
-    """Documents of one tenant that are to share a job."""
-
-    documents: list[Document] = field(default_factory=list)
-    size: int = 0
-
-    def has_room_for(self, size: int) -> bool:
-        return len(self.documents) < JOB_DOCUMENTS and self.size + size <= JOB_BYTES
-
-    def add(self, document: Document, size: int) -> None:
-        self.documents.append(document)
-        self.size += size
-
-    def batch(self, submission: str, lane: Lane) -> IngestBatch:
-        return IngestBatch(submission, tuple(self.documents), lane)
+def _refuse(document: FailedDocument) -> None:
+    raise DocumentRejected(f"{document.doc_id}: {document.reason}")
 
 
 def _receipt(submission: str, documents: Counter[Enqueued]) -> Receipt:

@@ -8,9 +8,18 @@ from typing import Any, Unpack
 from arq.typing import WorkerCoroutine
 from arq.worker import Function, func
 
+from broker.contract import DELETE, INGEST, SWEEP, Lane
 from ingestq.runtime import Broker
 from tests.claims import lease_queue
+from worker.collection import CollectionNames
+from worker.embedding.pool import ModelPool
+from worker.jobs import INGESTOR, Ingestor, delete, ingest, sweep
+from worker.lanes import LanePermits
 from worker.lease_worker import ArqOptions, LeaseWorker
+from worker.ledger import QdrantLedger
+from worker.ports import Ports
+from worker.qdrant import Qdrant
+from worker.store import QdrantStore
 
 MAX_JOBS = 4
 """Three of them for bulk jobs."""
@@ -55,6 +64,28 @@ async def working(
     """A worker at work; stopped and awaited on leaving."""
     worker = make_worker(
         broker, job, lease_seconds=lease_seconds, drain_seconds=drain_seconds, **options
+    )
+    running = asyncio.create_task(worker.run_until_stopped())
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        await asyncio.wait_for(running, 20)
+
+
+@asynccontextmanager
+async def indexing(
+    broker: Broker, qdrant: Qdrant, names: CollectionNames, model: ModelPool
+) -> AsyncIterator[LeaseWorker]:
+    """A worker that really indexes; stopped and awaited on leaving."""
+    store, ledger = QdrantStore(qdrant, names.chunks), QdrantLedger(qdrant, names.ledger)
+    ports = {lane: Ports(model.in_lane(lane), store, ledger) for lane in Lane}
+    worker = LeaseWorker(
+        [func(ingest, name=INGEST), func(delete, name=DELETE), func(sweep, name=SWEEP)],
+        lease_queue(broker),
+        max_jobs=MAX_JOBS,
+        drain_seconds=5,
+        ctx={INGESTOR: Ingestor(ports, LanePermits(8, bulk=7))},
     )
     running = asyncio.create_task(worker.run_until_stopped())
     try:

@@ -26,7 +26,7 @@ from broker.contract import Lane
 from broker.errors import BrokerUnavailable, CollectionMismatch, UsageError
 from broker.gate import NO_SUCCESSOR
 from broker.leases import Claim, LeaseQueue
-from broker.queue import WorkerInfo
+from broker.status import WorkerInfo
 from worker.cron import CronTable
 from worker.lanes import kept_for_interactive
 from worker.pause import Pause

@@ -18,7 +18,7 @@ import msgspec
 from broker.contract import ChunkCounts, Document
 from broker.errors import CollectionMismatch, DocumentRejected, SourceChanged
 from broker.gate import Gate
-from broker.queue import QueueDepth
+from broker.status import QueueDepth
 from worker import pipeline
 from worker.collection import CollectionNames, find_collection
 from worker.exchange import exchange

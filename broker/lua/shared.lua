@@ -54,3 +54,34 @@ local function add_job(id, payload, lane, tenant, submission, documents, submiss
   end
   make_ready(id, now_ms())
 end
+
+-- Put one job on the queue, unless its lane or the whole queue is full. The bounds are those of the
+-- queue in jobs and bytes, and those of a lane. Answers 'accepted', 'duplicate' (the job waits, runs
+-- or has just finished) or 'full'. The job gets no time to live. One job larger than a byte bound is
+-- let in when nothing waits.
+local function offer(id, payload, lane, tenant, submission, documents, submission_seconds,
+                     queue_jobs, queue_bytes, lane_jobs, lane_bytes)
+  if redis.call('EXISTS', K.JOB .. id, K.RESULT .. id) > 0 then
+    return 'duplicate'
+  end
+  local jobs, bytes, held = 0, 0, {}
+  local fields = redis.call('HGETALL', K.HELD)
+  for i = 1, #fields, 2 do
+    held[fields[i]] = tonumber(fields[i + 1])
+    if fields[i]:sub(-5) == ':jobs' then
+      jobs = jobs + fields[i + 1]
+    else
+      bytes = bytes + fields[i + 1]
+    end
+  end
+  local function is_over(held_jobs, held_bytes, max_jobs, max_bytes)
+    return held_jobs >= tonumber(max_jobs)
+      or (held_bytes > 0 and held_bytes + #payload > tonumber(max_bytes))
+  end
+  if is_over(jobs, bytes, queue_jobs, queue_bytes)
+      or is_over(held[lane .. ':jobs'] or 0, held[lane .. ':bytes'] or 0, lane_jobs, lane_bytes) then
+    return 'full'
+  end
+  add_job(id, payload, lane, tenant, submission, documents, submission_seconds)
+  return 'accepted'
+end

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Final
 
@@ -83,7 +82,7 @@ async def _list(wanted: LetterFilter, as_json: bool, settings: Settings) -> Exit
         print_json({"dead_letters": [_as_json(letter) for letter in letters]})
     else:
         for letter in letters:
-            line(f"{_when(letter)}  {letter.doc_id}: {letter.reason}")
+            line(f"{letter.buried}  {letter.doc_id}: {letter.reason}")
         line(f"{len(letters)} dead letters")
     return ExitCode.OK
 
@@ -155,7 +154,7 @@ def _as_json(letter: DeadLetter) -> dict[str, Any]:
         "tenant": letter.tenant,
         "reason": letter.reason,
         "tries": letter.tries,
-        "buried": _when(letter),
+        "buried": letter.buried,
         "submission": letter.submission,
     }
 
@@ -188,8 +187,3 @@ def _excerpt(document: Document) -> str:
     if document.text is None:
         return f"the file {document.path}"
     return document.text[:EXCERPT_CHARACTERS]
-
-
-def _when(letter: DeadLetter) -> str:
-    moment = datetime.fromtimestamp(letter.buried_ms / 1000, UTC)
-    return moment.isoformat(timespec="seconds")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from broker.contract import Deletion
+from broker.contract import Deletion, Lane
 from ingestq.cli.console import configure_logging, line, print_json
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json, require_text
@@ -38,7 +38,9 @@ async def _delete(doc_ids: list[str], tenant: str, as_json: bool, settings: Sett
             Deletion(doc_id=doc_id, version=version, tenant=tenant)
             for doc_id in dict.fromkeys(doc_ids)
         ]
-        await IngestClient(broker.queue).delete(deletions, submission=submission)
+        await IngestClient(broker.queue).delete_many(
+            deletions, submission=submission, lane=Lane.INTERACTIVE
+        )
     if as_json:
         print_json({"submission": submission, "documents": {"queued": len(deletions)}})
     else:

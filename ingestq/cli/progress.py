@@ -15,7 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from broker.queue import Stage
+from broker.status import Stage
 from ingestq.ingestion import Display, State
 
 LINE_SECONDS: Final = 5.0

@@ -4,6 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from broker.status import Stage
+
 
 class Answer(BaseModel):
     """Filled from the broker's own types, which have the same fields."""
@@ -23,6 +25,20 @@ class Accepted(Answer):
     submission: str
     accepted: int
     duplicates: int
+
+
+class RejectedLine(Answer):
+    """A line that is no document, by its number from 1, and why."""
+
+    line: int
+    reason: str
+
+
+class AcceptedLines(Accepted):
+    """And how many lines are no documents; the first of them are listed."""
+
+    rejected: int
+    rejected_lines: list[RejectedLine]
 
 
 class Documents(Answer):
@@ -57,19 +73,21 @@ class DeadLetter(Answer):
     reason: str
 
 
-class Submission(Answer):
-    """How far a submission is: ``done`` of ``accepted`` documents came to their end.
-
-    ``stage`` is waiting, reading, embedding or done.
-    """
+class Progress(Answer):
+    """How far a submission is: ``done`` of ``accepted`` documents came to their end."""
 
     submission: str
     accepted: int
     done: int
     complete: bool
-    stage: str
+    stage: Stage
     documents: Documents
     chunks: RunningChunks
+
+
+class Submission(Progress):
+    """And which of them were given up."""
+
     dead_letters: list[DeadLetter]
 
 
@@ -112,6 +130,69 @@ class Status(Answer):
     queue: Queue
     dead_letters: int
     workers: list[Worker]
+
+
+class BuriedDocument(Answer):
+    """A document that was given up, after so many tries; ``buried`` says when (ISO 8601)."""
+
+    doc_id: str
+    tenant: str
+    reason: str
+    tries: int
+    buried: str
+    submission: str
+
+
+class BuriedDocuments(Answer):
+    """The newest dead letters of ``total``."""
+
+    total: int
+    dead_letters: list[BuriedDocument]
+
+
+class BuriedPayload(BuriedDocument):
+    """And what was queued: the fields of the document, or of its removal.
+
+    Null for a job of a version that is not known here. ``traceback`` is empty where the reason says
+    everything.
+    """
+
+    traceback: str
+    payload: dict[str, Any] | None
+
+
+class Requeued(Answer):
+    """How many dead letters are on the queue again, and as which submission."""
+
+    requeued: int
+    submission: str
+
+
+class Purged(Answer):
+    """How many dead letters are gone."""
+
+    purged: int
+
+
+class Indexed(Answer):
+    """What the index holds of a document: so many chunks of a version.
+
+    ``state`` is writing, clearing, indexed, deleting or deleted; ``written_ms`` is Unix time.
+    """
+
+    state: str
+    version: int
+    chunks: int
+    written_ms: int
+
+
+class DocumentState(Answer):
+    """What is known of a document; ``last_error`` says why a version of it was given up."""
+
+    doc_id: str
+    tenant: str
+    indexed: Indexed | None
+    last_error: str | None
 
 
 class Hit(Answer):

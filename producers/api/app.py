@@ -1,15 +1,21 @@
 """The application: routes, errors and limits put together."""
 
+import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fastapi import FastAPI, Security
+from fastapi import APIRouter, FastAPI, Security
 from fastapi.security import HTTPBearer
 
+from broker.dead_letters import DeadLetters
 from producers.api.auth import BearerAuth
 from producers.api.errors import answer_errors, problems
 from producers.api.intake import Intake
+from producers.api.routes.dead_letters import dead_letter_routes
 from producers.api.routes.documents import document_routes
 from producers.api.routes.health import HEALTH_PATHS, health_routes
+from producers.api.routes.index import Index, index_routes
+from producers.api.routes.metrics import metric_routes
 from producers.api.routes.search import Search, search_routes
 from producers.api.routes.status import status_routes
 from producers.api.routes.submissions import submission_routes
@@ -22,23 +28,36 @@ class ApiConfig:
 
     With a ``token``, every request but those for the health of the server has to show it. A body
     is at most ``max_document_bytes`` long; a client that sends nothing for ``silence_seconds``
-    in the midst of one is given up.
+    in the midst of one is given up. A stream on which nothing happens says so every
+    ``heartbeat_seconds``, because proxies cut connections that are silent for a minute. A batch
+    waits up to ``full_seconds`` for room in a full queue.
     """
 
     max_document_bytes: int
     token: str | None = None
     silence_seconds: float = 30.0
+    heartbeat_seconds: float = 15.0
+    full_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         if self.token == "":
             raise ValueError("token is empty: everybody could guess it")
 
 
-def create_app(client: IngestClient, config: ApiConfig, search: Search | None = None) -> FastAPI:
-    """Make the application; what is posted to it goes to ``client``.
+@dataclass(frozen=True)
+class Services:
+    """What the routes are about. Without ``search`` or ``index`` there are no routes for them."""
 
-    Without ``search`` there is no route for questions.
-    """
+    client: IngestClient
+    letters: DeadLetters
+    search: Search | None = None
+    index: Index | None = None
+
+
+def create_app(
+    services: Services, config: ApiConfig, stopping: asyncio.Event | None = None
+) -> FastAPI:
+    """Make the application. Streams of events end once ``stopping`` is set."""
     app = FastAPI(
         title="ingestq",
         summary="Puts documents on the queue, says what became of them, and searches them.",
@@ -46,12 +65,8 @@ def create_app(client: IngestClient, config: ApiConfig, search: Search | None = 
         redoc_url=None,
     )
     answer_errors(app)
-    app.include_router(health_routes(client))
-    intake = Intake(config.max_document_bytes, config.silence_seconds)
-    routers = [document_routes(client, intake), submission_routes(client), status_routes(client)]
-    if search is not None:
-        routers.append(search_routes(search))
-    for router in routers:
+    app.include_router(health_routes(services.client))
+    for router in _routers(services, config, stopping or asyncio.Event()):
         if config.token is None:
             app.include_router(router)
         else:
@@ -59,6 +74,19 @@ def create_app(client: IngestClient, config: ApiConfig, search: Search | None = 
     if config.token is not None:
         app.add_middleware(BearerAuth, token=config.token, open_paths=HEALTH_PATHS)
     return app
+
+
+def _routers(services: Services, config: ApiConfig, stopping: asyncio.Event) -> Iterator[APIRouter]:
+    intake = Intake(config.max_document_bytes, config.silence_seconds)
+    yield document_routes(services.client, intake, config.full_seconds)
+    yield submission_routes(services.client, config.heartbeat_seconds, stopping)
+    yield dead_letter_routes(services.letters)
+    yield status_routes(services.client)
+    yield metric_routes(services.client)
+    if services.search is not None:
+        yield search_routes(services.search)
+    if services.index is not None:
+        yield index_routes(services.index, services.letters)
 
 
 DOCUMENTED_TOKEN = Security(HTTPBearer(auto_error=False))

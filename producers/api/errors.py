@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from broker import events
 from broker.errors import QueueFull, ServiceUnavailable, UsageError
@@ -19,8 +20,9 @@ DESCRIPTIONS: Final = {
     401: "The bearer token is missing or wrong.",
     404: "Nobody knows this.",
     408: "The client stopped in the midst of its body.",
+    409: "It changed at this moment.",
     413: "The body is larger than the server accepts.",
-    415: "The body is not declared as JSON.",
+    415: "The body is not declared as JSON, or as JSON Lines where that is asked for.",
     422: "The request is wrong; the answer names the field.",
     429: "The queue is full, or too much is being uploaded: try again after Retry-After seconds.",
     503: "Redis, or Qdrant for a search, cannot be used at the moment. What was sent may or may "
@@ -30,7 +32,11 @@ DESCRIPTIONS: Final = {
 log = structlog.get_logger()
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+Answers = dict[int | str, dict[str, Any]]
+"""What a route may answer, for openapi.json."""
+
+
+def problems(*statuses: int) -> Answers:
     """The error answers of a route, for openapi.json."""
     return {status: {"model": Problem, "description": DESCRIPTIONS[status]} for status in statuses}
 
@@ -57,6 +63,8 @@ def answer_errors(app: FastAPI) -> None:
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
     match error:
+        case HTTPException(status_code=405):
+            return problem_response(405, str(error.detail), {"Allow": ", ".join(_allowed(request))})
         case HTTPException():
             return problem_response(error.status_code, str(error.detail), error.headers)
         case RequestValidationError():
@@ -70,6 +78,19 @@ async def _answer(request: Request, error: Exception) -> JSONResponse:
             return problem_response(400, "the client went away")  # which nobody reads
         case _:
             return problem_response(500, "the server failed; its log says why")
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of all routes with this path; the router itself looks no further than one."""
+    app: FastAPI = request.app
+    return [
+        method
+        for method in ("DELETE", "GET", "HEAD", "POST")
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in app.routes
+        )
+    ]
 
 
 def retry_after(seconds: float) -> dict[str, str]:

@@ -1,13 +1,14 @@
 """Reads request bodies within bounds of size, memory and patience."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
 from fastapi import HTTPException, Request
 
 from producers.api.errors import retry_after
+from producers.api.lines import LineSplitter
 
 HELD_BODIES: Final = 2
 """How many bodies of the largest size are held at once; of smaller ones, accordingly more.
@@ -44,24 +45,51 @@ class Intake:
         finally:
             self._held_bytes -= len(body)
 
-    async def _read(self, request: Request, body: bytearray) -> None:
-        loop = asyncio.get_running_loop()
+    async def lines(self, request: Request) -> AsyncGenerator[list[bytes | None], None]:
+        """The lines of the body of ``request``, as they come; None is one that is too large.
+
+        What counts as held is what was received last, and a line that has not ended. Raises
+        HTTPException: 429 if too much is held, 408 if the client goes silent. Raises
+        ClientDisconnect if it goes away.
+        """
+        splitter = LineSplitter(self._max_body_bytes)
+        held = 0
         try:
-            async with asyncio.timeout(self._silence_seconds) as patience:
-                async for chunk in request.stream():
-                    if len(body) + len(chunk) > self._max_body_bytes:
-                        raise self._too_large()
-                    if self._held_bytes + len(chunk) > self._max_held_bytes:
-                        raise HTTPException(
-                            429, "too much is being uploaded", retry_after(BUSY_RETRY_SECONDS)
-                        )
-                    body += chunk
-                    self._held_bytes += len(chunk)
-                    patience.reschedule(loop.time() + self._silence_seconds)
-        except TimeoutError as error:
-            raise HTTPException(
-                408, f"nothing came for {self._silence_seconds:g} s", {"Connection": "close"}
-            ) from error
+            async for part in self._parts(request):
+                self._hold(len(part))
+                held += len(part)
+                yield splitter.feed(part)
+                self._held_bytes -= held - splitter.held_bytes
+                held = splitter.held_bytes
+            yield splitter.end()
+        finally:
+            self._held_bytes -= held
+
+    async def _read(self, request: Request, body: bytearray) -> None:
+        async for part in self._parts(request):
+            if len(body) + len(part) > self._max_body_bytes:
+                raise self._too_large()
+            self._hold(len(part))
+            body += part
+
+    async def _parts(self, request: Request) -> AsyncIterator[bytes]:
+        parts = request.stream()
+        while True:
+            try:
+                async with asyncio.timeout(self._silence_seconds):
+                    part = await anext(parts)
+            except StopAsyncIteration:
+                return
+            except TimeoutError as error:
+                raise HTTPException(
+                    408, f"nothing came for {self._silence_seconds:g} s", {"Connection": "close"}
+                ) from error
+            yield part
+
+    def _hold(self, size: int) -> None:
+        if self._held_bytes + size > self._max_held_bytes:
+            raise HTTPException(429, "too much is being uploaded", retry_after(BUSY_RETRY_SECONDS))
+        self._held_bytes += size
 
     def _too_large(self) -> HTTPException:
         return HTTPException(

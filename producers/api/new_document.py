@@ -1,14 +1,14 @@
-"""The body of ``POST /documents``."""
+"""The body of ``POST /documents``, and a line of ``POST /documents:batch``."""
 
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Raw, Struct, field
 
+from broker.contract import MAX_VERSION
+
 METADATA_BYTES: Final = 64 * 1024
 """Metadata is stored with every chunk, so a little more of it becomes a lot."""
-LARGEST_VERSION: Final = 2**63 - 1
-"""The largest integer that Qdrant stores as one."""
 
 
 class NewDocument(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,7 +24,7 @@ class NewDocument(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = None
     tenant: str = ""
     version: Annotated[
-        Annotated[int, Meta(ge=1, le=LARGEST_VERSION)] | None,
+        Annotated[int, Meta(ge=1, le=MAX_VERSION)] | None,
         Meta(description="Only grows: of two versions the larger wins. By default the time."),
     ] = None
     media_type: Annotated[
@@ -46,7 +46,7 @@ _document = msgspec.json.Decoder(NewDocument)
 _metadata = msgspec.json.Decoder(dict[str, Any])
 
 
-def decode(body: bytearray) -> tuple[NewDocument, dict[str, Any]]:
+def decode(body: bytes | bytearray) -> tuple[NewDocument, dict[str, Any]]:
     """Read the document and its metadata.
 
     Raises ValueError that names the field that is wrong.

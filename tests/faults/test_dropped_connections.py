@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any, Final, Literal
 
@@ -20,11 +21,11 @@ from structlog.testing import capture_logs
 
 from broker import events, keys
 from broker.connection import BrokerConfig, awaited, connected
-from broker.contract import BatchReport, Document, DocumentCounts, IngestBatch, bury
+from broker.contract import BatchReport, Document, DocumentCounts, Enqueued, IngestBatch, bury
 from broker.dead_letters import DeadLetters, LetterFilter
 from broker.errors import BrokerUnavailable
-from broker.queue import Enqueued, SubmissionStatus
 from broker.scripts import Scripts
+from broker.status import SubmissionStatus
 from ingestq.runtime import Broker
 from producers.client import IngestClient
 from tests.books import Totals, balanced
@@ -186,8 +187,25 @@ async def test_a_document_is_accepted_though_the_first_answer_was_lost(
     wire: Wire, when: When
 ) -> None:
     lost = wire.lose(when, script(wire.scripts.enqueue.sha))
-    receipt = await IngestClient(wire.broker.queue).put("d", source="s", text="t")
+    receipt = await IngestClient(wire.broker.queue).submit("d", source="s", text="t")
     assert lost.fired == 1
+    assert (receipt.accepted, receipt.duplicates) == (1, 0)
+    assert (await wire.direct.queue.submission(receipt.submission)).accepted == 1
+    assert await wire.totals() == Totals(1, finished=0, waiting=1, dead=0)
+
+
+@WHEN
+async def test_a_key_stands_for_one_document_though_the_connection_was_lost(
+    wire: Wire, when: When
+) -> None:
+    lost = wire.lose(when, script(wire.scripts.enqueue_once.sha), times=TRIES)
+    submit = partial(
+        IngestClient(wire.broker.queue).submit, "d", source="s", text="t", idempotency_key="k"
+    )
+    with pytest.raises(BrokerUnavailable):
+        await submit()
+    assert lost.fired == TRIES
+    receipt = await submit()
     assert (receipt.accepted, receipt.duplicates) == (1, 0)
     assert (await wire.direct.queue.submission(receipt.submission)).accepted == 1
     assert await wire.totals() == Totals(1, finished=0, waiting=1, dead=0)

@@ -20,11 +20,11 @@ from broker.contract import (
     DeadLetter,
     Document,
     DocumentCounts,
+    Enqueued,
     IngestBatch,
     Job,
     Lane,
 )
-from broker.queue import Enqueued
 from ingestq.runtime import Broker
 from tests.books import Totals, balanced
 from tests.claims import finish, lease_queue, take

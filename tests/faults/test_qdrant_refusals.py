@@ -30,7 +30,7 @@ from broker.errors import (
     StoreTooSlow,
     UsageError,
 )
-from broker.queue import WorkerInfo, WorkerSign
+from broker.status import WorkerInfo, WorkerSign
 from ingestq.runtime import Broker
 from tests.books import balanced
 from tests.claims import lease_queue

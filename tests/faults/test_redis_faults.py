@@ -10,10 +10,9 @@ import pytest
 from arq.worker import func
 
 from broker.connection import BrokerConfig, connected
-from broker.contract import BatchReport, Document, DocumentCounts, IngestBatch
+from broker.contract import BatchReport, Document, DocumentCounts, Enqueued, IngestBatch
 from broker.errors import BrokerUnavailable
 from broker.leases import LeaseQueue
-from broker.queue import Enqueued
 from ingestq.embedded import embedded_redis
 from ingestq.runtime import Broker
 from tests.books import Totals, balanced

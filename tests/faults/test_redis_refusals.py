@@ -17,9 +17,8 @@ from structlog.testing import capture_logs
 
 from broker import events, keys
 from broker.connection import BrokerConfig, connected
-from broker.contract import BatchReport, Document, DocumentCounts, IngestBatch
+from broker.contract import BatchReport, Document, DocumentCounts, Enqueued, IngestBatch
 from broker.errors import BrokerUnavailable
-from broker.queue import Enqueued
 from ingestq.embedded import embedded_redis
 from ingestq.runtime import Broker
 from tests.books import Totals, balanced

@@ -17,8 +17,8 @@ import pytest
 from broker import events, keys
 from broker.connection import awaited
 from broker.contract import ChunkCounts, Document, FailedDocument, IngestBatch, Lane
-from broker.queue import SubmissionStatus
 from broker.scripts import Scripts
+from broker.status import SubmissionStatus
 from ingestq.runtime import Broker
 from ingestq.settings import Settings
 from tests.books import Totals, balanced

@@ -16,16 +16,17 @@ import pytest
 from httpx import ASGITransport, AsyncClient, Response
 
 from broker.connection import BrokerConfig, connect
-from broker.contract import BatchReport, ChunkCounts, DocumentCounts, Lane, bury
-from broker.queue import JobQueue, WorkerInfo
+from broker.contract import MAX_VERSION, BatchReport, ChunkCounts, DocumentCounts, Lane, bury
+from broker.queue import JobQueue
+from broker.status import WorkerInfo
 from ingestq.runtime import Broker
 from producers.api.app import ApiConfig, create_app
 from producers.api.new_document import METADATA_BYTES
 from producers.api.server import listen
-from producers.client import IngestClient
 from tests import claims
 from tests.claims import batch_of, lease_queue, take
 from tests.command import Ingestq
+from tests.serving import services
 
 LIMIT = 10_000
 TOKEN = "an open sésame"
@@ -37,17 +38,17 @@ DEEP = b'{"doc_id": "a", "text": "b", "metadata": ' + b'{"x":' * 2000 + b"1" + b
 
 @asynccontextmanager
 async def calling(
-    queue: JobQueue, token: str | None = None, silence_seconds: float = 30
+    broker: Broker, token: str | None = None, silence_seconds: float = 30
 ) -> AsyncIterator[AsyncClient]:
-    """A client of an API that puts documents on ``queue``."""
-    app = create_app(IngestClient(queue), ApiConfig(LIMIT, token, silence_seconds))
+    """A client of an API that puts documents on the queue of ``broker``."""
+    app = create_app(services(broker), ApiConfig(LIMIT, token, silence_seconds))
     async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as client:
         yield client
 
 
 @pytest.fixture
-async def api(queue: JobQueue) -> AsyncIterator[AsyncClient]:
-    async with calling(queue) as client:
+async def api(broker: Broker) -> AsyncIterator[AsyncClient]:
+    async with calling(broker) as client:
         yield client
 
 
@@ -56,7 +57,7 @@ async def away(tmp_path: Path) -> AsyncIterator[AsyncClient]:
     """An API whose Redis does not answer."""
     config = BrokerConfig(f"unix://{tmp_path}/nobody.sock")
     redis = connect(config)
-    async with calling(JobQueue(redis, config)) as client:
+    async with calling(Broker(redis, config)) as client:
         yield client
     await redis.aclose()
 
@@ -182,13 +183,13 @@ async def test_the_status_is_that_of_the_command(api: AsyncClient, broker: Broke
 
 
 async def test_a_full_queue_says_when_to_come_back(broker: Broker) -> None:
-    queue = JobQueue(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=1))
-    async with calling(queue) as api:
+    full = Broker(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=1))
+    async with calling(full) as api:
         assert (await api.post("/documents", json=NOTE)).status_code == 202
         answer = await api.post("/documents", json=NOTE)
     refused(answer, 429, "the queue is full")
     assert int(answer.headers["Retry-After"]) >= 1
-    assert (await queue.depth()).ready == 1
+    assert (await broker.queue.depth()).ready == 1
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ async def test_a_full_queue_says_when_to_come_back(broker: Broker) -> None:
         (NOTE | {"doc_id": ""}, "doc_id"),
         (NOTE | {"text": 7}, "text"),
         (NOTE | {"version": 0}, "version"),
-        (NOTE | {"version": 2**63}, "version"),
+        (NOTE | {"version": MAX_VERSION + 1}, "version"),
         (NOTE | {"metadata": ["a"]}, "metadata"),
         (NOTE | {"metadata": {"n": float("nan")}}, "JSON is malformed"),
         (NOTE | {"metadata": {"n": 10**400}}, "metadata"),
@@ -215,12 +216,12 @@ async def test_a_full_queue_says_when_to_come_back(broker: Broker) -> None:
         (DEEP, "recursion"),
     ],
 )
-async def test_a_wrong_body_is_refused(queue: JobQueue, body: Any, said: str) -> None:
-    app = create_app(IngestClient(queue), ApiConfig(max_document_bytes=2 * METADATA_BYTES))
+async def test_a_wrong_body_is_refused(broker: Broker, body: Any, said: str) -> None:
+    app = create_app(services(broker), ApiConfig(max_document_bytes=2 * METADATA_BYTES))
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as api:
         refused(await api.post("/documents", content=content, headers=JSON), 422, said)
-    assert await queue.is_empty()
+    assert await broker.queue.is_empty()
 
 
 async def test_what_is_not_declared_as_json_is_refused(api: AsyncClient, queue: JobQueue) -> None:
@@ -297,8 +298,8 @@ async def test_what_all_uploads_hold_in_memory_is_bounded(api: AsyncClient) -> N
     assert answer.status_code == 202
 
 
-async def test_a_client_that_goes_silent_is_given_up(queue: JobQueue) -> None:
-    async with calling(queue, silence_seconds=0.05) as api:
+async def test_a_client_that_goes_silent_is_given_up(broker: Broker) -> None:
+    async with calling(broker, silence_seconds=0.05) as api:
         upload = Upload(b"{", b"}", halt=True)
         refused(await api.post("/documents", content=upload, headers=JSON), 408)
 
@@ -308,14 +309,19 @@ async def test_a_client_that_goes_silent_is_given_up(queue: JobQueue) -> None:
     [None, "", "Bearer", "Bearer ", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", TOKEN],
 )
 async def test_nothing_is_answered_without_the_token(
-    queue: JobQueue, authorization: str | None
+    broker: Broker, authorization: str | None
 ) -> None:
     headers = {} if authorization is None else {b"Authorization": authorization.encode()}
-    async with calling(queue, TOKEN) as api:
+    async with calling(broker, TOKEN) as api:
         for method, path in (
             ("POST", "/documents"),
+            ("POST", "/documents:batch"),
+            ("DELETE", "/documents/x"),
             ("GET", "/submissions/x"),
+            ("GET", "/submissions/x/events"),
+            ("GET", "/dead-letters"),
             ("GET", "/status"),
+            ("GET", "/metrics"),
             ("GET", "/openapi.json"),
             ("GET", "/healthz/"),
             ("GET", "/nonesuch"),
@@ -327,10 +333,10 @@ async def test_nothing_is_answered_without_the_token(
             assert upload.sent == 0
 
 
-async def test_the_token_opens_everything(queue: JobQueue) -> None:
-    async with calling(queue, TOKEN) as api:
-        for path in ("/healthz", "/readyz"):
-            assert (await api.get(path)).status_code == 200
+async def test_the_token_opens_everything(broker: Broker) -> None:
+    async with calling(broker, TOKEN) as api:
+        assert (await api.get("/healthz")).status_code == 200
+        refused(await api.get("/readyz"), 503, "no worker")
         for scheme in ("Bearer", "bearer"):
             headers = {b"Authorization": f"{scheme} {TOKEN}".encode()}
             assert (await api.post("/documents", json=NOTE, headers=headers)).status_code == 202
@@ -345,13 +351,16 @@ async def test_redis_is_away(away: AsyncClient) -> None:
         await away.post("/documents", json=NOTE),
         await away.get("/submissions/x"),
         await away.get("/status"),
+        await away.get("/metrics"),
         await away.get("/readyz"),
     ):
         refused(answer, 503, "Redis does not answer", "nobody.sock")
     assert (await away.get("/healthz")).json() == {"status": "ok"}
 
 
-async def test_redis_answers(api: AsyncClient) -> None:
+async def test_it_is_ready_once_a_worker_is_alive(api: AsyncClient, broker: Broker) -> None:
+    refused(await api.get("/readyz"), 503, "no worker", "ingestq worker")
+    await lease_queue(broker).sign_of_life("worker-1", WorkerInfo("host", 7, 0, 0.0, 0.0))
     answer = await api.get("/readyz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
@@ -422,7 +431,7 @@ def test_the_command_serves_until_it_is_told_to_stop(
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # Python logs every import
     with serving(ingestq, api_token=PLAIN_TOKEN) as served:
         headers = {"Authorization": f"Bearer {PLAIN_TOKEN}"}
-        assert httpx.get(f"{served.url}/readyz").status_code == 200
+        assert httpx.get(f"{served.url}/healthz").status_code == 200
         assert httpx.get(f"{served.url}/status").status_code == 401
         answer = httpx.post(f"{served.url}/documents", json=NOTE, headers=headers)
         assert answer.status_code == 202

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from broker.connection import BrokerConfig
-from broker.contract import BatchReport, Document, DocumentCounts, IngestBatch, Lane
-from broker.queue import Enqueued, JobQueue
+from broker.contract import BatchReport, Document, DocumentCounts, Enqueued, IngestBatch, Lane
+from broker.queue import JobQueue
 from ingestq.runtime import Broker
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.waiting import eventually

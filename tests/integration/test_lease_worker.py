@@ -13,7 +13,7 @@ from broker import keys
 from broker.connection import awaited
 from broker.contract import BatchReport, DeadLetter, Document, DocumentCounts, IngestBatch
 from broker.errors import DocumentRejected, StoreUnavailable, UsageError
-from broker.queue import SubmissionStatus
+from broker.status import SubmissionStatus
 from ingestq.runtime import Broker
 from tests.claims import lease_queue, take
 from tests.waiting import eventually

@@ -13,6 +13,7 @@ from broker.contract import (
     ChunkCounts,
     Document,
     DocumentCounts,
+    Enqueued,
     FailedDocument,
     IngestBatch,
     Lane,
@@ -21,7 +22,8 @@ from broker.contract import (
 )
 from broker.errors import BrokerUnavailable, UsageError
 from broker.leases import Claim, LeaseQueue
-from broker.queue import Enqueued, JobQueue, WorkerInfo
+from broker.queue import JobQueue
+from broker.status import WorkerInfo
 from ingestq.runtime import Broker
 from producers.client import IngestClient
 from tests.claims import finish, take
@@ -69,13 +71,13 @@ async def test_a_document_that_cannot_be_encoded_fails_alone(
 
     failed: list[FailedDocument] = []
     client = IngestClient(queue)
-    receipt = await client.submit(documents(), submission="s", on_failed=failed.append)
+    receipt = await client.submit_many(documents(), submission="s", on_failed=failed.append)
     assert receipt.accepted == 1
     [failure] = failed
     assert failure.doc_id == "bad"
     assert failure.reason.startswith("not a document: ")
     with pytest.raises((OverflowError, TypeError, ValueError)):
-        await client.put("bad", source="s", text=bad.text, metadata=bad.metadata)
+        await client.submit("bad", source="s", text=bad.text, metadata=bad.metadata)
     assert (await queue.depth()).ready == 1
 
 

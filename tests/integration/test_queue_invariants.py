@@ -24,6 +24,7 @@ from broker.contract import (
     BatchReport,
     Document,
     DocumentCounts,
+    Enqueued,
     IngestBatch,
     Lane,
     bury,
@@ -31,7 +32,7 @@ from broker.contract import (
 )
 from broker.dead_letters import DeadLetters, LetterFilter
 from broker.leases import Claim, LeaseQueue
-from broker.queue import Enqueued, JobQueue
+from broker.queue import JobQueue
 from tests import claims as worker
 from tests.books import balanced
 from tests.claims import batch_of

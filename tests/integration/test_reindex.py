@@ -20,7 +20,7 @@ from broker.contract import DELETE, INGEST, ChunkCounts, Deletion, Document, Ing
 from broker.errors import CollectionMismatch, StoreRejected
 from broker.gate import NO_SUCCESSOR, SHUT_MS, Gate
 from broker.leases import LeaseQueue
-from broker.queue import SubmissionStatus
+from broker.status import SubmissionStatus
 from ingestq.runtime import Broker
 from producers.client import IngestClient
 from tests.books import balanced
@@ -136,7 +136,7 @@ class House:
     async def put(self, doc_id: str, text: str, **more: Any) -> str:
         """Queue a document; answers its submission."""
         client = IngestClient(self.broker.queue)
-        return (await client.put(doc_id, source=doc_id, text=text, **more)).submission
+        return (await client.submit(doc_id, source=doc_id, text=text, **more)).submission
 
     async def ended(self, submission: str) -> SubmissionStatus:
         return await eventually(
@@ -176,13 +176,13 @@ async def test_everything_is_carried_over(house: House, tmp_path: Path) -> None:
     client = IngestClient(house.broker.queue)
     async with house.working(house.live):
         await house.put("inline", "A text.", metadata={"page": 3, "title": "T"}, tenant="t")
-        await client.put("here", source=str(here), path=str(here))
-        await client.put("changed", source=str(changed), path=str(changed))
-        await client.put("gone", source=str(gone), path=str(gone), media_type="text/markdown")
+        await client.submit("here", source=str(here), path=str(here))
+        await client.submit("changed", source=str(changed), path=str(changed))
+        await client.submit("gone", source=str(gone), path=str(gone), media_type="text/markdown")
         await house.put("deleted", "A text that goes.")
         await eventually(house.broker.queue.is_empty)
         version = await house.broker.queue.now()
-        await client.delete([Deletion(doc_id="deleted", version=version)], submission="d")
+        await client.delete_many([Deletion(doc_id="deleted", version=version)], submission="d")
         await house.ended("d")
     gone.unlink()
     changed.write_text("What nobody has looked at yet.")
@@ -197,7 +197,7 @@ async def test_everything_is_carried_over(house: House, tmp_path: Path) -> None:
         old = Document(doc_id="deleted", version=version - 1, source="", text="A text that goes.")
         await house.broker.queue.offer([IngestBatch("late", (old,))])
         assert (await house.ended("late")).documents.superseded == 1
-        again = await client.put("here", source=str(here), path=str(here))
+        again = await client.submit("here", source=str(here), path=str(here))
         assert (await house.ended(again.submission)).documents.unchanged == 1
     await balanced(house.broker.redis)
 

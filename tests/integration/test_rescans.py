@@ -245,7 +245,7 @@ async def test_files_that_were_sent_inline_are_swept_too(house: House) -> None:
 async def test_documents_from_elsewhere_are_left_alone(house: House) -> None:
     house.write("a.txt")
     await house.scan(name="notes")
-    receipt = await IngestClient(house.broker.queue).put("notes/7", source="erp", text="Note 7.")
+    receipt = await IngestClient(house.broker.queue).submit("notes/7", source="erp", text="Note 7.")
     await eventually(
         lambda: house.broker.queue.submission(receipt.submission), lambda status: status.complete
     )

@@ -11,11 +11,11 @@ from httpx import ASGITransport, AsyncClient
 
 from broker.errors import StoreUnavailable, WrongQuestion
 from broker.question import MetadataIs, Mode, Question, Where
-from broker.queue import JobQueue
+from ingestq.runtime import Broker
 from producers.api.app import ApiConfig, create_app
-from producers.client import IngestClient
 from tests.command import Ingestq
 from tests.integration.test_api import refused, serving
+from tests.serving import services
 from worker.points import Hit
 
 KEEPER = Hit(0.5, "keeper", "notes", 2, "The keeper owns two parrots.", {"page": 7})
@@ -41,8 +41,8 @@ def search() -> Answering:
 
 
 @pytest.fixture
-async def api(queue: JobQueue, search: Answering) -> AsyncIterator[AsyncClient]:
-    app = create_app(IngestClient(queue), ApiConfig(10_000), search)
+async def api(broker: Broker, search: Answering) -> AsyncIterator[AsyncClient]:
+    app = create_app(services(broker, search), ApiConfig(10_000))
     async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as client:
         yield client
 
@@ -113,6 +113,11 @@ def test_the_installed_command_answers(ingestq: Ingestq) -> None:
         assert texts() == ["The lighthouse keeper owns two parrots."]
         assert texts(filter="title=ferry.txt") == ["The boat to the mainland leaves at noon."]
         assert texts(mode="sparse") == []
+
+        keeper = httpx.get(f"{served.url}/documents/{ingestq.folder / 'keeper.txt'}", timeout=60)
+        assert keeper.json()["indexed"]["state"] == "indexed", keeper.text
+        assert keeper.json()["indexed"]["chunks"] == 1
+        refused(httpx.get(f"{served.url}/documents/nobody", timeout=60), 404, "nobody")
         assert ingestq("run", "ferry.txt", "--checksum").code == 0  # nobody holds the local Qdrant
         served.tell(signal.SIGTERM)
         served.ends_well()

@@ -206,7 +206,7 @@ def ids(found: dict[str, Any]) -> dict[str, set[str]]:
 
 
 async def test_what_is_in_order_is_consistent(house: House) -> None:
-    await house.client.delete(
+    await house.client.delete_many(
         [Deletion(doc_id=house.doc_id("geese"), version=await house.broker.queue.now())],
         submission=new_submission(),
     )
@@ -437,12 +437,12 @@ async def test_of_files_that_are_gone_only_those_not_queued_are_wrong(house: Hou
     paths = [house.root.parent / f"{name}.txt" for name in ("one", "two")]
     for path in paths:
         path.write_text(f"A note called {path.stem}.")
-        await house.client.put(path.stem, source="elsewhere", path=str(path))
+        await house.client.submit(path.stem, source="elsewhere", path=str(path))
     await house.work()
     for path in paths:
         path.unlink()
     deletion = Deletion(doc_id="one", version=await house.broker.queue.now())
-    await house.client.delete([deletion], submission=new_submission())
+    await house.client.delete_many([deletion], submission=new_submission())
     found = await house.repair()
     assert (ids(found), found["in_work"]) == ({"stale": {"two"}}, 1)
     assert await house.is_in_order()
@@ -450,7 +450,7 @@ async def test_of_files_that_are_gone_only_those_not_queued_are_wrong(house: Hou
 
 async def test_what_was_deleted_is_missing_from_the_folder_it_is_in(house: House) -> None:
     deletion = Deletion(doc_id=house.doc_id("tide"), version=await house.broker.queue.now())
-    await house.client.delete([deletion], submission=new_submission())
+    await house.client.delete_many([deletion], submission=new_submission())
     await house.work()
     assert (await house.verify())["consistent"]
     assert ids(await house.repair(house.root)) == {"missing": {house.doc_id("tide")}}
@@ -467,7 +467,7 @@ async def test_a_document_that_is_not_whole_is_wrong_also_while_it_is_queued(hou
 
 async def test_a_text_that_is_in_no_file_has_to_be_sent_again(house: House) -> None:
     async def send() -> None:
-        await house.client.put("letter", source="post", text=LONG, version=7)
+        await house.client.submit("letter", source="post", text=LONG, version=7)
         await house.work()
 
     await send()
@@ -487,7 +487,7 @@ async def test_a_text_that_is_in_no_file_has_to_be_sent_again(house: House) -> N
 async def test_a_repair_leaves_the_callers_own_versions_room(house: House) -> None:
     path = house.root.parent / "own.txt"
     path.write_text("As it was.")
-    put = partial(house.client.put, "own", source="own", path=str(path))
+    put = partial(house.client.submit, "own", source="own", path=str(path))
     await put(version=7)
     await house.work()
     path.write_text("As it is.")
@@ -610,7 +610,9 @@ async def test_what_changes_meanwhile_is_no_false_alarm(house: House) -> None:
     async def happen() -> None:
         version = next(versions)
         house.write(tide=f"Tide {version}.", **{f"new{version}": "New."})
-        await house.client.put("letter", source="post", text=f"Letter {version}. {LONG[version:]}")
+        await house.client.submit(
+            "letter", source="post", text=f"Letter {version}. {LONG[version:]}"
+        )
         await house.add()
         await house.work()
 
@@ -638,11 +640,11 @@ async def test_a_repair_keeps_what_a_worker_writes_meanwhile(house: House) -> No
 async def test_there_is_no_false_alarm_while_a_worker_works(house: House) -> None:
     async def change(name: str) -> None:
         for i in range(6):
-            await house.client.put(name, source=name, text=f"Version {i}. {LONG[:2000]}")
+            await house.client.submit(name, source=name, text=f"Version {i}. {LONG[:2000]}")
             if i % 3 == 2:
                 version = await house.broker.queue.now()
                 deletion = Deletion(doc_id=name, version=version)
-                await house.client.delete([deletion], submission=new_submission())
+                await house.client.delete_many([deletion], submission=new_submission())
 
     async with house.working():
         changing = asyncio.gather(*(change(f"letter {i}") for i in range(4)))

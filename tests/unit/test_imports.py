@@ -8,6 +8,7 @@ import pytest
 HEAVY = {
     "kreuzberg",
     "numpy",
+    "openvino",
     "pebble",
     "qdrant_client",
     "qdrant_edge",
@@ -34,6 +35,15 @@ def test_producing_loads_no_model_parser_or_store(statement: str) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert HEAVY.isdisjoint(loaded.stdout.split())
+
+
+def test_the_client_is_imported_in_no_time() -> None:
+    """It takes some 60 ms, most of it asyncio; Redis' library takes longer than all the rest."""
+    script = "import producers.client, sys; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert (HEAVY | {"arq", "fastapi", "redis", "stamina"}).isdisjoint(loaded.stdout.split())
 
 
 def test_the_process_that_runs_the_event_loop_loads_no_model() -> None:

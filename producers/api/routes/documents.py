@@ -1,54 +1,130 @@
-"""``POST /documents``: put a document on the queue."""
+"""``/documents``: put documents on the queue, and their removal."""
 
-from fastapi import APIRouter, HTTPException, Request
+from contextlib import aclosing
+from typing import Annotated, Any, Final
 
-from producers.api.answers import Accepted
+from fastapi import APIRouter, Header, HTTPException, Path, Query, Request
+
+from broker.contract import MAX_VERSION
+from broker.errors import KeyReused
+from producers.api.answers import Accepted, AcceptedLines
+from producers.api.batch import Rejections, parse
 from producers.api.errors import problems
 from producers.api.intake import Intake
 from producers.api.new_document import SCHEMA, decode
 from producers.client import IngestClient
 
+JSON: Final = "application/json"
+JSON_LINES: Final = ("application/x-ndjson", "application/jsonl")
 
-def document_routes(client: IngestClient, intake: Intake) -> APIRouter:
-    """The routes that put documents on the queue of ``client``."""
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="The same request with the same key within a day is answered with the same "
+        "receipt, and queues nothing new.",
+    ),
+]
+
+
+def _body(schema: dict[str, Any] | None, *media_types: str) -> dict[str, Any]:
+    """The body of a request, for openapi.json, which has no schema for a sequence of documents."""
+    described = {} if schema is None else {"schema": schema}
+    content = dict.fromkeys(media_types, described)
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def document_routes(client: IngestClient, intake: Intake, full_seconds: float) -> APIRouter:
+    """The routes that put documents on the queue of ``client``.
+
+    A batch waits ``full_seconds`` for room in a full queue.
+    """
     router = APIRouter(tags=["documents"])
 
     @router.post(
         "/documents",
         status_code=202,
         responses=problems(408, 413, 415, 422, 429, 503),
-        openapi_extra={
-            "requestBody": {"required": True, "content": {"application/json": {"schema": SCHEMA}}}
-        },
+        openapi_extra=_body(SCHEMA, JSON),
     )
-    async def add(request: Request) -> Accepted:
+    async def add(request: Request, idempotency_key: IdempotencyKey = None) -> Accepted:
         """Put a document on the queue.
 
         The answer is sent once the document is on disk in Redis. A second request with the same
-        document is a new submission; if nothing changed, the worker notices that.
+        document is a new submission, unless it has the same Idempotency-Key; if nothing changed,
+        the worker notices that.
         """
-        _require_json(request)
+        _require(request, JSON)
         async with intake.body(request) as body:
             try:
                 document, metadata = decode(body)
             except ValueError as error:
                 raise HTTPException(422, str(error)) from error
-            receipt = await client.put(
-                document.doc_id,
-                text=document.text,
-                source=document.doc_id if document.source is None else document.source,
-                tenant=document.tenant,
-                version=document.version,
-                media_type=document.media_type,
-                metadata=metadata,
-            )
+            try:
+                receipt = await client.submit(
+                    document.doc_id,
+                    text=document.text,
+                    source=document.doc_id if document.source is None else document.source,
+                    tenant=document.tenant,
+                    version=document.version,
+                    media_type=document.media_type,
+                    metadata=metadata,
+                    idempotency_key=idempotency_key,
+                )
+            except KeyReused as error:
+                raise HTTPException(422, str(error)) from error
         return Accepted.model_validate(receipt)
+
+    @router.post(
+        "/documents:batch",
+        status_code=202,
+        responses=problems(408, 415, 422, 429, 503),
+        openapi_extra=_body(None, *JSON_LINES),
+    )
+    async def add_many(request: Request) -> AcceptedLines:
+        """Put many documents on the queue: JSON Lines, each line a body of `POST /documents`.
+
+        They are queued as they come, as bulk work, and the connection is read no faster. Lines that
+        are no documents are skipped and counted, and the first of them listed. After any other
+        error some of the documents may be queued; it is safe to send them all again.
+        """
+        _require(request, *JSON_LINES)
+        rejections = Rejections()
+        async with aclosing(intake.lines(request)) as lines:
+            receipt = await client.submit_many(
+                parse(lines, client.now, rejections), patience=full_seconds
+            )
+        return AcceptedLines(
+            submission=receipt.submission,
+            accepted=receipt.accepted,
+            duplicates=receipt.duplicates,
+            rejected=rejections.total,
+            rejected_lines=rejections.listed,
+        )
+
+    @router.delete("/documents/{doc_id:path}", status_code=202, responses=problems(422, 429, 503))
+    async def remove(
+        doc_id: Annotated[str, Path(min_length=1)],
+        tenant: Annotated[str, Query(description="Whose document it is.")] = "",
+        version: Annotated[
+            int | None,
+            Query(ge=1, le=MAX_VERSION, description="As of when it is gone; by default the time."),
+        ] = None,
+    ) -> Accepted:
+        """Put the removal of a document on the queue.
+
+        What was queued of it before, at older versions, does not bring it back.
+        """
+        return Accepted.model_validate(await client.delete(doc_id, tenant=tenant, version=version))
 
     return router
 
 
-def _require_json(request: Request) -> None:
+def _require(request: Request, *media_types: str) -> None:
     """A browser lets any page send anything but JSON to this server without asking it first."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise HTTPException(415, "send JSON, with the header Content-Type: application/json")
+    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if sent not in media_types:
+        raise HTTPException(
+            415, f"send the header Content-Type: {media_types[0]}, and a body of that type"
+        )

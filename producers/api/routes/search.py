@@ -11,6 +11,8 @@ from producers.api.answers import Hit, Hits
 from producers.api.errors import problems
 
 DEFAULT_LIMIT: Final = 5
+CONDITION: Final = r"^[^=.\"]+(\.[^=.\"]+)*="
+"""What `parse_condition` reads, for openapi.json."""
 
 
 class Search(Protocol):
@@ -32,7 +34,12 @@ def search_routes(search: Search) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=LARGEST_LIMIT)] = DEFAULT_LIMIT,
         mode: Annotated[Mode, Query(description="By meaning, by words, or both.")] = Mode.HYBRID,
         conditions: Annotated[
-            tuple[str, ...], Query(alias="filter", description="KEY=VALUE of the metadata.")
+            tuple[str, ...],
+            Query(
+                alias="filter",
+                description="KEY=VALUE of the metadata.",
+                json_schema_extra={"items": {"type": "string", "pattern": CONDITION}},
+            ),
         ] = (),
         source: Annotated[str | None, Query()] = None,
         tenant: Annotated[str | None, Query()] = None,

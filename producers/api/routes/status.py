@@ -14,12 +14,12 @@ def status_routes(client: IngestClient) -> APIRouter:
     @router.get("/status", responses=problems(503))
     async def status() -> Status:
         """The queue, the dead letters and the workers."""
-        depth = await client.queue.depth()
+        overview = await client.queue.overview()
         return Status.model_validate(
             {
-                "queue": depth.as_json(),
-                "dead_letters": depth.dead_letters,
-                "workers": await client.queue.workers(),
+                "queue": overview.depth.as_json(),
+                "dead_letters": overview.depth.dead_letters,
+                "workers": overview.workers,
             }
         )
 

@@ -1,7 +1,9 @@
--- Count the jobs on the queue at one moment.
+-- Count the jobs on the queue, and list the workers, at one moment.
 --
+-- ARGV  1 ms after which a silent worker is not listed
 -- Answers {ready, deferred, in flight, ms that the oldest ready job has waited, bytes, dead letters,
--- jobs of the interactive lane, jobs of the bulk lane, suspects}.
+-- jobs of the interactive lane, jobs of the bulk lane, suspects, workers}, where a worker is
+-- {id, ms since its last sign of life, info (MessagePack)}.
 
 local now = now_ms()
 local ready = redis.call('ZCOUNT', K.QUEUE, '-inf', '(0')
@@ -20,6 +22,11 @@ local oldest = redis.call('ZREVRANGEBYSCORE', K.QUEUE, '(0', '-inf', 'WITHSCORES
 local waited_ms = oldest[2] and now + oldest[2] or 0
 local interactive, bulk, interactive_bytes, bulk_bytes = unpack(redis.call(
   'HMGET', K.HELD, 'interactive:jobs', 'bulk:jobs', 'interactive:bytes', 'bulk:bytes'))
+local workers = {}
+local seen = redis.call('ZRANGEBYSCORE', K.WORKERS, now - ARGV[1], '+inf', 'WITHSCORES')
+for i = 1, #seen, 2 do
+  workers[#workers + 1] = {seen[i], now - seen[i + 1], redis.call('HGET', K.WORKER_INFO, seen[i])}
+end
 return {ready, deferred, in_flight, waited_ms, (interactive_bytes or 0) + (bulk_bytes or 0),
         redis.call('HLEN', K.DEAD), tonumber(interactive or '0'), tonumber(bulk or '0'),
-        redis.call('ZCARD', K.SUSPECTS)}
+        redis.call('ZCARD', K.SUSPECTS), workers}

@@ -1,0 +1,193 @@
+"""`IngestClient`: what a service of one's own puts on the queue, and what it is told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.connection import BrokerConfig
+from broker.contract import (
+    BatchReport,
+    ChunkCounts,
+    DeleteBatch,
+    Deletion,
+    Document,
+    DocumentCounts,
+    FailedDocument,
+    Lane,
+    bury,
+    decode_job,
+)
+from broker.errors import BrokerUnavailable, DocumentRejected, QueueFull, UsageError
+from broker.queue import JobQueue
+from broker.status import SubmissionStatus
+from ingestq.runtime import Broker
+from producers.batching import JOB_DOCUMENTS, ROUND_TRIP_JOBS
+from producers.client import IngestClient
+from tests.claims import batch_of, finish, lease_queue, take
+from tests.waiting import eventually
+
+INDEXED = BatchReport(DocumentCounts(indexed=1), ChunkCounts(embedded=2))
+
+
+@pytest.fixture
+async def client(broker: Broker) -> AsyncIterator[IngestClient]:
+    async with IngestClient.connect(broker.config.url) as connected:
+        yield connected
+
+
+def notes(count: int, tenant: str = "") -> Iterator[Document]:
+    for n in range(count):
+        name = f"note-{n}"
+        yield Document(doc_id=name, version=1, source="notes", tenant=tenant, text=f"Note {n}.")
+
+
+async def finish_all(broker: Broker) -> int:
+    """Do as a worker that indexes what waits; how many documents that were."""
+    leases = lease_queue(broker)
+    done = 0
+    while claims := await take(leases, 100):
+        for claim in claims:
+            documents = len(batch_of(claim).documents)
+            report = BatchReport(DocumentCounts(indexed=documents))
+            assert await finish(leases, claim, report)
+            done += documents
+    return done
+
+
+async def test_a_document_is_submitted_and_waited_for(client: IngestClient, broker: Broker) -> None:
+    receipt = await client.submit("note", source="notes", text="The ferry leaves at noon.")
+    assert (receipt.accepted, receipt.duplicates) == (1, 0)
+    assert not (await client.status(receipt.submission)).complete
+    waiting = asyncio.create_task(client.wait(receipt.submission))
+    leases = lease_queue(broker)
+    [claimed] = await take(leases)
+    assert not waiting.done()
+    assert await finish(leases, claimed, INDEXED)
+    ended = await waiting
+    assert ended.complete
+    assert (ended.documents.indexed, ended.chunks.embedded) == (1, 2)
+    assert await client.failed_documents(receipt.submission) == []
+
+
+async def test_what_was_given_up_is_said(client: IngestClient, broker: Broker) -> None:
+    receipt = await client.submit("note", source="notes", text="")
+    leases = lease_queue(broker)
+    [claimed] = await take(leases)
+    assert await finish(leases, claimed, bury(batch_of(claimed), "there is nothing in it", tries=1))
+    assert (await client.wait(receipt.submission)).documents.rejected == 1
+    failed = FailedDocument("note", "there is nothing in it")
+    assert await client.failed_documents(receipt.submission) == [failed]
+
+
+async def test_progress_is_told_step_by_step(client: IngestClient, broker: Broker) -> None:
+    submission = "two"
+    await client.submit_many(notes(2 * JOB_DOCUMENTS), submission=submission)
+    leases = lease_queue(broker)
+    first, second = await take(leases, 2)
+    seen: list[SubmissionStatus] = []
+    async for status in client.progress(submission):
+        seen.append(status)
+        done = status.documents.total
+        if not status.complete:
+            claim = second if done else first
+            report = BatchReport(DocumentCounts(indexed=JOB_DOCUMENTS))
+            assert await finish(leases, claim, report)
+    assert [status.documents.indexed for status in seen] == [0, JOB_DOCUMENTS, 2 * JOB_DOCUMENTS]
+
+
+async def test_who_waits_in_vain_is_told(client: IngestClient) -> None:
+    receipt = await client.submit("note", source="notes", text="x")
+    with pytest.raises(TimeoutError):
+        await client.wait(receipt.submission, timeout=0.05)
+    assert (await client.wait("nobody knows it", timeout=5)).accepted == 0
+
+
+async def test_many_documents_are_accepted(client: IngestClient, broker: Broker) -> None:
+    async def one_by_one() -> AsyncIterator[Document]:
+        for tenant in ("a", "b"):
+            for document in notes(40, tenant=tenant):
+                yield document
+
+    many = await client.submit_many(one_by_one())
+    assert many.accepted == 80
+    plain = await client.submit_many(list(notes(3)), lane=Lane.INTERACTIVE)
+    assert plain.accepted == 3
+    assert (await client.submit_many([])).accepted == 0
+    assert await finish_all(broker) == 83
+    assert (await client.wait(many.submission)).documents.indexed == 80
+
+
+async def test_the_same_sent_again_is_a_duplicate(client: IngestClient) -> None:
+    assert (await client.submit_many(notes(3), submission="s")).accepted == 3
+    again = await client.submit_many(notes(3), submission="s")
+    assert (again.accepted, again.duplicates) == (0, 3)
+
+
+async def test_nothing_is_read_ahead_of_a_full_queue(broker: Broker) -> None:
+    read = 0
+
+    def endless() -> Iterator[Document]:
+        nonlocal read
+        for document in notes(10_000_000):
+            read += 1
+            yield document
+
+    async with IngestClient.connect(BrokerConfig(broker.config.url, max_queue_jobs=10)) as client:
+        with pytest.raises(QueueFull):
+            await client.submit_many(endless(), patience=0)
+        assert read <= (ROUND_TRIP_JOBS + 2) * JOB_DOCUMENTS
+
+        queued = (await client.queue.depth()).ready
+        filling = asyncio.create_task(client.submit_many(notes(20 * JOB_DOCUMENTS)))
+        await eventually(lambda: finish_all(broker), lambda _: filling.done())
+        assert (await filling).accepted == 20 * JOB_DOCUMENTS
+        assert queued == 9  # the tenth is kept for what somebody waits for
+
+
+async def test_a_full_queue_refuses_at_once(broker: Broker) -> None:
+    queue = JobQueue(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=1))
+    client = IngestClient(queue)
+    await client.submit("a", source="s", text="x")
+    with pytest.raises(QueueFull) as full:
+        await client.submit("b", source="s", text="x")
+    assert full.value.retry_after > 0
+    with pytest.raises(QueueFull):
+        await client.delete("a")
+
+
+async def test_a_document_that_cannot_be_sent_is_named(client: IngestClient) -> None:
+    bad = Document(doc_id="bad", version=1, source="s", text="half a \ud83d")
+    with pytest.raises(DocumentRejected, match="bad: not a document"):
+        await client.submit_many([*notes(1), bad])
+    failed: list[FailedDocument] = []
+    receipt = await client.submit_many([bad, *notes(1)], on_failed=failed.append)
+    assert (receipt.accepted, [f.doc_id for f in failed]) == (1, ["bad"])
+
+
+async def test_documents_are_deleted_by_their_ids(client: IngestClient, broker: Broker) -> None:
+    before = await client.now()
+    receipt = await client.delete("a", "b", "a", tenant="t")
+    assert receipt.accepted == 2
+    [claimed] = await take(lease_queue(broker))
+    batch = decode_job(claimed.payload).batch
+    assert isinstance(batch, DeleteBatch)
+    assert [(d.doc_id, d.tenant) for d in batch.documents] == [("a", "t"), ("b", "t")]
+    assert before < batch.documents[0].version < await client.now()
+    assert batch.lane is Lane.INTERACTIVE
+
+
+async def test_deletions_of_many_tenants(client: IngestClient) -> None:
+    deletions = [Deletion(doc_id=str(n), version=n + 1, tenant=str(n % 3)) for n in range(200)]
+    assert (await client.delete_many(deletions, submission="d")).accepted == 200
+    assert (await client.status("d")).accepted == 200
+
+
+async def test_connecting_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(BrokerUnavailable, match="does not answer"):
+        async with IngestClient.connect(f"unix://{tmp_path}/nobody.sock"):
+            pass
+    with pytest.raises(UsageError, match="not a Redis URL"):
+        async with IngestClient.connect("http://localhost"):
+            pass

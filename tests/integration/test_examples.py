@@ -1,0 +1,112 @@
+"""What the examples and the README show, run as it stands, with a worker that really indexes."""
+
+import ast
+import inspect
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from httpx import ASGITransport, AsyncClient
+
+from broker.question import Question
+from examples import fastapi_service
+from ingestq.runtime import Broker
+from producers.api.app import ApiConfig, create_app
+from tests.serving import listening, services
+from tests.waiting import eventually
+from tests.workers import indexing
+from worker.collection import CollectionNames
+from worker.embedding.pool import ModelPool
+from worker.points import Hit
+from worker.qdrant import Qdrant
+from worker.search import search
+
+ROOT = Path(__file__).parents[2]
+DEFAULT_REDIS = "redis://localhost:6379/0"
+DEFAULT_API = "http://127.0.0.1:8765"
+
+
+@pytest.fixture
+async def worker(
+    broker: Broker, qdrant: Qdrant, collection: CollectionNames, model: ModelPool
+) -> AsyncIterator[None]:
+    async with indexing(broker, qdrant, collection, model):
+        yield
+
+
+async def execute(source: str, namespace: dict[str, Any]) -> None:
+    """Run a cell as a notebook does: names are kept, and ``await`` needs no function."""
+    cell = compile(source, "cell", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    running = eval(cell, namespace)
+    if inspect.isawaitable(running):
+        await running
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_fastapi_service(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", broker.config.url)
+    app = fastapi_service.app
+    transport = ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        AsyncClient(transport=transport, base_url="http://service") as service,
+    ):
+        note = {"id": "n1", "author": "ada", "text": "The kettle on the pier is for everybody."}
+        accepted = await service.post("/notes", json=note)
+        assert accepted.status_code == 202
+
+        async def stage() -> dict[str, Any]:
+            answer: dict[str, Any] = (await service.get(accepted.json()["progress"])).json()
+            return answer
+
+        done = await eventually(stage, lambda answer: answer["stage"] == "done")
+        assert done["why_not"] == []
+        assert (await service.get("/notes/progress/nonesuch")).status_code == 404
+
+        empty = await service.post("/notes", json=note | {"id": "n2", "text": ""})
+        accepted = empty
+        assert (await eventually(stage, lambda answer: answer["why_not"] != []))["stage"] == "done"
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_notebook(
+    broker: Broker,
+    qdrant: Qdrant,
+    collection: CollectionNames,
+    model: ModelPool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def answer(question: Question) -> list[Hit]:
+        return await search(qdrant, collection, model, question)
+
+    notebook = json.loads((ROOT / "examples" / "notebook.ipynb").read_text())
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    assert DEFAULT_REDIS in cells[0]
+    assert DEFAULT_API in cells[0]
+    namespace: dict[str, Any] = {}
+    app = create_app(services(broker, answer), ApiConfig(10_000))
+    async with listening(app) as url:
+        cells[0] = cells[0].replace(DEFAULT_REDIS, broker.config.url).replace(DEFAULT_API, url)
+        for cell in cells:
+            await execute(cell, namespace)
+    printed = capsys.readouterr().out
+    assert "done 2/2" in printed
+    first_hit = re.search(r"^\d\.\d{3}  (\S+):", printed, re.MULTILINE)
+    assert first_hit is not None, printed
+    assert first_hit[1] == "notebook/post"
+    assert "1 deleted" in printed
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_example_in_the_readme(
+    broker: Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = (ROOT / "README.md").read_text().partition("### From your own service")[2]
+    found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert found is not None
+    assert DEFAULT_REDIS in found[1]
+    await execute(found[1].replace(DEFAULT_REDIS, broker.config.url), {})
+    assert "1 indexed" in capsys.readouterr().out.splitlines()

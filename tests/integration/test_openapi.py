@@ -1,0 +1,98 @@
+"""The API does what its openapi.json says, whatever schemathesis sends to it."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+from broker.contract import BatchReport, DocumentCounts, bury, decode_job
+from broker.question import Question
+from broker.status import WorkerInfo
+from ingestq.runtime import Broker
+from producers.api.app import ApiConfig, create_app
+from tests import schemathesis_hooks
+from tests.claims import finish, lease_queue, take
+from tests.serving import listening, services
+from worker.points import Hit
+
+SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
+SETTINGS = Path(schemathesis_hooks.__file__).with_name("schemathesis.toml")
+HIT = Hit(0.5, "keeper", "notes", 2, "The keeper owns two parrots.", {"page": 7})
+NO_JOB_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the index holds of every document."""
+
+    state: str = "indexed"
+    version: int = 7
+    chunks: int = 3
+    written_ms: int = 1_700_000_000_000
+
+
+async def index(tenant: str, doc_id: str) -> Entry:
+    return Entry()
+
+
+async def search(question: Question) -> list[Hit]:
+    return [HIT]
+
+
+async def work(broker: Broker) -> None:
+    """Do as a worker that finishes what is queued, and gives up every other job."""
+    leases = lease_queue(broker)
+    fails = cycle((False, True))
+    while True:
+        await leases.sign_of_life("worker", WorkerInfo("host", 1, 0, 0.0, 0.0))
+        claims = await take(leases, 10)
+        for claim in claims:
+            batch = decode_job(claim.payload).batch
+            assert batch is not None
+            report = BatchReport(DocumentCounts(indexed=len(batch.documents)))
+            await finish(leases, claim, bury(batch, "broken", tries=1) if next(fails) else report)
+        if not claims:
+            await asyncio.sleep(NO_JOB_SECONDS)
+
+
+@asynccontextmanager
+async def working(broker: Broker) -> AsyncIterator[None]:
+    running = asyncio.create_task(work(broker))
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def try_to_break(broker: Broker, folder: Path, *options: str) -> None:
+    app = create_app(services(broker, search, index), ApiConfig(100_000))
+    async with working(broker), listening(app) as url:
+        trying = await asyncio.create_subprocess_exec(
+            SCHEMATHESIS,
+            *("--config-file", SETTINGS, "run", f"{url}/openapi.json", "--no-color"),
+            *("--suppress-health-check=all", *options),
+            cwd=folder,
+            env=os.environ | {"SCHEMATHESIS_HOOKS": schemathesis_hooks.__file__},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await trying.communicate()
+    assert trying.returncode == 0, said.decode()
+
+
+async def test_no_request_gets_an_undocumented_answer(broker: Broker, tmp_path: Path) -> None:
+    options = ("--phases=coverage,fuzzing", "--max-examples=5", "--generation-deterministic")
+    await try_to_break(broker, tmp_path, *options)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_no_sequence_of_requests_does_either(broker: Broker, tmp_path: Path) -> None:
+    await try_to_break(broker, tmp_path, "--phases=coverage,fuzzing,stateful", "--max-examples=60")

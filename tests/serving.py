@@ -1,0 +1,33 @@
+"""The API inside a test."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from broker.dead_letters import DeadLetters
+from ingestq.runtime import Broker
+from producers.api.app import Services
+from producers.api.routes.index import Index
+from producers.api.routes.search import Search
+from producers.api.server import Server, listen, url_of
+from producers.client import IngestClient
+
+
+def services(broker: Broker, search: Search | None = None, index: Index | None = None) -> Services:
+    letters = DeadLetters(broker.redis, broker.config)
+    return Services(IngestClient(broker.queue), letters, search, index)
+
+
+@asynccontextmanager
+async def listening(app: FastAPI) -> AsyncIterator[str]:
+    """``app`` on a port of its own; its URL. On leaving, every request has to come to its end."""
+    with await listen("127.0.0.1", 0) as listener:
+        server = Server(app, drain_seconds=600)
+        serving = asyncio.create_task(server.serve([listener]))
+        try:
+            yield url_of(listener)
+        finally:
+            server.stop()
+            await asyncio.wait_for(serving, 20)

@@ -1,0 +1,65 @@
+"""Documents become jobs: each once, in its tenant's order, within bounds."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.contract import Document, FailedDocument, IngestBatch, Lane
+from producers import batching
+from producers.batching import Packing, round_trips
+
+SIZES = st.sampled_from([1, 10, 1000, batching.JOB_BYTES // 3, batching.JOB_BYTES + 1])
+
+
+def unexpected(failed: FailedDocument) -> None:
+    raise AssertionError(failed)
+
+
+def packed(documents: Sequence[Document]) -> list[list[IngestBatch]]:
+    async def each() -> AsyncIterator[Document]:
+        for document in documents:
+            yield document
+
+    async def collect() -> list[list[IngestBatch]]:
+        return [trip async for trip in round_trips(each(), Packing("s", Lane.BULK, unexpected))]
+
+    return asyncio.run(collect())
+
+
+def size(document: Document) -> int:
+    return len(msgspec.msgpack.encode(document))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), SIZES), max_size=200))
+def test_every_document_is_in_one_job(made: list[tuple[str, int]]) -> None:
+    documents = [
+        Document(doc_id=str(n), version=1, source="s", tenant=tenant, text="x" * length)
+        for n, (tenant, length) in enumerate(made)
+    ]
+    trips = packed(documents)
+    for tenant in "abc":
+        queued = [d for trip in trips for b in trip if b.tenant == tenant for d in b.documents]
+        assert queued == [d for d in documents if d.tenant == tenant]
+    for trip in trips:
+        assert 0 < len(trip) <= batching.ROUND_TRIP_JOBS
+        total = 0
+        for batch in trip:
+            sizes = [size(document) for document in batch.documents]
+            assert len(sizes) == 1 or sum(sizes) <= batching.JOB_BYTES
+            assert len(sizes) <= batching.JOB_DOCUMENTS
+            total += sum(sizes)
+        assert len(trip) == 1 or total <= batching.ROUND_TRIP_BYTES
+
+
+def test_many_tenants_do_not_add_up() -> None:
+    tenants = batching.OPEN_JOBS * 3
+    documents = [
+        Document(doc_id=str(n), version=1, source="s", tenant=str(n % tenants), text="x")
+        for n in range(2 * tenants)
+    ]
+    trips = packed(documents)
+    queued = sorted(int(d.doc_id) for trip in trips for batch in trip for d in batch.documents)
+    assert queued == list(range(2 * tenants))

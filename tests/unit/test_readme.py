@@ -1,0 +1,41 @@
+"""The README says what there is."""
+
+import re
+from pathlib import Path
+
+from arq.connections import ArqRedis
+
+from broker.connection import BrokerConfig, connect
+from broker.dead_letters import DeadLetters
+from broker.question import Question
+from broker.queue import JobQueue
+from producers.api.app import ApiConfig, Services, create_app
+from producers.client import IngestClient
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+async def search(question: Question) -> list[object]:
+    raise NotImplementedError
+
+
+async def index(tenant: str, doc_id: str) -> None:
+    raise NotImplementedError
+
+
+def routes() -> set[str]:
+    config = BrokerConfig("redis://nobody.invalid")
+    redis: ArqRedis = connect(config)
+    client, letters = IngestClient(JobQueue(redis, config)), DeadLetters(redis, config)
+    schema = create_app(Services(client, letters, search, index), ApiConfig(1)).openapi()
+    return {
+        f"{method.upper()} {path}"
+        for path, methods in schema["paths"].items()
+        for method in methods
+    }
+
+
+def test_the_table_of_routes_is_complete() -> None:
+    table = README.partition("## HTTP\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`([A-Z]+ /[^`]*)`", "".join(rows))) == routes()
