@@ -5,8 +5,8 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Raw, Struct, field
 
-METADATA_BYTES: Final = 64 * 1024
-"""Metadata is stored with every chunk, so a little more of it becomes a lot."""
+from producers.metadata import METADATA_BYTES, decode_metadata
+
 LARGEST_VERSION: Final = 2**63 - 1
 """The largest integer that Qdrant stores as one."""
 
@@ -43,7 +43,6 @@ SCHEMA: Final[dict[str, Any]] = msgspec.json.schema_components([NewDocument])[1]
 """JSON Schema of the body, for openapi.json."""
 
 _document = msgspec.json.Decoder(NewDocument)
-_metadata = msgspec.json.Decoder(dict[str, Any])
 
 
 def decode(body: bytearray) -> tuple[NewDocument, dict[str, Any]]:
@@ -55,17 +54,8 @@ def decode(body: bytearray) -> tuple[NewDocument, dict[str, Any]]:
         document = _document.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not a document: {error}") from error
-    if len(memoryview(document.metadata)) > METADATA_BYTES:
-        raise ValueError(f"metadata: larger than {METADATA_BYTES} bytes")
     try:
-        metadata = _metadata.decode(document.metadata)
-        # JSON knows integers that MessagePack, and so the queue, does not.
-        msgspec.msgpack.encode(metadata)
-    except (
-        msgspec.DecodeError,
-        UnicodeDecodeError,
-        RecursionError,
-        OverflowError,
-    ) as error:
+        metadata = decode_metadata(memoryview(document.metadata))
+    except ValueError as error:
         raise ValueError(f"metadata: {error}") from error
     return document, metadata

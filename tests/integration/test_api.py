@@ -20,9 +20,9 @@ from broker.contract import BatchReport, ChunkCounts, DocumentCounts, Lane, bury
 from broker.queue import JobQueue, WorkerInfo
 from ingestq.runtime import Broker
 from producers.api.app import ApiConfig, create_app
-from producers.api.new_document import METADATA_BYTES
 from producers.api.server import listen
 from producers.client import IngestClient
+from producers.metadata import METADATA_BYTES
 from tests import claims
 from tests.claims import batch_of, lease_queue, take
 from tests.command import Ingestq
