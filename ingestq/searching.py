@@ -27,15 +27,16 @@ class Searching:
     A model is kept once it is loaded, and so is the connection to a server. There is a second model
     when the collection was rebuilt with another one. The local Qdrant is opened for each question
     anew and for one at a time, as only one process may have it open, and workers need it, too.
+    A Qdrant that somebody else keeps open is ``shared``.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, shared: "Qdrant | None" = None) -> None:
         self._settings = settings
         self._kept = AsyncExitStack()
         self._loading = asyncio.Lock()
         self._asking = asyncio.Lock()
         self._models: dict[tuple[str, str], ModelPool] = {}
-        self._server: Qdrant | None = None
+        self._open: Qdrant | None = shared
 
     async def __aenter__(self) -> Self:
         return self
@@ -77,12 +78,12 @@ class Searching:
 
     @asynccontextmanager
     async def _qdrant(self) -> "AsyncIterator[Qdrant]":
-        if self._settings.qdrant_url is None:
+        if self._open is None and self._settings.qdrant_url is None:
             async with self._asking, open_qdrant(self._settings) as local:
                 yield local
             return
         async with self._loading:
-            if self._server is None:
+            if self._open is None:
                 opening = open_qdrant(self._settings)
-                self._server = await self._kept.enter_async_context(opening)
-        yield self._server
+                self._open = await self._kept.enter_async_context(opening)
+        yield self._open
