@@ -34,6 +34,11 @@ class StoredLetter:
     letter: DeadLetter
     raw: bytes
 
+    @property
+    def document(self) -> Document | None:
+        """The document to be indexed that the letter is about, if that is what it holds."""
+        return _document(self.letter)
+
 
 @dataclass(frozen=True)
 class LetterFilter:
@@ -70,7 +75,7 @@ class DeadLetters:
         """The letters that are meant, in no particular order; read a few at a time."""
         with self._translated():
             async for _, raw in self._redis.hscan_iter(keys.DEAD):
-                letter = msgspec.msgpack.decode(raw, type=DeadLetter)
+                letter = _letter(raw)
                 if wanted.matches(letter):
                     yield StoredLetter(letter, raw)
 
@@ -81,7 +86,7 @@ class DeadLetters:
         names = [dead_letter_key(document) for document in documents]
         with self._translated():
             found = await awaited(self._redis.hmget(keys.DEAD, names))
-        return [None if raw is None else _document(raw) for raw in found]
+        return [None if raw is None else _document(_letter(raw)) for raw in found]
 
     async def requeue(self, letters: Iterable[StoredLetter], submission: str) -> int:
         """Queue the letters' documents again, as part of ``submission``; how many that were.
@@ -119,10 +124,13 @@ class DeadLetters:
         return translated(self._config)
 
 
-def _document(raw: bytes) -> Document | None:
-    """The document that a letter is about, if that is what it holds."""
+def _letter(raw: bytes) -> DeadLetter:
+    return msgspec.msgpack.decode(raw, type=DeadLetter)
+
+
+def _document(letter: DeadLetter) -> Document | None:
     try:
-        batch = decode_job(msgspec.msgpack.decode(raw, type=DeadLetter).payload).known_batch
+        batch = decode_job(letter.payload).known_batch
     except ContractError:
         return None
     return batch.documents[0] if isinstance(batch, IngestBatch) else None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from broker.dead_letters import DeadLetters
 from broker.errors import UsageError
 from broker.paths import text_to_path
 from ingestq.parts import Part
@@ -57,7 +58,8 @@ def drop_parts(
         settings.drop_poll_seconds,
         wanted.allow_mass_delete,
     )
-    drops = [Drop(folder, config, IngestClient(broker.queue)) for folder in folders]
+    client, letters = IngestClient(broker.queue), DeadLetters(broker.redis, broker.config)
+    drops = [Drop(folder, config, client, letters) for folder in folders]
     return [Part(drop.run, drop.stop) for drop in drops]
 
 

@@ -14,10 +14,12 @@ import structlog
 
 from broker import events
 from broker.contract import Document, FailedDocument, Lane
+from broker.dead_letters import DeadLetters
 from broker.errors import BrokerUnavailable
 from producers import files
 from producers.client import IngestClient, new_submission
 from producers.drop.folder import DropFolder, document_beside, is_visible
+from producers.drop.letters import forget_gone
 from producers.drop.looking import Looked, Looker
 from producers.drop.presence import Presence
 from producers.drop.settling import FileState, Settling
@@ -58,10 +60,13 @@ class Drop:
     only paths are remembered, and if they are too many, that a scan is due.
     """
 
-    def __init__(self, folder: DropFolder, config: DropConfig, client: IngestClient) -> None:
+    def __init__(
+        self, folder: DropFolder, config: DropConfig, client: IngestClient, letters: DeadLetters
+    ) -> None:
         self._folder = folder
         self._config = config
         self._client = client
+        self._letters = letters
         self._presence = Presence(folder.path)
         self._looker = Looker(folder, self._presence, config.settle_seconds)
         self._watcher = Watcher(folder.path, config.poll_seconds, self._looker.snapshot)
@@ -202,6 +207,7 @@ class Drop:
         )
         await self._client.sweep(sweeps, submission=self._scanned)
         self._allow_mass_delete = False
+        await forget_gone(self._letters, self._folder, self._presence)
         log.info(events.DROP_SCANNED, folder=str(self._folder.path), documents=receipt.accepted)
 
     async def _found(self, sightings: Sightings) -> AsyncIterator[Document]:
