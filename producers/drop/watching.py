@@ -101,8 +101,9 @@ class Watcher:
     def _told(
         self, stopping: threading.Event, *, ignore_permission_denied: bool
     ) -> Iterator[Paths]:
+        real = os.path.realpath(self._folder)  # some systems name what changed by it anyway
         for told in watch(
-            self._folder,
+            real,
             watch_filter=None,
             debounce=GROUP_MS,
             step=STEP_MS,
@@ -114,7 +115,7 @@ class Watcher:
             ignore_permission_denied=ignore_permission_denied,
         ):
             yield Paths(
-                Path(path)
+                self._folder / Path(path).relative_to(real)
                 for change, path in told
                 # What is in a folder that is modified is told of by itself.
                 if change is not Change.modified or not os.path.isdir(path)  # noqa: PTH112
