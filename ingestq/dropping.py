@@ -39,6 +39,8 @@ def watched_folders(
             "--source names one folder: for several, write a table [[drop]] for each into "
             "ingestq.toml"
         )
+    if wanted.source == "":
+        raise UsageError("--source is empty; leave it out, or give the folder a name")
     tables = [DropTable(path=path, source=wanted.source) for path in wanted.folders]
     folders = [_folder(table) for table in tables or settings.drop]
     if required and not folders:

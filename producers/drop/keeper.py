@@ -3,37 +3,33 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import structlog
 
 from broker import events
 from broker.contract import Document, FailedDocument, Lane
 from broker.dead_letters import DeadLetters
-from broker.errors import BrokerUnavailable
-from producers import files
 from producers.client import IngestClient, new_submission
 from producers.drop.folder import DropFolder, document_beside, is_visible
-from producers.drop.letters import forget_gone
-from producers.drop.looking import Looked, Looker
+from producers.drop.looking import Looker
+from producers.drop.outages import end, persistently
 from producers.drop.presence import Presence
+from producers.drop.scanning import Scanner
 from producers.drop.settling import FileState, Settling
 from producers.drop.watching import Paths, Watcher
-from producers.sightings import Sightings
 
 log = structlog.get_logger()
-
-T = TypeVar("T")
 
 TICK_SECONDS: Final = 0.2
 """How often it is looked whether files are still."""
 RETRY_SECONDS: Final = 1.0
-"""How soon to try again what is not there: Redis, or the folder."""
+"""How soon to look again for a folder that is not there, or cannot be watched."""
 FEW_DOCUMENTS: Final = 16
 """Somebody waits for files that come one by one; more at once are bulk work."""
 
@@ -66,15 +62,21 @@ class Drop:
         self._folder = folder
         self._config = config
         self._client = client
-        self._letters = letters
         self._presence = Presence(folder.path)
         self._looker = Looker(folder, self._presence, config.settle_seconds)
         self._watcher = Watcher(folder.path, config.poll_seconds, self._looker.snapshot)
         self._settling = Settling(config.settle_seconds)
-        self._allow_mass_delete = config.allow_mass_delete
+        self._scanner = Scanner(
+            folder,
+            client,
+            letters,
+            self._presence,
+            self._looker,
+            self._keep_an_eye_on,
+            allow_mass_delete=config.allow_mass_delete,
+        )
         self._stopping = asyncio.Event()
         self._scan_at = math.inf
-        self._scanned = new_submission()  # nobody knows it, so it is complete
 
     def stop(self) -> None:
         """Let `run` return; what is not on the queue then is found by the next scan."""
@@ -86,13 +88,11 @@ class Drop:
             events.DROP_STARTED, folder=str(self._folder.path), source=self._looker.root.folder
         )
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._watch()),
-                group.create_task(self._take_what_is_still()),
-            ]
+            watching = group.create_task(self._watch())
+            taking = group.create_task(self._take_what_is_still())
             await self._stopping.wait()
-            for task in tasks:
-                task.cancel()
+            watching.cancel()  # it asks Redis for nothing itself, and ends the scan
+            await end(taking)
         log.info(events.DROP_STOPPED, folder=str(self._folder.path))
 
     async def _watch(self) -> None:
@@ -104,6 +104,7 @@ class Drop:
     async def _watch_for_one_scan(self) -> None:
         """Returns when the next scan is due, or when there is nothing to be watched any more."""
         scanning: asyncio.Task[None] | None = None
+        watched = self._presence.identity
         try:
             async with aclosing(self._watcher.changes()) as changes:
                 async for paths in changes:
@@ -116,11 +117,12 @@ class Drop:
                             return
                     if not await asyncio.to_thread(self._presence.check):
                         return
+                    if self._presence.identity != watched:
+                        return
             await asyncio.sleep(RETRY_SECONDS)
         finally:
             if scanning is not None:
-                scanning.cancel()
-                await asyncio.wait([scanning])
+                await end(scanning)
 
     async def _until_there(self) -> None:
         if await asyncio.to_thread(self._presence.check):
@@ -155,7 +157,7 @@ class Drop:
             await asyncio.sleep(TICK_SECONDS)
             due = self._settling.due(time.monotonic())
             if due:
-                await _persistently(partial(self._take, due))
+                await persistently(partial(self._take, due))
 
     async def _take(self, due: Mapping[Path, FileState | None]) -> None:
         version = await self._client.queue.now()
@@ -183,53 +185,12 @@ class Drop:
         )
 
     async def _scan(self) -> None:
-        """Scan when the scan before is worked off: the queue holds one at most."""
-        while True:
-            before = await _persistently(partial(self._client.status, self._scanned))
-            if before.complete:
-                break
-            await asyncio.sleep(RETRY_SECONDS)
         self._scan_at = math.inf
-        await _persistently(self._scan_once)
+        await self._scanner.scan()
         self._scan_at = min(self._scan_at, time.monotonic() + self._config.rescan_seconds)
-
-    async def _scan_once(self) -> None:
-        self._scanned = new_submission()
-        sightings = Sightings()
-        folder = self._presence.identity
-        receipt = await self._client.submit(
-            self._found(sightings), submission=self._scanned, on_failed=self._left_out
-        )
-        if not await asyncio.to_thread(self._presence.check) or self._presence.identity != folder:
-            return  # what was not seen may be in the folder that went away
-        sweeps = sightings.sweeps(
-            allow_mass_delete=self._allow_mass_delete, tenant=self._folder.tenant
-        )
-        await self._client.sweep(sweeps, submission=self._scanned)
-        self._allow_mass_delete = False
-        await forget_gone(self._letters, self._folder, self._presence)
-        log.info(events.DROP_SCANNED, folder=str(self._folder.path), documents=receipt.accepted)
-
-    async def _found(self, sightings: Sightings) -> AsyncIterator[Document]:
-        clock, leave_out = self._client.queue.now, self._looker.leave_out
-        async for listing in files.scan(self._looker.root, clock, sightings, leave_out):
-            looked: Looked = await asyncio.to_thread(self._looker.judge, listing)
-            self._keep_an_eye_on(looked.changing)
-            for document in looked.documents.values():
-                yield document
 
     def _left_out(self, failed: FailedDocument) -> None:
         self._looker.notices.left_out(failed.doc_id, failed.reason)
-
-
-async def _persistently(call: Callable[[], Awaitable[T]]) -> T:
-    """The answer of ``call``, which is made again for as long as Redis is away."""
-    while True:
-        try:
-            return await call()
-        except BrokerUnavailable as error:
-            log.warning(events.SERVICE_AWAY, error=str(error), retry_in=RETRY_SECONDS)
-            await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _each(documents: Iterable[Document]) -> AsyncIterator[Document]:

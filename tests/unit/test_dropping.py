@@ -65,6 +65,7 @@ def test_folders_that_are_named_are_watched_instead(here: Path) -> None:
         (["in", "in"], None, "", "cannot both be watched"),
         (["in", "in/sub"], "x", "", "--source names one folder"),
         ([], "x", TABLES, "--source names one folder"),
+        (["in"], "", "", "--source is empty"),
         ([], None, '[[drop]]\nsource = "x"', "drop.0.path in ingestq.toml"),
         ([], None, '[[drop]]\npath = "in"\ninclude = "*.md"', "drop.0.include in ingestq.toml"),
         ([], None, '[[drop]]\npath = "in"\nexclude = ["!"]', "exclude of the folder in: Invalid"),
