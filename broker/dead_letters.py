@@ -35,6 +35,11 @@ class StoredLetter:
     letter: DeadLetter
     raw: bytes
 
+    @property
+    def document(self) -> Document | None:
+        """The document to be indexed that the letter is about, if that is what it holds."""
+        return _document(self.letter)
+
 
 @dataclass(frozen=True)
 class LetterFilter:
@@ -71,7 +76,7 @@ class DeadLetters:
         """The letters that are meant, in no particular order; read a few at a time."""
         with self._translated():
             async for _, raw in self._redis.hscan_iter(keys.DEAD):
-                letter = msgspec.msgpack.decode(raw, type=DeadLetter)
+                letter = _letter(raw)
                 if wanted.matches(letter):
                     yield StoredLetter(letter, raw)
 
@@ -82,7 +87,7 @@ class DeadLetters:
         names = [dead_letter_key(document) for document in documents]
         with self._translated():
             found = await awaited(self._redis.hmget(keys.DEAD, names))
-        return [None if raw is None else _document(raw) for raw in found]
+        return [None if raw is None else _document(_letter(raw)) for raw in found]
 
     async def about_document(self, tenant: str, doc_id: str) -> StoredLetter | None:
         """The letter about one document; None if there is none.
@@ -135,10 +140,13 @@ class DeadLetters:
         return translated(self._config)
 
 
-def _document(raw: bytes) -> Document | None:
-    """The document that a letter is about, if that is what it holds."""
+def _letter(raw: bytes) -> DeadLetter:
+    return msgspec.msgpack.decode(raw, type=DeadLetter)
+
+
+def _document(letter: DeadLetter) -> Document | None:
     try:
-        batch = decode_job(msgspec.msgpack.decode(raw, type=DeadLetter).payload).known_batch
+        batch = decode_job(letter.payload).known_batch
     except ContractError:
         return None
     return batch.documents[0] if isinstance(batch, IngestBatch) else None

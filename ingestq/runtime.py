@@ -1,7 +1,7 @@
 """Opens the parts a command needs, in order, and closes them in reverse.
 
-settings ── broker ── queue          add, status
-         └─ store ── model ── worker run, worker
+settings ── broker ── queue          add, drop, status
+         └─ store ── model ── worker run, up, worker
 """
 
 import asyncio
@@ -73,10 +73,15 @@ def qdrant_config(settings: Settings) -> "QdrantConfig":
 
 
 @asynccontextmanager
-async def open_qdrant(settings: Settings) -> "AsyncIterator[Qdrant]":
-    """Connect to Qdrant, or open the local one if no URL is set."""
+async def open_qdrant(
+    settings: Settings, shared: "Qdrant | None" = None
+) -> "AsyncIterator[Qdrant]":
+    """Connect to Qdrant, or open the local one if no URL is set; or take one that is open."""
     from worker.qdrant import connect_qdrant
 
+    if shared is not None:
+        yield shared
+        return
     async with connect_qdrant(qdrant_config(settings)) as qdrant:
         yield qdrant
 
@@ -130,8 +135,10 @@ async def query_settings(
 
 
 @asynccontextmanager
-async def open_worker(settings: Settings, broker: Broker) -> "AsyncIterator[LeaseWorker]":
-    """Open everything a worker needs.
+async def open_worker(
+    settings: Settings, broker: Broker, shared: "Qdrant | None" = None
+) -> "AsyncIterator[LeaseWorker]":
+    """Open everything a worker needs, but a Qdrant that is ``shared``.
 
     Raises StoreUnavailable, ModelUnavailable or CollectionMismatch before any job is claimed.
     """
@@ -151,7 +158,10 @@ async def open_worker(settings: Settings, broker: Broker) -> "AsyncIterator[Leas
     from worker.qdrant import PatientQdrant
     from worker.store import QdrantStore
 
-    async with open_qdrant(settings) as qdrant, open_model(settings, settings.pool_size) as model:
+    async with (
+        open_qdrant(settings, shared) as qdrant,
+        open_model(settings, settings.pool_size) as model,
+    ):
         schema = settings.collection_schema
         is_first = await find_collection(qdrant, settings.collection) is None
         names = await open_collection(

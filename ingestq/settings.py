@@ -7,11 +7,12 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -24,6 +25,19 @@ from worker.schema import SPARSE_NAME, Quantization, Schema, Storage
 PREFIX: Final = "INGESTQ_"
 FILE: Final = Path("ingestq.toml")
 MEBIBYTE: Final = 1024 * 1024
+
+
+class DropTable(BaseModel):
+    """A folder to be watched: one table ``[[drop]]``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path
+    source: Annotated[str | None, Field(min_length=1)] = None
+    tenant: str = ""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    metadata: dict[str, JsonValue] = {}
 
 
 class Settings(BaseSettings):
@@ -62,6 +76,10 @@ class Settings(BaseSettings):
     max_queue_bytes: Annotated[int, Field(ge=1)] = 512 * MEBIBYTE
     max_document_bytes: Annotated[int, Field(ge=1)] = 64 * MEBIBYTE
     keep_previous_hours: Annotated[float, Field(ge=0)] = 7 * 24
+    drop: tuple[DropTable, ...] = ()
+    drop_settle_seconds: Annotated[float, Field(ge=0, le=3600)] = 2
+    drop_rescan_seconds: Annotated[float, Field(ge=1)] = 300
+    drop_poll_seconds: Annotated[float | None, Field(ge=0.1, le=3600)] = None
 
     @field_validator("data_dir", "cache_dir")
     @classmethod
@@ -134,6 +152,8 @@ def load_settings() -> Settings:
     except ValidationError as error:
         lines = [_explain(dict(problem)) for problem in error.errors()]
         raise UsageError("; ".join(lines)) from error
+    except SettingsError as error:  # a list in the environment that is not JSON
+        raise UsageError(str(error)) from error
     except ValueError as error:  # not TOML
         raise UsageError(f"{FILE}: {error}") from error
 
@@ -146,8 +166,9 @@ def unknown_variables() -> list[str]:
 
 def _explain(problem: dict[str, Any]) -> str:
     name = str(problem["loc"][0])
+    inner = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        return f"{FILE}: there is no setting {name!r}"
+        return f"{FILE}: there is no setting {inner!r}"
     variable = PREFIX + name.upper()
-    place = variable if variable in os.environ else f"{name} in {FILE}"
+    place = variable if variable in os.environ else f"{inner} in {FILE}"
     return f"{place} is {problem['input']!r}: {problem['msg']}"

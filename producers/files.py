@@ -66,20 +66,29 @@ class Root:
         return self.path if self.is_folder else self.path.parent
 
 
-def walk(root: Root) -> Iterator[Found | FailedDocument]:
+LeaveOut = Callable[[Path, os.stat_result], bool]
+"""Whether a walk is to pass over a file or a folder with all that is in it."""
+
+
+def walk(
+    root: Root, start: Path | None = None, leave_out: LeaveOut = lambda *_: False
+) -> Iterator[Found | FailedDocument]:
     """Every file under ``root`` (or ``root`` itself), in the order of their names.
 
-    Symbolic links are followed; one that leads back to a folder it lies in is reported.
+    With a ``start`` only what is there, or in it. Symbolic links are followed; one that leads back
+    to a folder it lies in is reported.
     """
-    yield from _visit(root.path, root, ancestors=())
+    yield from _visit(start or root.path, root, leave_out, ancestors=())
 
 
 def _visit(
-    path: Path, root: Root, ancestors: tuple[tuple[int, int], ...]
+    path: Path, root: Root, leave_out: LeaveOut, ancestors: tuple[tuple[int, int], ...]
 ) -> Iterator[Found | FailedDocument]:
     doc_id = root.doc_id(path)
     try:
         status = path.stat()
+        if leave_out(path, status):
+            return
         if stat.S_ISDIR(status.st_mode):
             identity = (status.st_dev, status.st_ino)
             if identity in ancestors:
@@ -87,7 +96,7 @@ def _visit(
                 return
             names = sorted(entry for entry in os.listdir(path) if not entry.startswith("."))
             for entry in names:
-                yield from _visit(path / entry, root, (*ancestors, identity))
+                yield from _visit(path / entry, root, leave_out, (*ancestors, identity))
         elif stat.S_ISREG(status.st_mode):
             yield Found(path, doc_id, status)
         else:
@@ -122,37 +131,63 @@ async def observe(
     sending: Sending,
     sightings: Sightings,
 ) -> AsyncIterator[Document | FailedDocument]:
-    """Walk ``paths`` and make a document of every file; ``sightings`` is told of each.
-
-    ``clock`` gives the version; it is read before the files are, so that a change made meanwhile
-    counts as newer.
-    """
+    """Walk ``paths`` and make a document of every file; ``sightings`` is told of each."""
     for path in paths:
         root = await asyncio.to_thread(Root.at, path, name)
-        if root.is_folder:
-            sightings.begin(root.folder, await clock())
-        entries = walk(root)
-        while listed := await asyncio.to_thread(_take, entries):
-            version = await clock()
-            for entry in listed:
-                sightings.add(entry.doc_id)
+        async for listing in scan(root, clock, sightings):
+            for entry in listing.entries:
                 match entry:
                     case Found() if sending.inline and entry.status.st_size <= INLINE_TEXT_BYTES:
-                        yield await _inline(entry, version)
+                        yield await _inline(entry, listing.version)
                     case Found():
-                        yield _by_path(entry, version, checksum=sending.checksum)
-                    case FailedDocument(doc_id) if doc_id == root.doc_id(root.path):
-                        sightings.add(root.folder)  # another root of the same name may be there
-                        yield entry
+                        yield by_path(entry, listing.version, checksum=sending.checksum)
                     case _:
                         yield entry
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Some of what a scan found, at the version at which it was looked at."""
+
+    version: int
+    entries: Sequence[Found | FailedDocument]
+
+
+async def scan(
+    root: Root,
+    clock: Callable[[], Awaitable[int]],
+    sightings: Sightings,
+    leave_out: LeaveOut = lambda *_: False,
+) -> AsyncIterator[Listing]:
+    """Walk ``root``; ``sightings`` is told of everything that is not left out.
+
+    ``clock`` gives the version; it is read before the files are looked at, so that a change made
+    meanwhile counts as newer.
+    """
+    if root.is_folder:
+        sightings.begin(root.folder, await clock())
+    entries = walk(root, leave_out=leave_out)
+    while True:
+        version = await clock()
+        listed = await asyncio.to_thread(_take, entries)
+        if not listed:
+            return
+        for entry in listed:
+            sightings.add(entry.doc_id)
+            if isinstance(entry, FailedDocument) and entry.doc_id == root.doc_id(root.path):
+                sightings.add(root.folder)  # another root of the same name may be there
+        yield Listing(version, listed)
 
 
 def _take(entries: Iterator[Found | FailedDocument]) -> list[Found | FailedDocument]:
     return list(islice(entries, LISTING_ENTRIES))
 
 
-def _by_path(found: Found, version: int, *, checksum: bool) -> Document:
+def by_path(found: Found, version: int, *, checksum: bool = False) -> Document:
+    """The document that a worker reads from the file that was found.
+
+    With ``checksum`` it is read even if its state is known.
+    """
     path = path_to_text(found.path)
     document = Document(
         doc_id=found.doc_id,
@@ -176,7 +211,7 @@ async def _inline(found: Found, version: int) -> Document | FailedDocument:
         return FailedDocument(found.doc_id, "the file is gone: it was there a moment ago")
     except OSError as error:
         return FailedDocument(found.doc_id, f"cannot be read: {error.strerror}")
-    document = _by_path(found, version, checksum=True)
+    document = by_path(found, version, checksum=True)
     return document if text is None else msgspec.structs.replace(document, text=text, path=None)
 
 

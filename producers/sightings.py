@@ -19,10 +19,16 @@ class Sightings:
         """A document was seen; or a folder that cannot be read, so nothing in it is gone."""
         self._seen.add(doc_id)
 
-    def sweeps(self, *, allow_mass_delete: bool) -> list[Sweep]:
+    def sweeps(self, *, allow_mass_delete: bool, tenant: str = "") -> list[Sweep]:
         """A sweep for each folder, once all of them were scanned to the end."""
         seen = self._seen.pack()
         return [
-            Sweep(doc_id=folder, version=version, seen=seen, allow_mass_delete=allow_mass_delete)
+            Sweep(
+                doc_id=folder,
+                version=version,
+                seen=seen,
+                tenant=tenant,
+                allow_mass_delete=allow_mass_delete,
+            )
             for folder, version in self._folders.items()
         ]

@@ -26,6 +26,7 @@ from broker.queue import JobQueue
 from ingestq.embedded import embedded_redis
 from ingestq.runtime import Broker
 from tests.command import Ingestq
+from tests.house import House, working_house
 from tests.tiny_models import TinyModels
 from worker.collection import CollectionNames, open_collection
 from worker.embedding.config import EmbeddingConfig, cores
@@ -112,6 +113,17 @@ async def collection(qdrant: Qdrant, model: ModelPool) -> AsyncIterator[Collecti
     yield names
     await qdrant.ask(lambda client: client.delete_collection(names.chunks))
     await qdrant.ask(lambda client: client.delete_collection(names.ledger))
+
+
+@pytest.fixture
+async def house(
+    broker: Broker, qdrant: Qdrant, model: ModelPool, collection: CollectionNames, tmp_path: Path
+) -> AsyncIterator[House]:
+    """An empty folder, and a worker at work."""
+    root = tmp_path / "root"
+    root.mkdir()
+    async with working_house(broker, qdrant, model, collection, root) as house:
+        yield house
 
 
 @pytest.fixture

@@ -15,9 +15,11 @@ SECONDS = 30.0
 POLL_SECONDS = 0.01
 
 
-async def eventually(look: Callable[[], Awaitable[T]], good: Callable[[T], bool] = bool) -> T:
-    """What ``look`` sees, as soon as it is ``good``. Raises TimeoutError if it never is."""
-    async with asyncio.timeout(SECONDS):
+async def eventually(
+    look: Callable[[], Awaitable[T]], good: Callable[[T], bool] = bool, seconds: float = SECONDS
+) -> T:
+    """What ``look`` sees, as soon as it is ``good``. Raises TimeoutError if it is not in time."""
+    async with asyncio.timeout(seconds):
         while not good(seen := await look()):  # noqa: ASYNC110 - there is no event to await
             await asyncio.sleep(POLL_SECONDS)
     return seen

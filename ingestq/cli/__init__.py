@@ -7,10 +7,12 @@ from ingestq.cli.api import api
 from ingestq.cli.dead import dead
 from ingestq.cli.delete import delete
 from ingestq.cli.doctor import doctor
+from ingestq.cli.drop import drop
 from ingestq.cli.reindex import reindex
 from ingestq.cli.run import run
 from ingestq.cli.search import search
 from ingestq.cli.status import status
+from ingestq.cli.up import up
 from ingestq.cli.verify import verify
 from ingestq.cli.worker import worker
 
@@ -21,7 +23,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, add, delete, reindex, worker, api, search, status, verify, doctor):
+COMMANDS = (
+    run,
+    add,
+    up,
+    drop,
+    worker,
+    api,
+    search,
+    status,
+    delete,
+    reindex,
+    verify,
+    doctor,
+)
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(dead)
 

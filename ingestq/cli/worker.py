@@ -4,7 +4,8 @@ import logging
 
 from ingestq.cli.console import configure_logging
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.runtime import open_broker, open_worker, stop_signals
+from ingestq.parts import Part, run_parts
+from ingestq.runtime import open_broker, open_worker
 from ingestq.settings import Settings
 
 
@@ -20,6 +21,5 @@ def worker() -> None:
 
 async def _worker(settings: Settings) -> ExitCode:
     async with open_broker(settings) as broker, open_worker(settings, broker) as running:
-        with stop_signals(running.stop):
-            await running.run_until_stopped()
+        await run_parts(Part(running.run_until_stopped, running.stop))
     return ExitCode.OK

@@ -6,9 +6,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct, field
 
 from broker.contract import MAX_VERSION
-
-METADATA_BYTES: Final = 64 * 1024
-"""Metadata is stored with every chunk, so a little more of it becomes a lot."""
+from producers.metadata import METADATA_BYTES, decode_metadata
 
 
 class NewDocument(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,7 +41,6 @@ SCHEMA: Final[dict[str, Any]] = msgspec.json.schema_components([NewDocument])[1]
 """JSON Schema of the body, for openapi.json."""
 
 _document = msgspec.json.Decoder(NewDocument)
-_metadata = msgspec.json.Decoder(dict[str, Any])
 
 
 def decode(body: bytes | bytearray) -> tuple[NewDocument, dict[str, Any]]:
@@ -55,17 +52,8 @@ def decode(body: bytes | bytearray) -> tuple[NewDocument, dict[str, Any]]:
         document = _document.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not a document: {error}") from error
-    if len(memoryview(document.metadata)) > METADATA_BYTES:
-        raise ValueError(f"metadata: larger than {METADATA_BYTES} bytes")
     try:
-        metadata = _metadata.decode(document.metadata)
-        # JSON knows integers that MessagePack, and so the queue, does not.
-        msgspec.msgpack.encode(metadata)
-    except (
-        msgspec.DecodeError,
-        UnicodeDecodeError,
-        RecursionError,
-        OverflowError,
-    ) as error:
+        metadata = decode_metadata(memoryview(document.metadata))
+    except ValueError as error:
         raise ValueError(f"metadata: {error}") from error
     return document, metadata

@@ -21,8 +21,8 @@ from broker.queue import JobQueue
 from broker.status import WorkerInfo
 from ingestq.runtime import Broker
 from producers.api.app import ApiConfig, create_app
-from producers.api.new_document import METADATA_BYTES
 from producers.api.server import listen
+from producers.metadata import METADATA_BYTES
 from tests import claims
 from tests.claims import batch_of, lease_queue, take
 from tests.command import Ingestq
@@ -380,7 +380,7 @@ async def test_what_can_go_wrong_is_documented(api: AsyncClient) -> None:
 
 
 class Serving:
-    """``ingestq api`` on a free port, from its first log line at ``url`` to its last."""
+    """The command, with its API on a free port, from its first log line at ``url`` to its last."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         assert process.stderr is not None
@@ -411,10 +411,11 @@ class Serving:
 
 
 @contextmanager
-def serving(ingestq: Ingestq, **settings: str) -> Iterator[Serving]:
-    """The installed command; gone at the end, whatever happens."""
+def serving(ingestq: Ingestq, *command: str | Path, **settings: str) -> Iterator[Serving]:
+    """``ingestq api``, or a ``command`` that serves the API, too; gone at the end, whatever
+    happens."""
     ingestq.settings |= {"api_port": "0"} | settings
-    with ingestq.start("api") as process:
+    with ingestq.start(*(command or ("api",))) as process:
         try:
             yield Serving(process)
         finally:

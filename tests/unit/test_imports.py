@@ -24,7 +24,9 @@ HEAVY = {
     [
         "import producers.client, producers.files, producers.jsonl, broker.leases",
         "from ingestq.cli.add import add",
+        "import producers.drop.keeper",
         "from ingestq.cli.api import api",
+        "from ingestq.cli.up import up",
         "from ingestq.cli.search import search",
         "import ingestq.cli",
     ],

@@ -1,0 +1,45 @@
+"""``ingestq drop``: keep the index equal to folders until told to stop."""
+
+import asyncio
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ingestq.cli.console import configure_logging
+from ingestq.cli.entry import ExitCode, run_command
+from ingestq.cli.options import AllowMassDelete, Source
+from ingestq.dropping import Wanted, drop_parts, watched_folders
+from ingestq.parts import run_parts
+from ingestq.runtime import open_broker
+from ingestq.settings import Settings
+
+Folders = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[DIR]…",
+        help="Folders; by default those of the tables [[drop]] in ingestq.toml.",
+        show_default=False,
+    ),
+]
+
+
+def drop(
+    folders: Folders = None, source: Source = None, allow_mass_delete: AllowMassDelete = False
+) -> None:
+    """Keep the index equal to the folders, until stopped.
+
+    What changed is queued as soon as it has been still for a while; a worker indexes it. What is
+    gone is removed. --allow-mass-delete is for what changed while nobody watched.
+    """
+    configure_logging(logging.INFO)
+    run_command(partial(_drop, Wanted(tuple(folders or ()), source, allow_mass_delete)))
+
+
+async def _drop(wanted: Wanted, settings: Settings) -> ExitCode:
+    folders = await asyncio.to_thread(watched_folders, wanted, settings)
+    async with open_broker(settings) as broker:
+        await run_parts(*drop_parts(folders, wanted, settings, broker))
+    return ExitCode.OK

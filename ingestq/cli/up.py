@@ -1,0 +1,54 @@
+"""``ingestq up``: worker, API and watched folders in one process, until told to stop."""
+
+import asyncio
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ingestq.cli.console import configure_logging
+from ingestq.cli.entry import ExitCode, run_command
+from ingestq.cli.options import AllowMassDelete, Source
+from ingestq.dropping import Wanted, drop_parts, watched_folders
+from ingestq.parts import Part, run_parts
+from ingestq.runtime import open_broker, open_qdrant, open_worker
+from ingestq.serving import listening, open_api
+from ingestq.settings import Settings
+
+Folders = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--drop",
+        metavar="DIR",
+        help="A folder to be watched; by default those of the tables [[drop]] in ingestq.toml.",
+        show_default=False,
+    ),
+]
+
+
+def up(
+    folders: Folders = None, source: Source = None, allow_mass_delete: AllowMassDelete = False
+) -> None:
+    """Run everything: index what is queued, serve the API, watch folders, until stopped.
+
+    SIGTERM or Ctrl-C lets what is running end within INGESTQ_DRAIN_SECONDS; a second one stops at
+    once. If a part cannot go on, all are stopped.
+    """
+    configure_logging(logging.INFO)
+    run_command(partial(_up, Wanted(tuple(folders or ()), source, allow_mass_delete)))
+
+
+async def _up(wanted: Wanted, settings: Settings) -> ExitCode:
+    folders = await asyncio.to_thread(watched_folders, wanted, settings, required=False)
+    async with (
+        listening(settings) as listener,
+        open_broker(settings) as broker,
+        open_qdrant(settings) as qdrant,  # the local one has one client: worker and API share it
+        open_worker(settings, broker, qdrant) as worker,
+        open_api(settings, broker, listener, qdrant) as api,
+    ):
+        drops = drop_parts(folders, wanted, settings, broker)
+        await run_parts(Part(worker.run_until_stopped, worker.stop), api, *drops)
+    return ExitCode.OK

@@ -1,0 +1,87 @@
+"""Which folders are watched, by what a user said and by the settings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from broker.dead_letters import DeadLetters
+from broker.errors import UsageError
+from broker.paths import text_to_path
+from ingestq.parts import Part
+from ingestq.runtime import Broker
+from ingestq.settings import DropTable, Settings
+from producers.client import IngestClient
+from producers.drop.folder import DropFolder
+from producers.drop.keeper import Drop, DropConfig
+from producers.files import Root
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a command was asked for."""
+
+    folders: tuple[Path, ...]
+    source: str | None
+    allow_mass_delete: bool
+
+
+def watched_folders(
+    wanted: Wanted, settings: Settings, *, required: bool = True
+) -> list[DropFolder]:
+    """The folders that a command names, else those of the settings.
+
+    Raises UsageError if one of them is no folder, if two of them would be the same documents, and
+    if there is none though one is ``required``.
+    """
+    if wanted.source is not None and len(wanted.folders) != 1:
+        raise UsageError(
+            "--source names one folder: for several, write a table [[drop]] for each into "
+            "ingestq.toml"
+        )
+    if wanted.source == "":
+        raise UsageError("--source is empty; leave it out, or give the folder a name")
+    tables = [DropTable(path=path, source=wanted.source) for path in wanted.folders]
+    folders = [_folder(table) for table in tables or settings.drop]
+    if required and not folders:
+        raise UsageError("name a folder, or write a table [[drop]] into ingestq.toml")
+    for one, other in combinations(folders, 2):
+        _check_apart(one, other)
+    return folders
+
+
+def drop_parts(
+    folders: Sequence[DropFolder], wanted: Wanted, settings: Settings, broker: Broker
+) -> list[Part]:
+    """What watches ``folders``."""
+    config = DropConfig(
+        settings.drop_settle_seconds,
+        settings.drop_rescan_seconds,
+        settings.drop_poll_seconds,
+        wanted.allow_mass_delete,
+    )
+    client, letters = IngestClient(broker.queue), DeadLetters(broker.redis, broker.config)
+    drops = [Drop(folder, config, client, letters) for folder in folders]
+    return [Part(drop.run, drop.stop) for drop in drops]
+
+
+def _folder(table: DropTable) -> DropFolder:
+    root = Root.at(table.path.expanduser())
+    if not root.is_folder:
+        raise UsageError(f"{table.path} cannot be watched: there is no such folder")
+    try:
+        return DropFolder(
+            root.path, table.source, table.tenant, table.include, table.exclude, table.metadata
+        )
+    except ValueError as error:
+        raise UsageError(f"include or exclude of the folder {table.path}: {error}") from error
+
+
+def _check_apart(one: DropFolder, other: DropFolder) -> None:
+    ids = [text_to_path(Root(f.path, f.name, is_folder=True).folder) for f in (one, other)]
+    overlap = ids[0].is_relative_to(ids[1]) or ids[1].is_relative_to(ids[0])
+    if overlap and one.tenant == other.tenant:
+        raise UsageError(
+            f"{one.path} and {other.path} cannot both be watched: their documents would have the "
+            "same ids; watch only the outer one, or give each a source or a tenant of its own"
+        )

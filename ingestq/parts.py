@@ -1,0 +1,44 @@
+"""Parts of a process that run side by side until they are told to stop."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from ingestq.runtime import stop_signals
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that runs until it is stopped; told so twice, it does not finish what it is at."""
+
+    run: Callable[[], Coroutine[Any, Any, None]]
+    stop: Callable[[], None]
+
+
+async def run_parts(*parts: Part) -> None:
+    """Run ``parts`` until SIGINT or SIGTERM; a second signal stops them at once.
+
+    If one of them ends by itself, the others are stopped, too. Raises what the first of them
+    raised, when all have ended.
+    """
+    stopping = False
+
+    def stop() -> None:
+        nonlocal stopping
+        stopping = True
+        for part in parts:
+            part.stop()
+
+    async def run(part: Part) -> None:
+        try:
+            await part.run()
+        finally:
+            if not stopping:
+                stop()
+
+    with stop_signals(stop):
+        ended = await asyncio.gather(*map(run, parts), return_exceptions=True)
+    for error in ended:
+        if error is not None:
+            raise error

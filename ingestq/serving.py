@@ -1,0 +1,76 @@
+"""The HTTP API as a part of a process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from broker import events
+from broker.dead_letters import DeadLetters
+from broker.errors import UsageError
+from ingestq.lookup import Lookup
+from ingestq.on_demand import QdrantOnDemand
+from ingestq.parts import Part
+from ingestq.runtime import Broker
+from ingestq.searching import Searching
+from ingestq.settings import Settings
+from producers.client import IngestClient
+
+if TYPE_CHECKING:
+    from socket import socket
+
+    from worker.qdrant import Qdrant
+
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def listening(settings: Settings) -> "AsyncIterator[socket]":
+    """Listen where the API is to be, before anything else is begun.
+
+    Raises UsageError if that is not possible, or anybody on the network could use it.
+    """
+    from producers.api.server import listen
+
+    if settings.api_token is None and settings.api_host not in LOOPBACK:
+        raise UsageError(
+            f"INGESTQ_API_HOST is {settings.api_host!r} and INGESTQ_API_TOKEN is not set: anybody "
+            "who reaches this host could queue documents; set a token, or listen on 127.0.0.1"
+        )
+    with await listen(settings.api_host, settings.api_port) as listener:
+        yield listener
+
+
+@asynccontextmanager
+async def open_api(
+    settings: Settings, broker: Broker, listener: "socket", qdrant: "Qdrant | None" = None
+) -> AsyncIterator[Part]:
+    """Open everything the API needs; what it asks is ``qdrant``, if that is open already."""
+    from producers.api.app import ApiConfig, Services, create_app
+    from producers.api.server import Server, url_of
+
+    stopping = asyncio.Event()
+    async with (
+        QdrantOnDemand(settings, qdrant) as on_demand,
+        Searching(settings, on_demand) as search,
+    ):
+        services = Services(
+            IngestClient(broker.queue),
+            DeadLetters(broker.redis, broker.config),
+            search,
+            Lookup(settings, on_demand),
+        )
+        config = ApiConfig(settings.max_document_bytes, settings.api_token)
+        server = Server(create_app(services, config, stopping), settings.drain_seconds)
+
+        def stop() -> None:
+            stopping.set()
+            server.stop()
+
+        log.info(events.API_STARTED, url=url_of(listener), token=settings.api_token is not None)
+        yield Part(partial(server.serve, [listener]), stop)

@@ -1,0 +1,71 @@
+"""A folder to be watched, and which of its files are documents."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import Any, Final
+
+from pathspec import GitIgnoreSpec
+
+UNFINISHED_SUFFIXES: Final = (".part", ".partial", ".tmp", ".crdownload", "~")
+"""What programs name a file while they write it, or keep of it afterwards. It is taken when it gets
+its real name."""
+SIDECAR_SUFFIX: Final = ".meta.json"
+
+
+@dataclass(frozen=True)
+class DropFolder:
+    """A folder, and how its files become documents.
+
+    ``name`` is what their ids begin with in place of the path, see `producers.files.Root`.
+    ``include`` and ``exclude`` are patterns as in a .gitignore file, relative to the folder;
+    without ``include`` every file is meant. ``metadata`` is stored with each document.
+    Raises ValueError if something is no pattern.
+    """
+
+    path: Path
+    name: str | None = None
+    tenant: str = ""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._patterns  # noqa: B018 - so that a wrong one is an error here
+
+    def takes(self, path: Path) -> bool:
+        """Whether the file at ``path``, which is in the folder, is a document."""
+        relative = path.relative_to(self.path)
+        if not is_visible(relative) or is_sidecar(path):
+            return False
+        include, exclude = self._patterns
+        if self.include and not include.match_file(relative):
+            return False
+        return not exclude.match_file(relative)
+
+    @cached_property
+    def _patterns(self) -> tuple[GitIgnoreSpec, GitIgnoreSpec]:
+        return GitIgnoreSpec.from_lines(self.include), GitIgnoreSpec.from_lines(self.exclude)
+
+
+def is_visible(relative: PurePath) -> bool:
+    """Whether no part of a path in the folder is hidden, or not finished."""
+    return not any(
+        part.startswith(".") or part.endswith(UNFINISHED_SUFFIXES) for part in relative.parts
+    )
+
+
+def is_sidecar(path: PurePath) -> bool:
+    """Whether ``path`` is not a document, but says more of the one beside it."""
+    return path.name.endswith(SIDECAR_SUFFIX) and path.name != SIDECAR_SUFFIX
+
+
+def document_beside(path: Path) -> Path:
+    """The file that what happened at ``path`` is about: that of a sidecar is the one beside it."""
+    return path.with_name(path.name.removesuffix(SIDECAR_SUFFIX)) if is_sidecar(path) else path
+
+
+def sidecar_of(path: Path) -> Path:
+    """Where more may be said of the file at ``path``."""
+    return path.with_name(path.name + SIDECAR_SUFFIX)

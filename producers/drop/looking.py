@@ -1,0 +1,163 @@
+"""Looks at files of a watched folder, and decides what is to be done about each. Blocks."""
+
+import os
+import stat
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from broker.contract import Deletion, Document, FailedDocument
+from broker.paths import file_state
+from producers.drop.folder import DropFolder, is_visible
+from producers.drop.notices import Notices
+from producers.drop.presence import Presence
+from producers.drop.settling import MOST_CHANGES, FileState, is_still
+from producers.drop.sidecar import read_sidecar
+from producers.files import Found, Listing, Root, by_path, walk
+
+FEW_DELETIONS: Final = 10
+"""Files that may be gone at once. If there are more, a scan decides: its sweep removes no more
+than it may."""
+
+
+@dataclass
+class Looked:
+    """What is to be done about some paths.
+
+    Files that are still being written are ``changing``, and in which state they are now.
+    ``ask_scan`` says that something happened that only a scan can tell all about.
+    """
+
+    documents: dict[str, Document] = field(default_factory=dict)
+    deletions: list[Deletion] = field(default_factory=list)
+    changing: dict[Path, FileState] = field(default_factory=dict)
+    ask_scan: bool = False
+
+
+class Looker:
+    """Looks at one folder; files have to be still for ``settle_seconds``."""
+
+    def __init__(self, folder: DropFolder, presence: Presence, settle_seconds: float) -> None:
+        self.root = Root(folder.path, folder.name, is_folder=True)
+        self.notices = Notices()
+        self._folder = folder
+        self._presence = presence
+        self._settle_seconds = settle_seconds
+        self._folders: set[Path] = set()
+
+    def look(self, due: Mapping[Path, FileState | None], version: int) -> Looked:
+        """Decide about paths at which something happened; ``version`` was read before.
+
+        A path stands for all that is in it if it is a folder. With each comes the state in which
+        it was found changing the last time.
+        """
+        looked = Looked()
+        gone = []
+        for path, known in due.items():
+            if not _is_inside(path.parent, self._folder.path):
+                continue  # the system also tells of what links lead to
+            if self._is_gone(path):
+                gone.append(path)
+                continue
+            self._remember_folders_of(path)
+            found = list(islice(walk(self.root, path, self.leave_out), MOST_CHANGES))
+            looked.ask_scan |= len(found) == MOST_CHANGES
+            self._judge(found, version, looked, {path: known})
+        if gone and self._presence.check():  # else nothing is known of any file
+            self._decide_about_gone(gone, version, looked)
+        return looked
+
+    def judge(self, listing: Listing) -> Looked:
+        """Decide about what a scan found."""
+        looked = Looked()
+        self._judge(listing.entries, listing.version, looked, {})
+        return looked
+
+    def leave_out(self, path: Path, status: os.stat_result) -> bool:
+        """Whether what is at ``path`` is none of the folder's; says so if it leads out of it."""
+        if self._leads_out(path):
+            return True
+        if not stat.S_ISDIR(status.st_mode):
+            return not self._folder.takes(path)
+        if not is_visible(path.relative_to(self._folder.path)):
+            return True
+        self._folders.add(path)
+        return False
+
+    def snapshot(self) -> dict[Path, FileState]:
+        """All files that may matter, for who has to find out by himself what changed."""
+        files = walk(self.root, leave_out=lambda path, _: self._leads_out(path))
+        return {file.path: FileState.of(file.status) for file in files if isinstance(file, Found)}
+
+    def _remember_folders_of(self, path: Path) -> None:
+        """So that it is known what they were when they are gone."""
+        relative = path.relative_to(self._folder.path)
+        self._folders.update(
+            self._folder.path / parent for parent in relative.parents if parent.name
+        )
+
+    def _leads_out(self, path: Path) -> bool:
+        if not path.is_symlink() or _is_inside(path, self._folder.path):
+            return False
+        self.notices.left_out(str(path), "a symbolic link that leads out of the folder")
+        return True
+
+    def _is_gone(self, path: Path) -> bool:
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False
+        return self._leads_out(path)
+
+    def _judge(
+        self,
+        found: Iterable[Found | FailedDocument],
+        version: int,
+        looked: Looked,
+        known: Mapping[Path, FileState | None],
+    ) -> None:
+        for entry in found:
+            if isinstance(entry, FailedDocument):
+                self.notices.left_out(entry.doc_id, entry.reason)
+                continue
+            seen = known.get(entry.path)
+            if not is_still(entry.status, seen, self._settle_seconds, time.time_ns()):
+                looked.changing[entry.path] = FileState.of(entry.status)
+                continue
+            try:
+                looked.documents[entry.doc_id] = self._document(entry, version)
+                self.notices.taken(entry.doc_id)
+            except ValueError as error:
+                self.notices.left_out(entry.doc_id, str(error))
+
+    def _document(self, found: Found, version: int) -> Document:
+        """Raises ValueError if what stands beside it is no metadata."""
+        document = msgspec.structs.replace(
+            by_path(found, version, checksum=True),
+            tenant=self._folder.tenant,
+            metadata={**self._folder.metadata, **read_sidecar(found.path)},
+        )
+        return msgspec.structs.replace(document, file=file_state(document, found.status))
+
+    def _decide_about_gone(self, gone: Iterable[Path], version: int, looked: Looked) -> None:
+        folders = [path for path in gone if path in self._folders]
+        self._folders.difference_update(folders)
+        files = [path for path in gone if self._folder.takes(path)]
+        looked.ask_scan |= bool(folders) or len(files) > FEW_DELETIONS
+        if len(files) <= FEW_DELETIONS:
+            tenant = self._folder.tenant
+            ids = [self.root.doc_id(path) for path in files]
+            looked.deletions += [Deletion(doc_id=i, version=version, tenant=tenant) for i in ids]
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether ``path`` is in ``folder`` when all links are followed."""
+    real = os.path.realpath(path)
+    return Path(real).is_relative_to(os.path.realpath(folder))

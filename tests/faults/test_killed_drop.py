@@ -1,0 +1,170 @@
+"""``ingestq up --drop`` is killed while a folder changes: the index ends equal to the folder."""
+
+import asyncio
+import random
+import re
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.command import Ingestq
+from tests.waiting import eventually
+from worker.collection import find_collection
+from worker.pages import pages
+from worker.qdrant import QdrantConfig, connect_qdrant
+
+FILES = 800
+FOLDERS = 20
+PAUSE_SECONDS = 0.04
+"""Between two changes: they are to go on while it starts again."""
+RESCAN_SECONDS = 5
+PATIENCE = 150.0
+"""Seconds that the worker may need for what has come together, on a machine that is busy."""
+
+
+class Changing:
+    """A folder that changes, step by step, always in the same way."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._chance = random.Random(0)
+        self._made = 0
+
+    def steps(self) -> Iterator[int]:
+        """One change each; how many files were made until then."""
+        while self._made < FILES:
+            self._write(self._root / f"{self._made % FOLDERS}" / f"{self._made}.txt")
+            self._made += 1
+            if not self._made % 5:
+                self._edit()
+            if not self._made % 40:
+                self._files()[0].unlink()
+            if not self._made % 30:
+                self._rename()
+            if not self._made % 250:
+                folder = min(path for path in self._root.iterdir())
+                folder.rename(self._root / f"moved-{self._made}")
+            yield self._made
+
+    def _write(self, path: Path) -> None:
+        """As a careful program does, or as a careless one."""
+        path.parent.mkdir(exist_ok=True)
+        text = f"Note {self._made}. The tide turns at {self._chance.random()}."
+        if self._chance.random() < 0.5:
+            unfinished = path.with_name(path.name + ".part")
+            unfinished.write_text(text)
+            unfinished.rename(path)
+        else:
+            with path.open("w") as file:
+                for word in text.split(" "):
+                    file.write(word + " ")
+                    file.flush()
+
+    def _edit(self) -> None:
+        self._write(self._chance.choice(self._files()))
+
+    def _rename(self) -> None:
+        path = self._chance.choice(self._files())
+        path.rename(path.with_name(f"renamed-{self._made}.txt"))
+
+    def _files(self) -> list[Path]:
+        return sorted(self._root.rglob("*.txt"))
+
+
+class Up:
+    """The command, with its log in a file."""
+
+    def __init__(self, ingestq: Ingestq) -> None:
+        self._ingestq = ingestq
+        self._log = ingestq.folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        self._launch()
+        await eventually(self.log, lambda log: "drop.started" in log)
+
+    def _launch(self) -> None:
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._ingestq.command("up", "--drop", "in"),
+                cwd=self._ingestq.folder,
+                env=self._ingestq.environment(),
+                stderr=log,
+            )
+
+    def end(self, number: signal.Signals) -> int:
+        assert self._process is not None
+        self._process.send_signal(number)
+        return self._process.wait(60)
+
+    async def log(self) -> str:
+        assert self._process is not None
+        assert self._process.poll() is None, self._log.read_text()
+        return self._log.read_text()
+
+    async def scanned(self) -> None:
+        """A scan that began from now on has ended, and all that it found is done with."""
+        before = (await self.log()).count("drop.scanned")
+        await eventually(self.log, lambda log: log.count("drop.scanned") >= before + 2, PATIENCE)
+        found = re.search(r"url=(http://\S+)", await self.log())
+        assert found is not None
+
+        async def waiting() -> int:
+            queue = (await client.get("/status")).json()["queue"]
+            return int(queue["ready"] + queue["deferred"] + queue["in_flight"])
+
+        async with httpx.AsyncClient(base_url=found[1], timeout=60) as client:
+            await eventually(waiting, lambda jobs: jobs == 0, PATIENCE)
+
+
+@asynccontextmanager
+async def up(ingestq: Ingestq) -> AsyncIterator[Up]:
+    running = Up(ingestq)
+    try:
+        yield running
+    finally:
+        running.end(signal.SIGKILL)
+
+
+async def indexed(folder: Path) -> dict[str, str]:
+    """The text of every document."""
+    async with connect_qdrant(QdrantConfig(None, None, folder / ".ingestq" / "qdrant")) as qdrant:
+        names = await find_collection(qdrant, "documents")
+        assert names is not None
+        return {
+            (record.payload or {})["doc_id"]: (record.payload or {})["page_content"]
+            async for page in pages(qdrant, names.chunks, None, True, 500)
+            for record in page
+        }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+async def test_the_index_ends_equal_to_the_folder(ingestq: Ingestq) -> None:
+    ingestq.settings |= {
+        "api_port": "0",
+        "lease_seconds": "2",
+        "drop_settle_seconds": "0.5",
+        "drop_rescan_seconds": str(RESCAN_SECONDS),
+    }
+    root = ingestq.folder / "in"
+    root.mkdir()
+    async with up(ingestq) as running:
+        await running.start()
+        for made in Changing(root).steps():
+            await asyncio.sleep(PAUSE_SECONDS)  # as time passes for whoever changes the folder
+            if made in (FILES // 3, 2 * FILES // 3):
+                running.end(signal.SIGKILL)
+                starting = asyncio.create_task(running.start())
+        await starting
+        await running.scanned()
+        await running.scanned()  # letters about what was gone when its turn came are gone, too
+        assert running.end(signal.SIGTERM) == 0
+        files = {str(path): path.read_text().strip() for path in root.rglob("*.txt")}
+        assert await indexed(ingestq.folder) == files
+        assert ingestq("status", "--json").json["dead_letters"] == 0

@@ -1,0 +1,85 @@
+"""Which folders are watched, by what a user said and by ingestq.toml."""
+
+from pathlib import Path
+
+import pytest
+
+from broker.errors import UsageError
+from ingestq.dropping import Wanted, watched_folders
+from ingestq.settings import load_settings
+from producers.drop.folder import DropFolder
+
+TABLES = """
+[[drop]]
+path = "in"
+source = "notes"
+tenant = "island"
+include = ["*.md"]
+exclude = ["draft.*"]
+metadata = {shelf = 7, tags = ["a"]}
+
+[[drop]]
+path = "in/sub"
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    (tmp_path / "note.txt").write_text("x")
+    return tmp_path
+
+
+def watched(*folders: str, source: str | None = None, toml: str = "") -> list[DropFolder]:
+    Path("ingestq.toml").write_text(toml)
+    wanted = Wanted(tuple(map(Path, folders)), source, allow_mass_delete=False)
+    return watched_folders(wanted, load_settings())
+
+
+def test_folders_are_those_of_the_tables(here: Path) -> None:
+    assert watched(toml=TABLES) == [
+        DropFolder(
+            here / "in",
+            "notes",
+            "island",
+            ("*.md",),
+            ("draft.*",),
+            {"shelf": 7, "tags": ["a"]},
+        ),
+        DropFolder(here / "in" / "sub"),
+    ]
+
+
+def test_folders_that_are_named_are_watched_instead(here: Path) -> None:
+    assert watched("in", source="x", toml=TABLES) == [DropFolder(here / "in", "x")]
+    none = Wanted((), None, allow_mass_delete=False)
+    Path("ingestq.toml").write_text("")
+    assert watched_folders(none, load_settings(), required=False) == []
+
+
+@pytest.mark.parametrize(
+    ("folders", "source", "toml", "said"),
+    [
+        (["note.txt"], None, "", "note.txt cannot be watched"),
+        (["in", "in"], None, "", "cannot both be watched"),
+        (["in", "in/sub"], "x", "", "--source names one folder"),
+        ([], "x", TABLES, "--source names one folder"),
+        (["in"], "", "", "--source is empty"),
+        ([], None, '[[drop]]\nsource = "x"', "drop.0.path in ingestq.toml"),
+        ([], None, '[[drop]]\npath = "in"\ninclude = "*.md"', "drop.0.include in ingestq.toml"),
+        ([], None, '[[drop]]\npath = "in"\nexclude = ["!"]', "exclude of the folder in: Invalid"),
+        ([], None, '[[drop]]\npath = "in"\nmetadata = {day = 2024-01-01}', "drop.0.metadata.day"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    folders: list[str], source: str | None, toml: str, said: str
+) -> None:
+    with pytest.raises(UsageError, match=said.replace("[", r"\[")):
+        watched(*folders, source=source, toml=toml)
+
+
+def test_a_variable_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INGESTQ_DROP", "in")
+    with pytest.raises(UsageError, match='"drop"'):
+        load_settings()

@@ -1,0 +1,54 @@
+"""Parts of a process stop together."""
+
+import asyncio
+import os
+import signal
+from dataclasses import dataclass, field
+
+import pytest
+
+from broker.errors import UsageError
+from ingestq.parts import Part, run_parts
+
+
+@dataclass
+class Working:
+    """Runs until it was stopped as often as it needs."""
+
+    stops_needed: int = 1
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    stopped: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        self.started.set()
+        for _ in range(self.stops_needed):
+            await self.stopped.acquire()
+        self.done.set()
+
+    def part(self) -> Part:
+        return Part(self.run, self.stopped.release)
+
+
+async def fail() -> None:
+    raise UsageError("it is set up wrongly")
+
+
+async def test_all_end_with_the_one_that_cannot_go_on() -> None:
+    working = Working()
+    with pytest.raises(UsageError, match="set up wrongly"):
+        await run_parts(working.part(), Part(fail, lambda: None))
+    assert working.done.is_set(), "it was stopped, not cut off"
+
+
+async def test_each_signal_is_for_all_of_them() -> None:
+    """A part that has ended does not make the others hurry."""
+    quick, slow = Working(), Working(stops_needed=2)
+    running = asyncio.create_task(run_parts(quick.part(), slow.part()))
+    await quick.started.wait()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(quick.done.wait(), 10)
+    assert not slow.done.is_set()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(running, 10)
+    assert slow.done.is_set()
