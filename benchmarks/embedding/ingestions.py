@@ -12,7 +12,7 @@ import msgspec
 
 from benchmarks.embedding.processes import Asked, asked
 from benchmarks.embedding.qdrant import Where
-from benchmarks.embedding.resources import Memory, cpu_seconds, descendants, memory
+from benchmarks.embedding.resources import Memory, children_cpu_seconds, cpu_seconds, memory
 from benchmarks.ingestions import Nowhere
 from broker import keys
 from broker.connection import awaited
@@ -90,12 +90,11 @@ async def working(
 async def ingest(worker: Working, path: Path) -> Ingested:
     """Queue the files under ``path`` as ``ingestq add`` does, and wait until they are indexed."""
     parent = worker.process.pid
-    children = descendants(parent)
     qdrant = [] if worker.qdrant.pid is None else [worker.qdrant.pid]
     await worker.process.ask(lag=True)  # forget what was before
-    before = [cpu_seconds(parent), cpu_seconds(*children), cpu_seconds(*qdrant)]
+    before = [cpu_seconds(parent), children_cpu_seconds(parent), cpu_seconds(*qdrant)]
     chunks, results = await _add(worker.broker, path)
-    after = [cpu_seconds(parent), cpu_seconds(*children), cpu_seconds(*qdrant)]
+    after = [cpu_seconds(parent), children_cpu_seconds(parent), cpu_seconds(*qdrant)]
     lag = msgspec.convert(await worker.process.ask(lag=True), Lag)
     first = min(result.started_ms for result in results)
     last = max(result.finished_ms for result in results)

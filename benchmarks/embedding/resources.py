@@ -34,6 +34,12 @@ def cpu_seconds(*pids: int) -> float:
     return sum(map(_cpu_seconds, pids))
 
 
+def children_cpu_seconds(pid: int) -> float:
+    """Processor time that the descendants of a process took so far, those that have ended, too."""
+    ended = _cpu_seconds(pid, ended=True) - _cpu_seconds(pid)
+    return ended + sum(_cpu_seconds(child, ended=True) for child in descendants(pid))
+
+
 def descendants(pid: int) -> list[int]:
     """Children, their children, and so on; nothing of a process that has ended meanwhile."""
     found = []
@@ -79,6 +85,11 @@ def _pss(pid: int) -> float:
 
 
 def _cpu_seconds(pid: int, *, ended: bool = False) -> float:
-    """Of the process, and with ``ended`` of those of its children that have ended."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11 : 15 if ended else 13])) / TICKS_A_SECOND
+    """Of the process, and with ``ended`` of those of its children that have ended.
+
+    Nothing for a process that has ended meanwhile.
+    """
+    with suppress(*ENDED):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11 : 15 if ended else 13])) / TICKS_A_SECOND
+    return 0.0
