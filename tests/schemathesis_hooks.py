@@ -15,9 +15,26 @@ def lines(context: SerializationContext, value: Any) -> bytes:
 
 @schemathesis.hook
 def map_case(context: HookContext, case: Case[Any]) -> Case[Any]:
-    """Nobody sent the idempotency key before with something else, and 1.0 is no integer."""
+    """Nobody sent the idempotency key before with something else, and 1.0 is no integer.
+
+    Integers in metadata have 64 bits, as its description says: a schema cannot, at any depth.
+    """
     if case.headers and len(case.headers.get("idempotency-key", "")) in range(1, 256):
         case.headers["idempotency-key"] = uuid.uuid4().hex
     if isinstance(case.body, dict) and isinstance(version := case.body.get("version"), float):
         case.body["version"] = int(version) if version.is_integer() else version
+    if isinstance(case.body, dict) and "metadata" in case.body:
+        case.body["metadata"] = _in_64_bits(case.body["metadata"])
     return case
+
+
+def _in_64_bits(value: Any) -> Any:
+    match value:
+        case dict():
+            return {name: _in_64_bits(inner) for name, inner in value.items()}
+        case list():
+            return [_in_64_bits(inner) for inner in value]
+        case int() if not isinstance(value, bool):
+            return min(max(value, -(2**63)), 2**64 - 1)
+        case _:
+            return value

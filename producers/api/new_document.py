@@ -31,7 +31,8 @@ class NewDocument(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     metadata: Annotated[
         Raw,
         Meta(
-            description=f"Stored with every chunk; at most {METADATA_BYTES} bytes.",
+            description=f"Stored with every chunk; at most {METADATA_BYTES} bytes, and no integer "
+            "in it has more than 64 bits.",
             extra_json_schema={"type": "object"},
         ),
     ] = field(default_factory=lambda: Raw(b"{}"))

@@ -95,4 +95,6 @@ async def test_no_request_gets_an_undocumented_answer(broker: Broker, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_no_sequence_of_requests_does_either(broker: Broker, tmp_path: Path) -> None:
-    await try_to_break(broker, tmp_path, "--phases=coverage,fuzzing,stateful", "--max-examples=60")
+    # Always the same requests: what chance finds would stop a change that did not bring it.
+    options = ("--phases=coverage,fuzzing,stateful", "--max-examples=60")
+    await try_to_break(broker, tmp_path, *options, "--generation-deterministic")
