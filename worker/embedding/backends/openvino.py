@@ -11,6 +11,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from worker.embedding.backends import Vectors, unit_length
+from worker.embedding.backends.cached import CachedModel
 from worker.embedding.backends.discreet import openvino
 from worker.embedding.cache import NETWORK, TOKENIZER, Card
 
@@ -28,10 +29,11 @@ def supports_bfloat16() -> bool:
     return "BF16" in capabilities
 
 
-class OpenVinoModel:
-    """The model of a cache entry; see `worker.embedding.backends.LoadedModel`."""
+class OpenVinoModel(CachedModel):
+    """A network of the cache, compiled for up to so many ``threads``."""
 
     def __init__(self, folder: Path, card: Card, threads: int) -> None:
+        super().__init__(card)
         bfloat16 = card.arithmetic != "float32" and supports_bfloat16()
         compiled = openvino.Core().compile_model(
             folder / NETWORK,
@@ -48,16 +50,6 @@ class OpenVinoModel:
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         if card.max_length is not None:
             self._tokenizer.enable_truncation(card.max_length)
-        self._card = card
-
-    def embed_documents(self, texts: Sequence[str]) -> Vectors:
-        """See `LoadedModel`."""
-        return self._embed([self._card.document_prompt + text for text in texts])
-
-    def embed_query(self, text: str) -> Vectors:
-        """See `LoadedModel`."""
-        vector: Vectors = self._embed([self._card.query_prompt + text])[0]
-        return vector
 
     def _embed(self, texts: Sequence[str]) -> Vectors:
         encodings = self._tokenizer.encode_batch_fast(texts)
