@@ -27,7 +27,7 @@ from producers.drop.watching import Paths, Watcher
 log = structlog.get_logger()
 
 TICK_SECONDS: Final = 0.2
-"""How often it is looked whether files are still."""
+"""How often it is looked, at least, whether something happened."""
 RETRY_SECONDS: Final = 1.0
 """How soon to look again for a folder that is not there, or cannot be watched."""
 FEW_DOCUMENTS: Final = 16
@@ -154,10 +154,16 @@ class Drop:
 
     async def _take_what_is_still(self) -> None:
         while True:
-            await asyncio.sleep(TICK_SECONDS)
+            await asyncio.sleep(self._seconds_to_next())
             due = self._settling.due(time.monotonic())
             if due:
                 await persistently(partial(self._take, due))
+
+    def _seconds_to_next(self) -> float:
+        next_due = self._settling.next_due()
+        if next_due is None:
+            return TICK_SECONDS
+        return min(max(next_due - time.monotonic(), 0.0), TICK_SECONDS)
 
     async def _take(self, due: Mapping[Path, FileState | None]) -> None:
         version = await self._client.now()

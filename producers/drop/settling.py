@@ -55,11 +55,17 @@ class Settling:
         due = {
             path: still.state
             for path, still in self._since.items()
-            if now - still.since >= self.seconds
+            if still.since + self.seconds <= now
         }
         for path in due:
             del self._since[path]
         return due
+
+    def next_due(self) -> float | None:
+        """When `due` is going to answer with something, if nothing happens until then."""
+        if not self._since:
+            return None
+        return min(still.since for still in self._since.values()) + self.seconds
 
     def watch(self, path: Path, state: FileState, now: float) -> bool:
         """The file at ``path`` is to be ``state`` for some time yet. False as `touch`."""

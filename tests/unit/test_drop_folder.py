@@ -67,6 +67,19 @@ def test_a_path_is_due_when_nothing_happened_to_it_for_a_while() -> None:
     assert settling.due(100) == {}
 
 
+@given(st.dictionaries(st.sampled_from([A, B]), st.floats(0, 100)))
+def test_who_sleeps_until_the_next_is_due_misses_none(touched: dict[Path, float]) -> None:
+    settling = Settling(SECONDS)
+    for path, now in touched.items():
+        settling.touch(path, now)
+    taken = []
+    while (due := settling.next_due()) is not None:
+        paths = settling.due(due)
+        assert paths
+        taken.extend(paths)
+    assert sorted(taken) == sorted(touched)
+
+
 def test_a_file_that_is_changing_is_looked_at_again() -> None:
     settling = Settling(SECONDS)
     assert settling.watch(A, STATE, now=0)
