@@ -12,7 +12,7 @@ TEST_PROCESSES ?= 2
 help:
 	@echo "make demo      index a real corpus and search it"
 	@echo "make test      run the tests (make test-all: the slow ones too)"
-	@echo "make bench     measure the queue, ingesting again and embedding (about 25 minutes)"
+	@echo "make bench     measure queue, ingesting again, freshness, embedding (about 30 minutes)"
 	@echo "make check     lint, types and import rules"
 	@echo "make format    format the code"
 	@echo "make clean     remove what these targets made"
@@ -34,6 +34,7 @@ test-all: test test-slow
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.queue
 	$(BIN)/python -m benchmarks.index
+	$(BIN)/python -m benchmarks.freshness
 	$(BIN)/python -m benchmarks.embedding
 
 check: $(VENV)/.installed-dev

@@ -18,9 +18,9 @@ from worker.collection import find_collection
 from worker.pages import pages
 from worker.qdrant import QdrantConfig, connect_qdrant
 
-FILES = 800
-FOLDERS = 20
-PAUSE_SECONDS = 0.04
+FILES = 2000
+FOLDERS = 40
+PAUSE_SECONDS = 0.03
 """Between two changes: they are to go on while it starts again."""
 RESCAN_SECONDS = 5
 PATIENCE = 150.0
@@ -144,7 +144,7 @@ async def indexed(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 async def test_the_index_ends_equal_to_the_folder(ingestq: Ingestq) -> None:
     ingestq.settings |= {
         "api_port": "0",

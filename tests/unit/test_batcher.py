@@ -247,6 +247,17 @@ async def test_texts_of_about_the_same_length_go_together() -> None:
         assert [sorted(map(len, batch)) for batch in embedder.given[1:]] == [[401] * 3, [41] * 3]
 
 
+async def test_children_that_are_idle_share_what_little_there_is() -> None:
+    embedder = HeldEmbedder(slots=3, batch_texts=64)
+    async with serving(embedder) as callers:
+        await callers.ask("a", "b", "c", "d", "e", "f")
+        assert [len(texts) for texts in embedder.given] == [2, 2, 2]
+        await callers.ask("g", "h", "i")
+        await embedder.held[0].embed()
+        assert len(embedder.given[-1]) == 3, "nobody else is idle"
+        await embedder.finish()
+
+
 async def test_the_nearest_in_length_go_together_be_they_shorter_or_longer() -> None:
     embedder = HeldEmbedder(batch_texts=3)
     async with serving(embedder) as callers:

@@ -1,11 +1,13 @@
 """Packs the chunks of all running jobs into batches, and hands one to each child that is free.
 
 A batch is made when somebody can take it, never before: nothing lingers while there is idleness,
-and under load batches are full. It is made around the text that has waited longest, with those that
-are nearest to it in length, because in a batch all texts are padded to the longest.
+and under load batches are full. If several children are idle, each takes its share of what little
+there is. A batch is made around the text that has waited longest, with those that are nearest to it
+in length, because in a batch all texts are padded to the longest.
 """
 
 import asyncio
+import math
 from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -82,6 +84,7 @@ class _Waiting:
 
     def __init__(self) -> None:
         self.door = asyncio.Lock()
+        self.tokens = 0
         self._by_age: dict[_Text, None] = {}
         self._by_length: list[_Text] = []
         self._left = asyncio.Event()
@@ -97,11 +100,13 @@ class _Waiting:
 
     def add(self, text: _Text) -> None:
         self._by_age[text] = None
+        self.tokens += text.tokens
         insort(self._by_length, text, key=_tokens)
 
     def discard(self, text: _Text) -> None:
         if text in self._by_age:
             del self._by_age[text]
+            self.tokens -= text.tokens
             self._by_length.remove(text)
             self._left.set()
 
@@ -128,6 +133,7 @@ class _Waiting:
         del ordered[start:end]
         for text in taken:
             del self._by_age[text]
+            self.tokens -= text.tokens
         self._left.set()
         return taken
 
@@ -143,6 +149,7 @@ class Batcher:
         self._waiting = {lane: _Waiting() for lane in Lane}
         self._arrived = asyncio.Event()
         self._batches = 0
+        self._idle = 0
         self._serving: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -184,12 +191,16 @@ class Batcher:
             await self._settle(await self._next())
 
     async def _next(self) -> list[_Text]:
+        self._idle += 1
         while (lane := self._lane()) is None:
             self._arrived.clear()
             await self._arrived.wait()
         self._batches += 1
-        embedder = self._embedder
-        return self._waiting[lane].take(embedder.batch_texts, embedder.batch_tokens)
+        waiting, most_tokens = self._waiting[lane], self._embedder.batch_tokens
+        if self._idle > 1:
+            most_tokens = min(most_tokens, math.ceil(waiting.tokens / self._idle))
+        self._idle -= 1
+        return waiting.take(self._embedder.batch_texts, most_tokens)
 
     def _lane(self) -> Lane | None:
         bulk, interactive = self._waiting[Lane.BULK], self._waiting[Lane.INTERACTIVE]
