@@ -72,7 +72,7 @@ def test_who_sleeps_until_the_next_is_due_misses_none(touched: dict[Path, float]
     settling = Settling(SECONDS)
     for path, now in touched.items():
         settling.touch(path, now)
-    taken = []
+    taken: list[Path] = []
     while (due := settling.next_due()) is not None:
         paths = settling.due(due)
         assert paths
