@@ -17,6 +17,7 @@ IngestqError
 ├── StoreRejected         Qdrant will never accept this request; a part of it, it may
 ├── PoolFailure           a process of the pool died or hung over a task
 │   └── PoolBroken        the processes of the pool died, over this task or not
+├── SourceFailed          what is to be indexed on a schedule cannot be read to its end
 ├── DocumentRejected      this document can never be processed, whoever tries
 ├── SourceChanged         a file became another one while it was read
 └── ContractError         bytes from the queue that are not a job of a known version
@@ -108,6 +109,10 @@ class PoolFailure(IngestqError):
 
 class PoolBroken(PoolFailure):
     """The processes of the pool died, and nobody knows of which task; they were replaced."""
+
+
+class SourceFailed(IngestqError):
+    """What is to be indexed on a schedule is not there, or failed before its end."""
 
 
 class DocumentRejected(IngestqError):

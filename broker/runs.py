@@ -194,7 +194,7 @@ class Runs:
         """
         with self._translated():
             async with self._redis.pipeline() as pipe:
-                pipe.hmget(keys.RUN + entry, "token", "record")
+                pipe.hmget(keys.RUN + entry, ["token", "record"])
                 pipe.exists(keys.RUN_LEASE + entry)
                 (token, record), is_alive = await pipe.execute()
         if token is None or is_alive:
