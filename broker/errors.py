@@ -143,6 +143,16 @@ def encodable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+def foreseen(error: Exception) -> IngestqError | None:
+    """The first of our own errors in ``error``, if there is nothing else in it."""
+    if isinstance(error, IngestqError):
+        return error
+    if isinstance(error, ExceptionGroup):
+        found = [foreseen(part) for part in error.exceptions]
+        return None if None in found else found[0]
+    return None
+
+
 class Failure(Enum):
     """What a failure means for the job that met it."""
 

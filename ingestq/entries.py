@@ -134,7 +134,11 @@ def _lines(table: ScheduleTable) -> LineSource:
 
 
 def _absolute(path: Path) -> Path:
-    return Path.cwd() / path.expanduser()
+    """Raises ValueError if the home of nobody is meant."""
+    try:
+        return Path.cwd() / path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _check_apart(one: Entry, other: Entry) -> None:

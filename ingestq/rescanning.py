@@ -47,15 +47,14 @@ class Rescan:
             return all_sweeps
 
         source = entry.source
-        documents = source.documents(self.queue.now, sightings)
+        paced = outside_quiet_hours(entry, source.documents(self.queue.now, sightings), self.now_ms)
         following = asyncio.create_task(ingestion.follow(until_queue_is_empty=False))
         try:
-            paced = outside_quiet_hours(entry, documents, self.now_ms)
             await ingestion.produce(paced, sweeps, entry.lane)
             await following
         finally:
             await end(following)
-            await documents.aclose()
+            await paced.aclose()
         return _result(ingestion.submission, await ingestion.summary(NO_COLLECTION), swept)
 
 

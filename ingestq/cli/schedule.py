@@ -65,6 +65,8 @@ async def _list(as_json: bool, settings: Settings) -> ExitCode:
         return ExitCode.OK
     for status in listed:
         _print_entry(status)
+    if listed and not any(status.live for status in listed):
+        line("no scheduler is up: start `ingestq up` or `ingestq scheduler`", style="red")
     if not listed:
         line("nothing is scheduled; write a table [[schedule]] into ingestq.toml")
     return ExitCode.OK

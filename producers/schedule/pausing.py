@@ -21,15 +21,18 @@ LONGEST_SLEEP_SECONDS: Final = 60.0
 
 
 async def outside_quiet_hours(
-    entry: Entry, documents: Documents, now_ms: Callable[[], Awaitable[int]]
+    entry: Entry,
+    documents: Documents,
+    now_ms: Callable[[], Awaitable[int]],
+    look_seconds: float = LOOK_SECONDS,
 ) -> Documents:
-    """``documents``, none of which comes in the quiet hours of ``entry``."""
+    """``documents``, none of which comes in the quiet hours of ``entry``, give or take a look."""
     look_at = time.monotonic()
     async with aclosing(documents) as each:
         async for document in each:
             if entry.quiet is not None and time.monotonic() >= look_at:
                 await _until_not_quiet(entry, now_ms)
-                look_at = time.monotonic() + LOOK_SECONDS
+                look_at = time.monotonic() + look_seconds
             yield document
 
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from broker import events
 from broker.contract import ChunkCounts, DocumentCounts
-from broker.errors import IngestqError, describe, in_one_line
+from broker.errors import describe, foreseen, in_one_line
 from broker.runs import Run, RunClaim, RunOutcome, Runs
 from producers.outages import end, persistently
 from producers.schedule.action import Action
@@ -25,6 +25,8 @@ LAST_WORDS_SECONDS: Final = 3.0
 """How long whoever is told to stop may take to write down that the run was interrupted; if Redis is
 away for longer, it is found out when the lease has run out."""
 STOPPED: Final = "the scheduler was stopped"
+NEED_SOMEBODY: Final = frozenset({RunOutcome.FAILED, RunOutcome.REFUSED})
+"""Outcomes that somebody has to look at."""
 
 
 class Result(Struct, frozen=True):
@@ -79,9 +81,11 @@ class Runner:
         act = partial(self._actions[entry.action], entry, queued)
         try:
             return await persistently(act)
-        except IngestqError as error:
-            return Result(RunOutcome.FAILED, describe(error))
-        except Exception as error:  # a defect ends the run, and not all that come after it
+        except Exception as error:
+            known = foreseen(error)
+            if known is not None:
+                return Result(RunOutcome.FAILED, describe(known))
+            # A defect ends the run, and not all that come after it.
             log.exception(events.RUN_CRASHED, entry=entry.name)
             return Result(RunOutcome.FAILED, in_one_line(error))
 
@@ -119,7 +123,8 @@ class Runner:
         if ended is None:
             log.warning(events.RUN_LOST, entry=entry.name)
             return None
-        log.info(
+        say = log.warning if ended.outcome in NEED_SOMEBODY else log.info
+        say(
             events.RUN_ENDED,
             entry=entry.name,
             outcome=ended.outcome.value,

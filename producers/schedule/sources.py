@@ -1,5 +1,6 @@
 """Where the documents of a scheduled entry come from."""
 
+import asyncio
 import os
 import stat
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -68,7 +69,7 @@ class FileSource:
     async def documents(self, clock: Clock, sightings: Sightings) -> Documents:
         if not await aiofiles.os.path.exists(self.path):
             raise SourceFailed(f"{self.path}: there is no such file or folder")
-        root = Root.at(self.path, self.name)
+        root = await asyncio.to_thread(Root.at, self.path, self.name)
         noted = sightings if self.complete else Sightings()
         async for listing in files.scan(root, clock, noted, self._leave_out):
             for entry in listing.entries:

@@ -1,16 +1,31 @@
-"""A scheduler is killed in the middle of a run: the next one makes up for it, once."""
+"""A scheduler, or Redis, is killed in the middle of a run: it is made up for, or goes on."""
 
+import asyncio
 import signal
 import subprocess
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from broker import keys
 from broker.connection import BrokerConfig, awaited, connected
-from broker.runs import Runs
+from broker.contract import BatchReport, Document, DocumentCounts
+from broker.leases import LeaseQueue
+from broker.queue import JobQueue
+from broker.runs import RunClaim, RunOutcome, Runs
 from ingestq.embedded import embedded_redis
+from ingestq.rescanning import Rescan
+from ingestq.scheduling import Silent
+from producers.schedule.action import Action
+from producers.schedule.entry import Entry
+from producers.schedule.runner import Runner
+from producers.schedule.sources import Clock, Documents, LineSource
+from producers.schedule.timetable import Timetable
+from producers.sightings import Sightings
+from tests.claims import batch_of, finish, take
 from tests.command import Ingestq
+from tests.waiting import crash, eventually
 
 DAY_MS = 24 * 3600 * 1000
 TABLE = """
@@ -83,3 +98,49 @@ async def test_a_killed_run_is_made_up_for_by_the_next_scheduler(ingestq: Ingest
     assert (
         runs(ingestq)[0]["documents"]["unchanged"] + runs(ingestq)[0]["documents"]["indexed"] == 1
     )
+
+
+@pytest.mark.slow
+async def test_a_run_outlasts_a_redis_that_is_killed(tmp_path: Path) -> None:
+    """The generator is in its middle when that happens, and nothing that it yields is lost."""
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(LineSource):
+        async def documents(self, clock: Clock, sightings: Sightings) -> Documents:
+            for doc_id in "ab":
+                yield Document(doc_id=doc_id, version=await clock(), source="", text=doc_id)
+                reached.set()
+                await go_on.wait()
+
+    entry = Entry("nightly", Timetable("0 3 * * *"), source=Slow(tmp_path))
+    async with embedded_redis(tmp_path / "redis") as url:
+        config = BrokerConfig(url)
+        async with connected(config) as redis:
+            runs, queue = Runs(redis, config), JobQueue(redis, config)
+            act = Rescan(queue, runs.now_ms, Silent())
+            claim = await runs.begin("nightly", due_ms=None, lease_ms=500)
+            assert isinstance(claim, RunClaim)
+            running = asyncio.create_task(
+                Runner(runs, {Action.RESCAN: act}).run(entry, claim, asyncio.Event())
+            )
+            await reached.wait()
+            await crash(redis)
+            go_on.set()
+            async with embedded_redis(tmp_path / "redis"):
+                leases = LeaseQueue(redis, config, lease_seconds=15)
+                seen: set[str] = set()
+
+                async def work() -> bool:
+                    for claimed in await take(leases, 2):
+                        documents = batch_of(claimed).documents
+                        seen.update(document.doc_id for document in documents)
+                        counts = DocumentCounts(indexed=len(documents))
+                        await finish(leases, claimed, BatchReport(counts))
+                    return running.done()
+
+                await eventually(work)
+                ended = await running
+    assert ended is not None
+    assert ended.outcome is RunOutcome.DONE, ended.detail
+    assert ended.documents.indexed == 2
+    assert seen == {"a", "b"}

@@ -49,12 +49,14 @@ def test_runs_are_listed_without_a_scheduler(ingestq: Ingestq) -> None:
         "cron": "0 3 * * *",
         "timezone": "Europe/Berlin",
         "action": "rescan",
+        "live": False,
         "source": "export:documents",
     }
     told = ingestq("schedule", "list").out
     assert "nightly: rescan export:documents" in told
     assert "03:00:00  (0 3 * * *, Europe/Berlin)" in told
     assert "failed in " in told
+    assert "no scheduler is up: start `ingestq up`" in told
 
 
 async def begun(ingestq: Ingestq) -> subprocess.Popen[str]:

@@ -284,8 +284,8 @@ async def test_nothing_is_begun_in_quiet_hours(broker: Broker, runs: Runs) -> No
     assert status.next_ms == quiet.over_at(await runs.now_ms())
 
 
-async def two_documents() -> Documents:
-    for doc_id in "ab":
+async def three_documents() -> Documents:
+    for doc_id in "abc":
         yield Document(doc_id=doc_id, version=1, source="", text=doc_id)
 
 
@@ -293,16 +293,18 @@ async def test_what_is_queued_pauses_in_quiet_hours() -> None:
     start = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
     at_noon = int(start.timestamp() * 1000)
     entry = Entry("daily", Timetable("0 3 * * *"), quiet=QuietHours.parse("11:00-12:00", UTC))
-    times = iter([at_noon - 60, at_noon - 30, at_noon])
+    times = iter([at_noon - 3_600_001, at_noon - 60, at_noon - 30, at_noon, at_noon + 1])
+    told_at: list[int] = []
 
     async def now_ms() -> int:
-        return next(times)
+        told_at.append(next(times))
+        return told_at[-1]
 
+    came = []
     with capture_logs() as logs:
-        documents = outside_quiet_hours(entry, two_documents(), now_ms)
-        first = await anext(documents)
-        assert isinstance(first, Document)
-        assert next(times, None) is None, "it waited until they were over"
-        assert first.doc_id == "a"
-        assert [document async for document in documents]
+        documents = outside_quiet_hours(entry, three_documents(), now_ms, look_seconds=0)
+        async for document in documents:
+            assert isinstance(document, Document)
+            came.append((document.doc_id, told_at[-1] - at_noon))
+    assert came == [("a", -3_600_001), ("b", 0), ("c", 1)]
     assert [entry["event"] for entry in logs] == [events.RUN_PAUSED, events.RUN_RESUMED]

@@ -122,6 +122,10 @@ def test_entries_are_those_of_the_tables(here: Path) -> None:
         ('jsonl = "x"\ninclude = ["*"]', "'e': include and exclude are about the files"),
         ('glob = "*"\ninclude = ["*"]', "'e': a glob says what is included"),
         ('glob = "/srv/x"', "'e': glob is '/srv/x': it has no wildcard; write it as path"),
+        (
+            'path = "~nobody-of-this-name/x"',
+            "'e': ~nobody-of-this-name/x: Could not determine home",
+        ),
         ('path = "x"\nexclude = ["!"]', "'e': include or exclude: Invalid"),
         ('action = "reindex"\npath = "x"', "'e': action 'reindex' has no use for path"),
         ('action = "verify"\njsonl = "x"', "'e': action 'verify' has no use for jsonl"),
