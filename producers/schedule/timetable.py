@@ -25,9 +25,10 @@ def zone_named(name: str) -> ZoneInfo:
 class Timetable:
     """``cron`` has five fields, or six with seconds before them; ``timezone`` is an IANA name.
 
-    Clock changes are met as Debian's cron does: what falls into the hour that is left out comes
-    right after it, and what falls into the hour that comes twice comes once. Times are Unix times
-    in ms. Raises ValueError that says what is wrong.
+    Clock changes are met as Debian's cron does: a time of day in the hour that is left out comes
+    right after it, and one in the hour that comes twice comes once; what has a ``*`` for the minute
+    or the hour goes on as it does. Times are Unix times in ms. Raises ValueError that says what is
+    wrong.
     """
 
     cron: str
