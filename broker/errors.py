@@ -17,6 +17,7 @@ IngestqError
 ├── StoreRejected         Qdrant will never accept this request; a part of it, it may
 ├── PoolFailure           a process of the pool died or hung over a task
 │   └── PoolBroken        the processes of the pool died, over this task or not
+├── SourceFailed          what is to be indexed on a schedule cannot be read to its end
 ├── DocumentRejected      this document can never be processed, whoever tries
 ├── SourceChanged         a file became another one while it was read
 └── ContractError         bytes from the queue that are not a job of a known version
@@ -110,6 +111,10 @@ class PoolBroken(PoolFailure):
     """The processes of the pool died, and nobody knows of which task; they were replaced."""
 
 
+class SourceFailed(IngestqError):
+    """What is to be indexed on a schedule is not there, or failed before its end."""
+
+
 class DocumentRejected(IngestqError):
     """A document can never be processed; the text is the reason shown to the user."""
 
@@ -136,6 +141,16 @@ def in_one_line(error: BaseException) -> str:
 def encodable(text: str) -> str:
     """``text`` without lone surrogates, which no encoding has; file names may hold them."""
     return text.encode(errors="backslashreplace").decode()
+
+
+def foreseen(error: Exception) -> IngestqError | None:
+    """The first of our own errors in ``error``, if there is nothing else in it."""
+    if isinstance(error, IngestqError):
+        return error
+    if isinstance(error, ExceptionGroup):
+        found = [foreseen(part) for part in error.exceptions]
+        return None if None in found else found[0]
+    return None
 
 
 class Failure(Enum):

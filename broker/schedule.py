@@ -1,4 +1,7 @@
-"""What has to be known of cron jobs so that each run is queued once, whoever is up."""
+"""What has to be known of cron jobs so that each run is queued once, whoever is up.
+
+Scheduled entries (`broker.runs`) go by the same times.
+"""
 
 from contextlib import AbstractContextManager
 from typing import cast

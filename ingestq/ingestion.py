@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from broker.contract import ChunkCounts, Document, DocumentCounts, FailedDocument, Sweep
+from broker.contract import ChunkCounts, Document, DocumentCounts, FailedDocument, Lane, Sweep
 from broker.queue import JobQueue, patiently
 from broker.status import SubmissionStatus
 from producers.client import IngestClient, new_submission
@@ -94,11 +94,12 @@ class Ingestion:
         self,
         documents: AsyncIterable[Document | FailedDocument],
         sweeps: Callable[[], Sequence[Sweep]],
+        lane: Lane = Lane.BULK,
     ) -> None:
         """Put every document on the queue, and then the ``sweeps``; waits while it is full."""
         client = IngestClient(self._queue)
         await client.submit_many(
-            documents, submission=self.submission, on_failed=self._unread.append
+            documents, submission=self.submission, on_failed=self._unread.append, lane=lane
         )
         await client.sweep(sweeps(), submission=self.submission)
         self._listing = False

@@ -13,6 +13,16 @@ if TYPE_CHECKING:
     from worker.reindex import Display, NotExchanged, Rebuilt
 
 
+async def live_collection(qdrant: "Qdrant", settings: Settings) -> "CollectionNames":
+    """The collection to be replaced. Raises UsageError if there is none."""
+    from worker.collection import find_collection
+
+    live = await find_collection(qdrant, settings.collection)
+    if live is None:
+        raise UsageError(f"nothing is indexed under {settings.collection!r} yet")
+    return live
+
+
 async def before_last(qdrant: "Qdrant", settings: Settings) -> "tuple[CollectionNames, Settings]":
     """The collection before the live one, and the settings that it was made with.
 

@@ -17,7 +17,9 @@ from pydantic_settings import (
 )
 
 from broker.connection import BrokerConfig
+from broker.contract import Lane
 from broker.errors import UsageError
+from producers.schedule.action import Action
 from worker.embedding.config import Backend, HttpConfig, cores
 from worker.embedding.models import DEFAULT_MODEL, Precision
 from worker.schema import SPARSE_NAME, Quantization, Schema, Storage
@@ -38,6 +40,29 @@ class DropTable(BaseModel):
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     metadata: dict[str, JsonValue] = {}
+
+
+class ScheduleTable(BaseModel):
+    """What is to be done at certain times: one table ``[[schedule]]``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    cron: str
+    timezone: str = "UTC"
+    action: Action = Action.RESCAN
+    path: Path | None = None
+    glob: Annotated[str | None, Field(min_length=1)] = None
+    jsonl: Path | None = None
+    generator: str | None = None
+    source: Annotated[str | None, Field(min_length=1)] = None
+    tenant: str = ""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    metadata: dict[str, JsonValue] = {}
+    delete_missing: bool = False
+    lane: Lane = Lane.BULK
+    quiet_hours: str | None = None
 
 
 class Settings(BaseSettings):
@@ -80,6 +105,7 @@ class Settings(BaseSettings):
     drop_settle_seconds: Annotated[float, Field(ge=0, le=3600)] = 2
     drop_rescan_seconds: Annotated[float, Field(ge=1)] = 300
     drop_poll_seconds: Annotated[float | None, Field(ge=0.1, le=3600)] = None
+    schedule: tuple[ScheduleTable, ...] = ()
 
     @field_validator("data_dir", "cache_dir")
     @classmethod

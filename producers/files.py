@@ -8,11 +8,12 @@ they are named themselves.
 import asyncio
 import os
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 import aiofiles
 import msgspec
@@ -24,6 +25,7 @@ from producers.sightings import Sightings
 
 LISTING_ENTRIES: Final = 256
 """Directory entries that are looked at in one visit to a thread."""
+NO_METADATA: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,14 @@ def _take(entries: Iterator[Found | FailedDocument]) -> list[Found | FailedDocum
     return list(islice(entries, LISTING_ENTRIES))
 
 
-def by_path(found: Found, version: int, *, checksum: bool = False) -> Document:
+def by_path(
+    found: Found,
+    version: int,
+    *,
+    checksum: bool = False,
+    tenant: str = "",
+    metadata: Mapping[str, Any] = NO_METADATA,
+) -> Document:
     """The document that a worker reads from the file that was found.
 
     With ``checksum`` it is read even if its state is known.
@@ -193,8 +202,10 @@ def by_path(found: Found, version: int, *, checksum: bool = False) -> Document:
         doc_id=found.doc_id,
         version=version,
         source=path,
+        tenant=tenant,
         path=path,
         media_type=guess_media_type(found.path.name),
+        metadata=dict(metadata),
         scanned=True,
     )
     if checksum:

@@ -1,8 +1,8 @@
 """Documents as JSON Lines: one object a line, with the fields of `Line`."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -26,11 +26,13 @@ class Line(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _decoder = msgspec.json.Decoder(Line)
+NOT_A_DOCUMENT: Final = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
+"""What is raised by something that cannot be made a document."""
 
 
 async def parse(
     lines: AsyncIterable[bytes], clock: Callable[[], Awaitable[int]]
-) -> AsyncIterator[Document | FailedDocument]:
+) -> AsyncGenerator[Document | FailedDocument, None]:
     """Make a document of every line that is not blank; a wrong line is reported by its number."""
     number = 0
     async for raw in lines:
@@ -38,20 +40,24 @@ async def parse(
         if not raw.strip():
             continue
         try:
-            line = _decoder.decode(raw)
-            msgspec.msgpack.encode(line.metadata)  # raises what JSON can say and the queue cannot
-            yield Document(
-                doc_id=line.doc_id,
-                version=await clock() if line.version is None else line.version,
-                source=line.doc_id if line.source is None else line.source,
-                tenant=line.tenant,
-                text=line.text,
-                path=None if line.path is None else path_to_text(_absolute(line.path)),
-                media_type=line.media_type,
-                metadata=line.metadata,
-            )
-        except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
+            yield await as_document(_decoder.decode(raw), clock)
+        except NOT_A_DOCUMENT as error:
             yield FailedDocument(f"line {number}", f"not a document: {error}")
+
+
+async def as_document(line: Line, clock: Callable[[], Awaitable[int]]) -> Document:
+    """The document that somebody wrote. Raises one of NOT_A_DOCUMENT if it cannot be one."""
+    msgspec.msgpack.encode(line.metadata)  # raises what JSON can say and the queue cannot
+    return Document(
+        doc_id=line.doc_id,
+        version=await clock() if line.version is None else line.version,
+        source=line.doc_id if line.source is None else line.source,
+        tenant=line.tenant,
+        text=line.text,
+        path=None if line.path is None else path_to_text(_absolute(line.path)),
+        media_type=line.media_type,
+        metadata=line.metadata,
+    )
 
 
 def _absolute(path: str) -> Path:

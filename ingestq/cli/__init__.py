@@ -10,6 +10,8 @@ from ingestq.cli.doctor import doctor
 from ingestq.cli.drop import drop
 from ingestq.cli.reindex import reindex
 from ingestq.cli.run import run
+from ingestq.cli.schedule import schedule
+from ingestq.cli.scheduler import scheduler
 from ingestq.cli.search import search
 from ingestq.cli.status import status
 from ingestq.cli.up import up
@@ -28,6 +30,7 @@ COMMANDS = (
     add,
     up,
     drop,
+    scheduler,
     worker,
     api,
     search,
@@ -40,6 +43,7 @@ COMMANDS = (
 for command in COMMANDS:
     app.command()(command)
 app.add_typer(dead)
+app.add_typer(schedule)
 
 
 def main() -> None:

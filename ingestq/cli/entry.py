@@ -8,7 +8,7 @@ from enum import IntEnum
 
 import typer
 
-from broker.errors import IngestqError, QueueFull, ServiceUnavailable, UsageError
+from broker.errors import IngestqError, QueueFull, ServiceUnavailable, UsageError, foreseen
 from ingestq.settings import Settings, load_settings
 
 
@@ -33,22 +33,12 @@ def run_command(command: Callable[[Settings], Coroutine[None, None, ExitCode]]) 
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
     except (IngestqError, ExceptionGroup) as error:
-        foreseen = _foreseen(error)
-        if foreseen is None:
+        known = foreseen(error)
+        if known is None:
             raise
-        print(f"ingestq: {foreseen}", file=sys.stderr)  # noqa: T201
-        code = _code(foreseen)
+        print(f"ingestq: {known}", file=sys.stderr)  # noqa: T201
+        code = _code(known)
     raise typer.Exit(code)
-
-
-def _foreseen(error: Exception) -> IngestqError | None:
-    """The first of our own errors in ``error``, if there is nothing else in it."""
-    if isinstance(error, IngestqError):
-        return error
-    if isinstance(error, ExceptionGroup):
-        found = [_foreseen(part) for part in error.exceptions]
-        return None if None in found else found[0]
-    return None
 
 
 def _code(error: IngestqError) -> ExitCode:

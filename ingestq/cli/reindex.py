@@ -17,7 +17,7 @@ from ingestq.cli.console import configure_logging, err, line, print_json
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
 from ingestq.cli.progress import LINE_SECONDS
-from ingestq.rebuilding import before_last, build
+from ingestq.rebuilding import before_last, build, live_collection
 from ingestq.runtime import open_broker, open_qdrant
 from ingestq.settings import Settings
 
@@ -79,15 +79,11 @@ async def _reindex(
         raise UsageError("--rollback goes back to what was before; it takes no other option")
     started = time.monotonic()
     async with open_broker(settings) as broker, open_qdrant(settings) as qdrant:
-        from worker.collection import find_collection
-
-        live = await find_collection(qdrant, settings.collection)
-        if live is None:
-            raise UsageError(f"nothing is indexed under {settings.collection!r} yet")
+        live = await live_collection(qdrant, settings)
         wanted, before = settings.model_copy(update=given), None
         if rollback:
             before, wanted = await before_last(qdrant, settings)
-        with _display() as done:
+        with building_display() as done:
             new, outcome = await build(broker, qdrant, live, wanted, done, before)
     summary = _Summary(live, new, outcome, done.chunks, time.monotonic() - started)
     if as_json:
@@ -160,7 +156,8 @@ def _changed(settings: Settings, wanted: Settings) -> list[str]:
 
 
 @contextmanager
-def _display() -> Iterator[_Done]:
+def building_display() -> Iterator[_Done]:
+    """Show how far a rebuild is, on stderr."""
     if not err.is_terminal:
         err.print("building")
         yield _Lines()

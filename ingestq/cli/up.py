@@ -1,4 +1,4 @@
-"""``ingestq up``: worker, API and watched folders in one process, until told to stop."""
+"""``ingestq up``: worker, API, watched folders and schedule in one process, until told to stop."""
 
 import asyncio
 import logging
@@ -12,8 +12,10 @@ from ingestq.cli.console import configure_logging
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Source
 from ingestq.dropping import Wanted, drop_parts, watched_folders
+from ingestq.entries import scheduled_entries
 from ingestq.parts import Part, run_parts
 from ingestq.runtime import open_broker, open_qdrant, open_worker
+from ingestq.scheduling import open_schedule
 from ingestq.serving import listening, open_api
 from ingestq.settings import Settings
 
@@ -31,7 +33,8 @@ Folders = Annotated[
 def up(
     folders: Folders = None, source: Source = None, allow_mass_delete: AllowMassDelete = False
 ) -> None:
-    """Run everything: index what is queued, serve the API, watch folders, until stopped.
+    """Run everything: index what is queued, serve the API, watch folders, begin what is scheduled,
+    until stopped.
 
     SIGTERM or Ctrl-C lets what is running end within INGESTQ_DRAIN_SECONDS; a second one stops at
     once. If a part cannot go on, all are stopped.
@@ -42,13 +45,16 @@ def up(
 
 async def _up(wanted: Wanted, settings: Settings) -> ExitCode:
     folders = await asyncio.to_thread(watched_folders, wanted, settings, required=False)
+    entries = scheduled_entries(settings)
     async with (
         listening(settings) as listener,
         open_broker(settings) as broker,
         open_qdrant(settings) as qdrant,  # the local one has one client: worker and API share it
         open_worker(settings, broker, qdrant) as worker,
         open_api(settings, broker, listener, qdrant) as api,
+        open_schedule(entries, settings, broker, qdrant) as schedule,
     ):
         drops = drop_parts(folders, wanted, settings, broker)
-        await run_parts(Part(worker.run_until_stopped, worker.stop), api, *drops)
+        scheduled = [schedule] if entries else []
+        await run_parts(Part(worker.run_until_stopped, worker.stop), api, *drops, *scheduled)
     return ExitCode.OK

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any, Final
 
-from pathspec import GitIgnoreSpec
+from producers.patterns import Patterns
 
 UNFINISHED_SUFFIXES: Final = (".part", ".partial", ".tmp", ".crdownload", "~")
 """What programs name a file while they write it, or keep of it afterwards. It is taken when it gets
@@ -39,14 +39,11 @@ class DropFolder:
         relative = path.relative_to(self.path)
         if not is_visible(relative) or is_sidecar(path):
             return False
-        include, exclude = self._patterns
-        if self.include and not include.match_file(relative):
-            return False
-        return not exclude.match_file(relative)
+        return self._patterns.take(relative)
 
     @cached_property
-    def _patterns(self) -> tuple[GitIgnoreSpec, GitIgnoreSpec]:
-        return GitIgnoreSpec.from_lines(self.include), GitIgnoreSpec.from_lines(self.exclude)
+    def _patterns(self) -> Patterns:
+        return Patterns(self.include, self.exclude)
 
 
 def is_visible(relative: PurePath) -> bool:

@@ -18,11 +18,11 @@ from broker.dead_letters import DeadLetters
 from producers.client import IngestClient, new_submission
 from producers.drop.folder import DropFolder, document_beside, is_visible
 from producers.drop.looking import Looker
-from producers.drop.outages import end, persistently
 from producers.drop.presence import Presence
 from producers.drop.scanning import Scanner
 from producers.drop.settling import FileState, Settling
 from producers.drop.watching import Paths, Watcher
+from producers.outages import end, persistently
 
 log = structlog.get_logger()
 

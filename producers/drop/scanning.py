@@ -15,9 +15,9 @@ from producers.client import IngestClient, new_submission
 from producers.drop.folder import DropFolder
 from producers.drop.letters import forget_gone
 from producers.drop.looking import Looker
-from producers.drop.outages import persistently
 from producers.drop.presence import Presence
 from producers.drop.settling import FileState
+from producers.outages import persistently
 from producers.sightings import Sightings
 
 log = structlog.get_logger()

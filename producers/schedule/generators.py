@@ -1,0 +1,95 @@
+"""Documents that a function of the user's own yields."""
+
+import asyncio
+import inspect
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from broker import events
+from broker.contract import Document, FailedDocument
+from broker.errors import SourceFailed, UsageError, in_one_line
+from producers.jsonl import NOT_A_DOCUMENT, Line, as_document
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Generator:
+    """An ``async def`` function that yields documents, named as ``package.module:function``."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    def load(self) -> Callable[[], AsyncGenerator[Any, None]]:
+        """Import the function. Blocks.
+
+        Raises UsageError if it cannot be imported, or is something else.
+        """
+        module, _, attributes = self.name.partition(":")
+        if not module or not attributes:
+            raise UsageError(f"generator is {self.name!r}: write it as package.module:function")
+        try:
+            found: Any = import_module(module)
+            for part in attributes.split("."):
+                found = getattr(found, part)
+        except Exception as error:  # whatever the module does when it is imported
+            raise UsageError(
+                f"generator {self.name!r} cannot be imported ({in_one_line(error)}); modules are "
+                "looked for in the working directory, too"
+            ) from error
+        if not inspect.isasyncgenfunction(found):
+            raise UsageError(f"generator {self.name!r} is no `async def` function that yields")
+        function: Callable[[], AsyncGenerator[Any, None]] = found
+        return function
+
+    async def documents(
+        self, clock: Callable[[], Awaitable[int]]
+    ) -> AsyncGenerator[Document | FailedDocument, None]:
+        """What the function yields: documents, or mappings with the fields of `Line`.
+
+        Raises SourceFailed if it raises.
+        """
+        number = 0
+        async with aclosing(self._items()) as items:
+            async for item in items:
+                number += 1
+                try:
+                    yield await _document(item, clock)
+                except NOT_A_DOCUMENT as error:
+                    yield FailedDocument(f"item {number}", f"not a document: {error}")
+
+    async def _items(self) -> AsyncGenerator[Any, None]:
+        function = await asyncio.to_thread(self.load)
+        async with aclosing(function()) as items:
+            while True:
+                try:
+                    item = await anext(items)
+                except StopAsyncIteration:
+                    return
+                except Exception as error:  # whatever the user's function does
+                    log.warning(events.GENERATOR_FAILED, generator=self.name, exc_info=True)
+                    raise SourceFailed(f"{self.name} failed: {in_one_line(error)}") from error
+                yield item
+
+
+def import_from(folder: Path) -> None:
+    """Let modules in ``folder`` be imported."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+async def _document(item: Any, clock: Callable[[], Awaitable[int]]) -> Document:
+    is_one = isinstance(item, Document)
+    document: Document = item if is_one else await as_document(msgspec.convert(item, Line), clock)
+    document.doc_id.encode()  # raises if it is no text
+    return document

@@ -1,0 +1,100 @@
+"""Begins the runs of all entries when they are due, until it is stopped."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from broker import events
+from broker.errors import BrokerUnavailable
+from broker.runs import NotBegun, RunClaim, Runs, iso
+from producers.outages import RETRY_SECONDS
+from producers.schedule.entry import Entry
+from producers.schedule.runner import Runner
+
+log = structlog.get_logger()
+
+LOOK_SECONDS: Final = 10.0
+"""How often it is looked whether a run is due again, and said which entries there are."""
+
+
+class Scheduler:
+    """One of any number of schedulers with the same entries.
+
+    All go by the clock of Redis, and write down there up to when runs are begun. A run that was due
+    while no scheduler was up, or that was interrupted, is begun by the next one that looks, once
+    however many were missed.
+    """
+
+    def __init__(
+        self, entries: Sequence[Entry], runs: Runs, runner: Runner, lease_seconds: float
+    ) -> None:
+        self._entries = entries
+        self._runs = runs
+        self._runner = runner
+        self._lease_ms = int(lease_seconds * 1000)
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Let `run` return; what runs is interrupted, and due again."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Begin runs until `stop` is called. Raises UsageError if Redis refuses the credentials."""
+        log.info(events.SCHEDULE_STARTED, entries=len(self._entries))
+        async with asyncio.TaskGroup() as running:
+            while not self._stopping.is_set():
+                seconds = await self._look(running)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await self._stopping.wait()
+        log.info(events.SCHEDULE_STOPPED)
+
+    async def _look(self, running: asyncio.TaskGroup) -> float:
+        """Begin what is due; in how many seconds to look again."""
+        try:
+            next_ms = [await self._look_at(entry, running) for entry in self._entries]
+            await self._runs.publish(
+                [entry.status(ms) for entry, ms in zip(self._entries, next_ms, strict=True)]
+            )
+            now_ms = await self._runs.now_ms()
+        except BrokerUnavailable as error:
+            log.warning(events.SERVICE_AWAY, error=str(error), retry_in=RETRY_SECONDS)
+            return RETRY_SECONDS
+        soonest = min((ms for ms in next_ms if ms is not None), default=None)
+        if soonest is None:
+            return LOOK_SECONDS
+        return min(max(soonest - now_ms, 0) / 1000, LOOK_SECONDS)
+
+    async def _look_at(self, entry: Entry, running: asyncio.TaskGroup) -> int | None:
+        """Begin a run of ``entry`` if one is due; when the next one begins."""
+        if await self._runs.end_lost(entry.name) is not None:
+            log.warning(events.RUN_LOST, entry=entry.name)
+        due_ms = entry.timetable.next_after(await self._runs.begun_until(entry.name))
+        now_ms = await self._runs.now_ms()
+        if due_ms is not None and entry.begins_at(due_ms, now_ms) <= now_ms:
+            await self._begin(entry, due_ms, running)
+            due_ms = entry.timetable.next_after(max(due_ms, now_ms))
+        return None if due_ms is None else entry.begins_at(due_ms, now_ms)
+
+    async def _begin(self, entry: Entry, due_ms: int, running: asyncio.TaskGroup) -> None:
+        begun = await self._runs.begin(entry.name, due_ms=due_ms, lease_ms=self._lease_ms)
+        match begun:
+            case RunClaim():
+                log.info(
+                    events.RUN_BEGUN,
+                    entry=entry.name,
+                    action=entry.action.value,
+                    due=iso(due_ms),
+                    late_seconds=(begun.run.started_ms - due_ms) / 1000,
+                )
+                running.create_task(self._run(entry, begun))
+            case NotBegun.RUNNING:
+                log.warning(events.RUN_SKIPPED, entry=entry.name, due=iso(due_ms))
+            case NotBegun.BEFORE:
+                pass  # another scheduler was first
+
+    async def _run(self, entry: Entry, claim: RunClaim) -> None:
+        await self._runner.run(entry, claim, self._stopping)

@@ -1,0 +1,146 @@
+"""A scheduler, or Redis, is killed in the middle of a run: it is made up for, or goes on."""
+
+import asyncio
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from broker import keys
+from broker.connection import BrokerConfig, awaited, connected
+from broker.contract import BatchReport, Document, DocumentCounts
+from broker.leases import LeaseQueue
+from broker.queue import JobQueue
+from broker.runs import RunClaim, RunOutcome, Runs
+from ingestq.embedded import embedded_redis
+from ingestq.rescanning import Rescan
+from ingestq.scheduling import Silent
+from producers.schedule.action import Action
+from producers.schedule.entry import Entry
+from producers.schedule.runner import Runner
+from producers.schedule.sources import Clock, Documents, LineSource
+from producers.schedule.timetable import Timetable
+from producers.sightings import Sightings
+from tests.claims import batch_of, finish, take
+from tests.command import Ingestq
+from tests.waiting import crash, eventually
+
+DAY_MS = 24 * 3600 * 1000
+TABLE = """
+[[schedule]]
+name = "nightly"
+cron = "0 3 * * *"
+path = "notes"
+"""
+
+
+async def miss(ingestq: Ingestq) -> None:
+    """The last run was begun days ago."""
+    async with embedded_redis(ingestq.folder / ".ingestq") as url:
+        config = BrokerConfig(url)
+        async with connected(config) as redis:
+            begun_ms = await Runs(redis, config).now_ms() - 3 * DAY_MS
+            await awaited(redis.hset(keys.CRON, "schedule:nightly", cast(str, begun_ms)))
+
+
+def started(ingestq: Ingestq, event: str) -> subprocess.Popen[str]:
+    """A scheduler that has logged ``event``."""
+    running = ingestq.start("scheduler")
+    assert running.stderr is not None
+    for line in running.stderr:
+        if event in line:
+            return running
+    raise AssertionError(f"it ended: {running.wait()}")
+
+
+def runs(ingestq: Ingestq) -> list[dict[str, Any]]:
+    listed = ingestq("schedule", "list", "--json")
+    assert listed.code == 0, listed.err
+    [entry] = listed.json["schedule"]
+    found: list[dict[str, Any]] = entry["runs"]
+    return found
+
+
+@pytest.mark.slow
+async def test_a_killed_run_is_made_up_for_by_the_next_scheduler(ingestq: Ingestq) -> None:
+    ingestq.settings |= {"lease_seconds": "1"}
+    (ingestq.folder / "notes").mkdir()
+    (ingestq.folder / "notes" / "a.txt").write_text("A note.")
+    (ingestq.folder / "ingestq.toml").write_text(TABLE)
+    await miss(ingestq)
+    first = started(ingestq, "run.begun")  # no worker is up, so it lasts
+    [run] = runs(ingestq)
+    assert run["outcome"] == "running"
+    first.kill()
+    first.communicate()
+
+    second = started(ingestq, "run.begun")
+    running, lost = runs(ingestq)
+    assert (running["outcome"], lost["outcome"]) == ("running", "interrupted")
+    assert running["due"] == lost["due"] == run["due"]
+    second.send_signal(signal.SIGTERM)
+    _, err = second.communicate(timeout=10)
+    assert second.returncode == 0, err
+
+    with_worker = ingestq.start("up")
+    try:
+        assert with_worker.stderr is not None
+        for line in with_worker.stderr:
+            if "run.ended" in line:
+                break
+        assert [run["outcome"] for run in runs(ingestq)] == ["done", "interrupted", "interrupted"]
+        assert {run["due"] for run in runs(ingestq)} == {run["due"]}
+    finally:
+        with_worker.terminate()
+        with_worker.communicate(timeout=60)
+    assert (
+        runs(ingestq)[0]["documents"]["unchanged"] + runs(ingestq)[0]["documents"]["indexed"] == 1
+    )
+
+
+@pytest.mark.slow
+async def test_a_run_outlasts_a_redis_that_is_killed(tmp_path: Path) -> None:
+    """The generator is in its middle when that happens, and nothing that it yields is lost."""
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(LineSource):
+        async def documents(self, clock: Clock, sightings: Sightings) -> Documents:
+            for doc_id in "ab":
+                yield Document(doc_id=doc_id, version=await clock(), source="", text=doc_id)
+                reached.set()
+                await go_on.wait()
+
+    entry = Entry("nightly", Timetable("0 3 * * *"), source=Slow(tmp_path))
+    async with embedded_redis(tmp_path / "redis") as url:
+        config = BrokerConfig(url)
+        async with connected(config) as redis:
+            runs, queue = Runs(redis, config), JobQueue(redis, config)
+            act = Rescan(queue, runs.now_ms, Silent())
+            claim = await runs.begin("nightly", due_ms=None, lease_ms=500)
+            assert isinstance(claim, RunClaim)
+            running = asyncio.create_task(
+                Runner(runs, {Action.RESCAN: act}).run(entry, claim, asyncio.Event())
+            )
+            await reached.wait()
+            await crash(redis)
+            go_on.set()
+            async with embedded_redis(tmp_path / "redis"):
+                leases = LeaseQueue(redis, config, lease_seconds=15)
+                seen: set[str] = set()
+
+                async def work() -> bool:
+                    for claimed in await take(leases, 2):
+                        documents = batch_of(claimed).documents
+                        seen.update(document.doc_id for document in documents)
+                        counts = DocumentCounts(indexed=len(documents))
+                        await finish(leases, claimed, BatchReport(counts))
+                    return running.done()
+
+                await eventually(work)
+                ended = await running
+    assert ended is not None
+    assert ended.outcome is RunOutcome.DONE, ended.detail
+    assert ended.documents.indexed == 2
+    assert seen == {"a", "b"}

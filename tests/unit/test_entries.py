@@ -1,0 +1,185 @@
+"""What is scheduled, by what ingestq.toml says."""
+
+from datetime import time
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from broker.contract import Lane
+from broker.errors import UsageError
+from ingestq.entries import entry_named, scheduled_entries
+from ingestq.scheduling import load_generators
+from ingestq.settings import load_settings
+from producers.patterns import Patterns
+from producers.schedule.action import Action
+from producers.schedule.entry import Entry
+from producers.schedule.generators import Generator
+from producers.schedule.quiet import QuietHours
+from producers.schedule.sources import FileSource, LineSource
+from producers.schedule.timetable import Timetable
+
+TABLES = """
+[[schedule]]
+name = "nightly"
+cron = "0 3 * * *"
+timezone = "Europe/Berlin"
+path = "notes"
+source = "notes"
+tenant = "island"
+include = ["*.md"]
+exclude = ["draft.*"]
+metadata = {shelf = 7}
+quiet_hours = "08:00-18:00"
+lane = "interactive"
+
+[[schedule]]
+name = "some"
+cron = "0 4 * * *"
+glob = "/srv/*/in/**/*.md"
+
+[[schedule]]
+name = "lines"
+cron = "0 5 * * *"
+jsonl = "all.jsonl"
+source = "erp/"
+delete_missing = true
+
+[[schedule]]
+name = "own"
+cron = "0 6 * * *"
+generator = "erp.export:documents"
+
+[[schedule]]
+name = "weekly"
+cron = "0 0 * * sun"
+action = "verify"
+path = "notes"
+
+[[schedule]]
+name = "rebuild"
+cron = "0 1 1 * *"
+action = "reindex"
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def entries(toml: str) -> list[Entry]:
+    Path("ingestq.toml").write_text(toml)
+    return scheduled_entries(load_settings())
+
+
+def test_entries_are_those_of_the_tables(here: Path) -> None:
+    assert entries(TABLES) == [
+        Entry(
+            "nightly",
+            Timetable("0 3 * * *", "Europe/Berlin"),
+            Action.RESCAN,
+            FileSource(
+                here / "notes", "notes", "island", Patterns(("*.md",), ("draft.*",)), {"shelf": 7}
+            ),
+            Lane.INTERACTIVE,
+            QuietHours(time(8), time(18), ZoneInfo("Europe/Berlin")),
+        ),
+        Entry(
+            "some",
+            Timetable("0 4 * * *"),
+            source=FileSource(
+                Path("/srv"),
+                patterns=Patterns(("/*/in/**/*.md",)),
+                glob="/srv/*/in/**/*.md",
+                complete=False,
+            ),
+        ),
+        Entry(
+            "lines",
+            Timetable("0 5 * * *"),
+            source=LineSource(here / "all.jsonl", "erp", complete=True),
+        ),
+        Entry("own", Timetable("0 6 * * *"), source=LineSource(Generator("erp.export:documents"))),
+        Entry("weekly", Timetable("0 0 * * sun"), Action.VERIFY, FileSource(here / "notes")),
+        Entry("rebuild", Timetable("0 1 1 * *"), Action.REINDEX),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ('cron = "61 * * * *"\npath = "x"', "'e': cron is '61 * * * *': bad minute; write"),
+        ('cron = "0 0 30 2 *"\npath = "x"', "'e': cron is '0 0 30 2 *': bad day-of-month"),
+        ('timezone = "Mars"\npath = "x"', "'e': timezone is 'Mars': there is no such time zone"),
+        ('quiet_hours = "8-18"\npath = "x"', "'e': quiet_hours is '8-18'"),
+        ("", "'e': it has no source; name one of path, glob, jsonl, generator"),
+        ('path = "x"\nglob = "*"', "'e': it has path and glob; name one of"),
+        ('path = "x"\ndelete_missing = true', "'e': delete_missing: a folder is kept equal"),
+        ('jsonl = "x"\ndelete_missing = true', "'e': delete_missing needs a source"),
+        ('jsonl = "x"\nsource = "."', "'e': source is '.'"),
+        ('jsonl = "x"\ninclude = ["*"]', "'e': include and exclude are about the files"),
+        ('glob = "*"\ninclude = ["*"]', "'e': a glob says what is included"),
+        ('glob = "/srv/x"', "'e': glob is '/srv/x': it has no wildcard; write it as path"),
+        (
+            'path = "~nobody-of-this-name/x"',
+            "'e': ~nobody-of-this-name/x: Could not determine home",
+        ),
+        ('path = "x"\nexclude = ["!"]', "'e': include or exclude: Invalid"),
+        ('action = "reindex"\npath = "x"', "'e': action 'reindex' has no use for path"),
+        ('action = "verify"\njsonl = "x"', "'e': action 'verify' has no use for jsonl"),
+        ('action = "verify"\nsource = "x"', "'e': source names the folder at path"),
+        ('action = "dance"', "schedule.0.action in ingestq.toml is 'dance'"),
+        ('path = "x"\nspeed = 1', "there is no setting 'schedule.0.speed'"),
+        ('path = "x"\nlane = "fast"', "schedule.0.lane in ingestq.toml is 'fast'"),
+    ],
+)
+def test_what_is_wrong_is_named(keys: str, said: str) -> None:
+    cron = "" if "cron" in keys else 'cron = "0 3 * * *"\n'
+    with pytest.raises(UsageError) as raised:
+        entries(f'[[schedule]]\nname = "e"\n{cron}{keys}')
+    assert said in str(raised.value)
+
+
+def test_names_are_unique_and_lists_do_not_remove_each_other() -> None:
+    one = '[[schedule]]\nname = "a"\ncron = "0 3 * * *"\npath = "x"\n'
+    with pytest.raises(UsageError, match="'a': 2 tables have this name"):
+        entries(one + one)
+    lists = [
+        f'[[schedule]]\nname = "{name}"\ncron = "0 3 * * *"\njsonl = "{name}"\n'
+        f'source = "{source}"\ndelete_missing = true\n'
+        for name, source in [("a", "erp"), ("b", "erp/sub"), ("c", "crm")]
+    ]
+    with pytest.raises(UsageError, match="'a' and 'b': with delete_missing, each would remove"):
+        entries("".join(lists))
+    assert len(entries(lists[0] + lists[2])) == 2
+
+
+def test_an_entry_is_found_by_its_name() -> None:
+    found = entries(TABLES)
+    assert entry_named(found, "weekly").action is Action.VERIFY
+    with pytest.raises(UsageError, match="called 'monthly': nightly, some, lines"):
+        entry_named(found, "monthly")
+
+
+@pytest.mark.parametrize(
+    ("generator", "said"),
+    [
+        ("erp", "write it as package.module:function"),
+        ("no_such_module:f", "'e': generator 'no_such_module:f' cannot be imported"),
+        ("own_source_a:nothing", "cannot be imported (AttributeError"),
+        ("own_source_a:plain", "is no `async def` function that yields"),
+        ("own_source_b:f", "cannot be imported (SyntaxError"),
+    ],
+)
+def test_a_generator_that_is_none_is_said_at_the_start(
+    here: Path, monkeypatch: pytest.MonkeyPatch, generator: str, said: str
+) -> None:
+    monkeypatch.syspath_prepend(here)
+    (here / "own_source_a.py").write_text("async def plain():\n    return []\n")
+    (here / "own_source_b.py").write_text("async def f(:\n")
+    table = f'[[schedule]]\nname = "e"\ncron = "0 3 * * *"\ngenerator = "{generator}"\n'
+    with pytest.raises(UsageError) as raised:
+        load_generators(entries(table))
+    assert said in str(raised.value)
