@@ -35,6 +35,7 @@ class Scripts:
     cron: AsyncScript
     heartbeat: AsyncScript
     overview: AsyncScript
+    count: AsyncScript
 
     @classmethod
     def register(cls, redis: ArqRedis) -> Self:
