@@ -66,7 +66,7 @@ async def open_index(settings: Settings) -> AsyncIterator[Index]:
     """Start a worker, and stop it on leaving."""
     async with open_broker(settings) as broker, open_worker(settings, broker) as worker:
         ingestor: Ingestor = worker.ctx[INGESTOR]
-        ports = ingestor.ports[Lane.BULK]
+        ports = ingestor.collections[settings.collection][Lane.BULK]
         assert isinstance(ports.model, LaneModel)
         assert isinstance(ports.chunks, QdrantStore)
         assert isinstance(ports.ledger, QdrantLedger)

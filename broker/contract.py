@@ -6,6 +6,7 @@ that meets a tag it does not know refuses the job instead of guessing.
 """
 
 import hashlib
+import re
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -29,11 +30,17 @@ MAX_VERSION: Final = 2**53 - 1
 LATEST_MS: Final = 253_402_300_799_999
 """The last Unix time in ms that is a date: the end of the year 9999."""
 
+COLLECTION_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+"""What collections may be called."""
+_is_collection = re.compile(COLLECTION_NAME).fullmatch
+
 INLINE_TEXT_BYTES: Final = 64 * 1024
 """A file's text up to this size travels in the job; a larger file travels by its path."""
 
 
-def _check_identity(doc_id: str, version: int) -> None:
+def _check_identity(doc_id: str, version: int, collection: str) -> None:
+    if collection and not _is_collection(collection):
+        raise ValueError(f"collection is {collection!r}; it must match {COLLECTION_NAME}")
     if not doc_id:
         raise ValueError("doc_id is empty")
     if not 1 <= version <= MAX_VERSION:
@@ -53,14 +60,15 @@ class Lane(StrEnum):
 class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One document as a producer observed it.
 
-    ``doc_id`` is unique within ``tenant``. ``version`` is an integer that only grows for one
-    document: the caller's own, or Redis time in microseconds when the document was observed.
-    ``source`` says where the document came from (a path, a URL). The content is either ``text``
-    or ``path``, a file that the worker can read (see ``broker.paths``). ``media_type`` is a hint;
-    the content decides. ``metadata`` is stored with every chunk. ``file`` names the state of the
-    file at ``path``: while it is the one that is indexed, the file need not be read. ``scanned``
-    says that it was found in the file system: it is gone when a later scan of a folder it lies in
-    does not find it.
+    ``doc_id`` is unique within ``tenant``, and that within ``collection``, the public name of the
+    one that it is meant for; empty for the one that the worker is set to. ``version`` is an integer
+    that only grows for one document: the caller's own, or Redis time in microseconds when the
+    document was observed. ``source`` says where the document came from (a path, a URL). The content
+    is either ``text`` or ``path``, a file that the worker can read (see ``broker.paths``).
+    ``media_type`` is a hint; the content decides. ``metadata`` is stored with every chunk. ``file``
+    names the state of the file at ``path``: while it is the one that is indexed, the file need not
+    be read. ``scanned`` says that it was found in the file system: it is gone when a later scan of
+    a folder it lies in does not find it.
     """
 
     doc_id: str
@@ -73,9 +81,10 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     metadata: dict[str, Any] = {}
     file: str | None = None
     scanned: bool = False
+    collection: str = ""
 
     def __post_init__(self) -> None:
-        _check_identity(self.doc_id, self.version)
+        _check_identity(self.doc_id, self.version, self.collection)
         if (self.text is None) == (self.path is None):
             raise ValueError("a document has either text or path")
 
@@ -86,9 +95,10 @@ class Deletion(Struct, frozen=True, kw_only=True, omit_defaults=True):
     doc_id: str
     version: int
     tenant: str = ""
+    collection: str = ""
 
     def __post_init__(self) -> None:
-        _check_identity(self.doc_id, self.version)
+        _check_identity(self.doc_id, self.version, self.collection)
 
 
 class Sweep(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -105,13 +115,26 @@ class Sweep(Struct, frozen=True, kw_only=True, omit_defaults=True):
     seen: bytes
     tenant: str = ""
     allow_mass_delete: bool = False
+    collection: str = ""
 
     def __post_init__(self) -> None:
-        _check_identity(self.doc_id, self.version)
+        _check_identity(self.doc_id, self.version, self.collection)
+
+
+Item = Document | Deletion | Sweep
+"""What a batch holds."""
+AnyItem = TypeVar("AnyItem", Document, Deletion, Sweep)
+
+
+def meant_for(collection: str, item: AnyItem) -> AnyItem:
+    """``item``, for ``collection`` unless it names one itself."""
+    if item.collection or not collection:
+        return item
+    return msgspec.structs.replace(item, collection=collection)
 
 
 class _Batch(Struct, frozen=True):
-    """What the batches have in common: their documents share nothing but tenant and way."""
+    """What the batches have in common: their documents share collection, tenant and way."""
 
     function: ClassVar[str]
     submission: str
@@ -119,8 +142,13 @@ class _Batch(Struct, frozen=True):
     lane: Lane = Lane.BULK
 
     def __post_init__(self) -> None:
-        if len({document.tenant for document in self.documents}) != 1:
-            raise ValueError("a batch holds documents, all of one tenant")
+        if len({(document.collection, document.tenant) for document in self.documents}) != 1:
+            raise ValueError("a batch holds documents, all of one collection and one tenant")
+
+    @property
+    def collection(self) -> str:
+        collection: str = self.documents[0].collection
+        return collection
 
     @property
     def tenant(self) -> str:
@@ -135,7 +163,8 @@ class _Batch(Struct, frozen=True):
         """
         digest = hashlib.blake2b(self.submission.encode(), digest_size=16)
         for document in self.documents:
-            key = (document.tenant, document.doc_id, document.version)
+            collection = (document.collection,) if document.collection else ()
+            key = (*collection, document.tenant, document.doc_id, document.version)
             digest.update(msgspec.msgpack.encode(key))
         return f"{self.function}-{digest.hexdigest()}"
 
@@ -151,6 +180,11 @@ class _Batch(Struct, frozen=True):
     def within(self, submission: str) -> Self:
         """The same batch as part of another submission."""
         return msgspec.structs.replace(self, submission=submission)
+
+    def meant_for(self, collection: str) -> Self:
+        """The same batch, for ``collection`` unless it names one itself."""
+        documents = tuple(meant_for(collection, document) for document in self.documents)
+        return msgspec.structs.replace(self, documents=documents)
 
 
 class IngestBatch(_Batch, frozen=True, tag="ingest/1", omit_defaults=True):
@@ -178,9 +212,27 @@ class SweepBatch(_Batch, frozen=True, tag="sweep/1", omit_defaults=True):
         return 0
 
 
-Item = Document | Deletion | Sweep
-"""What a batch holds."""
 Batch = IngestBatch | DeleteBatch | SweepBatch
+
+
+class _IngestInto(IngestBatch, frozen=True, tag="ingest/2", omit_defaults=True):
+    """How a batch travels that names a collection: a worker that knows of none refuses it."""
+
+
+class _DeleteFrom(DeleteBatch, frozen=True, tag="delete/2", omit_defaults=True):
+    """The same of a `DeleteBatch`."""
+
+
+class _SweepFrom(SweepBatch, frozen=True, tag="sweep/2", omit_defaults=True):
+    """The same of a `SweepBatch`."""
+
+
+_TRAVELS_AS: Final[dict[type[Batch], type[Batch]]] = {
+    IngestBatch: _IngestInto,
+    DeleteBatch: _DeleteFrom,
+    SweepBatch: _SweepFrom,
+}
+_ARRIVES_AS: Final = {travelling: batch for batch, travelling in _TRAVELS_AS.items()}
 
 
 FULL_RETRY_SECONDS: Final = 0.2
@@ -254,6 +306,7 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
     tenant: str = ""
     submission: str = ""
     traceback: str = ""
+    collection: str = ""
 
     @property
     def buried(self) -> str:
@@ -289,7 +342,7 @@ class Job(
     """
 
     function: str
-    args: tuple[Batch, ...]
+    args: tuple[Batch | _IngestInto | _DeleteFrom | _SweepFrom, ...]
     enqueued_ms: Annotated[int, Meta(ge=0, le=LATEST_MS)]
     kwargs: dict[str, Any] = {}
     tries: int | None = None
@@ -357,7 +410,8 @@ _job_decoder = msgspec.msgpack.Decoder(Job)
 
 def encode_job(batch: Batch, *, enqueued_ms: int) -> bytes:
     """Encode the job that works on ``batch``; ``enqueued_ms`` is Unix time at the producer."""
-    return msgspec.msgpack.encode(Job(batch.function, (batch,), enqueued_ms))
+    travelling = _as(_TRAVELS_AS[type(batch)], batch) if batch.collection else batch
+    return msgspec.msgpack.encode(Job(batch.function, (travelling,), enqueued_ms))
 
 
 def decode_job(payload: bytes) -> Job:
@@ -366,19 +420,25 @@ def decode_job(payload: bytes) -> Job:
     Raises ContractError for anything that is not a job of a known version.
     """
     try:
-        return _job_decoder.decode(payload)
+        job = _job_decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ContractError(f"not a job of a known version: {error}") from error
+    arrived = tuple(_as(_ARRIVES_AS.get(type(batch), type(batch)), batch) for batch in job.args)
+    return msgspec.structs.replace(job, args=arrived)
+
+
+def _as(kind: type[Batch], batch: Batch) -> Batch:
+    return batch if type(batch) is kind else kind(*msgspec.structs.astuple(batch))
 
 
 def dead_letter_key(document: Item) -> str:
     """Key of the document's dead letter: one a document, so a newer failure replaces an older."""
-    return letter_key(document.tenant, document.doc_id)
+    return letter_key(document.collection, document.tenant, document.doc_id)
 
 
-def letter_key(tenant: str, doc_id: str) -> str:
+def letter_key(collection: str, tenant: str, doc_id: str) -> str:
     """The same, of a document that is not at hand."""
-    return f"{tenant}:{doc_id}"
+    return f"{collection}/{tenant}:{doc_id}" if collection else f"{tenant}:{doc_id}"
 
 
 def bury(batch: Batch, reason: str, *, tries: int, traceback: str = "") -> BatchReport:
@@ -390,6 +450,7 @@ def bury(batch: Batch, reason: str, *, tries: int, traceback: str = "") -> Batch
             key=dead_letter_key(document),
             doc_id=document.doc_id,
             tenant=document.tenant,
+            collection=document.collection,
             reason=reason,
             payload=encode_job(batch.alone(index), enqueued_ms=buried_ms),
             tries=tries,

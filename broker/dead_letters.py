@@ -22,6 +22,7 @@ from broker.contract import (
     decode_job,
     encode_job,
     letter_key,
+    meant_for,
 )
 from broker.errors import ContractError
 from broker.queue import SUBMISSION_SECONDS
@@ -45,18 +46,21 @@ class StoredLetter:
 class LetterFilter:
     """Which letters are meant: all conditions that are given have to hold.
 
-    ``doc_ids`` is empty for any document; ``reason`` is part of the reason, in any case.
+    ``doc_ids`` is empty for any document; ``reason`` is part of the reason, in any case. Letters
+    that name no collection are of any.
     """
 
     doc_ids: frozenset[str] = frozenset()
     tenant: str | None = None
     reason: str | None = None
+    collection: str | None = None
 
     def matches(self, letter: DeadLetter) -> bool:
         """Whether ``letter`` is meant."""
         return (
             (not self.doc_ids or letter.doc_id in self.doc_ids)
             and (self.tenant is None or letter.tenant == self.tenant)
+            and (self.collection is None or letter.collection in ("", self.collection))
             and (self.reason is None or self.reason.lower() in letter.reason.lower())
         )
 
@@ -80,27 +84,35 @@ class DeadLetters:
                 if wanted.matches(letter):
                     yield StoredLetter(letter, raw)
 
-    async def about(self, documents: Sequence[Document]) -> list[Document | None]:
-        """What each of ``documents`` was when it was given up; None if it was not."""
+    async def about(
+        self, documents: Sequence[Document], collection: str = ""
+    ) -> list[Document | None]:
+        """What each of ``documents`` was when it was given up; None if it was not.
+
+        Those that name no collection are of ``collection``.
+        """
         if not documents:
             return []
-        names = [dead_letter_key(document) for document in documents]
+        names = [dead_letter_key(meant_for(collection, document)) for document in documents]
         with self._translated():
             found = await awaited(self._redis.hmget(keys.DEAD, names))
         return [None if raw is None else _document(_letter(raw)) for raw in found]
 
-    async def about_document(self, tenant: str, doc_id: str) -> StoredLetter | None:
+    async def about_document(
+        self, tenant: str, doc_id: str, collection: str = ""
+    ) -> StoredLetter | None:
         """The letter about one document; None if there is none.
 
         Of a job that could not be taken apart, its id counts as that of a document.
         """
-        names = [letter_key(tenant, doc_id), doc_id]
+        wanted = LetterFilter(frozenset([doc_id]), tenant, collection=collection)
+        names = [letter_key(collection, tenant, doc_id), letter_key("", tenant, doc_id), doc_id]
         with self._translated():
             found = await awaited(self._redis.hmget(keys.DEAD, names))
         for raw in found:
             if raw is not None:
                 letter = msgspec.msgpack.decode(raw, type=DeadLetter)
-                if (letter.tenant, letter.doc_id) == (tenant, doc_id):
+                if wanted.matches(letter):
                     return StoredLetter(letter, raw)
         return None
 
@@ -121,6 +133,7 @@ class DeadLetters:
                         payload,
                         Lane.BULK,
                         stored.letter.tenant,
+                        stored.letter.collection,
                         submission,
                         documents,
                         SUBMISSION_SECONDS,

@@ -3,13 +3,16 @@
 from typing import Final
 
 WORKER_STARTED: Final = "worker.started"
-"""fields: worker, max_jobs"""
+"""fields: worker, max_jobs, collections (that it serves)"""
 WORKER_DRAINING: Final = "worker.draining"
 """fields: running, seconds"""
 WORKER_STOPPED: Final = "worker.stopped"
 """fields: worker"""
 WORKER_HELD: Final = "worker.held"
-"""the collection is being exchanged for another one: no job is begun for some seconds"""
+"""fields: worker, collection; it is being exchanged for another one: none of its jobs is begun for
+some seconds"""
+WORKER_LEAVES: Final = "worker.leaves"
+"""fields: worker, collection; jobs for it are ready, and are left to workers that serve it"""
 SERVICE_AWAY: Final = "service.away"
 """fields: error, retry_in; a service does not answer, work goes on when it does"""
 WORKER_PAUSED: Final = "worker.paused"
@@ -64,7 +67,7 @@ API_STREAM_ENDED: Final = "api.stream_ended"
 """fields: submission, error; a stream of progress ended because Redis cannot be used"""
 
 DROP_STARTED: Final = "drop.started"
-"""fields: folder, source (what its ids begin with)"""
+"""fields: folder, source (what its ids begin with), collection"""
 DROP_STOPPED: Final = "drop.stopped"
 """fields: folder"""
 DROP_SCANNED: Final = "drop.scanned"

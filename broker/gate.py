@@ -1,5 +1,7 @@
 """The gate between the queue and the workers of one collection: shut while it is exchanged.
 
+It holds up the jobs for that collection, and no others that its workers may have.
+
 A collection is replaced without losing a write in these steps: shut its gate, wait until no job
 runs, bring the new collection up to date, and name it at the gate. From then on workers of the old
 one get no job, whenever they come.

@@ -5,9 +5,9 @@ script, so a worker that lost its lease (it was stopped, or cut off) changes not
 All times are those of Redis.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
 
@@ -16,7 +16,8 @@ from arq.connections import ArqRedis
 
 from broker import keys
 from broker.connection import BrokerConfig, awaited, translated
-from broker.contract import BatchReport, FailedDocument, JobResult, Lane
+from broker.contract import BatchReport, FailedDocument, Job, JobResult, Lane, decode_job
+from broker.errors import ContractError
 from broker.queue import SUBMISSION_SECONDS
 from broker.schedule import Schedule
 from broker.scripts import Scripts
@@ -34,7 +35,8 @@ class Claim:
     decoded. ``failures`` counts earlier tries, ``crashes`` the workers that died while they had it.
     A ``suspect`` has had too many and is to be run alone, one document after the other;
     ``culprits`` are the indexes of documents at which a worker died that did nothing else.
-    ``aborted`` says that it is to be given up.
+    ``aborted`` says that it is to be given up. It is for ``collection``; empty if neither the job
+    nor the worker names one.
     """
 
     job_id: str
@@ -48,25 +50,46 @@ class Claim:
     culprits: frozenset[int]
     suspect: bool
     aborted: bool
+    collection: str = ""
+
+    def job(self) -> Job:
+        """The job; every document of it is meant for ``collection``.
+
+        Raises ContractError for anything that is not a job of a known version, and for one whose
+        documents name another collection than the queue was told.
+        """
+        job = decode_job(self.payload)
+        if job.batch is None:
+            return job
+        batch = job.batch.meant_for(self.collection)
+        if batch.collection != self.collection:
+            raise ContractError(f"its documents are meant for the collection {batch.collection!r}")
+        return msgspec.structs.replace(job, args=(batch,))
 
 
 @dataclass(frozen=True)
 class Claimed:
     """The answer to a claim. ``drain``: let all jobs end, then a suspect is there to be claimed.
 
-    ``successor`` is there if the gate is shut: jobs are for workers of that collection, or if it is
-    empty for nobody at the moment; see `broker.gate`.
+    ``shut`` has the collections whose gates are shut, so that none of their jobs was claimed, and
+    for each what it was replaced by, which is empty as long as that is going on; see `broker.gate`.
     """
 
     claims: Sequence[Claim]
     drain: bool
-    successor: str | None = None
+    shut: Mapping[str, str] = field(default_factory=dict)
+
+
+NAMELESS: Final[Mapping[str, str]] = {"": ""}
+"""Serves jobs that name no collection, and no others."""
 
 
 class LeaseQueue:
-    """The queue as a worker sees it; ``collection`` is what it writes to, if there is a gate to it.
+    """The queue as a worker sees it.
 
-    Every method raises BrokerUnavailable while Redis cannot be used.
+    ``serving`` has the collections whose jobs it may have, by their public names, and what is
+    behind each, which is what a gate stands before. Jobs that name none are for the first. Every
+    method raises BrokerUnavailable while Redis cannot be used.
     """
 
     def __init__(
@@ -74,10 +97,10 @@ class LeaseQueue:
         redis: ArqRedis,
         config: BrokerConfig,
         lease_seconds: float,
-        collection: str = "",
+        serving: Mapping[str, str] = NAMELESS,
     ) -> None:
         self.redis = redis
-        self.collection = collection
+        self.serving = serving
         self.lease_seconds = lease_seconds
         self._config = config
         self._lease_ms = int(lease_seconds * 1000)
@@ -88,17 +111,17 @@ class LeaseQueue:
         """Claim up to ``n`` jobs that are ready, up to ``bulk`` of them of the bulk lane.
 
         ``running`` says how many the worker owns already. Jobs that are to be aborted come first;
-        then a suspect, alone. Where both lanes have jobs, three of four are interactive ones.
+        then a suspect, alone. Where both lanes have jobs, three of four are interactive ones; of
+        those, collections take turns.
         """
+        serving = chain.from_iterable(self.serving.items())
         with self._translated():
-            rows, drain, *successor = await self._scripts.claim(
-                args=[worker_id, n, bulk, running, self._lease_ms, self.collection]
+            rows, drain, shut = await self._scripts.claim(
+                args=[worker_id, n, bulk, running, self._lease_ms, *serving]
             )
-        return Claimed(
-            [_claim(*row) for row in rows],
-            bool(drain),
-            successor[0].decode() if successor else None,
-        )
+        names = [name.decode() for name in shut]
+        gates = dict(zip(names[::2], names[1::2], strict=True))
+        return Claimed([_claim(*row) for row in rows], bool(drain), gates)
 
     async def renew(self, claims: Sequence[Claim]) -> frozenset[int]:
         """Renew the leases of ``claims``; answers the tokens of those that are lost."""
@@ -170,16 +193,21 @@ class LeaseQueue:
             )
 
     async def wait_for_work(self, lane: Lane, seconds: int) -> None:
-        """Return as soon as a job is enqueued in ``lane``, or after ``seconds``."""
+        """Return as soon as a job that may be had is enqueued in ``lane``, or after ``seconds``."""
+        lines = dict.fromkeys(["", *(f":{name}" for name in self.serving if name)])
         with self._translated():
-            await awaited(self.redis.blpop([keys.WAKE + lane], timeout=seconds))
+            await awaited(
+                self.redis.blpop([keys.WAKE + lane + line for line in lines], timeout=seconds)
+            )
 
-    async def sign_of_life(self, worker_id: str, info: WorkerInfo) -> None:
-        """Record that a worker is there, and what it does."""
+    async def sign_of_life(self, worker_id: str, info: WorkerInfo) -> frozenset[str]:
+        """Record that a worker is there, and what it does; answers the collections that jobs are
+        ready for and that it does not serve."""
         with self._translated():
-            await self._scripts.heartbeat(
+            wanted = await self._scripts.heartbeat(
                 args=[worker_id, msgspec.msgpack.encode(info), SILENT_WORKER_MS]
             )
+        return frozenset(name.decode() for name in wanted) - self.serving.keys()
 
     async def sign_off(self, worker_id: str) -> None:
         """Forget this worker: it stopped on purpose."""
@@ -205,6 +233,7 @@ def _claim(
     culprits: bytes,
     suspect: int,
     aborted: int,
+    collection: bytes,
 ) -> Claim:
     return Claim(
         job_id=job_id.decode(),
@@ -218,6 +247,7 @@ def _claim(
         culprits=frozenset(map(int, culprits.split())),
         suspect=bool(suspect),
         aborted=bool(aborted),
+        collection=collection.decode(),
     )
 
 

@@ -39,13 +39,15 @@ class Where:
 class Question:
     """A search for at most ``limit`` chunks.
 
-    In a collection without sparse vectors ``hybrid`` is the same as ``dense``.
+    ``collection`` is the public name of the one to be searched, empty for the one that is set. In
+    one without sparse vectors ``hybrid`` is the same as ``dense``.
     """
 
     text: str
     limit: int
     mode: Mode = Mode.HYBRID
     where: Where = Where()
+    collection: str = ""
 
 
 def parse_condition(text: str) -> MetadataIs:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final
 
@@ -26,6 +26,7 @@ from broker.errors import BrokerUnavailable, KeyReused, QueueFull
 from broker.scripts import Argument, Scripts
 from broker.status import (
     SILENT_WORKER_MS,
+    JobsFor,
     Overview,
     QueueDepth,
     SubmissionStatus,
@@ -117,10 +118,13 @@ class JobQueue:
     async def overview(self) -> Overview:
         """Count the jobs on the queue, and look who works on them, in one round trip."""
         with self._translated():
-            *counts, workers = await self._scripts.overview(args=[SILENT_WORKER_MS])
+            *counts, named, workers = await self._scripts.overview(args=[SILENT_WORKER_MS])
         ready, deferred, in_flight, waited_ms, *others = counts
         depth = QueueDepth(ready, deferred, in_flight, waited_ms / 1000, *others)
-        return Overview(depth, [_sign(*worker) for worker in workers])
+        by_collection = {
+            name.decode(): jobs for name, jobs in zip(named[::2], named[1::2], strict=True)
+        }
+        return Overview(depth, [_sign(*worker) for worker in workers], by_collection)
 
     async def depth(self) -> QueueDepth:
         """Count the jobs on the queue."""
@@ -134,6 +138,13 @@ class JobQueue:
         """Whether no job waits or runs."""
         with self._translated():
             return int(await self._redis.zcard(keys.QUEUE)) == 0
+
+    async def jobs_for(self, collections: Iterable[str]) -> JobsFor:
+        """Count the jobs that wait or run for ``collections``, or name none."""
+        with self._translated():
+            names = list(dict.fromkeys(["", *collections]))
+            jobs, in_flight = await self._scripts.count(args=names)
+        return JobsFor(jobs, in_flight)
 
     async def submission(self, submission: str) -> SubmissionStatus:
         """How far ``submission`` is. One that nobody knows has accepted no document."""
@@ -179,6 +190,7 @@ class JobQueue:
             encode_job(batch, enqueued_ms=time.time_ns() // 1_000_000),
             batch.lane,
             batch.tenant,
+            batch.collection,
             batch.submission,
             batch.counted,
             SUBMISSION_SECONDS,

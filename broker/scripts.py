@@ -40,6 +40,7 @@ class Scripts:
     list_runs: AsyncScript
     heartbeat: AsyncScript
     overview: AsyncScript
+    count: AsyncScript
 
     @classmethod
     def register(cls, redis: ArqRedis) -> Self:

@@ -1,8 +1,8 @@
 """How things stand: the queue, the workers, and what was submitted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -44,8 +44,16 @@ class QueueDepth(Struct, frozen=True):
         }
 
 
+class JobsFor(NamedTuple):
+    """The jobs of some collections that wait or run, and those of them that run."""
+
+    jobs: int
+    in_flight: int
+
+
 class WorkerInfo(Struct, frozen=True):
-    """What a worker says of itself with each sign of life; ``paused`` is why it claims nothing."""
+    """What a worker says of itself with each sign of life; ``paused`` is why it claims nothing, and
+    ``collections`` are those that it serves."""
 
     host: str
     pid: int
@@ -53,6 +61,7 @@ class WorkerInfo(Struct, frozen=True):
     documents_per_second: float
     chunks_per_second: float
     paused: str | None = None
+    collections: tuple[str, ...] = ()
 
 
 class WorkerSign(Struct, frozen=True):
@@ -66,13 +75,24 @@ class WorkerSign(Struct, frozen=True):
     documents_per_second: float
     chunks_per_second: float
     paused: str | None = None
+    collections: tuple[str, ...] = ()
 
 
 class Overview(Struct, frozen=True):
-    """The queue and the workers that gave a sign of life within the last minute, at one moment."""
+    """The queue and the workers that gave a sign of life within the last minute, at one moment.
+
+    ``ready`` counts the ready jobs that name a collection, for each of them.
+    """
 
     depth: QueueDepth
     workers: Sequence[WorkerSign]
+    ready: Mapping[str, int] = {}
+
+    @property
+    def unserved(self) -> dict[str, int]:
+        """The ready jobs of each collection that none of the workers serves."""
+        served = {collection for worker in self.workers for collection in worker.collections}
+        return {name: jobs for name, jobs in sorted(self.ready.items()) if name not in served}
 
 
 class Stage(StrEnum):

@@ -36,14 +36,15 @@ class Waiting:
 
 
 class QueueWatch:
-    """Looks through the queue, eight bytes a document.
+    """Looks through the queue for what is meant for ``collection``, or for none in particular.
 
-    Raises BrokerUnavailable while Redis cannot be used.
+    It keeps eight bytes a document. Raises BrokerUnavailable while Redis cannot be used.
     """
 
-    def __init__(self, redis: ArqRedis, config: BrokerConfig) -> None:
+    def __init__(self, redis: ArqRedis, config: BrokerConfig, collection: str = "") -> None:
         self._redis = redis
         self._config = config
+        self._collections = {"", collection}
         self._last: Waiting | None = None
 
     async def look(self, about: Iterable[Place]) -> Waiting:
@@ -66,7 +67,7 @@ class QueueWatch:
             nonlocal everything
             for payload in await self._redis.mget([keys.JOB.encode() + i for i in ids]):
                 if payload is not None:  # else it has just ended
-                    everything |= not _note(payload, seen, swept)
+                    everything |= not self._note(payload, seen, swept)
             ids.clear()
 
         async for job_id, _ in self._redis.zscan_iter(keys.QUEUE):
@@ -77,23 +78,24 @@ class QueueWatch:
             await read_jobs()
         return Waiting(Seen(seen.pack()), swept, everything)
 
-
-def _note(payload: bytes, seen: SeenBuilder, swept: set[tuple[str, str]]) -> bool:
-    """Note what a job is about; False if it may be about anything."""
-    try:
-        job = decode_job(payload)
-    except ContractError:
-        return False
-    if job.batch is None:  # a run of a cron job
+    def _note(self, payload: bytes, seen: SeenBuilder, swept: set[tuple[str, str]]) -> bool:
+        """Note what a job is about; False if it may be about anything."""
+        try:
+            job = decode_job(payload)
+        except ContractError:
+            return False
+        if job.batch is None:  # a run of a cron job
+            return True
+        if job.known_batch is None:
+            return False
+        if job.batch.collection not in self._collections:
+            return True
+        for item in job.batch.documents:
+            if isinstance(job.batch, SweepBatch):
+                swept.add((item.tenant, item.doc_id))
+            else:
+                seen.add(_name(item.tenant, item.doc_id))
         return True
-    if job.known_batch is None:
-        return False
-    for item in job.batch.documents:
-        if isinstance(job.batch, SweepBatch):
-            swept.add((item.tenant, item.doc_id))
-        else:
-            seen.add(_name(item.tenant, item.doc_id))
-    return True
 
 
 def _name(tenant: str, doc_id: str) -> str:

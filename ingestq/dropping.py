@@ -42,7 +42,7 @@ def watched_folders(
     if wanted.source == "":
         raise UsageError("--source is empty; leave it out, or give the folder a name")
     tables = [DropTable(path=path, source=wanted.source) for path in wanted.folders]
-    folders = [_folder(table) for table in tables or settings.drop]
+    folders = [_folder(table, settings.collection) for table in tables or settings.drop]
     if required and not folders:
         raise UsageError("name a folder, or write a table [[drop]] into ingestq.toml")
     for one, other in combinations(folders, 2):
@@ -60,18 +60,25 @@ def drop_parts(
         settings.drop_poll_seconds,
         wanted.allow_mass_delete,
     )
-    client, letters = IngestClient(broker.queue), DeadLetters(broker.redis, broker.config)
+    client = IngestClient(broker.queue, settings.collection)
+    letters = DeadLetters(broker.redis, broker.config)
     drops = [Drop(folder, config, client, letters) for folder in folders]
     return [Part(drop.run, drop.stop) for drop in drops]
 
 
-def _folder(table: DropTable) -> DropFolder:
+def _folder(table: DropTable, default_collection: str) -> DropFolder:
     root = Root.at(table.path.expanduser())
     if not root.is_folder:
         raise UsageError(f"{table.path} cannot be watched: there is no such folder")
     try:
         return DropFolder(
-            root.path, table.source, table.tenant, table.include, table.exclude, table.metadata
+            root.path,
+            table.source,
+            table.tenant,
+            table.include,
+            table.exclude,
+            table.metadata,
+            default_collection if table.collection is None else table.collection,
         )
     except ValueError as error:
         raise UsageError(f"include or exclude of the folder {table.path}: {error}") from error
@@ -80,8 +87,9 @@ def _folder(table: DropTable) -> DropFolder:
 def _check_apart(one: DropFolder, other: DropFolder) -> None:
     ids = [text_to_path(Root(f.path, f.name, is_folder=True).folder) for f in (one, other)]
     overlap = ids[0].is_relative_to(ids[1]) or ids[1].is_relative_to(ids[0])
-    if overlap and one.tenant == other.tenant:
+    if overlap and (one.collection, one.tenant) == (other.collection, other.tenant):
         raise UsageError(
             f"{one.path} and {other.path} cannot both be watched: their documents would have the "
-            "same ids; watch only the outer one, or give each a source or a tenant of its own"
+            "same ids; watch only the outer one, or give each a source, a tenant or a collection "
+            "of its own"
         )

@@ -35,13 +35,13 @@ def scheduled_entries(settings: Settings) -> list[Entry]:
     for name, count in counts.items():
         if count > 1:
             raise UsageError(f"[[schedule]] {name!r}: {count} tables have this name")
-    entries = [_entry(table) for table in settings.schedule]
+    entries = [_entry(table, settings.collection) for table in settings.schedule]
     for one, other in combinations(entries, 2):
         _check_apart(one, other)
     return entries
 
 
-def _entry(table: ScheduleTable) -> Entry:
+def _entry(table: ScheduleTable, default_collection: str) -> Entry:
     try:
         timetable = Timetable(table.cron, table.timezone)
         quiet = table.quiet_hours
@@ -52,6 +52,7 @@ def _entry(table: ScheduleTable) -> Entry:
             _source(table),
             table.lane,
             None if quiet is None else QuietHours.parse(quiet, timetable.zone),
+            default_collection if table.collection is None else table.collection,
         )
     except ValueError as error:
         raise UsageError(f"[[schedule]] {table.name!r}: {error}") from error
@@ -144,7 +145,7 @@ def _absolute(path: Path) -> Path:
 def _check_apart(one: Entry, other: Entry) -> None:
     """Raise UsageError if each would remove what the other one has."""
     names = [_list_name(entry.source) for entry in (one, other)]
-    if None in names or one.source == other.source:
+    if None in names or one.source == other.source or one.collection != other.collection:
         return
     (tenant, first), (other_tenant, second) = [name for name in names if name is not None]
     if tenant == other_tenant and (first.is_relative_to(second) or second.is_relative_to(first)):

@@ -78,11 +78,15 @@ class Ingestion:
     """One submission: `produce` queues its documents while `follow` shows what becomes of them.
 
     Documents that could not be read never reach the queue; they are counted as rejected.
+    Documents that name no collection are for the first of ``collections``, if there is one.
     """
 
-    def __init__(self, queue: JobQueue, display: Display) -> None:
+    def __init__(
+        self, queue: JobQueue, display: Display, collections: Sequence[str] = ("",)
+    ) -> None:
         self.submission = new_submission()
         self._queue = queue
+        self._collections = collections
         self._display = display
         self._started = time.monotonic()
         self._unread: list[FailedDocument] = []
@@ -97,7 +101,7 @@ class Ingestion:
         lane: Lane = Lane.BULK,
     ) -> None:
         """Put every document on the queue, and then the ``sweeps``; waits while it is full."""
-        client = IngestClient(self._queue)
+        client = IngestClient(self._queue, self._collections[0])
         await client.submit_many(
             documents, submission=self.submission, on_failed=self._unread.append, lane=lane
         )
@@ -115,13 +119,14 @@ class Ingestion:
     async def follow(self, *, until_queue_is_empty: bool) -> None:
         """Show how far it is, until every document came to its end.
 
-        With ``until_queue_is_empty``, also until nothing else waits or runs on the queue.
+        With ``until_queue_is_empty``, also until nothing else waits or runs on the queue for its
+        collections: what is for others is not done here.
         """
         while not self._ended:
             state = await self._state()
             self._display.show(state)
             complete = state.submission.complete and not state.listing
-            if complete and (not until_queue_is_empty or await patiently(self._queue.is_empty)):
+            if complete and (not until_queue_is_empty or not await self._jobs_left()):
                 return
             await asyncio.sleep(POLL_SECONDS)
 
@@ -137,6 +142,9 @@ class Ingestion:
             failed=[*self._unread, *await self._queue.failed_documents(self.submission)],
             waiting=state.submission.accepted - counts.total,
         )
+
+    async def _jobs_left(self) -> int:
+        return (await patiently(self._queue.jobs_for, self._collections)).jobs
 
     async def _state(self) -> State:
         listing = self._listing  # before asking, else the last batch might be missed

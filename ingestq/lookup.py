@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from ingestq.on_demand import QdrantOnDemand
-from ingestq.settings import Settings
 
 if TYPE_CHECKING:
     from worker.points import LedgerEntry
@@ -12,12 +11,11 @@ if TYPE_CHECKING:
 class Lookup:
     """Says what the index holds of a document."""
 
-    def __init__(self, settings: Settings, qdrant: QdrantOnDemand) -> None:
-        self._settings = settings
+    def __init__(self, qdrant: QdrantOnDemand) -> None:
         self._qdrant = qdrant
 
-    async def __call__(self, tenant: str, doc_id: str) -> "LedgerEntry | None":
-        """The entry of a document in the ledger; None if it never reached the index.
+    async def __call__(self, tenant: str, doc_id: str, collection: str) -> "LedgerEntry | None":
+        """The entry of a document in the ledger of ``collection``; None if it never reached it.
 
         Raises StoreUnavailable.
         """
@@ -26,7 +24,7 @@ class Lookup:
             from worker.ledger import QdrantLedger
             from worker.points import DocumentKey
 
-            names = await find_collection(qdrant, self._settings.collection)
+            names = await find_collection(qdrant, collection)
             if names is None:
                 return None
             key = DocumentKey(tenant, doc_id)

@@ -23,6 +23,7 @@ NO_COLLECTION: Final = ""
 class Rescan:
     """Queues the source of an entry, and follows it to its end.
 
+    Documents are for the entry's collection, or for ``collection`` if it names none.
     ``allow_mass_delete`` lets a sweep remove most of a folder. Raises SourceFailed if the source
     cannot be read to its end; then nothing is removed.
     """
@@ -30,11 +31,12 @@ class Rescan:
     queue: JobQueue
     now_ms: Callable[[], Awaitable[int]]
     display: Display
+    collection: str
     allow_mass_delete: bool = False
 
     async def __call__(self, entry: Entry, queued: Callable[[str], None]) -> Result:
         assert entry.source is not None, "every rescan has one"
-        ingestion = Ingestion(self.queue, self.display)
+        ingestion = Ingestion(self.queue, self.display, [entry.collection or self.collection])
         queued(ingestion.submission)
         sightings = Sightings()
         swept: set[str] = set()

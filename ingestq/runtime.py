@@ -144,36 +144,18 @@ async def open_worker(
     """
     from arq.worker import func
 
-    from broker.contract import DELETE, INGEST, SWEEP, Lane
-    from broker.gate import Gate
+    from broker.contract import DELETE, INGEST, SWEEP
     from broker.leases import LeaseQueue
-    from worker.collection import find_collection, open_collection
-    from worker.exchange import remove_expired
-    from worker.fingerprint import fingerprint
+    from ingestq.served import open_served
     from worker.jobs import INGESTOR, Ingestor, delete, ingest, sweep
     from worker.lanes import LanePermits, kept_for_interactive
     from worker.lease_worker import LeaseWorker
-    from worker.ledger import QdrantLedger
-    from worker.ports import Ports
-    from worker.qdrant import PatientQdrant
-    from worker.store import QdrantStore
 
     async with (
         open_qdrant(settings, shared) as qdrant,
         open_model(settings, settings.pool_size) as model,
     ):
-        schema = settings.collection_schema
-        is_first = await find_collection(qdrant, settings.collection) is None
-        names = await open_collection(
-            qdrant, settings.collection, fingerprint(model.info, schema), schema.storage
-        )
-        if is_first:  # whatever one of this name was replaced by once
-            await Gate(broker.redis, broker.config, names.chunks).open()
-        patient = PatientQdrant(qdrant)
-        await remove_expired(patient, names.alias, settings.keep_previous_hours)
-        chunks = QdrantStore(patient, names.chunks, schema.vector_name)
-        ledger = QdrantLedger(patient, names.ledger)
-        ports = {lane: Ports(model.in_lane(lane), chunks, ledger) for lane in Lane}
+        served = await open_served(settings, broker, qdrant, model)
         documents = DOCUMENTS_PER_CHILD * settings.pool_size
         permits = LanePermits(documents, bulk=documents - kept_for_interactive(documents))
         worker = LeaseWorker(
@@ -183,14 +165,11 @@ async def open_worker(
                 func(sweep, name=SWEEP),
             ],
             leases=LeaseQueue(
-                broker.redis,
-                broker.config,
-                settings.lease_seconds,
-                names.chunks,
+                broker.redis, broker.config, settings.lease_seconds, serving=served.chunks
             ),
             max_jobs=JOBS_PER_CHILD * settings.pool_size,
             drain_seconds=settings.drain_seconds,
-            ctx={INGESTOR: Ingestor(ports, permits)},
+            ctx={INGESTOR: Ingestor(served.ports, permits)},
         )
         # What is loaded by now stays: to look through it for garbage would hold up the event loop
         # for a tenth of a second each time.

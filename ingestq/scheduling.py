@@ -101,7 +101,9 @@ def actions(
     """What is done, by whom it is called."""
     runs = Runs(broker.redis, broker.config)
     return {
-        Action.RESCAN: Rescan(broker.queue, runs.now_ms, shown.ingestion, allow_mass_delete),
+        Action.RESCAN: Rescan(
+            broker.queue, runs.now_ms, shown.ingestion, settings.collection, allow_mass_delete
+        ),
         Action.REINDEX: partial(_reindex, settings, broker, qdrant, shown.building),
         Action.VERIFY: partial(
             _verify, settings, broker, qdrant, shown.comparing, allow_mass_delete
@@ -136,6 +138,7 @@ async def _reindex(
     await asyncio.to_thread(import_module, "worker.reindex")
     from worker.reindex import NotExchanged
 
+    settings = settings.of_collection(entry.collection or None)
     done = _Counting(display)
     async with qdrant.opened() as opened:
         live = await live_collection(opened, settings)
@@ -163,6 +166,7 @@ async def _verify(
     await asyncio.to_thread(import_module, "ingestq.verification")
     from ingestq.verification import Wanted, verify
 
+    settings = settings.of_collection(entry.collection or None)
     source = entry.source
     assert source is None or isinstance(source, FileSource), "it has nothing else to compare with"
     paths, name = ([], None) if source is None else ([source.path], source.name)

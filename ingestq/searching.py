@@ -56,7 +56,8 @@ class Searching:
         from worker.search import search
 
         async with self._qdrant.opened() as qdrant:
-            names = await find_collection(qdrant, self._settings.collection)
+            asked = question.collection or self._settings.collection
+            names = await find_collection(qdrant, asked)
             if names is None:
                 return []
             settings = await query_settings(self._settings, qdrant, names)

@@ -60,12 +60,14 @@ async def open_api(
         Searching(settings, on_demand) as search,
     ):
         services = Services(
-            IngestClient(broker.queue),
+            IngestClient(broker.queue, settings.collection),
             DeadLetters(broker.redis, broker.config),
             search,
-            Lookup(settings, on_demand),
+            Lookup(on_demand),
         )
-        config = ApiConfig(settings.max_document_bytes, settings.api_token)
+        config = ApiConfig(
+            settings.max_document_bytes, settings.api_token, collections=settings.collections
+        )
         server = Server(create_app(services, config, stopping), settings.drain_seconds)
 
         def stop() -> None:

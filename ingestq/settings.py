@@ -4,6 +4,7 @@ This is the only place that reads the environment. Everything else is given a fr
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -17,7 +18,7 @@ from pydantic_settings import (
 )
 
 from broker.connection import BrokerConfig
-from broker.contract import Lane
+from broker.contract import COLLECTION_NAME, Lane
 from broker.errors import UsageError
 from producers.schedule.action import Action
 from worker.embedding.config import Backend, HttpConfig, cores
@@ -29,12 +30,16 @@ FILE: Final = Path("ingestq.toml")
 MEBIBYTE: Final = 1024 * 1024
 
 
+CollectionName = Annotated[str, Field(pattern=COLLECTION_NAME)]
+
+
 class DropTable(BaseModel):
     """A folder to be watched: one table ``[[drop]]``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: Path
+    collection: CollectionName | None = None
     source: Annotated[str | None, Field(min_length=1)] = None
     tenant: str = ""
     include: tuple[str, ...] = ()
@@ -55,6 +60,7 @@ class ScheduleTable(BaseModel):
     glob: Annotated[str | None, Field(min_length=1)] = None
     jsonl: Path | None = None
     generator: str | None = None
+    collection: CollectionName | None = None
     source: Annotated[str | None, Field(min_length=1)] = None
     tenant: str = ""
     include: tuple[str, ...] = ()
@@ -75,7 +81,7 @@ class Settings(BaseSettings):
     redis_url: str | None = None
     qdrant_url: str | None = None
     qdrant_api_key: str | None = None
-    collection: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "documents"
+    collection: CollectionName = "documents"
     model: Annotated[str, Field(min_length=1)] = DEFAULT_MODEL
     backend: Backend = Backend.AUTO
     embeddings_url: str | None = None
@@ -134,6 +140,28 @@ class Settings(BaseSettings):
     def broker(self, url: str) -> BrokerConfig:
         """The broker's part, with Redis at ``url``."""
         return BrokerConfig(url, self.max_queue_jobs, self.max_queue_bytes)
+
+    def of_collection(self, name: str | None) -> "Settings":
+        """The same settings with another collection, if one is named.
+
+        Raises UsageError if nothing can be called so.
+        """
+        if name is None:
+            return self
+        if re.fullmatch(COLLECTION_NAME, name) is None:
+            raise UsageError(
+                f"--collection {name!r}: a name has letters, digits, '_', '.' and '-', and begins "
+                "with a letter or digit"
+            )
+        return self.model_copy(update={"collection": name})
+
+    @property
+    def collections(self) -> tuple[str, ...]:
+        """Every collection that is named; first the one that documents are for by default."""
+        of_folders = (table.collection for table in self.drop)
+        of_entries = (table.collection for table in self.schedule)
+        named = (name for name in (*of_folders, *of_entries) if name is not None)
+        return tuple(dict.fromkeys((self.collection, *named)))
 
     @property
     def endpoint(self) -> HttpConfig | None:

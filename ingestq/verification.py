@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -161,14 +162,14 @@ async def verify(
         chunks,
         Queue(
             broker.queue.now,
-            QueueWatch(broker.redis, broker.config).look,
-            DeadLetters(broker.redis, broker.config).about,
+            QueueWatch(broker.redis, broker.config, settings.collection).look,
+            partial(DeadLetters(broker.redis, broker.config).about, collection=settings.collection),
         ),
         Sources(roots, settings.max_document_bytes),
         allow_mass_delete=wanted.allow_mass_delete,
     )
     report = Report(reconciler.tally, None if mismatch is None else str(mismatch))
-    queueing = _Queueing(IngestClient(broker.queue))
+    queueing = _Queueing(IngestClient(broker.queue, settings.collection))
     mender = Mender(ledger, chunks, queueing.queue, queueing.withdraw)
 
     async def take(pages: AsyncIterator[Sequence[Finding]]) -> None:

@@ -1,4 +1,5 @@
-"""Documents joined into jobs: each tenant's share jobs, and many jobs share a round trip."""
+"""Documents joined into jobs: those of one tenant and collection share jobs, and many jobs share a
+round trip."""
 
 from collections.abc import (
     AsyncGenerator,
@@ -23,6 +24,7 @@ from broker.contract import (
     FailedDocument,
     IngestBatch,
     Lane,
+    meant_for,
 )
 from broker.errors import encodable
 
@@ -34,7 +36,7 @@ JOB_BYTES: Final = 4 * INLINE_TEXT_BYTES
 DELETE_DOCUMENTS: Final = 64
 """Deletions that share a job."""
 OPEN_JOBS: Final = 64
-"""Tenants whose documents are collected into jobs at once."""
+"""Owners (a tenant in a collection) whose documents are collected into jobs at once."""
 ROUND_TRIP_JOBS: Final = 32
 """Jobs that are put on the queue in one round trip."""
 ROUND_TRIP_BYTES: Final = ROUND_TRIP_JOBS * JOB_BYTES
@@ -42,11 +44,13 @@ ROUND_TRIP_BYTES: Final = ROUND_TRIP_JOBS * JOB_BYTES
 
 @dataclass(frozen=True)
 class Packing:
-    """How documents become jobs; ``on_failed`` is told of those that cannot be encoded."""
+    """How documents become jobs; ``on_failed`` is told of those that cannot be encoded, and those
+    that name no collection are for ``collection``."""
 
     submission: str
     lane: Lane
     on_failed: Callable[[FailedDocument], None]
+    collection: str = ""
 
 
 async def round_trips(
@@ -71,10 +75,10 @@ async def round_trips(
 def deletion_batches(
     deletions: Sequence[Deletion], submission: str, lane: Lane
 ) -> list[DeleteBatch]:
-    """The jobs that remove the documents of ``deletions``; each tenant's share jobs."""
+    """The jobs that remove the documents of ``deletions``; those of one owner share jobs."""
     return [
         DeleteBatch(submission, tuple(some), lane)
-        for _, mine in groupby(sorted(deletions, key=_tenant), key=_tenant)
+        for _, mine in groupby(sorted(deletions, key=_owner), key=_owner)
         for some in in_groups(list(mine), DELETE_DOCUMENTS)
     ]
 
@@ -95,19 +99,20 @@ async def one_by_one(items: AsyncIterable[T] | Iterable[T]) -> AsyncGenerator[T,
             yield item
 
 
-def _tenant(deletion: Deletion) -> str:
-    return deletion.tenant
+def _owner(item: Document | Deletion) -> tuple[str, str]:
+    return item.collection, item.tenant
 
 
 async def _jobs(
     documents: AsyncIterable[Document | FailedDocument], packing: Packing
 ) -> AsyncIterator["_Job"]:
-    """Join each tenant's documents into jobs, bounded in number and bytes; a large one is alone."""
-    jobs: dict[str, _Job] = {}
-    async for document in documents:
-        if isinstance(document, FailedDocument):
-            packing.on_failed(document)
+    """Join each owner's documents into jobs, bounded in number and bytes; a large one is alone."""
+    jobs: dict[tuple[str, str], _Job] = {}
+    async for found in documents:
+        if isinstance(found, FailedDocument):
+            packing.on_failed(found)
             continue
+        document = meant_for(packing.collection, found)
         try:
             size = len(msgspec.msgpack.encode(document))
         except (OverflowError, TypeError, ValueError) as error:
@@ -115,22 +120,22 @@ async def _jobs(
                 FailedDocument(encodable(document.doc_id), f"not a document: {error}")
             )
             continue
-        tenant = document.tenant
-        if tenant in jobs and not jobs[tenant].has_room_for(size):
-            yield jobs.pop(tenant)
-        elif tenant not in jobs and len(jobs) == OPEN_JOBS:
+        owner = _owner(document)
+        if owner in jobs and not jobs[owner].has_room_for(size):
+            yield jobs.pop(owner)
+        elif owner not in jobs and len(jobs) == OPEN_JOBS:
             yield jobs.pop(next(iter(jobs)))
-        job = jobs.setdefault(tenant, _Job())
+        job = jobs.setdefault(owner, _Job())
         job.add(document, size)
         if job.is_full:
-            yield jobs.pop(tenant)
+            yield jobs.pop(owner)
     for job in jobs.values():
         yield job
 
 
 @dataclass
 class _Job:
-    """Documents of one tenant that are to share a job."""
+    """Documents of one owner that are to share a job."""
 
     documents: list[Document] = field(default_factory=list)
     size: int = 0

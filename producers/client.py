@@ -27,6 +27,7 @@ import msgspec
 
 from broker.contract import (
     FULL_RETRY_SECONDS,
+    DeleteBatch,
     Deletion,
     Document,
     Enqueued,
@@ -36,6 +37,7 @@ from broker.contract import (
     Receipt,
     Sweep,
     SweepBatch,
+    meant_for,
 )
 from broker.errors import DocumentRejected, QueueFull
 from broker.status import SubmissionStatus
@@ -61,17 +63,21 @@ def new_submission() -> str:
 class IngestClient:
     """Puts documents on the queue of workers that run elsewhere, and says what became of them.
 
-    Every method raises BrokerUnavailable if Redis cannot be used, and UsageError if it refuses the
-    credentials. What a receipt counts is on the queue; after an error the outcome is unknown, and
-    sending the same again is safe. Tasks may share a client.
+    ``collection`` is what documents are meant for that name none themselves; without one that is
+    up to the worker. Every method raises BrokerUnavailable if Redis cannot be used, and UsageError
+    if it refuses the credentials. What a receipt counts is on the queue; after an error the outcome
+    is unknown, and sending the same again is safe. Tasks may share a client.
     """
 
-    def __init__(self, queue: "JobQueue") -> None:
+    def __init__(self, queue: "JobQueue", collection: str = "") -> None:
         self.queue = queue
+        self.collection = collection
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, broker: "str | BrokerConfig") -> AsyncIterator[Self]:
+    async def connect(
+        cls, broker: "str | BrokerConfig", *, collection: str = ""
+    ) -> AsyncIterator[Self]:
         """A client of the Redis at a URL, or of a broker with bounds other than the defaults.
 
         The connection has been seen to work, and is closed on leaving. Raises BrokerUnavailable if
@@ -85,7 +91,7 @@ class IngestClient:
 
         config = BrokerConfig(broker) if isinstance(broker, str) else broker
         async with connected(config) as redis:
-            yield cls(JobQueue(redis, config))
+            yield cls(JobQueue(redis, config), collection)
 
     async def now(self) -> int:
         """Redis time in microseconds: the version of documents that are read from now on.
@@ -107,6 +113,7 @@ class IngestClient:
         metadata: dict[str, Any] | None = None,
         lane: Lane = Lane.INTERACTIVE,
         idempotency_key: str | None = None,
+        collection: str = "",
     ) -> Receipt:
         """Put one document on the queue, or raise QueueFull at once.
 
@@ -117,7 +124,10 @@ class IngestClient:
         The same call with the same ``idempotency_key`` within a day gives the same receipt and
         queues nothing new; another one with that key raises KeyReused.
         """
-        asked = (doc_id, source, text, path, version, tenant, media_type, metadata, lane)
+        asked: tuple[object, ...] = (
+            *(doc_id, source, text, path, version, tenant, media_type, metadata, lane),
+            *(() if collection in ("", self.collection) else (collection,)),
+        )
         document = Document(
             doc_id=doc_id,
             version=await self.now() if version is None else version,
@@ -127,8 +137,9 @@ class IngestClient:
             path=path,
             media_type=media_type,
             metadata={} if metadata is None else metadata,
+            collection=collection,
         )
-        batch = IngestBatch(new_submission(), (document,), lane)
+        batch = IngestBatch(new_submission(), (meant_for(self.collection, document),), lane)
         if idempotency_key is None:
             submission = batch.submission
             [answer] = await self.queue.offer([batch])
@@ -162,7 +173,8 @@ class IngestClient:
         put there before.
         """
         submission = new_submission() if submission is None else submission
-        packing = Packing(submission, lane, _refuse if on_failed is None else on_failed)
+        on_failed = _refuse if on_failed is None else on_failed
+        packing = Packing(submission, lane, on_failed, self.collection)
         counts: Counter[Enqueued] = Counter()
         async with (
             aclosing(one_by_one(documents)) as each,
@@ -180,6 +192,7 @@ class IngestClient:
         tenant: str = "",
         version: int | None = None,
         lane: Lane = Lane.INTERACTIVE,
+        collection: str = "",
     ) -> Receipt:
         """Put the removal of documents on the queue, or raise QueueFull at once.
 
@@ -188,11 +201,11 @@ class IngestClient:
         """
         version = await self.now() if version is None else version
         deletions = [
-            Deletion(doc_id=doc_id, version=version, tenant=tenant)
+            Deletion(doc_id=doc_id, version=version, tenant=tenant, collection=collection)
             for doc_id in dict.fromkeys(doc_ids)
         ]
         submission = new_submission()
-        batches = deletion_batches(deletions, submission, lane)
+        batches = self._deletion_batches(deletions, submission, lane)
         if Enqueued.FULL in await self.queue.offer(batches):
             raise QueueFull(FULL_RETRY_SECONDS)
         return Receipt(submission, accepted=len(deletions), duplicates=0)
@@ -203,7 +216,8 @@ class IngestClient:
         """Put the removal of many documents on the queue, of any tenants and each at its version;
         waits while it is full."""
         counts: Counter[Enqueued] = Counter()
-        for some in in_groups(deletion_batches(deletions, submission, lane), ROUND_TRIP_JOBS):
+        batches = self._deletion_batches(deletions, submission, lane)
+        for some in in_groups(batches, ROUND_TRIP_JOBS):
             for batch, answer in zip(some, await self.queue.enqueue(some), strict=True):
                 counts[answer] += len(batch.documents)
         return _receipt(submission, counts)
@@ -215,7 +229,8 @@ class IngestClient:
         """
         counts: Counter[Enqueued] = Counter()
         for sweep in sweeps:  # one a round trip, as each may be large
-            counts.update(await self.queue.enqueue([SweepBatch(submission, (sweep,))]))
+            batch = SweepBatch(submission, (meant_for(self.collection, sweep),))
+            counts.update(await self.queue.enqueue([batch]))
         return _receipt(submission, counts)
 
     async def status(self, submission: str) -> SubmissionStatus:
@@ -242,6 +257,12 @@ class IngestClient:
     async def failed_documents(self, submission: str) -> list[FailedDocument]:
         """The documents of a submission that were given up so far, and why."""
         return await self.queue.failed_documents(submission)
+
+    def _deletion_batches(
+        self, deletions: Sequence[Deletion], submission: str, lane: Lane
+    ) -> list[DeleteBatch]:
+        meant = [meant_for(self.collection, deletion) for deletion in deletions]
+        return deletion_batches(meant, submission, lane)
 
 
 def _digest(asked: tuple[object, ...]) -> str:

@@ -19,6 +19,7 @@ class Line(Struct, frozen=True, forbid_unknown_fields=True):
     text: str | None = None
     path: str | None = None
     source: str | None = None
+    collection: str = ""
     tenant: str = ""
     version: int | None = None
     media_type: str | None = None
@@ -52,6 +53,7 @@ async def as_document(line: Line, clock: Callable[[], Awaitable[int]]) -> Docume
         doc_id=line.doc_id,
         version=await clock() if line.version is None else line.version,
         source=line.doc_id if line.source is None else line.source,
+        collection=line.collection,
         tenant=line.tenant,
         text=line.text,
         path=None if line.path is None else path_to_text(_absolute(line.path)),

@@ -19,7 +19,9 @@ class Sightings:
         """A document was seen; or a folder that cannot be read, so nothing in it is gone."""
         self._seen.add(doc_id)
 
-    def sweeps(self, *, allow_mass_delete: bool, tenant: str = "") -> list[Sweep]:
+    def sweeps(
+        self, *, allow_mass_delete: bool, tenant: str = "", collection: str = ""
+    ) -> list[Sweep]:
         """A sweep for each folder, once all of them were scanned to the end."""
         seen = self._seen.pack()
         return [
@@ -29,6 +31,7 @@ class Sightings:
                 seen=seen,
                 tenant=tenant,
                 allow_mass_delete=allow_mass_delete,
+                collection=collection,
             )
             for folder, version in self._folders.items()
         ]

@@ -1,6 +1,7 @@
 """The books of the queue, read from the keys in Redis and not through the code under test."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -42,7 +43,7 @@ async def balanced(redis: ArqRedis) -> Totals:
             assert batch is None or batch.counted == int(info["documents"])
         except ContractError:
             pass  # written by another version: the producer's count has to do
-        await _is_in_one_place(redis, job_id, jobs[job_id], info["lane"])
+        await _is_in_one_place(redis, job_id, jobs[job_id], info)
 
     held = await awaited(redis.hgetall(keys.HELD))
     assert {k.decode(): int(n) for k, n in held.items() if int(n)} == dict(size)
@@ -64,12 +65,15 @@ async def balanced(redis: ArqRedis) -> Totals:
     return Totals(accepted, finished, waiting, sum(letter.documents for letter in letters))
 
 
-async def _is_in_one_place(redis: ArqRedis, job_id: str, score: float, lane: str) -> None:
-    """A job that is ready stands in one line; any other in none."""
-    lines = [keys.LANE + "interactive", keys.LANE + "bulk", keys.SUSPECTS]
-    places = [line for line in lines if await redis.zscore(line, job_id) is not None]
+async def _is_in_one_place(
+    redis: ArqRedis, job_id: str, score: float, info: Mapping[str, str]
+) -> None:
+    """A job that is ready stands in one line of its collection; any other in none."""
+    lines = [*await redis.keys(keys.LANE + "*"), *await redis.keys(keys.SUSPECTS + "*")]
+    places = [line.decode() for line in lines if await redis.zscore(line, job_id) is not None]
     if score < 0:
-        assert places in ([keys.LANE + lane], [keys.SUSPECTS])
+        suffix = f":{info['collection']}" if "collection" in info else ""
+        assert places in ([keys.LANE + info["lane"] + suffix], [keys.SUSPECTS + suffix])
         assert not await redis.exists(keys.LEASE + job_id)
     else:
         assert places == []

@@ -1,15 +1,17 @@
 """Do as a worker does, a step at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from broker import keys
-from broker.contract import BatchReport, IngestBatch, JobResult, decode_job
-from broker.leases import Claim, LeaseQueue
+from broker.contract import BatchReport, IngestBatch, JobResult
+from broker.leases import NAMELESS, Claim, LeaseQueue
 from ingestq.runtime import Broker
 
 
-def lease_queue(broker: Broker, lease_seconds: float = 15) -> LeaseQueue:
-    return LeaseQueue(broker.redis, broker.config, lease_seconds)
+def lease_queue(
+    broker: Broker, lease_seconds: float = 15, serving: Mapping[str, str] = NAMELESS
+) -> LeaseQueue:
+    return LeaseQueue(broker.redis, broker.config, lease_seconds, serving)
 
 
 async def take(leases: LeaseQueue, n: int = 1, worker: str = "w") -> Sequence[Claim]:
@@ -25,6 +27,6 @@ async def finish(leases: LeaseQueue, claimed: Claim, report: BatchReport) -> boo
 
 def batch_of(claimed: Claim) -> IngestBatch:
     """The batch in a job's payload."""
-    batch = decode_job(claimed.payload).batch
+    batch = claimed.job().batch
     assert isinstance(batch, IngestBatch)
     return batch

@@ -107,10 +107,10 @@ async def working_house(
     ports = {lane: Ports(model.in_lane(lane), store, ledger) for lane in Lane}
     worker = LeaseWorker(
         [func(ingest, name=INGEST), func(delete, name=DELETE), func(sweep, name=SWEEP)],
-        lease_queue(broker),
+        lease_queue(broker, serving={collection.alias: collection.chunks}),
         max_jobs=4,
         drain_seconds=5,
-        ctx={INGESTOR: Ingestor(ports, LanePermits(8, bulk=7))},
+        ctx={INGESTOR: Ingestor({collection.alias: ports}, LanePermits(8, bulk=7))},
     )
     running = asyncio.create_task(worker.run_until_stopped())
     yield House(broker, qdrant, collection, root)

@@ -82,10 +82,10 @@ async def indexing(
     ports = {lane: Ports(model.in_lane(lane), store, ledger) for lane in Lane}
     worker = LeaseWorker(
         [func(ingest, name=INGEST), func(delete, name=DELETE), func(sweep, name=SWEEP)],
-        lease_queue(broker),
+        lease_queue(broker, serving={names.alias: names.chunks}),
         max_jobs=MAX_JOBS,
         drain_seconds=5,
-        ctx={INGESTOR: Ingestor(ports, LanePermits(8, bulk=7))},
+        ctx={INGESTOR: Ingestor({names.alias: ports}, LanePermits(8, bulk=7))},
     )
     running = asyncio.create_task(worker.run_until_stopped())
     try:

@@ -60,13 +60,17 @@ CLAIM: Final = "claim"
 
 @dataclass(frozen=True)
 class Ingestor:
-    """What the job functions work with: the pipeline's neighbours for each lane.
+    """What the job functions work with: the pipeline's neighbours for each collection and lane.
 
-    ``permits`` bounds the documents in work at once.
+    ``permits`` bounds the documents in work at once, of all collections together.
     """
 
-    ports: Mapping[Lane, Ports]
+    collections: Mapping[str, Mapping[Lane, Ports]]
     permits: LanePermits
+
+    def ports(self, batch: Batch) -> Ports:
+        """The neighbours for the collection that ``batch`` is meant for."""
+        return self.collections[batch.collection][batch.lane]
 
 
 async def ingest(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
@@ -77,7 +81,7 @@ async def ingest(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
     that still fail are dead-lettered.
     """
     ingestor: Ingestor = ctx[INGESTOR]
-    ports = sharing_embeddings(ingestor.ports[batch.lane])
+    ports = sharing_embeddings(ingestor.ports(batch))
     keys = [DocumentKey(document.tenant, document.doc_id) for document in batch.documents]
     entries = await ports.ledger.look_up(keys)
     latest = {keys[i]: i for i in sorted(range(len(keys)), key=partial(_order, batch))}
@@ -99,10 +103,11 @@ async def ingest(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
 async def delete(ctx: dict[str, Any], batch: DeleteBatch) -> BatchReport:
     """Remove every document of ``batch`` from the index. Raises as `ingest` does."""
     ingestor: Ingestor = ctx[INGESTOR]
+    ports = ingestor.ports(batch)
 
     async def outcome(_: int, deletion: Deletion) -> Outcome:
         async with ingestor.permits.hold(batch.lane):
-            return await pipeline.delete(deletion, ctx[CLAIM].token, ingestor.ports[batch.lane])
+            return await pipeline.delete(deletion, ctx[CLAIM].token, ports)
 
     return await _all_documents(ctx["job_try"], batch, outcome)
 
@@ -110,7 +115,7 @@ async def delete(ctx: dict[str, Any], batch: DeleteBatch) -> BatchReport:
 async def sweep(ctx: dict[str, Any], batch: SweepBatch) -> BatchReport:
     """Remove what scans of folders did not find any more. Raises as `ingest` does."""
     ingestor: Ingestor = ctx[INGESTOR]
-    ports = ingestor.ports[batch.lane]
+    ports = ingestor.ports(batch)
 
     async def delete_one(deletion: Deletion) -> Outcome:
         async with ingestor.permits.hold(batch.lane):

@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import timezone
 from signal import Signals
@@ -118,7 +118,8 @@ class LeaseWorker(Worker):
         self._drained = asyncio.Event()
         self._slot_freed = asyncio.Event()
         self._listening: dict[Lane, asyncio.Task[None]] = {}
-        self._held = False
+        self._held: Set[str] = frozenset()
+        self._left: Set[str] = frozenset()
         self._fatal: UsageError | None = None
         hooks = JobHooks(self.on_job_start, self.on_job_end, self.after_job_end)
         self._runner = JobRunner(self.functions, leases, hooks, self.ctx)
@@ -139,7 +140,8 @@ class LeaseWorker(Worker):
         Survives Redis going away. Raises what ``on_startup`` raises, and UsageError if a job finds
         that the worker is set up wrongly; its jobs are then back on the queue.
         """
-        log.info(events.WORKER_STARTED, worker=self.id, max_jobs=self.max_jobs)
+        serving = [name for name in self._leases.serving if name]
+        log.info(events.WORKER_STARTED, worker=self.id, max_jobs=self.max_jobs, collections=serving)
         self.ctx["redis"] = self.pool
         if self.on_startup:
             await self.on_startup(self.ctx)
@@ -197,13 +199,12 @@ class LeaseWorker(Worker):
                 claimed = await self._leases.claim(
                     self.id, free, bulk=bulk, running=len(self._runs)
                 )
-                if claimed.successor is not None:
-                    await self._stand_back(claimed.successor)
-                    continue
-                self._held = False
                 for claim in claimed.claims:
                     self._start(claim, group)
-                if claimed.drain:
+                self._note_gates(claimed.shut)
+                if len(claimed.shut) == len(self._leases.serving):
+                    await _happens_within(self._stopping, HELD_SECONDS)
+                elif claimed.drain:
                     await _happens_within(self._slot_freed, POLL_SECONDS)
                 elif len(claimed.claims) < free:
                     await self._listen(bulk_may_wait=_in_bulk(claimed.claims) == bulk)
@@ -211,20 +212,21 @@ class LeaseWorker(Worker):
                 log.warning(events.SERVICE_AWAY, error=str(error), retry_in=BROKER_RETRY_SECONDS)
                 await _happens_within(self._stopping, jittered(BROKER_RETRY_SECONDS))
 
-    async def _stand_back(self, successor: str) -> None:
-        """Jobs are for workers of another collection: stop, or wait while it is exchanged."""
-        if successor == NO_SUCCESSOR:
-            if not self._held:
-                log.info(events.WORKER_HELD, worker=self.id)
-            self._held = True
-            await _happens_within(self._stopping, HELD_SECONDS)
-        else:
-            self._fatal = CollectionMismatch(
-                f"{self._leases.collection!r} was replaced by {successor!r}. Set INGESTQ_MODEL and "
-                "INGESTQ_CHUNK_TOKENS to what that was rebuilt with, and start the worker again; "
-                "if the rebuilding was interrupted, call `ingestq reindex` again to end it"
-            )
-            self.stop()
+    def _note_gates(self, shut: Mapping[str, str]) -> None:
+        """Say which collections are being exchanged; stop if one was, and is not ours any more."""
+        for name, successor in shut.items():
+            if successor == NO_SUCCESSOR:
+                if name not in self._held:
+                    log.info(events.WORKER_HELD, worker=self.id, collection=name)
+            else:
+                self._fatal = CollectionMismatch(
+                    f"{self._leases.serving[name]!r} was replaced by {successor!r}. Set "
+                    "INGESTQ_MODEL and INGESTQ_CHUNK_TOKENS to what that was rebuilt with, and "
+                    "start the worker again; if the rebuilding was interrupted, call `ingestq "
+                    "reindex` again to end it"
+                )
+                self.stop()
+        self._held = shut.keys()
 
     def _has_suspect(self) -> bool:
         return any(run.claim.suspect for run in self._runs.values())
@@ -308,10 +310,17 @@ class LeaseWorker(Worker):
             info = WorkerInfo(
                 *(socket.gethostname(), os.getpid(), len(self._runs), documents, chunks),
                 paused=self._pause.reason,
+                collections=tuple(name for name in self._leases.serving if name),
             )
             with contextlib.suppress(BrokerUnavailable):  # the claiming says so
-                await self._leases.sign_of_life(self.id, info)
+                self._note_left(await self._leases.sign_of_life(self.id, info))
             await _happens_within(self._drained, self._renewal_seconds)
+
+    def _note_left(self, collections: Set[str]) -> None:
+        """Say once for which collections there are jobs that this worker leaves to others."""
+        for name in sorted(collections - self._left):
+            log.info(events.WORKER_LEAVES, worker=self.id, collection=name)
+        self._left = collections
 
     async def _queue_cron_runs(self) -> None:
         table = CronTable(self.cron_jobs, self.timezone, self._leases.schedule, self.id)

@@ -2,14 +2,14 @@
 
 The ledger of the live collection says what has to be in the new one: `Rebuild.catch_up` goes
 through it and brings over whatever differs, as often as it takes. So writes that arrive meanwhile
-reach both, and a rebuild that was interrupted goes on where it was. For the exchange the queue is
-closed to workers for some seconds (see `broker.gate`): nothing is written while the last
-differences are brought over, and from then on workers write to the new collection only. Readers of
-the alias see one collection or the other, each complete.
+reach both, and a rebuild that was interrupted goes on where it was. For the exchange the jobs of
+the collection are kept from workers for some seconds (see `broker.gate`): nothing is written while
+the last differences are brought over, and from then on workers write to the new collection only.
+Readers of the alias see one collection or the other, each complete.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -18,7 +18,7 @@ import msgspec
 from broker.contract import ChunkCounts, Document
 from broker.errors import CollectionMismatch, DocumentRejected, SourceChanged
 from broker.gate import Gate
-from broker.status import QueueDepth
+from broker.status import JobsFor
 from worker import pipeline
 from worker.collection import CollectionNames, find_collection
 from worker.exchange import exchange
@@ -46,7 +46,7 @@ FOUND_SHARE: Final = 0.9
 class Queue(Protocol):
     """Tells how many jobs run; see `broker.queue.JobQueue`."""
 
-    async def depth(self) -> QueueDepth: ...
+    async def jobs_for(self, collections: Iterable[str]) -> JobsFor: ...
 
 
 @dataclass(frozen=True)
@@ -268,16 +268,17 @@ async def reindex(
         if (refused := await rebuild.answers(model)) is not None:
             return refused
         async with gate.shut():
-            if await _becomes_quiet(queue, patience.closed_seconds):
+            if await _becomes_quiet(queue, rebuild.live.names.alias, patience.closed_seconds):
                 return await _exchange(rebuild, qdrant, gate)
         await asyncio.sleep(patience.open_seconds)
 
 
-async def _becomes_quiet(queue: Queue, seconds: float) -> bool:
-    """Whether all jobs end before others have to wait too long."""
+async def _becomes_quiet(queue: Queue, collection: str, seconds: float) -> bool:
+    """Whether all jobs for ``collection`` end before others have to wait too long."""
     try:
         async with asyncio.timeout(seconds):
-            while (await queue.depth()).in_flight:  # noqa: ASYNC110 - the jobs run elsewhere
+            # The jobs run elsewhere.
+            while (await queue.jobs_for([collection])).in_flight:  # noqa: ASYNC110
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError:
         return False

@@ -13,14 +13,14 @@ from arq.typing import StartupShutdown
 from arq.worker import Function
 
 from broker import events
-from broker.contract import Batch, Job, decode_job
+from broker.contract import Batch, Job
 from broker.errors import ContractError, describe
 from broker.leases import RESULT_MS, Claim, LeaseQueue
 from worker.jobs import CLAIM, PROGRESS
 from worker.progress import showing_progress
 from worker.quarantine import run_one_by_one
 from worker.retries import MAX_TRIES
-from worker.verdicts import Verdict, accept, judge, judge_aborted, judge_unknown
+from worker.verdicts import Verdict, accept, judge, judge_aborted, judge_unknown, leave
 
 log = structlog.get_logger()
 
@@ -66,8 +66,11 @@ class JobRunner:
         """Run the job and judge how it went. Raises nothing but cancellation."""
         if claim.aborted:
             return Ran(judge_aborted(claim))
+        if claim.collection not in self._leases.serving:
+            # An older worker, which knows of no collections, put it into the line of all.
+            return Ran(leave(claim))
         try:
-            job = decode_job(claim.payload)
+            job = claim.job()
         except ContractError as error:
             return Ran(judge_unknown(claim, describe(error), None))
         function = self._functions.get(job.function)

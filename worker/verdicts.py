@@ -16,7 +16,6 @@ from broker.contract import (
     DeadLetter,
     DocumentCounts,
     bury,
-    decode_job,
 )
 from broker.errors import (
     ContractError,
@@ -127,11 +126,17 @@ def judge_unknown(claim: Claim, reason: str, batch: Batch | None) -> Verdict:
     return _give_up(claim, batch, reason)
 
 
+def leave(claim: Claim) -> PutBack:
+    """The verdict on a job for a collection that this worker does not serve: it was never begun."""
+    reason = f"this worker does not serve the collection {claim.collection!r}"
+    return PutBack(reason, delay_seconds=0, failed=False)
+
+
 def judge_aborted(claim: Claim) -> Verdict:
     """The verdict on a job that somebody aborted: its documents can be requeued."""
     log.info(events.JOB_ABORTED, job=claim.job_id)
     try:
-        batch = decode_job(claim.payload).known_batch
+        batch = claim.job().known_batch
     except ContractError:
         batch = None
     return _give_up(claim, batch, ABORTED, aborted=True)
@@ -165,6 +170,7 @@ def _bury_as_is(claim: Claim, reason: str, trace: str) -> BatchReport:
         buried_ms=time.time_ns() // 1_000_000,
         submission=claim.submission,
         traceback=trace,
+        collection=claim.collection,
     )
     return BatchReport(documents=DocumentCounts(rejected=claim.documents), dead=(letter,))
 

@@ -107,6 +107,7 @@ async def query_vectors(worker: LeaseWorker, texts: Sequence[str]) -> Matrix:
 
 def _model(worker: LeaseWorker) -> LaneModel:
     ingestor: Ingestor = worker.ctx[INGESTOR]
-    model = ingestor.ports[Lane.INTERACTIVE].model
+    [ports] = ingestor.collections.values()
+    model = ports[Lane.INTERACTIVE].model
     assert isinstance(model, LaneModel)
     return model

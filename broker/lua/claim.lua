@@ -1,23 +1,35 @@
 -- Claim up to n jobs, each under a lease with a fencing token, on the clock of Redis.
 --
 -- ARGV  1 worker   2 n   3 how many of them may be bulk jobs   4 jobs the worker runs already
---       5 lease in ms   6 collection that the worker writes to
--- Answers {jobs, drain, successor}: one {id, token, payload, lane, submission, documents, failures,
--- crashes, culprits, suspect, aborted} a job, and 1 if the worker is to let its jobs end because a
--- suspect is to be run alone. There is a successor only if the gate of the collection is shut: then
--- there are no jobs. A claimed job's score moves to the end of its lease: until then nobody else
--- sees it, and if its owner dies it comes back by itself.
+--       5 lease in ms   then pairs: a collection that the worker serves, and what is behind that
+--       name; jobs that name none are for the first
+-- Answers {jobs, drain, shut}: one {id, token, payload, lane, submission, documents, failures,
+-- crashes, culprits, suspect, aborted, collection} a job, 1 if the worker is to let its jobs end
+-- because a suspect is to be run alone, and pairs: a collection whose gate is shut, so that none of
+-- its jobs is given out, and its successor. A claimed job's score moves to the end of its lease:
+-- until then nobody else sees it, and if its owner dies it comes back by itself.
 
 local worker, n, bulk_n, running, lease_ms =
   ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local REVIVED = 200   -- jobs that are made ready again in one step
 local BULK_TURN = 4   -- of the jobs both lanes compete for, one in so many goes to bulk
 local now = now_ms()
-local claimed = {}
+local own = ARGV[6]
+local claimed, open, shut = {}, {}, {}
 
-local successor = redis.call('GET', K.GATE .. ARGV[6])
-if successor then
-  return {claimed, 0, successor}
+for i = 6, #ARGV, 2 do
+  local collection, successor = ARGV[i], redis.call('GET', K.GATE .. ARGV[i + 1])
+  if successor then
+    shut[#shut + 1], shut[#shut + 2] = collection, successor
+  else
+    open[#open + 1] = collection
+    if collection == own and own ~= '' then
+      open[#open + 1] = ''
+    end
+  end
+end
+if #open == 0 then
+  return {claimed, 0, shut}
 end
 
 local function take(ids, suspect, aborted)
@@ -32,8 +44,14 @@ local function take(ids, suspect, aborted)
   local payloads = redis.call('MGET', unpack(payload_keys))
   redis.call('ZADD', K.QUEUE, unpack(scores))
   for i, id in ipairs(ids) do
-    local lane, submission, documents, failures, crashes, culprits = unpack(
-      info_of(id, 'lane', 'submission', 'documents', 'failures', 'crashes', 'culprits'))
+    local lane, submission, documents, failures, crashes, culprits, collection = unpack(info_of(
+      id, 'lane', 'submission', 'documents', 'failures', 'crashes', 'culprits', 'collection'))
+    if not collection then
+      collection = own   -- from now on, wherever it is tried again
+      if own ~= '' then
+        redis.call('HSET', K.JOB_INFO .. id, 'collection', own)
+      end
+    end
     -- What is missing was evicted: the worker finds that out from the payload, and says so.
     lane, submission, documents = lane or 'bulk', submission or '', documents or '0'
     local token = last_token - #ids + i
@@ -43,24 +61,59 @@ local function take(ids, suspect, aborted)
     end
     claimed[#claimed + 1] = {
       id, token, payloads[i] or '', lane, submission, tonumber(documents),
-      tonumber(failures or '0'), tonumber(crashes or '0'), culprits or '', suspect, aborted}
+      tonumber(failures or '0'), tonumber(crashes or '0'), culprits or '', suspect, aborted,
+      collection}
   end
 end
 
-local function take_from_lane(lane, count)
-  if count == 0 then
-    return
-  end
-  local popped, ids = redis.call('ZPOPMIN', K.LANE .. lane, count), {}
+local function take_from_line(line, count)
+  local popped, ids = redis.call('ZPOPMIN', K.LANE .. line, count), {}
   for i = 1, #popped, 2 do
     ids[#ids + 1] = popped[i]
   end
-  local clock = tonumber(redis.call('HGET', K.LANE_CLOCK, lane) or '0')
-  redis.call('HSET', K.LANE_CLOCK, lane, math.max(clock, tonumber(popped[#popped])))
-  if redis.call('ZCARD', K.LANE .. lane) == 0 then
-    redis.call('DEL', K.LANE_TENANTS .. lane)   -- nobody waits: all start from the same place
+  local clock = tonumber(redis.call('HGET', K.LANE_CLOCK, line) or '0')
+  redis.call('HSET', K.LANE_CLOCK, line, math.max(clock, tonumber(popped[#popped])))
+  if redis.call('ZCARD', K.LANE .. line) == 0 then
+    redis.call('DEL', K.LANE_TENANTS .. line)   -- nobody waits: all start from the same place
   end
   take(ids, 0, 0)
+end
+
+-- The lines of a lane in which jobs wait for this worker, each with their number, and all of them.
+local function lines_of(lane)
+  local lines, jobs = {}, 0
+  for _, collection in ipairs(open) do
+    local line = lane .. suffix_of(collection)
+    local waiting = redis.call('ZCARD', K.LANE .. line)
+    if waiting > 0 then
+      lines[#lines + 1] = {name = line, waiting = waiting, taken = 0}
+      jobs = jobs + waiting
+    end
+  end
+  return lines, jobs
+end
+
+-- Take count jobs, which there are, of the lines of a lane. If there are several, they take turns.
+local function take_from_lane(lane, lines, count)
+  if count == 0 then
+    return
+  end
+  if #lines == 1 then
+    return take_from_line(lines[1].name, count)
+  end
+  local turn = redis.call('INCRBY', K.LANE_TURN .. ':' .. lane, count) - count
+  while count > 0 do
+    local line = lines[turn % #lines + 1]
+    if line.taken < line.waiting then
+      line.taken, count = line.taken + 1, count - 1
+    end
+    turn = turn + 1
+  end
+  for _, line in ipairs(lines) do
+    if line.taken > 0 then
+      take_from_line(line.name, line.taken)
+    end
+  end
 end
 
 local function worker_died(id)
@@ -86,7 +139,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.QUEUE, 0, now, 'LIMIT', 0, REV
     make_ready(id, now)
   elseif redis.call('EXISTS', K.JOB .. id) == 1 then
     redis.call('ZREM', K.QUEUE, id)   -- put there by arq's own enqueue_job
-    add_job(id, redis.call('GET', K.JOB .. id), 'bulk', '', '', 0, 0)
+    add_job(id, redis.call('GET', K.JOB .. id), 'bulk', '', '', '', 0, 0)
   else
     redis.call('ZREM', K.QUEUE, id)   -- arq's abort touched a job that had just ended
   end
@@ -94,42 +147,46 @@ end
 
 -- Jobs that wait and are to be given up.
 for _, id in ipairs(redis.call('ZRANGE', K.ABORT, 0, REVIVED)) do
-  local lane = redis.call('HGET', K.JOB_INFO .. id, 'lane')
+  local lane, collection = unpack(info_of(id, 'lane', 'collection'))
   if not lane then
     redis.call('ZREM', K.ABORT, id)   -- it has ended; a later job of this name is not meant
   elseif #claimed < n and redis.call('EXISTS', K.LEASE .. id) == 0 then
-    redis.call('ZREM', K.LANE .. lane, id)
-    redis.call('ZREM', K.SUSPECTS, id)
+    redis.call('ZREM', K.LANE .. lane .. suffix_of(collection), id)
+    redis.call('ZREM', K.SUSPECTS .. suffix_of(collection), id)
     take({id}, 0, 1)
   end
 end
 
 -- A suspect is run by a worker that runs nothing else, so that nobody else is taken for the culprit.
-if redis.call('ZCARD', K.SUSPECTS) > 0 then
-  local turn = redis.call('GET', K.SUSPECT_TURN)
-  if not turn or turn == worker then
-    if running + #claimed > 0 then
-      redis.call('SET', K.SUSPECT_TURN, worker, 'PX', lease_ms)
-      return {claimed, 1}
+for _, collection in ipairs(open) do
+  local suspects = K.SUSPECTS .. suffix_of(collection)
+  if redis.call('ZCARD', suspects) > 0 then
+    local turn = redis.call('GET', K.SUSPECT_TURN)
+    if turn and turn ~= worker then
+      break
     end
     redis.call('SET', K.SUSPECT_TURN, worker, 'PX', lease_ms)   -- refused if out of memory
+    if running + #claimed > 0 then
+      return {claimed, 1, shut}
+    end
     redis.call('DEL', K.SUSPECT_TURN)
-    take({redis.call('ZPOPMIN', K.SUSPECTS)[1]}, 1, 0)
-    return {claimed, 0}
+    take({redis.call('ZPOPMIN', suspects)[1]}, 1, 0)
+    return {claimed, 0, shut}
   end
 end
 
 -- Both lanes get their share, and what one does not use goes to the other.
 local free = n - #claimed
-local interactive = redis.call('ZCARD', K.LANE .. 'interactive')
-local bulk = math.min(redis.call('ZCARD', K.LANE .. 'bulk'), bulk_n)
+local interactive_lines, interactive = lines_of('interactive')
+local bulk_lines, bulk = lines_of('bulk')
+bulk = math.min(bulk, bulk_n)
 if interactive + bulk == 0 or free == 0 then
-  return {claimed, 0}
+  return {claimed, 0, shut}
 end
 -- Also the first write: a server that is out of memory refuses it before anything is taken.
 local turn = redis.call('INCRBY', K.LANE_TURN, free)
 local for_bulk = math.floor(turn / BULK_TURN) - math.floor((turn - free) / BULK_TURN)
 for_bulk = math.min(bulk, math.max(for_bulk, free - interactive))
-take_from_lane('interactive', math.min(interactive, free - for_bulk))
-take_from_lane('bulk', math.min(for_bulk, free))
-return {claimed, 0}
+take_from_lane('interactive', interactive_lines, math.min(interactive, free - for_bulk))
+take_from_lane('bulk', bulk_lines, math.min(for_bulk, free))
+return {claimed, 0, shut}

@@ -14,5 +14,5 @@ end
 if redis.call('EXISTS', K.JOB .. ARGV[2], K.RESULT .. ARGV[2]) > 0 then
   return 0
 end
-add_job(ARGV[2], ARGV[3], 'interactive', '', '', 0, 0)
+add_job(ARGV[2], ARGV[3], 'interactive', '', '', '', 0, 0)
 return 1

@@ -1,8 +1,8 @@
 -- Put one job on the queue, in one step, unless its lane or the whole queue is full.
 --
--- ARGV  1 job id       2 payload   3 lane   4 tenant   5 submission   6 documents in the job
---       7 seconds to keep the submission
---       8 bound of the queue in jobs    9 in bytes    10 bound of a lane in jobs    11 in bytes
+-- ARGV  1 job id       2 payload   3 lane   4 tenant   5 collection, '' if that is up to the worker
+--       6 submission   7 documents in the job   8 seconds to keep the submission
+--       9 bound of the queue in jobs    10 in bytes    11 bound of a lane in jobs    12 in bytes
 -- Answers 'accepted', 'duplicate' or 'full', see `offer`.
 
 return offer(unpack(ARGV))

@@ -15,7 +15,7 @@ if digest then
 end
 local answer = offer(unpack(ARGV, 4))
 if answer ~= 'full' then
-  redis.call('HSET', name, 'digest', ARGV[2], 'submission', ARGV[8])
+  redis.call('HSET', name, 'digest', ARGV[2], 'submission', ARGV[9])
   redis.call('EXPIRE', name, ARGV[3])
 end
-return {answer, ARGV[8]}
+return {answer, ARGV[9]}

@@ -12,38 +12,64 @@ local function info_of(id, ...)
   return redis.call('HMGET', K.JOB_INFO .. id, ...)
 end
 
+-- What the names of keys end in that are about the jobs of a collection, '' of jobs that name none.
+local function suffix_of(collection)
+  if not collection or collection == '' then
+    return ''
+  end
+  return ':' .. collection
+end
+
 -- Let the job be claimed. Every job keeps the place it got when it was enqueued, so one that comes
 -- back is not sent to the end of the line.
 local function make_ready(id, since_ms)
-  local lane, place, crashes = unpack(info_of(id, 'lane', 'place', 'crashes'))
+  local lane, place, crashes, collection =
+    unpack(info_of(id, 'lane', 'place', 'crashes', 'collection'))
+  local suffix = suffix_of(collection)
   redis.call('ZADD', K.QUEUE, -since_ms, id)
   if tonumber(crashes or '0') >= SUSPECT_CRASHES then
-    redis.call('ZADD', K.SUSPECTS, since_ms, id)
+    redis.call('ZADD', K.SUSPECTS .. suffix, since_ms, id)
   else
-    redis.call('ZADD', K.LANE .. lane, place, id)
+    redis.call('ZADD', K.LANE .. lane .. suffix, place, id)
   end
-  if redis.call('LLEN', K.WAKE .. lane) < WAKE_TOKENS then
-    redis.call('RPUSH', K.WAKE .. lane, '1')
+  if suffix ~= '' then
+    redis.call('SADD', K.COLLECTIONS, collection)
+  end
+  if redis.call('LLEN', K.WAKE .. lane .. suffix) < WAKE_TOKENS then
+    redis.call('RPUSH', K.WAKE .. lane .. suffix, '1')
   end
 end
 
--- The place of a new job in its lane: start-time fair queueing (Goyal, Vin and Cheng, 1996). A
+-- How many jobs of a collection are ready.
+local function ready_for(collection)
+  local suffix = suffix_of(collection)
+  return redis.call('ZCARD', K.LANE .. 'interactive' .. suffix)
+    + redis.call('ZCARD', K.LANE .. 'bulk' .. suffix) + redis.call('ZCARD', K.SUSPECTS .. suffix)
+end
+
+-- The place of a new job in its line: start-time fair queueing (Goyal, Vin and Cheng, 1996). A
 -- tenant's jobs stand one behind the other, each as long as it has documents; who had nothing in
--- the lane starts where the lane has come to, so nobody waits for another tenant's backlog.
-local function place_in_lane(lane, tenant, documents)
-  local clock = tonumber(redis.call('HGET', K.LANE_CLOCK, lane) or '0')
-  local line_end = tonumber(redis.call('HGET', K.LANE_TENANTS .. lane, tenant) or '0')
-  local place = math.max(clock, line_end)
-  redis.call('HSET', K.LANE_TENANTS .. lane, tenant, place + math.max(documents, 1))
+-- the line starts where it has come to, so nobody waits for another tenant's backlog. A collection
+-- has lines of its own, because it may have workers of its own, or none at the moment.
+local function place_in_line(line, tenant, documents)
+  local clock = tonumber(redis.call('HGET', K.LANE_CLOCK, line) or '0')
+  local tenant_end = tonumber(redis.call('HGET', K.LANE_TENANTS .. line, tenant) or '0')
+  local place = math.max(clock, tenant_end)
+  redis.call('HSET', K.LANE_TENANTS .. line, tenant, place + math.max(documents, 1))
   return place
 end
 
--- Add a job that is not on the queue. Its submission is '' if nobody follows it.
-local function add_job(id, payload, lane, tenant, submission, documents, submission_seconds)
+-- Add a job that is not on the queue. Its collection is '' if that is up to the worker, and its
+-- submission if nobody follows it.
+local function add_job(id, payload, lane, tenant, collection, submission, documents,
+                       submission_seconds)
   redis.call('SET', K.JOB .. id, payload)
   redis.call('HSET', K.JOB_INFO .. id, 'lane', lane, 'tenant', tenant, 'submission', submission,
              'documents', documents, 'bytes', #payload,
-             'place', place_in_lane(lane, tenant, tonumber(documents)))
+             'place', place_in_line(lane .. suffix_of(collection), tenant, tonumber(documents)))
+  if collection ~= '' then
+    redis.call('HSET', K.JOB_INFO .. id, 'collection', collection)
+  end
   redis.call('HINCRBY', K.HELD, lane .. ':jobs', 1)
   redis.call('HINCRBY', K.HELD, lane .. ':bytes', #payload)
   redis.call('ZREM', K.ABORT, id)   -- an abort that was meant for an earlier job of this name
@@ -59,8 +85,8 @@ end
 -- queue in jobs and bytes, and those of a lane. Answers 'accepted', 'duplicate' (the job waits, runs
 -- or has just finished) or 'full'. The job gets no time to live. One job larger than a byte bound is
 -- let in when nothing waits.
-local function offer(id, payload, lane, tenant, submission, documents, submission_seconds,
-                     queue_jobs, queue_bytes, lane_jobs, lane_bytes)
+local function offer(id, payload, lane, tenant, collection, submission, documents,
+                     submission_seconds, queue_jobs, queue_bytes, lane_jobs, lane_bytes)
   if redis.call('EXISTS', K.JOB .. id, K.RESULT .. id) > 0 then
     return 'duplicate'
   end
@@ -82,6 +108,6 @@ local function offer(id, payload, lane, tenant, submission, documents, submissio
       or is_over(held[lane .. ':jobs'] or 0, held[lane .. ':bytes'] or 0, lane_jobs, lane_bytes) then
     return 'full'
   end
-  add_job(id, payload, lane, tenant, submission, documents, submission_seconds)
+  add_job(id, payload, lane, tenant, collection, submission, documents, submission_seconds)
   return 'accepted'
 end

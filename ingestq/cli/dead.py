@@ -31,20 +31,31 @@ Reason = Annotated[
     str | None, typer.Option("--reason", metavar="TEXT", help="Those with TEXT in their reason.")
 ]
 Tenant = Annotated[str | None, typer.Option("--tenant", help="Those of one tenant.")]
+Collection = Annotated[
+    str | None, typer.Option("--collection", metavar="NAME", help="Those of one collection.")
+]
 
 
 @dead.command("list")
-def list_letters(reason: Reason = None, tenant: Tenant = None, json: Json = False) -> None:
+def list_letters(
+    reason: Reason = None,
+    tenant: Tenant = None,
+    collection: Collection = None,
+    json: Json = False,
+) -> None:
     """List the dead letters, the newest first."""
     configure_logging(logging.WARNING)
-    run_command(partial(_list, LetterFilter(reason=reason, tenant=tenant), json))
+    run_command(partial(_list, LetterFilter(frozenset(), tenant, reason, collection), json))
 
 
 @dead.command()
-def show(doc_id: DocId, tenant: Tenant = None, json: Json = False) -> None:
+def show(
+    doc_id: DocId, tenant: Tenant = None, collection: Collection = None, json: Json = False
+) -> None:
     """Show everything that is known of a document that failed."""
     configure_logging(logging.WARNING)
-    run_command(partial(_show, LetterFilter(frozenset([doc_id]), tenant), json))
+    wanted = LetterFilter(frozenset([doc_id]), tenant, collection=collection)
+    run_command(partial(_show, wanted, json))
 
 
 @dead.command()
@@ -53,11 +64,12 @@ def requeue(
     everything: Everything = False,
     reason: Reason = None,
     tenant: Tenant = None,
+    collection: Collection = None,
     json: Json = False,
 ) -> None:
     """Queue documents that failed again, with all their tries."""
     configure_logging(logging.WARNING)
-    wanted = LetterFilter(frozenset(doc_ids or ()), tenant, reason)
+    wanted = LetterFilter(frozenset(doc_ids or ()), tenant, reason, collection)
     run_command(partial(_requeue, wanted, everything, json))
 
 
@@ -67,11 +79,12 @@ def purge(
     everything: Everything = False,
     reason: Reason = None,
     tenant: Tenant = None,
+    collection: Collection = None,
     json: Json = False,
 ) -> None:
     """Delete dead letters for good."""
     configure_logging(logging.WARNING)
-    wanted = LetterFilter(frozenset(doc_ids or ()), tenant, reason)
+    wanted = LetterFilter(frozenset(doc_ids or ()), tenant, reason, collection)
     run_command(partial(_purge, wanted, everything, json))
 
 
@@ -130,7 +143,9 @@ async def _purge(
 def _check_choice(wanted: LetterFilter, everything: bool) -> None:
     """Raise UsageError unless the user said which letters are meant: some, or else all."""
     if everything == (wanted != LetterFilter()):
-        raise UsageError("name documents, or give --reason or --tenant, or else --all")
+        raise UsageError(
+            "name documents, or give --reason, --tenant or --collection, or else --all"
+        )
 
 
 @asynccontextmanager
@@ -152,6 +167,7 @@ def _as_json(letter: DeadLetter) -> dict[str, Any]:
     return {
         "doc_id": letter.doc_id,
         "tenant": letter.tenant,
+        "collection": letter.collection,
         "reason": letter.reason,
         "tries": letter.tries,
         "buried": letter.buried,

@@ -9,7 +9,7 @@ import typer
 from broker.contract import Deletion, Lane
 from ingestq.cli.console import configure_logging, line, print_json
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.cli.options import Json, require_text
+from ingestq.cli.options import InCollection, Json, require_text
 from ingestq.runtime import open_broker
 from ingestq.settings import Settings
 from producers.client import IngestClient, new_submission
@@ -20,17 +20,22 @@ DocIds = Annotated[
 Tenant = Annotated[str, typer.Option("--tenant", help="Whose documents they are.")]
 
 
-def delete(doc_ids: DocIds, tenant: Tenant = "", json: Json = False) -> None:
+def delete(
+    doc_ids: DocIds, tenant: Tenant = "", collection: InCollection = None, json: Json = False
+) -> None:
     """Queue the removal of documents; a worker carries it out.
 
     Whatever was queued of them before does not bring them back.
     """
     configure_logging(logging.WARNING)
-    run_command(partial(_delete, doc_ids, tenant, json))
+    run_command(partial(_delete, doc_ids, tenant, collection, json))
 
 
-async def _delete(doc_ids: list[str], tenant: str, as_json: bool, settings: Settings) -> ExitCode:
+async def _delete(
+    doc_ids: list[str], tenant: str, collection: str | None, as_json: bool, settings: Settings
+) -> ExitCode:
     require_text(tenant, *doc_ids)
+    settings = settings.of_collection(collection)
     submission = new_submission()
     async with open_broker(settings) as broker:
         version = await broker.queue.now()
@@ -38,7 +43,7 @@ async def _delete(doc_ids: list[str], tenant: str, as_json: bool, settings: Sett
             Deletion(doc_id=doc_id, version=version, tenant=tenant)
             for doc_id in dict.fromkeys(doc_ids)
         ]
-        await IngestClient(broker.queue).delete_many(
+        await IngestClient(broker.queue, settings.collection).delete_many(
             deletions, submission=submission, lane=Lane.INTERACTIVE
         )
     if as_json:

@@ -110,21 +110,22 @@ async def _model_and_qdrant(settings: Settings) -> list[Finding]:
     from worker.store import QdrantStore
 
     async with open_qdrant(settings) as qdrant:
-        names = await find_collection(qdrant, settings.collection)
         place = settings.qdrant_url or "the local Qdrant"
         findings = [Finding("qdrant", "ok", f"{place} answers")]
         async with open_model(settings, processes=1) as model:
             await model.embed_query("Does it work?")
             detail = f"{model.info.name}: {model.info.dimension} dimensions, by {model.how}"
             findings.append(Finding("model", "ok", detail))
+            mine = fingerprint(model.info, settings.collection_schema)
+        for name in settings.collections:
+            names = await find_collection(qdrant, name)
             if names is None:
-                return [*findings, Finding("collection", "ok", "none yet")]
-            await check_fingerprint(
-                qdrant, names, fingerprint(model.info, settings.collection_schema)
-            )
-        chunks = await QdrantStore(qdrant, names.chunks).count()
-    findings.append(Finding("collection", "ok", f"{settings.collection}: {chunks:,} chunks"))
-    if settings.qdrant_url is None and chunks > SMALL_COLLECTION_CHUNKS:
-        detail = f"{chunks:,} chunks are many for the local Qdrant; set INGESTQ_QDRANT_URL"
-        findings.append(Finding("qdrant", "warning", detail))
+                findings.append(Finding("collection", "ok", f"{name}: none yet"))
+                continue
+            await check_fingerprint(qdrant, names, mine)
+            chunks = await QdrantStore(qdrant, names.chunks).count()
+            findings.append(Finding("collection", "ok", f"{name}: {chunks:,} chunks"))
+            if settings.qdrant_url is None and chunks > SMALL_COLLECTION_CHUNKS:
+                detail = f"{chunks:,} chunks are many for the local Qdrant; set INGESTQ_QDRANT_URL"
+                findings.append(Finding("qdrant", "warning", detail))
     return findings

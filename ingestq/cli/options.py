@@ -27,6 +27,15 @@ AllowMassDelete = Annotated[
         help="Remove what is gone from a folder, even if that is most of it.",
     ),
 ]
+InCollection = Annotated[
+    str | None,
+    typer.Option(
+        "--collection",
+        metavar="NAME",
+        help="Another collection than INGESTQ_COLLECTION says.",
+        show_default=False,
+    ),
+]
 Paths = Annotated[
     list[Path], typer.Argument(metavar="PATH…", help="Files and folders.", show_default=False)
 ]

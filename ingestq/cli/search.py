@@ -12,7 +12,7 @@ from broker.errors import UsageError
 from broker.question import LARGEST_LIMIT, MetadataIs, Mode, Question, Where, parse_condition
 from ingestq.cli.console import configure_logging, err, line, print_json
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.cli.options import Json, require_text
+from ingestq.cli.options import InCollection, Json, require_text
 from ingestq.runtime import open_model, open_qdrant, query_settings
 from ingestq.settings import Settings
 
@@ -52,6 +52,7 @@ def search(
     filters: Filters = None,
     source: OfSource = None,
     tenant: OfTenant = None,
+    collection: InCollection = None,
     json: Json = False,
 ) -> None:
     """Find the chunks that are nearest to QUERY, in meaning and in words."""
@@ -60,7 +61,8 @@ def search(
     async def ask(settings: Settings) -> ExitCode:
         require_text(query, source or "", tenant or "", *(filters or ()))
         where = Where(_conditions(filters or ()), source, tenant)
-        return await _search(Question(query, limit, _mode(dense, sparse), where), json, settings)
+        question = Question(query, limit, _mode(dense, sparse), where)
+        return await _search(question, json, settings.of_collection(collection))
 
     run_command(ask)
 

@@ -2,7 +2,7 @@
 
 import logging
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -13,6 +13,9 @@ from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
 from ingestq.runtime import open_broker, open_qdrant
 from ingestq.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.qdrant import Qdrant
 
 Submission = Annotated[
     str | None,
@@ -31,13 +34,15 @@ def status(submission: Submission = None, json: Json = False) -> None:
 
 async def _status(as_json: bool, settings: Settings) -> ExitCode:
     async with open_broker(settings) as broker:
-        depth = await broker.queue.depth()
-        workers = await broker.queue.workers()
+        overview = await broker.queue.overview()
+    collections = await _collections(settings, busy=bool(overview.workers))
     answer = {
-        "queue": depth.as_json(),
-        "dead_letters": depth.dead_letters,
-        "workers": [msgspec.structs.asdict(worker) for worker in workers],
-        "collection": await _collection(settings, busy=bool(workers)),
+        "queue": overview.depth.as_json(),
+        "dead_letters": overview.depth.dead_letters,
+        "workers": [msgspec.structs.asdict(worker) for worker in overview.workers],
+        "unserved": overview.unserved,
+        "collection": collections[0],
+        "collections": collections,
     }
     if as_json:
         print_json(answer)
@@ -65,29 +70,32 @@ async def _submission(submission: str, as_json: bool, settings: Settings) -> Exi
     return ExitCode.DOCUMENTS_FAILED if failed else ExitCode.OK
 
 
-async def _collection(settings: Settings, *, busy: bool) -> dict[str, Any]:
-    """Counts of the collection. None while a worker on this machine has the local Qdrant open."""
+async def _collections(settings: Settings, *, busy: bool) -> list[dict[str, Any]]:
+    """Counts of each collection. None while a worker on this machine has the local Qdrant open."""
+    try:
+        async with open_qdrant(settings) as qdrant:
+            return [await _counted(qdrant, name) for name in settings.collections]
+    except StoreUnavailable:
+        if settings.qdrant_url is not None or not busy:
+            raise
+    return [{"name": name, "documents": None, "chunks": None} for name in settings.collections]
+
+
+async def _counted(qdrant: "Qdrant", collection: str) -> dict[str, Any]:
     from worker.collection import find_collection
     from worker.ledger import QdrantLedger
     from worker.store import QdrantStore
 
-    documents: int | None = 0
-    chunks: int | None = 0
-    try:
-        async with open_qdrant(settings) as qdrant:
-            names = await find_collection(qdrant, settings.collection)
-            if names is not None:
-                documents = await QdrantLedger(qdrant, names.ledger).count()
-                chunks = await QdrantStore(qdrant, names.chunks).count()
-    except StoreUnavailable:
-        if settings.qdrant_url is not None or not busy:
-            raise
-        documents = chunks = None
-    return {"name": settings.collection, "documents": documents, "chunks": chunks}
+    names = await find_collection(qdrant, collection)
+    if names is None:
+        return {"name": collection, "documents": 0, "chunks": 0}
+    documents = await QdrantLedger(qdrant, names.ledger).count()
+    chunks = await QdrantStore(qdrant, names.chunks).count()
+    return {"name": collection, "documents": documents, "chunks": chunks}
 
 
 def _print_for_people(answer: dict[str, Any]) -> None:
-    queue, collection = answer["queue"], answer["collection"]
+    queue = answer["queue"]
     line(
         f"queue       {queue['ready']} ready, {queue['deferred']} deferred, "
         f"{queue['in_flight']} in flight; oldest waits {queue['oldest_ready_seconds']:.0f} s"
@@ -106,10 +114,13 @@ def _print_for_people(answer: dict[str, Any]) -> None:
             line(f"paused      {worker['id']}: {worker['paused']}", style="red")
     if not answer["workers"]:
         line("worker      none")
-    if collection["chunks"] is None:
-        line(f"collection  {collection['name']}: open in a worker on this machine")
-    else:
-        line(
-            f"collection  {collection['name']}: {collection['documents']} documents, "
-            f"{collection['chunks']} chunks"
-        )
+    for name, jobs in answer["unserved"].items():
+        line(f"unserved    {name}: {jobs} jobs wait for a worker of this collection", style="red")
+    for collection in answer["collections"]:
+        if collection["chunks"] is None:
+            line(f"collection  {collection['name']}: open in a worker on this machine")
+        else:
+            line(
+                f"collection  {collection['name']}: {collection['documents']} documents, "
+                f"{collection['chunks']} chunks"
+            )

@@ -9,7 +9,7 @@ import typer
 from broker.errors import UsageError
 from ingestq.cli.console import configure_logging, err, line, print_json
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.cli.options import AllowMassDelete, Json, Source
+from ingestq.cli.options import AllowMassDelete, InCollection, Json, Source
 from ingestq.runtime import open_broker, open_qdrant
 from ingestq.settings import Settings
 
@@ -38,6 +38,7 @@ def verify(
     source: Source = None,
     repair: Repair = False,
     allow_mass_delete: AllowMassDelete = False,
+    collection: InCollection = None,
     json: Json = False,
 ) -> None:
     """Compare the index with its ledger, and with the files that it was made from.
@@ -54,7 +55,7 @@ def verify(
         if source is not None and not paths:
             raise UsageError("--source names the folder at PATH: say which one")
         wanted = Wanted(paths or (), source, repair, allow_mass_delete)
-        return await _verify(wanted, json, settings)
+        return await _verify(wanted, json, settings.of_collection(collection))
 
     run_command(check)
 

@@ -111,7 +111,7 @@ class Queue(Answer):
 class Worker(Answer):
     """A worker's last sign of life; its rates are those of the minute before.
 
-    ``paused`` says why it claims no jobs.
+    ``paused`` says why it claims no jobs, ``collections`` are those that it serves.
     """
 
     id: str
@@ -122,21 +122,30 @@ class Worker(Answer):
     documents_per_second: float
     chunks_per_second: float
     paused: str | None
+    collections: list[str]
 
 
 class Status(Answer):
-    """How things stand. ``dead_letters`` counts the documents that were given up."""
+    """How things stand. ``dead_letters`` counts the documents that were given up.
+
+    ``unserved`` counts the ready jobs of collections that no worker serves.
+    """
 
     queue: Queue
     dead_letters: int
     workers: list[Worker]
+    unserved: dict[str, int]
 
 
 class BuriedDocument(Answer):
-    """A document that was given up, after so many tries; ``buried`` says when (ISO 8601)."""
+    """A document that was given up, after so many tries; ``buried`` says when (ISO 8601).
+
+    ``collection`` is empty if it named none.
+    """
 
     doc_id: str
     tenant: str
+    collection: str
     reason: str
     tries: int
     buried: str
@@ -191,6 +200,7 @@ class DocumentState(Answer):
 
     doc_id: str
     tenant: str
+    collection: str
     indexed: Indexed | None
     last_error: str | None
 

@@ -9,6 +9,7 @@ from fastapi.security import HTTPBearer
 
 from broker.dead_letters import DeadLetters
 from producers.api.auth import BearerAuth
+from producers.api.collections import Collections
 from producers.api.errors import answer_errors, problems
 from producers.api.intake import Intake
 from producers.api.routes.dead_letters import dead_letter_routes
@@ -30,7 +31,8 @@ class ApiConfig:
     is at most ``max_document_bytes`` long; a client that sends nothing for ``silence_seconds``
     in the midst of one is given up. A stream on which nothing happens says so every
     ``heartbeat_seconds``, because proxies cut connections that are silent for a minute. A batch
-    waits up to ``full_seconds`` for room in a full queue.
+    waits up to ``full_seconds`` for room in a full queue. Requests may be about any of
+    ``collections``, and are about the first unless they say so.
     """
 
     max_document_bytes: int
@@ -38,6 +40,7 @@ class ApiConfig:
     silence_seconds: float = 30.0
     heartbeat_seconds: float = 15.0
     full_seconds: float = 30.0
+    collections: tuple[str, ...] = ("",)
 
     def __post_init__(self) -> None:
         if self.token == "":
@@ -78,15 +81,16 @@ def create_app(
 
 def _routers(services: Services, config: ApiConfig, stopping: asyncio.Event) -> Iterator[APIRouter]:
     intake = Intake(config.max_document_bytes, config.silence_seconds)
-    yield document_routes(services.client, intake, config.full_seconds)
+    collections = Collections(config.collections)
+    yield document_routes(services.client, intake, config.full_seconds, collections)
     yield submission_routes(services.client, config.heartbeat_seconds, stopping)
-    yield dead_letter_routes(services.letters)
+    yield dead_letter_routes(services.letters, collections)
     yield status_routes(services.client)
     yield metric_routes(services.client)
     if services.search is not None:
-        yield search_routes(services.search)
+        yield search_routes(services.search, collections)
     if services.index is not None:
-        yield index_routes(services.index, services.letters)
+        yield index_routes(services.index, services.letters, collections)
 
 
 DOCUMENTED_TOKEN = Security(HTTPBearer(auto_error=False))

@@ -6,6 +6,7 @@ from typing import Final
 
 from broker.contract import Document
 from producers.api.answers import RejectedLine
+from producers.api.collections import Collections
 from producers.api.new_document import decode
 
 LISTED_LINES: Final = 1000
@@ -29,6 +30,7 @@ async def parse(
     groups: AsyncIterable[Sequence[bytes | None]],
     clock: Callable[[], Awaitable[int]],
     rejections: Rejections,
+    collections: Collections,
 ) -> AsyncIterator[Document]:
     """Make a document of every line that is not blank; ``rejections`` is told of the others.
 
@@ -43,12 +45,12 @@ async def parse(
             version += 1
             try:
                 if line is None or line.strip():
-                    yield _document(line, version)
+                    yield _document(line, version, collections)
             except ValueError as error:
                 rejections.add(number, str(error))
 
 
-def _document(line: bytes | None, version: int) -> Document:
+def _document(line: bytes | None, version: int, collections: Collections) -> Document:
     if line is None:
         raise ValueError("the line is larger than a document may be (INGESTQ_MAX_DOCUMENT_BYTES)")
     sent, metadata = decode(line)
@@ -57,6 +59,7 @@ def _document(line: bytes | None, version: int) -> Document:
         version=version if sent.version is None else sent.version,
         source=sent.doc_id if sent.source is None else sent.source,
         tenant=sent.tenant,
+        collection=collections.named(sent.collection),
         text=sent.text,
         media_type=sent.media_type,
         metadata=metadata,

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct, field
 
 from broker.contract import MAX_VERSION
+from producers.api.collections import Collections
 from producers.metadata import METADATA_BYTES, decode_metadata
 
 
@@ -21,6 +22,9 @@ class NewDocument(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         str | None, Meta(description="Where it came from; by default its doc_id.")
     ] = None
     tenant: str = ""
+    collection: Annotated[
+        str | None, Meta(description="One of the server's; by default the first of them.")
+    ] = None
     version: Annotated[
         Annotated[int, Meta(ge=1, le=MAX_VERSION)] | None,
         Meta(description="Only grows: of two versions the larger wins. By default the time."),
@@ -38,8 +42,15 @@ class NewDocument(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = field(default_factory=lambda: Raw(b"{}"))
 
 
-SCHEMA: Final[dict[str, Any]] = msgspec.json.schema_components([NewDocument])[1]["NewDocument"]
-"""JSON Schema of the body, for openapi.json."""
+_SCHEMA: Final[dict[str, Any]] = msgspec.json.schema_components([NewDocument])[1]["NewDocument"]
+
+
+def schema(collections: Collections) -> dict[str, Any]:
+    """JSON Schema of the body, for openapi.json."""
+    properties = _SCHEMA["properties"]
+    named = properties["collection"] | collections.schema
+    return _SCHEMA | {"properties": properties | {"collection": named}}
+
 
 _document = msgspec.json.Decoder(NewDocument)
 

@@ -20,8 +20,9 @@ class DropFolder:
 
     ``name`` is what their ids begin with in place of the path, see `producers.files.Root`.
     ``include`` and ``exclude`` are patterns as in a .gitignore file, relative to the folder;
-    without ``include`` every file is meant. ``metadata`` is stored with each document.
-    Raises ValueError if something is no pattern.
+    without ``include`` every file is meant. ``metadata`` is stored with each document. Without a
+    ``collection`` they are for the one that the client has. Raises ValueError if something is no
+    pattern.
     """
 
     path: Path
@@ -30,6 +31,7 @@ class DropFolder:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    collection: str = ""
 
     def __post_init__(self) -> None:
         self._patterns  # noqa: B018 - so that a wrong one is an error here

@@ -85,7 +85,10 @@ class Drop:
     async def run(self) -> None:
         """Watch until `stop` is called. Raises UsageError if Redis refuses the credentials."""
         log.info(
-            events.DROP_STARTED, folder=str(self._folder.path), source=self._looker.root.folder
+            events.DROP_STARTED,
+            folder=str(self._folder.path),
+            source=self._looker.root.folder,
+            collection=self._folder.collection,
         )
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self._watch())

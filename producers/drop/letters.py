@@ -19,7 +19,8 @@ async def forget_gone(letters: DeadLetters, folder: DropFolder, presence: Presen
     Raises BrokerUnavailable while Redis cannot be used.
     """
     purged = 0
-    async for stored in letters.find(LetterFilter(tenant=folder.tenant)):
+    wanted = LetterFilter(tenant=folder.tenant, collection=folder.collection or None)
+    async for stored in letters.find(wanted):
         document = stored.document
         if document is None or document.path is None or not document.scanned:
             continue

@@ -142,6 +142,7 @@ class Looker:
         document = msgspec.structs.replace(
             by_path(found, version, checksum=True),
             tenant=self._folder.tenant,
+            collection=self._folder.collection,
             metadata={**self._folder.metadata, **read_sidecar(found.path)},
         )
         return msgspec.structs.replace(document, file=file_state(document, found.status))
@@ -152,9 +153,12 @@ class Looker:
         files = [path for path in gone if self._folder.takes(path)]
         looked.ask_scan |= bool(folders) or len(files) > FEW_DELETIONS
         if len(files) <= FEW_DELETIONS:
-            tenant = self._folder.tenant
+            tenant, collection = self._folder.tenant, self._folder.collection
             ids = [self.root.doc_id(path) for path in files]
-            looked.deletions += [Deletion(doc_id=i, version=version, tenant=tenant) for i in ids]
+            looked.deletions += [
+                Deletion(doc_id=i, version=version, tenant=tenant, collection=collection)
+                for i in ids
+            ]
 
 
 def _is_inside(path: Path, folder: Path) -> bool:

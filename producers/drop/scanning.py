@@ -66,7 +66,9 @@ class Scanner:
         if not await asyncio.to_thread(self._presence.check) or self._presence.identity != seen:
             return submission  # what was not seen may be in the folder that went away
         sweeps = sightings.sweeps(
-            allow_mass_delete=self._allow_mass_delete, tenant=self._folder.tenant
+            allow_mass_delete=self._allow_mass_delete,
+            tenant=self._folder.tenant,
+            collection=self._folder.collection,
         )
         await self._client.sweep(sweeps, submission=submission)
         self._allow_mass_delete = False

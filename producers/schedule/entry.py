@@ -14,7 +14,8 @@ from producers.schedule.timetable import Timetable
 class Entry:
     """One line of the schedule. ``rescan`` has a source, ``verify`` may have one.
 
-    No run is begun in the ``quiet`` hours; it begins when they end. Times are Unix times in ms.
+    ``collection`` is the one it is about; empty for the one that is configured. No run is begun in
+    the ``quiet`` hours; it begins when they end. Times are Unix times in ms.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Entry:
     source: Source | None = None
     lane: Lane = Lane.BULK
     quiet: QuietHours | None = None
+    collection: str = ""
 
     def begins_at(self, due_ms: int, now_ms: int) -> int:
         """When a run that was due at ``due_ms`` may begin; not in the past."""

@@ -117,7 +117,7 @@ async def test_a_run_outlasts_a_redis_that_is_killed(tmp_path: Path) -> None:
         config = BrokerConfig(url)
         async with connected(config) as redis:
             runs, queue = Runs(redis, config), JobQueue(redis, config)
-            act = Rescan(queue, runs.now_ms, Silent())
+            act = Rescan(queue, runs.now_ms, Silent(), "documents")
             claim = await runs.begin("nightly", due_ms=None, lease_ms=500)
             assert isinstance(claim, RunClaim)
             running = asyncio.create_task(

@@ -41,7 +41,7 @@ UNKNOWN_VERSION: Final = "not a job of a known version"
 encode = msgspec.msgpack.encode
 
 
-class NewerBatch(IngestBatch, frozen=True, tag="ingest/2", omit_defaults=True):
+class NewerBatch(IngestBatch, frozen=True, tag="ingest/3", omit_defaults=True):
     """A batch of the next version of the contract."""
 
     urgency: int = 1
@@ -80,7 +80,7 @@ async def offered(
 
 async def newer_contract(broker: Broker) -> OddJob:
     batch = NewerBatch("newer", documents("newer"), urgency=9)
-    return await offered(broker, batch, encode(Job(INGEST, (batch,), 1)), "'ingest/2'")
+    return await offered(broker, batch, encode(Job(INGEST, (batch,), 1)), "'ingest/3'")
 
 
 async def other_encoding(broker: Broker) -> OddJob:

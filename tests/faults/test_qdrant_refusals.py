@@ -127,7 +127,7 @@ class Scene:
         qdrant = PatientQdrant(self.qdrant)
         ports = Ports(self.model, self.store, QdrantLedger(qdrant, self.names.ledger))
         permits = LanePermits(64, bulk=48)
-        worker.ctx[INGESTOR] = Ingestor(dict.fromkeys(Lane, ports), permits)
+        worker.ctx[INGESTOR] = Ingestor({"": dict.fromkeys(Lane, ports)}, permits)
 
     async def indexed(self) -> set[str]:
         """The documents that have chunks in the collection."""

@@ -159,11 +159,18 @@ async def test_nobody_knows_the_submission(api: AsyncClient) -> None:
 async def test_the_status_is_that_of_the_command(api: AsyncClient, broker: Broker) -> None:
     await api.post("/documents", json=NOTE)
     info = WorkerInfo(
-        "host", 7, running=1, documents_per_second=2.5, chunks_per_second=9, paused="full"
+        "host",
+        7,
+        running=1,
+        documents_per_second=2.5,
+        chunks_per_second=9,
+        paused="full",
+        collections=("notes",),
     )
     await lease_queue(broker).sign_of_life("worker-1", info)
     status = (await api.get("/status")).json()
-    assert status.keys() == {"queue", "dead_letters", "workers"}
+    assert status.keys() == {"queue", "dead_letters", "workers", "unserved"}
+    assert status["unserved"] == {}
     queue = status["queue"]
     assert queue.keys() >= {"ready", "deferred", "in_flight", "oldest_ready_seconds", "bytes"}
     assert (queue["interactive"], queue["bulk"], queue["suspects"]) == (1, 0, 0)
@@ -179,6 +186,7 @@ async def test_the_status_is_that_of_the_command(api: AsyncClient, broker: Broke
         "documents_per_second": 2.5,
         "chunks_per_second": 9,
         "paused": "full",
+        "collections": ["notes"],
     }
 
 

@@ -247,13 +247,19 @@ class Entry:
 
 
 async def test_what_is_known_of_a_document(broker: Broker) -> None:
-    async def index(tenant: str, doc_id: str) -> Entry | None:
+    async def index(tenant: str, doc_id: str, collection: str) -> Entry | None:
         return Entry() if (tenant, doc_id) == ("", "/notes/a") else None
 
     app = create_app(services(broker, index=index), ApiConfig(LIMIT))
     async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as api:
         entry = {"state": "indexed", "version": 7, "chunks": 3, "written_ms": 1_700_000_000_000}
-        known = {"doc_id": "/notes/a", "tenant": "", "indexed": entry, "last_error": None}
+        known = {
+            "doc_id": "/notes/a",
+            "tenant": "",
+            "collection": "",
+            "indexed": entry,
+            "last_error": None,
+        }
         assert (await api.get("/documents//notes/a")).json() == known
         refused(await api.get("/documents//notes/a", params={"tenant": "t"}), 404, "/notes/a")
 
@@ -261,12 +267,12 @@ async def test_what_is_known_of_a_document(broker: Broker) -> None:
         await api.post("/documents", json=NOTE | {"doc_id": "new"})
         await bury_all(broker, "broken")
         assert (await api.get("/documents//notes/a")).json() == known | {"last_error": "broken"}
-        new = {"doc_id": "new", "tenant": "", "indexed": None, "last_error": "broken"}
+        new = known | {"doc_id": "new", "indexed": None, "last_error": "broken"}
         assert (await api.get("/documents/new")).json() == new
 
 
 async def test_the_index_is_away(broker: Broker) -> None:
-    async def index(tenant: str, doc_id: str) -> Entry | None:
+    async def index(tenant: str, doc_id: str, collection: str) -> Entry | None:
         raise StoreUnavailable("Qdrant does not answer")
 
     app = create_app(services(broker, index=index), ApiConfig(LIMIT))

@@ -72,7 +72,7 @@ class Bench:
             "j", next(self.tokens), b"", Lane.BULK, "s", 1, 0, 0, frozenset(), False, False
         )
         ports = Ports(self.model, self.store, self.ledger)
-        ingestor = Ingestor({Lane.BULK: ports}, LanePermits(4, bulk=3))
+        ingestor = Ingestor({"": {Lane.BULK: ports}}, LanePermits(4, bulk=3))
         return {INGESTOR: ingestor, CLAIM: claim, PROGRESS: lambda *_: None, "job_try": 1}
 
 

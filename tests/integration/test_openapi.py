@@ -37,7 +37,7 @@ class Entry:
     written_ms: int = 1_700_000_000_000
 
 
-async def index(tenant: str, doc_id: str) -> Entry:
+async def index(tenant: str, doc_id: str, collection: str) -> Entry:
     return Entry()
 
 

@@ -29,6 +29,7 @@ from broker.contract import (
     Lane,
     bury,
     dead_letter_key,
+    decode_job,
 )
 from broker.dead_letters import DeadLetters, LetterFilter
 from broker.leases import Claim, LeaseQueue
@@ -40,6 +41,8 @@ from tests.claims import batch_of
 T = TypeVar("T")
 
 MAX_JOBS = 5
+SERVING = ({"x": "x__1", "y": "y__1"}, {"y": "y__1"})
+"""What each of two workers serves. Nobody serves the collection z."""
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -55,7 +58,8 @@ class QueueMachine(RuleBasedStateMachine):
         config = BrokerConfig(self.url, max_queue_jobs=MAX_JOBS)
         self.redis = connect(config)
         self.queue = JobQueue(self.redis, config)
-        self.leases = LeaseQueue(self.redis, config, lease_seconds=3600)
+        self.workers = [LeaseQueue(self.redis, config, 3600, serving) for serving in SERVING]
+        self.leases = self.workers[0]
         self.letters = DeadLetters(self.redis, config)
         self.run(self.redis.flushdb())
         self.version = 0
@@ -63,6 +67,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.accepted = 0
         self.finished = 0
         self.crashes: Counter[str] = Counter()
+        self.bound: dict[str, str] = {}
         self.dead: set[str] = set()
 
     def run(self, work: Coroutine[Any, Any, T] | Awaitable[T]) -> T:
@@ -78,12 +83,20 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(
         ids=st.lists(st.sampled_from("abc"), min_size=1, max_size=3, unique=True),
         lane=st.sampled_from(Lane),
-        tenant=st.sampled_from(["", "t"]),
+        owner=st.tuples(st.sampled_from(["", "t"]), st.sampled_from(["", "x", "y", "z"])),
     )
-    def enqueue(self, ids: list[str], lane: Lane, tenant: str) -> None:
+    def enqueue(self, ids: list[str], lane: Lane, owner: tuple[str, str]) -> None:
         self.version += 1
+        tenant, collection = owner
         documents = tuple(
-            Document(doc_id=i, version=self.version, source=i, text=i * 9, tenant=tenant)
+            Document(
+                doc_id=i,
+                version=self.version,
+                source=i,
+                text=i * 9,
+                tenant=tenant,
+                collection=collection,
+            )
             for i in ids
         )
         batch = IngestBatch(f"s{self.version % 2}", documents, lane)
@@ -100,10 +113,18 @@ class QueueMachine(RuleBasedStateMachine):
             answers = self.run(self.queue.offer(self.offered))
             assert set(answers) == {Enqueued.DUPLICATE}
 
-    @rule(target=claims, n=st.integers(1, 3))
-    def claim(self, n: int) -> Any:
-        claimed = self.run(self.leases.claim("w", n, bulk=n, running=0)).claims
+    @rule(target=claims, n=st.integers(1, 3), who=st.sampled_from([0, 1]))
+    def claim(self, n: int, who: int) -> Any:
+        """A job is given to who serves its collection; the first who gets it decides if it has
+        none."""
+        claimed = self.run(self.workers[who].claim(f"w{who}", n, bulk=n, running=0)).claims
         for claim in claimed:
+            own, *_ = SERVING[who]
+            named = named_in(claim)
+            assert claim.collection == (named or self.bound.get(claim.job_id, own))
+            assert claim.collection in SERVING[who]
+            assert batch_of(claim).collection == claim.collection
+            self.bound[claim.job_id] = claim.collection
             assert claim.crashes == self.crashes[claim.job_id]
             assert claim.suspect == (claim.crashes >= 2)
             assert len(claimed) == 1 or not claim.suspect
@@ -112,10 +133,12 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(target=claims)
     def claim_while_busy(self) -> Any:
         """A busy worker is never given a suspect; it may be asked to let its jobs end."""
-        claimed = self.run(self.leases.claim("w", 3, bulk=1, running=1))
+        claimed = self.run(self.leases.claim("w0", 3, bulk=1, running=1))
         assert not any(claim.suspect for claim in claimed.claims)
         assert sum(claim.lane is Lane.BULK for claim in claimed.claims) <= 1
         assert not (claimed.drain and claimed.claims)
+        for claim in claimed.claims:
+            self.bound[claim.job_id] = claim.collection
         return multiple(*claimed.claims)
 
     @rule(claim=claims)
@@ -146,7 +169,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.finished += len(batch.documents)
         keys_ = [dead_letter_key(document) for document in batch.documents]
         self.dead = (self.dead - set(keys_[dead:])) | set(keys_[:dead])
-        del self.crashes[claim.job_id]
+        del self.crashes[claim.job_id], self.bound[claim.job_id]
 
     @rule(claim=stale, dead=st.integers(0, 3))
     def finish_late(self, claim: Claim, dead: int) -> None:
@@ -160,7 +183,7 @@ class QueueMachine(RuleBasedStateMachine):
     def abort_and_enqueue_again(self) -> None:
         """What was meant for a job that has ended does not meet a later one."""
         self.run(self.redis.zadd(keys.ABORT, {"long gone": 1}))
-        self.run(self.leases.claim("w", 0, bulk=0, running=1))
+        self.run(self.leases.claim("w0", 0, bulk=0, running=1))
         assert self.run(self.leases.aborted()) == frozenset()
 
     @rule()
@@ -193,6 +216,16 @@ class QueueMachine(RuleBasedStateMachine):
         assert depth.ready + depth.deferred + depth.in_flight == jobs
         assert depth.interactive + depth.bulk == jobs
         assert depth.dead_letters == len(self.dead)
+        counts = [await self.queue.jobs_for([name]) for name in ("", "x", "y", "z")]
+        nameless = counts[0].jobs  # which each of the others counts, too
+        assert sum(count.jobs - nameless for count in counts) + nameless == jobs
+
+
+def named_in(claim: Claim) -> str:
+    """The collection that the job as it was queued names; empty if none."""
+    batch = decode_job(claim.payload).batch
+    assert batch is not None
+    return batch.collection
 
 
 def report(batch: IngestBatch, dead: int) -> BatchReport:

@@ -78,7 +78,7 @@ class House:
 
     def leases(self, names: CollectionNames) -> LeaseQueue:
         """The queue as a worker of the collection sees it."""
-        return LeaseQueue(self.broker.redis, self.broker.config, 15, names.chunks)
+        return LeaseQueue(self.broker.redis, self.broker.config, 15, {"": names.chunks})
 
     def fingerprint_of(self, names: CollectionNames) -> Fingerprint:
         made = [fingerprint(self.model.info, Schema(name)) for name in ("", "text")]
@@ -124,7 +124,7 @@ class House:
             self.leases(names),
             max_jobs=4,
             drain_seconds=5,
-            ctx={INGESTOR: Ingestor(ports, LanePermits(8, bulk=7))},
+            ctx={INGESTOR: Ingestor({"": ports}, LanePermits(8, bulk=7))},
         )
         running = asyncio.create_task(worker.run_until_stopped())
         try:
@@ -292,7 +292,7 @@ async def test_jobs_that_run_long_do_not_hold_up_the_others_for_long(house: Hous
     async def successor() -> str | None:
         claimed = await mine.claim("w", 1, bulk=1, running=0)
         claims.extend(claimed.claims)
-        return claimed.successor
+        return claimed.shut.get("")
 
     await eventually(successor, lambda name: name == NO_SUCCESSOR)
     await eventually(successor, lambda name: name is None)
@@ -323,7 +323,7 @@ async def test_who_replaced_a_collection_is_said_at_its_gate(house: House) -> No
 
 
 async def successor_at(leases: LeaseQueue) -> str | None:
-    return (await leases.claim("w", 1, bulk=1, running=0)).successor
+    return (await leases.claim("w", 1, bulk=1, running=0)).shut.get("")
 
 
 async def test_it_goes_back_with_all_that_changed_since(house: House) -> None:

@@ -30,7 +30,7 @@ ENOUGH = 11
 async def rescan(house: House, source: Source, *, allow_mass_delete: bool = False) -> Result:
     """Run an entry with that source to its end."""
     runs = Runs(house.broker.redis, house.broker.config)
-    act = Rescan(house.broker.queue, runs.now_ms, Silent(), allow_mass_delete)
+    act = Rescan(house.broker.queue, runs.now_ms, Silent(), "", allow_mass_delete)
     submissions: list[str] = []
     result = await act(Entry("e", Timetable("0 3 * * *"), source=source), submissions.append)
     assert submissions == [result.submission]
@@ -150,7 +150,10 @@ async def test_a_file_of_lines_that_is_complete(house: House) -> None:
     assert await house.indexed() == {"erp/1", "erp/2"}
 
 
-@pytest.mark.parametrize("wrong", ["no document", json.dumps(note("9", tenant="other"))])
+@pytest.mark.parametrize(
+    "wrong",
+    ["no document", *(json.dumps(note("9", **{key: "other"})) for key in ("tenant", "collection"))],
+)
 async def test_a_list_that_is_not_understood_removes_nothing(house: House, wrong: str) -> None:
     path = house.root.with_name("all.jsonl")
     source = LineSource(path, "erp", complete=True)
@@ -219,14 +222,23 @@ async def test_what_a_generator_yields_has_to_be_a_document(
     assert "item 1: not a document" in result.detail
 
 
-async def test_documents_stand_in_the_lane_of_their_entry(broker: Broker, tmp_path: Path) -> None:
+async def test_documents_are_for_lane_and_collection_of_their_entry(
+    broker: Broker, tmp_path: Path
+) -> None:
     (tmp_path / "a.txt").write_text("A note.")
     runs = Runs(broker.redis, broker.config)
-    entry = Entry("e", Timetable("0 3 * * *"), source=FileSource(tmp_path), lane=Lane.INTERACTIVE)
+    entry = Entry(
+        "e",
+        Timetable("0 3 * * *"),
+        source=FileSource(tmp_path),
+        lane=Lane.INTERACTIVE,
+        collection="other",
+    )
     running = asyncio.create_task(
-        Rescan(broker.queue, runs.now_ms, Silent())(entry, lambda submission: None)
+        Rescan(broker.queue, runs.now_ms, Silent(), "")(entry, lambda submission: None)
     )
     depth = await eventually(broker.queue.depth, lambda depth: depth.ready == 2)
     assert (depth.interactive, depth.bulk) == (1, 1)  # the sweep is bulk work
+    assert (await broker.queue.overview()).ready == {"other": 2}
     running.cancel()
     await asyncio.wait([running])

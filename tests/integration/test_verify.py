@@ -92,10 +92,10 @@ class House:
         ports = {lane: Ports(self.model.in_lane(lane), store, self.ledger) for lane in Lane}
         worker = LeaseWorker(
             [func(ingest, name=INGEST), func(delete, name=DELETE), func(sweep, name=SWEEP)],
-            lease_queue(self.broker),
+            lease_queue(self.broker, serving={self.names.alias: self.names.chunks}),
             max_jobs=4,
             drain_seconds=5,
-            ctx={INGESTOR: Ingestor(ports, LanePermits(8, bulk=7))},
+            ctx={INGESTOR: Ingestor({self.names.alias: ports}, LanePermits(8, bulk=7))},
         )
         running = asyncio.create_task(worker.run_until_stopped())
         yield

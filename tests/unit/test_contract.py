@@ -5,19 +5,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.contract import MAX_VERSION, Document, IngestBatch, Lane, bury, decode_job, encode_job
+from broker.contract import (
+    MAX_VERSION,
+    DeleteBatch,
+    Deletion,
+    Document,
+    IngestBatch,
+    Lane,
+    Sweep,
+    SweepBatch,
+    bury,
+    decode_job,
+    encode_job,
+)
 from broker.errors import ContractError
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
 
-def documents_of(tenant: str) -> st.SearchStrategy[Document]:
+collections = st.sampled_from(["", "x", "handbook-2.1_b"])
+
+
+def documents_of(tenant: str, collection: str) -> st.SearchStrategy[Document]:
     return st.builds(
         Document,
         doc_id=texts.filter(bool),
         version=st.integers(1, MAX_VERSION),
         source=texts,
         tenant=st.just(tenant),
+        collection=st.just(collection),
         text=texts,
         path=st.none(),
         media_type=st.none() | texts,
@@ -25,12 +41,12 @@ def documents_of(tenant: str) -> st.SearchStrategy[Document]:
     )
 
 
-def batches_of(tenant: str) -> st.SearchStrategy[IngestBatch]:
-    documents = st.lists(documents_of(tenant), min_size=1, max_size=4).map(tuple)
+def batches_of(owner: tuple[str, str]) -> st.SearchStrategy[IngestBatch]:
+    documents = st.lists(documents_of(*owner), min_size=1, max_size=4).map(tuple)
     return st.builds(IngestBatch, texts, documents, st.sampled_from(Lane))
 
 
-batches = texts.flatmap(batches_of)
+batches = st.tuples(texts, collections).flatmap(batches_of)
 GOOD = {"doc_id": "a", "version": 1, "source": "", "text": ""}
 
 
@@ -49,7 +65,7 @@ def test_anything_else_is_refused(payload: bytes) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"type": "ingest/2"},
+        {"type": "ingest/3"},
         {"lane": "unheard of"},
         {"documents": []},
         {"documents": [GOOD | {"version": 0}]},
@@ -58,6 +74,9 @@ def test_anything_else_is_refused(payload: bytes) -> None:
         {"documents": [{"doc_id": "a", "version": 1, "source": ""}]},
         {"documents": [GOOD | {"path": "/"}]},
         {"documents": [GOOD, GOOD | {"tenant": "other"}]},
+        {"documents": [GOOD, GOOD | {"collection": "other"}]},
+        {"documents": [GOOD | {"collection": "a/b"}]},
+        {"documents": [GOOD | {"collection": "a\n"}]},
     ],
 )
 def test_a_batch_of_another_version_or_without_content_is_refused(
@@ -74,7 +93,8 @@ def test_a_batch_of_another_version_or_without_content_is_refused(
 @given(batches, batches)
 def test_only_the_same_batch_has_the_same_id(one: IngestBatch, other: IngestBatch) -> None:
     def identity(batch: IngestBatch) -> object:
-        return batch.submission, [(d.tenant, d.doc_id, d.version) for d in batch.documents]
+        known = [(d.collection, d.tenant, d.doc_id, d.version) for d in batch.documents]
+        return batch.submission, known
 
     assert (one.job_id == other.job_id) == (identity(one) == identity(other))
 
@@ -87,3 +107,35 @@ def test_a_dead_letter_is_a_job_of_its_document_alone(batch: IngestBatch) -> Non
     assert buried == [
         IngestBatch(batch.submission, (document,), batch.lane) for document in batch.documents
     ]
+
+
+@given(batches)
+def test_a_batch_is_for_a_collection_unless_it_names_another(batch: IngestBatch) -> None:
+    meant = batch.meant_for("x")
+    assert meant.collection == (batch.collection or "x")
+    assert meant.meant_for("y") == meant
+    assert batch.meant_for("") == batch
+
+
+@pytest.mark.parametrize("collection", ["", "x"])
+def test_only_a_worker_that_knows_collections_takes_a_batch_that_names_one(
+    collection: str,
+) -> None:
+    """One that does not, would write it into its own."""
+    gone = Deletion(doc_id="a", version=1, collection=collection)
+    scan = Sweep(doc_id="a", version=1, seen=b"", collection=collection)
+    document = Document(doc_id="a", version=1, source="", text="", collection=collection)
+    version = 2 if collection else 1
+    for batch in (
+        IngestBatch("s", (document,)),
+        DeleteBatch("s", (gone,)),
+        SweepBatch("s", (scan,)),
+    ):
+        payload = encode_job(batch, enqueued_ms=1)
+        assert f"{batch.function}/{version}".encode() in payload
+        assert decode_job(payload).args == (batch,)
+
+
+def test_ids_of_jobs_that_name_no_collection_are_those_of_earlier_versions() -> None:
+    document = Document(doc_id="a", version=1, source="s", text="t", tenant="t")
+    assert IngestBatch("s", (document,)).job_id == "ingest-bc18091e7d7e614521d73e94e97f6ae2"

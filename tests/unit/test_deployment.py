@@ -15,7 +15,7 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())[
     "services"
 ]
-OURS = ["worker", "api"]
+OURS = ["worker", "drop", "api"]
 
 
 def test_nothing_is_published_beyond_loopback() -> None:
@@ -71,6 +71,17 @@ def test_worker_can_be_scaled() -> None:
 def test_ours_may_drain_before_they_are_killed(service: str) -> None:
     grace = SERVICES[service]["stop_grace_period"]
     assert float(grace.removesuffix("s")) > Settings.model_fields["drain_seconds"].default
+
+
+def test_folder_is_watched_only_if_that_is_asked_for() -> None:
+    assert SERVICES["drop"]["profiles"] == ["drop"]
+    assert [name for name, service in SERVICES.items() if "profiles" in service] == ["drop"]
+
+
+def test_folder_has_the_same_name_watched_and_added_by_hand() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert SERVICES["drop"]["command"] == "drop /documents --source documents"
+    assert "worker add /documents --source documents\n" in text
 
 
 def test_api_does_not_start_without_a_token() -> None:

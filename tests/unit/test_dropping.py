@@ -20,6 +20,15 @@ metadata = {shelf = 7, tags = ["a"]}
 
 [[drop]]
 path = "in/sub"
+collection = "handbook"
+"""
+TWICE = """
+[[drop]]
+path = "in"
+
+[[drop]]
+path = "in"
+collection = "{collection}"
 """
 
 
@@ -46,16 +55,24 @@ def test_folders_are_those_of_the_tables(here: Path) -> None:
             ("*.md",),
             ("draft.*",),
             {"shelf": 7, "tags": ["a"]},
+            "documents",
         ),
-        DropFolder(here / "in" / "sub"),
+        DropFolder(here / "in" / "sub", collection="handbook"),
     ]
 
 
 def test_folders_that_are_named_are_watched_instead(here: Path) -> None:
-    assert watched("in", source="x", toml=TABLES) == [DropFolder(here / "in", "x")]
+    named = DropFolder(here / "in", "x", collection="documents")
+    assert watched("in", source="x", toml=TABLES) == [named]
     none = Wanted((), None, allow_mass_delete=False)
     Path("ingestq.toml").write_text("")
     assert watched_folders(none, load_settings(), required=False) == []
+
+
+def test_a_folder_may_be_watched_for_two_collections() -> None:
+    folders = watched(toml=TWICE.format(collection="handbook"))
+    assert [folder.collection for folder in folders] == ["documents", "handbook"]
+    assert load_settings().collections == ("documents", "handbook")
 
 
 @pytest.mark.parametrize(
@@ -66,6 +83,8 @@ def test_folders_that_are_named_are_watched_instead(here: Path) -> None:
         (["in", "in/sub"], "x", "", "--source names one folder"),
         ([], "x", TABLES, "--source names one folder"),
         (["in"], "", "", "--source is empty"),
+        ([], None, TWICE.format(collection="documents"), "cannot both be watched"),
+        ([], None, TWICE.format(collection="a/b"), "drop.1.collection in ingestq.toml is 'a/b'"),
         ([], None, '[[drop]]\nsource = "x"', "drop.0.path in ingestq.toml"),
         ([], None, '[[drop]]\npath = "in"\ninclude = "*.md"', "drop.0.include in ingestq.toml"),
         ([], None, '[[drop]]\npath = "in"\nexclude = ["!"]', "exclude of the folder in: Invalid"),

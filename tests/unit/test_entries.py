@@ -1,5 +1,6 @@
 """What is scheduled, by what ingestq.toml says."""
 
+from dataclasses import replace
 from datetime import time
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -75,7 +76,7 @@ def entries(toml: str) -> list[Entry]:
 
 
 def test_entries_are_those_of_the_tables(here: Path) -> None:
-    assert entries(TABLES) == [
+    expected = [
         Entry(
             "nightly",
             Timetable("0 3 * * *", "Europe/Berlin"),
@@ -105,6 +106,13 @@ def test_entries_are_those_of_the_tables(here: Path) -> None:
         Entry("weekly", Timetable("0 0 * * sun"), Action.VERIFY, FileSource(here / "notes")),
         Entry("rebuild", Timetable("0 1 1 * *"), Action.REINDEX),
     ]
+    assert entries(TABLES) == [replace(entry, collection="documents") for entry in expected]
+
+
+def test_an_entry_may_have_a_collection_of_its_own() -> None:
+    table = '[[schedule]]\nname = "e"\ncron = "0 3 * * *"\npath = "x"\ncollection = "other"\n'
+    assert [entry.collection for entry in entries(table)] == ["other"]
+    assert load_settings().collections == ("documents", "other"), "what a worker serves"
 
 
 @pytest.mark.parametrize(
@@ -154,6 +162,7 @@ def test_names_are_unique_and_lists_do_not_remove_each_other() -> None:
     with pytest.raises(UsageError, match="'a' and 'b': with delete_missing, each would remove"):
         entries("".join(lists))
     assert len(entries(lists[0] + lists[2])) == 2
+    assert len(entries(lists[0] + lists[1] + 'collection = "other"\n')) == 2
 
 
 def test_an_entry_is_found_by_its_name() -> None:

@@ -19,7 +19,7 @@ async def search(question: Question) -> list[object]:
     raise NotImplementedError
 
 
-async def index(tenant: str, doc_id: str) -> None:
+async def index(tenant: str, doc_id: str, collection: str) -> None:
     raise NotImplementedError
 
 

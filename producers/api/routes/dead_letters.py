@@ -4,12 +4,13 @@ from heapq import nlargest
 from typing import Annotated, Any, Final
 
 import msgspec
-from fastapi import APIRouter, HTTPException, Path, Query
+from fastapi import APIRouter, Depends, HTTPException, Path, Query
 
 from broker.contract import DeadLetter, decode_job
 from broker.dead_letters import DeadLetters, LetterFilter, StoredLetter
 from broker.errors import ContractError
 from producers.api.answers import BuriedDocument, BuriedDocuments, BuriedPayload, Purged, Requeued
+from producers.api.collections import Collections
 from producers.api.errors import problems
 from producers.client import new_submission
 
@@ -20,12 +21,17 @@ DocId = Annotated[str, Path(min_length=1)]
 Tenant = Annotated[str, Query(description="Whose document it is.")]
 
 
-def dead_letter_routes(letters: DeadLetters) -> APIRouter:
+def dead_letter_routes(letters: DeadLetters, collections: Collections) -> APIRouter:
     """The routes that show ``letters``, try them again and drop them."""
     router = APIRouter(prefix="/dead-letters", tags=["dead letters"])
 
-    async def named(doc_id: str, tenant: str) -> StoredLetter:
-        stored = await letters.about_document(tenant, doc_id)
+    async def named(
+        doc_id: DocId,
+        tenant: Tenant = "",
+        *,
+        collection: Annotated[str, Depends(collections.parameter)],
+    ) -> StoredLetter:
+        stored = await letters.about_document(tenant, doc_id, collection)
         if stored is None:
             raise HTTPException(404, f"no dead letter is about {doc_id!r}")
         return stored
@@ -34,12 +40,14 @@ def dead_letter_routes(letters: DeadLetters) -> APIRouter:
     async def newest(
         tenant: Annotated[str | None, Query(description="Those of one tenant.")] = None,
         reason: Annotated[str | None, Query(description="Those with this in their reason.")] = None,
+        collection: Annotated[str | None, Query(description="Those of one collection.")] = None,
         limit: Annotated[int, Query(ge=1, le=LARGEST_LIMIT)] = DEFAULT_LIMIT,
     ) -> BuriedDocuments:
         """The newest dead letters, and how many there are that meet the conditions."""
         total = 0
         found: dict[str, tuple[int, BuriedDocument]] = {}
-        async for stored in letters.find(LetterFilter(tenant=tenant, reason=reason)):
+        wanted = LetterFilter(tenant=tenant, reason=reason, collection=collection)
+        async for stored in letters.find(wanted):
             total += 1
             letter = stored.letter
             found[letter.key] = (letter.buried_ms, BuriedDocument.model_validate(letter))
@@ -50,26 +58,26 @@ def dead_letter_routes(letters: DeadLetters) -> APIRouter:
 
     # Before the route whose parameter takes what follows a slash, too.
     @router.post("/{doc_id:path}/requeue", status_code=202, responses=problems(404, 409, 422, 503))
-    async def requeue(doc_id: DocId, tenant: Tenant = "") -> Requeued:
+    async def requeue(stored: Annotated[StoredLetter, Depends(named)]) -> Requeued:
         """Queue the document again, with all its tries."""
         submission = new_submission()
-        count = await letters.requeue([await named(doc_id, tenant)], submission)
+        count = await letters.requeue([stored], submission)
         _check_unchanged(count)
         return Requeued(requeued=count, submission=submission)
 
     @router.get("/{doc_id:path}", responses=problems(404, 422, 503))
-    async def show(doc_id: DocId, tenant: Tenant = "") -> BuriedPayload:
+    async def show(stored: Annotated[StoredLetter, Depends(named)]) -> BuriedPayload:
         """Everything that is known of a document that failed, and the document itself."""
-        letter = (await named(doc_id, tenant)).letter
+        letter = stored.letter
         summary = BuriedDocument.model_validate(letter)
         return BuriedPayload(
             **summary.model_dump(), traceback=letter.traceback, payload=_payload(letter)
         )
 
     @router.delete("/{doc_id:path}", responses=problems(404, 409, 422, 503))
-    async def purge(doc_id: DocId, tenant: Tenant = "") -> Purged:
+    async def purge(stored: Annotated[StoredLetter, Depends(named)]) -> Purged:
         """Delete the dead letter for good."""
-        count = await letters.purge([await named(doc_id, tenant)])
+        count = await letters.purge([stored])
         _check_unchanged(count)
         return Purged(purged=count)
 

@@ -3,15 +3,16 @@
 from contextlib import aclosing
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, HTTPException, Path, Query, Request
+from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request
 
 from broker.contract import MAX_VERSION
 from broker.errors import KeyReused
 from producers.api.answers import Accepted, AcceptedLines
 from producers.api.batch import Rejections, parse
+from producers.api.collections import Collections
 from producers.api.errors import problems
 from producers.api.intake import Intake
-from producers.api.new_document import SCHEMA, decode
+from producers.api.new_document import decode, schema
 from producers.client import IngestClient
 
 JSON: Final = "application/json"
@@ -35,8 +36,10 @@ def _body(schema: dict[str, Any] | None, *media_types: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def document_routes(client: IngestClient, intake: Intake, full_seconds: float) -> APIRouter:
-    """The routes that put documents on the queue of ``client``.
+def document_routes(
+    client: IngestClient, intake: Intake, full_seconds: float, collections: Collections
+) -> APIRouter:
+    """The routes that put documents on the queue of ``client``, for one of ``collections``.
 
     A batch waits ``full_seconds`` for room in a full queue.
     """
@@ -46,7 +49,7 @@ def document_routes(client: IngestClient, intake: Intake, full_seconds: float) -
         "/documents",
         status_code=202,
         responses=problems(408, 413, 415, 422, 429, 503),
-        openapi_extra=_body(SCHEMA, JSON),
+        openapi_extra=_body(schema(collections), JSON),
     )
     async def add(request: Request, idempotency_key: IdempotencyKey = None) -> Accepted:
         """Put a document on the queue.
@@ -59,6 +62,7 @@ def document_routes(client: IngestClient, intake: Intake, full_seconds: float) -
         async with intake.body(request) as body:
             try:
                 document, metadata = decode(body)
+                collection = collections.named(document.collection)
             except ValueError as error:
                 raise HTTPException(422, str(error)) from error
             try:
@@ -67,6 +71,7 @@ def document_routes(client: IngestClient, intake: Intake, full_seconds: float) -
                     text=document.text,
                     source=document.doc_id if document.source is None else document.source,
                     tenant=document.tenant,
+                    collection=collection,
                     version=document.version,
                     media_type=document.media_type,
                     metadata=metadata,
@@ -93,7 +98,7 @@ def document_routes(client: IngestClient, intake: Intake, full_seconds: float) -
         rejections = Rejections()
         async with aclosing(intake.lines(request)) as lines:
             receipt = await client.submit_many(
-                parse(lines, client.now, rejections), patience=full_seconds
+                parse(lines, client.now, rejections, collections), patience=full_seconds
             )
         return AcceptedLines(
             submission=receipt.submission,
@@ -111,12 +116,15 @@ def document_routes(client: IngestClient, intake: Intake, full_seconds: float) -
             int | None,
             Query(ge=1, le=MAX_VERSION, description="As of when it is gone; by default the time."),
         ] = None,
+        *,
+        collection: Annotated[str, Depends(collections.parameter)],
     ) -> Accepted:
         """Put the removal of a document on the queue.
 
         What was queued of it before, at older versions, does not bring it back.
         """
-        return Accepted.model_validate(await client.delete(doc_id, tenant=tenant, version=version))
+        receipt = await client.delete(doc_id, tenant=tenant, version=version, collection=collection)
+        return Accepted.model_validate(receipt)
 
     return router
 

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Annotated, Final, Protocol
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, Depends, HTTPException, Query
 
 from broker.errors import StoreRejected, WrongQuestion
 from broker.question import LARGEST_LIMIT, Mode, Question, Where, parse_condition
 from producers.api.answers import Hit, Hits
+from producers.api.collections import Collections
 from producers.api.errors import problems
 
 DEFAULT_LIMIT: Final = 5
@@ -24,8 +25,8 @@ class Search(Protocol):
     async def __call__(self, question: Question) -> Sequence[object]: ...
 
 
-def search_routes(search: Search) -> APIRouter:
-    """The route that has ``search`` answer."""
+def search_routes(search: Search, collections: Collections) -> APIRouter:
+    """The route that has ``search`` answer from one of ``collections``."""
     router = APIRouter(tags=["search"])
 
     @router.get("/search", responses=problems(422, 503))
@@ -43,6 +44,8 @@ def search_routes(search: Search) -> APIRouter:
         ] = (),
         source: Annotated[str | None, Query()] = None,
         tenant: Annotated[str | None, Query()] = None,
+        *,
+        collection: Annotated[str, Depends(collections.parameter)],
     ) -> Hits:
         """Find the chunks that are nearest to ``q``, best first.
 
@@ -53,7 +56,7 @@ def search_routes(search: Search) -> APIRouter:
         except ValueError as error:
             raise HTTPException(422, f"query.filter: {error}") from error
         try:
-            hits = await search(Question(q, limit, mode, where))
+            hits = await search(Question(q, limit, mode, where, collection))
         except (WrongQuestion, StoreRejected) as error:
             raise HTTPException(422, str(error)) from error
         return Hits(hits=[Hit.model_validate(hit) for hit in hits])

@@ -20,6 +20,7 @@ def status_routes(client: IngestClient) -> APIRouter:
                 "queue": overview.depth.as_json(),
                 "dead_letters": overview.depth.dead_letters,
                 "workers": overview.workers,
+                "unserved": overview.unserved,
             }
         )
 

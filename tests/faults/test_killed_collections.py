@@ -1,0 +1,107 @@
+"""``ingestq up`` is killed while it fills two collections: each ends equal to its own folder."""
+
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from broker.connection import BrokerConfig, connected
+from broker.queue import JobQueue
+from ingestq.embedded import embedded_redis
+from tests.books import balanced
+from tests.command import Ingestq
+from tests.waiting import eventually
+
+FILES = 120
+KILLS = 3
+PATIENCE = 150.0
+"""Seconds that the worker may need for all files, on a machine that is busy."""
+COLLECTIONS = ("documents", "handbook")
+TABLES = """
+[[drop]]
+path = "of-documents"
+source = "notes"
+
+[[drop]]
+path = "of-handbook"
+source = "notes"
+collection = "handbook"
+"""
+
+
+@pytest.fixture
+def folders(ingestq: Ingestq) -> Path:
+    """A folder for each collection, with the same names in it."""
+    ingestq.settings |= {"api_port": "0", "lease_seconds": "1", "drop_settle_seconds": "0.1"}
+    (ingestq.folder / "ingestq.toml").write_text(TABLES)
+    for name in COLLECTIONS:
+        folder = ingestq.folder / f"of-{name}"
+        folder.mkdir()
+        for i in range(FILES):
+            text = f"Note {i} for {name}. " + f"The tide of hour {i} turns late. " * 30
+            (folder / f"{i}.txt").write_text(text)
+    return ingestq.folder
+
+
+@asynccontextmanager
+async def queue_of(ingestq: Ingestq) -> AsyncIterator[JobQueue]:
+    """The queue of the commands; its server outlives them while inside."""
+    async with embedded_redis(ingestq.folder / ".ingestq") as url:
+        config = BrokerConfig(url)
+        async with connected(config) as redis:
+            yield JobQueue(redis, config)
+            await balanced(redis)
+
+
+def start(ingestq: Ingestq) -> subprocess.Popen[bytes]:
+    with (ingestq.folder / "log").open("ab") as log:
+        return subprocess.Popen(
+            ingestq.command("up"),
+            cwd=ingestq.folder,
+            env=ingestq.environment(),
+            stderr=log,
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_documents_never_cross(ingestq: Ingestq, folders: Path) -> None:
+    async with queue_of(ingestq) as queue:
+        for _ in range(KILLS):
+            running = start(ingestq)
+            # In the middle: of both collections something runs.
+            for name in COLLECTIONS:
+                await eventually(partial(queue.jobs_for, [name]), lambda left: left.in_flight > 0)
+            running.send_signal(signal.SIGKILL)
+            running.wait(60)
+        running = start(ingestq)
+        log = folders / "log"
+        scans = log.read_text().count("drop.scanned")
+        await eventually(queue.workers, seconds=60)
+
+        async def scanned() -> int:
+            assert running.poll() is None, log.read_text()
+            return log.read_text().count("drop.scanned") - scans
+
+        await eventually(scanned, lambda count: count == len(COLLECTIONS), PATIENCE)
+        await eventually(queue.is_empty, seconds=PATIENCE)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) == 0, log.read_text()
+
+    counts = ingestq("status", "--json").json["collections"]
+    assert [(one["name"], one["documents"]) for one in counts] == [(n, FILES) for n in COLLECTIONS]
+    for name in COLLECTIONS:
+        found = ingestq("search", "Note 7", "-n", "500", "--collection", name, "--json").json
+        texts = {hit["doc_id"]: hit["text"] for hit in found["hits"] if hit["chunk_index"] == 0}
+        assert texts.keys() == {f"notes/{i}.txt" for i in range(FILES)}
+        assert all(f"for {name}." in text for text in texts.values())
+        verified = ingestq("verify", "--collection", name, "--json").json
+        assert (verified["consistent"], verified["documents"]) == (True, FILES)
+
+
+def test_a_name_that_is_none_is_refused(ingestq: Ingestq) -> None:
+    ingestq("search", "x", "--collection", "a/b").failed_with(2, "--collection 'a/b'", "letters")

@@ -1,0 +1,298 @@
+"""Jobs wait for a worker that serves their collection, and hold up nobody else's."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from arq.worker import func
+from structlog.testing import capture_logs
+
+from broker import events, keys
+from broker.contract import (
+    INGEST,
+    BatchReport,
+    Document,
+    DocumentCounts,
+    Enqueued,
+    IngestBatch,
+    Job,
+    Lane,
+    bury,
+    dead_letter_key,
+    decode_job,
+    encode_job,
+)
+from broker.dead_letters import DeadLetters, LetterFilter
+from broker.gate import NO_SUCCESSOR, Gate
+from broker.leases import Claim, LeaseQueue
+from broker.status import JobsFor
+from broker.waiting import QueueWatch
+from ingestq.runtime import Broker
+from tests.books import balanced
+from tests.claims import batch_of, finish, lease_queue, take
+from tests.waiting import eventually
+from worker.lease_worker import LeaseWorker
+
+BOTH = {"x": "x__1", "y": "y__1"}
+ONLY_Y = {"y": "y__1"}
+SHORT_LEASE = 0.05
+
+
+def documents(collection: str, count: int, version: int = 1) -> list[Document]:
+    return [
+        Document(doc_id=str(i), version=version, source="s", text="t", collection=collection)
+        for i in range(count)
+    ]
+
+
+async def queued(broker: Broker, collection: str, count: int = 1, lane: Lane = Lane.BULK) -> None:
+    batches = [IngestBatch("s", (one,), lane) for one in documents(collection, count)]
+    assert set(await broker.queue.offer(batches)) == {Enqueued.ACCEPTED}
+
+
+async def claimed(leases: LeaseQueue, n: int = 1) -> list[str]:
+    """Claim jobs; the collections that they are for."""
+    return [claim.collection for claim in await take(leases, n)]
+
+
+async def end(leases: LeaseQueue, claim: Claim, reason: str | None = None) -> None:
+    batch = batch_of(claim)
+    healed = tuple(map(dead_letter_key, batch.documents))
+    good = BatchReport(DocumentCounts(indexed=len(batch.documents)), healed=healed)
+    report = good if reason is None else bury(batch, reason, tries=1)
+    assert await finish(leases, claim, report)
+
+
+async def test_who_does_not_serve_a_collection_gets_none_of_its_jobs(broker: Broker) -> None:
+    await queued(broker, "x", 3)
+    await queued(broker, "y", 2)
+    assert await claimed(lease_queue(broker, serving=ONLY_Y), 9) == ["y", "y"]
+    assert await claimed(lease_queue(broker, serving=ONLY_Y), 9) == []
+    assert await claimed(lease_queue(broker), 9) == []
+    assert await claimed(lease_queue(broker, serving=BOTH), 9) == ["x", "x", "x"]
+    await balanced(broker.redis)
+
+
+async def test_the_same_version_of_a_document_is_one_job_in_each_collection(
+    broker: Broker,
+) -> None:
+    for collection in ("", "x", "y"):
+        await queued(broker, collection)
+    again = [IngestBatch("s", tuple(documents("y", 1)), Lane.BULK)]
+    assert await broker.queue.offer(again) == [Enqueued.DUPLICATE]
+
+
+async def test_a_job_that_names_none_stays_with_the_collection_of_who_got_it_first(
+    broker: Broker,
+) -> None:
+    await queued(broker, "")
+    y, both = lease_queue(broker, serving=ONLY_Y), lease_queue(broker, serving=BOTH)
+    [claim] = await take(y)
+    assert (claim.collection, batch_of(claim).collection) == ("y", "y")
+    await y.put_back(claim, delay_seconds=0, failed=True)
+    assert await claimed(lease_queue(broker, serving={"x": "x__1"})) == []
+    assert await claimed(both) == ["y"]
+
+
+async def test_collections_take_turns(broker: Broker) -> None:
+    await queued(broker, "x", 100)
+    await queued(broker, "y", 100)
+    leases = lease_queue(broker, serving=BOTH)
+    assert Counter(await claimed(leases, 20)) == {"x": 10, "y": 10}
+    assert Counter([(await claimed(leases))[0] for _ in range(10)]) == {"x": 5, "y": 5}
+    assert Counter(await claimed(leases, 171)) == {"x": 85, "y": 85}, "and what is left is taken"
+
+
+async def test_the_backlog_of_a_collection_that_nobody_serves_holds_nobody_up(
+    broker: Broker,
+) -> None:
+    """Neither its tenant in another collection, nor whoever comes after it is served."""
+    await queued(broker, "x", 50)
+    await queued(broker, "y", 2)
+    other = [Document(doc_id="o", version=1, source="s", text="t", tenant="t", collection="y")]
+    await broker.queue.offer([IngestBatch("s", tuple(other))])
+    y = lease_queue(broker, serving=ONLY_Y)
+    tenants = [batch_of(claim).tenant for claim in await take(y, 2)]
+    assert sorted(tenants) == ["", "t"]
+
+
+async def test_a_gate_holds_up_its_own_collection_only(broker: Broker) -> None:
+    for collection in ("", "x", "y"):
+        await queued(broker, collection)
+    leases = lease_queue(broker, serving=BOTH)
+    gate = Gate(broker.redis, broker.config, "x__1")
+    async with gate.shut():
+        answer = await leases.claim("w", 9, bulk=9, running=0)
+        assert [claim.collection for claim in answer.claims] == ["y"]
+        assert answer.shut == {"x": NO_SUCCESSOR}
+        assert await broker.queue.jobs_for(["x"]) == JobsFor(2, 0), "and the one that names none"
+        assert await broker.queue.jobs_for(["y"]) == JobsFor(2, 1)
+    assert await claimed(leases, 9) == ["x", "x"]
+
+
+async def test_a_job_whose_worker_died_goes_back_to_its_collection(broker: Broker) -> None:
+    await queued(broker, "x")
+    x = lease_queue(broker, SHORT_LEASE, serving={"x": "x__1"})
+    assert await claimed(x) == ["x"]
+    y = lease_queue(broker, serving=ONLY_Y)
+
+    async def revived() -> int:  # by whoever looks
+        assert await claimed(y) == []
+        return (await broker.queue.depth()).ready
+
+    await eventually(revived)
+    await balanced(broker.redis)
+    [claim] = await take(x)
+    assert (claim.collection, claim.crashes) == ("x", 1)
+
+
+async def test_a_suspect_of_another_collection_lets_nobody_drain(broker: Broker) -> None:
+    await queued(broker, "x")
+    x, y = lease_queue(broker, SHORT_LEASE, {"x": "x__1"}), lease_queue(broker, serving=ONLY_Y)
+    for _ in range(2):
+        await eventually(lambda: take(x))
+    await eventually(broker.queue.depth, lambda depth: depth.in_flight == 0)
+    await y.claim("busy", 1, bulk=1, running=1)  # makes it ready
+    assert (await broker.queue.depth()).suspects == 1
+    assert not (await y.claim("busy", 1, bulk=1, running=1)).drain
+    assert (await x.claim("busy", 1, bulk=1, running=1)).drain
+    [claim] = (await x.claim("busy", 1, bulk=1, running=0)).claims
+    assert (claim.suspect, claim.collection) == (True, "x")
+
+
+async def test_an_aborted_job_is_given_up_whoever_meets_it(broker: Broker) -> None:
+    await queued(broker, "x")
+    [job_id] = await broker.redis.zrange(keys.QUEUE, 0, -1)
+    await broker.redis.zadd(keys.ABORT, {job_id: 1})
+    y = lease_queue(broker, serving=ONLY_Y)
+    [claim] = await take(y)
+    assert (claim.aborted, claim.collection) == (True, "x")
+    await end(y, claim, "aborted")
+    await balanced(broker.redis)
+
+
+async def test_two_collections_have_two_dead_letters_of_one_id(broker: Broker) -> None:
+    letters = DeadLetters(broker.redis, broker.config)
+    leases = lease_queue(broker, serving=BOTH)
+    await queued(broker, "x")
+    await queued(broker, "y")
+    for claim in await take(leases, 2):
+        await end(leases, claim, f"broken in {claim.collection}")
+
+    async def reasons(**wanted: Any) -> list[str]:
+        found = letters.find(LetterFilter(**wanted))
+        return sorted([stored.letter.reason async for stored in found])
+
+    assert await reasons() == ["broken in x", "broken in y"]
+    assert await reasons(collection="y", doc_ids=frozenset("0")) == ["broken in y"]
+    stored = await letters.about_document("", "0", "x")
+    assert stored is not None
+    assert stored.letter.reason == "broken in x"
+
+    await broker.queue.offer([IngestBatch("s", (one,)) for one in documents("x", 1, version=2)])
+    [claim] = await take(leases)
+    await end(leases, claim)
+    assert await reasons() == ["broken in y"]
+    assert await letters.about(documents("", 1), "x") == [None]
+
+    [left] = [stored async for stored in letters.find(LetterFilter())]
+    assert await letters.requeue([left], "again") == 1
+    assert await claimed(leases, 9) == ["y"]
+
+
+async def test_what_waits_is_known_for_each_collection(broker: Broker) -> None:
+    await queued(broker, "x", 2)
+    x, y = (QueueWatch(broker.redis, broker.config, name) for name in "xy")
+    assert (await x.look([])).may_change("", "0", ())
+    assert not (await y.look([])).may_change("", "0", ())
+
+
+async def test_an_idle_worker_is_woken_by_its_own_collections_only(broker: Broker) -> None:
+    y = lease_queue(broker, serving=ONLY_Y)
+    waiting = asyncio.create_task(y.wait_for_work(Lane.BULK, seconds=8))
+    await eventually(lambda: broker.redis.info("clients"), lambda i: i["blocked_clients"] == 1)
+    await queued(broker, "x")
+    await queued(broker, "", lane=Lane.INTERACTIVE)
+    assert (await broker.redis.info("clients"))["blocked_clients"] == 1
+    await queued(broker, "y")
+    await asyncio.wait_for(waiting, 4)
+
+
+# A worker at work
+
+
+def worker_of(leases: LeaseQueue, ran: list[str]) -> LeaseWorker:
+    async def index(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+        ran.append(batch.collection)
+        return BatchReport(DocumentCounts(indexed=len(batch.documents)))
+
+    return LeaseWorker([func(index, name=INGEST)], leases, max_jobs=4, drain_seconds=5, ctx={})
+
+
+async def worked(broker: Broker, leases: LeaseQueue) -> tuple[list[str], Sequence[Any]]:
+    """Let a worker do all that it may; for which collections, and what it logged."""
+    ran: list[str] = []
+    worker = worker_of(leases, ran)
+    with capture_logs() as logs:
+        running = asyncio.create_task(worker.run_until_stopped())
+        own = list(leases.serving)
+        await eventually(lambda: broker.queue.jobs_for(own), lambda left: left.jobs == 0)
+        await eventually(broker.queue.workers)
+        worker.stop()
+        await asyncio.wait_for(running, 20)
+    return ran, logs
+
+
+async def test_a_worker_leaves_jobs_of_others_and_says_so(broker: Broker) -> None:
+    await queued(broker, "x", 3)
+    await queued(broker, "y", 3)
+    assert (await broker.queue.overview()).unserved == {"x": 3, "y": 3}
+    ran, logs = await worked(broker, lease_queue(broker, serving=ONLY_Y))
+    assert ran == ["y"] * 3
+    left = [log["collection"] for log in logs if log["event"] == events.WORKER_LEAVES]
+    assert left == ["x"]
+    assert (await broker.queue.overview()).unserved == {"x": 3}
+    await balanced(broker.redis)
+
+
+async def test_what_an_older_worker_put_into_the_common_line_is_not_run_there(
+    broker: Broker,
+) -> None:
+    """It makes jobs ready again without looking for a collection."""
+    await queued(broker, "x")
+    [job_id] = await broker.redis.zrange(keys.QUEUE, 0, -1)
+    assert await broker.redis.zrem(keys.LANE + "bulk:x", job_id) == 1
+    await broker.redis.zadd(keys.LANE + "bulk", {job_id: 1})
+    ran, _ = await worked(broker, lease_queue(broker, serving=ONLY_Y))
+    assert ran == []
+    await balanced(broker.redis)
+    assert await claimed(lease_queue(broker, serving=BOTH)) == ["x"]
+
+
+async def test_documents_for_another_collection_than_the_queue_was_told_are_not_written(
+    broker: Broker,
+) -> None:
+    """An older `ingestq dead requeue` puts back what it cannot decode, as a job of none."""
+    await queued(broker, "")
+    [job_id] = await broker.redis.zrange(keys.QUEUE, 0, -1)
+    batch = IngestBatch("s", tuple(documents("x", 1)))
+    await broker.redis.set(keys.JOB + job_id.decode(), encode_job(batch, enqueued_ms=1))
+    ran: list[str] = []
+    worker = worker_of(lease_queue(broker, serving=ONLY_Y), ran)
+    running = asyncio.create_task(worker.run_until_stopped())
+    await eventually(broker.queue.depth, lambda depth: depth.deferred == 1)
+    worker.stop()
+    await asyncio.wait_for(running, 20)
+    assert ran == []
+
+
+async def test_jobs_from_before_there_were_collections_are_done(broker: Broker) -> None:
+    """An older producer knows of none, and neither does the job in its words."""
+    batch = IngestBatch("s", tuple(documents("", 1)))
+    assert b"collection" not in encode_job(batch, enqueued_ms=1)
+    assert decode_job(msgspec.msgpack.encode(Job(INGEST, (batch,), 1))).args == (batch,)
+    await broker.queue.offer([batch])
+    ran, _ = await worked(broker, lease_queue(broker, serving=BOTH))
+    assert ran == ["x"]
