@@ -35,6 +35,7 @@ class Scripts:
     cron: AsyncScript
     heartbeat: AsyncScript
     overview: AsyncScript
+    recent: AsyncScript
 
     @classmethod
     def register(cls, redis: ArqRedis) -> Self:
