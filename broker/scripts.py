@@ -33,6 +33,11 @@ class Scripts:
     requeue: AsyncScript
     purge: AsyncScript
     cron: AsyncScript
+    begin_run: AsyncScript
+    renew_run: AsyncScript
+    end_run: AsyncScript
+    publish_entries: AsyncScript
+    list_runs: AsyncScript
     heartbeat: AsyncScript
     overview: AsyncScript
     recent: AsyncScript

@@ -1,0 +1,14 @@
+-- Say which entries a scheduler has, and forget those that none has said for long.
+--
+-- ARGV  1 ms after which an entry is forgotten   then pairs: entry, what it is (MessagePack)
+
+local now = now_ms()
+for i = 2, #ARGV, 2 do
+  redis.call('ZADD', K.ENTRIES, now, ARGV[i])
+  redis.call('HSET', K.ENTRY_INFO, ARGV[i], ARGV[i + 1])
+end
+for _, entry in ipairs(redis.call('ZRANGEBYSCORE', K.ENTRIES, '-inf', now - ARGV[1])) do
+  redis.call('ZREM', K.ENTRIES, entry)
+  redis.call('HDEL', K.ENTRY_INFO, entry)
+end
+return 1

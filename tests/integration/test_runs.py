@@ -1,0 +1,194 @@
+"""The record of scheduled runs: each is begun once, and none is forgotten."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from broker import keys
+from broker.contract import ChunkCounts, DocumentCounts
+from broker.runs import (
+    KEPT_RUNS,
+    LISTED_RUNS,
+    LOST,
+    LOST_IN_A_ROW,
+    EntryStatus,
+    NotBegun,
+    Run,
+    RunClaim,
+    RunOutcome,
+    Runs,
+)
+from ingestq.runtime import Broker
+
+LEASE_MS = 60_000
+HOUR_MS = 3600 * 1000
+NIGHTLY = EntryStatus(
+    name="nightly",
+    cron="0 3 * * *",
+    timezone="Atlantic/Azores",
+    action="rescan",
+    source="/srv/notes",
+    next_ms=1,
+)
+
+
+@pytest.fixture
+def runs(broker: Broker) -> Runs:
+    return Runs(broker.redis, broker.config)
+
+
+async def begun(runs: Runs, due_ms: int | None = None) -> RunClaim:
+    claim = await runs.begin("nightly", due_ms=due_ms, lease_ms=LEASE_MS)
+    assert isinstance(claim, RunClaim)
+    return claim
+
+
+async def end(runs: Runs, claim: RunClaim, outcome: RunOutcome = RunOutcome.DONE) -> Run:
+    ended = msgspec.structs.replace(
+        claim.run,
+        outcome=outcome,
+        finished_ms=await runs.now_ms(),
+        documents=DocumentCounts(indexed=2),
+        chunks=ChunkCounts(embedded=3),
+    )
+    assert await runs.end(claim, ended)
+    return ended
+
+
+async def lose_lease(broker: Broker) -> None:
+    """What happens when whoever runs it is dead for long enough."""
+    assert await broker.redis.delete(keys.RUN_LEASE + "nightly")
+
+
+async def test_of_several_who_want_to_begin_a_run_one_does(runs: Runs) -> None:
+    due_ms = await runs.now_ms() - HOUR_MS
+    answers = await asyncio.gather(
+        *(runs.begin("nightly", due_ms=due_ms, lease_ms=LEASE_MS) for _ in range(5))
+    )
+    [claim] = [answer for answer in answers if isinstance(answer, RunClaim)]
+    assert answers.count(NotBegun.BEFORE) == 4
+    await end(runs, claim)
+    again = await runs.begin("nightly", due_ms=due_ms, lease_ms=LEASE_MS)
+    assert again is NotBegun.BEFORE
+
+
+async def test_one_run_stands_for_all_that_were_missed(runs: Runs) -> None:
+    now_ms = await runs.now_ms()
+    await end(runs, await begun(runs, now_ms - 5 * HOUR_MS))
+    assert await runs.begun_until("nightly") >= now_ms
+    for hours in (4, 3, 2, 1):
+        due_ms = now_ms - hours * HOUR_MS
+        answer = await runs.begin("nightly", due_ms=due_ms, lease_ms=LEASE_MS)
+        assert answer is NotBegun.BEFORE
+
+
+async def test_a_new_entry_has_missed_nothing(runs: Runs) -> None:
+    before_ms = await runs.now_ms()
+    assert before_ms <= await runs.begun_until("nightly") <= await runs.now_ms()
+
+
+async def test_a_run_that_is_due_while_the_one_before_runs_is_skipped(runs: Runs) -> None:
+    now_ms = await runs.now_ms()
+    claim = await begun(runs, now_ms - HOUR_MS)
+    due_ms = now_ms + HOUR_MS
+    answer = await runs.begin("nightly", due_ms=due_ms, lease_ms=LEASE_MS)
+    assert answer is NotBegun.RUNNING
+    await end(runs, claim)
+    answer = await runs.begin("nightly", due_ms=due_ms, lease_ms=LEASE_MS)
+    assert answer is NotBegun.BEFORE
+
+
+async def test_what_somebody_asks_for_changes_nothing_about_what_is_due(runs: Runs) -> None:
+    due_ms = await runs.begun_until("nightly") + 1
+    claim = await begun(runs)
+    asked = await runs.begin("nightly", due_ms=None, lease_ms=LEASE_MS)
+    assert asked is NotBegun.RUNNING
+    await end(runs, claim, RunOutcome.INTERRUPTED)
+    await end(runs, await begun(runs, due_ms))
+
+
+async def test_a_run_that_was_interrupted_is_due_again(runs: Runs) -> None:
+    due_ms = await runs.now_ms() - HOUR_MS
+    await end(runs, await begun(runs, due_ms), RunOutcome.INTERRUPTED)
+    assert await runs.begun_until("nightly") == due_ms - 1
+    await end(runs, await begun(runs, due_ms))
+
+
+async def test_a_run_whose_runner_died_is_due_again(runs: Runs, broker: Broker) -> None:
+    due_ms = await runs.now_ms() - HOUR_MS
+    claim = await begun(runs, due_ms)
+    assert await runs.end_lost("nightly") is None
+    await lose_lease(broker)
+    again = await begun(runs, due_ms)
+    [lost] = await runs.history("nightly")
+    assert (lost.outcome, lost.detail) == (RunOutcome.INTERRUPTED, LOST)
+    assert lost.finished_ms is not None
+    # Should it have been alive after all, it learns that it is too late.
+    assert not await runs.renew(claim, None)
+    assert not await runs.end(claim, claim.run)
+    await end(runs, again)
+
+
+async def test_a_runner_that_is_late_goes_on_if_nobody_noticed(runs: Runs, broker: Broker) -> None:
+    claim = await begun(runs)
+    await lose_lease(broker)
+    assert await runs.renew(claim, "s")
+    assert await runs.end_lost("nightly") is None
+    await lose_lease(broker)
+    assert await end(runs, claim)
+
+
+async def test_a_run_that_kills_whoever_runs_it_is_not_made_up_for_again_and_again(
+    runs: Runs, broker: Broker
+) -> None:
+    due_ms = await runs.now_ms() - HOUR_MS
+    for _ in range(LOST_IN_A_ROW + 1):
+        await begun(runs, due_ms)
+        await lose_lease(broker)
+    answer = await runs.begin("nightly", due_ms=due_ms, lease_ms=LEASE_MS)
+    assert answer is NotBegun.BEFORE
+    due_ms = await runs.begun_until("nightly") + HOUR_MS
+    await end(runs, await begun(runs, due_ms))
+    assert len(await runs.history("nightly")) == LOST_IN_A_ROW + 2
+
+
+async def test_steps_may_be_repeated(runs: Runs, broker: Broker) -> None:
+    """As they are when an answer is lost."""
+    claim = await begun(runs)
+    ended = await end(runs, claim)
+    assert await runs.end(claim, ended)
+    assert await runs.history("nightly") == [ended]
+
+
+async def test_the_overview_has_entries_and_their_runs(runs: Runs, broker: Broker) -> None:
+    await runs.publish([NIGHTLY])
+    first = await end(runs, await begun(runs))
+    claim = await begun(runs)
+    assert await runs.renew(claim, "what it queued")
+    [entry] = await runs.overview()
+    running = msgspec.structs.replace(claim.run, submission="what it queued")
+    assert entry == msgspec.structs.replace(NIGHTLY, runs=(running, first))
+    await lose_lease(broker)
+    [entry] = await runs.overview()
+    assert entry.runs[0].outcome is RunOutcome.INTERRUPTED
+
+
+async def test_the_history_is_bounded(runs: Runs) -> None:
+    for _ in range(KEPT_RUNS + 1):
+        await end(runs, await begun(runs))
+    assert len(await runs.history("nightly")) == KEPT_RUNS
+    [entry] = await runs.overview([NIGHTLY])
+    assert len(entry.runs) == LISTED_RUNS
+    assert entry.runs[0].started_ms >= entry.runs[1].started_ms
+
+
+async def test_entries_that_no_scheduler_has_vanish(runs: Runs, broker: Broker) -> None:
+    weekly = msgspec.structs.replace(NIGHTLY, name="weekly")
+    await runs.publish([NIGHTLY, weekly])
+    assert await runs.overview() == [NIGHTLY, weekly]
+    await broker.redis.zadd(keys.ENTRIES, {"nightly": 1})
+    assert await runs.overview() == [weekly]
+    assert await runs.overview([NIGHTLY]) == [NIGHTLY, weekly]
+    await runs.publish([weekly])
+    assert not await broker.redis.hexists(keys.ENTRY_INFO, "nightly")  # type: ignore[misc]
