@@ -51,6 +51,7 @@ async def open_api(
 ) -> AsyncIterator[Part]:
     """Open everything the API needs; what it asks is ``qdrant``, if that is open already."""
     from broker.recent import Recent
+    from broker.runs import Runs
     from producers.api.app import ApiConfig, Services, create_app
     from producers.api.dashboard.board import Board
     from producers.api.server import Server, url_of
@@ -61,7 +62,8 @@ async def open_api(
         Searching(settings, on_demand) as search,
     ):
         letters = DeadLetters(broker.redis, broker.config)
-        board = Board(broker.queue, letters, Recent(broker.redis, broker.config))
+        recent, runs = Recent(broker.redis, broker.config), Runs(broker.redis, broker.config)
+        board = Board(broker.queue, letters, recent, runs)
         services = Services(
             IngestClient(broker.queue), letters, search, Lookup(settings, on_demand), board
         )

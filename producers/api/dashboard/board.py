@@ -14,6 +14,7 @@ from broker.dead_letters import DeadLetters, LetterName
 from broker.errors import ServiceUnavailable, UsageError
 from broker.queue import JobQueue
 from broker.recent import Ended, Recent, RecentSubmission
+from broker.runs import EntryStatus, Runs
 from broker.status import Overview
 from producers.api.dashboard.history import SAMPLE_SECONDS, History, Sample
 from producers.api.dashboard.pace import Pace
@@ -50,6 +51,7 @@ class Standing:
     seconds_left: dict[str, float]
     ended: Sequence[Ended]
     letters: Sequence[Letter]
+    entries: Sequence[EntryStatus]
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,11 @@ class Board:
     However many look, it is read once a second at most, and of each dead letter once.
     """
 
-    def __init__(self, queue: JobQueue, letters: DeadLetters, recent: Recent) -> None:
+    def __init__(self, queue: JobQueue, letters: DeadLetters, recent: Recent, runs: Runs) -> None:
         self._queue = queue
         self._letters = letters
         self._recent = recent
+        self._runs = runs
         self._history = History()
         self._pace = Pace()
         self._known_letters: dict[LetterName, Letter] = {}
@@ -123,6 +126,7 @@ class Board:
             seconds_left=self._pace.seconds_left(now, work.submissions),
             ended=work.ended,
             letters=await self._newest_letters(),
+            entries=await self._runs.overview(),
         )
 
     async def _newest_letters(self) -> list[Letter]:

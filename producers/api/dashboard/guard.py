@@ -85,5 +85,5 @@ def _comes_from_here(request: Request) -> bool:
     if site is not None:
         is_link = request.method == "GET" and headers.get("sec-fetch-dest") == "document"
         return site in ("same-origin", "none") or is_link
-    origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == headers.get("host")
+    host = headers.get("host")
+    return headers.get("origin") in (None, f"http://{host}", f"https://{host}")

@@ -13,7 +13,7 @@ from producers.api.dashboard.board import View
 from producers.api.dashboard.marking import marked
 from producers.api.dashboard.plots import plots
 
-REGIONS: Final = ("numbers", "plots", "submissions", "workers", "ended", "letters")
+REGIONS: Final = ("numbers", "plots", "submissions", "workers", "ended", "letters", "entries")
 """The parts of the page that change; each is a template, and an event of the stream."""
 REQUEUED: Final = "requeued"
 GONE: Final = "gone"
@@ -60,6 +60,7 @@ class Pages:
             "quoted": lambda key: quote(key, safe=""),
             "rate": wording.rate,
             "tail": wording.tail,
+            "until": wording.until,
         }
         for name in self._templates.list_templates():
             self._templates.get_template(name)
@@ -96,7 +97,7 @@ class Pages:
     def _render_regions(self, view: View) -> Mapping[str, Markup]:
         if view.standing is None:
             return {}
-        known: dict[str, Any] = {"now": view.standing, "plots": plots(view.samples, view.at)}
+        known: dict[str, Any] = {"now": view.standing, "plots": plots(view.samples)}
         return {name: self._render(name, **known) for name in REGIONS}
 
     def _render(self, template: str, **known: Any) -> Markup:

@@ -90,9 +90,9 @@ KINDS: Final = (
 )
 
 
-def plots(samples: Sequence[Sample], now: float) -> list[Plot]:
-    """The plots of ``samples``; the right end of each is ``now``."""
-    return [_plot(kind, samples, now) for kind in KINDS]
+def plots(samples: Sequence[Sample]) -> list[Plot]:
+    """The plots of ``samples``; each ends with the last one."""
+    return [_plot(kind, samples) for kind in KINDS]
 
 
 def round_top(highest: float, lowest_top: float) -> float:
@@ -105,28 +105,31 @@ def round_top(highest: float, lowest_top: float) -> float:
         power *= 10
 
 
-def _plot(kind: _Kind, samples: Sequence[Sample], now: float) -> Plot:
-    shown = [sample for sample in samples if now - sample.at <= HISTORY_SECONDS]
+def _plot(kind: _Kind, samples: Sequence[Sample]) -> Plot:
+    shown = [s for s in samples if samples[-1].at - s.at <= HISTORY_SECONDS]
     highest = max((of(sample) for of in kind.values.values() for sample in shown), default=0.0)
     top = round_top(highest, kind.lowest_top)
     lines = [
         Line(
             name,
             style,
-            " ".join(_path(shown, of, now, top)),
+            " ".join(_path(shown, of, top)),
             kind.wording(of(shown[-1]) if shown else 0),
             kind.wording(max(map(of, shown), default=0)),
         )
         for (name, style), of in kind.values.items()
     ]
-    middle = top / 2
-    return Plot(kind.name, kind.title, kind.unit, f"{top:,g}", f"{middle:,g}", lines)
+    return Plot(kind.name, kind.title, kind.unit, _tick(top), _tick(top / 2), lines)
 
 
-def _path(samples: Sequence[Sample], of: Value, now: float, top: float) -> Iterator[str]:
+def _tick(value: float) -> str:
+    return rate(value).removesuffix(".0")
+
+
+def _path(samples: Sequence[Sample], of: Value, top: float) -> Iterator[str]:
     before: Sample | None = None
     for sample in samples:
-        x = WIDTH * (1 - (now - sample.at) / HISTORY_SECONDS)
+        x = WIDTH * (1 - (samples[-1].at - sample.at) / HISTORY_SECONDS)
         y = HEIGHT * (1 - of(sample) / top)
         if before is None or sample.at - before.at > GAP_SECONDS:
             yield f"M{x:.1f} {y:.1f}h0"  # with round ends a single sample is a dot

@@ -50,6 +50,11 @@ def age(seconds: float) -> str:
     return f"{int(seconds / DAY):,} d ago"
 
 
+def until(seconds: float) -> str:
+    """How soon something will happen."""
+    return "now" if seconds < 1 else f"in {duration(seconds)}"
+
+
 def moment(unix_ms: float) -> str:
     """A time, exactly enough: to the second, in UTC."""
     return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
