@@ -54,6 +54,7 @@ async def open_api(
     from broker.runs import Runs
     from producers.api.app import ApiConfig, Services, create_app
     from producers.api.dashboard.board import Board
+    from producers.api.dashboard.history import History
     from producers.api.server import Server, url_of
 
     stopping = asyncio.Event()
@@ -63,7 +64,7 @@ async def open_api(
     ):
         letters = DeadLetters(broker.redis, broker.config)
         recent, runs = Recent(broker.redis, broker.config), Runs(broker.redis, broker.config)
-        board = Board(broker.queue, letters, recent, runs)
+        board = Board(broker.queue, letters, recent, runs, History())
         services = Services(
             IngestClient(broker.queue), letters, search, Lookup(settings, on_demand), board
         )

@@ -130,14 +130,13 @@ async def test_everything_is_on_the_page_without_a_script(
         "lighthouse process 4711 paused: Qdrant is full 2 12.5 1,300.2 just now",
         "Dead letters 1",
         "broken there is nothing in it 3",
-        "1,500 of 1,501 documents · 1,234 chunks embedded",
+        "1,500 of 1,501 documents · 1,234 chunks",
         "1 of 1 documents · 1 rejected",
         "1,500 indexed",
     ):
         assert said in shown.text
-    running, done = shown.all("progress")
+    [running] = shown.all("progress")
     assert (running.attributes["value"], running.attributes["max"]) == ("1500", "1501")
-    assert done.attributes["value"] == done.attributes["max"] == "1"
     depth = shown.all("desc", id="depth-said")[0]
     assert "ready 1, at most 1" in depth.text
     assert [heading.text for heading in shown.all("h1")] == [" ingestq"]
@@ -185,10 +184,14 @@ async def test_the_schedule(site: AsyncClient, broker: Broker) -> None:
     )
     assert await runs.end(claim, ended)
     shown = await page(site)
-    assert "0 3 * * * Atlantic/Azores in 2 h 0 min just now refused" in shown.text
-    assert "1,200 indexed, 1 rejected in 4.2 s" in shown.text
-    assert "too many would go" in shown.text
-    assert "none never" in shown.text
+    for said in (
+        "new rescan /srv/notes none 0 3 * * * Atlantic/Azores never",
+        "in 2 h 0 min 0 3 * * * Atlantic/Azores",
+        "refused just now, took 4.2 s",
+        "1,200 indexed, 1 rejected",
+        "too many would go",
+    ):
+        assert said in shown.text
     harmless(shown)
 
 
@@ -495,8 +498,10 @@ async def test_the_stream_brings_what_changed(broker: Broker) -> None:
 
         await queue(broker, NASTY)
         await end(broker, reason=NASTY)
-        changed = dict(await read_events(lines, 4))
-        assert changed.keys() == {"numbers", "submissions", "ended", "letters"}
+        changed: dict[str, str] = {}
+        while "letters" not in changed:
+            changed |= await read_events(lines, 1)
+        assert changed.keys() <= {"numbers", "submissions", "ended", "letters"}
         assert "&lt;script&gt;" in changed["letters"]
         assert "<script" not in "".join(changed.values())
         stopping.set()

@@ -13,7 +13,7 @@ from broker.recent import RecentSubmission
 from broker.status import SubmissionStatus
 from producers.api.dashboard import wording
 from producers.api.dashboard.history import HISTORY_SECONDS, SAMPLE_SECONDS, History, Sample
-from producers.api.dashboard.marking import marked
+from producers.api.dashboard.marking import excerpt, marked
 from producers.api.dashboard.pace import MARK_SECONDS, Pace
 from producers.api.dashboard.plots import HEIGHT, WIDTH, plots, round_top
 from producers.api.dashboard.session import SESSION_SECONDS, Sessions
@@ -51,6 +51,22 @@ def test_a_marked_text_is_the_text(text: str, question: str) -> None:
 )
 def test_words_of_the_question_are_marked(text: str, question: str, words: list[str]) -> None:
     assert re.findall("<mark>(.*?)</mark>", marked(text, question)) == words
+
+
+@given(st.text(min_size=580, max_size=700) | st.text(), st.text())
+def test_an_excerpt_is_a_part_of_the_text(text: str, question: str) -> None:
+    part = excerpt(text, question)
+    assert part == text or part.strip("…") in text
+    assert len(part) <= len(text)
+
+
+def test_an_excerpt_begins_shortly_before_what_was_asked_for() -> None:
+    text = "word " * 400 + "the ferry leaves " + "word " * 400
+    part = excerpt(text, "when does the ferry leave?")
+    assert part.startswith("…")
+    assert part.endswith("…")
+    assert 100 < part.index("ferry") < 200
+    assert excerpt(text, "nothing").startswith("word word")
 
 
 # Plots

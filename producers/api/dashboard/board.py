@@ -68,17 +68,24 @@ class View:
 
 
 class Board:
-    """Reads how things stand: for who looks, and every ten seconds for the plots of the last hour.
+    """Reads how things stand: for who looks, and every ten seconds for the ``history``.
 
     However many look, it is read once a second at most, and of each dead letter once.
     """
 
-    def __init__(self, queue: JobQueue, letters: DeadLetters, recent: Recent, runs: Runs) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        letters: DeadLetters,
+        recent: Recent,
+        runs: Runs,
+        history: History,
+    ) -> None:
         self._queue = queue
         self._letters = letters
         self._recent = recent
         self._runs = runs
-        self._history = History()
+        self._history = history
         self._pace = Pace()
         self._known_letters: dict[LetterName, Letter] = {}
         self._view: View | None = None

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from producers.api.dashboard import paths, wording
 from producers.api.dashboard.board import View
-from producers.api.dashboard.marking import marked
+from producers.api.dashboard.marking import excerpt, marked
 from producers.api.dashboard.plots import plots
 
 REGIONS: Final = ("numbers", "plots", "submissions", "workers", "ended", "letters", "entries")
@@ -53,6 +53,7 @@ class Pages:
         self._templates.filters |= {
             "age": wording.age,
             "duration": wording.duration,
+            "excerpt": excerpt,
             "iso": wording.iso,
             "marked": marked,
             "moment": wording.moment,
