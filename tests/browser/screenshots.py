@@ -200,7 +200,7 @@ async def take_pictures(url: str, folder: Path, chromium: str) -> None:
 
 def save(picture: bytes, path: Path) -> None:
     """With a palette, it is a third of the size."""
-    Image.open(BytesIO(picture)).quantize(COLORS, Image.Quantize.FASTOCTREE).save(
+    Image.open(BytesIO(picture)).quantize(COLORS, Image.Quantize.MAXCOVERAGE).save(
         path, optimize=True
     )
 

@@ -80,6 +80,7 @@ async def test_what_changes_is_shown_and_nobody_is_disturbed(
         await expect(page.locator("[data-region=numbers]")).to_contain_text("Dead letters 3")
         await page.mouse.up()
         await expect(page.get_by_text("1 document is queued again.")).to_be_visible()
+        await expect(page).to_have_url(f"{site}/#letters")
         await expect(section.get_by_text("The newest 2 of 2")).to_be_visible()
 
 
@@ -152,6 +153,7 @@ async def test_one_signs_in_and_out(opened: Opening, broker: Broker) -> None:
         await expect(page.get_by_label("The token of this server")).to_be_visible()
 
 
+@pytest.mark.slow
 async def test_it_says_when_it_is_not_live_and_connects_again(
     opened: Opening, broker: Broker
 ) -> None:

@@ -1,5 +1,7 @@
 """What somebody does who has `ingestq up` running, a folder, and a browser."""
 
+import asyncio
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,7 @@ from playwright.async_api import Locator, Page, expect
 
 from tests.browser.conftest import Opening
 from tests.command import Ingestq
-from tests.integration.test_api import serving
+from tests.integration.test_api import Serving, serving
 
 pytestmark = pytest.mark.slow
 
@@ -18,8 +20,12 @@ pytestmark = pytest.mark.slow
 class Site:
     """The dashboard of a folder that is watched."""
 
-    url: str
+    served: Serving
     folder: Path
+
+    @property
+    def url(self) -> str:
+        return self.served.url
 
 
 @pytest.fixture
@@ -28,7 +34,7 @@ def site(ingestq: Ingestq) -> Iterator[Site]:
     folder.mkdir()
     settings = {"drop_settle_seconds": "0.2", "pool_size": "1"}
     with serving(ingestq, "up", "--drop", folder, **settings) as served:
-        yield Site(served.url, folder)
+        yield Site(served, folder)
 
 
 def region(page: Page, name: str) -> Locator:
@@ -79,3 +85,12 @@ async def test_a_file_that_cannot_be_read_is_tried_again(opened: Opening, site: 
         poison.unlink()
         poison.with_suffix(".txt").write_text("Now it can be read.")
         await expect(outcomes.get_by_role("row", name="alert(1)<.txt")).to_contain_text("1 indexed")
+
+
+async def test_it_stops_while_somebody_looks(opened: Opening, site: Site) -> None:
+    async with opened(site.url, silent=False) as page:
+        connection = page.locator("#connection")
+        await expect(connection).to_have_text("Live")
+        site.served.tell(signal.SIGTERM)
+        await asyncio.to_thread(site.served.ends_well)
+        await expect(connection).to_have_text("Not live, trying again")

@@ -483,6 +483,15 @@ async def read_events(lines: AsyncIterator[str], count: int) -> list[tuple[str, 
     return events
 
 
+async def test_any_answer_of_redis_is_no_reason_to_stop(broker: Broker) -> None:
+    board = services(broker).board
+    assert board is not None
+    await broker.redis.set(keys.RECENT_SUBMISSIONS, "not a sorted set")
+    assert "WRONGTYPE" in ((await board.look()).problem or "")
+    await broker.redis.delete(keys.RECENT_SUBMISSIONS)
+    assert (await board.look(fresh=True)).problem is None
+
+
 async def test_the_stream_brings_what_changed(broker: Broker) -> None:
     stopping = asyncio.Event()
     app = create_app(services(broker), ApiConfig(10_000), stopping)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
+from redis.exceptions import RedisError
 
 from broker import events
 from broker.dead_letters import DeadLetters, LetterName
@@ -114,6 +115,8 @@ class Board:
             problem = f"Redis does not answer within {PROBE_SECONDS:g} s"
         except (ServiceUnavailable, UsageError) as error:  # the latter: it refuses our credentials
             problem = str(error)
+        except RedisError as error:  # any other answer: this is not what the server is there for
+            problem = f"Redis refuses to answer: {error}"
         else:
             return View(now, standing, None, self._history.samples())
         if before is None or before.problem is None:

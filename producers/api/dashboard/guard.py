@@ -54,7 +54,9 @@ class DashboardGuard:
     def _refusal(self, request: Request) -> Response | None:
         if self._sessions is None and _host(request) not in LOOPBACK_HOSTS:
             return problem_response(
-                403, "the dashboard is at http://127.0.0.1 or http://localhost, by no other name"
+                403,
+                "the dashboard is at http://127.0.0.1 and http://localhost, and by no other name "
+                "as long as INGESTQ_API_TOKEN is not set",
             )
         if not _comes_from_here(request):
             return problem_response(403, "another site may not use the dashboard")

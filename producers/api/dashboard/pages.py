@@ -83,6 +83,7 @@ class Pages:
         """The whole page."""
         return self._render(
             "page",
+            once=REQUEUED,
             view=view,
             notice=self.notice(view),
             regions=self.regions(view),

@@ -165,4 +165,4 @@ def _asset(path: str, media_type: str) -> Callable[[], Awaitable[Response]]:
 def _is_https(request: Request) -> bool:
     """Whether the browser speaks TLS, with this server or with a proxy before it."""
     said = request.headers.get("x-forwarded-proto", request.url.scheme)
-    return said == "https"
+    return said.partition(",")[0].strip().lower() == "https"

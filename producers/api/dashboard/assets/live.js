@@ -81,6 +81,11 @@
     }
   };
 
+  // What became of a button is said once, not whenever the page is loaded again.
+  if (new URLSearchParams(location.search).has(connection.dataset.once)) {
+    history.replaceState(null, "", location.pathname + location.hash);
+  }
+
   document.addEventListener("pointerdown", () => {
     pressed = true;
   });
