@@ -90,7 +90,7 @@ class EntryStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A scheduled entry, as a scheduler has it, and its last runs, the newest first.
 
     ``action`` and ``source`` are as people are told of them. ``next_ms`` is when the next run
-    begins; None if there is none.
+    begins; None if there is none. ``live`` says whether a scheduler that has it is up.
     """
 
     name: str
@@ -99,6 +99,7 @@ class EntryStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     action: str
     source: str
     next_ms: int | None = None
+    live: bool = False
     runs: tuple[Run, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -110,6 +111,7 @@ class EntryStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
             "action": self.action,
             "source": self.source,
             "next": None if self.next_ms is None else iso(self.next_ms),
+            "live": self.live,
             "runs": [run.as_json() for run in self.runs],
         }
 
@@ -194,7 +196,7 @@ class Runs:
         """
         with self._translated():
             async with self._redis.pipeline() as pipe:
-                pipe.hmget(keys.RUN + entry, "token", "record")
+                pipe.hmget(keys.RUN + entry, ["token", "record"])
                 pipe.exists(keys.RUN_LEASE + entry)
                 (token, record), is_alive = await pipe.execute()
         if token is None or is_alive:
@@ -258,7 +260,7 @@ def _status(
         run = _decoded(running)
         lost = msgspec.structs.replace(run, outcome=RunOutcome.INTERRUPTED, detail=LOST)
         runs.insert(0, run if is_alive else lost)
-    return msgspec.structs.replace(entry, runs=tuple(runs))
+    return msgspec.structs.replace(entry, live=said is not None, runs=tuple(runs))
 
 
 def _encoded(run: Run) -> bytes:
