@@ -43,6 +43,14 @@ class StoredLetter:
 
 
 @dataclass(frozen=True)
+class LetterName:
+    """The key of a letter, and when (Redis time in ms) it was written: a newer one is another."""
+
+    key: str
+    written_ms: int
+
+
+@dataclass(frozen=True)
 class LetterFilter:
     """Which letters are meant: all conditions that are given have to hold.
 
@@ -83,6 +91,20 @@ class DeadLetters:
                 letter = _letter(raw)
                 if wanted.matches(letter):
                     yield StoredLetter(letter, raw)
+
+    async def newest(self, count: int) -> list[LetterName]:
+        """The names of the newest letters: what they say may be large, and is read by `named`."""
+        with self._translated():
+            rows = await self._redis.zrevrange(keys.DEAD_TIMES, 0, count - 1, withscores=True)
+        return [LetterName(key.decode(), int(written_ms)) for key, written_ms in rows]
+
+    async def named(self, names: Sequence[str]) -> list[StoredLetter]:
+        """The letters of these keys that are still there."""
+        if not names:
+            return []
+        with self._translated():
+            found = await awaited(self._redis.hmget(keys.DEAD, list(names)))
+        return [StoredLetter(_letter(raw), raw) for raw in found if raw is not None]
 
     async def about(
         self, documents: Sequence[Document], collection: str = ""

@@ -19,6 +19,7 @@ from broker.connection import BrokerConfig, awaited, translated
 from broker.contract import BatchReport, FailedDocument, Job, JobResult, Lane, decode_job
 from broker.errors import ContractError
 from broker.queue import SUBMISSION_SECONDS
+from broker.recent import Ended
 from broker.schedule import Schedule
 from broker.scripts import Scripts
 from broker.status import SILENT_WORKER_MS, WorkerInfo
@@ -149,15 +150,22 @@ class LeaseQueue:
             )
 
     async def finish(
-        self, claim: Claim, report: BatchReport, result: JobResult, *, keep_ms: int = RESULT_MS
+        self,
+        claim: Claim,
+        report: BatchReport,
+        result: JobResult,
+        *,
+        about: str = "",
+        keep_ms: int = RESULT_MS,
     ) -> bool:
         """Remove the job and record ``report`` under its submission, in one step.
 
         What the report has beyond the documents of the job, or short of them, counts as accepted
         with it: nobody knew before how many documents a sweep would find.
 
-        ``result`` is kept for arq's ``Job.result()``; -1 ms means for ever. False if the job was
-        not ours any more: then nothing was recorded.
+        ``result`` is kept for arq's ``Job.result()``; -1 ms means for ever. ``about`` is the first
+        document of the job, for who looks at what ended lately. False if the job was not ours any
+        more: then nothing was recorded.
         """
         with self._translated():
             return bool(
@@ -168,6 +176,7 @@ class LeaseQueue:
                         msgspec.msgpack.encode(result),
                         keep_ms,
                         SUBMISSION_SECONDS,
+                        msgspec.msgpack.encode(Ended.of(report, result, about)),
                         *_lists(claim, report),
                     ],
                 )

@@ -15,9 +15,6 @@ from broker.connection import BrokerConfig, awaited, translated
 from broker.contract import (
     FULL_RETRY_SECONDS,
     Batch,
-    ChunkCounts,
-    Counts,
-    DocumentCounts,
     Enqueued,
     FailedDocument,
     encode_job,
@@ -150,18 +147,7 @@ class JobQueue:
         """How far ``submission`` is. One that nobody knows has accepted no document."""
         with self._translated():
             raw = await awaited(self._redis.hgetall(keys.SUBMISSION + submission))
-        fields = {name.decode(): value for name, value in raw.items()}
-        counts = {name: int(n) for name, n in fields.items() if not name.startswith("live:")}
-        live = [v.split(b"/") for name, v in fields.items() if name.startswith("live:")]
-        return SubmissionStatus(
-            accepted=counts.pop("accepted", 0),
-            documents=_counts(counts, "documents", DocumentCounts),
-            chunks=_counts(counts, "chunks", ChunkCounts),
-            jobs=counts.pop("jobs", 0),
-            jobs_running=len(live),
-            chunks_running=sum(int(done) for done, _ in live),
-            chunks_known=sum(int(known) for _, known in live),
-        )
+        return SubmissionStatus.of(raw)
 
     async def progress(self, submission: str) -> AsyncIterator[SubmissionStatus]:
         """How far ``submission`` is: now, and whenever that changed, until it is complete.
@@ -207,7 +193,3 @@ class JobQueue:
 def _sign(worker_id: bytes, silent_ms: int, info: bytes) -> WorkerSign:
     said = msgspec.structs.asdict(msgspec.msgpack.decode(info, type=WorkerInfo))
     return WorkerSign(id=worker_id.decode(), seen_seconds_ago=silent_ms / 1000, **said)
-
-
-def _counts(fields: dict[str, int], group: str, kind: type[Counts]) -> Counts:
-    return kind(**{name: fields.get(f"{group}.{name}", 0) for name in kind.__struct_fields__})

@@ -41,6 +41,7 @@ class Scripts:
     heartbeat: AsyncScript
     overview: AsyncScript
     count: AsyncScript
+    recent: AsyncScript
 
     @classmethod
     def register(cls, redis: ArqRedis) -> Self:

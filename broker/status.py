@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 from msgspec import Struct
 
-from broker.contract import ChunkCounts, DocumentCounts
+from broker.contract import ChunkCounts, Counts, DocumentCounts
 
 SILENT_WORKER_MS: Final = 60_000
 """A worker that gave no sign of life for this long is forgotten."""
@@ -119,6 +119,22 @@ class SubmissionStatus(Struct, frozen=True):
     chunks_running: int
     chunks_known: int
 
+    @classmethod
+    def of(cls, raw: Mapping[bytes, bytes]) -> Self:
+        """Read from the hash of a submission."""
+        fields = {name.decode(): value for name, value in raw.items()}
+        counts = {name: int(n) for name, n in fields.items() if not name.startswith("live:")}
+        live = [v.split(b"/") for name, v in fields.items() if name.startswith("live:")]
+        return cls(
+            accepted=counts.pop("accepted", 0),
+            documents=_counts(counts, "documents", DocumentCounts),
+            chunks=_counts(counts, "chunks", ChunkCounts),
+            jobs=counts.pop("jobs", 0),
+            jobs_running=len(live),
+            chunks_running=sum(int(done) for done, _ in live),
+            chunks_known=sum(int(known) for _, known in live),
+        )
+
     @property
     def complete(self) -> bool:
         return self.documents.total >= self.accepted and not self.jobs
@@ -142,3 +158,7 @@ class SubmissionStatus(Struct, frozen=True):
             "chunks": msgspec.structs.asdict(self.chunks)
             | {"running": self.chunks_running, "known": self.chunks_known},
         }
+
+
+def _counts(fields: dict[str, int], group: str, kind: type[Counts]) -> Counts:
+    return kind(**{name: fields.get(f"{group}.{name}", 0) for name in kind.__struct_fields__})

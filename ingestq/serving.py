@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -51,7 +50,11 @@ async def open_api(
     settings: Settings, broker: Broker, listener: "socket", qdrant: "Qdrant | None" = None
 ) -> AsyncIterator[Part]:
     """Open everything the API needs; what it asks is ``qdrant``, if that is open already."""
+    from broker.recent import Recent
+    from broker.runs import Runs
     from producers.api.app import ApiConfig, Services, create_app
+    from producers.api.dashboard.board import Board
+    from producers.api.dashboard.history import History
     from producers.api.server import Server, url_of
 
     stopping = asyncio.Event()
@@ -59,20 +62,30 @@ async def open_api(
         QdrantOnDemand(settings, qdrant) as on_demand,
         Searching(settings, on_demand) as search,
     ):
+        letters = DeadLetters(broker.redis, broker.config)
+        recent, runs = Recent(broker.redis, broker.config), Runs(broker.redis, broker.config)
+        board = Board(broker.queue, letters, recent, runs, History())
         services = Services(
             IngestClient(broker.queue, settings.collection),
-            DeadLetters(broker.redis, broker.config),
+            letters,
             search,
             Lookup(on_demand),
+            board,
         )
         config = ApiConfig(
             settings.max_document_bytes, settings.api_token, collections=settings.collections
         )
         server = Server(create_app(services, config, stopping), settings.drain_seconds)
 
+        async def serve() -> None:
+            async with asyncio.TaskGroup() as parts:
+                parts.create_task(board.run(stopping))
+                await server.serve([listener])
+                stopping.set()
+
         def stop() -> None:
             stopping.set()
             server.stop()
 
         log.info(events.API_STARTED, url=url_of(listener), token=settings.api_token is not None)
-        yield Part(partial(server.serve, [listener]), stop)
+        yield Part(serve, stop)

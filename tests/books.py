@@ -61,6 +61,8 @@ async def balanced(redis: ArqRedis) -> Totals:
         msgspec.msgpack.decode(raw, type=DeadLetter)
         for raw in await awaited(redis.hvals(keys.DEAD))
     ]
+    dated = await redis.zrange(keys.DEAD_TIMES, 0, -1)
+    assert sorted(dated) == sorted(letter.key.encode() for letter in letters)
     assert accepted == finished + waiting
     return Totals(accepted, finished, waiting, sum(letter.documents for letter in letters))
 

@@ -140,6 +140,12 @@ def debian_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def chromium() -> str:
+    """The system's own browser, which CI installs."""
+    return _installed("chromium")
+
+
+@pytest.fixture(scope="session")
 def libfaketime() -> str:
     """The library that gives a process another time when it is preloaded; CI installs it."""
     asked = [_installed("faketime"), "-f", "+0s", "printenv", "LD_PRELOAD"]

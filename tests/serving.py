@@ -7,17 +7,28 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from broker.dead_letters import DeadLetters
+from broker.recent import Recent
+from broker.runs import Runs
 from ingestq.runtime import Broker
 from producers.api.app import Services
+from producers.api.dashboard.board import Board
+from producers.api.dashboard.history import History
 from producers.api.routes.index import Index
 from producers.api.routes.search import Search
 from producers.api.server import Server, listen, url_of
 from producers.client import IngestClient
 
 
-def services(broker: Broker, search: Search | None = None, index: Index | None = None) -> Services:
+def services(
+    broker: Broker,
+    search: Search | None = None,
+    index: Index | None = None,
+    history: History | None = None,
+) -> Services:
     letters = DeadLetters(broker.redis, broker.config)
-    return Services(IngestClient(broker.queue), letters, search, index)
+    recent, runs = Recent(broker.redis, broker.config), Runs(broker.redis, broker.config)
+    board = Board(broker.queue, letters, recent, runs, history or History())
+    return Services(IngestClient(broker.queue), letters, search, index, board)
 
 
 @asynccontextmanager

@@ -34,7 +34,14 @@ class Settler:
         match ran.verdict:
             case Finish(report) as verdict:
                 result = _result(claim, ran, verdict, started_ms, finished_ms)
-                write = partial(self._leases.finish, claim, report, result, keep_ms=ran.keep_ms)
+                write = partial(
+                    self._leases.finish,
+                    claim,
+                    report,
+                    result,
+                    about=_first_document(ran),
+                    keep_ms=ran.keep_ms,
+                )
                 event, said = events.JOB_FINISHED, {"seconds": (finished_ms - started_ms) / 1000}
             case PutBack(reason, delay, failed):
                 write = partial(self._leases.put_back, claim, delay_seconds=delay, failed=failed)
@@ -76,6 +83,11 @@ def _result(
         job_id=claim.job_id,
         aborted=verdict.aborted,
     )
+
+
+def _first_document(ran: Ran) -> str:
+    batch = None if ran.job is None else ran.job.batch
+    return "" if batch is None else batch.documents[0].doc_id
 
 
 def now_ms() -> int:

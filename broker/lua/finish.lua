@@ -2,7 +2,7 @@
 -- nothing, and only by the job's present owner, so that every document is counted exactly once.
 --
 -- ARGV  1 job id   2 token     3 result     4 ms to keep the result: 0 not at all, -1 for ever
---       5 seconds to keep the submission
+--       5 seconds to keep the submission   6 what is told of the job (MessagePack)
 --       then four lists, each after its length: field and increment of each count; documents that
 --       failed; key and letter of each dead letter; keys of dead letters that are out of date
 -- Answers 1, or 0 if the caller no longer owns the job.
@@ -24,7 +24,10 @@ elseif ARGV[4] ~= '0' then
   redis.call('SET', K.RESULT .. id, ARGV[3], 'PX', ARGV[4])
 end
 
-local at = 5
+redis.call('LPUSH', K.ENDED, ARGV[6])
+redis.call('LTRIM', K.ENDED, 0, RECENT - 1)
+
+local at = 6
 local function take()
   at = at + 1
   return ARGV[at]
@@ -32,6 +35,7 @@ end
 local followed = submission ~= ''
 if followed then
   redis.call('HINCRBY', counts, 'jobs', -1)
+  note_change(submission)
 end
 for _ = 1, take() do
   local field, n = take(), take()
@@ -51,9 +55,11 @@ if failures > 0 then
   redis.call('EXPIRE', failed, ARGV[5])
 end
 for _ = 1, take() do
-  redis.call('HSET', K.DEAD, take(), take())
+  local key = take()
+  redis.call('HSET', K.DEAD, key, take())
+  redis.call('ZADD', K.DEAD_TIMES, now_ms(), key)
 end
 for _ = 1, take() do
-  redis.call('HDEL', K.DEAD, take())
+  remove_letter(take())
 end
 return 1

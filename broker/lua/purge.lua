@@ -6,4 +6,4 @@
 if redis.call('HGET', K.DEAD, ARGV[1]) ~= ARGV[2] then
   return 0
 end
-return redis.call('HDEL', K.DEAD, ARGV[1])
+return remove_letter(ARGV[1])

@@ -9,7 +9,7 @@
 if redis.call('HGET', K.DEAD, ARGV[1]) ~= ARGV[2] then
   return 0
 end
-redis.call('HDEL', K.DEAD, ARGV[1])
+remove_letter(ARGV[1])
 if redis.call('EXISTS', K.JOB .. ARGV[3]) == 0 then
   add_job(unpack(ARGV, 3))
 end

@@ -2,6 +2,7 @@
 
 local WAKE_TOKENS = 64      -- more than there can be idle workers are of no use
 local SUSPECT_CRASHES = 2   -- a job over which so many workers died is run alone
+local RECENT = 100          -- so many submissions, and jobs that ended, are remembered
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -18,6 +19,18 @@ local function suffix_of(collection)
     return ''
   end
   return ':' .. collection
+end
+
+-- Remember when a submission changed. One that is worked on changes all the time, so that many small
+-- ones do not push it out.
+local function note_change(submission)
+  redis.call('ZADD', K.RECENT_SUBMISSIONS, now_ms(), submission)
+  redis.call('ZREMRANGEBYRANK', K.RECENT_SUBMISSIONS, 0, -RECENT - 1)
+end
+
+local function remove_letter(key)
+  redis.call('ZREM', K.DEAD_TIMES, key)
+  return redis.call('HDEL', K.DEAD, key)
 end
 
 -- Let the job be claimed. Every job keeps the place it got when it was enqueued, so one that comes
@@ -77,6 +90,7 @@ local function add_job(id, payload, lane, tenant, collection, submission, docume
     redis.call('HINCRBY', K.SUBMISSION .. submission, 'accepted', documents)
     redis.call('HINCRBY', K.SUBMISSION .. submission, 'jobs', 1)
     redis.call('EXPIRE', K.SUBMISSION .. submission, submission_seconds)
+    note_change(submission)
   end
   make_ready(id, now_ms())
 end

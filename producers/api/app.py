@@ -10,6 +10,12 @@ from fastapi.security import HTTPBearer
 from broker.dead_letters import DeadLetters
 from producers.api.auth import BearerAuth
 from producers.api.collections import Collections
+from producers.api.dashboard.board import Board
+from producers.api.dashboard.forms import FORM_BYTES
+from producers.api.dashboard.guard import DashboardGuard
+from producers.api.dashboard.paths import PATHS as DASHBOARD_PATHS
+from producers.api.dashboard.routes import Dashboard, dashboard_routes, sign_in_routes
+from producers.api.dashboard.session import Sessions
 from producers.api.errors import answer_errors, problems
 from producers.api.intake import Intake
 from producers.api.routes.dead_letters import dead_letter_routes
@@ -49,12 +55,16 @@ class ApiConfig:
 
 @dataclass(frozen=True)
 class Services:
-    """What the routes are about. Without ``search`` or ``index`` there are no routes for them."""
+    """What the routes are about.
+
+    Without ``search`` or ``index`` there are no routes for them, without ``board`` no dashboard.
+    """
 
     client: IngestClient
     letters: DeadLetters
     search: Search | None = None
     index: Index | None = None
+    board: Board | None = None
 
 
 def create_app(
@@ -68,15 +78,33 @@ def create_app(
         redoc_url=None,
     )
     answer_errors(app)
+    stopping = stopping or asyncio.Event()
     app.include_router(health_routes(services.client))
-    for router in _routers(services, config, stopping or asyncio.Event()):
+    for router in _routers(services, config, stopping):
         if config.token is None:
             app.include_router(router)
         else:
             app.include_router(router, dependencies=[DOCUMENTED_TOKEN], responses=problems(401))
+    own_paths = _add_dashboard(app, services, config, stopping)
     if config.token is not None:
-        app.add_middleware(BearerAuth, token=config.token, open_paths=HEALTH_PATHS)
+        app.add_middleware(BearerAuth, token=config.token, open_paths=HEALTH_PATHS | own_paths)
     return app
+
+
+def _add_dashboard(
+    app: FastAPI, services: Services, config: ApiConfig, stopping: asyncio.Event
+) -> frozenset[str]:
+    """Add the dashboard, if there is one; the paths that it guards by itself."""
+    if services.board is None:
+        return frozenset()
+    sessions = None if config.token is None else Sessions(config.token)
+    dashboard = Dashboard(services.board, services.letters, services.search, sessions)
+    intake = Intake(FORM_BYTES, config.silence_seconds)
+    app.include_router(dashboard_routes(dashboard, intake, config.heartbeat_seconds, stopping))
+    if sessions is not None:
+        app.include_router(sign_in_routes(dashboard, sessions, intake))
+    app.add_middleware(DashboardGuard, sessions=sessions)
+    return DASHBOARD_PATHS
 
 
 def _routers(services: Services, config: ApiConfig, stopping: asyncio.Event) -> Iterator[APIRouter]:

@@ -1,0 +1,17 @@
+"""Where the dashboard is. What is not named here is no part of it."""
+
+from typing import Final
+
+PAGE: Final = "/"
+EVENTS: Final = "/dashboard/events"
+REQUEUE: Final = "/dashboard/requeue"
+SIGN_IN: Final = "/dashboard/sign-in"
+SIGN_OUT: Final = "/dashboard/sign-out"
+STYLE: Final = "/dashboard/style.css"
+SCRIPT: Final = "/dashboard/live.js"
+ICON: Final = "/dashboard/icon.svg"
+
+ASSETS: Final = {STYLE: "text/css", SCRIPT: "text/javascript", ICON: "image/svg+xml"}
+PATHS: Final = frozenset({PAGE, EVENTS, REQUEUE, SIGN_IN, SIGN_OUT, *ASSETS})
+OPEN_PATHS: Final = frozenset({SIGN_IN, *ASSETS})
+"""For these nobody has to have signed in."""

@@ -1,0 +1,96 @@
+"""What somebody does who has `ingestq up` running, a folder, and a browser."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Locator, Page, expect
+
+from tests.browser.conftest import Opening
+from tests.command import Ingestq
+from tests.integration.test_api import Serving, serving
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Site:
+    """The dashboard of a folder that is watched."""
+
+    served: Serving
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        return self.served.url
+
+
+@pytest.fixture
+def site(ingestq: Ingestq) -> Iterator[Site]:
+    folder = ingestq.folder / "drop"
+    folder.mkdir()
+    settings = {"drop_settle_seconds": "0.2", "pool_size": "1"}
+    with serving(ingestq, "up", "--drop", folder, **settings) as served:
+        yield Site(served, folder)
+
+
+def region(page: Page, name: str) -> Locator:
+    return page.get_by_role("region", name=name, exact=True)
+
+
+async def search(page: Page, question: str) -> Locator:
+    await page.get_by_role("searchbox").fill(question)
+    await page.get_by_role("searchbox").press("Enter")
+    found = page.get_by_role("region", name=f"Found for “{question}”")
+    await expect(found).to_be_visible()
+    return found
+
+
+async def test_a_file_comes_is_found_and_goes(opened: Opening, site: Site) -> None:
+    note = site.folder / "keeper.txt"
+    async with opened(site.url) as page:
+        note.write_text("The lighthouse keeper owns two parrots. <script>alert(1)</script>")
+        row = region(page, "Recent outcomes").get_by_role("row", name=str(note))
+        await expect(row.filter(has_text="1 indexed")).to_be_visible()
+
+        found = await search(page, "who has parrots?")
+        await expect(found.get_by_text(str(note))).to_be_visible()
+        await expect(found.locator("mark")).to_have_text("parrots")
+        await expect(found).to_contain_text("<script>alert(1)</script>")
+
+        note.unlink()
+        await expect(row.filter(has_text="1 deleted")).to_be_visible()
+        found = await search(page, "who owns parrots?")
+        await expect(found).to_contain_text("Nothing was found")
+
+
+async def test_a_file_that_cannot_be_read_is_tried_again(opened: Opening, site: Site) -> None:
+    poison = site.folder / "<script>alert(1)<.pdf"
+    async with opened(site.url) as page:
+        poison.write_text("This is no PDF.")
+        (site.folder / "good.txt").write_text("The ferry leaves at noon.")
+        letters, outcomes = region(page, "Dead letters"), region(page, "Recent outcomes")
+        await expect(letters.get_by_text("cannot be read as application/pdf")).to_be_visible()
+        await expect(outcomes.get_by_text("1 indexed")).to_be_visible()
+        await expect(outcomes.get_by_text("1 rejected")).to_have_count(1)
+
+        await letters.get_by_role("button", name=f"Requeue {poison}").press("Enter")
+        await expect(page.get_by_text("1 document is queued again.")).to_be_visible()
+        await expect(outcomes.get_by_text("1 rejected")).to_have_count(2)
+        await expect(letters.get_by_text(str(poison))).to_be_visible()
+
+        poison.unlink()
+        poison.with_suffix(".txt").write_text("Now it can be read.")
+        await expect(outcomes.get_by_role("row", name="alert(1)<.txt")).to_contain_text("1 indexed")
+
+
+async def test_it_stops_while_somebody_looks(opened: Opening, site: Site) -> None:
+    async with opened(site.url, silent=False) as page:
+        connection = page.locator("#connection")
+        await expect(connection).to_have_text("Live")
+        site.served.tell(signal.SIGTERM)
+        await asyncio.to_thread(site.served.ends_well)
+        await expect(connection).to_have_text("Not live, trying again")

@@ -1,0 +1,173 @@
+"""What is remembered of what was submitted, what ended, and what was given up."""
+
+import pytest
+
+from broker import keys
+from broker.contract import (
+    BatchReport,
+    ChunkCounts,
+    Document,
+    DocumentCounts,
+    IngestBatch,
+    bury,
+)
+from broker.dead_letters import DeadLetters
+from broker.leases import LeaseQueue
+from broker.recent import ABOUT_CHARACTERS, Recent
+from ingestq.runtime import Broker
+from tests.books import balanced
+from tests.claims import batch_of, finish, lease_queue, take
+from tests.house import House
+
+REMEMBERED = 100
+
+
+@pytest.fixture
+def recent(broker: Broker) -> Recent:
+    return Recent(broker.redis, broker.config)
+
+
+@pytest.fixture
+def leases(broker: Broker) -> LeaseQueue:
+    return lease_queue(broker)
+
+
+@pytest.fixture
+def letters(broker: Broker) -> DeadLetters:
+    return DeadLetters(broker.redis, broker.config)
+
+
+def batch(*doc_ids: str, submission: str = "s") -> IngestBatch:
+    return IngestBatch(
+        submission,
+        tuple(Document(doc_id=d, version=1, source=d, text=d) for d in doc_ids),
+    )
+
+
+async def ids(recent: Recent) -> list[str]:
+    return [submission.id for submission in (await recent.read(9)).submissions]
+
+
+async def give_up(leases: LeaseQueue, reason: str) -> None:
+    """Do as a worker that rejects the one job on the queue."""
+    [claim] = await take(leases)
+    assert await finish(leases, claim, bury(batch_of(claim), reason, tries=1))
+
+
+async def test_nothing_happened_yet(recent: Recent, letters: DeadLetters, broker: Broker) -> None:
+    work = await recent.read(9)
+    assert (list(work.submissions), list(work.ended)) == ([], [])
+    assert await letters.newest(9) == []
+
+
+async def test_the_submission_that_changed_last_comes_first(
+    recent: Recent, leases: LeaseQueue, broker: Broker
+) -> None:
+    await broker.queue.offer([batch("a", "b", submission="first")])
+    await broker.redis.zincrby(keys.RECENT_SUBMISSIONS, -5000, "first")  # five seconds pass
+    await broker.queue.offer([batch("c", submission="second")])
+    second, first = (await recent.read(9)).submissions
+    assert (first.id, second.id) == ("first", "second")
+    assert 5 <= first.changed_seconds_ago < 15
+    assert first.status == await broker.queue.submission("first")
+    assert not first.status.complete
+
+    await broker.redis.zincrby(keys.RECENT_SUBMISSIONS, -5000, "second")
+    [claim] = await take(leases)
+    await finish(leases, claim, BatchReport(DocumentCounts(indexed=2)))
+    first, second = (await recent.read(9)).submissions
+    assert (first.id, second.id) == ("first", "second")
+    assert first.status.complete
+
+
+async def test_what_is_worked_on_is_not_pushed_out_by_many_small_ones(
+    recent: Recent, leases: LeaseQueue, broker: Broker
+) -> None:
+    """And their number is bounded."""
+    await broker.queue.offer([batch(str(n), submission="large") for n in range(6)])
+    running = list(await take(leases, 6))
+    for n in range(3 * REMEMBERED):
+        await broker.queue.offer([batch("x", submission=f"small-{n}")])
+        if n % (REMEMBERED // 2) == 0:
+            await finish(leases, running.pop(), BatchReport(DocumentCounts(indexed=1)))
+    known = await ids(recent)
+    assert len(known) == REMEMBERED
+    assert known[0] == f"small-{3 * REMEMBERED - 1}"
+    assert "large" in known
+
+
+async def test_a_submission_that_expired_is_not_listed(recent: Recent, broker: Broker) -> None:
+    await broker.queue.offer([batch("a")])
+    await broker.redis.delete(keys.SUBMISSION + "s")
+    assert await ids(recent) == []
+
+
+async def test_what_ended_says_what_became_of_it(
+    recent: Recent, leases: LeaseQueue, broker: Broker
+) -> None:
+    for name in ("a", "b"):
+        await broker.queue.offer([batch(name)])
+        [claim] = await take(leases)
+        report = BatchReport(DocumentCounts(indexed=1), ChunkCounts(embedded=3))
+        assert await finish(leases, claim, report)
+        assert not await finish(leases, claim, report), "it was not ours any more"
+    newest, older = (await recent.read(9)).ended
+    assert newest.documents == DocumentCounts(indexed=1)
+    assert newest.chunks == ChunkCounts(embedded=3)
+    assert newest.success
+    assert newest.about != older.about
+    assert len((await recent.read(1)).ended) == 1
+
+
+async def test_the_jobs_that_are_remembered_are_bounded(
+    recent: Recent, leases: LeaseQueue, broker: Broker
+) -> None:
+    await broker.queue.offer([batch(str(n)) for n in range(REMEMBERED + 20)])
+    for claim in await take(leases, REMEMBERED + 20):
+        await finish(leases, claim, BatchReport(DocumentCounts(indexed=1)))
+    assert len((await recent.read(9 * REMEMBERED)).ended) == REMEMBERED
+
+
+async def test_a_worker_says_which_document_it_was(house: House) -> None:
+    recent = Recent(house.broker.redis, house.broker.config)
+    name = "n" * 200
+    house.write(f"{name}/{name}/{name}.txt")
+    await house.scan()
+    told = {ended.function: ended for ended in (await recent.read(9)).ended}
+    assert told["ingest"].about == str(house.root / name / name / f"{name}.txt")[:ABOUT_CHARACTERS]
+    assert told["ingest"].documents.indexed == 1
+    assert told["ingest"].seconds >= 0
+    assert told["sweep"].about == str(house.root)
+
+
+async def test_the_newest_letters_are_found_without_reading_the_others(
+    letters: DeadLetters, leases: LeaseQueue, broker: Broker
+) -> None:
+    for name in ("a", "b", "c"):
+        await broker.queue.offer([batch(name)])
+        await give_up(leases, f"{name} is broken")
+        await broker.redis.zincrby(keys.DEAD_TIMES, -5000 * (ord("d") - ord(name)), f":{name}")
+    newest, other = await letters.newest(2)
+    assert (newest.key, other.key) == (":c", ":b")
+    assert newest.written_ms > other.written_ms
+    [stored] = await letters.named([":b", ":nobody"])
+    assert stored.letter.reason == "b is broken"
+
+    await letters.purge(await letters.named([":c"]))
+    await letters.requeue(await letters.named([":b"]), "again")
+    assert [name.key for name in await letters.newest(9)] == [":a"]
+    await give_up(leases, "b is still broken")
+    assert [name.key for name in await letters.newest(9)] == [":b", ":a"]
+    await balanced(broker.redis)
+
+
+async def test_a_letter_goes_when_its_document_succeeds(
+    letters: DeadLetters, leases: LeaseQueue, broker: Broker
+) -> None:
+    await broker.queue.offer([batch("a")])
+    await give_up(leases, "broken")
+    await broker.queue.offer([batch("a", submission="later")])
+    [claim] = await take(leases)
+    assert await finish(leases, claim, BatchReport(DocumentCounts(indexed=1), healed=(":a",)))
+    assert await letters.newest(9) == []
+    await balanced(broker.redis)

@@ -1,0 +1,206 @@
+"""What the dashboard makes of texts, numbers and samples."""
+
+import html
+import re
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.contract import ChunkCounts, DocumentCounts
+from broker.recent import RecentSubmission
+from broker.status import SubmissionStatus
+from producers.api.dashboard import wording
+from producers.api.dashboard.history import HISTORY_SECONDS, SAMPLE_SECONDS, History, Sample
+from producers.api.dashboard.marking import excerpt, marked
+from producers.api.dashboard.pace import MARK_SECONDS, Pace
+from producers.api.dashboard.plots import HEIGHT, WIDTH, plots, round_top
+from producers.api.dashboard.session import SESSION_SECONDS, Sessions
+
+AMOUNTS = st.floats(0, 1e7)
+SAMPLES = st.lists(
+    st.builds(
+        Sample, st.floats(0, 2 * HISTORY_SECONDS), AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS
+    ),
+    max_size=30,
+).map(lambda samples: sorted(samples, key=lambda sample: sample.at))
+
+
+# Words of a question
+
+
+@given(st.text() | st.text("<mark>&/ab "), st.text() | st.text("<mark>&/ab "))
+def test_a_marked_text_is_the_text(text: str, question: str) -> None:
+    without_marks = re.sub("</?mark>", "", marked(text, question))
+    assert not set("<>") & set(without_marks)
+    assert html.unescape(without_marks) == html.unescape(html.escape(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "question", "words"),
+    [
+        ("The Ferry leaves at noon.", "when does the ferry leave?", ["Ferry"]),
+        ("No parrots, parrot.", "PARROT", ["parrot"]),
+        ("INV-2041 is open", "inv-2041", ["INV", "2041"]),
+        ("Die Straße", "STRASSE", ["Straße"]),
+        ("what it is", "what is it?", ["what", "it", "is"]),
+        ("a<b", "b", ["b"]),
+        ("nothing", "?!", []),
+    ],
+)
+def test_words_of_the_question_are_marked(text: str, question: str, words: list[str]) -> None:
+    assert re.findall("<mark>(.*?)</mark>", marked(text, question)) == words
+
+
+@given(st.text(min_size=580, max_size=700) | st.text(), st.text())
+def test_an_excerpt_is_a_part_of_the_text(text: str, question: str) -> None:
+    part = excerpt(text, question)
+    assert part == text or part.strip("…") in text
+    assert len(part) <= len(text)
+
+
+def test_an_excerpt_begins_shortly_before_what_was_asked_for() -> None:
+    text = "word " * 400 + "the ferry leaves " + "word " * 400
+    part = excerpt(text, "when does the ferry leave?")
+    assert part.startswith("…")
+    assert part.endswith("…")
+    assert 100 < part.index("ferry") < 200
+    assert excerpt(text, "nothing").startswith("word word")
+
+
+# Plots
+
+
+@given(SAMPLES)
+def test_a_line_stays_in_its_plot_and_goes_to_the_right(samples: list[Sample]) -> None:
+    for plot in plots(samples):
+        for line in plot.lines:
+            points = re.findall(r"[ML]([\d.]+) ([\d.]+)", line.path)
+            assert len(points) == len(re.findall("[ML]", line.path))
+            xs = [float(x) for x, _ in points]
+            assert xs == sorted(xs)
+            assert all(0 <= x <= WIDTH for x in xs)
+            assert all(0 <= float(y) <= HEIGHT for _, y in points)
+
+
+@given(AMOUNTS, st.sampled_from([1, 2]))
+def test_an_axis_reaches_its_highest_value_and_not_far_beyond(highest: float, low: float) -> None:
+    top = round_top(highest, low)
+    assert max(highest, low) <= top <= max(2.5 * highest, low)
+    assert f"{top / 2:.1f}".strip("0.") in ("1", "2", "5")
+
+
+def test_where_nobody_looked_there_is_no_line() -> None:
+    samples = [Sample(at, 1, 0, 0, 0, 0) for at in (0, 10, 20, 300, 310)]
+    [ready, *_] = plots(samples)[0].lines
+    assert [ready.path.count(command) for command in "ML"] == [2, 3]
+
+
+def test_a_plot_says_what_it_shows() -> None:
+    samples = [Sample(0, 1200, 3, 0, 2.5, 30), Sample(10, 900, 4, 0, 2, 28)]
+    depth, documents, chunks = plots(samples)
+    assert depth.description == (
+        "jobs over the last hour, now and at most: ready 900, at most 1,200; "
+        "in flight 4, at most 4; deferred 0, at most 0."
+    )
+    assert (depth.top, depth.middle) == ("2,000", "1,000")
+    assert "documents/s 2.0, at most 2.5" in documents.description
+    assert chunks.top == "40"
+
+
+def test_an_hour_is_kept() -> None:
+    history = History()
+    for second in range(2 * int(HISTORY_SECONDS)):
+        history.add(Sample(second, 0, 0, 0, 0, 0))
+    times = [sample.at for sample in history.samples()]
+    assert times[-1] - times[0] == HISTORY_SECONDS - SAMPLE_SECONDS
+    assert {b - a for a, b in pairwise(times)} == {SAMPLE_SECONDS}
+
+
+# Time left
+
+
+def submission(done: int, accepted: int = 100, name: str = "s") -> RecentSubmission:
+    status = SubmissionStatus(accepted, DocumentCounts(indexed=done), ChunkCounts(), 1, 1, 0, 0)
+    return RecentSubmission(name, 0, status)
+
+
+def test_the_time_that_is_left_follows_from_the_pace() -> None:
+    pace = Pace()
+    assert pace.seconds_left(0, [submission(10)]) == {}
+    assert pace.seconds_left(1, [submission(12)]) == {}, "too early to tell"
+    assert pace.seconds_left(10, [submission(20)]) == {"s": 80}
+    assert pace.seconds_left(20, [submission(100)]) == {}
+    assert pace.seconds_left(30, []) == {}
+    assert pace.seconds_left(90, [submission(20)]) == {}, "it was forgotten"
+
+
+def test_of_what_stands_still_nobody_knows_how_long_it_takes() -> None:
+    pace = Pace()
+    for second in range(300):
+        left = pace.seconds_left(second, [submission(min(second, 50))])
+    assert left == {}
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 120)), max_size=20))
+def test_the_time_that_is_left_is_a_time(steps: list[tuple[float, int]]) -> None:
+    pace, now = Pace(), 0.0
+    for elapsed, done in steps:
+        now += elapsed
+        for seconds in pace.seconds_left(now, [submission(done)]).values():
+            assert 0 < seconds < float("inf")
+            assert now >= MARK_SECONDS
+
+
+# Words for numbers and times
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        (wording.number(1234567), "1,234,567"),
+        (wording.rate(1234.56), "1,234.6"),
+        (wording.duration(0.04), "0.0 s"),
+        (wording.duration(42.4), "42 s"),
+        (wording.duration(540), "9 min"),
+        (wording.duration(3900), "1 h 5 min"),
+        (wording.duration(90_000), "1 d 1 h"),
+        (wording.age(-5), "just now"),
+        (wording.age(39), "30 s ago"),
+        (wording.age(180), "3 min ago"),
+        (wording.age(7300), "2 h ago"),
+        (wording.age(1e9), "11,574 d ago"),
+        (wording.until(-1), "now"),
+        (wording.until(61), "in 1 min"),
+        (wording.moment(1_700_000_000_000), "2023-11-14 22:13:20 UTC"),
+        (wording.tail("a" * 200), "a" * 200),
+        (wording.tail("a" * 200 + "b"), "…" + "a" * 199 + "b"),
+    ],
+)
+def test_words(said: str, meant: str) -> None:
+    assert said == meant
+
+
+# Sessions
+
+
+def test_a_session_is_good_for_who_has_the_token_and_until_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sessions = Sessions("an open sésame")
+    session = sessions.new()
+    assert "sésame" not in session
+    assert sessions.is_valid(session)
+    assert Sessions("an open sésame").is_valid(session)
+    assert not Sessions("another").is_valid(session)
+    ends, digest = session.split(".")
+    assert not sessions.is_valid(f"{int(ends) + 1}.{digest}")
+    monkeypatch.setattr("time.time", lambda: int(ends) + 0.0)
+    assert not sessions.is_valid(session)
+    assert SESSION_SECONDS < 24 * 3600
+
+
+@given(st.text())
+def test_nothing_else_is_a_session(session: str) -> None:
+    assert not Sessions("secret").is_valid(session)
