@@ -211,12 +211,12 @@ class LeaseQueue:
 
     async def sign_of_life(self, worker_id: str, info: WorkerInfo) -> frozenset[str]:
         """Record that a worker is there, and what it does; answers the collections that jobs are
-        ready for and that it does not serve."""
+        ready for and that no worker serves."""
         with self._translated():
-            wanted = await self._scripts.heartbeat(
+            unserved = await self._scripts.heartbeat(
                 args=[worker_id, msgspec.msgpack.encode(info), SILENT_WORKER_MS]
             )
-        return frozenset(name.decode() for name in wanted) - self.serving.keys()
+        return frozenset(name.decode() for name in unserved)
 
     async def sign_off(self, worker_id: str) -> None:
         """Forget this worker: it stopped on purpose."""

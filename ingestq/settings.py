@@ -8,7 +8,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -30,7 +38,21 @@ FILE: Final = Path("ingestq.toml")
 MEBIBYTE: Final = 1024 * 1024
 
 
-CollectionName = Annotated[str, Field(pattern=COLLECTION_NAME)]
+OWN_SUFFIXES: Final = ("__previous", "__ledger")
+"""What the names end in that ingestq itself makes of a collection's."""
+
+
+def _collection_name(name: str) -> str:
+    if re.fullmatch(COLLECTION_NAME, name) is None:
+        raise ValueError(
+            "a name has letters, digits, '_', '.' and '-', and begins with a letter or digit"
+        )
+    if name.endswith(OWN_SUFFIXES):
+        raise ValueError(f"names that end in {' or '.join(OWN_SUFFIXES)} are made by ingestq")
+    return name
+
+
+CollectionName = Annotated[str, AfterValidator(_collection_name)]
 
 
 class DropTable(BaseModel):
@@ -148,12 +170,10 @@ class Settings(BaseSettings):
         """
         if name is None:
             return self
-        if re.fullmatch(COLLECTION_NAME, name) is None:
-            raise UsageError(
-                f"--collection {name!r}: a name has letters, digits, '_', '.' and '-', and begins "
-                "with a letter or digit"
-            )
-        return self.model_copy(update={"collection": name})
+        try:
+            return self.model_copy(update={"collection": _collection_name(name)})
+        except ValueError as error:
+            raise UsageError(f"--collection is {name!r}: {error}") from error
 
     @property
     def collections(self) -> tuple[str, ...]:

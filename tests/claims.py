@@ -7,6 +7,9 @@ from broker.contract import BatchReport, IngestBatch, JobResult
 from broker.leases import NAMELESS, Claim, LeaseQueue
 from ingestq.runtime import Broker
 
+DOCUMENTS = {"documents": "documents__test"}
+"""Serves what the commands queue by default."""
+
 
 def lease_queue(
     broker: Broker, lease_seconds: float = 15, serving: Mapping[str, str] = NAMELESS

@@ -1,7 +1,7 @@
 """A lease worker inside a test."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Unpack
 
@@ -9,6 +9,7 @@ from arq.typing import WorkerCoroutine
 from arq.worker import Function, func
 
 from broker.contract import DELETE, INGEST, SWEEP, Lane
+from broker.leases import NAMELESS
 from ingestq.runtime import Broker
 from tests.claims import lease_queue
 from worker.collection import CollectionNames
@@ -31,6 +32,7 @@ def make_worker(
     *,
     lease_seconds: float = 15,
     drain_seconds: float = 5,
+    serving: Mapping[str, str] = NAMELESS,
     **options: Unpack[ArqOptions],
 ) -> LeaseWorker:
     """A worker that runs ``job``, as the one that ingests if it is a plain coroutine function."""
@@ -44,7 +46,7 @@ def make_worker(
             functions = [func(job, name="ingest")]
     return LeaseWorker(
         functions,
-        lease_queue(broker, lease_seconds),
+        lease_queue(broker, lease_seconds, serving),
         max_jobs=MAX_JOBS,
         drain_seconds=drain_seconds,
         ctx=ctx,
@@ -59,11 +61,17 @@ async def working(
     *,
     lease_seconds: float = 15,
     drain_seconds: float = 5,
+    serving: Mapping[str, str] = NAMELESS,
     **options: Unpack[ArqOptions],
 ) -> AsyncIterator[LeaseWorker]:
     """A worker at work; stopped and awaited on leaving."""
     worker = make_worker(
-        broker, job, lease_seconds=lease_seconds, drain_seconds=drain_seconds, **options
+        broker,
+        job,
+        lease_seconds=lease_seconds,
+        drain_seconds=drain_seconds,
+        serving=serving,
+        **options,
     )
     running = asyncio.create_task(worker.run_until_stopped())
     try:

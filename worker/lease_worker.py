@@ -317,9 +317,9 @@ class LeaseWorker(Worker):
             await _happens_within(self._drained, self._renewal_seconds)
 
     def _note_left(self, collections: Set[str]) -> None:
-        """Say once for which collections there are jobs that this worker leaves to others."""
+        """Say once for which collections there are jobs that everybody leaves to others."""
         for name in sorted(collections - self._left):
-            log.info(events.WORKER_LEAVES, worker=self.id, collection=name)
+            log.warning(events.WORKER_LEAVES, worker=self.id, collection=name)
         self._left = collections
 
     async def _queue_cron_runs(self) -> None:

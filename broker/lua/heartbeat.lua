@@ -1,7 +1,7 @@
 -- Record a worker's sign of life, and forget workers that gave none for long.
 --
 -- ARGV  1 worker id   2 info (MessagePack)   3 ms after which a silent worker is forgotten
--- Answers the collections that jobs are ready for, whoever serves them.
+-- Answers the collections that jobs are ready for, and that no worker serves.
 
 local now = now_ms()
 redis.call('ZADD', K.WORKERS, now, ARGV[1])
@@ -10,12 +10,24 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.WORKERS, '-inf', now - ARGV[3]
   redis.call('ZREM', K.WORKERS, id)
   redis.call('HDEL', K.WORKER_INFO, id)
 end
-local wanted = {}
+local unserved = {}
 for _, collection in ipairs(redis.call('SMEMBERS', K.COLLECTIONS)) do
   if ready_for(collection) > 0 then
-    wanted[#wanted + 1] = collection
+    unserved[collection] = true
   else
     redis.call('SREM', K.COLLECTIONS, collection)   -- the next job that is ready brings it back
   end
 end
-return wanted
+if not next(unserved) then
+  return {}
+end
+for _, info in ipairs(redis.call('HVALS', K.WORKER_INFO)) do
+  for _, collection in ipairs(cmsgpack.unpack(info).collections or {}) do
+    unserved[collection] = nil
+  end
+end
+local names = {}
+for collection in pairs(unserved) do
+  names[#names + 1] = collection
+end
+return names

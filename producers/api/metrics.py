@@ -3,7 +3,7 @@
 Nothing is counted in this process, so any number of servers and restarts tell the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily
@@ -38,6 +38,12 @@ class _Scrape(Collector):
             "lane",
             {"interactive": depth.interactive, "bulk": depth.bulk},
         )
+        yield _labelled(
+            events.METRIC_UNSERVED_JOBS,
+            "Ready jobs of collections that no worker serves.",
+            "collection",
+            self._overview.unserved,
+        )
         for name, what, value in (
             (events.METRIC_SUSPECT_JOBS, "Ready jobs over which workers died.", depth.suspects),
             (
@@ -67,7 +73,7 @@ class _Scrape(Collector):
             yield GaugeMetricFamily(name, what, value)
 
 
-def _labelled(name: str, what: str, label: str, values: dict[str, int]) -> GaugeMetricFamily:
+def _labelled(name: str, what: str, label: str, values: Mapping[str, int]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(name, what, labels=[label])
     for key, value in values.items():
         family.add_metric([key], value)

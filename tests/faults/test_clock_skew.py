@@ -21,7 +21,7 @@ from broker import keys
 from broker.connection import BrokerConfig, awaited, connected
 from broker.contract import BatchReport, Document, DocumentCounts, IngestBatch, JobResult
 from ingestq.runtime import Broker
-from tests.claims import batch_of, finish, lease_queue, take
+from tests.claims import DOCUMENTS, batch_of, finish, lease_queue, take
 from tests.command import Ingestq
 from tests.waiting import eventually
 from tests.workers import make_worker, working
@@ -115,7 +115,7 @@ async def test_a_document_from_a_producer_an_hour_off_is_indexed_at_once(
         seen.extend((document, ctx["score"]) for document in batch.documents)
         return INDEXED
 
-    async with working(broker, job):
+    async with working(broker, job, serving=DOCUMENTS):
         before = await broker.queue.now()
         await completed(broker, await add(broker, tmp_path, "note.txt", clock))
         after = await broker.queue.now()
@@ -134,7 +134,8 @@ async def test_jobs_are_run_in_the_order_in_which_they_came(
     depth = await broker.queue.depth()
     assert (depth.ready, depth.deferred) == (3, 0)
     assert depth.oldest_ready_seconds < HOUR / 2
-    sources = [batch_of(claim).documents[0].source for claim in await take(lease_queue(broker), 3)]
+    claims = await take(lease_queue(broker, serving=DOCUMENTS), 3)
+    sources = [batch_of(claim).documents[0].source for claim in claims]
     assert [Path(source).name for source in sources] == ["first", "second", "third"]
 
 

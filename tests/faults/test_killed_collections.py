@@ -104,4 +104,4 @@ async def test_documents_never_cross(ingestq: Ingestq, folders: Path) -> None:
 
 
 def test_a_name_that_is_none_is_refused(ingestq: Ingestq) -> None:
-    ingestq("search", "x", "--collection", "a/b").failed_with(2, "--collection 'a/b'", "letters")
+    ingestq("search", "x", "--collection", "a/b").failed_with(2, "--collection is 'a/b'", "letters")

@@ -152,3 +152,4 @@ async def test_a_document_for_a_collection_that_is_not_the_servers_is_refused(
 async def test_what_jobs_wait_for_is_shown(api: AsyncClient) -> None:
     await api.post("/documents", json=NOTE | HANDBOOK)
     assert (await api.get("/status")).json()["unserved"] == {"handbook": 1}
+    assert 'ingestq_unserved_jobs{collection="handbook"} 1.0' in (await api.get("/metrics")).text

@@ -27,7 +27,7 @@ from broker.contract import (
 from broker.dead_letters import DeadLetters, LetterFilter
 from broker.gate import NO_SUCCESSOR, Gate
 from broker.leases import Claim, LeaseQueue
-from broker.status import JobsFor
+from broker.status import JobsFor, WorkerInfo
 from broker.waiting import QueueWatch
 from ingestq.runtime import Broker
 from tests.books import balanced
@@ -251,10 +251,23 @@ async def test_a_worker_leaves_jobs_of_others_and_says_so(broker: Broker) -> Non
     assert (await broker.queue.overview()).unserved == {"x": 3, "y": 3}
     ran, logs = await worked(broker, lease_queue(broker, serving=ONLY_Y))
     assert ran == ["y"] * 3
-    left = [log["collection"] for log in logs if log["event"] == events.WORKER_LEAVES]
-    assert left == ["x"]
+    assert left_by(logs) == ["x"]
     assert (await broker.queue.overview()).unserved == {"x": 3}
     await balanced(broker.redis)
+
+
+async def test_nothing_is_said_of_jobs_that_another_worker_serves(broker: Broker) -> None:
+    await queued(broker, "x", 3)
+    serving_x = lease_queue(broker, serving={"x": "x__1"})
+    await serving_x.sign_of_life("x", WorkerInfo("host", 1, 0, 0, 0, collections=("x",)))
+    _, logs = await worked(broker, lease_queue(broker, serving=ONLY_Y))
+    assert left_by(logs) == []
+    assert (await broker.queue.overview()).unserved == {}
+
+
+def left_by(logs: Sequence[Any]) -> list[str]:
+    """The collections whose jobs a worker said that nobody serves."""
+    return [log["collection"] for log in logs if log["event"] == events.WORKER_LEAVES]
 
 
 async def test_what_an_older_worker_put_into_the_common_line_is_not_run_there(

@@ -85,6 +85,7 @@ def test_a_folder_may_be_watched_for_two_collections() -> None:
         (["in"], "", "", "--source is empty"),
         ([], None, TWICE.format(collection="documents"), "cannot both be watched"),
         ([], None, TWICE.format(collection="a/b"), "drop.1.collection in ingestq.toml is 'a/b'"),
+        ([], None, TWICE.format(collection="a__ledger"), "made by ingestq"),
         ([], None, '[[drop]]\nsource = "x"', "drop.0.path in ingestq.toml"),
         ([], None, '[[drop]]\npath = "in"\ninclude = "*.md"', "drop.0.include in ingestq.toml"),
         ([], None, '[[drop]]\npath = "in"\nexclude = ["!"]', "exclude of the folder in: Invalid"),
