@@ -61,7 +61,7 @@ class RecentWork(Struct, frozen=True):
 
 
 class Recent:
-    """Remembers the last hundred submissions and jobs of a queue."""
+    """Remembers the last hundred submissions of a queue, and at least as many jobs."""
 
     def __init__(self, redis: ArqRedis, config: BrokerConfig) -> None:
         self._config = config

@@ -24,8 +24,9 @@ elseif ARGV[4] ~= '0' then
   redis.call('SET', K.RESULT .. id, ARGV[3], 'PX', ARGV[4])
 end
 
-redis.call('LPUSH', K.ENDED, ARGV[6])
-redis.call('LTRIM', K.ENDED, 0, RECENT - 1)
+if redis.call('LPUSH', K.ENDED, ARGV[6]) >= 2 * RECENT then
+  redis.call('LTRIM', K.ENDED, 0, RECENT - 1)   -- not each time, as it is done for every job
+end
 
 local at = 6
 local function take()
@@ -35,7 +36,7 @@ end
 local followed = submission ~= ''
 if followed then
   redis.call('HINCRBY', counts, 'jobs', -1)
-  note_change(submission)
+  note_change(submission, now_ms())
 end
 for _ = 1, take() do
   local field, n = take(), take()

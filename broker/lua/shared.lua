@@ -2,7 +2,7 @@
 
 local WAKE_TOKENS = 64      -- more than there can be idle workers are of no use
 local SUSPECT_CRASHES = 2   -- a job over which so many workers died is run alone
-local RECENT = 100          -- so many submissions, and jobs that ended, are remembered
+local RECENT = 100          -- so many submissions, and jobs that ended, are remembered at least
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -23,9 +23,10 @@ end
 
 -- Remember when a submission changed. One that is worked on changes all the time, so that many small
 -- ones do not push it out.
-local function note_change(submission)
-  redis.call('ZADD', K.RECENT_SUBMISSIONS, now_ms(), submission)
-  redis.call('ZREMRANGEBYRANK', K.RECENT_SUBMISSIONS, 0, -RECENT - 1)
+local function note_change(submission, now)
+  if redis.call('ZADD', K.RECENT_SUBMISSIONS, now, submission) == 1 then
+    redis.call('ZREMRANGEBYRANK', K.RECENT_SUBMISSIONS, 0, -RECENT - 1)
+  end
 end
 
 local function remove_letter(key)
@@ -76,6 +77,7 @@ end
 -- submission if nobody follows it.
 local function add_job(id, payload, lane, tenant, collection, submission, documents,
                        submission_seconds)
+  local now = now_ms()
   redis.call('SET', K.JOB .. id, payload)
   redis.call('HSET', K.JOB_INFO .. id, 'lane', lane, 'tenant', tenant, 'submission', submission,
              'documents', documents, 'bytes', #payload,
@@ -90,9 +92,9 @@ local function add_job(id, payload, lane, tenant, collection, submission, docume
     redis.call('HINCRBY', K.SUBMISSION .. submission, 'accepted', documents)
     redis.call('HINCRBY', K.SUBMISSION .. submission, 'jobs', 1)
     redis.call('EXPIRE', K.SUBMISSION .. submission, submission_seconds)
-    note_change(submission)
+    note_change(submission, now)
   end
-  make_ready(id, now_ms())
+  make_ready(id, now)
 end
 
 -- Put one job on the queue, unless its lane or the whole queue is full. The bounds are those of the
