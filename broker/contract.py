@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from broker.errors import ContractError
+from broker.spool.names import QUEUE_WITHIN_MS, is_name, named_ms
 
 INGEST: Final = "ingest"
 """Wire name of the job function that ingests a batch."""
@@ -30,7 +31,7 @@ LATEST_MS: Final = 253_402_300_799_999
 """The last Unix time in ms that is a date: the end of the year 9999."""
 
 INLINE_TEXT_BYTES: Final = 64 * 1024
-"""A file's text up to this size travels in the job; a larger file travels by its path."""
+"""Text up to this size travels in the job; a larger one by its path, or through the spool."""
 
 
 def _check_identity(doc_id: str, version: int) -> None:
@@ -55,12 +56,12 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``doc_id`` is unique within ``tenant``. ``version`` is an integer that only grows for one
     document: the caller's own, or Redis time in microseconds when the document was observed.
-    ``source`` says where the document came from (a path, a URL). The content is either ``text``
-    or ``path``, a file that the worker can read (see ``broker.paths``). ``media_type`` is a hint;
-    the content decides. ``metadata`` is stored with every chunk. ``file`` names the state of the
-    file at ``path``: while it is the one that is indexed, the file need not be read. ``scanned``
-    says that it was found in the file system: it is gone when a later scan of a folder it lies in
-    does not find it.
+    ``source`` says where the document came from (a path, a URL). The content is either ``text``, or
+    ``path``, a file that the worker can read (see ``broker.paths``), or ``spooled``, an object in
+    the spool (see ``broker.spool``). ``media_type`` is a hint; the content decides. ``metadata`` is
+    stored with every chunk. ``file`` names the state of the file at ``path``: while it is the one
+    that is indexed, the file need not be read. ``scanned`` says that it was found in the file
+    system: it is gone when a later scan of a folder it lies in does not find it.
     """
 
     doc_id: str
@@ -69,6 +70,7 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tenant: str = ""
     text: str | None = None
     path: str | None = None
+    spooled: str | None = None
     media_type: str | None = None
     metadata: dict[str, Any] = {}
     file: str | None = None
@@ -76,8 +78,10 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         _check_identity(self.doc_id, self.version)
-        if (self.text is None) == (self.path is None):
-            raise ValueError("a document has either text or path")
+        if (self.text, self.path, self.spooled).count(None) != 2:
+            raise ValueError("a document has either text, or path, or spooled")
+        if self.spooled is not None and not is_name(self.spooled):
+            raise ValueError("spooled is not the name of an object")
 
 
 class Deletion(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -144,6 +148,17 @@ class _Batch(Struct, frozen=True):
         """How many documents are accepted with it."""
         return len(self.documents)
 
+    @property
+    def objects(self) -> frozenset[str]:
+        """The objects of the spool that it names."""
+        return frozenset()
+
+    @property
+    def expires_ms(self) -> int | None:
+        """Until when, in Redis time, it may be put on the queue; None if it does not matter."""
+        oldest = min(map(named_ms, self.objects), default=None)
+        return None if oldest is None else oldest + QUEUE_WITHIN_MS
+
     def alone(self, index: int) -> Self:
         """The batch of one of its documents."""
         return msgspec.structs.replace(self, documents=(self.documents[index],))
@@ -158,6 +173,10 @@ class IngestBatch(_Batch, frozen=True, tag="ingest/1", omit_defaults=True):
 
     function = INGEST
     documents: tuple[Document, ...]
+
+    @property
+    def objects(self) -> frozenset[str]:
+        return frozenset(d.spooled for d in self.documents if d.spooled is not None)
 
 
 class DeleteBatch(_Batch, frozen=True, tag="delete/1", omit_defaults=True):
@@ -193,6 +212,8 @@ class Enqueued(StrEnum):
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
     FULL = "full"
+    EXPIRED = "expired"
+    """It names an object of the spool that is too old, see `broker.spool.names`."""
 
 
 class Receipt(Struct, frozen=True):
@@ -369,6 +390,12 @@ def decode_job(payload: bytes) -> Job:
         return _job_decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ContractError(f"not a job of a known version: {error}") from error
+
+
+def objects_in(payload: bytes) -> frozenset[str]:
+    """The objects of the spool that a job names. Raises ContractError as `decode_job` does."""
+    batch = decode_job(payload).batch
+    return frozenset() if batch is None else batch.objects
 
 
 def dead_letter_key(document: Item) -> str:

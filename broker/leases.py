@@ -16,10 +16,12 @@ from arq.connections import ArqRedis
 
 from broker import keys
 from broker.connection import BrokerConfig, awaited, translated
-from broker.contract import BatchReport, FailedDocument, JobResult, Lane
+from broker.contract import BatchReport, DeadLetter, FailedDocument, JobResult, Lane
 from broker.queue import SUBMISSION_SECONDS
 from broker.schedule import Schedule
 from broker.scripts import Scripts
+from broker.spool.release import release
+from broker.spool.store import Spool
 from broker.status import SILENT_WORKER_MS, WorkerInfo
 
 RESULT_MS: Final = 3600 * 1000
@@ -66,6 +68,8 @@ class Claimed:
 class LeaseQueue:
     """The queue as a worker sees it; ``collection`` is what it writes to, if there is a gate to it.
 
+    What jobs name in the ``spool`` is removed when it is not needed any more.
+
     Every method raises BrokerUnavailable while Redis cannot be used.
     """
 
@@ -75,6 +79,7 @@ class LeaseQueue:
         config: BrokerConfig,
         lease_seconds: float,
         collection: str = "",
+        spool: Spool | None = None,
     ) -> None:
         self.redis = redis
         self.collection = collection
@@ -82,6 +87,7 @@ class LeaseQueue:
         self._config = config
         self._lease_ms = int(lease_seconds * 1000)
         self._scripts = Scripts.register(redis)
+        self._spool = spool
         self.schedule = Schedule(redis, config)
 
     async def claim(self, worker_id: str, n: int, *, bulk: int, running: int) -> Claimed:
@@ -128,7 +134,8 @@ class LeaseQueue:
     async def finish(
         self, claim: Claim, report: BatchReport, result: JobResult, *, keep_ms: int = RESULT_MS
     ) -> bool:
-        """Remove the job and record ``report`` under its submission, in one step.
+        """Remove the job and record ``report`` under its submission, in one step; then remove from
+        the spool what only the job named, and letters that are out of date.
 
         What the report has beyond the documents of the job, or short of them, counts as accepted
         with it: nobody knew before how many documents a sweep would find.
@@ -137,18 +144,22 @@ class LeaseQueue:
         not ours any more: then nothing was recorded.
         """
         with self._translated():
-            return bool(
-                await self._scripts.finish(
-                    args=[
-                        claim.job_id,
-                        claim.token,
-                        msgspec.msgpack.encode(result),
-                        keep_ms,
-                        SUBMISSION_SECONDS,
-                        *_lists(claim, report),
-                    ],
-                )
+            outdated = await self._scripts.finish(
+                args=[
+                    claim.job_id,
+                    claim.token,
+                    msgspec.msgpack.encode(result),
+                    keep_ms,
+                    SUBMISSION_SECONDS,
+                    *_lists(claim, report),
+                ],
             )
+        if outdated is None:
+            return False
+        letters = [msgspec.msgpack.decode(raw, type=DeadLetter) for raw in outdated]
+        named = [claim.payload, *(letter.payload for letter in letters)]
+        await release(self._spool, named, kept=[letter.payload for letter in report.dead])
+        return True
 
     async def mark_alone(self, claim: Claim, index: int) -> bool:
         """Write down that the document at ``index`` is worked on, and nothing else in this worker.

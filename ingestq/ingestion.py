@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from broker.contract import ChunkCounts, Document, DocumentCounts, FailedDocument, Sweep
-from broker.queue import JobQueue, patiently
+from broker.queue import patiently
 from broker.status import SubmissionStatus
 from producers.client import IngestClient, new_submission
 
@@ -80,9 +80,10 @@ class Ingestion:
     Documents that could not be read never reach the queue; they are counted as rejected.
     """
 
-    def __init__(self, queue: JobQueue, display: Display) -> None:
+    def __init__(self, client: IngestClient, display: Display) -> None:
         self.submission = new_submission()
-        self._queue = queue
+        self._client = client
+        self._queue = client.queue
         self._display = display
         self._started = time.monotonic()
         self._unread: list[FailedDocument] = []
@@ -96,11 +97,10 @@ class Ingestion:
         sweeps: Callable[[], Sequence[Sweep]],
     ) -> None:
         """Put every document on the queue, and then the ``sweeps``; waits while it is full."""
-        client = IngestClient(self._queue)
-        await client.submit_many(
+        await self._client.submit_many(
             documents, submission=self.submission, on_failed=self._unread.append
         )
-        await client.sweep(sweeps(), submission=self.submission)
+        await self._client.sweep(sweeps(), submission=self.submission)
         self._listing = False
 
     def stop(self) -> None:

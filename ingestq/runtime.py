@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Final
 from arq.connections import ArqRedis
 
 from broker.connection import BrokerConfig, connected
+from broker.dead_letters import DeadLetters
 from broker.queue import JobQueue
+from broker.spool.store import Spool, open_spool
 from ingestq.embedded import embedded_redis
 from ingestq.settings import Settings
+from producers.client import IngestClient
 
 if TYPE_CHECKING:  # a command that only produces loads nothing of the worker
     from worker.collection import CollectionNames
@@ -38,14 +41,23 @@ fraction of the time that it takes to embed them."""
 
 @dataclass(frozen=True)
 class Broker:
-    """A connected broker."""
+    """A connected broker, and the spool that belongs to it."""
 
     redis: ArqRedis
     config: BrokerConfig
+    spool: Spool | None = None
 
     @property
     def queue(self) -> JobQueue:
         return JobQueue(self.redis, self.config)
+
+    @property
+    def client(self) -> IngestClient:
+        return IngestClient(self.queue, self.spool)
+
+    @property
+    def letters(self) -> DeadLetters:
+        return DeadLetters(self.redis, self.config, self.spool)
 
 
 @asynccontextmanager
@@ -54,15 +66,16 @@ async def open_broker(settings: Settings) -> AsyncIterator[Broker]:
 
     Raises BrokerUnavailable if it does not answer.
     """
+    spool = open_spool(settings.spool)
     if settings.redis_url is not None:
         config = settings.broker(settings.redis_url)
         async with connected(config) as redis:
-            yield Broker(redis, config)
+            yield Broker(redis, config, spool)
     else:
         async with embedded_redis(settings.data_dir) as url:
             config = settings.broker(url)
             async with connected(config) as redis:
-                yield Broker(redis, config)
+                yield Broker(redis, config, spool)
 
 
 def qdrant_config(settings: Settings) -> "QdrantConfig":
@@ -147,7 +160,10 @@ async def open_worker(
     from broker.contract import DELETE, INGEST, SWEEP, Lane
     from broker.gate import Gate
     from broker.leases import LeaseQueue
+    from broker.spool.leftovers import Leftovers
+    from worker.cleaning import cleaning
     from worker.collection import find_collection, open_collection
+    from worker.contents import SpooledContents
     from worker.exchange import remove_expired
     from worker.fingerprint import fingerprint
     from worker.jobs import INGESTOR, Ingestor, delete, ingest, sweep
@@ -173,7 +189,10 @@ async def open_worker(
         await remove_expired(patient, names.alias, settings.keep_previous_hours)
         chunks = QdrantStore(patient, names.chunks, schema.vector_name)
         ledger = QdrantLedger(patient, names.ledger)
-        ports = {lane: Ports(model.in_lane(lane), chunks, ledger) for lane in Lane}
+        contents = SpooledContents(broker.spool, settings.max_document_bytes)
+        ports = {
+            lane: Ports(model.in_lane(lane), chunks, ledger, contents=contents) for lane in Lane
+        }
         documents = DOCUMENTS_PER_CHILD * settings.pool_size
         permits = LanePermits(documents, bulk=documents - kept_for_interactive(documents))
         worker = LeaseWorker(
@@ -187,6 +206,7 @@ async def open_worker(
                 broker.config,
                 settings.lease_seconds,
                 names.chunks,
+                broker.spool,
             ),
             max_jobs=JOBS_PER_CHILD * settings.pool_size,
             drain_seconds=settings.drain_seconds,
@@ -196,7 +216,9 @@ async def open_worker(
         # for a tenth of a second each time.
         gc.collect()
         gc.freeze()
-        yield worker
+        assert broker.spool is not None, "`open_broker` gives it one"
+        async with cleaning(Leftovers(broker.redis, broker.config, broker.spool)):
+            yield worker
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from broker import events
-from broker.dead_letters import DeadLetters
 from broker.errors import UsageError
 from ingestq.lookup import Lookup
 from ingestq.on_demand import QdrantOnDemand
@@ -17,7 +16,6 @@ from ingestq.parts import Part
 from ingestq.runtime import Broker
 from ingestq.searching import Searching
 from ingestq.settings import Settings
-from producers.client import IngestClient
 
 if TYPE_CHECKING:
     from socket import socket
@@ -60,8 +58,8 @@ async def open_api(
         Searching(settings, on_demand) as search,
     ):
         services = Services(
-            IngestClient(broker.queue),
-            DeadLetters(broker.redis, broker.config),
+            broker.client,
+            broker.letters,
             search,
             Lookup(settings, on_demand),
         )

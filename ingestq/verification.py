@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from broker.contract import Deletion, Document
-from broker.dead_letters import DeadLetters
 from broker.errors import CollectionMismatch, UsageError
 from broker.waiting import QueueWatch
 from ingestq.runtime import Broker
@@ -162,13 +161,13 @@ async def verify(
         Queue(
             broker.queue.now,
             QueueWatch(broker.redis, broker.config).look,
-            DeadLetters(broker.redis, broker.config).about,
+            broker.letters.about,
         ),
         Sources(roots, settings.max_document_bytes),
         allow_mass_delete=wanted.allow_mass_delete,
     )
     report = Report(reconciler.tally, None if mismatch is None else str(mismatch))
-    queueing = _Queueing(IngestClient(broker.queue))
+    queueing = _Queueing(broker.client)
     mender = Mender(ledger, chunks, queueing.queue, queueing.withdraw)
 
     async def take(pages: AsyncIterator[Sequence[Finding]]) -> None:

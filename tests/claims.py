@@ -9,7 +9,7 @@ from ingestq.runtime import Broker
 
 
 def lease_queue(broker: Broker, lease_seconds: float = 15) -> LeaseQueue:
-    return LeaseQueue(broker.redis, broker.config, lease_seconds)
+    return LeaseQueue(broker.redis, broker.config, lease_seconds, spool=broker.spool)
 
 
 async def take(leases: LeaseQueue, n: int = 1, worker: str = "w") -> Sequence[Claim]:

@@ -6,18 +6,15 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from broker.dead_letters import DeadLetters
 from ingestq.runtime import Broker
 from producers.api.app import Services
 from producers.api.routes.index import Index
 from producers.api.routes.search import Search
 from producers.api.server import Server, listen, url_of
-from producers.client import IngestClient
 
 
 def services(broker: Broker, search: Search | None = None, index: Index | None = None) -> Services:
-    letters = DeadLetters(broker.redis, broker.config)
-    return Services(IngestClient(broker.queue), letters, search, index)
+    return Services(broker.client, broker.letters, search, index)
 
 
 @asynccontextmanager

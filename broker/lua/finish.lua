@@ -5,11 +5,11 @@
 --       5 seconds to keep the submission
 --       then four lists, each after its length: field and increment of each count; documents that
 --       failed; key and letter of each dead letter; keys of dead letters that are out of date
--- Answers 1, or 0 if the caller no longer owns the job.
+-- Answers the dead letters that are out of date; nil if the caller no longer owns the job.
 
 local id = ARGV[1]
 if redis.call('GET', K.LEASE .. id) ~= ARGV[2] then
-  return 0
+  return nil
 end
 local lane, bytes, submission = unpack(info_of(id, 'lane', 'bytes', 'submission'))
 local counts, failed = K.SUBMISSION .. submission, K.FAILED_DOCUMENTS .. submission
@@ -50,10 +50,18 @@ end
 if failures > 0 then
   redis.call('EXPIRE', failed, ARGV[5])
 end
-for _ = 1, take() do
-  redis.call('HSET', K.DEAD, take(), take())
+local outdated = {}
+local function is_outdated(key)
+  outdated[#outdated + 1] = redis.call('HGET', K.DEAD, key) or nil
 end
 for _ = 1, take() do
-  redis.call('HDEL', K.DEAD, take())
+  local key = take()
+  is_outdated(key)
+  redis.call('HSET', K.DEAD, key, take())
 end
-return 1
+for _ = 1, take() do
+  local key = take()
+  is_outdated(key)
+  redis.call('HDEL', K.DEAD, key)
+end
+return outdated

@@ -8,6 +8,7 @@
 if redis.call('HGET', K.DEAD, ARGV[1]) ~= ARGV[2] then
   return 0
 end
+redis.call('INCR', K.REQUEUED)   -- who looks through queue and letters may have missed this one
 redis.call('HDEL', K.DEAD, ARGV[1])
 if redis.call('EXISTS', K.JOB .. ARGV[3]) == 0 then
   add_job(ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9])

@@ -12,7 +12,7 @@ from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json, require_text
 from ingestq.runtime import open_broker
 from ingestq.settings import Settings
-from producers.client import IngestClient, new_submission
+from producers.client import new_submission
 
 DocIds = Annotated[
     list[str], typer.Argument(metavar="DOC_ID…", help="Ids of documents.", show_default=False)
@@ -38,9 +38,7 @@ async def _delete(doc_ids: list[str], tenant: str, as_json: bool, settings: Sett
             Deletion(doc_id=doc_id, version=version, tenant=tenant)
             for doc_id in dict.fromkeys(doc_ids)
         ]
-        await IngestClient(broker.queue).delete_many(
-            deletions, submission=submission, lane=Lane.INTERACTIVE
-        )
+        await broker.client.delete_many(deletions, submission=submission, lane=Lane.INTERACTIVE)
     if as_json:
         print_json({"submission": submission, "documents": {"queued": len(deletions)}})
     else:
