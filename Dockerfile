@@ -30,7 +30,7 @@ FROM python:3.11-slim
 RUN groupadd --gid 10001 ingestq \
     && useradd --uid 10001 --gid 10001 --create-home ingestq \
     && install --directory --owner=ingestq --group=ingestq \
-        /home/ingestq/.cache /var/lib/ingestq
+        /home/ingestq/.cache /var/lib/ingestq /var/lib/ingestq/spool
 
 COPY --from=builder /opt/venv /opt/venv
 

@@ -82,7 +82,7 @@ async def ingest(index: Index, folder: Folder) -> Summary:
     """Ingest ``folder``, and see that the index is equal to it afterwards."""
     sightings = Sightings()
     queue = index.broker.queue
-    ingestion = Ingestion(queue, Nowhere())
+    ingestion = Ingestion(index.broker.client, Nowhere())
     found = observe([folder.path], None, queue.now, Sending(), sightings)
     sweeps = partial(sightings.sweeps, allow_mass_delete=False)
     async with asyncio.TaskGroup() as group:

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from broker.errors import ContractError
+from broker.spool.names import QUEUE_WITHIN_MS, is_name, named_ms
 
 INGEST: Final = "ingest"
 """Wire name of the job function that ingests a batch."""
@@ -35,7 +36,7 @@ COLLECTION_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 _is_collection = re.compile(COLLECTION_NAME).fullmatch
 
 INLINE_TEXT_BYTES: Final = 64 * 1024
-"""A file's text up to this size travels in the job; a larger file travels by its path."""
+"""Text up to this size travels in the job; a larger one by its path, or through the spool."""
 
 
 def _check_identity(doc_id: str, version: int, collection: str) -> None:
@@ -64,11 +65,12 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     one that it is meant for; empty for the one that the worker is set to. ``version`` is an integer
     that only grows for one document: the caller's own, or Redis time in microseconds when the
     document was observed. ``source`` says where the document came from (a path, a URL). The content
-    is either ``text`` or ``path``, a file that the worker can read (see ``broker.paths``).
-    ``media_type`` is a hint; the content decides. ``metadata`` is stored with every chunk. ``file``
-    names the state of the file at ``path``: while it is the one that is indexed, the file need not
-    be read. ``scanned`` says that it was found in the file system: it is gone when a later scan of
-    a folder it lies in does not find it.
+    is either ``text``, or ``path``, a file that the worker can read (see ``broker.paths``), or
+    ``spooled``, an object in the spool (see ``broker.spool``). ``media_type`` is a hint; the
+    content decides. ``metadata`` is stored with every chunk. ``file`` names the state of the file
+    at ``path``: while it is the one that is indexed, the file need not be read. ``scanned`` says
+    that it was found in the file system: it is gone when a later scan of a folder it lies in does
+    not find it.
     """
 
     doc_id: str
@@ -77,6 +79,7 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tenant: str = ""
     text: str | None = None
     path: str | None = None
+    spooled: str | None = None
     media_type: str | None = None
     metadata: dict[str, Any] = {}
     file: str | None = None
@@ -85,8 +88,10 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         _check_identity(self.doc_id, self.version, self.collection)
-        if (self.text is None) == (self.path is None):
-            raise ValueError("a document has either text or path")
+        if (self.text, self.path, self.spooled).count(None) != 2:
+            raise ValueError("a document has either text, or path, or spooled")
+        if self.spooled is not None and not is_name(self.spooled):
+            raise ValueError("spooled is not the name of an object")
 
 
 class Deletion(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -173,6 +178,17 @@ class _Batch(Struct, frozen=True):
         """How many documents are accepted with it."""
         return len(self.documents)
 
+    @property
+    def objects(self) -> frozenset[str]:
+        """The objects of the spool that it names."""
+        return frozenset()
+
+    @property
+    def expires_ms(self) -> int | None:
+        """Until when, in Redis time, it may be put on the queue; None if it does not matter."""
+        oldest = min(map(named_ms, self.objects), default=None)
+        return None if oldest is None else oldest + QUEUE_WITHIN_MS
+
     def alone(self, index: int) -> Self:
         """The batch of one of its documents."""
         return msgspec.structs.replace(self, documents=(self.documents[index],))
@@ -192,6 +208,10 @@ class IngestBatch(_Batch, frozen=True, tag="ingest/1", omit_defaults=True):
 
     function = INGEST
     documents: tuple[Document, ...]
+
+    @property
+    def objects(self) -> frozenset[str]:
+        return frozenset(d.spooled for d in self.documents if d.spooled is not None)
 
 
 class DeleteBatch(_Batch, frozen=True, tag="delete/1", omit_defaults=True):
@@ -245,6 +265,8 @@ class Enqueued(StrEnum):
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
     FULL = "full"
+    EXPIRED = "expired"
+    """It names an object of the spool that is too old, see `broker.spool.names`."""
 
 
 class Receipt(Struct, frozen=True):
@@ -429,6 +451,12 @@ def decode_job(payload: bytes) -> Job:
 
 def _as(kind: type[Batch], batch: Batch) -> Batch:
     return batch if type(batch) is kind else kind(*msgspec.structs.astuple(batch))
+
+
+def objects_in(payload: bytes) -> frozenset[str]:
+    """The objects of the spool that a job names. Raises ContractError as `decode_job` does."""
+    batch = decode_job(payload).batch
+    return frozenset() if batch is None else batch.objects
 
 
 def dead_letter_key(document: Item) -> str:

@@ -27,6 +27,8 @@ from broker.contract import (
 from broker.errors import ContractError
 from broker.queue import SUBMISSION_SECONDS
 from broker.scripts import Scripts
+from broker.spool.release import release
+from broker.spool.store import Spool
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,13 @@ class LetterFilter:
 class DeadLetters:
     """The dead letters of a queue.
 
-    Every method raises BrokerUnavailable while Redis cannot be used.
+    What letters name in the ``spool`` is removed with them. Every method raises BrokerUnavailable
+    while Redis cannot be used.
     """
 
-    def __init__(self, redis: ArqRedis, config: BrokerConfig) -> None:
+    def __init__(self, redis: ArqRedis, config: BrokerConfig, spool: Spool | None = None) -> None:
         self._redis = redis
+        self._spool = spool
         self._config = config
         self._scripts = Scripts.register(redis)
 
@@ -168,7 +172,10 @@ class DeadLetters:
         purged = 0
         for stored in letters:
             with self._translated():
-                purged += await self._scripts.purge(args=[stored.letter.key, stored.raw])
+                gone = await self._scripts.purge(args=[stored.letter.key, stored.raw])
+            if gone:
+                await release(self._spool, [stored.letter.payload])
+            purged += gone
         return purged
 
     def _translated(self) -> AbstractContextManager[None]:

@@ -9,11 +9,13 @@ IngestqError
 ├── ServiceUnavailable    a service does not answer: the same request may succeed later (exit 3)
 │   ├── BrokerUnavailable Redis
 │   ├── EmbedderUnavailable  the endpoint that makes vectors
+│   ├── SpoolUnavailable  the place where large content is kept
 │   └── StoreUnavailable  Qdrant
 │       ├── StoreTooSlow  it ran out of time over this request; half of it may pass
 │       └── StoreFull     it has no room: nothing can be written before somebody makes some
 ├── QueueFull             the queue has reached its bound: offer the work again later
 ├── KeyReused             an idempotency key came with another request before
+├── UploadExpired         content lay in the spool for too long before it was to be queued
 ├── StoreRejected         Qdrant will never accept this request; a part of it, it may
 ├── PoolFailure           a process of the pool died or hung over a task
 │   └── PoolBroken        the processes of the pool died, over this task or not
@@ -72,6 +74,10 @@ class EmbedderUnavailable(ServiceUnavailable):
     """The embeddings endpoint does not answer, or asks to be left alone for a while."""
 
 
+class SpoolUnavailable(ServiceUnavailable):
+    """The spool cannot be reached, has no room, or refuses us."""
+
+
 class StoreUnavailable(ServiceUnavailable):
     """Qdrant does not answer, or asks to be left alone for a while."""
 
@@ -85,15 +91,26 @@ class StoreFull(StoreUnavailable):
 
 
 class QueueFull(IngestqError):
-    """The queue has reached its bound in jobs or bytes."""
+    """The queue has reached its bound in jobs or bytes.
 
-    def __init__(self, retry_after: float) -> None:
+    Of several jobs those that are ``refused``, by their ids, were not put on it.
+    """
+
+    def __init__(self, retry_after: float, refused: frozenset[str] = frozenset()) -> None:
         super().__init__(f"the queue is full; try again in {retry_after:g} s")
         self.retry_after = retry_after
+        self.refused = refused
 
 
 class KeyReused(IngestqError):
     """An idempotency key was sent before, with something else."""
+
+
+class UploadExpired(IngestqError):
+    """Content lay in the spool for so long that its document is not let on the queue any more.
+
+    What is left over there is told by its age, see `broker.spool.leftovers`.
+    """
 
 
 class StoreRejected(IngestqError):

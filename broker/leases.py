@@ -16,12 +16,22 @@ from arq.connections import ArqRedis
 
 from broker import keys
 from broker.connection import BrokerConfig, awaited, translated
-from broker.contract import BatchReport, FailedDocument, Job, JobResult, Lane, decode_job
+from broker.contract import (
+    BatchReport,
+    DeadLetter,
+    FailedDocument,
+    Job,
+    JobResult,
+    Lane,
+    decode_job,
+)
 from broker.errors import ContractError
 from broker.queue import SUBMISSION_SECONDS
 from broker.recent import Ended
 from broker.schedule import Schedule
 from broker.scripts import Scripts
+from broker.spool.release import release
+from broker.spool.store import Spool
 from broker.status import SILENT_WORKER_MS, WorkerInfo
 
 RESULT_MS: Final = 3600 * 1000
@@ -89,8 +99,9 @@ class LeaseQueue:
     """The queue as a worker sees it.
 
     ``serving`` has the collections whose jobs it may have, by their public names, and what is
-    behind each, which is what a gate stands before. Jobs that name none are for the first. Every
-    method raises BrokerUnavailable while Redis cannot be used.
+    behind each, which is what a gate stands before. Jobs that name none are for the first. What
+    jobs name in the ``spool`` is removed when it is not needed any more. Every method raises
+    BrokerUnavailable while Redis cannot be used.
     """
 
     def __init__(
@@ -99,6 +110,7 @@ class LeaseQueue:
         config: BrokerConfig,
         lease_seconds: float,
         serving: Mapping[str, str] = NAMELESS,
+        spool: Spool | None = None,
     ) -> None:
         self.redis = redis
         self.serving = serving
@@ -106,6 +118,7 @@ class LeaseQueue:
         self._config = config
         self._lease_ms = int(lease_seconds * 1000)
         self._scripts = Scripts.register(redis)
+        self._spool = spool
         self.schedule = Schedule(redis, config)
 
     async def claim(self, worker_id: str, n: int, *, bulk: int, running: int) -> Claimed:
@@ -158,7 +171,8 @@ class LeaseQueue:
         about: str = "",
         keep_ms: int = RESULT_MS,
     ) -> bool:
-        """Remove the job and record ``report`` under its submission, in one step.
+        """Remove the job and record ``report`` under its submission, in one step; then remove from
+        the spool what only the job named, and letters that are out of date.
 
         What the report has beyond the documents of the job, or short of them, counts as accepted
         with it: nobody knew before how many documents a sweep would find.
@@ -168,19 +182,23 @@ class LeaseQueue:
         more: then nothing was recorded.
         """
         with self._translated():
-            return bool(
-                await self._scripts.finish(
-                    args=[
-                        claim.job_id,
-                        claim.token,
-                        msgspec.msgpack.encode(result),
-                        keep_ms,
-                        SUBMISSION_SECONDS,
-                        msgspec.msgpack.encode(Ended.of(report, result, about)),
-                        *_lists(claim, report),
-                    ],
-                )
+            outdated = await self._scripts.finish(
+                args=[
+                    claim.job_id,
+                    claim.token,
+                    msgspec.msgpack.encode(result),
+                    keep_ms,
+                    SUBMISSION_SECONDS,
+                    msgspec.msgpack.encode(Ended.of(report, result, about)),
+                    *_lists(claim, report),
+                ],
             )
+        if outdated is None:
+            return False
+        letters = [msgspec.msgpack.decode(raw, type=DeadLetter) for raw in outdated]
+        named = [claim.payload, *(letter.payload for letter in letters)]
+        await release(self._spool, named, kept=[letter.payload for letter in report.dead])
+        return True
 
     async def mark_alone(self, claim: Claim, index: int) -> bool:
         """Write down that the document at ``index`` is worked on, and nothing else in this worker.

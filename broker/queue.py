@@ -19,8 +19,9 @@ from broker.contract import (
     FailedDocument,
     encode_job,
 )
-from broker.errors import BrokerUnavailable, KeyReused, QueueFull
+from broker.errors import BrokerUnavailable, KeyReused, QueueFull, UploadExpired
 from broker.scripts import Argument, Scripts
+from broker.spool.names import QUEUE_WITHIN_MS, new_space
 from broker.status import (
     SILENT_WORKER_MS,
     JobsFor,
@@ -33,6 +34,7 @@ from broker.status import (
 
 SUBMISSION_SECONDS: Final = 7 * 24 * 3600
 """How long a submission's counts are kept after they last changed."""
+MS_PER_HOUR: Final = 3600 * 1000
 IDEMPOTENCY_SECONDS: Final = 24 * 3600
 """How long a sender's idempotency key is remembered."""
 PROGRESS_POLL_SECONDS: Final = 0.2
@@ -67,16 +69,28 @@ class JobQueue:
             seconds, microseconds = await self._redis.time()
         return int(seconds) * 1_000_000 + int(microseconds)
 
+    async def space(self) -> tuple[str, int]:
+        """The space of this queue in a spool (see `broker.spool.names`), and Redis time in µs."""
+        with self._translated():
+            async with self._redis.pipeline() as pipe:
+                pipe.setnx(keys.SPOOL, new_space())
+                pipe.get(keys.SPOOL)
+                pipe.time()
+                _, space, (seconds, microseconds) = await pipe.execute()
+        return space.decode(), int(seconds) * 1_000_000 + int(microseconds)
+
     async def offer(self, batches: Sequence[Batch]) -> list[Enqueued]:
         """Offer one job a batch, all in one round trip; answers in the same order.
 
         When this returns, what was accepted is as durable as the server's settings make it.
         If it raises, the outcome is unknown: offer the same batches again, they keep their ids.
+        Raises UploadExpired if one of them has been offered for hours and names an object of the
+        spool; then the outcome of the others is unknown.
         """
         calls = [self._arguments(batch) for batch in batches]
         with self._translated():
             answers = await self._scripts.run_all(self._scripts.enqueue, calls)
-        return [Enqueued(answer.decode()) for answer in answers]
+        return [_answer(answer) for answer in answers]
 
     async def offer_once(self, batch: Batch, *, key: str, digest: str) -> tuple[Enqueued, str]:
         """Like `offer`, once for a ``key``; answers the submission, too.
@@ -89,7 +103,7 @@ class JobQueue:
             answer, submission = await self._scripts.enqueue_once(args=arguments)
         if answer == b"conflict":
             raise KeyReused(f"the idempotency key {key!r} was sent before, with something else")
-        return Enqueued(answer.decode()), submission.decode()
+        return _answer(answer), submission.decode()
 
     async def enqueue(
         self, batches: Sequence[Batch], *, patience: float | None = None
@@ -103,10 +117,11 @@ class JobQueue:
         answers = await patiently(self.offer, batches)
         started = time.monotonic()
         while Enqueued.FULL in answers:
-            if patience is not None and time.monotonic() - started >= patience:
-                raise QueueFull(FULL_RETRY_SECONDS)
-            await asyncio.sleep(FULL_RETRY_SECONDS)
             refused = [i for i, answer in enumerate(answers) if answer is Enqueued.FULL]
+            if patience is not None and time.monotonic() - started >= patience:
+                ids = frozenset(batches[i].job_id for i in refused)
+                raise QueueFull(FULL_RETRY_SECONDS, ids)
+            await asyncio.sleep(FULL_RETRY_SECONDS)
             again = await patiently(self.offer, [batches[i] for i in refused])
             for i, answer in zip(refused, again, strict=True):
                 answers[i] = answer
@@ -184,10 +199,21 @@ class JobQueue:
             self._config.max_queue_bytes,
             lane_bound(self._config.max_queue_jobs),
             lane_bound(self._config.max_queue_bytes),
+            "" if batch.expires_ms is None else batch.expires_ms,
         )
 
     def _translated(self) -> AbstractContextManager[None]:
         return translated(self._config)
+
+
+def _answer(answer: bytes) -> Enqueued:
+    enqueued = Enqueued(answer.decode())
+    if enqueued is Enqueued.EXPIRED:
+        raise UploadExpired(
+            f"what was uploaded was not queued within {QUEUE_WITHIN_MS // MS_PER_HOUR} hours; send "
+            "it again"
+        )
+    return enqueued
 
 
 def _sign(worker_id: bytes, silent_ms: int, info: bytes) -> WorkerSign:

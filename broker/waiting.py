@@ -1,7 +1,7 @@
 """What waits or runs on the queue: who compares the index with something must not call wrong what
 a job is about to do."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from typing import Final
 
 from arq.connections import ArqRedis
@@ -61,21 +61,9 @@ class QueueWatch:
         seen = SeenBuilder()
         swept: set[tuple[str, str]] = set()
         everything = False
-        ids: list[bytes] = []
-
-        async def read_jobs() -> None:
-            nonlocal everything
-            for payload in await self._redis.mget([keys.JOB.encode() + i for i in ids]):
-                if payload is not None:  # else it has just ended
-                    everything |= not self._note(payload, seen, swept)
-            ids.clear()
-
-        async for job_id, _ in self._redis.zscan_iter(keys.QUEUE):
-            ids.append(job_id)
-            if len(ids) == READ_JOBS:
-                await read_jobs()
-        if ids:
-            await read_jobs()
+        async for jobs in payloads(self._redis):
+            for payload in jobs:
+                everything |= not self._note(payload, seen, swept)
         return Waiting(Seen(seen.pack()), swept, everything)
 
     def _note(self, payload: bytes, seen: SeenBuilder, swept: set[tuple[str, str]]) -> bool:
@@ -96,6 +84,24 @@ class QueueWatch:
             else:
                 seen.add(_name(item.tenant, item.doc_id))
         return True
+
+
+async def payloads(redis: ArqRedis) -> AsyncIterator[Sequence[bytes]]:
+    """Those of all jobs, some at a time: of each that is on the queue from the beginning to the end
+    of it, and perhaps of others. Raises what redis-py raises."""
+    ids: list[bytes] = []
+    async for job_id, _ in redis.zscan_iter(keys.QUEUE):
+        ids.append(job_id)
+        if len(ids) == READ_JOBS:
+            yield await _read(redis, ids)
+            ids.clear()
+    if ids:
+        yield await _read(redis, ids)
+
+
+async def _read(redis: ArqRedis, ids: Sequence[bytes]) -> list[bytes]:
+    found = await redis.mget([keys.JOB.encode() + job_id for job_id in ids])
+    return [payload for payload in found if payload is not None]  # else it has just ended
 
 
 def _name(tenant: str, doc_id: str) -> str:

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from broker.dead_letters import DeadLetters
 from broker.errors import UsageError
 from broker.paths import text_to_path
 from ingestq.parts import Part
 from ingestq.runtime import Broker
 from ingestq.settings import DropTable, Settings
-from producers.client import IngestClient
 from producers.drop.folder import DropFolder
 from producers.drop.keeper import Drop, DropConfig
 from producers.files import Root
@@ -60,9 +58,7 @@ def drop_parts(
         settings.drop_poll_seconds,
         wanted.allow_mass_delete,
     )
-    client = IngestClient(broker.queue, settings.collection)
-    letters = DeadLetters(broker.redis, broker.config)
-    drops = [Drop(folder, config, client, letters) for folder in folders]
+    drops = [Drop(folder, config, broker.client, broker.letters) for folder in folders]
     return [Part(drop.run, drop.stop) for drop in drops]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from broker.contract import ChunkCounts, Document, DocumentCounts, FailedDocument, Lane, Sweep
-from broker.queue import JobQueue, patiently
+from broker.queue import patiently
 from broker.status import SubmissionStatus
 from producers.client import IngestClient, new_submission
 
@@ -78,15 +78,16 @@ class Ingestion:
     """One submission: `produce` queues its documents while `follow` shows what becomes of them.
 
     Documents that could not be read never reach the queue; they are counted as rejected.
-    Documents that name no collection are for the first of ``collections``, if there is one.
+    ``collections`` are those that are worked on here, by default the client's own.
     """
 
     def __init__(
-        self, queue: JobQueue, display: Display, collections: Sequence[str] = ("",)
+        self, client: IngestClient, display: Display, collections: Sequence[str] = ()
     ) -> None:
         self.submission = new_submission()
-        self._queue = queue
-        self._collections = collections
+        self._client = client
+        self._queue = client.queue
+        self._collections = collections or (client.collection,)
         self._display = display
         self._started = time.monotonic()
         self._unread: list[FailedDocument] = []
@@ -101,11 +102,10 @@ class Ingestion:
         lane: Lane = Lane.BULK,
     ) -> None:
         """Put every document on the queue, and then the ``sweeps``; waits while it is full."""
-        client = IngestClient(self._queue, self._collections[0])
-        await client.submit_many(
+        await self._client.submit_many(
             documents, submission=self.submission, on_failed=self._unread.append, lane=lane
         )
-        await client.sweep(sweeps(), submission=self.submission)
+        await self._client.sweep(sweeps(), submission=self.submission)
         self._listing = False
 
     def stop(self) -> None:

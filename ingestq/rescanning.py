@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker.contract import Sweep
-from broker.queue import JobQueue
 from broker.runs import RunOutcome
 from ingestq.ingestion import Display, Ingestion, Summary
+from producers.client import IngestClient
 from producers.outages import end
 from producers.schedule.entry import Entry
 from producers.schedule.pausing import outside_quiet_hours
@@ -23,20 +23,22 @@ NO_COLLECTION: Final = ""
 class Rescan:
     """Queues the source of an entry, and follows it to its end.
 
-    Documents are for the entry's collection, or for ``collection`` if it names none.
+    Documents are for the entry's collection, or for the client's if it names none.
     ``allow_mass_delete`` lets a sweep remove most of a folder. Raises SourceFailed if the source
     cannot be read to its end; then nothing is removed.
     """
 
-    queue: JobQueue
+    client: IngestClient
     now_ms: Callable[[], Awaitable[int]]
     display: Display
-    collection: str
     allow_mass_delete: bool = False
 
     async def __call__(self, entry: Entry, queued: Callable[[str], None]) -> Result:
         assert entry.source is not None, "every rescan has one"
-        ingestion = Ingestion(self.queue, self.display, [entry.collection or self.collection])
+        client = self.client
+        if entry.collection:
+            client = client.for_collection(entry.collection)
+        ingestion = Ingestion(client, self.display)
         queued(ingestion.submission)
         sightings = Sightings()
         swept: set[str] = set()
@@ -49,7 +51,7 @@ class Rescan:
             return all_sweeps
 
         source = entry.source
-        paced = outside_quiet_hours(entry, source.documents(self.queue.now, sightings), self.now_ms)
+        paced = outside_quiet_hours(entry, source.documents(client.now, sightings), self.now_ms)
         following = asyncio.create_task(ingestion.follow(until_queue_is_empty=False))
         try:
             await ingestion.produce(paced, sweeps, entry.lane)

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Final
 from arq.connections import ArqRedis
 
 from broker.connection import BrokerConfig, connected
+from broker.dead_letters import DeadLetters
 from broker.queue import JobQueue
+from broker.spool.store import Spool, open_spool
 from ingestq.embedded import embedded_redis
 from ingestq.settings import Settings
+from producers.client import IngestClient
 
 if TYPE_CHECKING:  # a command that only produces loads nothing of the worker
     from worker.collection import CollectionNames
@@ -38,14 +41,27 @@ fraction of the time that it takes to embed them."""
 
 @dataclass(frozen=True)
 class Broker:
-    """A connected broker."""
+    """A connected broker, and the spool that belongs to it.
+
+    What is queued is meant for ``collection``, unless it names another one.
+    """
 
     redis: ArqRedis
     config: BrokerConfig
+    spool: Spool | None = None
+    collection: str = ""
 
     @property
     def queue(self) -> JobQueue:
         return JobQueue(self.redis, self.config)
+
+    @property
+    def client(self) -> IngestClient:
+        return IngestClient(self.queue, self.spool, self.collection)
+
+    @property
+    def letters(self) -> DeadLetters:
+        return DeadLetters(self.redis, self.config, self.spool)
 
 
 @asynccontextmanager
@@ -54,15 +70,16 @@ async def open_broker(settings: Settings) -> AsyncIterator[Broker]:
 
     Raises BrokerUnavailable if it does not answer.
     """
+    spool = open_spool(settings.spool)
     if settings.redis_url is not None:
         config = settings.broker(settings.redis_url)
         async with connected(config) as redis:
-            yield Broker(redis, config)
+            yield Broker(redis, config, spool, settings.collection)
     else:
         async with embedded_redis(settings.data_dir) as url:
             config = settings.broker(url)
             async with connected(config) as redis:
-                yield Broker(redis, config)
+                yield Broker(redis, config, spool, settings.collection)
 
 
 def qdrant_config(settings: Settings) -> "QdrantConfig":
@@ -146,7 +163,9 @@ async def open_worker(
 
     from broker.contract import DELETE, INGEST, SWEEP
     from broker.leases import LeaseQueue
+    from broker.spool.leftovers import Leftovers
     from ingestq.served import open_served
+    from worker.cleaning import cleaning
     from worker.jobs import INGESTOR, Ingestor, delete, ingest, sweep
     from worker.lanes import LanePermits, kept_for_interactive
     from worker.lease_worker import LeaseWorker
@@ -165,7 +184,11 @@ async def open_worker(
                 func(sweep, name=SWEEP),
             ],
             leases=LeaseQueue(
-                broker.redis, broker.config, settings.lease_seconds, serving=served.chunks
+                broker.redis,
+                broker.config,
+                settings.lease_seconds,
+                serving=served.chunks,
+                spool=broker.spool,
             ),
             max_jobs=JOBS_PER_CHILD * settings.pool_size,
             drain_seconds=settings.drain_seconds,
@@ -175,7 +198,9 @@ async def open_worker(
         # for a tenth of a second each time.
         gc.collect()
         gc.freeze()
-        yield worker
+        assert broker.spool is not None, "`open_broker` gives it one"
+        async with cleaning(Leftovers(broker.redis, broker.config, broker.spool)):
+            yield worker
 
 
 @contextmanager

@@ -101,9 +101,7 @@ def actions(
     """What is done, by whom it is called."""
     runs = Runs(broker.redis, broker.config)
     return {
-        Action.RESCAN: Rescan(
-            broker.queue, runs.now_ms, shown.ingestion, settings.collection, allow_mass_delete
-        ),
+        Action.RESCAN: Rescan(broker.client, runs.now_ms, shown.ingestion, allow_mass_delete),
         Action.REINDEX: partial(_reindex, settings, broker, qdrant, shown.building),
         Action.VERIFY: partial(
             _verify, settings, broker, qdrant, shown.comparing, allow_mass_delete

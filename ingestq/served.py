@@ -8,6 +8,7 @@ from broker.gate import Gate
 from ingestq.runtime import Broker
 from ingestq.settings import Settings
 from worker.collection import CollectionNames, find_collection, open_collection
+from worker.contents import SpooledContents
 from worker.embedding.pool import ModelPool
 from worker.exchange import remove_expired
 from worker.fingerprint import fingerprint
@@ -38,13 +39,15 @@ async def open_served(
     opened = [await _opened(name, settings, broker, qdrant, model) for name in settings.collections]
     models = {lane: model.in_lane(lane) for lane in Lane}
     rooms = {lane: Room() for lane in Lane}
+    contents = SpooledContents(broker.spool, settings.max_document_bytes)
     patient = PatientQdrant(qdrant)
     ports = {}
     for names in opened:
         chunks = QdrantStore(patient, names.chunks, settings.vector_name)
         ledger = QdrantLedger(patient, names.ledger)
         ports[names.alias] = {
-            lane: Ports(models[lane], chunks, ledger, room=rooms[lane]) for lane in Lane
+            lane: Ports(models[lane], chunks, ledger, room=rooms[lane], contents=contents)
+            for lane in Lane
         }
     return Served({names.alias: names.chunks for names in opened}, ports)
 

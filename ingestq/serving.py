@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from broker import events
-from broker.dead_letters import DeadLetters
 from broker.errors import UsageError
 from ingestq.lookup import Lookup
 from ingestq.on_demand import QdrantOnDemand
@@ -16,7 +15,6 @@ from ingestq.parts import Part
 from ingestq.runtime import Broker
 from ingestq.searching import Searching
 from ingestq.settings import Settings
-from producers.client import IngestClient
 
 if TYPE_CHECKING:
     from socket import socket
@@ -62,12 +60,11 @@ async def open_api(
         QdrantOnDemand(settings, qdrant) as on_demand,
         Searching(settings, on_demand) as search,
     ):
-        letters = DeadLetters(broker.redis, broker.config)
         recent, runs = Recent(broker.redis, broker.config), Runs(broker.redis, broker.config)
-        board = Board(broker.queue, letters, recent, runs, History())
+        board = Board(broker.queue, broker.letters, recent, runs, History())
         services = Services(
-            IngestClient(broker.queue, settings.collection),
-            letters,
+            broker.client,
+            broker.letters,
             search,
             Lookup(on_demand),
             board,

@@ -28,6 +28,7 @@ from pydantic_settings import (
 from broker.connection import BrokerConfig
 from broker.contract import COLLECTION_NAME, Lane
 from broker.errors import UsageError
+from broker.spool.store import open_spool
 from producers.schedule.action import Action
 from worker.embedding.config import Backend, HttpConfig, cores
 from worker.embedding.models import DEFAULT_MODEL, Precision
@@ -118,6 +119,7 @@ class Settings(BaseSettings):
     quantization: Literal["none", "scalar", "binary"] = "none"
     on_disk: bool = False
     data_dir: Path = Path(".ingestq")
+    spool_url: str | None = None
     cache_dir: Path = Field(default_factory=lambda: _user_cache() / "ingestq")
     api_host: str = "127.0.0.1"
     api_port: Annotated[int, Field(ge=0, le=65_535)] = 8765
@@ -139,6 +141,16 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, path: Path) -> Path:
         return path.expanduser().absolute()
+
+    @field_validator("spool_url")
+    @classmethod
+    def _shared(cls, url: str | None) -> str | None:
+        if url is not None:
+            try:
+                open_spool(url)
+            except UsageError as error:
+                raise ValueError(str(error)) from error
+        return url
 
     @field_validator("vector_name")
     @classmethod
@@ -203,6 +215,15 @@ class Settings(BaseSettings):
             self.embeddings_document_prompt,
             self.embeddings_concurrency,
         )
+
+    @property
+    def spool(self) -> str:
+        """Where large content is kept until it is indexed: a folder's absolute path, or a URL."""
+        if self.spool_url is None:
+            return str(self.data_dir / "spool")
+        if "://" in self.spool_url:
+            return self.spool_url
+        return str(Path(self.spool_url).expanduser().absolute())
 
     @property
     def collection_schema(self) -> Schema:

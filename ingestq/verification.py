@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from broker.contract import Deletion, Document
-from broker.dead_letters import DeadLetters
 from broker.errors import CollectionMismatch, UsageError
 from broker.waiting import QueueWatch
 from ingestq.runtime import Broker
@@ -163,13 +162,13 @@ async def verify(
         Queue(
             broker.queue.now,
             QueueWatch(broker.redis, broker.config, settings.collection).look,
-            partial(DeadLetters(broker.redis, broker.config).about, collection=settings.collection),
+            partial(broker.letters.about, collection=settings.collection),
         ),
         Sources(roots, settings.max_document_bytes),
         allow_mass_delete=wanted.allow_mass_delete,
     )
     report = Report(reconciler.tally, None if mismatch is None else str(mismatch))
-    queueing = _Queueing(IngestClient(broker.queue, settings.collection))
+    queueing = _Queueing(broker.client.for_collection(settings.collection))
     mender = Mender(ledger, chunks, queueing.queue, queueing.withdraw)
 
     async def take(pages: AsyncIterator[Sequence[Finding]]) -> None:

@@ -19,8 +19,9 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
@@ -39,9 +40,10 @@ from broker.contract import (
     SweepBatch,
     meant_for,
 )
-from broker.errors import DocumentRejected, QueueFull
+from broker.errors import DocumentRejected, KeyReused, QueueFull, UploadExpired
 from broker.status import SubmissionStatus
 from producers.batching import (
+    JOB_DOCUMENTS,
     ROUND_TRIP_JOBS,
     Packing,
     deletion_batches,
@@ -49,10 +51,12 @@ from producers.batching import (
     one_by_one,
     round_trips,
 )
+from producers.spooling import Spooling, Upload, read_parts, spooling
 
 if TYPE_CHECKING:
     from broker.connection import BrokerConfig
     from broker.queue import JobQueue
+    from broker.spool.store import Spool
 
 
 def new_submission() -> str:
@@ -69,29 +73,43 @@ class IngestClient:
     is unknown, and sending the same again is safe. Tasks may share a client.
     """
 
-    def __init__(self, queue: "JobQueue", collection: str = "") -> None:
+    def __init__(
+        self, queue: "JobQueue", spool: "Spool | None" = None, collection: str = ""
+    ) -> None:
         self.queue = queue
         self.collection = collection
+        self._spool = spool
 
     @classmethod
     @asynccontextmanager
     async def connect(
-        cls, broker: "str | BrokerConfig", *, collection: str = ""
+        cls, broker: "str | BrokerConfig", *, spool: str | None = None, collection: str = ""
     ) -> AsyncIterator[Self]:
         """A client of the Redis at a URL, or of a broker with bounds other than the defaults.
 
+        ``spool`` is the folder or the URL where workers look for large content (their
+        INGESTQ_SPOOL_URL). Without it a text travels through Redis, however large, and nothing can
+        be uploaded.
+
         The connection has been seen to work, and is closed on leaving. Raises BrokerUnavailable if
-        Redis does not answer, UsageError if the URL is not one of Redis or the credentials are
-        refused.
+        Redis does not answer, UsageError if a URL is not one of Redis or of a spool, or the
+        credentials are refused.
         """
         # On a thread, as importing takes longer than anybody on the event loop should wait.
-        await asyncio.to_thread(import_module, "broker.queue")
+        for module in ("broker.queue", "broker.spool.release"):
+            await asyncio.to_thread(import_module, module)
         from broker.connection import BrokerConfig, connected
         from broker.queue import JobQueue
+        from broker.spool.store import open_spool
 
         config = BrokerConfig(broker) if isinstance(broker, str) else broker
+        place = None if spool is None else open_spool(spool)
         async with connected(config) as redis:
-            yield cls(JobQueue(redis, config), collection)
+            yield cls(JobQueue(redis, config), place, collection)
+
+    def for_collection(self, collection: str) -> "IngestClient":
+        """The same for documents that are meant for another collection, unless they name one."""
+        return IngestClient(self.queue, self._spool, collection)
 
     async def now(self) -> int:
         """Redis time in microseconds: the version of documents that are read from now on.
@@ -139,18 +157,94 @@ class IngestClient:
             metadata={} if metadata is None else metadata,
             collection=collection,
         )
-        batch = IngestBatch(new_submission(), (meant_for(self.collection, document),), lane)
-        if idempotency_key is None:
-            submission = batch.submission
-            [answer] = await self.queue.offer([batch])
-        else:
-            answer, submission = await self.queue.offer_once(
-                batch, key=idempotency_key, digest=_digest(asked)
+        async with self.spooling() as writing:
+            batch = IngestBatch(new_submission(), (await writing.slim(document),), lane)
+            batch = batch.meant_for(self.collection)
+            return await self._offer(batch, writing, asked, idempotency_key)
+
+    async def upload(
+        self,
+        doc_id: str,
+        content: Path | AsyncIterable[bytes],
+        *,
+        source: str,
+        version: int | None = None,
+        tenant: str = "",
+        media_type: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        lane: Lane = Lane.INTERACTIVE,
+        idempotency_key: str | None = None,
+        collection: str = "",
+    ) -> Receipt:
+        """Write the bytes of one document into the spool and put it on the queue, as `submit`.
+
+        ``content`` is a file of this machine, or whatever yields bytes: it is never held in memory.
+        Raises SpoolUnavailable, UsageError if the client has no spool, and what ``content`` raises.
+        """
+        parts = read_parts(content) if isinstance(content, Path) else content
+        version = await self.now() if version is None and isinstance(content, Path) else version
+        async with self.spooling() as writing:
+            upload = Upload(
+                doc_id=doc_id,
+                content=await writing.put(parts),
+                source=source,
+                tenant=tenant,
+                version=version,
+                media_type=media_type,
+                metadata={} if metadata is None else metadata,
+                collection=collection,
             )
+            return await self.submit_uploads(
+                [upload], writing, lane=lane, idempotency_key=idempotency_key
+            )
+
+    def spooling(self) -> AbstractAsyncContextManager[Spooling]:
+        """What writes content into the spool; what is not on the queue on leaving is removed."""
+        return spooling(self.queue, self._spool)
+
+    async def submit_uploads(
+        self,
+        uploads: Sequence[Upload],
+        writing: Spooling,
+        *,
+        lane: Lane = Lane.INTERACTIVE,
+        idempotency_key: str | None = None,
+    ) -> Receipt:
+        """Put documents whose content was written by ``writing`` on the queue, all or none.
+
+        They share a job: they have to be of one collection and tenant, and not more than
+        JOB_DOCUMENTS. Raises as `submit` does.
+        """
+        if not 1 <= len(uploads) <= JOB_DOCUMENTS:
+            raise ValueError(f"{len(uploads)} documents; from 1 to {JOB_DOCUMENTS} share a job")
+        now = await self.now()
+        documents = tuple(upload.document(now) for upload in uploads)
+        batch = IngestBatch(new_submission(), documents, lane).meant_for(self.collection)
+        asked = (lane, *(upload.asked for upload in uploads))
+        return await self._offer(batch, writing, asked, idempotency_key)
+
+    async def _offer(
+        self, batch: IngestBatch, writing: Spooling, asked: tuple[object, ...], key: str | None
+    ) -> Receipt:
+        """Put one job on the queue, or raise QueueFull."""
+        submission = batch.submission
+        writing.offered([batch])
+        try:
+            if key is None:
+                [answer] = await self.queue.offer([batch])
+            else:
+                answer, submission = await self.queue.offer_once(
+                    batch, key=key, digest=_digest(asked)
+                )
+        except (KeyReused, UploadExpired):
+            writing.refused([batch])
+            raise
+        if answer is Enqueued.FULL or submission != batch.submission:
+            writing.refused([batch])
         if answer is Enqueued.FULL:
             raise QueueFull(FULL_RETRY_SECONDS)
         # A duplicate is our own job, of which the first answer was lost, or the key's.
-        return Receipt(submission, accepted=1, duplicates=0)
+        return Receipt(submission, accepted=len(batch.documents), duplicates=0)
 
     async def submit_many(
         self,
@@ -181,10 +275,23 @@ class IngestClient:
             aclosing(round_trips(each, packing)) as trips,
         ):
             async for batches in trips:
-                answers = await self.queue.enqueue(batches, patience=patience)
+                answers = await self._enqueue(batches, patience)
                 for batch, answer in zip(batches, answers, strict=True):
                     counts[answer] += len(batch.documents)
         return _receipt(submission, counts)
+
+    async def _enqueue(
+        self, batches: Sequence[IngestBatch], patience: float | None
+    ) -> list[Enqueued]:
+        """Put some jobs on the queue; their large texts go into the spool just before."""
+        async with self.spooling() as writing:
+            slim = [await writing.slim_batch(batch) for batch in batches]
+            writing.offered(slim)
+            try:
+                return await self.queue.enqueue(slim, patience=patience)
+            except QueueFull as error:
+                writing.refused(batch for batch in slim if batch.job_id in error.refused)
+                raise
 
     async def delete(
         self,

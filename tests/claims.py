@@ -14,7 +14,7 @@ DOCUMENTS = {"documents": "documents__test"}
 def lease_queue(
     broker: Broker, lease_seconds: float = 15, serving: Mapping[str, str] = NAMELESS
 ) -> LeaseQueue:
-    return LeaseQueue(broker.redis, broker.config, lease_seconds, serving)
+    return LeaseQueue(broker.redis, broker.config, lease_seconds, serving, broker.spool)
 
 
 async def take(leases: LeaseQueue, n: int = 1, worker: str = "w") -> Sequence[Claim]:

@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 
 from broker.connection import BrokerConfig, connected
 from broker.queue import JobQueue
+from broker.spool.store import open_spool
 from ingestq.embedded import embedded_redis
 from ingestq.runtime import Broker
 from tests.command import Ingestq
@@ -49,12 +50,12 @@ async def redis_url(tmp_path_factory: pytest.TempPathFactory, worker_id: str) ->
 
 
 @pytest.fixture
-async def broker(redis_url: str) -> AsyncIterator[Broker]:
-    """A connected broker with nothing in it."""
+async def broker(redis_url: str, tmp_path: Path) -> AsyncIterator[Broker]:
+    """A connected broker with nothing in it, and its spool."""
     config = BrokerConfig(redis_url)
     async with connected(config) as redis:
         await redis.flushdb()
-        yield Broker(redis, config)
+        yield Broker(redis, config, open_spool(str(tmp_path / "spool")))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from producers.sightings import Sightings
 from tests.books import balanced
 from tests.claims import lease_queue
 from worker.collection import CollectionNames
+from worker.contents import SpooledContents
 from worker.embedding.pool import ModelPool
 from worker.jobs import INGESTOR, Ingestor, delete, ingest, sweep
 from worker.lanes import LanePermits
@@ -57,7 +58,7 @@ class House:
         inline: bool = False,
     ) -> Summary:
         """What ``ingestq run`` does with ``paths``; without any, with the whole folder."""
-        ingestion = Ingestion(self.broker.queue, Nowhere())
+        ingestion = Ingestion(self.broker.client, Nowhere())
         sightings = Sightings()
         await ingestion.produce(
             observe(
@@ -104,7 +105,8 @@ async def working_house(
 ) -> AsyncIterator[House]:
     store = QdrantStore(qdrant, collection.chunks)
     ledger = QdrantLedger(qdrant, collection.ledger)
-    ports = {lane: Ports(model.in_lane(lane), store, ledger) for lane in Lane}
+    contents = SpooledContents(broker.spool, model.config.max_document_bytes)
+    ports = {lane: Ports(model.in_lane(lane), store, ledger, contents=contents) for lane in Lane}
     worker = LeaseWorker(
         [func(ingest, name=INGEST), func(delete, name=DELETE), func(sweep, name=SWEEP)],
         lease_queue(broker, serving={collection.alias: collection.chunks}),

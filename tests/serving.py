@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from broker.dead_letters import DeadLetters
 from broker.recent import Recent
 from broker.runs import Runs
 from ingestq.runtime import Broker
@@ -16,7 +15,6 @@ from producers.api.dashboard.history import History
 from producers.api.routes.index import Index
 from producers.api.routes.search import Search
 from producers.api.server import Server, listen, url_of
-from producers.client import IngestClient
 
 
 def services(
@@ -25,10 +23,9 @@ def services(
     index: Index | None = None,
     history: History | None = None,
 ) -> Services:
-    letters = DeadLetters(broker.redis, broker.config)
     recent, runs = Recent(broker.redis, broker.config), Runs(broker.redis, broker.config)
-    board = Board(broker.queue, letters, recent, runs, history or History())
-    return Services(IngestClient(broker.queue), letters, search, index, board)
+    board = Board(broker.queue, broker.letters, recent, runs, history or History())
+    return Services(broker.client, broker.letters, search, index, board)
 
 
 @asynccontextmanager

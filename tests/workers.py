@@ -13,6 +13,7 @@ from broker.leases import NAMELESS
 from ingestq.runtime import Broker
 from tests.claims import lease_queue
 from worker.collection import CollectionNames
+from worker.contents import SpooledContents
 from worker.embedding.pool import ModelPool
 from worker.jobs import INGESTOR, Ingestor, delete, ingest, sweep
 from worker.lanes import LanePermits
@@ -87,7 +88,8 @@ async def indexing(
 ) -> AsyncIterator[LeaseWorker]:
     """A worker that really indexes; stopped and awaited on leaving."""
     store, ledger = QdrantStore(qdrant, names.chunks), QdrantLedger(qdrant, names.ledger)
-    ports = {lane: Ports(model.in_lane(lane), store, ledger) for lane in Lane}
+    contents = SpooledContents(broker.spool, model.config.max_document_bytes)
+    ports = {lane: Ports(model.in_lane(lane), store, ledger, contents=contents) for lane in Lane}
     worker = LeaseWorker(
         [func(ingest, name=INGEST), func(delete, name=DELETE), func(sweep, name=SWEEP)],
         lease_queue(broker, serving={names.alias: names.chunks}),

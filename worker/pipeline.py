@@ -135,10 +135,11 @@ async def ingest(work: Work, ports: Ports, progress: Progress) -> Outcome:
         return await _superseded_by(work.entry, ports)
     known_hash = work.entry.content_hash if work.entry and work.entry.indexed else None
     await ports.room.enter()
-    prepared = await ports.model.prepare(work.document, known_hash)
-    if isinstance(prepared, Unprepared):
-        return await _confirm(work, prepared, ports)
-    return await replace(work, prepared, ports, progress)
+    async with ports.contents.at_hand(work.document) as content:
+        prepared = await ports.model.prepare(content, known_hash)
+        if isinstance(prepared, Unprepared):
+            return await _confirm(work, prepared, ports)
+        return await replace(work, prepared, ports, progress, content)
 
 
 async def delete(deletion: Deletion, attempt: int, ports: Ports) -> Outcome:
@@ -200,11 +201,12 @@ async def _confirm(work: Work, prepared: Unprepared, ports: Ports) -> Outcome:
 
 
 async def replace(
-    work: Work, prepared: Prepared, ports: Ports, progress: Progress
+    work: Work, prepared: Prepared, ports: Ports, progress: Progress, content: Document
 ) -> Indexed | Superseded:
     """Make the index equal to what was ``prepared`` of the document.
 
-    May be repeated after any interruption. Raises what its neighbours raise.
+    Later parts are read from ``content``, which is the document as this worker can read it. May be
+    repeated after any interruption. Raises what its neighbours raise.
     """
     document = work.document
     entry = LedgerEntry(
@@ -229,7 +231,7 @@ async def replace(
     rest = prepared.part.rest
     while rest is not None:
         await ports.room.enter()
-        part = await ports.model.prepare_rest(document, rest)
+        part = await ports.model.prepare_rest(content, rest)
         with ports.room.hold(len(part.chunks)):
             await writer.write(part)
         rest = part.rest
@@ -257,7 +259,7 @@ async def replace(
 def _origin(document: Document, prepared: Prepared | Unprepared) -> dict[str, Any]:
     """The fields of a ledger entry that say where the document came from."""
     return {
-        "file": prepared.file,
+        "file": None if document.path is None else prepared.file,
         "folders": folders_of(document.doc_id) if document.scanned else (),
         "path": document.path,
         "media_type": document.media_type,

@@ -173,7 +173,7 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
 
     @property
     def document(self) -> Document | None:
-        """The document as it was indexed; None if its text came with it, and is not at a path."""
+        """The document as it was indexed; None if its content came along, and is not at a path."""
         if self.path is None:
             return None
         return Document(

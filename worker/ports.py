@@ -1,6 +1,7 @@
 """What the pipeline needs of its neighbours, whoever they are."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from broker.contract import Document
 from worker.chunk import SizedText
+from worker.contents import SpooledContents
 from worker.points import Begun, ChunkPoint, DocumentKey, Fence, LedgerEntry
 from worker.prepare import Part, Prepared, Unprepared
 from worker.room import Room
@@ -54,6 +56,12 @@ class Ledger(Protocol):
     def in_folder(self, tenant: str, folder: str) -> AsyncIterator[Sequence[LedgerEntry]]: ...
 
 
+class Contents(Protocol):
+    """What came through the spool; see `worker.contents.SpooledContents`."""
+
+    def at_hand(self, document: Document) -> AbstractAsyncContextManager[Document]: ...
+
+
 @dataclass(frozen=True)
 class Ports:
     """The pipeline's neighbours.
@@ -67,3 +75,4 @@ class Ports:
     ledger: Ledger
     donor: Chunks | None = None
     room: Room = field(default_factory=Room)
+    contents: Contents = field(default_factory=SpooledContents)

@@ -145,7 +145,7 @@ def content_hash(document: Document, max_bytes: int) -> str:
 
 def path_of(document: Document) -> Path:
     """Where the file of a document is that came without its text."""
-    assert document.path is not None, "the contract allows text or path"
+    assert document.path is not None, "what is in the spool has been fetched"
     return text_to_path(document.path)
 
 

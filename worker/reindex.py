@@ -189,7 +189,9 @@ class Rebuild:
         await self._ports.room.enter()
         document, prepared = await self._read(entry)
         work = Work(document, known, entry.attempt)
-        return await pipeline.replace(work, prepared, self._ports, lambda done, known: None)
+        return await pipeline.replace(
+            work, prepared, self._ports, lambda done, known: None, document
+        )
 
     async def _read(self, entry: LedgerEntry) -> tuple[Document, Prepared]:
         """The document from its source or, if that is gone or another by now, from its chunks."""

@@ -114,7 +114,7 @@ async def _add(broker: Broker, path: Path) -> tuple[int, list[JobResult]]:
     """How many chunks were embedded, and what the worker wrote down of each job."""
     known = await _results(broker)
     sightings = Sightings()
-    ingestion = Ingestion(broker.queue, Nowhere())
+    ingestion = Ingestion(broker.client, Nowhere())
     found = observe([path], None, broker.queue.now, Sending(), sightings)
     sweeps = partial(sightings.sweeps, allow_mass_delete=False)
     async with asyncio.TaskGroup() as group:

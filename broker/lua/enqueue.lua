@@ -3,6 +3,7 @@
 -- ARGV  1 job id       2 payload   3 lane   4 tenant   5 collection, '' if that is up to the worker
 --       6 submission   7 documents in the job   8 seconds to keep the submission
 --       9 bound of the queue in jobs    10 in bytes    11 bound of a lane in jobs    12 in bytes
--- Answers 'accepted', 'duplicate' or 'full', see `offer`.
+--       13 ms until when the job is let in, '' for ever
+-- Answers 'accepted', 'duplicate', 'full' or 'expired', see `offer`.
 
 return offer(unpack(ARGV))

@@ -14,7 +14,7 @@ if digest then
   return {'conflict', ''}
 end
 local answer = offer(unpack(ARGV, 4))
-if answer ~= 'full' then
+if answer == 'accepted' or answer == 'duplicate' then
   redis.call('HSET', name, 'digest', ARGV[2], 'submission', ARGV[9])
   redis.call('EXPIRE', name, ARGV[3])
 end

@@ -5,11 +5,11 @@
 --       5 seconds to keep the submission   6 what is told of the job (MessagePack)
 --       then four lists, each after its length: field and increment of each count; documents that
 --       failed; key and letter of each dead letter; keys of dead letters that are out of date
--- Answers 1, or 0 if the caller no longer owns the job.
+-- Answers the dead letters that are out of date; nil if the caller no longer owns the job.
 
 local id = ARGV[1]
 if redis.call('GET', K.LEASE .. id) ~= ARGV[2] then
-  return 0
+  return nil
 end
 local lane, bytes, submission = unpack(info_of(id, 'lane', 'bytes', 'submission'))
 local counts, failed = K.SUBMISSION .. submission, K.FAILED_DOCUMENTS .. submission
@@ -55,12 +55,19 @@ end
 if failures > 0 then
   redis.call('EXPIRE', failed, ARGV[5])
 end
+local outdated = {}
+local function is_outdated(key)
+  outdated[#outdated + 1] = redis.call('HGET', K.DEAD, key) or nil
+end
 for _ = 1, take() do
   local key = take()
+  is_outdated(key)
   redis.call('HSET', K.DEAD, key, take())
   redis.call('ZADD', K.DEAD_TIMES, now_ms(), key)
 end
 for _ = 1, take() do
-  remove_letter(take())
+  local key = take()
+  is_outdated(key)
+  remove_letter(key)
 end
-return 1
+return outdated

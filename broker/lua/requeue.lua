@@ -9,6 +9,7 @@
 if redis.call('HGET', K.DEAD, ARGV[1]) ~= ARGV[2] then
   return 0
 end
+redis.call('INCR', K.REQUEUED)   -- who looks through queue and letters may have missed this one
 remove_letter(ARGV[1])
 if redis.call('EXISTS', K.JOB .. ARGV[3]) == 0 then
   add_job(unpack(ARGV, 3))

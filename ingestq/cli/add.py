@@ -69,7 +69,7 @@ async def _add(
 ) -> ExitCode:
     async with open_broker(settings) as broker:
         with progress_display(err, "queueing") as display:
-            ingestion = Ingestion(broker.queue, display, settings.collections)
+            ingestion = Ingestion(broker.client, display)
             interrupted = asyncio.Event()
 
             def stop() -> None:

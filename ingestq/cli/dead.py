@@ -154,7 +154,7 @@ async def _found(
 ) -> AsyncIterator[tuple[DeadLetters, list[StoredLetter]]]:
     """The dead letters, and those that are wanted. Raises UsageError if a named one is missing."""
     async with open_broker(settings) as broker:
-        letters = DeadLetters(broker.redis, broker.config)
+        letters = broker.letters
         found = [stored async for stored in letters.find(wanted)]
         missing = wanted.doc_ids - {stored.letter.doc_id for stored in found}
         if missing:
@@ -200,6 +200,8 @@ def _content(letter: DeadLetter) -> dict[str, Any]:
 
 
 def _excerpt(document: Document) -> str:
+    if document.spooled is not None:
+        return f"{document.spooled} in the spool"
     if document.text is None:
         return f"the file {document.path}"
     return document.text[:EXCERPT_CHARACTERS]

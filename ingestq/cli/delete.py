@@ -12,7 +12,7 @@ from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import InCollection, Json, require_text
 from ingestq.runtime import open_broker
 from ingestq.settings import Settings
-from producers.client import IngestClient, new_submission
+from producers.client import new_submission
 
 DocIds = Annotated[
     list[str], typer.Argument(metavar="DOC_ID…", help="Ids of documents.", show_default=False)
@@ -43,9 +43,7 @@ async def _delete(
             Deletion(doc_id=doc_id, version=version, tenant=tenant)
             for doc_id in dict.fromkeys(doc_ids)
         ]
-        await IngestClient(broker.queue, settings.collection).delete_many(
-            deletions, submission=submission, lane=Lane.INTERACTIVE
-        )
+        await broker.client.delete_many(deletions, submission=submission, lane=Lane.INTERACTIVE)
     if as_json:
         print_json({"submission": submission, "documents": {"queued": len(deletions)}})
     else:

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
 from broker.errors import IngestqError, ServiceUnavailable
+from broker.spool.store import public
 from ingestq.cli.console import configure_logging, err, line, print_json
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
@@ -35,7 +36,7 @@ Check = Callable[[Settings], Awaitable[list[Finding]]]
 
 
 def doctor(json: Json = False) -> None:
-    """Check the settings, Redis, Qdrant and the model."""
+    """Check the settings, Redis, the spool, Qdrant and the model."""
     configure_logging(logging.WARNING)
     run_command(partial(_doctor, json))
 
@@ -44,6 +45,7 @@ async def _doctor(as_json: bool, settings: Settings) -> ExitCode:
     checks: dict[str, Check] = {
         "settings": _settings,
         "redis": _redis,
+        "spool": _spool,
         "model and qdrant": _model_and_qdrant,
     }
     findings: list[Finding] = []
@@ -102,6 +104,16 @@ async def _redis(settings: Settings) -> list[Finding]:
         detail = f"maxmemory-policy {policy} may drop waiting jobs; set noeviction"
         findings.append(Finding("redis", "warning", detail))
     return findings
+
+
+async def _spool(settings: Settings) -> list[Finding]:
+    async with open_broker(settings) as broker, broker.client.spooling() as writing:
+        await writing.put(_probe())  # and removed again, as no job names it
+    return [Finding("spool", "ok", f"{public(settings.spool)} can be written")]
+
+
+async def _probe() -> AsyncIterator[bytes]:
+    yield b"written by `ingestq doctor`, which removes it"
 
 
 async def _model_and_qdrant(settings: Settings) -> list[Finding]:

@@ -44,7 +44,7 @@ async def _run(
 ) -> ExitCode:
     with progress_display(err, "loading the model") as display:
         async with open_broker(settings) as broker, open_worker(settings, broker) as worker:
-            ingestion = Ingestion(broker.queue, display, settings.collections)
+            ingestion = Ingestion(broker.client, display, settings.collections)
             sightings = Sightings()
             found = files.observe(paths, source, broker.queue.now, sending, sightings)
             sweeps = partial(sightings.sweeps, allow_mass_delete=allow_mass_delete)

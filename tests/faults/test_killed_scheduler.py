@@ -17,6 +17,7 @@ from broker.runs import RunClaim, RunOutcome, Runs
 from ingestq.embedded import embedded_redis
 from ingestq.rescanning import Rescan
 from ingestq.scheduling import Silent
+from producers.client import IngestClient
 from producers.schedule.action import Action
 from producers.schedule.entry import Entry
 from producers.schedule.runner import Runner
@@ -117,7 +118,7 @@ async def test_a_run_outlasts_a_redis_that_is_killed(tmp_path: Path) -> None:
         config = BrokerConfig(url)
         async with connected(config) as redis:
             runs, queue = Runs(redis, config), JobQueue(redis, config)
-            act = Rescan(queue, runs.now_ms, Silent(), "documents")
+            act = Rescan(IngestClient(queue, collection="documents"), runs.now_ms, Silent())
             claim = await runs.begin("nightly", due_ms=None, lease_ms=500)
             assert isinstance(claim, RunClaim)
             running = asyncio.create_task(

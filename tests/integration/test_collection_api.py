@@ -44,7 +44,7 @@ def asked() -> Asked:
 @pytest.fixture
 async def api(broker: Broker, asked: Asked) -> AsyncIterator[AsyncClient]:
     letters = DeadLetters(broker.redis, broker.config)
-    client = IngestClient(broker.queue, "documents")
+    client = IngestClient(broker.queue, collection="documents")
     services = Services(client, letters, asked.search, asked.index)
     app = create_app(services, ApiConfig(10_000, collections=tuple(SERVING)))
     async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as client_:

@@ -124,7 +124,14 @@ async def town(
     mine = fingerprint(model.info)
     names = [await open_collection(qdrant, f"test-{chance:x}-{i}", mine) for i in (1, 2)]
     configured = load_settings().model_copy(update={"collection": names[0].alias})
-    yield Town(broker, qdrant, model, configured, names, IngestClient(broker.queue, names[0].alias))
+    yield Town(
+        broker,
+        qdrant,
+        model,
+        configured,
+        names,
+        IngestClient(broker.queue, collection=names[0].alias),
+    )
     existing = (await qdrant.ask(lambda client: client.get_collections())).collections
     for name in [one.name for one in existing if one.name.startswith(f"test-{chance:x}-")]:
         await qdrant.ask(partial(_remove, name))

@@ -30,7 +30,7 @@ ENOUGH = 11
 async def rescan(house: House, source: Source, *, allow_mass_delete: bool = False) -> Result:
     """Run an entry with that source to its end."""
     runs = Runs(house.broker.redis, house.broker.config)
-    act = Rescan(house.broker.queue, runs.now_ms, Silent(), "", allow_mass_delete)
+    act = Rescan(house.broker.client, runs.now_ms, Silent(), allow_mass_delete)
     submissions: list[str] = []
     result = await act(Entry("e", Timetable("0 3 * * *"), source=source), submissions.append)
     assert submissions == [result.submission]
@@ -235,7 +235,7 @@ async def test_documents_are_for_lane_and_collection_of_their_entry(
         collection="other",
     )
     running = asyncio.create_task(
-        Rescan(broker.queue, runs.now_ms, Silent(), "")(entry, lambda submission: None)
+        Rescan(broker.client, runs.now_ms, Silent())(entry, lambda submission: None)
     )
     depth = await eventually(broker.queue.depth, lambda depth: depth.ready == 2)
     assert (depth.interactive, depth.bulk) == (1, 1)  # the sweep is bulk work

@@ -80,7 +80,7 @@ class House:
 
     async def add(self, *paths: Path, source: str | None = None) -> None:
         """Queue the folder, or ``paths``."""
-        ingestion = Ingestion(self.broker.queue, Nowhere())
+        ingestion = Ingestion(self.broker.client, Nowhere())
         clock = self.broker.queue.now
         sightings = Sightings()
         found = observe(paths or [self.root], source, clock, Sending(), sightings)

@@ -62,6 +62,7 @@ def test_a_collection_of_that_name_has_another_dimension(ingestq: Ingestq, note:
         ("pool_size", "many"),
         ("collection", "a/b"),
         ("redis_url", "http://here"),
+        ("spool_url", "memory://here"),
         ("max_document_bytes", "-1"),
         ("api_port", "70000"),
     ],

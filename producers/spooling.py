@@ -1,0 +1,157 @@
+"""Content on its way into the spool: in the end a job names it, or it is removed again."""
+
+import hashlib
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import aiofiles
+import msgspec
+
+from broker.contract import INLINE_TEXT_BYTES, Document, IngestBatch
+from broker.errors import UsageError
+from broker.spool.names import new_name
+
+if TYPE_CHECKING:
+    from broker.queue import JobQueue
+    from broker.spool.store import Spool
+
+PLAIN_TEXT: Final = "text/plain"
+READ_BYTES: Final = 256 * 1024
+"""Of a file that is uploaded, so much is in memory."""
+DIGEST_BYTES: Final = 16
+
+
+@dataclass(frozen=True)
+class Spooled:
+    """An object that was written, and the digest of its content."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A document whose content is in the spool; the fields are those of `Document`.
+
+    Without a ``version`` it is the time at which it is queued.
+    """
+
+    doc_id: str
+    content: Spooled
+    source: str
+    tenant: str = ""
+    version: int | None = None
+    media_type: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    collection: str = ""
+
+    def document(self, now: int) -> Document:
+        """What is queued ``now``. Raises ValueError as `Document` does."""
+        return Document(
+            doc_id=self.doc_id,
+            version=now if self.version is None else self.version,
+            source=self.source,
+            tenant=self.tenant,
+            spooled=self.content.name,
+            media_type=self.media_type,
+            metadata=self.metadata,
+            collection=self.collection,
+        )
+
+    @property
+    def asked(self) -> tuple[object, ...]:
+        """What is the same when the same is sent again."""
+        content = self.content.digest
+        about = (self.tenant, self.version, self.media_type, self.metadata, self.collection)
+        return (self.doc_id, content, self.source, *about)
+
+
+class Spooling:
+    """Writes objects, and remembers which of them no job can name.
+
+    Raises SpoolUnavailable and BrokerUnavailable, and UsageError if it is set up wrongly. Without a
+    ``spool`` nothing can be written, and texts travel as they are.
+    """
+
+    def __init__(self, queue: "JobQueue", spool: "Spool | None") -> None:
+        self._queue = queue
+        self._spool = spool
+        self._unnamed: set[str] = set()
+
+    async def put(self, parts: AsyncIterable[bytes]) -> Spooled:
+        """Write an object; durable on return. Raises what ``parts`` raises, too."""
+        if self._spool is None:
+            raise UsageError("content can only be uploaded by a client that was given a spool")
+        name = new_name(*await self._queue.space())
+        digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+
+        async def digested() -> AsyncIterator[bytes]:
+            async for part in parts:
+                digest.update(part)
+                yield part
+
+        await self._spool.put(name, digested())
+        self._unnamed.add(name)
+        return Spooled(name, digest.hexdigest())
+
+    async def slim(self, document: Document) -> Document:
+        """``document`` as it is to travel: a large text goes into the spool."""
+        if document.text is None or self._spool is None:
+            return document
+        text = document.text.encode()
+        if len(text) <= INLINE_TEXT_BYTES:
+            return document
+        spooled = await self.put(_whole(text))
+        return msgspec.structs.replace(
+            document,
+            text=None,
+            spooled=spooled.name,
+            media_type=PLAIN_TEXT if document.media_type is None else document.media_type,
+        )
+
+    async def slim_batch(self, batch: IngestBatch) -> IngestBatch:
+        """The same for all documents of ``batch``."""
+        documents = tuple([await self.slim(document) for document in batch.documents])
+        return msgspec.structs.replace(batch, documents=documents)
+
+    def offered(self, batches: Iterable[IngestBatch]) -> None:
+        """To be called before ``batches`` are offered: from now on jobs may name their objects,
+        whatever error comes."""
+        for batch in batches:
+            self._unnamed -= batch.objects
+
+    def refused(self, batches: Iterable[IngestBatch]) -> None:
+        """To be called if it is certain that ``batches`` are not on the queue."""
+        for batch in batches:
+            self._unnamed |= batch.objects
+
+    async def clean(self) -> None:
+        """Remove what no job can name."""
+        if self._spool is not None and self._unnamed:
+            from broker.spool.release import discard  # it loads what logs
+
+            await discard(self._spool, sorted(self._unnamed))
+
+
+@asynccontextmanager
+async def spooling(queue: "JobQueue", spool: "Spool | None") -> AsyncIterator[Spooling]:
+    """Write objects inside; those that no job can name are removed on leaving."""
+    writing = Spooling(queue, spool)
+    try:
+        yield writing
+    finally:
+        await writing.clean()
+
+
+async def read_parts(path: Path) -> AsyncIterator[bytes]:
+    """The content of a file. Raises OSError."""
+    async with aiofiles.open(path, "rb") as file:
+        while part := await file.read(READ_BYTES):
+            yield part
+
+
+async def _whole(content: bytes) -> AsyncIterator[bytes]:
+    yield content

@@ -1,0 +1,269 @@
+"""What is removed from the spool is never asked for again, and what nobody asks for is removed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar, cast
+
+import msgspec
+import pytest
+from arq.connections import ArqRedis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from broker import keys
+from broker.connection import BrokerConfig, awaited, connect
+from broker.contract import (
+    BatchReport,
+    DeadLetter,
+    Document,
+    DocumentCounts,
+    IngestBatch,
+    bury,
+    objects_in,
+)
+from broker.dead_letters import LetterFilter, StoredLetter
+from broker.leases import LeaseQueue
+from broker.spool.leftovers import LOOKS, Leftovers
+from broker.spool.names import LEFT_OVER_MS, new_name
+from broker.spool.store import UNFINISHED, open_spool
+from broker.waiting import payloads
+from ingestq.runtime import Broker
+from tests.claims import batch_of, finish, take
+
+T = TypeVar("T")
+
+LONG_AGO_US = (LEFT_OVER_MS + 60_000) * 1000
+
+
+async def nothing() -> AsyncIterator[bytes]:
+    yield b"content"
+
+
+class Desk:
+    """A queue with its letters and its spool, and what people do with them."""
+
+    def __init__(self, broker: Broker) -> None:
+        assert broker.spool is not None
+        self.broker = broker
+        self.spool = broker.spool
+        self.redis = broker.redis
+        self.queue = broker.queue
+        self.letters = broker.letters
+        self.leases = LeaseQueue(broker.redis, broker.config, 3600, spool=broker.spool)
+        self.leftovers = Leftovers(broker.redis, broker.config, broker.spool)
+        self.made = 0
+
+    async def write(self, *, age_us: int = 0) -> str:
+        """An object, which nobody names yet."""
+        space, now_us = await self.queue.space()
+        name = new_name(space, now_us - age_us)
+        await self.spool.put(name, nothing())
+        return name
+
+    def about(self, name: str, doc_id: str | None = None) -> IngestBatch:
+        self.made += 1
+        doc_id = f"doc-{self.made}" if doc_id is None else doc_id
+        document = Document(doc_id=doc_id, version=self.made, source="s", spooled=name)
+        return IngestBatch(f"s{self.made}", (document,))
+
+    async def bury_long_ago(self) -> None:
+        """A dead letter that names an object, both from yesterday."""
+        batch = self.about(await self.write(age_us=LONG_AGO_US))
+        [letter] = bury(batch, "broken", tries=1).dead
+        await self.put_letter(letter)
+
+    async def put_letter(self, letter: DeadLetter) -> None:
+        fields: dict[Any, Any] = {letter.key: msgspec.msgpack.encode(letter)}
+        await awaited(self.redis.hset(keys.DEAD, mapping=fields))
+
+    async def found(self) -> list[StoredLetter]:
+        return [stored async for stored in self.letters.find(LetterFilter())]
+
+    async def named(self) -> set[str]:
+        """What jobs and letters name."""
+        named: set[str] = set()
+        async for some in payloads(self.redis):
+            named.update(*map(objects_in, some))
+        named.update(*[objects_in(stored.letter.payload) for stored in await self.found()])
+        return named
+
+    async def there(self) -> set[str]:
+        space, _ = await self.queue.space()
+        return set(await self.spool.names(space))
+
+
+@pytest.fixture
+def desk(broker: Broker) -> Desk:
+    return Desk(broker)
+
+
+class SpoolMachine(RuleBasedStateMachine):
+    """Producers, workers and an operator, any of whom may die between two steps."""
+
+    url: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.folder = TemporaryDirectory()
+        config = BrokerConfig(self.url)
+        self.redis = connect(config)
+        self.desk = Desk(Broker(self.redis, config, open_spool(self.folder.name)))
+        self.forgetful = LeaseQueue(self.redis, config, 3600)  # dies before it removes anything
+        self.run(self.redis.flushdb())
+        self.under_way: list[str] = []
+
+    def run(self, work: Coroutine[Any, Any, T] | Awaitable[T]) -> T:
+        async def done() -> T:
+            return await work
+
+        return self.runner.run(done())
+
+    def teardown(self) -> None:
+        self.run(self.redis.aclose())
+        self.runner.close()
+        self.folder.cleanup()
+
+    @rule()
+    def begin_an_upload(self) -> None:
+        self.under_way.append(self.run(self.desk.write()))
+
+    @rule(doc_id=st.sampled_from(["same", None]))
+    def queue_an_upload(self, doc_id: str | None) -> None:
+        if self.under_way:
+            batch = self.desk.about(self.under_way.pop(), doc_id)
+            self.run(self.desk.queue.offer([batch]))
+
+    @rule()
+    def die_over_an_upload(self) -> None:
+        self.run(self.desk.write(age_us=LONG_AGO_US))
+
+    @rule()
+    def bury_long_ago(self) -> None:
+        self.run(self.desk.bury_long_ago())
+
+    @rule()
+    def requeue(self) -> None:
+        letters = self.run(self.desk.found())
+        self.run(self.desk.letters.requeue(letters[:2], "again"))
+
+    @rule()
+    def purge(self) -> None:
+        letters = self.run(self.desk.found())
+        self.run(self.desk.letters.purge(letters[:1]))
+
+    @rule(good=st.booleans(), dies=st.booleans())
+    def work(self, good: bool, dies: bool) -> None:
+        leases = self.forgetful if dies else self.desk.leases
+        for claim in self.run(take(leases)):
+            batch = batch_of(claim)
+            healed = tuple(letter.key for letter in bury(batch, "", tries=1).dead)
+            report = BatchReport(DocumentCounts(indexed=1), healed=healed)
+            report = report if good else bury(batch, "broken", tries=1)
+            assert self.run(finish(leases, claim, report))
+
+    @rule()
+    def clean(self) -> None:
+        self.run(self.desk.leftovers.remove())
+        there, named = self.run(self.desk.there()), self.run(self.desk.named())
+        now_ms = self.run(self.desk.queue.now()) // 1000
+        old = {name for name in there if is_old(name, now_ms)}
+        assert old <= named
+        assert set(self.under_way) <= there
+
+    @invariant()
+    def what_is_named_is_there(self) -> None:
+        assert self.run(self.desk.named()) <= self.run(self.desk.there())
+
+
+def is_old(name: str, now_ms: int) -> bool:
+    return int(name.partition("/")[2].partition("-")[0], 16) // 1000 < now_ms - LEFT_OVER_MS
+
+
+@pytest.mark.timeout(600)
+def test_what_is_named_is_never_removed(redis_url: str) -> None:
+    machine = type("Machine", (SpoolMachine,), {"url": redis_url})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=15,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+async def test_what_was_begun_and_never_ended_is_removed(desk: Desk) -> None:
+    name = await desk.write(age_us=LONG_AGO_US)
+    space, now_us = await desk.queue.space()
+    await desk.spool.put(new_name(space, now_us - LONG_AGO_US) + UNFINISHED, nothing())
+    await desk.spool.put(f"{space}/notes", nothing())
+    assert await desk.leftovers.remove() == 2
+    assert await desk.there() == {f"{space}/notes"}
+    assert name not in await desk.there()
+
+
+async def test_other_queues_of_the_same_spool_are_left_alone(desk: Desk) -> None:
+    theirs = await desk.write(age_us=LONG_AGO_US)
+    await desk.redis.delete(keys.SPOOL)  # as another Redis would have it
+    assert await desk.leftovers.remove() == 0
+    assert await desk.spool.size(theirs)
+
+
+async def test_nothing_is_removed_while_nobody_knows_what_a_letter_names(desk: Desk) -> None:
+    await desk.write(age_us=LONG_AGO_US)
+    [letter] = bury(desk.about(await desk.write()), "broken", tries=1).dead
+    newer = msgspec.structs.replace(letter, payload=b"of a version to come")
+    await desk.put_letter(newer)
+    assert await desk.leftovers.remove() == 0
+    await desk.letters.purge(await desk.found())
+    assert await desk.leftovers.remove() == 1
+
+
+class Between:
+    """Redis, with a step that comes after the queue and before the letters were looked through."""
+
+    def __init__(self, redis: ArqRedis, step: Callable[[], Awaitable[None]]) -> None:
+        self._redis = redis
+        self._step = step
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._redis, name)
+
+    async def hscan_iter(self, name: str) -> AsyncIterator[Any]:
+        await self._step()
+        async for item in self._redis.hscan_iter(name):
+            yield item
+
+
+@pytest.mark.parametrize("times", [1, LOOKS])
+async def test_a_letter_that_is_requeued_meanwhile_is_not_missed(desk: Desk, times: int) -> None:
+    await desk.bury_long_ago()
+    garbage = await desk.write(age_us=LONG_AGO_US)
+    steps = 0
+
+    async def requeue() -> None:
+        """The letter, which may have become one again since the last time."""
+        nonlocal steps
+        steps += 1
+        if steps <= times:
+            await desk.letters.requeue(await desk.found(), "again")
+
+    async def fail() -> None:
+        [claim] = await take(desk.leases)
+        await finish(desk.leases, claim, bury(batch_of(claim), "broken", tries=1))
+
+    async def step() -> None:
+        await requeue()
+        if times > 1 and steps < times:
+            await fail()
+
+    broker = desk.broker
+    redis = cast(ArqRedis, Between(broker.redis, step))
+    removed = await Leftovers(redis, broker.config, desk.spool).remove()
+    assert removed == (1 if times < LOOKS else 0)
+    assert await desk.named() <= await desk.there()
+    assert (garbage in await desk.there()) == (times == LOOKS)

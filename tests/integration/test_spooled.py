@@ -1,0 +1,293 @@
+"""Large content goes through the spool, and leaves nothing there."""
+
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from broker.connection import BrokerConfig
+from broker.contract import (
+    INLINE_TEXT_BYTES,
+    BatchReport,
+    ChunkCounts,
+    Document,
+    DocumentCounts,
+    Enqueued,
+    IngestBatch,
+    Lane,
+    bury,
+)
+from broker.dead_letters import LetterFilter
+from broker.errors import DocumentRejected, KeyReused, QueueFull, UploadExpired, UsageError
+from broker.queue import JobQueue
+from broker.spool.names import QUEUE_WITHIN_MS, new_name
+from broker.spool.store import Spool, open_spool
+from broker.status import SubmissionStatus
+from ingestq.runtime import Broker
+from producers.client import IngestClient
+from tests.claims import batch_of, finish, lease_queue, take
+from tests.house import House, working_house
+from tests.integration.test_pipeline import PARAGRAPHS, HashingModel
+from tests.waiting import eventually
+from worker.chunk import PART_CHARACTERS
+from worker.collection import CollectionNames
+from worker.contents import SpooledContents
+from worker.embedding.pool import ModelPool
+from worker.ledger import QdrantLedger
+from worker.pipeline import Indexed, Work, ingest
+from worker.points import DocumentKey
+from worker.ports import Ports
+from worker.qdrant import Qdrant
+from worker.store import QdrantStore
+
+LONG = "The lamp is lit at dusk. " * (INLINE_TEXT_BYTES // 25 + 1)
+PAGE = b"<html><head><title>Ropes</title></head><body><p>A bowline holds.</p></body></html>"
+INDEXED = BatchReport(DocumentCounts(indexed=1))
+
+
+async def in_parts(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def objects(broker: Broker) -> set[str]:
+    """What lies in the spool of ``broker``."""
+    assert broker.spool is not None
+    space, _ = await broker.queue.space()
+    return set(await broker.spool.names(space))
+
+
+async def end(house: House, submission: str) -> SubmissionStatus:
+    return await house.broker.client.wait(submission, timeout=60)
+
+
+async def test_a_long_text_is_indexed_and_leaves_nothing(house: House) -> None:
+    client = house.broker.client
+    for outcome in ("indexed", "unchanged"):
+        receipt = await client.submit("lamp", source="notes", text=LONG)
+        status = await end(house, receipt.submission)
+        assert getattr(status.documents, outcome) == 1
+    chunks = await house.payloads()
+    assert {chunk["doc_id"] for chunk in chunks} == {"lamp"}
+    assert "The lamp is lit" in chunks[0]["page_content"]
+    assert await objects(house.broker) == set()
+
+
+@pytest.mark.parametrize("url", ["", "local://"])
+async def test_uploaded_files_are_parsed_wherever_they_were_kept(
+    broker: Broker,
+    qdrant: Qdrant,
+    model: ModelPool,
+    collection: CollectionNames,
+    tmp_path: Path,
+    url: str,
+) -> None:
+    page = tmp_path / "page.html"
+    page.write_bytes(PAGE)
+    broker = Broker(broker.redis, broker.config, open_spool(f"{url}{tmp_path}/elsewhere"))
+    async with working_house(broker, qdrant, model, collection, tmp_path) as house:
+        receipts = [
+            await broker.client.upload("path", page, source="page.html"),
+            await broker.client.upload("parts", in_parts(PAGE[:9], PAGE[9:]), source="page.html"),
+        ]
+        for receipt in receipts:
+            assert (await end(house, receipt.submission)).documents.indexed == 1
+        chunks = {chunk["doc_id"]: chunk for chunk in await house.payloads()}
+        assert chunks.keys() == {"path", "parts"}
+        assert chunks["path"]["page_content"] == chunks["parts"]["page_content"]
+        assert chunks["parts"]["metadata"]["title"] == "Ropes"
+    assert await objects(broker) == set()
+
+
+async def test_a_spooled_document_is_no_source_to_compare_with(house: House) -> None:
+    receipt = await house.broker.client.upload("page", in_parts(PAGE), source="page.html")
+    await end(house, receipt.submission)
+    key = DocumentKey("", "page")
+    entry = (await QdrantLedger(house.qdrant, house.names.ledger).look_up([key]))[key]
+    assert entry.indexed
+    assert (entry.document, entry.file, entry.folders) == (None, None, ())
+
+
+@pytest.mark.slow
+async def test_a_text_of_several_parts_is_copied_once(
+    broker: Broker,
+    qdrant: Qdrant,
+    model: ModelPool,
+    collection: CollectionNames,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(copies))
+    spool = open_spool(f"local://{tmp_path}/elsewhere")
+    text = "\n\n".join(f"{i}. {PARAGRAPHS[i % 6]}" for i in range(1200))
+    assert len(text) > PART_CHARACTERS
+    name = new_name(*await broker.queue.space())
+    await spool.put(name, in_parts(text.encode()))
+    ports = Ports(
+        HashingModel(model.in_lane(Lane.BULK)),
+        store := QdrantStore(qdrant, collection.chunks),
+        QdrantLedger(qdrant, collection.ledger),
+        contents=SpooledContents(spool, len(text)),
+    )
+    document = Document(doc_id="d", version=1, source="d", spooled=name, media_type="text/plain")
+    seen: list[int] = []
+
+    def show(_: int, known: int) -> None:
+        if known:
+            seen.append(len(list(copies.iterdir())))
+
+    outcome = await ingest(Work(document, None, 1), ports, show)
+    assert outcome == Indexed(ChunkCounts(embedded=1200))
+    assert seen == [1, 1]
+    assert list(copies.iterdir()) == []
+    stored = await store.stored_text(DocumentKey("", "d"))
+    assert stored.text.split() == text.split()
+
+
+async def test_a_document_larger_than_the_limit_is_not_even_copied(
+    broker: Broker, tmp_path: Path
+) -> None:
+    spool = open_spool(f"local://{tmp_path}/elsewhere")
+    name = new_name(*await broker.queue.space())
+    await spool.put(name, in_parts(PAGE))
+    document = Document(doc_id="d", version=1, source="d", spooled=name)
+    with pytest.raises(DocumentRejected, match="INGESTQ_MAX_DOCUMENT_BYTES"):
+        async with SpooledContents(spool, len(PAGE) - 1).at_hand(document):
+            pass
+
+
+async def test_a_dead_letter_keeps_its_content_until_it_goes(house: House) -> None:
+    client, letters = house.broker.client, house.broker.letters
+
+    async def stored() -> list[object]:
+        return [letter async for letter in letters.find(LetterFilter())]
+
+    receipt = await client.upload("blob", in_parts(b"\0\1\2" * 100), source="blob")
+    assert (await end(house, receipt.submission)).documents.rejected == 1
+    kept = await objects(house.broker)
+    assert len(kept) == 1
+
+    [letter] = [stored async for stored in letters.find(LetterFilter())]
+    assert await letters.requeue([letter], "again") == 1
+    assert (await end(house, "again")).documents.rejected == 1
+    assert await objects(house.broker) == kept
+
+    receipt = await client.upload("blob", in_parts(b"\0\3\4" * 100), source="blob")
+    await end(house, receipt.submission)
+    assert len(newer := await objects(house.broker)) == 1
+    assert newer != kept
+
+    [letter] = [stored async for stored in letters.find(LetterFilter())]
+    assert await letters.purge([letter]) == 1
+    assert await objects(house.broker) == set()
+
+    await end(house, (await client.upload("b", in_parts(b"\0" * 9), source="b")).submission)
+    assert len(await objects(house.broker)) == 1
+    receipt = await client.submit("b", source="b", text="Now it is text.")
+    assert (await end(house, receipt.submission)).documents.indexed == 1
+    assert await objects(house.broker) == set()
+    assert await stored() == []
+
+
+async def test_one_of_a_job_is_rejected_and_alone_keeps_its_content(broker: Broker) -> None:
+    documents = [
+        Document(doc_id=doc_id, version=1, source="s", text=LONG) for doc_id in ("good", "bad")
+    ]
+    await broker.client.submit_many(documents)
+    leases = lease_queue(broker)
+    [claimed] = await take(leases)
+    batch = batch_of(claimed)
+    assert [document.media_type for document in batch.documents] == ["text/plain"] * 2
+    assert await objects(broker) == batch.objects
+    assert await finish(leases, claimed, INDEXED + bury(batch.alone(1), "broken", tries=1))
+    assert await objects(broker) == {batch.documents[1].spooled}
+
+
+async def test_nothing_is_removed_by_a_worker_that_lost_its_job(broker: Broker) -> None:
+    await broker.client.submit("lamp", source="s", text=LONG)
+    leases = lease_queue(broker)
+    [stale] = await take(lease_queue(broker, lease_seconds=0.001))
+    [again] = await eventually(lambda: take(leases, worker="other"))
+    assert not await finish(leases, stale, INDEXED)
+    assert len(await objects(broker)) == 1
+    assert await finish(leases, again, INDEXED)
+    assert await objects(broker) == set()
+
+
+async def test_what_a_full_queue_refuses_is_not_kept(broker: Broker) -> None:
+    full = Broker(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=2), broker.spool)
+    await full.client.submit("first", source="s", text=LONG)
+    documents = [
+        Document(doc_id=f"{n}", version=1, source="s", tenant=f"{n}", text=LONG) for n in range(3)
+    ]
+    with pytest.raises(QueueFull):
+        await full.client.submit_many(documents, patience=0)
+    assert len(kept := await objects(broker)) == 2
+    with pytest.raises(QueueFull):
+        await full.client.submit("second", source="s", text=LONG)
+    with pytest.raises(QueueFull):
+        await full.client.upload("third", in_parts(PAGE), source="s")
+    waiting = set().union(*[batch_of(claim).objects for claim in await take(lease_queue(full), 9)])
+    assert await objects(broker) == kept == waiting
+
+
+async def test_the_same_upload_with_the_same_key_is_kept_once(broker: Broker) -> None:
+    client = broker.client
+    receipts = [
+        await client.upload("page", in_parts(*parts), source="s", idempotency_key="k")
+        for parts in ([PAGE], [PAGE[:5], PAGE[5:]])
+    ]
+    assert receipts[0] == receipts[1]
+    kept = await objects(broker)
+    assert len(kept) == 1
+    with pytest.raises(KeyReused):
+        await client.upload("page", in_parts(b"else"), source="s", idempotency_key="k")
+    assert await objects(broker) == kept
+
+
+class Deaf(JobQueue):
+    """The answer to an offer is lost."""
+
+    async def offer(self, batches: object) -> list[Enqueued]:
+        await super().offer(batches)  # type: ignore[arg-type]
+        raise ConnectionResetError
+
+
+async def test_content_is_kept_if_its_job_may_have_been_accepted(broker: Broker) -> None:
+    client = IngestClient(Deaf(broker.redis, broker.config), broker.spool)
+    with pytest.raises(ConnectionResetError):
+        await client.submit("lamp", source="s", text=LONG)
+    [claimed] = await take(lease_queue(broker))
+    assert await objects(broker) == batch_of(claimed).objects
+
+
+async def test_content_that_may_be_taken_for_left_over_is_not_queued(broker: Broker) -> None:
+    space, now_us = await broker.queue.space()
+    name = new_name(space, now_us - QUEUE_WITHIN_MS * 1000 - 1_000_000)
+    document = Document(doc_id="late", version=1, source="s", spooled=name)
+    with pytest.raises(UploadExpired, match="6 hours"):
+        await broker.queue.offer([IngestBatch("s", (document,))])
+    assert await broker.queue.is_empty()
+
+
+async def test_without_a_spool_texts_travel_as_they_are(broker: Broker) -> None:
+    client = IngestClient(broker.queue)
+    await client.submit("lamp", source="s", text=LONG)
+    [claimed] = await take(lease_queue(broker))
+    assert batch_of(claimed).documents[0].text == LONG
+    with pytest.raises(UsageError, match="was given a spool"):
+        await client.upload("page", in_parts(PAGE), source="s")
+
+
+async def test_a_client_is_told_where_the_spool_is(broker: Broker, tmp_path: Path) -> None:
+    place = tmp_path / "spool"
+    async with IngestClient.connect(broker.config.url, spool=str(place)) as client:
+        await client.submit("lamp", source="s", text=LONG)
+    spool: Spool | None = broker.spool
+    assert spool is not None
+    [claimed] = await take(lease_queue(broker))
+    [name] = batch_of(claimed).objects
+    assert (place / name).read_text() == LONG

@@ -1,0 +1,99 @@
+"""A place for objects: each is there as a whole, or not at all."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from broker.errors import DocumentRejected, SpoolUnavailable, UsageError
+from broker.spool.names import is_name, named_ms, new_name, new_space
+from broker.spool.store import Spool, open_spool
+
+SPACE = new_space()
+NOW_US = 1_800_000_000_123_456
+
+
+@pytest.fixture(params=["folder", "file URL", "store of fsspec"])
+def spool(request: pytest.FixtureRequest, tmp_path: Path) -> Spool:
+    prefix = {"folder": "", "file URL": "file://", "store of fsspec": "local://"}[request.param]
+    return open_spool(f"{prefix}{tmp_path}/spool")
+
+
+async def parts(*content: bytes) -> AsyncIterator[bytes]:
+    for part in content:
+        yield part
+
+
+async def cut_off() -> AsyncIterator[bytes]:
+    yield b"half of "
+    raise EOFError("the client went away")
+
+
+async def content(spool: Spool, name: str) -> bytes:
+    async with spool.at_hand(name) as path:
+        return path.read_bytes()
+
+
+async def test_what_is_put_is_there_until_it_is_removed(spool: Spool) -> None:
+    name = new_name(SPACE, NOW_US)
+    await spool.put(name, parts(b"The ferry ", b"", b"leaves at noon."))
+    assert await content(spool, name) == b"The ferry leaves at noon."
+    assert await spool.size(name) == 25
+    assert await spool.names(SPACE) == [name]
+    await spool.remove([name])
+    await spool.remove([name])
+    assert await spool.names(SPACE) == []
+    with pytest.raises(DocumentRejected, match="not in the spool any more"):
+        await spool.size(name)
+
+
+async def test_an_empty_object_is_one(spool: Spool) -> None:
+    name = new_name(SPACE, NOW_US)
+    await spool.put(name, parts())
+    assert await content(spool, name) == b""
+
+
+async def test_nothing_is_left_of_an_object_that_was_cut_off(spool: Spool) -> None:
+    with pytest.raises(EOFError):
+        await spool.put(new_name(SPACE, NOW_US), cut_off())
+    assert await spool.names(SPACE) == []
+
+
+async def test_spaces_are_apart(spool: Spool) -> None:
+    other = new_space()
+    await spool.put(new_name(other, NOW_US), parts(b"theirs"))
+    assert await spool.names(SPACE) == []
+
+
+async def test_a_folder_that_is_not_there_is_no_missing_document(tmp_path: Path) -> None:
+    spool = open_spool(str(tmp_path / "not mounted"))
+    with pytest.raises(SpoolUnavailable, match="INGESTQ_SPOOL_URL"):
+        await spool.size(new_name(SPACE, NOW_US))
+
+
+async def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    spool = open_spool(str(tmp_path / "file"))
+    with pytest.raises(SpoolUnavailable, match="Not a directory"):
+        await spool.put(new_name(SPACE, NOW_US), parts(b"a"))
+
+
+async def test_a_store_that_nobody_can_open_is_said_without_its_password() -> None:
+    spool = open_spool("unheard-of://user:secret@host/spool")
+    with pytest.raises(UsageError, match="Protocol not known") as raised:
+        await spool.put(new_name(SPACE, NOW_US), parts(b"a"))
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["memory://spool", "simplecache::memory://spool"])
+def test_a_place_that_no_other_process_sees_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match="no other process sees"):
+        open_spool(url)
+
+
+def test_a_name_says_when_it_was_made_and_leads_nowhere_else() -> None:
+    name = new_name(SPACE, NOW_US)
+    assert is_name(name)
+    assert named_ms(name) == NOW_US // 1000
+    for other in ("", name + ".part", f"{SPACE}/..", f"../{name}", f"/{name}", name + "\n"):
+        assert not is_name(other)
