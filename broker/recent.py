@@ -76,7 +76,7 @@ class Recent:
             submissions, ended = await self._scripts.recent(args=[jobs])
         return RecentWork(
             [_submission(*row) for row in submissions],
-            [msgspec.msgpack.decode(told, type=Ended) for told in ended],
+            [msgspec.msgpack.decode(told, type=Ended) for told in reversed(ended)],
         )
 
 

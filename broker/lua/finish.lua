@@ -24,8 +24,8 @@ elseif ARGV[4] ~= '0' then
   redis.call('SET', K.RESULT .. id, ARGV[3], 'PX', ARGV[4])
 end
 
-if redis.call('LPUSH', K.ENDED, ARGV[6]) >= 2 * RECENT then
-  redis.call('LTRIM', K.ENDED, 0, RECENT - 1)   -- not each time, as it is done for every job
+if redis.call('RPUSH', K.ENDED, ARGV[6]) >= 2 * RECENT then
+  redis.call('LTRIM', K.ENDED, -RECENT, -1)   -- not each time, as it is done for every job
 end
 
 local at = 6

@@ -127,6 +127,9 @@ async def test_it_fits_a_small_screen(opened: Opening, site: str, width: int) ->
     async with opened(site, viewport={"width": width, "height": 700}) as page:
         await page.goto(f"{site}/?q=keeper")
         assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        button = await page.get_by_role("button", name="Requeue poison.pdf").bounding_box()
+        assert button is not None
+        assert button["x"] + button["width"] <= width
 
 
 async def test_it_needs_no_script(opened: Opening, site: str, broker: Broker) -> None:
