@@ -271,6 +271,16 @@ async def test_what_is_known_of_a_document(broker: Broker) -> None:
         assert (await api.get("/documents/new")).json() == new
 
 
+async def test_an_id_may_have_line_breaks_in_it(broker: Broker) -> None:
+    async def index(tenant: str, doc_id: str, collection: str) -> Entry | None:
+        return Entry() if doc_id == "\na/b\n" else None
+
+    app = create_app(services(broker, index=index), ApiConfig(LIMIT))
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as api:
+        assert (await api.get("/documents/%0Aa/b%0A")).json()["doc_id"] == "\na/b\n"
+        assert (await api.delete("/documents/%0Aa/b%0A")).status_code == 202
+
+
 async def test_the_index_is_away(broker: Broker) -> None:
     async def index(tenant: str, doc_id: str, collection: str) -> Entry | None:
         raise StoreUnavailable("Qdrant does not answer")

@@ -11,6 +11,7 @@ from broker.dead_letters import DeadLetters, LetterFilter, StoredLetter
 from broker.errors import ContractError
 from producers.api.answers import BuriedDocument, BuriedDocuments, BuriedPayload, Purged, Requeued
 from producers.api.collections import Collections
+from producers.api.doc_ids import DOC_ID
 from producers.api.errors import problems
 from producers.client import new_submission
 
@@ -57,7 +58,7 @@ def dead_letter_routes(letters: DeadLetters, collections: Collections) -> APIRou
         return BuriedDocuments(total=total, dead_letters=listed)
 
     # Before the route whose parameter takes what follows a slash, too.
-    @router.post("/{doc_id:path}/requeue", status_code=202, responses=problems(404, 409, 422, 503))
+    @router.post(f"/{DOC_ID}/requeue", status_code=202, responses=problems(404, 409, 422, 503))
     async def requeue(stored: Annotated[StoredLetter, Depends(named)]) -> Requeued:
         """Queue the document again, with all its tries."""
         submission = new_submission()
@@ -65,7 +66,7 @@ def dead_letter_routes(letters: DeadLetters, collections: Collections) -> APIRou
         _check_unchanged(count)
         return Requeued(requeued=count, submission=submission)
 
-    @router.get("/{doc_id:path}", responses=problems(404, 422, 503))
+    @router.get(f"/{DOC_ID}", responses=problems(404, 422, 503))
     async def show(stored: Annotated[StoredLetter, Depends(named)]) -> BuriedPayload:
         """Everything that is known of a document that failed, and the document itself."""
         letter = stored.letter
@@ -74,7 +75,7 @@ def dead_letter_routes(letters: DeadLetters, collections: Collections) -> APIRou
             **summary.model_dump(), traceback=letter.traceback, payload=_payload(letter)
         )
 
-    @router.delete("/{doc_id:path}", responses=problems(404, 409, 422, 503))
+    @router.delete(f"/{DOC_ID}", responses=problems(404, 409, 422, 503))
     async def purge(stored: Annotated[StoredLetter, Depends(named)]) -> Purged:
         """Delete the dead letter for good."""
         count = await letters.purge([stored])

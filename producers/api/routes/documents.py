@@ -10,6 +10,7 @@ from broker.errors import KeyReused
 from producers.api.answers import Accepted, AcceptedLines
 from producers.api.batch import Rejections, parse
 from producers.api.collections import Collections
+from producers.api.doc_ids import DOC_ID
 from producers.api.errors import problems
 from producers.api.intake import Intake
 from producers.api.new_document import decode, schema
@@ -108,7 +109,7 @@ def document_routes(
             rejected_lines=rejections.listed,
         )
 
-    @router.delete("/documents/{doc_id:path}", status_code=202, responses=problems(422, 429, 503))
+    @router.delete(f"/documents/{DOC_ID}", status_code=202, responses=problems(422, 429, 503))
     async def remove(
         doc_id: Annotated[str, Path(min_length=1)],
         tenant: Annotated[str, Query(description="Whose document it is.")] = "",

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, HTTPException, Path, Query
 from broker.dead_letters import DeadLetters
 from producers.api.answers import DocumentState
 from producers.api.collections import Collections
+from producers.api.doc_ids import DOC_ID
 from producers.api.errors import problems
 
 
@@ -25,7 +26,7 @@ def index_routes(index: Index, letters: DeadLetters, collections: Collections) -
     """The route that looks into ``index``, and what went wrong in ``letters``."""
     router = APIRouter(tags=["documents"])
 
-    @router.get("/documents/{doc_id:path}", responses=problems(404, 422, 503))
+    @router.get(f"/documents/{DOC_ID}", responses=problems(404, 422, 503))
     async def state(
         doc_id: Annotated[str, Path(min_length=1)],
         tenant: Annotated[str, Query(description="Whose document it is.")] = "",
