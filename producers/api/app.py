@@ -78,7 +78,9 @@ def create_app(
 
 def _routers(services: Services, config: ApiConfig, stopping: asyncio.Event) -> Iterator[APIRouter]:
     intake = Intake(config.max_document_bytes, config.silence_seconds)
-    yield document_routes(services.client, intake, config.full_seconds)
+    yield document_routes(
+        services.client, intake, config.full_seconds, guarded=config.token is not None
+    )
     yield submission_routes(services.client, config.heartbeat_seconds, stopping)
     yield dead_letter_routes(services.letters)
     yield status_routes(services.client)
