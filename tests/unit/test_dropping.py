@@ -58,6 +58,13 @@ def test_folders_that_are_named_are_watched_instead(here: Path) -> None:
     assert watched_folders(none, load_settings(), required=False) == []
 
 
+def test_hot_folders_are_those_that_are_said_to_be(here: Path) -> None:
+    tables = '[[drop]]\npath = "in/sub"\nmode = "hot"\n[[drop]]\npath = "in"\ntenant = "x"'
+    assert [folder.hot for folder in watched(toml=tables)] == [True, False]
+    wanted = Wanted((Path("in"),), None, allow_mass_delete=False, hot=True)
+    assert watched_folders(wanted, load_settings()) == [DropFolder(here / "in", hot=True)]
+
+
 @pytest.mark.parametrize(
     ("folders", "source", "toml", "said"),
     [
@@ -66,6 +73,7 @@ def test_folders_that_are_named_are_watched_instead(here: Path) -> None:
         (["in", "in/sub"], "x", "", "--source names one folder"),
         ([], "x", TABLES, "--source names one folder"),
         (["in"], "", "", "--source is empty"),
+        ([], None, '[[drop]]\npath = "in"\nmode = "cold"', "drop.0.mode in ingestq.toml"),
         ([], None, '[[drop]]\nsource = "x"', "drop.0.path in ingestq.toml"),
         ([], None, '[[drop]]\npath = "in"\ninclude = "*.md"', "drop.0.include in ingestq.toml"),
         ([], None, '[[drop]]\npath = "in"\nexclude = ["!"]', "exclude of the folder in: Invalid"),
