@@ -70,7 +70,8 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     content decides. ``metadata`` is stored with every chunk. ``file`` names the state of the file
     at ``path``: while it is the one that is indexed, the file need not be read. ``scanned`` says
     that it was found in the file system: it is gone when a later scan of a folder it lies in does
-    not find it.
+    not find it. ``handed_over`` says that the file at ``path`` is taken away once it is known
+    what became of it: later there is none to compare with.
     """
 
     doc_id: str
@@ -85,6 +86,7 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     file: str | None = None
     scanned: bool = False
     collection: str = ""
+    handed_over: bool = False
 
     def __post_init__(self) -> None:
         _check_identity(self.doc_id, self.version, self.collection)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Literal
 
 from broker.errors import UsageError
 from broker.paths import text_to_path
@@ -22,6 +23,7 @@ class Wanted:
     folders: tuple[Path, ...]
     source: str | None
     allow_mass_delete: bool
+    hot: bool = False
 
 
 def watched_folders(
@@ -39,7 +41,10 @@ def watched_folders(
         )
     if wanted.source == "":
         raise UsageError("--source is empty; leave it out, or give the folder a name")
-    tables = [DropTable(path=path, source=wanted.source) for path in wanted.folders]
+    if wanted.hot and not wanted.folders:
+        raise UsageError('--hot is for folders that are named; write mode = "hot" into a table')
+    mode: Literal["mirror", "hot"] = "hot" if wanted.hot else "mirror"
+    tables = [DropTable(path=path, source=wanted.source, mode=mode) for path in wanted.folders]
     folders = [_folder(table, settings.collection) for table in tables or settings.drop]
     if required and not folders:
         raise UsageError("name a folder, or write a table [[drop]] into ingestq.toml")
@@ -75,6 +80,7 @@ def _folder(table: DropTable, default_collection: str) -> DropFolder:
             table.exclude,
             table.metadata,
             default_collection if table.collection is None else table.collection,
+            hot=table.mode == "hot",
         )
     except ValueError as error:
         raise UsageError(f"include or exclude of the folder {table.path}: {error}") from error

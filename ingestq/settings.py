@@ -68,6 +68,7 @@ class DropTable(BaseModel):
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     metadata: dict[str, JsonValue] = {}
+    mode: Literal["mirror", "hot"] = "mirror"
 
 
 class ScheduleTable(BaseModel):

@@ -258,10 +258,11 @@ async def replace(
 
 def _origin(document: Document, prepared: Prepared | Unprepared) -> dict[str, Any]:
     """The fields of a ledger entry that say where the document came from."""
+    stays = document.path is not None and not document.handed_over
     return {
-        "file": None if document.path is None else prepared.file,
+        "file": prepared.file if stays else None,
         "folders": folders_of(document.doc_id) if document.scanned else (),
-        "path": document.path,
+        "path": document.path if stays else None,
         "media_type": document.media_type,
         "metadata": document.metadata,
     }

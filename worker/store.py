@@ -77,13 +77,13 @@ class QdrantStore:
         """
         stale = _stale(entry)
 
-        async def ask(ids: Sequence[str]) -> None:
+        async def ask(ids: Sequence[models.ExtendedPointId]) -> None:
             await self._qdrant.ask(applied(partial(_delete, self._name, ids, stale)))
 
         deleted = 0
         async for page in pages(self._qdrant, self._name, stale, False, READ_POINTS):
             if page:
-                await in_parts([str(record.id) for record in page], ask, "point {}".format)
+                await in_parts([record.id for record in page], ask, "point {}".format)
                 deleted += len(page)
         return deleted
 
@@ -184,7 +184,10 @@ async def _upsert(
 
 
 async def _delete(
-    name: str, ids: Sequence[str], only: models.Filter, client: AsyncQdrantClient
+    name: str,
+    ids: Sequence[models.ExtendedPointId],
+    only: models.Filter,
+    client: AsyncQdrantClient,
 ) -> models.UpdateResult:
     these = models.Filter(must=[models.HasIdCondition(has_id=list(ids)), only])
     return await client.delete(name, models.FilterSelector(filter=these), wait=True)

@@ -26,16 +26,28 @@ Folders = Annotated[
 ]
 
 
+Hot = Annotated[
+    bool,
+    typer.Option(
+        "--hot", help="Hand the files over: they are moved to done/ or failed/ in the folder."
+    ),
+]
+
+
 def drop(
-    folders: Folders = None, source: Source = None, allow_mass_delete: AllowMassDelete = False
+    folders: Folders = None,
+    source: Source = None,
+    allow_mass_delete: AllowMassDelete = False,
+    hot: Hot = False,
 ) -> None:
     """Keep the index equal to the folders, until stopped.
 
     What changed is queued as soon as it has been still for a while; a worker indexes it. What is
-    gone is removed. --allow-mass-delete is for what changed while nobody watched.
+    gone is removed, but not from --hot folders. --allow-mass-delete is for what changed while
+    nobody watched.
     """
     configure_logging(logging.INFO)
-    run_command(partial(_drop, Wanted(tuple(folders or ()), source, allow_mass_delete)))
+    run_command(partial(_drop, Wanted(tuple(folders or ()), source, allow_mass_delete, hot)))
 
 
 async def _drop(wanted: Wanted, settings: Settings) -> ExitCode:

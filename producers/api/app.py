@@ -110,7 +110,13 @@ def _add_dashboard(
 def _routers(services: Services, config: ApiConfig, stopping: asyncio.Event) -> Iterator[APIRouter]:
     intake = Intake(config.max_document_bytes, config.silence_seconds)
     collections = Collections(config.collections)
-    yield document_routes(services.client, intake, config.full_seconds, collections)
+    yield document_routes(
+        services.client,
+        intake,
+        config.full_seconds,
+        collections,
+        guarded=config.token is not None,
+    )
     yield submission_routes(services.client, config.heartbeat_seconds, stopping)
     yield dead_letter_routes(services.letters, collections)
     yield status_routes(services.client)

@@ -13,20 +13,21 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from broker import events
-from broker.errors import QueueFull, ServiceUnavailable, UsageError
+from broker.errors import QueueFull, ServiceUnavailable, UploadExpired, UsageError
 from producers.api.answers import Problem
 
 DESCRIPTIONS: Final = {
     401: "The bearer token is missing or wrong.",
+    403: "A page of another site had a browser send this form.",
     404: "Nobody knows this.",
-    408: "The client stopped in the midst of its body.",
+    408: "The client stopped in the midst of its body, or took hours.",
     409: "It changed at this moment.",
-    413: "The body is larger than the server accepts.",
-    415: "The body is not declared as JSON, or as JSON Lines where that is asked for.",
+    413: "The body, or a file of a form, is larger than the server accepts.",
+    415: "The body is not declared as JSON, or as what else is asked for.",
     422: "The request is wrong; the answer names the field.",
     429: "The queue is full, or too much is being uploaded: try again after Retry-After seconds.",
-    503: "Redis, or Qdrant for a search, cannot be used at the moment. What was sent may or may "
-    "not be queued; it is safe to send it again.",
+    503: "Redis, the spool, or Qdrant for a search, cannot be used at the moment. What was sent "
+    "may or may not be queued; it is safe to send it again.",
 }
 
 log = structlog.get_logger()
@@ -53,6 +54,7 @@ def answer_errors(app: FastAPI) -> None:
         HTTPException,
         RequestValidationError,
         QueueFull,
+        UploadExpired,
         ServiceUnavailable,
         UsageError,
         ClientDisconnect,
@@ -71,6 +73,8 @@ async def _answer(request: Request, error: Exception) -> JSONResponse:
             return problem_response(422, "; ".join(_explain(wrong) for wrong in error.errors()))
         case QueueFull():
             return problem_response(429, str(error), retry_after(error.retry_after))
+        case UploadExpired():
+            return problem_response(408, str(error))
         case ServiceUnavailable() | UsageError():  # the latter: Redis refuses our credentials
             log.warning(events.API_UNAVAILABLE, path=request.url.path, error=str(error))
             return problem_response(503, str(error))

@@ -9,6 +9,7 @@ from fastapi import HTTPException, Request
 
 from producers.api.errors import retry_after
 from producers.api.lines import LineSplitter
+from producers.api.multipart import Event, FormSplitter
 
 HELD_BODIES: Final = 2
 """How many bodies of the largest size are held at once; of smaller ones, accordingly more.
@@ -23,7 +24,7 @@ class Intake:
     """Holds the bodies of all requests that are read or queued at the moment."""
 
     def __init__(self, max_body_bytes: int, silence_seconds: float) -> None:
-        self._max_body_bytes = max_body_bytes
+        self.max_body_bytes = max_body_bytes
         self._max_held_bytes = HELD_BODIES * max_body_bytes
         self._silence_seconds = silence_seconds
         self._held_bytes = 0
@@ -36,7 +37,7 @@ class Intake:
         much is held, 408 if the client goes silent. Raises ClientDisconnect if it goes away.
         """
         announced = request.headers.get("content-length", "")
-        if announced.isdecimal() and int(announced) > self._max_body_bytes:
+        if announced.isdecimal() and int(announced) > self.max_body_bytes:
             raise self._too_large()
         body = bytearray()
         try:
@@ -45,6 +46,25 @@ class Intake:
         finally:
             self._held_bytes -= len(body)
 
+    async def form(self, request: Request) -> AsyncGenerator[Event, None]:
+        """The parts of a form, as they come; what counts as held is what was received last.
+
+        Raises HTTPException: 422 if it is no form, 429 if too much is held, 408 if the client goes
+        silent. Raises ClientDisconnect if it goes away.
+        """
+        try:
+            splitter = FormSplitter(request.headers["content-type"])
+            async for part in self._parts(request):
+                self._hold(len(part))
+                try:
+                    for event in splitter.feed(part):
+                        yield event
+                finally:
+                    self._held_bytes -= len(part)
+            splitter.end()
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+
     async def lines(self, request: Request) -> AsyncGenerator[list[bytes | None], None]:
         """The lines of the body of ``request``, as they come; None is one that is too large.
 
@@ -52,7 +72,7 @@ class Intake:
         HTTPException: 429 if too much is held, 408 if the client goes silent. Raises
         ClientDisconnect if it goes away.
         """
-        splitter = LineSplitter(self._max_body_bytes)
+        splitter = LineSplitter(self.max_body_bytes)
         held = 0
         try:
             async for part in self._parts(request):
@@ -67,7 +87,7 @@ class Intake:
 
     async def _read(self, request: Request, body: bytearray) -> None:
         async for part in self._parts(request):
-            if len(body) + len(part) > self._max_body_bytes:
+            if len(body) + len(part) > self.max_body_bytes:
                 raise self._too_large()
             self._hold(len(part))
             body += part
@@ -94,6 +114,6 @@ class Intake:
     def _too_large(self) -> HTTPException:
         return HTTPException(
             413,
-            f"the body is larger than {self._max_body_bytes} bytes, which is the limit of this "
+            f"the body is larger than {self.max_body_bytes} bytes, which is the limit of this "
             "server (INGESTQ_MAX_DOCUMENT_BYTES)",
         )

@@ -12,6 +12,9 @@ UNFINISHED_SUFFIXES: Final = (".part", ".partial", ".tmp", ".crdownload", "~")
 """What programs name a file while they write it, or keep of it afterwards. It is taken when it gets
 its real name."""
 SIDECAR_SUFFIX: Final = ".meta.json"
+DONE: Final = "done"
+FAILED: Final = "failed"
+"""Where the files of a hot folder are moved, in the folder itself."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,9 @@ class DropFolder:
     ``name`` is what their ids begin with in place of the path, see `producers.files.Root`.
     ``include`` and ``exclude`` are patterns as in a .gitignore file, relative to the folder;
     without ``include`` every file is meant. ``metadata`` is stored with each document. Without a
-    ``collection`` they are for the one that the client has. Raises ValueError if something is no
-    pattern.
+    ``collection`` they are for the one that the client has. The files of a ``hot`` folder are
+    handed over: they are moved away once it is known what became of them, and the documents stay.
+    Raises ValueError if something is no pattern.
     """
 
     path: Path
@@ -32,6 +36,7 @@ class DropFolder:
     exclude: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     collection: str = ""
+    hot: bool = False
 
     def __post_init__(self) -> None:
         self._patterns  # noqa: B018 - so that a wrong one is an error here
@@ -39,9 +44,15 @@ class DropFolder:
     def takes(self, path: Path) -> bool:
         """Whether the file at ``path``, which is in the folder, is a document."""
         relative = path.relative_to(self.path)
-        if not is_visible(relative) or is_sidecar(path):
+        if not self.enters(path) or is_sidecar(path):
             return False
         return self._patterns.take(relative)
+
+    def enters(self, path: Path) -> bool:
+        """Whether there may be documents at ``path``, which is in the folder, or in it."""
+        relative = path.relative_to(self.path)
+        is_result = self.hot and relative.parts[:1] in ((DONE,), (FAILED,))
+        return is_visible(relative) and not is_result
 
     @cached_property
     def _patterns(self) -> Patterns:

@@ -17,7 +17,8 @@ from broker.contract import FailedDocument, Lane
 from broker.dead_letters import DeadLetters
 from producers.client import IngestClient, new_submission
 from producers.drop.folder import DropFolder, document_beside, is_visible
-from producers.drop.looking import Looker
+from producers.drop.handing_over import HandOver
+from producers.drop.looking import Looked, Looker
 from producers.drop.presence import Presence
 from producers.drop.scanning import Scanner
 from producers.drop.settling import FileState, Settling
@@ -66,7 +67,12 @@ class Drop:
         self._looker = Looker(folder, self._presence, config.settle_seconds)
         self._watcher = Watcher(folder.path, config.poll_seconds, self._looker.snapshot)
         self._settling = Settling(config.settle_seconds)
-        self._scanner = Scanner(
+        self._handing: HandOver | None = None
+        if folder.hot:
+            self._handing = HandOver(
+                folder, client, self._looker, self._keep_an_eye_on, self._take_again
+            )
+        self._scanner = self._handing or Scanner(
             folder,
             client,
             letters,
@@ -92,10 +98,12 @@ class Drop:
         )
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self._watch())
-            taking = group.create_task(self._take_what_is_still())
+            tasks = [group.create_task(self._take_what_is_still())]
+            if self._handing is not None:
+                tasks.append(group.create_task(self._handing.run()))
             await self._stopping.wait()
             watching.cancel()  # it asks Redis for nothing itself, and ends the scan
-            await end(taking)
+            await end(*tasks)
         log.info(events.DROP_STOPPED, folder=str(self._folder.path))
 
     async def _watch(self) -> None:
@@ -148,6 +156,9 @@ class Drop:
         for path, state in changing.items():
             self._remembered(self._settling.watch(path, state, now))
 
+    def _take_again(self, path: Path) -> None:
+        self._remembered(self._settling.touch(path, time.monotonic()))
+
     def _remembered(self, is_remembered: bool) -> None:
         if not is_remembered:
             self._ask_scan()
@@ -174,10 +185,20 @@ class Drop:
         self._keep_an_eye_on(looked.changing)
         if looked.ask_scan:
             self._ask_scan()
-        documents, deletions = len(looked.documents), len(looked.deletions)
-        if not documents + deletions:
-            return
-        lane = Lane.INTERACTIVE if documents + deletions <= FEW_DOCUMENTS else Lane.BULK
+        deletions = len(looked.deletions)
+        few = len(looked.documents) + deletions <= FEW_DOCUMENTS
+        take = self._queue if self._handing is None else self._handing.take
+        documents = await take(looked, Lane.INTERACTIVE if few else Lane.BULK)
+        if documents + deletions:
+            log.info(
+                events.DROP_QUEUED,
+                folder=str(self._folder.path),
+                documents=documents,
+                deletions=deletions,
+            )
+
+    async def _queue(self, looked: Looked, lane: Lane) -> int:
+        """Put what was looked at on the queue; how many documents that were."""
         submission = new_submission()
         await self._client.submit_many(
             looked.documents.values(),
@@ -186,12 +207,7 @@ class Drop:
             lane=lane,
         )
         await self._client.delete_many(looked.deletions, submission=submission, lane=lane)
-        log.info(
-            events.DROP_QUEUED,
-            folder=str(self._folder.path),
-            documents=documents,
-            deletions=deletions,
-        )
+        return len(looked.documents)
 
     async def _scan(self) -> None:
         self._scan_at = math.inf

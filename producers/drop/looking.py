@@ -13,7 +13,7 @@ import msgspec
 
 from broker.contract import Deletion, Document, FailedDocument
 from broker.paths import file_state
-from producers.drop.folder import DropFolder, is_visible
+from producers.drop.folder import DropFolder
 from producers.drop.notices import Notices
 from producers.drop.presence import Presence
 from producers.drop.settling import MOST_CHANGES, FileState, is_still
@@ -29,11 +29,13 @@ than it may."""
 class Looked:
     """What is to be done about some paths.
 
-    Files that are still being written are ``changing``, and in which state they are now.
+    ``states`` are those that the files of the documents are in, by the id of each. Files that are
+    still being written are ``changing``, and in which state they are now.
     ``ask_scan`` says that something happened that only a scan can tell all about.
     """
 
     documents: dict[str, Document] = field(default_factory=dict)
+    states: dict[str, FileState] = field(default_factory=dict)
     deletions: list[Deletion] = field(default_factory=list)
     changing: dict[Path, FileState] = field(default_factory=dict)
     ask_scan: bool = False
@@ -68,6 +70,8 @@ class Looker:
             found = list(islice(walk(self.root, path, self.leave_out), MOST_CHANGES))
             looked.ask_scan |= len(found) == MOST_CHANGES
             self._judge(found, version, looked, {path: known})
+        if self._folder.hot:
+            return looked  # what is gone was moved, and its document stays
         if gone and self._presence.check():  # else nothing is known of any file
             self._decide_about_gone(gone, version, looked)
         return looked
@@ -84,7 +88,7 @@ class Looker:
             return True
         if not stat.S_ISDIR(status.st_mode):
             return not self._folder.takes(path)
-        if not is_visible(path.relative_to(self._folder.path)):
+        if not self._folder.enters(path):
             return True
         self._folders.add(path)
         return False
@@ -133,6 +137,7 @@ class Looker:
                 continue
             try:
                 looked.documents[entry.doc_id] = self._document(entry, version)
+                looked.states[entry.doc_id] = FileState.of(entry.status)
                 self.notices.taken(entry.doc_id)
             except ValueError as error:
                 self.notices.left_out(entry.doc_id, str(error))
@@ -145,6 +150,8 @@ class Looker:
             collection=self._folder.collection,
             metadata={**self._folder.metadata, **read_sidecar(found.path)},
         )
+        if self._folder.hot:
+            return msgspec.structs.replace(document, scanned=False, handed_over=True)
         return msgspec.structs.replace(document, file=file_state(document, found.status))
 
     def _decide_about_gone(self, gone: Iterable[Path], version: int, looked: Looked) -> None:

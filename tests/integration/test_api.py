@@ -376,7 +376,7 @@ async def test_it_is_ready_once_a_worker_is_alive(api: AsyncClient, broker: Brok
 async def test_what_can_go_wrong_is_documented(api: AsyncClient) -> None:
     schema = (await api.get("/openapi.json")).json()
     post = schema["paths"]["/documents"]["post"]
-    assert post["responses"].keys() == {"202", "408", "413", "415", "422", "429", "503"}
+    assert post["responses"].keys() == {"202", "403", "408", "413", "415", "422", "429", "503"}
     body = post["requestBody"]["content"]["application/json"]["schema"]
     assert body["required"] == ["doc_id", "text"]
     assert not body["additionalProperties"]

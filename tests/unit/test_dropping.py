@@ -75,6 +75,13 @@ def test_a_folder_may_be_watched_for_two_collections() -> None:
     assert load_settings().collections == ("documents", "handbook")
 
 
+def test_hot_folders_are_those_that_are_said_to_be(here: Path) -> None:
+    tables = '[[drop]]\npath = "in/sub"\nmode = "hot"\n[[drop]]\npath = "in"\ntenant = "x"'
+    assert [folder.hot for folder in watched(toml=tables)] == [True, False]
+    wanted = Wanted((Path("in"),), None, allow_mass_delete=False, hot=True)
+    assert watched_folders(wanted, load_settings()) == [DropFolder(here / "in", hot=True)]
+
+
 @pytest.mark.parametrize(
     ("folders", "source", "toml", "said"),
     [
@@ -86,6 +93,7 @@ def test_a_folder_may_be_watched_for_two_collections() -> None:
         ([], None, TWICE.format(collection="documents"), "cannot both be watched"),
         ([], None, TWICE.format(collection="a/b"), "drop.1.collection in ingestq.toml is 'a/b'"),
         ([], None, TWICE.format(collection="a__ledger"), "made by ingestq"),
+        ([], None, '[[drop]]\npath = "in"\nmode = "cold"', "drop.0.mode in ingestq.toml"),
         ([], None, '[[drop]]\nsource = "x"', "drop.0.path in ingestq.toml"),
         ([], None, '[[drop]]\npath = "in"\ninclude = "*.md"', "drop.0.include in ingestq.toml"),
         ([], None, '[[drop]]\npath = "in"\nexclude = ["!"]', "exclude of the folder in: Invalid"),

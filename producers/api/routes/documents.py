@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request
 
-from broker.contract import MAX_VERSION
+from broker.contract import MAX_VERSION, Receipt
 from broker.errors import KeyReused
 from producers.api.answers import Accepted, AcceptedLines
 from producers.api.batch import Rejections, parse
@@ -14,9 +14,13 @@ from producers.api.doc_ids import DOC_ID
 from producers.api.errors import problems
 from producers.api.intake import Intake
 from producers.api.new_document import decode, schema
+from producers.api.origin import is_of_another_site
+from producers.api.upload_form import read_form, uploads_of
+from producers.api.upload_form import schema as form_schema
 from producers.client import IngestClient
 
 JSON: Final = "application/json"
+FORM: Final = "multipart/form-data"
 JSON_LINES: Final = ("application/x-ndjson", "application/jsonl")
 
 IdempotencyKey = Annotated[
@@ -30,63 +34,79 @@ IdempotencyKey = Annotated[
 ]
 
 
-def _body(schema: dict[str, Any] | None, *media_types: str) -> dict[str, Any]:
-    """The body of a request, for openapi.json, which has no schema for a sequence of documents."""
-    described = {} if schema is None else {"schema": schema}
-    content = dict.fromkeys(media_types, described)
+def _body(content: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The body of a request, for openapi.json: what each media type has to hold."""
     return {"requestBody": {"required": True, "content": content}}
 
 
 def document_routes(
-    client: IngestClient, intake: Intake, full_seconds: float, collections: Collections
+    client: IngestClient,
+    intake: Intake,
+    full_seconds: float,
+    collections: Collections,
+    *,
+    guarded: bool,
 ) -> APIRouter:
     """The routes that put documents on the queue of ``client``, for one of ``collections``.
 
-    A batch waits ``full_seconds`` for room in a full queue.
+    A batch waits ``full_seconds`` for room in a full queue. Requests that are ``guarded`` by a
+    token come from no page of somebody else.
     """
     router = APIRouter(tags=["documents"])
 
     @router.post(
         "/documents",
         status_code=202,
-        responses=problems(408, 413, 415, 422, 429, 503),
-        openapi_extra=_body(schema(collections), JSON),
+        responses=problems(403, 408, 413, 415, 422, 429, 503),
+        openapi_extra=_body(
+            {JSON: {"schema": schema(collections)}, FORM: {"schema": form_schema(collections)}}
+        ),
     )
     async def add(request: Request, idempotency_key: IdempotencyKey = None) -> Accepted:
-        """Put a document on the queue.
+        """Put a document on the queue, or the files of a form: all of them, or none.
 
-        The answer is sent once the document is on disk in Redis. A second request with the same
-        document is a new submission, unless it has the same Idempotency-Key; if nothing changed,
-        the worker notices that.
+        The answer is sent once the document is on disk in Redis, and what is large in the spool. A
+        second request with the same document is a new submission, unless it has the same
+        Idempotency-Key; if nothing changed, the worker notices that.
         """
-        _require(request, JSON)
-        async with intake.body(request) as body:
-            try:
-                document, metadata = decode(body)
-                collection = collections.named(document.collection)
-            except ValueError as error:
-                raise HTTPException(422, str(error)) from error
-            try:
-                receipt = await client.submit(
-                    document.doc_id,
-                    text=document.text,
-                    source=document.doc_id if document.source is None else document.source,
-                    tenant=document.tenant,
-                    collection=collection,
-                    version=document.version,
-                    media_type=document.media_type,
-                    metadata=metadata,
-                    idempotency_key=idempotency_key,
-                )
-            except KeyReused as error:
-                raise HTTPException(422, str(error)) from error
+        try:
+            if _require(request, JSON, FORM) == FORM:
+                receipt = await take_files(request, idempotency_key)
+            else:
+                receipt = await take_text(request, idempotency_key)
+        except (KeyReused, ValueError) as error:
+            raise HTTPException(422, str(error)) from error
         return Accepted.model_validate(receipt)
+
+    async def take_text(request: Request, idempotency_key: str | None) -> Receipt:
+        async with intake.body(request) as body:
+            document, metadata = decode(body)
+            return await client.submit(
+                document.doc_id,
+                text=document.text,
+                source=document.doc_id if document.source is None else document.source,
+                tenant=document.tenant,
+                collection=collections.named(document.collection),
+                version=document.version,
+                media_type=document.media_type,
+                metadata=metadata,
+                idempotency_key=idempotency_key,
+            )
+
+    async def take_files(request: Request, idempotency_key: str | None) -> Receipt:
+        if not guarded and is_of_another_site(request.headers):
+            raise HTTPException(403, "forms are only taken from pages of this server")
+        async with client.spooling() as writing, aclosing(intake.form(request)) as events:
+            form = await read_form(events, writing, intake.max_body_bytes)
+            return await client.submit_uploads(
+                uploads_of(form, collections), writing, idempotency_key=idempotency_key
+            )
 
     @router.post(
         "/documents:batch",
         status_code=202,
         responses=problems(408, 415, 422, 429, 503),
-        openapi_extra=_body(None, *JSON_LINES),
+        openapi_extra=_body({kind: {} for kind in JSON_LINES}),  # no schema knows a sequence
     )
     async def add_many(request: Request) -> AcceptedLines:
         """Put many documents on the queue: JSON Lines, each line a body of `POST /documents`.
@@ -130,10 +150,14 @@ def document_routes(
     return router
 
 
-def _require(request: Request, *media_types: str) -> None:
-    """A browser lets any page send anything but JSON to this server without asking it first."""
+def _require(request: Request, *media_types: str) -> str:
+    """What the body is declared to be: one of ``media_types``.
+
+    A browser lets any page send forms and plain text to this server without asking it first.
+    """
     sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if sent not in media_types:
         raise HTTPException(
             415, f"send the header Content-Type: {media_types[0]}, and a body of that type"
         )
+    return sent

@@ -1,0 +1,166 @@
+"""Hot folders: files are queued, and moved away once it is known what became of them.
+
+If this process is killed in between, the file is still there: it is queued again at the next start,
+found unchanged, and moved then.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from broker import events
+from broker.contract import FailedDocument, Lane
+from broker.paths import text_to_path
+from producers import files
+from producers.client import IngestClient, new_submission
+from producers.drop.folder import DropFolder
+from producers.drop.looking import Looked, Looker
+from producers.drop.moving import Taken, is_as_taken, move
+from producers.drop.settling import FileState
+from producers.outages import persistently
+from producers.sightings import Sightings
+
+log = structlog.get_logger()
+
+MOST_GROUPS: Final = 16
+"""Groups of files that are on the queue at once; each is what was found together, up to 256."""
+POLL_SECONDS: Final = 0.2
+"""How often it is asked what became of them."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Files that were queued together."""
+
+    submission: str
+    files: Sequence[Taken]
+
+
+class HandOver:
+    """Takes the files of one hot folder.
+
+    ``keep_an_eye_on`` is told of files that are still being written, ``take_again`` of those that
+    became others while they were on the queue.
+    """
+
+    def __init__(
+        self,
+        folder: DropFolder,
+        client: IngestClient,
+        looker: Looker,
+        keep_an_eye_on: Callable[[Mapping[Path, FileState]], None],
+        take_again: Callable[[Path], None],
+    ) -> None:
+        self._folder = folder
+        self._client = client
+        self._looker = looker
+        self._keep_an_eye_on = keep_an_eye_on
+        self._take_again = take_again
+        self._under_way: set[Path] = set()
+        self._groups: list[_Group] = []
+        self._room = asyncio.Semaphore(MOST_GROUPS)
+
+    async def scan(self) -> None:
+        """Take every file of the folder that is not taken yet; nothing is decided about others."""
+        await persistently(self._take_all)
+
+    async def take(self, looked: Looked, lane: Lane) -> int:
+        """Put files on the queue; how many. Waits while too many groups are there.
+
+        Raises BrokerUnavailable: then they may be on the queue, and are to be looked at again.
+        """
+        found = [
+            Taken(path, looked.states[document.doc_id], document)
+            for document in looked.documents.values()
+            if document.path is not None
+            and (path := text_to_path(document.path)) not in self._under_way
+        ]
+        if not found:
+            return 0
+        await self._room.acquire()
+        try:
+            group = await self._queue(found, lane)
+        except BaseException:
+            self._room.release()
+            raise
+        self._groups.append(group)
+        self._under_way.update(taken.path for taken in group.files)
+        return len(group.files)
+
+    async def run(self) -> None:
+        """Move the files that were taken, until it is cancelled."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            for group in list(self._groups):
+                if await persistently(partial(self._has_ended, group)):
+                    self._groups.remove(group)
+                    self._room.release()
+
+    async def _take_all(self) -> None:
+        taken = 0
+        clock, leave_out = self._client.now, self._looker.leave_out
+        async for listing in files.scan(self._looker.root, clock, Sightings(), leave_out):
+            looked = await asyncio.to_thread(self._looker.judge, listing)
+            self._keep_an_eye_on(looked.changing)
+            taken += await self.take(looked, Lane.BULK)
+        log.info(events.DROP_SCANNED, folder=str(self._folder.path), documents=taken)
+
+    async def _queue(self, found: Sequence[Taken], lane: Lane) -> _Group:
+        submission = new_submission()
+        refused: set[str] = set()
+
+        def leave_out(failed: FailedDocument) -> None:
+            refused.add(failed.doc_id)
+            self._looker.notices.left_out(failed.doc_id, failed.reason)
+
+        await self._client.submit_many(
+            [taken.document for taken in found],
+            submission=submission,
+            on_failed=leave_out,
+            lane=lane,
+        )
+        return _Group(submission, [t for t in found if t.document.doc_id not in refused])
+
+    async def _has_ended(self, group: _Group) -> bool:
+        """Whether it is known what became of a group; then its files are moved.
+
+        Or it will never be known, as Redis lost its data: the next scan takes them again.
+        """
+        status = await self._client.status(group.submission)
+        if not status.complete:
+            return False
+        failed = await self._client.failed_documents(group.submission)
+        known = (status.accepted, status.documents.rejected) == (len(group.files), len(failed))
+        if known:
+            reasons = {document.doc_id: document.reason for document in failed}
+            changed = await asyncio.to_thread(self._move_all, group.files, reasons)
+        self._under_way.difference_update(taken.path for taken in group.files)
+        for path in changed if known else ():
+            self._take_again(path)
+        return True
+
+    def _move_all(self, taken: Sequence[Taken], reasons: Mapping[str, str]) -> list[Path]:
+        """Move files, as far as they are there. Blocks; returns those that changed meanwhile."""
+        changed, moved = [], {True: 0, False: 0}
+        for one in taken:
+            reason = reasons.get(one.document.doc_id)
+            try:
+                if not is_as_taken(one, self._folder):
+                    changed.append(one.path)
+                    continue
+                move(one, self._folder, reason)
+            except FileNotFoundError:
+                continue  # somebody else took it away
+            except OSError as error:
+                why = f"cannot be moved: {error.strerror}"
+                self._looker.notices.left_out(one.document.doc_id, why)
+                continue
+            moved[reason is None] += 1
+        done, failed = moved[True], moved[False]
+        log.info(events.DROP_HANDED_OVER, folder=str(self._folder.path), done=done, failed=failed)
+        return changed

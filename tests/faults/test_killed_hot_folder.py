@@ -1,0 +1,63 @@
+"""``ingestq drop --hot`` is killed again and again: every file is handed over once."""
+
+import random
+import signal
+from collections import Counter
+from functools import partial
+from operator import le
+from pathlib import Path
+
+import pytest
+
+from tests.command import Ingestq
+from tests.waiting import eventually
+
+FILES = 140
+LIVES = 7
+"""All but the last of which end by SIGKILL."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_every_file_is_moved_once_however_often_it_is_killed(ingestq: Ingestq) -> None:
+    ingestq.settings |= {"drop_settle_seconds": "0.2", "lease_seconds": "2", "pool_size": "1"}
+    root = ingestq.folder / "in"
+    for place in ("done", "failed"):
+        (root / place).mkdir(parents=True)
+
+    def write(number: int) -> None:
+        content = b"\0binary %d" % number if number % 10 == 0 else b"Note %d." % number
+        (root / f"{number}.txt").write_bytes(content)
+
+    async def left() -> list[Path]:
+        return [path for path in root.iterdir() if path.is_file()]
+
+    async def moved() -> int:
+        return len([*(root / "done").iterdir(), *(root / "failed").glob("*.txt.error.txt")])
+
+    chance = random.Random(0)
+    worker = ingestq.start("worker")
+    try:
+        for life in range(1, LIVES + 1):
+            for number in range((life - 1) * FILES // LIVES, life * FILES // LIVES):
+                write(number)
+            before = await moved()
+            drop = ingestq.start("drop", "--hot", root)
+            try:
+                if life < LIVES:  # it is in the middle of it then, or was just done
+                    some = before + chance.randint(1, FILES // LIVES)
+                    await eventually(moved, partial(le, some), seconds=60)
+                else:
+                    await eventually(left, lambda files: not files, seconds=60)
+            finally:
+                drop.send_signal(signal.SIGKILL if life < LIVES else signal.SIGTERM)
+                _, said = drop.communicate()
+        assert drop.returncode == 0, said
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        worker.communicate()
+    for place, wanted in (("done", 9), ("failed", 1)):
+        contents = Counter(path.read_bytes() for path in (root / place).glob("*.txt"))
+        notes = {content: n for content, n in contents.items() if content[:1] in (b"N", b"\0")}
+        assert len(notes) == FILES * wanted // 10
+        assert set(notes.values()) == {1}

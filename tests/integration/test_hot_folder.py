@@ -1,0 +1,196 @@
+"""A hot folder: files are handed over, and moved to where they say what became of them."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from broker import events
+from broker.contract import BatchReport, DocumentCounts, bury
+from ingestq.runtime import Broker
+from producers.drop.folder import DropFolder
+from producers.drop.keeper import DropConfig
+from tests.claims import batch_of, finish, lease_queue, take
+from tests.command import Ingestq
+from tests.house import House
+from tests.integration.test_drop import Logs, dropping, told
+from tests.waiting import eventually
+from worker.ledger import QdrantLedger
+from worker.points import DocumentKey
+
+INDEXED = BatchReport(DocumentCounts(indexed=1))
+NO_RESCANS = DropConfig(settle_seconds=0.3, rescan_seconds=3600)
+
+
+def hot(root: Path) -> DropFolder:
+    return DropFolder(root, hot=True)
+
+
+def tree(root: Path) -> dict[str, str]:
+    """Path and content of every file."""
+    return {
+        str(path.relative_to(root)): path.read_text() for path in root.rglob("*") if path.is_file()
+    }
+
+
+async def become(root: Path, *names: str) -> dict[str, str]:
+    """The folder holds these files in the end, and no others; what is in them."""
+
+    async def look() -> dict[str, str]:
+        try:
+            return tree(root)
+        except FileNotFoundError:  # moved at this moment
+            return {}
+
+    return await eventually(look, lambda files: sorted(files) == sorted(names))
+
+
+async def test_files_are_moved_when_it_is_known_what_became_of_them(house: House) -> None:
+    house.write("there.txt", "done/old.txt", "failed/old.txt")
+    (house.root / "there.txt.meta.json").write_text(json.dumps({"page": 7}))
+    results = ["done/old.txt", "failed/old.txt", "done/there.txt", "done/there.txt.meta.json"]
+    async with dropping(house.broker, hot(house.root)):
+        await become(house.root, *results)
+        house.write("sub/new.txt")
+        (house.root / "bad.txt").write_bytes(b"\0\1\2")
+        results += ["done/sub/new.txt", "failed/bad.txt", "failed/bad.txt.error.txt"]
+        files = await become(house.root, *results)
+    assert "binary" in files["failed/bad.txt.error.txt"]
+    chunks = {chunk["doc_id"]: chunk for chunk in await house.payloads()}
+    assert chunks.keys() == {str(house.root / name) for name in ("there.txt", "sub/new.txt")}
+    assert chunks[str(house.root / "there.txt")]["metadata"]["page"] == 7
+
+
+async def test_the_document_stays_and_has_no_source(house: House) -> None:
+    house.write("a.txt")
+    doc_id = str(house.root / "a.txt")
+    async with dropping(house.broker, hot(house.root), DropConfig(0.3, rescan_seconds=1)) as logs:
+        await become(house.root, "done/a.txt")
+        scans = len([entry for entry in logs if entry["event"] == events.DROP_SCANNED])
+
+        async def scanned() -> int:
+            return len([entry for entry in logs if entry["event"] == events.DROP_SCANNED])
+
+        await eventually(scanned, lambda n: n > scans)
+    await eventually(house.broker.queue.is_empty)
+    assert await house.indexed() == {doc_id}
+    key = DocumentKey("", doc_id)
+    entry = (await QdrantLedger(house.qdrant, house.names.ledger).look_up([key]))[key]
+    assert (entry.document, entry.file, entry.folders) == (None, None, ())
+
+
+async def test_a_name_that_exists_gets_a_number(house: House) -> None:
+    async with dropping(house.broker, hot(house.root)):
+        (house.root / "a.txt").write_text("The first.")
+        await become(house.root, "done/a.txt")
+        (house.root / "a.txt").write_text("The second.")
+        await become(house.root, "done/a.txt", "done/a-2.txt")
+        (house.root / "a.txt").write_text("The second.")
+        files = await become(house.root, "done/a.txt", "done/a-2.txt", "done/a-3.txt")
+    assert list(files.values()).count("The second.") == 2
+    [chunk] = await house.payloads()
+    assert chunk["page_content"] == "The second."
+
+
+async def queued(broker: Broker, count: int = 1) -> None:
+    await eventually(broker.queue.depth, lambda depth: depth.ready == count)
+
+
+async def work(broker: Broker, report: BatchReport | None = None) -> Sequence[str]:
+    """Do as a worker does with the one job; the ids of its documents."""
+    leases = lease_queue(broker)
+    [claimed] = await take(leases)
+    batch = batch_of(claimed)
+    assert await finish(leases, claimed, report or bury(batch, "broken", tries=1))
+    return [document.doc_id for document in batch.documents]
+
+
+async def test_a_file_that_changed_meanwhile_stays_and_is_taken_again(
+    broker: Broker, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    async with dropping(broker, hot(root), NO_RESCANS):
+        (root / "a.txt").write_text("The first.")
+        await queued(broker)
+        (root / "a.txt").write_text("The second, which is longer.")
+        await work(broker, INDEXED)
+        await queued(broker)
+        assert tree(root) == {"a.txt": "The second, which is longer."}
+        (root / "a.txt.meta.json").write_text("{}")  # says nothing new
+        await work(broker, INDEXED)
+        await become(root, "done/a.txt", "done/a.txt.meta.json")
+
+
+async def test_a_file_of_which_the_sidecar_changed_is_taken_again(
+    broker: Broker, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    async with dropping(broker, hot(root), NO_RESCANS):
+        (root / "a.txt").write_text("text")
+        await queued(broker)
+        (root / "a.txt.meta.json").write_text('{"page": 3}')
+        await work(broker)
+        await queued(broker)
+        await work(broker, INDEXED)
+        await become(root, "done/a.txt", "done/a.txt.meta.json")
+
+
+async def test_what_was_queued_before_a_restart_is_moved_after_it(house: House) -> None:
+    house.write("a.txt", "b.txt")
+    for name in ("a.txt", "b.txt"):
+        os.utime(house.root / name, (1, 1))
+    broker = house.broker
+    summary = await house.scan(house.root / "a.txt")  # as if it had died when that was indexed
+    assert summary.documents.indexed == 1
+    async with dropping(broker, hot(house.root)):
+        await become(house.root, "done/a.txt", "done/b.txt")
+    assert len(await house.payloads()) == 2
+
+
+async def test_nothing_is_moved_if_redis_forgot_what_became_of_it(
+    broker: Broker, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a.txt").write_text("text")
+    async with dropping(broker, hot(root), DropConfig(0.3, rescan_seconds=1)) as logs:
+        await queued(broker)
+        await broker.redis.flushdb()
+        await queued(broker)  # by a later scan
+        assert tree(root) == {"a.txt": "text"}
+        await work(broker, INDEXED)
+        await become(root, "done/a.txt")
+    assert not any(entry["event"] == events.DROP_LEFT_OUT for entry in logs)
+
+
+async def test_a_file_that_cannot_be_moved_is_said_and_stays(house: House) -> None:
+    (house.root / "done").write_text("in the way")
+    house.write("a.txt")
+    async with dropping(house.broker, hot(house.root)) as logs:
+        left_out = await told(logs, events.DROP_LEFT_OUT)
+        assert "cannot be moved" in left_out["reason"]
+    assert set(tree(house.root)) == {"a.txt", "done"}
+
+
+def ended(logs: Logs) -> int:
+    return sum(entry["done"] for entry in logs if entry["event"] == events.DROP_HANDED_OVER)
+
+
+async def test_more_files_than_fit_on_the_queue_at_once(house: House) -> None:
+    names = [f"{n}.txt" for n in range(300)]
+    for name in names:
+        (house.root / name).write_text("The same in all of them.")
+        os.utime(house.root / name, (1, 1))
+    async with dropping(house.broker, hot(house.root)) as logs:
+
+        async def moved() -> int:
+            return ended(logs)
+
+        await eventually(moved, lambda n: n == len(names), seconds=60)
+    assert set(tree(house.root)) == {f"done/{name}" for name in names}
+
+
+def test_the_command_takes_hot_folders_only_by_name(ingestq: Ingestq) -> None:
+    ingestq("drop", "--hot").failed_with(2, "--hot", 'mode = "hot"')

@@ -1,0 +1,230 @@
+"""Files over HTTP: they go straight into the spool, all of a form or none."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from httpx import ASGITransport, AsyncClient, Response
+
+from broker.connection import BrokerConfig
+from broker.contract import MAX_VERSION, Document, Lane
+from broker.spool.store import open_spool
+from ingestq.runtime import Broker
+from producers.api.app import ApiConfig, create_app
+from producers.api.upload_form import MOST_FILES
+from producers.metadata import METADATA_BYTES
+from tests.claims import batch_of, lease_queue, take
+from tests.house import House
+from tests.integration.test_spooled import objects
+from tests.serving import listening, services
+from tests.waiting import eventually
+
+LIMIT = 100_000
+TOKEN = "an-open-sesame"
+PAGE = b"<html><head><title>Ropes</title></head><body><p>A bowline holds.</p></body></html>"
+Files = list[tuple[str, tuple[str | None, bytes, str] | tuple[str | None, bytes]]]
+TWO: Files = [("file", ("a/one.md", b"# One", "text/markdown")), ("file", ("two.pdf", b"%PDF-"))]
+
+
+@asynccontextmanager
+async def calling(broker: Broker, token: str | None = None) -> AsyncIterator[AsyncClient]:
+    app = create_app(services(broker), ApiConfig(LIMIT, token))
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as client:
+        yield client
+
+
+@pytest.fixture
+async def api(broker: Broker) -> AsyncIterator[AsyncClient]:
+    async with calling(broker) as client:
+        yield client
+
+
+async def queued(broker: Broker) -> list[tuple[Document, bytes]]:
+    """The documents of the one job on the queue, with their content."""
+    assert broker.spool is not None
+    [claimed] = await take(lease_queue(broker))
+    batch = batch_of(claimed)
+    assert batch.lane is Lane.INTERACTIVE
+    assert await objects(broker) == batch.objects
+    found = []
+    for document in batch.documents:
+        assert document.spooled is not None
+        async with broker.spool.at_hand(document.spooled) as path:
+            found.append((document, path.read_bytes()))
+    return found
+
+
+def refused(answer: Response, status: int, *said: str) -> None:
+    assert answer.status_code == status, answer.text
+    for words in said:
+        assert words in answer.json()["detail"]
+
+
+async def test_files_are_documents_called_by_their_names(api: AsyncClient, broker: Broker) -> None:
+    about = {"tenant": "island", "version": "7", "metadata": json.dumps({"shelf": 3})}
+    answer = await api.post("/documents", files=TWO, data=about)
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["accepted"] == 2
+    (one, markdown), (two, pdf) = await queued(broker)
+    assert (one.doc_id, one.source, one.media_type) == ("a/one.md", "a/one.md", "text/markdown")
+    assert (two.doc_id, two.source, two.media_type) == ("two.pdf", "two.pdf", "application/pdf")
+    assert (markdown, pdf) == (b"# One", b"%PDF-")
+    for document in (one, two):
+        assert (document.tenant, document.version) == ("island", 7)
+        assert document.metadata == {"shelf": 3}
+        assert not document.scanned
+
+
+async def test_a_single_file_may_be_called_anything(api: AsyncClient, broker: Broker) -> None:
+    files: Files = [("file", ("scan.bin", PAGE, "application/octet-stream"))]
+    answer = await api.post(
+        "/documents", files=files, data={"doc_id": "rope/1", "source": "https://example.org"}
+    )
+    assert answer.status_code == 202, answer.text
+    [(document, content)] = await queued(broker)
+    assert (document.doc_id, document.source) == ("rope/1", "https://example.org")
+    assert document.media_type == "application/octet-stream"
+    assert content == PAGE
+
+
+async def test_an_uploaded_file_is_indexed(house: House) -> None:
+    files: Files = [("file", ("rope.html", PAGE, "text/html"))]
+    async with calling(house.broker) as api:
+        answer = await api.post("/documents", files=files)
+    status = await house.broker.client.wait(answer.json()["submission"], timeout=60)
+    assert status.documents.indexed == 1
+    [chunk] = await house.payloads()
+    assert chunk["doc_id"] == "rope.html"
+    assert "bowline" in chunk["page_content"]
+    assert await objects(house.broker) == set()
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "said"),
+    [
+        ([], {"doc_id": "a"}, "no part called 'file'"),
+        (TWO, {"doc_id": "a"}, "single file"),
+        (TWO, {"path": "/etc/passwd"}, "'path'"),
+        (TWO, {"tenant": ["a", "b"]}, "twice"),
+        (TWO, {"version": "0"}, "version"),
+        (TWO, {"version": str(MAX_VERSION + 1)}, "version"),
+        (TWO, {"version": "soon"}, "version"),
+        (TWO, {"metadata": "[]"}, "metadata"),
+        (TWO, {"metadata": "{"}, "metadata"),
+        (TWO, {"metadata": " " * METADATA_BYTES + "{}"}, "metadata"),
+        ([*TWO, TWO[0]], {}, "same name"),
+        ([("file", ("", b"a"))], {}, "no name"),
+        ([("file", (f"{n}", b"a")) for n in range(MOST_FILES + 1)], {}, "more than 16 files"),
+    ],
+)
+async def test_a_wrong_form_is_refused_and_nothing_of_it_kept(
+    api: AsyncClient, broker: Broker, files: Files, data: dict[str, Any], said: str
+) -> None:
+    multipart: Any = [*[(n, (None, v)) for n, v in _pairs(data)], *files]
+    refused(await api.post("/documents", files=multipart), 422, said)
+    assert await broker.queue.is_empty()
+    assert await objects(broker) == set()
+
+
+def _pairs(data: dict[str, Any]) -> list[tuple[str, str]]:
+    values = {name: value if isinstance(value, list) else [value] for name, value in data.items()}
+    return [(name, value) for name, listed in values.items() for value in listed]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"no form", b"--b\r\n\r\n", b'--b\r\nContent-Disposition: form-data; name="file"']
+)
+async def test_what_is_no_form_is_refused(api: AsyncClient, broker: Broker, body: bytes) -> None:
+    for content_type in ("multipart/form-data; boundary=b", "multipart/form-data"):
+        headers = {"Content-Type": content_type}
+        refused(await api.post("/documents", content=body, headers=headers), 422)
+    assert await objects(broker) == set()
+
+
+async def test_a_file_that_is_too_large_is_refused_with_all_of_its_form(
+    api: AsyncClient, broker: Broker
+) -> None:
+    files: Files = [*TWO, ("file", ("large", b"x" * (LIMIT + 1)))]
+    refused(await api.post("/documents", files=files), 413, "'large'", "INGESTQ_MAX_DOCUMENT_BYTES")
+    assert await broker.queue.is_empty()
+    assert await objects(broker) == set()
+    files = [("file", ("just", b"x" * LIMIT)), ("file", ("right", b"x" * LIMIT))]
+    assert (await api.post("/documents", files=files)).status_code == 202
+
+
+async def test_a_full_queue_keeps_no_file(broker: Broker) -> None:
+    full = Broker(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=1), broker.spool)
+    async with calling(full) as api:
+        assert (await api.post("/documents", files=TWO)).status_code == 202
+        kept = await objects(broker)
+        refused(answer := await api.post("/documents", files=TWO), 429)
+        assert answer.headers["Retry-After"] == "1"
+    assert await objects(broker) == kept
+
+
+async def test_a_spool_that_cannot_be_used_is_said(broker: Broker, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    broken = Broker(broker.redis, broker.config, open_spool(str(tmp_path / "file")))
+    async with calling(broken) as api:
+        refused(await api.post("/documents", files=TWO), 503, "INGESTQ_SPOOL_URL")
+    assert await broker.queue.is_empty()
+
+
+async def test_the_same_files_with_the_same_key_are_queued_once(
+    api: AsyncClient, broker: Broker
+) -> None:
+    headers = {"Idempotency-Key": "k"}
+    answers = [await api.post("/documents", files=TWO, headers=headers) for _ in range(2)]
+    assert answers[0].json() == answers[1].json()
+    others: Files = [TWO[0], ("file", ("two.pdf", b"%PDF-else"))]
+    refused(await api.post("/documents", files=others, headers=headers), 422, "idempotency key")
+    assert len(await queued(broker)) == 2
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://api:81"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site", "Origin": "http://api"},
+    ],
+)
+async def test_forms_of_other_sites_are_refused_without_a_token(
+    api: AsyncClient, broker: Broker, headers: dict[str, str]
+) -> None:
+    refused(await api.post("/documents", files=TWO, headers=headers), 403)
+    assert await broker.queue.is_empty()
+    async with calling(broker, TOKEN) as guarded:
+        headers = headers | {"Authorization": f"Bearer {TOKEN}"}
+        assert (await guarded.post("/documents", files=TWO, headers=headers)).status_code == 202
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "http://api", "Sec-Fetch-Site": "same-origin"}, {"Origin": "http://API"}]
+)
+async def test_forms_of_its_own_pages_are_taken(api: AsyncClient, headers: dict[str, str]) -> None:
+    assert (await api.post("/documents", files=TWO, headers=headers)).status_code == 202
+
+
+async def test_an_upload_that_is_cut_off_leaves_nothing(broker: Broker) -> None:
+    app = create_app(services(broker), ApiConfig(LIMIT))
+    async with listening(app) as url:
+        host, port = url.removeprefix("http://").split(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
+        writer.write(
+            b"POST /documents HTTP/1.1\r\nHost: api\r\nContent-Length: 90000\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\n\r\n" + part + b"x" * 30_000
+        )
+        await writer.drain()
+        [unfinished] = await eventually(lambda: objects(broker))
+        assert unfinished.endswith(".part")
+        writer.close()
+        await eventually(lambda: objects(broker), lambda there: not there)
+    assert await broker.queue.is_empty()
