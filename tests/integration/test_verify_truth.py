@@ -241,3 +241,21 @@ def test_a_repair_makes_the_index_equal_to_the_folder(
 
     with asyncio.Runner() as runner:
         runner.run(play())
+
+
+async def test_points_with_ids_that_no_worker_gives_are_removed_with_their_document(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Others may have copied a chunk to a point with a number for its id."""
+    memory = Memory()
+    names = await open_collection(memory, "documents", SMALL)
+    house = House(tmp_path_factory.mktemp("house"), memory, names)
+    _write(house.folder / "c", "tide c bread")
+    await house.write([document async for document in house.documents()])
+    [one, *_], _ = await memory.client.scroll(names.chunks, limit=1)
+    await _plant(house, 0, one.payload)
+    await happen_to_entry(house, ("c", State.DELETING))
+    await house.reconcile(repair=True)
+    await house.check()
+    assert await house.reconcile(repair=False) == []
+    await memory.client.close()
