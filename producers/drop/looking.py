@@ -66,6 +66,8 @@ class Looker:
             if self._is_gone(path):
                 gone.append(path)
                 continue
+            # A folder that is there again: nobody tells what was in the one before it.
+            looked.ask_scan |= path in self._folders
             self._remember_folders_of(path)
             found = list(islice(walk(self.root, path, self.leave_out), MOST_CHANGES))
             looked.ask_scan |= len(found) == MOST_CHANGES

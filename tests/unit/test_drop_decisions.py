@@ -161,6 +161,16 @@ def test_the_decisions_end_equal_to_the_folder(steps: Sequence[tuple[str, ...]],
         assert drop.index.contents == drop.files()
 
 
+def test_a_folder_that_is_there_again_is_not_the_one_that_was_moved() -> None:
+    with house() as drop:
+        drop.write("d/a.txt", "x")
+        drop.end()
+        drop.move("d", "f")
+        drop.write("d/b.txt", "x")
+        drop.end()
+        assert drop.index.contents == drop.files()
+
+
 @pytest.mark.parametrize("gone", [FEW_DELETIONS, FEW_DELETIONS + 1])
 def test_many_files_that_are_gone_at_once_are_left_to_a_scan(gone: int) -> None:
     with house() as drop:
