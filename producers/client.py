@@ -125,8 +125,9 @@ class IngestClient:
     ) -> Receipt:
         """Put one document on the queue, or raise QueueFull at once.
 
-        ``version`` defaults to the time of Redis. Somebody waits for the document, unless ``lane``
-        says that it is bulk work. Raises ValueError unless there is either a ``text`` or a ``path``
+        ``version`` defaults to the time of Redis. A ``text`` of more than INLINE_TEXT_BYTES goes
+        into the spool, if there is one. Somebody waits for the document, unless ``lane`` says that
+        it is bulk work. Raises ValueError unless there is either a ``text`` or a ``path``
         that the workers can read.
 
         The same call with the same ``idempotency_key`` within a day gives the same receipt and

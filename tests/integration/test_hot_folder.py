@@ -1,5 +1,6 @@
 """A hot folder: files are handed over, and moved to where they say what became of them."""
 
+import asyncio
 import json
 import os
 from collections.abc import Sequence
@@ -8,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from broker import events
-from broker.contract import BatchReport, DocumentCounts, bury
+from broker.contract import BatchReport, DocumentCounts, Lane, bury
 from ingestq.runtime import Broker
 from producers.drop.folder import DropFolder
+from producers.drop.handing_over import HandOver
 from producers.drop.keeper import DropConfig
+from producers.drop.looking import Looker
+from producers.drop.presence import Presence
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.command import Ingestq
 from tests.house import House
@@ -177,6 +181,22 @@ async def test_a_file_that_cannot_be_moved_is_said_and_stays(house: House) -> No
 
 def ended(logs: Logs) -> int:
     return sum(entry["done"] for entry in logs if entry["event"] == events.DROP_HANDED_OVER)
+
+
+async def test_what_a_scan_and_an_event_find_together_is_queued_once(
+    broker: Broker, root: Path
+) -> None:
+    (root / "a.txt").write_text("text")
+    looker = Looker(hot(root), Presence(root), settle_seconds=0)
+    due = {root / "a.txt": None}
+    looked = [looker.look(due, await broker.queue.now()) for _ in range(2)]
+    handing = HandOver(hot(root), broker.client, looker, lambda _: None, lambda _: None)
+    taken = await asyncio.gather(*(handing.take(one, Lane.BULK) for one in looked))
+    assert sorted(taken) == [0, 1]
+    await queued(broker)
+    (root / "a.txt").unlink()
+    later = HandOver(hot(root), broker.client, looker, lambda _: None, lambda _: None)
+    assert await later.take(looked[0], Lane.BULK) == 0
 
 
 @pytest.mark.slow

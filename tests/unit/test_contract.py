@@ -5,8 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.contract import MAX_VERSION, Document, IngestBatch, Lane, bury, decode_job, encode_job
+from broker.contract import (
+    MAX_VERSION,
+    Document,
+    IngestBatch,
+    Lane,
+    bury,
+    decode_job,
+    encode_job,
+    objects_in,
+)
 from broker.errors import ContractError
+from broker.spool.names import QUEUE_WITHIN_MS, new_name, new_space
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -32,6 +42,8 @@ def batches_of(tenant: str) -> st.SearchStrategy[IngestBatch]:
 
 batches = texts.flatmap(batches_of)
 GOOD = {"doc_id": "a", "version": 1, "source": "", "text": ""}
+OBJECT = new_name(new_space(), 1_800_000_000_000_000)
+SPOOLED = {"doc_id": "a", "version": 1, "source": "", "spooled": OBJECT}
 
 
 @given(batches)
@@ -57,6 +69,9 @@ def test_anything_else_is_refused(payload: bytes) -> None:
         {"documents": [GOOD | {"doc_id": ""}]},
         {"documents": [{"doc_id": "a", "version": 1, "source": ""}]},
         {"documents": [GOOD | {"path": "/"}]},
+        {"documents": [GOOD | {"spooled": OBJECT}]},
+        {"documents": [SPOOLED | {"spooled": "../../etc/passwd"}]},
+        {"documents": [SPOOLED | {"spooled": OBJECT + "/../.."}]},
         {"documents": [GOOD, GOOD | {"tenant": "other"}]},
     ],
 )
@@ -69,6 +84,14 @@ def test_a_batch_of_another_version_or_without_content_is_refused(
     job["a"] = [batch | change]
     with pytest.raises(ContractError):
         decode_job(msgspec.msgpack.encode(job))
+
+
+def test_a_job_says_which_objects_it_names_and_until_when_it_may_be_queued() -> None:
+    batch: dict[str, object] = {"type": "ingest/1", "submission": "s", "documents": [GOOD, SPOOLED]}
+    payload = msgspec.msgpack.encode({"f": "ingest", "a": [batch], "et": 1, "k": {}})
+    assert objects_in(payload) == {OBJECT}
+    [decoded] = decode_job(payload).args
+    assert decoded.expires_ms == 1_800_000_000_000 + QUEUE_WITHIN_MS
 
 
 @given(batches, batches)
