@@ -51,6 +51,7 @@ from producers.batching import (
     one_by_one,
     round_trips,
 )
+from producers.media_types import guess_media_type
 from producers.spooling import Spooling, Upload, read_parts, spooling
 
 if TYPE_CHECKING:
@@ -135,8 +136,9 @@ class IngestClient:
     ) -> Receipt:
         """Put one document on the queue, or raise QueueFull at once.
 
-        ``version`` defaults to the time of Redis. Somebody waits for the document, unless ``lane``
-        says that it is bulk work. Raises ValueError unless there is either a ``text`` or a ``path``
+        ``version`` defaults to the time of Redis. A ``text`` of more than INLINE_TEXT_BYTES goes
+        into the spool, if there is one. Somebody waits for the document, unless ``lane`` says that
+        it is bulk work. Raises ValueError unless there is either a ``text`` or a ``path``
         that the workers can read.
 
         The same call with the same ``idempotency_key`` within a day gives the same receipt and
@@ -181,12 +183,13 @@ class IngestClient:
         ``content`` is a file of this machine, or whatever yields bytes: it is never held in memory.
         Raises SpoolUnavailable, UsageError if the client has no spool, and what ``content`` raises.
         """
-        parts = read_parts(content) if isinstance(content, Path) else content
-        version = await self.now() if version is None and isinstance(content, Path) else version
+        if isinstance(content, Path):
+            media_type = guess_media_type(content.name) if media_type is None else media_type
+            content = read_parts(content)
         async with self.spooling() as writing:
             upload = Upload(
                 doc_id=doc_id,
-                content=await writing.put(parts),
+                content=await writing.put(content),
                 source=source,
                 tenant=tenant,
                 version=version,
@@ -217,8 +220,7 @@ class IngestClient:
         """
         if not 1 <= len(uploads) <= JOB_DOCUMENTS:
             raise ValueError(f"{len(uploads)} documents; from 1 to {JOB_DOCUMENTS} share a job")
-        now = await self.now()
-        documents = tuple(upload.document(now) for upload in uploads)
+        documents = tuple(upload.document for upload in uploads)
         batch = IngestBatch(new_submission(), documents, lane).meant_for(self.collection)
         asked = (lane, *(upload.asked for upload in uploads))
         return await self._offer(batch, writing, asked, idempotency_key)

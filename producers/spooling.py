@@ -26,17 +26,21 @@ DIGEST_BYTES: Final = 16
 
 @dataclass(frozen=True)
 class Spooled:
-    """An object that was written, and the digest of its content."""
+    """An object that was written, and the digest of its content.
+
+    ``begun`` is Redis time in microseconds from before the content was read.
+    """
 
     name: str
     digest: str
+    begun: int
 
 
 @dataclass(frozen=True)
 class Upload:
     """A document whose content is in the spool; the fields are those of `Document`.
 
-    Without a ``version`` it is the time at which it is queued.
+    Without a ``version`` it is the time from before the content was read.
     """
 
     doc_id: str
@@ -48,11 +52,12 @@ class Upload:
     metadata: dict[str, Any] = field(default_factory=dict)
     collection: str = ""
 
-    def document(self, now: int) -> Document:
-        """What is queued ``now``. Raises ValueError as `Document` does."""
+    @property
+    def document(self) -> Document:
+        """What is queued. Raises ValueError as `Document` does."""
         return Document(
             doc_id=self.doc_id,
-            version=now if self.version is None else self.version,
+            version=self.content.begun if self.version is None else self.version,
             source=self.source,
             tenant=self.tenant,
             spooled=self.content.name,
@@ -85,7 +90,8 @@ class Spooling:
         """Write an object; durable on return. Raises what ``parts`` raises, too."""
         if self._spool is None:
             raise UsageError("content can only be uploaded by a client that was given a spool")
-        name = new_name(*await self._queue.space())
+        space, begun = await self._queue.space()
+        name = new_name(space, begun)
         digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
 
         async def digested() -> AsyncIterator[bytes]:
@@ -95,7 +101,7 @@ class Spooling:
 
         await self._spool.put(name, digested())
         self._unnamed.add(name)
-        return Spooled(name, digest.hexdigest())
+        return Spooled(name, digest.hexdigest(), begun)
 
     async def slim(self, document: Document) -> Document:
         """``document`` as it is to travel: a large text goes into the spool."""

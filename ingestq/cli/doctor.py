@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from broker.errors import IngestqError, ServiceUnavailable
-from broker.spool.store import public
+from broker.spool.names import new_name
+from broker.spool.store import open_spool, public
 from ingestq.cli.console import configure_logging, err, line, print_json
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
@@ -18,6 +19,8 @@ from ingestq.runtime import open_broker, open_model, open_qdrant
 from ingestq.settings import MEBIBYTE, Settings, unknown_variables
 
 LITTLE_DISK_MIB: Final = 1024
+NOBODYS_SPACE: Final = "0" * 32
+"""A space in the spool that no queue has."""
 SMALL_COLLECTION_CHUNKS: Final = 20_000
 """The local Qdrant searches by brute force; beyond this it is slow."""
 
@@ -107,12 +110,15 @@ async def _redis(settings: Settings) -> list[Finding]:
 
 
 async def _spool(settings: Settings) -> list[Finding]:
-    async with open_broker(settings) as broker, broker.client.spooling() as writing:
-        await writing.put(_probe())  # and removed again, as no job names it
-    return [Finding("spool", "ok", f"{public(settings.spool)} can be written")]
+    spool = open_spool(settings.spool)
+    probe = new_name(NOBODYS_SPACE, now_us=0)
+    await spool.put(probe, _content())
+    await spool.size(probe)
+    await spool.remove([probe])
+    return [Finding("spool", "ok", f"{public(settings.spool)} can be written and read")]
 
 
-async def _probe() -> AsyncIterator[bytes]:
+async def _content() -> AsyncIterator[bytes]:
     yield b"written by `ingestq doctor`, which removes it"
 
 

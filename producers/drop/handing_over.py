@@ -80,17 +80,16 @@ class HandOver:
             if document.path is not None
             and (path := text_to_path(document.path)) not in self._under_way
         ]
-        if not found:
-            return 0
-        await self._room.acquire()
+        paths = {taken.path for taken in found}
+        self._under_way |= paths  # before anything is awaited: scans and events may find the same
+        queued: Sequence[Taken] = ()
         try:
-            group = await self._queue(found, lane)
-        except BaseException:
-            self._room.release()
-            raise
-        self._groups.append(group)
-        self._under_way.update(taken.path for taken in group.files)
-        return len(group.files)
+            # Some may have been moved since they were looked at.
+            there = await asyncio.to_thread(_existing, found)
+            queued = await self._queue(there, lane) if there else ()
+        finally:
+            self._under_way -= paths - {taken.path for taken in queued}
+        return len(queued)
 
     async def run(self) -> None:
         """Move the files that were taken, until it is cancelled."""
@@ -110,7 +109,8 @@ class HandOver:
             taken += await self.take(looked, Lane.BULK)
         log.info(events.DROP_SCANNED, folder=str(self._folder.path), documents=taken)
 
-    async def _queue(self, found: Sequence[Taken], lane: Lane) -> _Group:
+    async def _queue(self, found: Sequence[Taken], lane: Lane) -> Sequence[Taken]:
+        """Put files on the queue, as one group; answers those that could be."""
         submission = new_submission()
         refused: set[str] = set()
 
@@ -118,13 +118,20 @@ class HandOver:
             refused.add(failed.doc_id)
             self._looker.notices.left_out(failed.doc_id, failed.reason)
 
-        await self._client.submit_many(
-            [taken.document for taken in found],
-            submission=submission,
-            on_failed=leave_out,
-            lane=lane,
-        )
-        return _Group(submission, [t for t in found if t.document.doc_id not in refused])
+        await self._room.acquire()
+        try:
+            await self._client.submit_many(
+                [taken.document for taken in found],
+                submission=submission,
+                on_failed=leave_out,
+                lane=lane,
+            )
+        except BaseException:
+            self._room.release()
+            raise
+        queued = [taken for taken in found if taken.document.doc_id not in refused]
+        self._groups.append(_Group(submission, queued))
+        return queued
 
     async def _has_ended(self, group: _Group) -> bool:
         """Whether it is known what became of a group; then its files are moved.
@@ -164,3 +171,7 @@ class HandOver:
         done, failed = moved[True], moved[False]
         log.info(events.DROP_HANDED_OVER, folder=str(self._folder.path), done=done, failed=failed)
         return changed
+
+
+def _existing(found: Sequence[Taken]) -> list[Taken]:
+    return [taken for taken in found if taken.path.exists()]

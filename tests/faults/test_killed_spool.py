@@ -11,11 +11,14 @@ import pytest
 from broker.connection import BrokerConfig, connected
 from broker.contract import INLINE_TEXT_BYTES, objects_in
 from broker.dead_letters import LetterFilter
-from broker.spool.store import open_spool
+from broker.spool.leftovers import Leftovers
+from broker.spool.names import LEFT_OVER_MS, new_name
+from broker.spool.store import UNFINISHED, open_spool
 from broker.waiting import payloads
 from ingestq.embedded import embedded_redis
 from ingestq.runtime import Broker
 from tests.command import Ingestq
+from tests.integration.test_api import serving
 from tests.waiting import eventually
 
 DOCUMENTS = 60
@@ -41,6 +44,30 @@ async def check(broker: Broker) -> tuple[set[str], set[str]]:
     named.update(*[objects_in(stored.letter.payload) for stored in letters])
     space, _ = await broker.queue.space()
     return named, set(await broker.spool.names(space))
+
+
+@pytest.mark.slow
+async def test_what_a_killed_api_leaves_is_removed_when_it_is_old(ingestq: Ingestq) -> None:
+    data = ingestq.folder / ".ingestq"
+    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
+    async with embedded_redis(data) as url, connected(config := BrokerConfig(url)) as redis:
+        broker = Broker(redis, config, spool := open_spool(str(data / "spool")))
+        with serving(ingestq) as served, served.connect() as request:
+            request.sendall(
+                b"POST /documents HTTP/1.1\r\nHost: api\r\nContent-Length: 900000\r\n"
+                b"Content-Type: multipart/form-data; boundary=b\r\n\r\n" + part + b"x" * 300_000
+            )
+            await eventually(partial(check, broker), lambda seen: bool(seen[1]))
+            served.tell(signal.SIGKILL)
+        named, there = await check(broker)
+        assert (len(named), len(there)) == (0, 1)
+        leftovers = Leftovers(redis, config, spool)
+        assert await leftovers.remove() == 0  # it may be somebody's who is not dead
+        space, now_us = await broker.queue.space()
+        for name in there:  # as if that had been yesterday
+            old = new_name(space, now_us - 2 * LEFT_OVER_MS * 1000) + UNFINISHED
+            (data / "spool" / name).rename(data / "spool" / old)
+        assert await leftovers.remove() == 1
 
 
 @pytest.mark.slow

@@ -234,13 +234,19 @@ async def test_what_a_full_queue_refuses_is_not_kept(broker: Broker) -> None:
     assert await objects(broker) == kept == waiting
 
 
-async def test_the_same_upload_with_the_same_key_is_kept_once(broker: Broker) -> None:
+async def test_the_same_upload_with_the_same_key_is_kept_once(
+    broker: Broker, tmp_path: Path
+) -> None:
     client = broker.client
+    page = tmp_path / "page.html"
+    page.write_bytes(PAGE)
     receipts = [
-        await client.upload("page", in_parts(*parts), source="s", idempotency_key="k")
-        for parts in ([PAGE], [PAGE[:5], PAGE[5:]])
+        await client.upload(
+            "page", content, source="s", idempotency_key="k", media_type="text/html"
+        )
+        for content in (page, in_parts(PAGE), in_parts(PAGE[:5], PAGE[5:]))
     ]
-    assert receipts[0] == receipts[1]
+    assert receipts[0] == receipts[1] == receipts[2]
     kept = await objects(broker)
     assert len(kept) == 1
     with pytest.raises(KeyReused):

@@ -94,9 +94,11 @@ def test_a_misspelt_variable_is_found_by_the_doctor(ingestq: Ingestq) -> None:
 
 
 def test_the_doctor_says_what_to_mend(ingestq: Ingestq) -> None:
-    ingestq.settings["redis_url"] = f"redis://{NOBODY}"
+    ingestq.settings |= {"redis_url": f"redis://{NOBODY}", "spool_url": "spool"}
+    (ingestq.folder / "spool").touch()
     ran = ingestq("doctor", "--json")
     assert ran.code == 3
-    [wrong] = [finding for finding in ran.json["findings"] if finding["result"] == "wrong"]
-    assert wrong["check"] == "redis"
-    assert "INGESTQ_REDIS_URL" in wrong["detail"]
+    wrong = [finding for finding in ran.json["findings"] if finding["result"] == "wrong"]
+    assert [finding["check"] for finding in wrong] == ["redis", "spool"]
+    assert "INGESTQ_REDIS_URL" in wrong[0]["detail"]
+    assert "INGESTQ_SPOOL_URL" in wrong[1]["detail"]

@@ -17,8 +17,10 @@ from broker.contract import (
     bury,
     decode_job,
     encode_job,
+    objects_in,
 )
 from broker.errors import ContractError
+from broker.spool.names import QUEUE_WITHIN_MS, new_name, new_space
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -48,6 +50,8 @@ def batches_of(owner: tuple[str, str]) -> st.SearchStrategy[IngestBatch]:
 
 batches = st.tuples(texts, collections).flatmap(batches_of)
 GOOD = {"doc_id": "a", "version": 1, "source": "", "text": ""}
+OBJECT = new_name(new_space(), 1_800_000_000_000_000)
+SPOOLED = {"doc_id": "a", "version": 1, "source": "", "spooled": OBJECT}
 
 
 @given(batches)
@@ -73,6 +77,9 @@ def test_anything_else_is_refused(payload: bytes) -> None:
         {"documents": [GOOD | {"doc_id": ""}]},
         {"documents": [{"doc_id": "a", "version": 1, "source": ""}]},
         {"documents": [GOOD | {"path": "/"}]},
+        {"documents": [GOOD | {"spooled": OBJECT}]},
+        {"documents": [SPOOLED | {"spooled": "../../etc/passwd"}]},
+        {"documents": [SPOOLED | {"spooled": OBJECT + "/../.."}]},
         {"documents": [GOOD, GOOD | {"tenant": "other"}]},
         {"documents": [GOOD, GOOD | {"collection": "other"}]},
         {"documents": [GOOD | {"collection": "a/b"}]},
@@ -88,6 +95,14 @@ def test_a_batch_of_another_version_or_without_content_is_refused(
     job["a"] = [batch | change]
     with pytest.raises(ContractError):
         decode_job(msgspec.msgpack.encode(job))
+
+
+def test_a_job_says_which_objects_it_names_and_until_when_it_may_be_queued() -> None:
+    batch: dict[str, object] = {"type": "ingest/1", "submission": "s", "documents": [GOOD, SPOOLED]}
+    payload = msgspec.msgpack.encode({"f": "ingest", "a": [batch], "et": 1, "k": {}})
+    assert objects_in(payload) == {OBJECT}
+    [decoded] = decode_job(payload).args
+    assert decoded.expires_ms == 1_800_000_000_000 + QUEUE_WITHIN_MS
 
 
 @given(batches, batches)

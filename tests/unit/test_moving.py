@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.contract import Document
@@ -27,6 +27,7 @@ def contents(root: Path) -> list[str]:
     return sorted(path.read_text() for path in root.rglob("*") if path.is_file())
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(names, st.sampled_from(["done", "failed"])), max_size=12))
 def test_every_file_that_was_handed_over_is_there(moves: list[tuple[str, str]]) -> None:
     with TemporaryDirectory() as name:
