@@ -46,7 +46,7 @@ class Leftovers:
             requeued = await self._requeued()
             try:
                 unnamed = await self._unnamed(old)
-            except ContractError:
+            except (ContractError, msgspec.DecodeError):
                 return 0
             if await self._requeued() == requeued:
                 await self._spool.remove(unnamed)

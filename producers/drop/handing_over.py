@@ -6,7 +6,7 @@ found unchanged, and moved then.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -15,6 +15,7 @@ import structlog
 
 from broker import events
 from broker.contract import FailedDocument, Lane
+from broker.dead_letters import DeadLetters
 from broker.paths import text_to_path
 from producers import files
 from producers.client import IngestClient, new_submission
@@ -41,6 +42,15 @@ class _Group:
     files: Sequence[Taken]
 
 
+@dataclass(frozen=True)
+class _Stayed:
+    """Files that were not moved: those that became others meanwhile; and the ids of those that were
+    rejected, and are gone."""
+
+    changed: list[Path] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+
+
 class HandOver:
     """Takes the files of one hot folder.
 
@@ -52,12 +62,14 @@ class HandOver:
         self,
         folder: DropFolder,
         client: IngestClient,
+        letters: DeadLetters,
         looker: Looker,
         keep_an_eye_on: Callable[[Mapping[Path, FileState]], None],
         take_again: Callable[[Path], None],
     ) -> None:
         self._folder = folder
         self._client = client
+        self._letters = letters
         self._looker = looker
         self._keep_an_eye_on = keep_an_eye_on
         self._take_again = take_again
@@ -142,27 +154,38 @@ class HandOver:
         if not status.complete:
             return False
         failed = await self._client.failed_documents(group.submission)
-        known = (status.accepted, status.documents.rejected) == (len(group.files), len(failed))
-        if known:
+        is_known = (status.accepted, status.documents.rejected) == (len(group.files), len(failed))
+        stayed = _Stayed()
+        if is_known:
             reasons = {document.doc_id: document.reason for document in failed}
-            changed = await asyncio.to_thread(self._move_all, group.files, reasons)
+            stayed = await asyncio.to_thread(self._move_all, group.files, reasons)
         self._under_way.difference_update(taken.path for taken in group.files)
-        for path in changed if known else ():
+        for path in stayed.changed:
             self._take_again(path)
+        await persistently(partial(self._forget, stayed.gone))
         return True
 
-    def _move_all(self, taken: Sequence[Taken], reasons: Mapping[str, str]) -> list[Path]:
-        """Move files, as far as they are there. Blocks; returns those that changed meanwhile."""
-        changed, moved = [], {True: 0, False: 0}
+    async def _forget(self, doc_ids: Sequence[str]) -> None:
+        """Purge the dead letters about files that are gone: nobody has to look at them."""
+        for doc_id in doc_ids:
+            stored = await self._letters.about_document(self._folder.tenant, doc_id)
+            if stored is not None:
+                await self._letters.purge([stored])
+
+    def _move_all(self, taken: Sequence[Taken], reasons: Mapping[str, str]) -> _Stayed:
+        """Move files, as far as they are there and as they were. Blocks."""
+        stayed, moved = _Stayed(), {True: 0, False: 0}
         for one in taken:
             reason = reasons.get(one.document.doc_id)
             try:
                 if not is_as_taken(one, self._folder):
-                    changed.append(one.path)
+                    stayed.changed.append(one.path)
                     continue
                 move(one, self._folder, reason)
-            except FileNotFoundError:
-                continue  # somebody else took it away
+            except FileNotFoundError:  # somebody else took it away
+                if reason is not None:
+                    stayed.gone.append(one.document.doc_id)
+                continue
             except OSError as error:
                 why = f"cannot be moved: {error.strerror}"
                 self._looker.notices.left_out(one.document.doc_id, why)
@@ -170,7 +193,7 @@ class HandOver:
             moved[reason is None] += 1
         done, failed = moved[True], moved[False]
         log.info(events.DROP_HANDED_OVER, folder=str(self._folder.path), done=done, failed=failed)
-        return changed
+        return stayed
 
 
 def _existing(found: Sequence[Taken]) -> list[Taken]:

@@ -70,7 +70,7 @@ class Drop:
         self._handing: HandOver | None = None
         if folder.hot:
             self._handing = HandOver(
-                folder, client, self._looker, self._keep_an_eye_on, self._take_again
+                folder, client, letters, self._looker, self._keep_an_eye_on, self._take_again
             )
         self._scanner = self._handing or Scanner(
             folder,

@@ -10,6 +10,7 @@ import pytest
 
 from broker import events
 from broker.contract import BatchReport, DocumentCounts, Lane, bury
+from broker.dead_letters import LetterFilter
 from ingestq.runtime import Broker
 from producers.drop.folder import DropFolder
 from producers.drop.handing_over import HandOver
@@ -183,6 +184,25 @@ def ended(logs: Logs) -> int:
     return sum(entry["done"] for entry in logs if entry["event"] == events.DROP_HANDED_OVER)
 
 
+async def test_no_dead_letter_is_left_of_a_file_that_was_taken_away(
+    broker: Broker, root: Path
+) -> None:
+    for name in ("gone.txt", "bad.txt"):
+        (root / name).write_text("text")
+        os.utime(root / name, (1, 1))  # so that the first scan takes both
+    async with dropping(broker, hot(root), NO_RESCANS):
+        await queued(broker)
+        (root / "gone.txt").unlink()
+        assert len(await work(broker)) == 2
+        await become(root, "failed/bad.txt", "failed/bad.txt.error.txt")
+
+        async def letters() -> list[str]:
+            found = broker.letters.find(LetterFilter())
+            return [Path(stored.letter.doc_id).name async for stored in found]
+
+        await eventually(letters, lambda names: names == ["bad.txt"])
+
+
 async def test_what_a_scan_and_an_event_find_together_is_queued_once(
     broker: Broker, root: Path
 ) -> None:
@@ -190,12 +210,13 @@ async def test_what_a_scan_and_an_event_find_together_is_queued_once(
     looker = Looker(hot(root), Presence(root), settle_seconds=0)
     due = {root / "a.txt": None}
     looked = [looker.look(due, await broker.queue.now()) for _ in range(2)]
-    handing = HandOver(hot(root), broker.client, looker, lambda _: None, lambda _: None)
+    watched = (hot(root), broker.client, broker.letters, looker)
+    handing = HandOver(*watched, lambda _: None, lambda _: None)
     taken = await asyncio.gather(*(handing.take(one, Lane.BULK) for one in looked))
     assert sorted(taken) == [0, 1]
     await queued(broker)
     (root / "a.txt").unlink()
-    later = HandOver(hot(root), broker.client, looker, lambda _: None, lambda _: None)
+    later = HandOver(*watched, lambda _: None, lambda _: None)
     assert await later.take(looked[0], Lane.BULK) == 0
 
 
