@@ -98,7 +98,8 @@ def _add_dashboard(
     if services.board is None:
         return frozenset()
     sessions = None if config.token is None else Sessions(config.token)
-    dashboard = Dashboard(services.board, services.letters, services.search, sessions)
+    collections = Collections(config.collections)
+    dashboard = Dashboard(services.board, services.letters, services.search, collections, sessions)
     intake = Intake(FORM_BYTES, config.silence_seconds)
     app.include_router(dashboard_routes(dashboard, intake, config.heartbeat_seconds, stopping))
     if sessions is not None:

@@ -284,6 +284,27 @@ async def test_a_question_is_asked(broker: Broker) -> None:
     assert "year2026" in shown.text
 
 
+async def test_a_collection_is_chosen_if_there_are_several(broker: Broker) -> None:
+    asked: list[str] = []
+
+    async def search(question: Question) -> list[Hit]:
+        asked.append(question.collection)
+        return []
+
+    config = ApiConfig(10_000, collections=("documents", "handbook"))
+    transport = ASGITransport(create_app(services(broker, search), config))
+    async with AsyncClient(transport=transport, base_url=URL) as site:
+        await page(site, "/?q=x")
+        shown = await page(site, "/?q=x&collection=handbook")
+        assert asked == ["documents", "handbook"]
+        assert [option.text for option in shown.all("option")] == ["documents", "handbook"]
+        assert [option.text for option in shown.all("option", selected="")] == ["handbook"]
+        assert (
+            "'other' is none of this server's" in (await page(site, "/?q=x&collection=other")).text
+        )
+    assert len(asked) == 2
+
+
 @pytest.mark.parametrize(
     "error",
     [StoreUnavailable("Qdrant does not answer; start it"), WrongQuestion("it has no words")],

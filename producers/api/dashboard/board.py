@@ -36,6 +36,7 @@ class Letter:
 
     key: str
     doc_id: str
+    collection: str
     tenant: str
     reason: str
     tries: int
@@ -152,6 +153,12 @@ class Board:
         for stored in await self._letters.named([name.key]):
             found = stored.letter
             return Letter(
-                name.key, found.doc_id, found.tenant, found.reason, found.tries, found.buried_ms
+                key=name.key,
+                doc_id=found.doc_id,
+                collection=found.collection,
+                tenant=found.tenant,
+                reason=found.reason,
+                tries=found.tries,
+                buried_ms=found.buried_ms,
             )
         return None

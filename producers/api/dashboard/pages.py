@@ -24,6 +24,7 @@ class Searched:
     """What was asked, and what was found or why nothing could be."""
 
     question: str
+    collection: str = ""
     hits: Sequence[object] = ()
     problem: str | None = None
 
@@ -38,9 +39,12 @@ class Requeuing:
 
 
 class Pages:
-    """Renders templates, each of them read once. Everything that is filled in is escaped."""
+    """Renders templates, each of them read once. Everything that is filled in is escaped.
 
-    def __init__(self) -> None:
+    If there are several ``collections``, one is chosen for each search.
+    """
+
+    def __init__(self, collections: Sequence[str]) -> None:
         self._templates = Environment(
             loader=PackageLoader("producers.api.dashboard"),
             autoescape=True,
@@ -49,7 +53,7 @@ class Pages:
             trim_blocks=True,
             undefined=StrictUndefined,
         )
-        self._templates.globals |= {"paths": paths}
+        self._templates.globals |= {"paths": paths, "collections": collections}
         self._templates.filters |= {
             "age": wording.age,
             "duration": wording.duration,

@@ -16,6 +16,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from broker.dead_letters import DeadLetters
 from broker.errors import IngestqError, ServiceUnavailable, UsageError
 from broker.question import Question
+from producers.api.collections import Collections
 from producers.api.dashboard import paths
 from producers.api.dashboard.board import FRESH_SECONDS, Board
 from producers.api.dashboard.forms import form_fields
@@ -37,13 +38,19 @@ class Dashboard:
     """What the routes have in common."""
 
     def __init__(
-        self, board: Board, letters: DeadLetters, search: Search | None, sessions: Sessions | None
+        self,
+        board: Board,
+        letters: DeadLetters,
+        search: Search | None,
+        collections: Collections,
+        sessions: Sessions | None,
     ) -> None:
         self.board = board
         self.letters = letters
         self.search = search
+        self.collections = collections
         self.sessions = sessions
-        self.pages = Pages()
+        self.pages = Pages(collections.names)
 
     async def page(
         self, searched: Searched | None = None, requeuing: Requeuing | None = None
@@ -54,14 +61,19 @@ class Dashboard:
         content = self.pages.page(view, searched, requeuing, signed_in)
         return HTMLResponse(content, 200 if view.problem is None else 503)
 
-    async def ask(self, question: str) -> Searched:
+    async def ask(self, question: str, collection: str | None) -> Searched:
         """What is found; whatever is in the way of that is said on the page."""
         if self.search is None:
             return Searched(question, problem="this server cannot search")
         try:
-            return Searched(question, await self.search(Question(question, HITS)))
-        except IngestqError as error:
+            named = self.collections.named(collection)
+        except ValueError as error:
             return Searched(question, problem=str(error))
+        try:
+            hits = await self.search(Question(question, HITS, collection=named))
+        except IngestqError as error:
+            return Searched(question, named, problem=str(error))
+        return Searched(question, named, hits)
 
     async def requeue(self, keys: list[str]) -> Requeuing:
         """Queue documents again, as one submission."""
@@ -95,9 +107,11 @@ def dashboard_routes(
     router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
     @router.get(paths.PAGE)
-    async def page(q: str = "", requeued: Count = None, gone: Count = None) -> HTMLResponse:
+    async def page(
+        q: str = "", collection: str | None = None, requeued: Count = None, gone: Count = None
+    ) -> HTMLResponse:
         question = q.strip()
-        searched = await dashboard.ask(question) if question else None
+        searched = await dashboard.ask(question, collection) if question else None
         done = None if requeued is None or gone is None else Requeuing(requeued, gone)
         return await dashboard.page(searched, done)
 
