@@ -16,7 +16,6 @@ from worker.extract import BINARY, MARKDOWN, is_decoded_only, known_type, no_tex
 BLOCK_BYTES: Final = 1024 * 1024
 MOST_BYTES_A_CHARACTER: Final = 4
 """Of UTF-8."""
-BYTE_ORDER_MARK: Final = "\ufeff"
 
 
 class Status(NamedTuple):
@@ -88,12 +87,10 @@ def read_part(path: Path, place: Place, chunker: Chunker) -> tuple[list[SizedTex
 def _extent(file: BinaryIO) -> tuple[int, int] | None:
     """Where the text without the white space around it begins and ends, in bytes; None if there is
     none. Raises DocumentRejected if it is binary, and UnicodeDecodeError."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()  # without a byte order mark
     start, end, read, binary = -1, -1, 0, False
     while block := file.read(BLOCK_BYTES):
         text = decoder.decode(block)
-        if not read:
-            text = text.removeprefix(BYTE_ORDER_MARK)
         read += len(block)
         binary = binary or "\0" in text
         pending, _ = decoder.getstate()  # a character that goes on in the next block

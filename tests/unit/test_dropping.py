@@ -79,7 +79,8 @@ def test_hot_folders_are_those_that_are_said_to_be(here: Path) -> None:
     tables = '[[drop]]\npath = "in/sub"\nmode = "hot"\n[[drop]]\npath = "in"\ntenant = "x"'
     assert [folder.hot for folder in watched(toml=tables)] == [True, False]
     wanted = Wanted((Path("in"),), None, allow_mass_delete=False, hot=True)
-    assert watched_folders(wanted, load_settings()) == [DropFolder(here / "in", hot=True)]
+    [folder] = watched_folders(wanted, load_settings())
+    assert (folder.path, folder.hot) == (here / "in", True)
 
 
 @pytest.mark.parametrize(
