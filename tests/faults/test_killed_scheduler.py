@@ -118,7 +118,7 @@ async def test_a_run_outlasts_a_redis_that_is_killed(tmp_path: Path) -> None:
         config = BrokerConfig(url)
         async with connected(config) as redis:
             runs, queue = Runs(redis, config), JobQueue(redis, config)
-            act = Rescan(IngestClient(queue, collection="documents"), runs.now_ms, Silent())
+            act = Rescan(IngestClient(queue), runs.now_ms, Silent())
             claim = await runs.begin("nightly", due_ms=None, lease_ms=500)
             assert isinstance(claim, RunClaim)
             running = asyncio.create_task(
