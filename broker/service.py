@@ -1,0 +1,108 @@
+"""Background services: one way to start a loop, stop it, and wait until it has ended.
+
+asyncio can lose a cancellation: up to Python 3.11, ``asyncio.wait_for``, in which redis-py sends
+every command, swallows one that arrives in the moment its result does. A loop that was cancelled
+once and then awaited may therefore run for ever. A `Service` is asked to stop by an event, and
+cancelled again and again until it has ended.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Final, Self
+
+CANCEL_SECONDS: Final = 0.1
+"""How long a cancelled task may take to end before it is cancelled again."""
+
+
+async def happens_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait up to ``seconds`` for ``event``; return whether it is set."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
+
+
+async def cancel(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel ``tasks`` until all have ended. Does not raise what they raised."""
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=CANCEL_SECONDS)
+
+
+class Service:
+    """Runs ``run(stopping)`` in a task of its own until it is stopped.
+
+    ``run`` should return soon after the event ``stopping`` is set; one that has not returned
+    ``grace_seconds`` later is cancelled until it ends. As an asynchronous context manager a service
+    runs while inside, and leaving raises what it raised.
+
+    A service may be started again after it was stopped.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
+        *,
+        name: str,
+        grace_seconds: float = 0.0,
+    ) -> None:
+        self._run = run
+        self._name = name
+        self._grace_seconds = grace_seconds
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def start(self) -> None:
+        """Start; does nothing if it runs already."""
+        if not self.is_running:
+            self._stopping = asyncio.Event()
+            self._task = asyncio.create_task(self._run(self._stopping), name=self._name)
+
+    def request_stop(self) -> None:
+        """Set ``stopping``; does not wait."""
+        self._stopping.set()
+
+    async def wait(self) -> None:
+        """Wait until it has ended by itself or was stopped. Raises what it raised."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+            if not self._task.cancelled():
+                self._task.result()
+
+    async def stop(self) -> None:
+        """Stop it and wait until it has ended. Raises what it raised.
+
+        If the caller is cancelled meanwhile, the service is cancelled without grace and the
+        cancellation goes on once it has ended.
+        """
+        if self._task is None:
+            return
+        self._stopping.set()
+        try:
+            await asyncio.wait([self._task], timeout=self._grace_seconds)
+        finally:
+            await cancel(self._task)
+        await self.wait()
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            await self.stop()
+            return
+        with contextlib.suppress(Exception):  # what ended the block is what its caller has to see
+            await self.stop()

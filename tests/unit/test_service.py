@@ -1,0 +1,113 @@
+"""A background service ends when it is told to, whatever becomes of its cancellation."""
+
+import asyncio
+
+import pytest
+
+from broker.service import Service, happens_within
+
+
+async def loses_cancellations(count: int, ended: asyncio.Event) -> None:
+    """Swallow ``count`` cancellations, as redis-py can."""
+    while count:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            count -= 1
+    try:
+        await asyncio.Event().wait()
+    finally:
+        ended.set()
+
+
+async def test_a_service_that_loses_cancellations_is_stopped() -> None:
+    ended = asyncio.Event()
+    service = Service(lambda _: loses_cancellations(2, ended), name="deaf")
+    service.start()
+    await asyncio.sleep(0)
+    await asyncio.wait_for(service.stop(), 5)
+    assert ended.is_set()
+    assert not service.is_running
+
+
+async def test_a_service_may_finish_what_it_is_at_within_its_grace() -> None:
+    finished = asyncio.Event()
+
+    async def run(stopping: asyncio.Event) -> None:
+        await stopping.wait()
+        await asyncio.sleep(0)
+        finished.set()
+
+    async with Service(run, name="graceful", grace_seconds=5):
+        await asyncio.sleep(0)
+    assert finished.is_set()
+
+
+async def test_what_a_service_raised_is_raised_by_wait_and_stop() -> None:
+    async def run(stopping: asyncio.Event) -> None:
+        raise LookupError("broken")
+
+    service = Service(run, name="broken")
+    service.start()
+    with pytest.raises(LookupError):
+        await service.wait()
+    with pytest.raises(LookupError):
+        await service.stop()
+
+
+async def test_an_error_inside_the_block_is_not_hidden_by_the_service() -> None:
+    async def run(stopping: asyncio.Event) -> None:
+        raise LookupError("of the service")
+
+    async def block() -> None:
+        async with Service(run, name="broken"):
+            await asyncio.sleep(0)
+            raise ValueError("of the block")
+
+    with pytest.raises(ValueError, match="of the block"):
+        await block()
+
+
+async def test_a_service_that_never_ran_is_stopped_at_once() -> None:
+    async def run(stopping: asyncio.Event) -> None:
+        raise AssertionError("was never started")
+
+    service = Service(run, name="idle")
+    await service.stop()
+    await service.wait()
+
+
+async def test_a_service_can_be_started_again() -> None:
+    runs: list[int] = []
+
+    async def run(stopping: asyncio.Event) -> None:
+        runs.append(1)
+        await stopping.wait()
+
+    service = Service(run, name="twice", grace_seconds=5)
+    for _ in range(2):
+        service.start()
+        service.start()
+        await asyncio.sleep(0)
+        await service.stop()
+    assert len(runs) == 2
+
+
+async def test_a_service_ends_before_the_cancellation_of_who_stops_it_goes_on() -> None:
+    ended = asyncio.Event()
+    service = Service(lambda _: loses_cancellations(1, ended), name="slow", grace_seconds=60)
+    service.start()
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(service.stop())
+    await asyncio.sleep(0)
+    stopping.cancel()
+    await asyncio.wait([stopping])
+    assert stopping.cancelled()
+    assert ended.is_set()
+
+
+async def test_waiting_for_an_event_tells_whether_it_happened() -> None:
+    event = asyncio.Event()
+    assert not await happens_within(event, 0)
+    event.set()
+    assert await happens_within(event, 0)
