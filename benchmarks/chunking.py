@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from benchmarks.prose import Prose
 from benchmarks.report import PRINTED_COLUMNS
-from worker.chunk import Chunker
+from worker.text.chunker import Chunker
 
 MAX_TOKENS: Final = 254
 """Of the bundled model, without its two special tokens."""

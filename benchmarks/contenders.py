@@ -8,9 +8,11 @@ from typing import Final, Protocol
 
 from arq.connections import ArqRedis
 
-from broker.contract import INGEST, Document, Enqueued, FailedDocument, IngestBatch
-from broker.queue import JobQueue
-from producers.client import IngestClient
+from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.client.client import IngestClient
+from ingestq.core.documents import Document
+from ingestq.core.jobs import INGEST, IngestBatch
+from ingestq.core.results import EnqueueResult, FailedDocument
 
 SUBMISSION: Final = "benchmark"
 OFFERED_AT_ONCE: Final = 256
@@ -90,7 +92,7 @@ class Leased:
         )
         while group := list(islice(batches, OFFERED_AT_ONCE)):
             answers = await self.queue.offer(group)
-            assert set(answers) == {Enqueued.ACCEPTED}
+            assert set(answers) == {EnqueueResult.ACCEPTED}
 
     async def enqueue_documents(self, documents: Sequence[Document]) -> None:
         async def each() -> AsyncIterator[Document | FailedDocument]:

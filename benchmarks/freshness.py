@@ -29,9 +29,9 @@ from benchmarks.arguments import parsed, parser
 from benchmarks.machine import describe
 from benchmarks.prose import Prose
 from benchmarks.report import Row, Target, show, summarised, write
-from ingestq.cli.console import configure_logging
-from ingestq.runtime import open_broker
-from ingestq.settings import Settings, load_settings
+from ingestq.app.composition import open_broker
+from ingestq.app.settings import Settings, load_settings
+from ingestq.cli.output import configure_logging
 
 RESULTS: Final = Path(__file__).parent / "results" / "freshness.json"
 SEED: Final = 20261125

@@ -28,11 +28,11 @@ from benchmarks.ingestions import (
 )
 from benchmarks.machine import Machine, describe
 from benchmarks.prose import Prose
-from benchmarks.rebuild import Answer, Question, search_while_rebuilding
+from benchmarks.rebuild import Answer, SearchQuery, search_while_rebuilding
 from benchmarks.report import Row, Target, show, summarised, write
-from ingestq.cli.console import configure_logging
-from ingestq.runtime import open_broker, open_qdrant
-from ingestq.settings import Settings, load_settings
+from ingestq.app.composition import open_broker, open_qdrant
+from ingestq.app.settings import Settings, load_settings
+from ingestq.cli.output import configure_logging
 
 RESULTS: Final = Path(__file__).parent / "results" / "index.json"
 SEED: Final = 20
@@ -81,7 +81,7 @@ class Bench:
         self.console.print(text, highlight=False)
 
 
-async def measure_reruns(bench: Bench) -> Question:
+async def measure_reruns(bench: Bench) -> SearchQuery:
     """A first run, and in turn unchanged and edited ones; answers what can be searched for."""
     prose, plan = Prose(SEED), bench.plan
     rng = random.Random(SEED)  # noqa: S311 - a benchmark
@@ -108,7 +108,7 @@ async def measure_reruns(bench: Bench) -> Question:
     for i in range(plan.commands):
         bench.say(f"whole command {i + 1} of {plan.commands}")
         bench.samples["command"].append(await command_seconds(folder, settings))
-    return Question(question.dense, str(wanted), plan.files)
+    return SearchQuery(question.dense, str(wanted), plan.files)
 
 
 async def measure_edits(bench: Bench) -> None:
@@ -128,7 +128,7 @@ async def measure_edits(bench: Bench) -> None:
                 bench.samples[f"large seconds{suffix}"].append(edited.seconds)
 
 
-async def measure_searches(bench: Bench, question: Question) -> None:
+async def measure_searches(bench: Bench, question: SearchQuery) -> None:
     """Searches while the collection of `measure_reruns` is rebuilt."""
     bench.say("rebuilding")
     answers = await search_while_rebuilding(bench.part("small"), SMALLER_CHUNK_TOKENS, question)

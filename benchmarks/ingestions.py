@@ -16,19 +16,19 @@ from typing import Final
 import msgspec
 
 from benchmarks.prose import Prose
-from broker.contract import ChunkCounts, Document, DocumentCounts, Lane
-from broker.paths import path_to_text
-from ingestq.ingestion import Ingestion, State, Summary
-from ingestq.runtime import Broker, open_broker, open_worker
-from ingestq.settings import Settings
-from producers.files import Sending, observe
-from producers.media_types import guess_media_type
-from producers.sightings import Sightings
+from ingestq.app.composition import Broker, open_broker
+from ingestq.app.ingestion import Ingestion, IngestionState, Summary
+from ingestq.app.settings import Settings
+from ingestq.app.worker import open_worker
+from ingestq.core.documents import Document, Lane
+from ingestq.core.paths import guess_media_type, path_to_text
+from ingestq.core.results import ChunkCounts, DocumentCounts
+from producers.files.walk import ReadOptions, ScanRecord, observe
+from worker.consumer.jobs import INGESTOR, Ingestor
 from worker.embedding.pool import LaneModel
-from worker.jobs import INGESTOR, Ingestor
-from worker.ledger import QdrantLedger
-from worker.prepare import Prepared
-from worker.store import QdrantStore
+from worker.store.chunks import QdrantStore
+from worker.store.ledger import QdrantLedger
+from worker.text.parts import Prepared
 
 SETTLED_NS: Final = 10_000_000_000
 """Files seem to be so old, as most files are: one that was written less than 2 s before a scan is
@@ -57,7 +57,7 @@ class Folder:
 
 
 class Nowhere:
-    def show(self, state: State) -> None:
+    def show(self, state: IngestionState) -> None:
         """Nobody looks."""
 
 
@@ -80,10 +80,10 @@ async def open_index(settings: Settings) -> AsyncIterator[Index]:
 
 async def ingest(index: Index, folder: Folder) -> Summary:
     """Ingest ``folder``, and see that the index is equal to it afterwards."""
-    sightings = Sightings()
+    sightings = ScanRecord()
     queue = index.broker.queue
     ingestion = Ingestion(index.broker.client, Nowhere())
-    found = observe([folder.path], None, queue.now, Sending(), sightings)
+    found = observe([folder.path], None, queue.now, ReadOptions(), sightings)
     sweeps = partial(sightings.sweeps, allow_mass_delete=False)
     async with asyncio.TaskGroup() as group:
         group.create_task(ingestion.produce(found, sweeps))
@@ -172,8 +172,8 @@ def _edit(path: Path, share: float, prose: Prose) -> str:
     at = int(share * len(paragraphs))
     at += paragraphs[at].startswith("#")  # a heading stands before a paragraph
     # Prose has few words, so a sentence of it may be found elsewhere: this one has one of its own.
-    letters = random.Random(paragraphs[at]).choices(ascii_lowercase, k=OWN_WORD_LETTERS)  # noqa: S311
-    sentence = f"{prose.sentence()[:-1]} {''.join(letters)}."
+    dead_letters = random.Random(paragraphs[at]).choices(ascii_lowercase, k=OWN_WORD_LETTERS)  # noqa: S311
+    sentence = f"{prose.sentence()[:-1]} {''.join(dead_letters)}."
     paragraphs[at] = f"{sentence} {prose.paragraph()}"
     _write(path, PARAGRAPH_BREAK.join(paragraphs))
     return sentence

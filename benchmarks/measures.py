@@ -13,9 +13,9 @@ from arq.connections import ArqRedis
 from benchmarks.contenders import Contender
 from benchmarks.processes import crew
 from benchmarks.queue_worker import BLOCK, NOTE, NOTHING
-from broker import keys
-from broker.connection import awaited
-from broker.contract import Document
+from ingestq.broker import keys
+from ingestq.broker.connection import awaited
+from ingestq.core.documents import Document
 
 DOCUMENT_CHARACTERS: Final = 1500
 EMPTY_POLL_SECONDS: Final = 0.005

@@ -21,15 +21,15 @@ from rich.table import Table
 from benchmarks.arguments import parsed, parser
 from benchmarks.embedding.ingestions import NotIndexed, Working, ingest, working
 from benchmarks.embedding.measures import make_static_model
-from benchmarks.embedding.qdrant import Where, open_qdrant
+from benchmarks.embedding.qdrant import SearchFilter, open_qdrant
 from benchmarks.embedding.resources import MEBIBYTE, Memory, memory
 from benchmarks.machine import Machine, describe
 from benchmarks.prose import Prose
 from benchmarks.report import PRINTED_COLUMNS
-from broker.connection import BrokerConfig, connected
-from ingestq.cli.console import configure_logging
-from ingestq.embedded import embedded_redis
-from ingestq.runtime import Broker
+from ingestq.app.composition import Broker
+from ingestq.broker.connection import BrokerConfig, connected
+from ingestq.cli.output import configure_logging
+from ingestq.embedded.redis import embedded_redis
 
 RESULTS: Final = Path(__file__).parent / "results" / "memory.json"
 SAMPLE_SECONDS: Final = 0.5
@@ -108,7 +108,7 @@ def _numbered(paragraphs: Sequence[str]) -> Iterator[str]:
 
 
 async def measure(
-    folder: Path, broker: Broker, qdrant: Where, sizes: Sequence[int], large_mib: int
+    folder: Path, broker: Broker, qdrant: SearchFilter, sizes: Sequence[int], large_mib: int
 ) -> list[Stage]:
     """All stages, in one worker each for the chunks and for the large file."""
     say, prose = Console(stderr=True), Prose(1)

@@ -27,9 +27,9 @@ from benchmarks.machine import describe
 from benchmarks.measures import IDLE_WORKERS, Server
 from benchmarks.queue_worker import MAX_JOBS
 from benchmarks.report import Row, Target, show, summarised, write
-from broker.connection import BrokerConfig, connected
-from broker.queue import JobQueue
-from ingestq.embedded import embedded_redis
+from ingestq.broker.connection import BrokerConfig, connected
+from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.embedded.redis import embedded_redis
 
 RESULTS: Final = Path(__file__).parent / "results" / "queue.json"
 SEED: Final = 20

@@ -20,11 +20,12 @@ from arq.logs import default_log_config
 from arq.typing import WorkerCoroutine
 from arq.worker import func
 
-from broker.connection import BrokerConfig, connected
-from broker.contract import INGEST, BatchReport, DocumentCounts, IngestBatch
-from broker.leases import LeaseQueue
-from ingestq.cli.console import configure_logging
-from worker.lease_worker import LeaseWorker
+from ingestq.broker.connection import BrokerConfig, connected
+from ingestq.broker.queue.leases import LeaseQueue
+from ingestq.cli.output import configure_logging
+from ingestq.core.jobs import INGEST, IngestBatch
+from ingestq.core.results import BatchReport, DocumentCounts
+from worker.consumer.lease_worker import LeaseWorker
 
 MAX_JOBS: Final = 10
 """Jobs that one worker runs at once: arq's default, given to both."""

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from broker.contract import ChunkCounts
-from broker.errors import IngestqError
-from ingestq.rebuilding import build
-from ingestq.runtime import open_broker, open_qdrant
-from ingestq.settings import Settings
-from worker.collection import find_collection
-from worker.qdrant import Qdrant
-from worker.reindex import Rebuilt
-from worker.store import QdrantStore
+from ingestq.app.composition import open_broker, open_qdrant
+from ingestq.app.reindex import build
+from ingestq.app.settings import Settings
+from ingestq.core.errors import IngestqError
+from ingestq.core.results import ChunkCounts
+from worker.maintenance.reindex import Rebuilt
+from worker.store.chunks import QdrantStore
+from worker.store.client import Qdrant
+from worker.store.collection import find_collection
 
 HITS: Final = 10
 PAUSE_SECONDS: Final = 0.02
@@ -23,7 +23,7 @@ PAUSE_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True)
-class Question:
+class SearchQuery:
     """What is searched for: all answers have `HITS` chunks, some of ``doc_id``, out of
     ``documents``."""
 
@@ -49,7 +49,7 @@ class Unseen:
 
 
 async def search_while_rebuilding(
-    settings: Settings, chunk_tokens: int, question: Question
+    settings: Settings, chunk_tokens: int, question: SearchQuery
 ) -> Counter[Answer]:
     """Rebuild the collection as ``ingestq reindex --chunk-tokens`` does; how searches went."""
     wanted = settings.model_copy(update={"chunk_tokens": chunk_tokens})
@@ -70,7 +70,7 @@ async def search_while_rebuilding(
 
 
 async def _search_until(
-    ended: asyncio.Event, qdrant: Qdrant, alias: str, question: Question
+    ended: asyncio.Event, qdrant: Qdrant, alias: str, question: SearchQuery
 ) -> Counter[Answer]:
     """Search again and again; the last search begins after the event."""
     answers: Counter[Answer] = Counter()
@@ -82,7 +82,7 @@ async def _search_until(
     return answers
 
 
-async def _search(qdrant: Qdrant, alias: str, question: Question) -> Answer:
+async def _search(qdrant: Qdrant, alias: str, question: SearchQuery) -> Answer:
     try:
         hits = await QdrantStore(qdrant, alias).search(question.vector, HITS)
         documents = await qdrant.ask(

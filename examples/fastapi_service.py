@@ -14,8 +14,8 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, HTTPException, Request
 from pydantic import BaseModel
 
-from broker.errors import QueueFull
-from producers.client import IngestClient
+from ingestq.client.client import IngestClient
+from ingestq.core.errors import QueueFull
 
 
 @asynccontextmanager

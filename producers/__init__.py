@@ -1,0 +1,1 @@
+"""Producers put documents on the queue."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import msgspec
 from arq.connections import ArqRedis
 
-from broker import keys
-from broker.connection import awaited
-from broker.contract import DeadLetter, decode_job
-from broker.errors import ContractError
+from ingestq.broker import keys
+from ingestq.broker.connection import awaited
+from ingestq.core.errors import ContractError
+from ingestq.core.jobs import decode_job
+from ingestq.core.results import DeadLetter
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,16 @@ async def balanced(redis: ArqRedis) -> Totals:
                 accepted += int(value)
             elif field.startswith(b"documents."):
                 finished += int(value)
-    letters = [
+    dead_letters = [
         msgspec.msgpack.decode(raw, type=DeadLetter)
         for raw in await awaited(redis.hvals(keys.DEAD))
     ]
     dated = await redis.zrange(keys.DEAD_TIMES, 0, -1)
-    assert sorted(dated) == sorted(letter.key.encode() for letter in letters)
+    assert sorted(dated) == sorted(dead_letter.key.encode() for dead_letter in dead_letters)
     assert accepted == finished + waiting
-    return Totals(accepted, finished, waiting, sum(letter.documents for letter in letters))
+    return Totals(
+        accepted, finished, waiting, sum(dead_letter.documents for dead_letter in dead_letters)
+    )
 
 
 async def _is_in_one_place(

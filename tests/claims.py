@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from broker import keys
-from broker.contract import BatchReport, IngestBatch, JobResult
-from broker.leases import NAMELESS, Claim, LeaseQueue
-from ingestq.runtime import Broker
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.broker.queue.leases import NAMELESS, Claim, LeaseQueue
+from ingestq.core.jobs import IngestBatch
+from ingestq.core.results import BatchReport, JobResult
 
 DOCUMENTS = {"documents": "documents__test"}
 """Serves what the commands queue by default."""
@@ -14,7 +15,7 @@ DOCUMENTS = {"documents": "documents__test"}
 def lease_queue(
     broker: Broker, lease_seconds: float = 15, serving: Mapping[str, str] = NAMELESS
 ) -> LeaseQueue:
-    return LeaseQueue(broker.redis, broker.config, lease_seconds, serving, broker.spool)
+    return LeaseQueue(broker.redis, broker.config, lease_seconds, serving, broker.blobs)
 
 
 async def take(leases: LeaseQueue, n: int = 1, worker: str = "w") -> Sequence[Claim]:

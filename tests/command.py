@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from broker.connection import BrokerConfig, connected
-from broker.keys import RESULT
-from broker.queue import JobQueue
-from ingestq.embedded import embedded_redis
+from ingestq.broker.connection import BrokerConfig, connected
+from ingestq.broker.keys import RESULT
+from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.embedded.redis import embedded_redis
 from tests.waiting import eventually
 
 SECONDS = 150

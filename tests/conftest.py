@@ -21,19 +21,19 @@ from redis import Redis
 from redis.connection import parse_url
 from redis.exceptions import RedisError
 
-from broker.connection import BrokerConfig, connected
-from broker.queue import JobQueue
-from broker.spool.store import open_spool
-from ingestq.embedded import embedded_redis
-from ingestq.runtime import Broker
+from ingestq.app.composition import Broker
+from ingestq.broker.blobs import open_blob_store
+from ingestq.broker.connection import BrokerConfig, connected
+from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.embedded.redis import embedded_redis
 from tests.command import Ingestq
 from tests.house import House, working_house
 from tests.tiny_models import TinyModels
-from worker.collection import CollectionNames, open_collection
 from worker.embedding.config import EmbeddingConfig, cores
 from worker.embedding.pool import ModelPool
-from worker.fingerprint import fingerprint
-from worker.qdrant import Qdrant, QdrantConfig, connect_qdrant
+from worker.store.client import Qdrant, QdrantConfig, connect_qdrant
+from worker.store.collection import CollectionNames, open_collection
+from worker.store.fingerprint import fingerprint
 
 REDIS_URL = os.environ.get("INGESTQ_TEST_REDIS_URL")
 QDRANT_URL = os.environ.get("INGESTQ_TEST_QDRANT_URL")
@@ -51,11 +51,11 @@ async def redis_url(tmp_path_factory: pytest.TempPathFactory, worker_id: str) ->
 
 @pytest.fixture
 async def broker(redis_url: str, tmp_path: Path) -> AsyncIterator[Broker]:
-    """A connected broker with nothing in it, and its spool."""
+    """A connected broker with nothing in it, and its blob store."""
     config = BrokerConfig(redis_url)
     async with connected(config) as redis:
         await redis.flushdb()
-        yield Broker(redis, config, open_spool(str(tmp_path / "spool")))
+        yield Broker(redis, config, open_blob_store(str(tmp_path / "blobs")))
 
 
 @pytest.fixture

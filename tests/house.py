@@ -10,28 +10,28 @@ from typing import Any
 
 from arq.worker import func
 
-from broker.contract import DELETE, INGEST, SWEEP, Lane
-from broker.dead_letters import DeadLetters, LetterFilter
-from ingestq.ingestion import Ingestion, State, Summary
-from ingestq.runtime import Broker
-from producers.files import Sending, observe
-from producers.sightings import Sightings
+from ingestq.app.composition import Broker
+from ingestq.app.ingestion import Ingestion, IngestionState, Summary
+from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters
+from ingestq.core.documents import Lane
+from ingestq.core.jobs import DELETE, INGEST, SWEEP
+from producers.files.walk import ReadOptions, ScanRecord, observe
 from tests.books import balanced
 from tests.claims import lease_queue
-from worker.collection import CollectionNames
-from worker.contents import SpooledContents
+from worker.consumer.blobs import BlobContents
+from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest, sweep
+from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
-from worker.jobs import INGESTOR, Ingestor, delete, ingest, sweep
 from worker.lanes import LanePermits
-from worker.lease_worker import LeaseWorker
-from worker.ledger import QdrantLedger
-from worker.ports import Ports
-from worker.qdrant import Qdrant
-from worker.store import QdrantStore
+from worker.pipeline.ports import Ports
+from worker.store.chunks import QdrantStore
+from worker.store.client import Qdrant
+from worker.store.collection import CollectionNames
+from worker.store.ledger import QdrantLedger
 
 
 class Nowhere:
-    def show(self, state: State) -> None:
+    def show(self, state: IngestionState) -> None:
         """Nobody looks."""
 
 
@@ -59,13 +59,13 @@ class House:
     ) -> Summary:
         """What ``ingestq run`` does with ``paths``; without any, with the whole folder."""
         ingestion = Ingestion(self.broker.client, Nowhere())
-        sightings = Sightings()
+        sightings = ScanRecord()
         await ingestion.produce(
             observe(
                 paths or [self.root],
                 name,
                 self.broker.queue.now,
-                Sending(inline=inline),
+                ReadOptions(inline=inline),
                 sightings,
             ),
             partial(sightings.sweeps, allow_mass_delete=allow_mass_delete),
@@ -90,12 +90,12 @@ class House:
     async def indexed_files(self) -> set[str]:
         return {str(Path(doc_id).relative_to(self.root)) for doc_id in await self.indexed()}
 
-    async def letters(self) -> dict[str, str]:
+    async def dead_letters(self) -> dict[str, str]:
         """Reason of each dead letter."""
-        letters = DeadLetters(self.broker.redis, self.broker.config)
+        dead_letters = DeadLetters(self.broker.redis, self.broker.config)
         return {
-            stored.letter.doc_id: stored.letter.reason
-            async for stored in letters.find(LetterFilter())
+            stored.dead_letter.doc_id: stored.dead_letter.reason
+            async for stored in dead_letters.find(DeadLetterFilter())
         }
 
 
@@ -105,7 +105,7 @@ async def working_house(
 ) -> AsyncIterator[House]:
     store = QdrantStore(qdrant, collection.chunks)
     ledger = QdrantLedger(qdrant, collection.ledger)
-    contents = SpooledContents(broker.spool, model.config.max_document_bytes)
+    contents = BlobContents(broker.blobs, model.config.max_document_bytes)
     ports = {lane: Ports(model.in_lane(lane), store, ledger, contents=contents) for lane in Lane}
     worker = LeaseWorker(
         [func(ingest, name=INGEST), func(delete, name=DELETE), func(sweep, name=SWEEP)],

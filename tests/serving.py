@@ -6,15 +6,15 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from broker.recent import Recent
-from broker.runs import Runs
-from ingestq.runtime import Broker
-from producers.api.app import Services
-from producers.api.dashboard.board import Board
-from producers.api.dashboard.history import History
-from producers.api.routes.index import Index
-from producers.api.routes.search import Search
-from producers.api.server import Server, listen, url_of
+from ingestq.api.app import Services
+from ingestq.api.dashboard.board import Board
+from ingestq.api.dashboard.plots import History
+from ingestq.api.routes.documents import Index
+from ingestq.api.routes.search import Search
+from ingestq.api.server import Server, listen, url_of
+from ingestq.app.composition import Broker
+from ingestq.broker.queue.stats import Recent
+from ingestq.broker.schedule.runs import Runs
 
 
 def services(
@@ -24,8 +24,8 @@ def services(
     history: History | None = None,
 ) -> Services:
     recent, runs = Recent(broker.redis, broker.config), Runs(broker.redis, broker.config)
-    board = Board(broker.queue, broker.letters, recent, runs, history or History())
-    return Services(broker.client, broker.letters, search, index, board)
+    board = Board(broker.queue, broker.dead_letters, recent, runs, history or History())
+    return Services(broker.client, broker.dead_letters, search, index, board)
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from worker.chunk import SizedText
+from worker.text.parts import SizedText
 
 CHARACTERS_A_TOKEN = 4
 

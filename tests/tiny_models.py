@@ -14,8 +14,7 @@ from unittest.mock import patch
 import numpy as np
 import numpy.typing as npt
 
-from worker.embedding.config import Backend, EmbeddingConfig
-from worker.embedding.models import DEFAULT_MODEL
+from worker.embedding.config import DEFAULT_MODEL, Backend, EmbeddingConfig
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -120,10 +119,10 @@ def make_all(folder: Path) -> None:
     from transformers import BertConfig, BertModel, BertTokenizer
 
     torch.manual_seed(17)
-    letters = [chr(code) for code in range(33, 127)]
+    dead_letters = [chr(code) for code in range(33, 127)]
     words = sorted({word.strip(".,;:") for text in TEXTS for word in text.lower().split()})
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
-    vocabulary += [f"##{letter}" for letter in letters]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dead_letters]
+    vocabulary += [f"##{dead_letter}" for dead_letter in dead_letters]
     vocabulary += [word for word in words if 1 < len(word) < 20][: WORDS - len(vocabulary)]
     (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(vocabulary)))
     tokenizer = BertTokenizer(str(folder / "vocab.txt"))

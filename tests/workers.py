@@ -8,20 +8,21 @@ from typing import Any, Unpack
 from arq.typing import WorkerCoroutine
 from arq.worker import Function, func
 
-from broker.contract import DELETE, INGEST, SWEEP, Lane
-from broker.leases import NAMELESS
-from ingestq.runtime import Broker
+from ingestq.app.composition import Broker
+from ingestq.broker.queue.leases import NAMELESS
+from ingestq.core.documents import Lane
+from ingestq.core.jobs import DELETE, INGEST, SWEEP
 from tests.claims import lease_queue
-from worker.collection import CollectionNames
-from worker.contents import SpooledContents
+from worker.consumer.blobs import BlobContents
+from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest, sweep
+from worker.consumer.lease_worker import ArqOptions, LeaseWorker
 from worker.embedding.pool import ModelPool
-from worker.jobs import INGESTOR, Ingestor, delete, ingest, sweep
 from worker.lanes import LanePermits
-from worker.lease_worker import ArqOptions, LeaseWorker
-from worker.ledger import QdrantLedger
-from worker.ports import Ports
-from worker.qdrant import Qdrant
-from worker.store import QdrantStore
+from worker.pipeline.ports import Ports
+from worker.store.chunks import QdrantStore
+from worker.store.client import Qdrant
+from worker.store.collection import CollectionNames
+from worker.store.ledger import QdrantLedger
 
 MAX_JOBS = 4
 """Three of them for bulk jobs."""
@@ -88,7 +89,7 @@ async def indexing(
 ) -> AsyncIterator[LeaseWorker]:
     """A worker that really indexes; stopped and awaited on leaving."""
     store, ledger = QdrantStore(qdrant, names.chunks), QdrantLedger(qdrant, names.ledger)
-    contents = SpooledContents(broker.spool, model.config.max_document_bytes)
+    contents = BlobContents(broker.blobs, model.config.max_document_bytes)
     ports = {lane: Ports(model.in_lane(lane), store, ledger, contents=contents) for lane in Lane}
     worker = LeaseWorker(
         [func(ingest, name=INGEST), func(delete, name=DELETE), func(sweep, name=SWEEP)],

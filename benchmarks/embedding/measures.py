@@ -20,13 +20,13 @@ from benchmarks.embedding.children import RawCeiling, open_children
 from benchmarks.embedding.corpus import MODEL_DIR, Corpus, Query
 from benchmarks.embedding.ingestions import Ingested, ingest, working
 from benchmarks.embedding.processes import Asked, asked
-from benchmarks.embedding.qdrant import Where, remove_collections, stored_vectors
+from benchmarks.embedding.qdrant import SearchFilter, remove_collections, stored_vectors
 from benchmarks.embedding.resources import cpu_seconds
 from benchmarks.embedding.rivals import SENTENCE_TRANSFORMERS
 from benchmarks.prose import Prose
-from ingestq.runtime import Broker
-from ingestq.settings import PREFIX, Settings, load_settings
-from worker.embedding.models import Precision
+from ingestq.app.composition import Broker
+from ingestq.app.settings import PREFIX, Settings, load_settings
+from worker.embedding.config import Precision
 
 RIVAL_MODULE: Final = "benchmarks.embedding.rivals"
 MATRIX_MODULE: Final = "benchmarks.embedding.matrix"
@@ -70,7 +70,7 @@ class Bench:
 
     folder: Path
     broker: Broker
-    qdrant: Where
+    qdrant: SearchFilter
     corpus: Corpus
     queries: list[Query]
     console: Console

@@ -22,7 +22,7 @@ PAGE_POINTS: Final = 256
 
 
 @dataclass(frozen=True)
-class Where:
+class SearchFilter:
     """``pid`` is that of the stand-in, None of a server."""
 
     url: str
@@ -41,12 +41,12 @@ class Where:
 
 
 @asynccontextmanager
-async def open_qdrant() -> AsyncIterator[Where]:
+async def open_qdrant() -> AsyncIterator[SearchFilter]:
     """The server that the environment names, else a stand-in."""
     url = os.environ.get(TEST_URL)
     if url is not None:
         try:
-            yield Where(url, None)
+            yield SearchFilter(url, None)
         finally:
             await remove_collections(url)
         return
@@ -55,7 +55,7 @@ async def open_qdrant() -> AsyncIterator[Where]:
     )
     try:
         assert process.stdout is not None
-        yield Where((await process.stdout.readline()).decode().strip(), process.pid)
+        yield SearchFilter((await process.stdout.readline()).decode().strip(), process.pid)
     finally:
         process.kill()
         await process.wait()

@@ -16,9 +16,10 @@ import numpy as np
 
 from benchmarks.embedding.children import query_vectors, warm_up
 from benchmarks.embedding.processes import Answer, speaker
-from ingestq.cli.console import configure_logging
-from ingestq.runtime import open_broker, open_worker
-from ingestq.settings import load_settings
+from ingestq.app.composition import open_broker
+from ingestq.app.settings import load_settings
+from ingestq.app.worker import open_worker
+from ingestq.cli.output import configure_logging
 
 SAMPLE_SECONDS: Final = 0.01
 

@@ -11,19 +11,20 @@ import aiofiles
 import msgspec
 import typer
 
-from broker.contract import Document, FailedDocument
-from broker.queue import JobQueue
-from ingestq.cli.console import configure_logging, err, line, print_json
+from ingestq.app.composition import open_broker
+from ingestq.app.ingestion import Ingestion, Summary
+from ingestq.app.services import stop_signals
+from ingestq.app.settings import Settings
+from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Checksum, Json, Paths, Source
+from ingestq.cli.output import configure_logging, err, line, print_json, print_summary
 from ingestq.cli.progress import progress_display
-from ingestq.cli.summary import print_summary
-from ingestq.ingestion import Ingestion, Summary
-from ingestq.runtime import open_broker, stop_signals
-from ingestq.settings import Settings
-from producers import files, jsonl
-from producers.files import Sending
-from producers.sightings import Sightings
+from ingestq.core.documents import Document
+from ingestq.core.results import FailedDocument
+from producers.files import json_lines as jsonl
+from producers.files import walk as files
+from producers.files.walk import ReadOptions, ScanRecord
 
 STDIN = Path("-")
 
@@ -54,14 +55,14 @@ def add(
     What is gone from a folder since it was last indexed is removed.
     """
     configure_logging(logging.WARNING)
-    sending = Sending(inline, checksum)
+    sending = ReadOptions(inline, checksum)
     run_command(partial(_add, paths, source, sending, allow_mass_delete, wait, json))
 
 
 async def _add(
     paths: list[Path],
     source: str | None,
-    sending: Sending,
+    sending: ReadOptions,
     allow_mass_delete: bool,
     wait: bool,
     as_json: bool,
@@ -79,7 +80,7 @@ async def _add(
 
             with stop_signals(stop):
                 async with asyncio.TaskGroup() as group:
-                    sightings = Sightings()
+                    sightings = ScanRecord()
                     found = _documents(paths, source, sending, sightings, broker.queue)
                     sweeps = partial(sightings.sweeps, allow_mass_delete=allow_mass_delete)
                     producing = group.create_task(ingestion.produce(found, sweeps))
@@ -96,8 +97,8 @@ async def _add(
 async def _documents(
     paths: list[Path],
     source: str | None,
-    sending: Sending,
-    sightings: Sightings,
+    sending: ReadOptions,
+    sightings: ScanRecord,
     queue: JobQueue,
 ) -> AsyncIterable[Document | FailedDocument]:
     named = [path for path in paths if path != STDIN]

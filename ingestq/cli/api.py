@@ -2,12 +2,12 @@
 
 import logging
 
-from ingestq.cli.console import configure_logging
+from ingestq.app.api import listening, open_api
+from ingestq.app.composition import open_broker
+from ingestq.app.services import run_parts
+from ingestq.app.settings import Settings
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.parts import run_parts
-from ingestq.runtime import open_broker
-from ingestq.serving import listening, open_api
-from ingestq.settings import Settings
+from ingestq.cli.output import configure_logging
 
 
 def api() -> None:

@@ -8,15 +8,17 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from broker.contract import DeadLetter, Deletion, Document, Sweep, decode_job
-from broker.dead_letters import DeadLetters, LetterFilter, StoredLetter
-from broker.errors import ContractError, UsageError
-from ingestq.cli.console import configure_logging, line, print_json
+from ingestq.app.composition import open_broker
+from ingestq.app.settings import Settings
+from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters, StoredDeadLetter
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
-from ingestq.runtime import open_broker
-from ingestq.settings import Settings
-from producers.client import new_submission
+from ingestq.cli.output import configure_logging, line, print_json
+from ingestq.client.client import new_submission
+from ingestq.core.documents import Deletion, Document, Sweep
+from ingestq.core.errors import ContractError, UsageError
+from ingestq.core.jobs import decode_job
+from ingestq.core.results import DeadLetter
 
 dead = typer.Typer(
     name="dead", no_args_is_help=True, help="Look at documents that failed, and try them again."
@@ -37,7 +39,7 @@ Collection = Annotated[
 
 
 @dead.command("list")
-def list_letters(
+def list_dead_letters(
     reason: Reason = None,
     tenant: Tenant = None,
     collection: Collection = None,
@@ -45,7 +47,7 @@ def list_letters(
 ) -> None:
     """List the dead letters, the newest first."""
     configure_logging(logging.WARNING)
-    run_command(partial(_list, LetterFilter(frozenset(), tenant, reason, collection), json))
+    run_command(partial(_list, DeadLetterFilter(frozenset(), tenant, reason, collection), json))
 
 
 @dead.command()
@@ -54,7 +56,7 @@ def show(
 ) -> None:
     """Show everything that is known of a document that failed."""
     configure_logging(logging.WARNING)
-    wanted = LetterFilter(frozenset([doc_id]), tenant, collection=collection)
+    wanted = DeadLetterFilter(frozenset([doc_id]), tenant, collection=collection)
     run_command(partial(_show, wanted, json))
 
 
@@ -69,7 +71,7 @@ def requeue(
 ) -> None:
     """Queue documents that failed again, with all their tries."""
     configure_logging(logging.WARNING)
-    wanted = LetterFilter(frozenset(doc_ids or ()), tenant, reason, collection)
+    wanted = DeadLetterFilter(frozenset(doc_ids or ()), tenant, reason, collection)
     run_command(partial(_requeue, wanted, everything, json))
 
 
@@ -84,42 +86,42 @@ def purge(
 ) -> None:
     """Delete dead letters for good."""
     configure_logging(logging.WARNING)
-    wanted = LetterFilter(frozenset(doc_ids or ()), tenant, reason, collection)
+    wanted = DeadLetterFilter(frozenset(doc_ids or ()), tenant, reason, collection)
     run_command(partial(_purge, wanted, everything, json))
 
 
-async def _list(wanted: LetterFilter, as_json: bool, settings: Settings) -> ExitCode:
+async def _list(wanted: DeadLetterFilter, as_json: bool, settings: Settings) -> ExitCode:
     async with _found(settings, wanted) as (_, found):
-        letters = sorted((stored.letter for stored in found), key=lambda x: -x.buried_ms)
+        dead_letters = sorted((stored.dead_letter for stored in found), key=lambda x: -x.buried_ms)
     if as_json:
-        print_json({"dead_letters": [_as_json(letter) for letter in letters]})
+        print_json({"dead_letters": [_as_json(dead_letter) for dead_letter in dead_letters]})
     else:
-        for letter in letters:
-            line(f"{letter.buried}  {letter.doc_id}: {letter.reason}")
-        line(f"{len(letters)} dead letters")
+        for dead_letter in dead_letters:
+            line(f"{dead_letter.buried}  {dead_letter.doc_id}: {dead_letter.reason}")
+        line(f"{len(dead_letters)} dead letters")
     return ExitCode.OK
 
 
-async def _show(wanted: LetterFilter, as_json: bool, settings: Settings) -> ExitCode:
+async def _show(wanted: DeadLetterFilter, as_json: bool, settings: Settings) -> ExitCode:
     async with _found(settings, wanted) as (_, found):
-        letters = [_as_json(s.letter) | _content(s.letter) for s in found]
+        dead_letters = [_as_json(s.dead_letter) | _content(s.dead_letter) for s in found]
     if as_json:
-        print_json({"dead_letters": letters})
+        print_json({"dead_letters": dead_letters})
     else:
-        for letter in letters:
-            for name, value in letter.items():
+        for dead_letter in dead_letters:
+            for name, value in dead_letter.items():
                 for part in str(value).splitlines():
                     line(f"{name:<10}  {part}")
     return ExitCode.OK
 
 
 async def _requeue(
-    wanted: LetterFilter, everything: bool, as_json: bool, settings: Settings
+    wanted: DeadLetterFilter, everything: bool, as_json: bool, settings: Settings
 ) -> ExitCode:
     _check_choice(wanted, everything)
     submission = new_submission()
-    async with _found(settings, wanted) as (letters, found):
-        count = await letters.requeue(found, submission)
+    async with _found(settings, wanted) as (dead_letters, found):
+        count = await dead_letters.requeue(found, submission)
     if as_json:
         print_json({"requeued": count, "submission": submission})
     else:
@@ -128,11 +130,11 @@ async def _requeue(
 
 
 async def _purge(
-    wanted: LetterFilter, everything: bool, as_json: bool, settings: Settings
+    wanted: DeadLetterFilter, everything: bool, as_json: bool, settings: Settings
 ) -> ExitCode:
     _check_choice(wanted, everything)
-    async with _found(settings, wanted) as (letters, found):
-        count = await letters.purge(found)
+    async with _found(settings, wanted) as (dead_letters, found):
+        count = await dead_letters.purge(found)
     if as_json:
         print_json({"purged": count})
     else:
@@ -140,9 +142,9 @@ async def _purge(
     return ExitCode.OK
 
 
-def _check_choice(wanted: LetterFilter, everything: bool) -> None:
-    """Raise UsageError unless the user said which letters are meant: some, or else all."""
-    if everything == (wanted != LetterFilter()):
+def _check_choice(wanted: DeadLetterFilter, everything: bool) -> None:
+    """Raise UsageError unless the user said which dead letters are meant: some, or else all."""
+    if everything == (wanted != DeadLetterFilter()):
         raise UsageError(
             "name documents, or give --reason, --tenant or --collection, or else --all"
         )
@@ -150,58 +152,58 @@ def _check_choice(wanted: LetterFilter, everything: bool) -> None:
 
 @asynccontextmanager
 async def _found(
-    settings: Settings, wanted: LetterFilter
-) -> AsyncIterator[tuple[DeadLetters, list[StoredLetter]]]:
+    settings: Settings, wanted: DeadLetterFilter
+) -> AsyncIterator[tuple[DeadLetters, list[StoredDeadLetter]]]:
     """The dead letters, and those that are wanted. Raises UsageError if a named one is missing."""
     async with open_broker(settings) as broker:
-        letters = broker.letters
-        found = [stored async for stored in letters.find(wanted)]
-        missing = wanted.doc_ids - {stored.letter.doc_id for stored in found}
+        dead_letters = broker.dead_letters
+        found = [stored async for stored in dead_letters.find(wanted)]
+        missing = wanted.doc_ids - {stored.dead_letter.doc_id for stored in found}
         if missing:
             names = ", ".join(sorted(missing))
             raise UsageError(f"no dead letter is about {names}; see `ingestq dead list`")
-        yield letters, found
+        yield dead_letters, found
 
 
-def _as_json(letter: DeadLetter) -> dict[str, Any]:
+def _as_json(dead_letter: DeadLetter) -> dict[str, Any]:
     return {
-        "doc_id": letter.doc_id,
-        "tenant": letter.tenant,
-        "collection": letter.collection,
-        "reason": letter.reason,
-        "tries": letter.tries,
-        "buried": letter.buried,
-        "submission": letter.submission,
+        "doc_id": dead_letter.doc_id,
+        "tenant": dead_letter.tenant,
+        "collection": dead_letter.collection,
+        "reason": dead_letter.reason,
+        "tries": dead_letter.tries,
+        "buried": dead_letter.buried,
+        "submission": dead_letter.submission,
     }
 
 
-def _content(letter: DeadLetter) -> dict[str, Any]:
-    """What the letter holds: the document, or how many bytes that nobody can read."""
+def _content(dead_letter: DeadLetter) -> dict[str, Any]:
+    """What the dead letter holds: the document, or how many bytes that nobody can read."""
     try:
-        job = decode_job(letter.payload)
+        job = decode_job(dead_letter.payload)
     except ContractError:
-        return {"payload": f"{len(letter.payload)} bytes that are no job of a known version"}
+        return {"payload": f"{len(dead_letter.payload)} bytes that are no job of a known version"}
     if job.known_batch is None or len(job.known_batch.documents) != 1:
-        whole = f"a job of the function {job.function!r} with {letter.documents} documents"
-        return {"payload": whole, "traceback": letter.traceback}
+        whole = f"a job of the function {job.function!r} with {dead_letter.documents} documents"
+        return {"payload": whole, "traceback": dead_letter.traceback}
     [document] = job.known_batch.documents
     if isinstance(document, Deletion):
-        return {"version": document.version, "deletion": True, "traceback": letter.traceback}
+        return {"version": document.version, "deletion": True, "traceback": dead_letter.traceback}
     if isinstance(document, Sweep):
-        return {"version": document.version, "sweep": True, "traceback": letter.traceback}
+        return {"version": document.version, "sweep": True, "traceback": dead_letter.traceback}
     return {
         "version": document.version,
         "source": document.source,
         "media_type": document.media_type,
         "metadata": document.metadata,
         "content": _excerpt(document),
-        "traceback": letter.traceback,
+        "traceback": dead_letter.traceback,
     }
 
 
 def _excerpt(document: Document) -> str:
-    if document.spooled is not None:
-        return f"{document.spooled} in the spool"
+    if document.blob is not None:
+        return f"{document.blob} in the blob store"
     if document.text is None:
         return f"the file {document.path}"
     return document.text[:EXCERPT_CHARACTERS]

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from broker.contract import Deletion, Lane
-from ingestq.cli.console import configure_logging, line, print_json
+from ingestq.app.composition import open_broker
+from ingestq.app.settings import Settings
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import InCollection, Json, require_text
-from ingestq.runtime import open_broker
-from ingestq.settings import Settings
-from producers.client import new_submission
+from ingestq.cli.output import configure_logging, line, print_json
+from ingestq.client.client import new_submission
+from ingestq.core.documents import Deletion, Lane
 
 DocIds = Annotated[
     list[str], typer.Argument(metavar="DOC_ID…", help="Ids of documents.", show_default=False)

@@ -9,24 +9,25 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
-from broker.errors import IngestqError, ServiceUnavailable
-from broker.spool.names import new_name
-from broker.spool.store import open_spool, public
-from ingestq.cli.console import configure_logging, err, line, print_json
+from ingestq.app.composition import open_broker, open_model, open_qdrant
+from ingestq.app.settings import MEBIBYTE, Settings, unknown_variables
+from ingestq.broker.blobs import open_blob_store
+from ingestq.broker.blobs.store import public
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
-from ingestq.runtime import open_broker, open_model, open_qdrant
-from ingestq.settings import MEBIBYTE, Settings, unknown_variables
+from ingestq.cli.output import configure_logging, err, line, print_json
+from ingestq.core.blobs import new_name
+from ingestq.core.errors import IngestqError, ServiceUnavailable
 
 LITTLE_DISK_MIB: Final = 1024
 NOBODYS_SPACE: Final = "0" * 32
-"""A space in the spool that no queue has."""
+"""A space in the blob store that no queue has."""
 SMALL_COLLECTION_CHUNKS: Final = 20_000
 """The local Qdrant searches by brute force; beyond this it is slow."""
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """What one check found. ``code`` is the exit code it asks for."""
 
     check: str
@@ -35,11 +36,11 @@ class Finding:
     code: ExitCode = ExitCode.OK
 
 
-Check = Callable[[Settings], Awaitable[list[Finding]]]
+Check = Callable[[Settings], Awaitable[list[Diagnosis]]]
 
 
 def doctor(json: Json = False) -> None:
-    """Check the settings, Redis, the spool, Qdrant and the model."""
+    """Check the settings, Redis, the blob store, Qdrant and the model."""
     configure_logging(logging.WARNING)
     run_command(partial(_doctor, json))
 
@@ -48,10 +49,10 @@ async def _doctor(as_json: bool, settings: Settings) -> ExitCode:
     checks: dict[str, Check] = {
         "settings": _settings,
         "redis": _redis,
-        "spool": _spool,
+        "blobs": _blobs,
         "model and qdrant": _model_and_qdrant,
     }
-    findings: list[Finding] = []
+    findings: list[Diagnosis] = []
     for name, check in checks.items():
         with err.status(f"checking {name}"):
             findings += await _checked(name, check, settings)
@@ -67,24 +68,24 @@ async def _doctor(as_json: bool, settings: Settings) -> ExitCode:
     return max((finding.code for finding in findings), default=ExitCode.OK)
 
 
-async def _checked(name: str, check: Check, settings: Settings) -> list[Finding]:
+async def _checked(name: str, check: Check, settings: Settings) -> list[Diagnosis]:
     try:
         return await check(settings)
     except IngestqError as error:
         unreachable = isinstance(error, ServiceUnavailable)
         code = ExitCode.SERVICE_UNREACHABLE if unreachable else ExitCode.WRONG_USAGE
-        return [Finding(name, "wrong", str(error), code)]
+        return [Diagnosis(name, "wrong", str(error), code)]
 
 
-async def _settings(settings: Settings) -> list[Finding]:
+async def _settings(settings: Settings) -> list[Diagnosis]:
     findings = [
-        Finding("settings", "warning", f"{name} is no setting of ingestq; is it misspelt?")
+        Diagnosis("settings", "warning", f"{name} is no setting of ingestq; is it misspelt?")
         for name in unknown_variables()
     ]
     free = await asyncio.to_thread(_free_bytes, settings.data_dir) // MEBIBYTE
     detail = f"{settings.data_dir}: {free:,} MiB free"
     result: Literal["ok", "warning"] = "ok" if free >= LITTLE_DISK_MIB else "warning"
-    return [*findings, Finding("data directory", result, detail)]
+    return [*findings, Diagnosis("data directory", result, detail)]
 
 
 def _free_bytes(folder: Path) -> int:
@@ -93,57 +94,57 @@ def _free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-async def _redis(settings: Settings) -> list[Finding]:
+async def _redis(settings: Settings) -> list[Diagnosis]:
     async with open_broker(settings) as broker:
         info = await broker.redis.info()
         options = await broker.redis.config_get("*")
     place = broker.config.public_url if settings.redis_url else "the bundled server"
-    findings = [Finding("redis", "ok", f"{place} answers, version {info['redis_version']}")]
+    findings = [Diagnosis("redis", "ok", f"{place} answers, version {info['redis_version']}")]
     if options.get("appendonly") == "no":
         detail = "accepted documents are lost when Redis crashes; set appendonly yes"
-        findings.append(Finding("redis", "warning", detail))
+        findings.append(Diagnosis("redis", "warning", detail))
     policy = options.get("maxmemory-policy", "noeviction")
     if policy != "noeviction":
         detail = f"maxmemory-policy {policy} may drop waiting jobs; set noeviction"
-        findings.append(Finding("redis", "warning", detail))
+        findings.append(Diagnosis("redis", "warning", detail))
     return findings
 
 
-async def _spool(settings: Settings) -> list[Finding]:
-    spool = open_spool(settings.spool)
+async def _blobs(settings: Settings) -> list[Diagnosis]:
+    blobs = open_blob_store(settings.blobs)
     probe = new_name(NOBODYS_SPACE, now_us=0)
-    await spool.put(probe, _content())
-    await spool.size(probe)
-    await spool.remove([probe])
-    return [Finding("spool", "ok", f"{public(settings.spool)} can be written and read")]
+    await blobs.put(probe, _content())
+    await blobs.size(probe)
+    await blobs.remove([probe])
+    return [Diagnosis("blobs", "ok", f"{public(settings.blobs)} can be written and read")]
 
 
 async def _content() -> AsyncIterator[bytes]:
     yield b"written by `ingestq doctor`, which removes it"
 
 
-async def _model_and_qdrant(settings: Settings) -> list[Finding]:
-    from worker.collection import check_fingerprint, find_collection
-    from worker.fingerprint import fingerprint
-    from worker.store import QdrantStore
+async def _model_and_qdrant(settings: Settings) -> list[Diagnosis]:
+    from worker.store.chunks import QdrantStore
+    from worker.store.collection import check_fingerprint, find_collection
+    from worker.store.fingerprint import fingerprint
 
     async with open_qdrant(settings) as qdrant:
         place = settings.qdrant_url or "the local Qdrant"
-        findings = [Finding("qdrant", "ok", f"{place} answers")]
+        findings = [Diagnosis("qdrant", "ok", f"{place} answers")]
         async with open_model(settings, processes=1) as model:
             await model.embed_query("Does it work?")
             detail = f"{model.info.name}: {model.info.dimension} dimensions, by {model.how}"
-            findings.append(Finding("model", "ok", detail))
+            findings.append(Diagnosis("model", "ok", detail))
             mine = fingerprint(model.info, settings.collection_schema)
         for name in settings.collections:
             names = await find_collection(qdrant, name)
             if names is None:
-                findings.append(Finding("collection", "ok", f"{name}: none yet"))
+                findings.append(Diagnosis("collection", "ok", f"{name}: none yet"))
                 continue
             await check_fingerprint(qdrant, names, mine)
             chunks = await QdrantStore(qdrant, names.chunks).count()
-            findings.append(Finding("collection", "ok", f"{name}: {chunks:,} chunks"))
+            findings.append(Diagnosis("collection", "ok", f"{name}: {chunks:,} chunks"))
             if settings.qdrant_url is None and chunks > SMALL_COLLECTION_CHUNKS:
                 detail = f"{chunks:,} chunks are many for the local Qdrant; set INGESTQ_QDRANT_URL"
-                findings.append(Finding("qdrant", "warning", detail))
+                findings.append(Diagnosis("qdrant", "warning", detail))
     return findings

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from ingestq.cli.console import configure_logging
+from ingestq.app.composition import open_broker
+from ingestq.app.services import run_parts
+from ingestq.app.settings import Settings
+from ingestq.app.watch import WatchRequest, drop_parts, watched_folders
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Source
-from ingestq.dropping import Wanted, drop_parts, watched_folders
-from ingestq.parts import run_parts
-from ingestq.runtime import open_broker
-from ingestq.settings import Settings
+from ingestq.cli.output import configure_logging
 
 Folders = Annotated[
     list[Path] | None,
@@ -47,10 +47,10 @@ def drop(
     nobody watched.
     """
     configure_logging(logging.INFO)
-    run_command(partial(_drop, Wanted(tuple(folders or ()), source, allow_mass_delete, hot)))
+    run_command(partial(_drop, WatchRequest(tuple(folders or ()), source, allow_mass_delete, hot)))
 
 
-async def _drop(wanted: Wanted, settings: Settings) -> ExitCode:
+async def _drop(wanted: WatchRequest, settings: Settings) -> ExitCode:
     folders = await asyncio.to_thread(watched_folders, wanted, settings)
     async with open_broker(settings) as broker:
         await run_parts(*drop_parts(folders, wanted, settings, broker))

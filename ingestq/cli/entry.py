@@ -8,8 +8,8 @@ from enum import IntEnum
 
 import typer
 
-from broker.errors import IngestqError, QueueFull, ServiceUnavailable, UsageError, foreseen
-from ingestq.settings import Settings, load_settings
+from ingestq.app.settings import Settings, load_settings
+from ingestq.core.errors import IngestqError, QueueFull, ServiceUnavailable, UsageError, foreseen
 
 
 class ExitCode(IntEnum):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from broker.errors import UsageError, encodable
+from ingestq.core.errors import UsageError, encodable
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Source = Annotated[

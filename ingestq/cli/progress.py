@@ -15,8 +15,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from broker.status import Stage
-from ingestq.ingestion import Display, State
+from ingestq.app.ingestion import Display, IngestionState
+from ingestq.core.results import Stage
 
 LINE_SECONDS: Final = 5.0
 """How often a line is printed where there is no terminal."""
@@ -47,7 +47,7 @@ class _Bar:
         self._progress = progress
         self._task = task
 
-    def show(self, state: State) -> None:
+    def show(self, state: IngestionState) -> None:
         self._progress.update(
             self._task,
             description=_activity(state),
@@ -64,7 +64,7 @@ class _Lines:
         self._next = 0.0
         self._print(starting)
 
-    def show(self, state: State) -> None:
+    def show(self, state: IngestionState) -> None:
         finished = not state.listing and state.submission.complete
         if time.monotonic() >= self._next or finished:
             counts = f"{_activity(state)} {state.done}/{state.found} documents"
@@ -76,7 +76,7 @@ class _Lines:
         self._console.print(text)
 
 
-def _activity(state: State) -> str:
+def _activity(state: IngestionState) -> str:
     if state.stopping:
         return "finishing what runs (again: stop at once)"
     if state.listing:
@@ -84,13 +84,13 @@ def _activity(state: State) -> str:
     return "waiting" if state.submission.stage is Stage.WAITING else "indexing"
 
 
-def _chunks(state: State) -> str:
+def _chunks(state: IngestionState) -> str:
     done = state.submission.chunks.embedded + state.submission.chunks_running
     rate = done / state.seconds if state.seconds else 0.0
     return f"{done} chunks, {rate:.1f}/s"
 
 
-def _time_left(state: State) -> str:
+def _time_left(state: IngestionState) -> str:
     """An estimate from the documents done; nothing while nobody knows how many there are."""
     left = state.found - state.done
     if state.listing or not state.done or not left:

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from broker.contract import ChunkCounts
-from broker.errors import UsageError
-from ingestq.cli.console import configure_logging, err, line, print_json
+from ingestq.app.composition import open_broker, open_qdrant
+from ingestq.app.reindex import before_last, build, live_collection
+from ingestq.app.settings import Settings
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
+from ingestq.cli.output import configure_logging, err, line, print_json
 from ingestq.cli.progress import LINE_SECONDS
-from ingestq.rebuilding import before_last, build, live_collection
-from ingestq.runtime import open_broker, open_qdrant
-from ingestq.settings import Settings
+from ingestq.core.errors import UsageError
+from ingestq.core.results import ChunkCounts
 
 if TYPE_CHECKING:
-    from worker.collection import CollectionNames
-    from worker.reindex import NotExchanged, Rebuilt
+    from worker.maintenance.reindex import NotExchanged, Rebuilt
+    from worker.store.collection import CollectionNames
 
 Model = Annotated[
     str | None,
@@ -105,13 +105,13 @@ class _Summary:
 
     @property
     def rebuilt(self) -> "Rebuilt | None":
-        from worker.reindex import Rebuilt
+        from worker.maintenance.reindex import Rebuilt
 
         return self.outcome if isinstance(self.outcome, Rebuilt) else None
 
     @property
     def problems(self) -> Sequence[str]:
-        from worker.reindex import NotExchanged
+        from worker.maintenance.reindex import NotExchanged
 
         return self.outcome.reasons if isinstance(self.outcome, NotExchanged) else ()
 

@@ -5,17 +5,17 @@ import logging
 from functools import partial
 from pathlib import Path
 
-from ingestq.cli.console import configure_logging, err
+from ingestq.app.composition import open_broker
+from ingestq.app.ingestion import Ingestion
+from ingestq.app.services import stop_signals
+from ingestq.app.settings import Settings
+from ingestq.app.worker import open_worker
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Checksum, Json, Paths, Source
+from ingestq.cli.output import configure_logging, err, print_summary
 from ingestq.cli.progress import progress_display
-from ingestq.cli.summary import print_summary
-from ingestq.ingestion import Ingestion
-from ingestq.runtime import open_broker, open_worker, stop_signals
-from ingestq.settings import Settings
-from producers import files
-from producers.files import Sending
-from producers.sightings import Sightings
+from producers.files import walk as files
+from producers.files.walk import ReadOptions, ScanRecord
 
 
 def run(
@@ -30,14 +30,14 @@ def run(
     What is gone from a folder since it was last indexed is removed.
     """
     configure_logging(logging.WARNING)
-    sending = Sending(checksum=checksum)
+    sending = ReadOptions(checksum=checksum)
     run_command(partial(_run, paths, source, sending, allow_mass_delete, json))
 
 
 async def _run(
     paths: list[Path],
     source: str | None,
-    sending: Sending,
+    sending: ReadOptions,
     allow_mass_delete: bool,
     as_json: bool,
     settings: Settings,
@@ -45,7 +45,7 @@ async def _run(
     with progress_display(err, "loading the model") as display:
         async with open_broker(settings) as broker, open_worker(settings, broker) as worker:
             ingestion = Ingestion(broker.client, display, settings.collections)
-            sightings = Sightings()
+            sightings = ScanRecord()
             found = files.observe(paths, source, broker.queue.now, sending, sightings)
             sweeps = partial(sightings.sweeps, allow_mass_delete=allow_mass_delete)
             interrupted = asyncio.Event()

@@ -11,25 +11,24 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from broker.errors import UsageError
-from broker.runs import EntryStatus, NotBegun, Run, RunOutcome, Runs
-from ingestq.cli.console import configure_logging, err, line, print_json
+from ingestq.app.composition import open_broker
+from ingestq.app.schedule_actions import Shown, actions, load_generators
+from ingestq.app.schedule_entries import entry_named, scheduled_entries
+from ingestq.app.search import QdrantOnDemand
+from ingestq.app.services import stop_signals
+from ingestq.app.settings import Settings
+from ingestq.broker.schedule.runs import EntryStatus, NotBegun, Run, RunOutcome, Runs
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Json
+from ingestq.cli.output import configure_logging, err, line, print_json
 from ingestq.cli.progress import progress_display
 from ingestq.cli.reindex import building_display
-from ingestq.entries import entry_named, scheduled_entries
-from ingestq.on_demand import QdrantOnDemand
-from ingestq.runtime import open_broker, stop_signals
-from ingestq.scheduling import Shown, actions, load_generators
-from ingestq.settings import Settings
-from producers.schedule.action import Action
-from producers.schedule.entry import Entry
+from ingestq.core.errors import UsageError
+from producers.schedule.entry import Action, ScheduledEntry, zone_named
 from producers.schedule.runner import Runner
-from producers.schedule.timetable import zone_named
 
-if TYPE_CHECKING:  # the command line loads nothing of the worker
-    from worker.findings import Tally
+if TYPE_CHECKING:
+    from worker.maintenance.rules import Tally
 
 schedule = typer.Typer(
     name="schedule", no_args_is_help=True, help="Look at what is scheduled, and run it now."
@@ -72,7 +71,7 @@ async def _list(as_json: bool, settings: Settings) -> ExitCode:
     return ExitCode.OK
 
 
-def _next_ms(entry: Entry, now_ms: int) -> int | None:
+def _next_ms(entry: ScheduledEntry, now_ms: int) -> int | None:
     """When a scheduler would begin the next run."""
     due_ms = entry.timetable.next_after(now_ms)
     return None if due_ms is None else entry.begins_at(due_ms, now_ms)

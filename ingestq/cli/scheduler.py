@@ -2,14 +2,14 @@
 
 import logging
 
-from broker.errors import UsageError
-from ingestq.cli.console import configure_logging
+from ingestq.app.composition import open_broker
+from ingestq.app.schedule_actions import open_schedule
+from ingestq.app.schedule_entries import scheduled_entries
+from ingestq.app.services import run_parts
+from ingestq.app.settings import Settings
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.entries import scheduled_entries
-from ingestq.parts import run_parts
-from ingestq.runtime import open_broker
-from ingestq.scheduling import open_schedule
-from ingestq.settings import Settings
+from ingestq.cli.output import configure_logging
+from ingestq.core.errors import UsageError
 
 
 def scheduler() -> None:

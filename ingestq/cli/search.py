@@ -8,16 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from broker.errors import UsageError
-from broker.question import LARGEST_LIMIT, MetadataIs, Mode, Question, Where, parse_condition
-from ingestq.cli.console import configure_logging, err, line, print_json
+from ingestq.app.composition import open_model, open_qdrant
+from ingestq.app.search import query_settings
+from ingestq.app.settings import Settings
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import InCollection, Json, require_text
-from ingestq.runtime import open_model, open_qdrant, query_settings
-from ingestq.settings import Settings
+from ingestq.cli.output import configure_logging, err, line, print_json
+from ingestq.core.errors import UsageError
+from ingestq.core.search_query import (
+    LARGEST_LIMIT,
+    MetadataCondition,
+    Mode,
+    SearchFilter,
+    SearchQuery,
+    parse_condition,
+)
 
 if TYPE_CHECKING:
-    from worker.points import Hit
+    from worker.pipeline.points import Hit
 
 EXCERPT_CHARACTERS: Final = 500
 
@@ -60,8 +68,8 @@ def search(
 
     async def ask(settings: Settings) -> ExitCode:
         require_text(query, source or "", tenant or "", *(filters or ()))
-        where = Where(_conditions(filters or ()), source, tenant)
-        question = Question(query, limit, _mode(dense, sparse), where)
+        where = SearchFilter(_conditions(filters or ()), source, tenant)
+        question = SearchQuery(query, limit, _mode(dense, sparse), where)
         return await _search(question, json, settings.of_collection(collection))
 
     run_command(ask)
@@ -73,14 +81,14 @@ def _mode(dense: bool, sparse: bool) -> Mode:
     return Mode.DENSE if dense else Mode.SPARSE if sparse else Mode.HYBRID
 
 
-def _conditions(filters: Sequence[str]) -> tuple[MetadataIs, ...]:
+def _conditions(filters: Sequence[str]) -> tuple[MetadataCondition, ...]:
     try:
         return tuple(map(parse_condition, filters))
     except ValueError as error:
         raise UsageError(f"--filter {error}") from error
 
 
-async def _search(question: Question, as_json: bool, settings: Settings) -> ExitCode:
+async def _search(question: SearchQuery, as_json: bool, settings: Settings) -> ExitCode:
     with err.status("searching"):
         hits = await _hits(question, settings)
     if as_json:
@@ -98,10 +106,10 @@ async def _search(question: Question, as_json: bool, settings: Settings) -> Exit
     return ExitCode.OK
 
 
-async def _hits(question: Question, settings: Settings) -> "list[Hit] | None":
+async def _hits(question: SearchQuery, settings: Settings) -> "list[Hit] | None":
     """The answer; None if there is no collection."""
-    from worker.collection import find_collection
-    from worker.search import search
+    from worker.store.collection import find_collection
+    from worker.store.search import search
 
     async with open_qdrant(settings) as qdrant:
         names = await find_collection(qdrant, settings.collection)

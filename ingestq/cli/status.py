@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from broker.errors import StoreUnavailable, UsageError
-from ingestq.cli.console import configure_logging, line, print_json
+from ingestq.app.composition import open_broker, open_qdrant
+from ingestq.app.settings import Settings
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
-from ingestq.runtime import open_broker, open_qdrant
-from ingestq.settings import Settings
+from ingestq.cli.output import configure_logging, line, print_json
+from ingestq.core.errors import StoreUnavailable, UsageError
 
 if TYPE_CHECKING:
-    from worker.qdrant import Qdrant
+    from worker.store.client import Qdrant
 
 Submission = Annotated[
     str | None,
@@ -58,8 +58,8 @@ async def _submission(submission: str, as_json: bool, settings: Settings) -> Exi
     if not state.accepted:
         raise UsageError(f"there is no submission {submission!r}; it may be older than a week")
     if as_json:
-        letters = [msgspec.structs.asdict(document) for document in failed]
-        print_json({"submission": submission, **state.as_json(), "dead_letters": letters})
+        dead_letters = [msgspec.structs.asdict(document) for document in failed]
+        print_json({"submission": submission, **state.as_json(), "dead_letters": dead_letters})
     else:
         for document in failed:
             line(f"rejected: {document.doc_id}: {document.reason}", style="red")
@@ -82,9 +82,9 @@ async def _collections(settings: Settings, *, busy: bool) -> list[dict[str, Any]
 
 
 async def _counted(qdrant: "Qdrant", collection: str) -> dict[str, Any]:
-    from worker.collection import find_collection
-    from worker.ledger import QdrantLedger
-    from worker.store import QdrantStore
+    from worker.store.chunks import QdrantStore
+    from worker.store.collection import find_collection
+    from worker.store.ledger import QdrantLedger
 
     names = await find_collection(qdrant, collection)
     if names is None:

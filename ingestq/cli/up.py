@@ -8,16 +8,17 @@ from typing import Annotated
 
 import typer
 
-from ingestq.cli.console import configure_logging
+from ingestq.app.api import listening, open_api
+from ingestq.app.composition import open_broker, open_qdrant
+from ingestq.app.schedule_actions import open_schedule
+from ingestq.app.schedule_entries import scheduled_entries
+from ingestq.app.services import ProcessPart, run_parts
+from ingestq.app.settings import Settings
+from ingestq.app.watch import WatchRequest, drop_parts, watched_folders
+from ingestq.app.worker import open_worker
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Source
-from ingestq.dropping import Wanted, drop_parts, watched_folders
-from ingestq.entries import scheduled_entries
-from ingestq.parts import Part, run_parts
-from ingestq.runtime import open_broker, open_qdrant, open_worker
-from ingestq.scheduling import open_schedule
-from ingestq.serving import listening, open_api
-from ingestq.settings import Settings
+from ingestq.cli.output import configure_logging
 
 Folders = Annotated[
     list[Path] | None,
@@ -40,10 +41,10 @@ def up(
     once. If a part cannot go on, all are stopped.
     """
     configure_logging(logging.INFO)
-    run_command(partial(_up, Wanted(tuple(folders or ()), source, allow_mass_delete)))
+    run_command(partial(_up, WatchRequest(tuple(folders or ()), source, allow_mass_delete)))
 
 
-async def _up(wanted: Wanted, settings: Settings) -> ExitCode:
+async def _up(wanted: WatchRequest, settings: Settings) -> ExitCode:
     folders = await asyncio.to_thread(watched_folders, wanted, settings, required=False)
     entries = scheduled_entries(settings)
     async with (
@@ -56,5 +57,5 @@ async def _up(wanted: Wanted, settings: Settings) -> ExitCode:
     ):
         drops = drop_parts(folders, wanted, settings, broker)
         scheduled = [schedule] if entries else []
-        await run_parts(Part(worker.run_until_stopped, worker.stop), api, *drops, *scheduled)
+        await run_parts(ProcessPart(worker.run_until_stopped, worker.stop), api, *drops, *scheduled)
     return ExitCode.OK

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from broker.errors import UsageError
-from ingestq.cli.console import configure_logging, err, line, print_json
+from ingestq.app.composition import open_broker, open_qdrant
+from ingestq.app.settings import Settings
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, InCollection, Json, Source
-from ingestq.runtime import open_broker, open_qdrant
-from ingestq.settings import Settings
+from ingestq.cli.output import configure_logging, err, line, print_json
+from ingestq.core.errors import UsageError
 
-if TYPE_CHECKING:  # the command line loads nothing of the worker
-    from ingestq.verification import Report, Wanted
-    from worker.findings import Tally
+if TYPE_CHECKING:
+    from ingestq.app.verify import VerifyReport, VerifyRequest
+    from worker.maintenance.rules import Tally
 
 SHOWN: Final = 20
 """Findings of a kind that are printed for a person; --json has more."""
@@ -50,18 +50,18 @@ def verify(
     configure_logging(logging.WARNING)
 
     async def check(settings: Settings) -> ExitCode:
-        from ingestq.verification import Wanted
+        from ingestq.app.verify import VerifyRequest as VerifyRequest
 
         if source is not None and not paths:
             raise UsageError("--source names the folder at PATH: say which one")
-        wanted = Wanted(paths or (), source, repair, allow_mass_delete)
+        wanted = VerifyRequest(paths or (), source, repair, allow_mass_delete)
         return await _verify(wanted, json, settings.of_collection(collection))
 
     run_command(check)
 
 
-async def _verify(wanted: "Wanted", as_json: bool, settings: Settings) -> ExitCode:
-    from ingestq.verification import verify as compare
+async def _verify(wanted: "VerifyRequest", as_json: bool, settings: Settings) -> ExitCode:
+    from ingestq.app.verify import verify as compare
 
     with err.status("comparing") as status:
 
@@ -77,7 +77,7 @@ async def _verify(wanted: "Wanted", as_json: bool, settings: Settings) -> ExitCo
     return ExitCode.OK if report.good else ExitCode.DOCUMENTS_FAILED
 
 
-def _print_for_people(report: "Report", *, repair: bool) -> None:
+def _print_for_people(report: "VerifyReport", *, repair: bool) -> None:
     for kind, found in report.listed.items():
         for one in found[:SHOWN]:
             what = f"{one['doc_id']} ({one['chunk']})" if "chunk" in one else one["doc_id"]

@@ -2,11 +2,12 @@
 
 import logging
 
-from ingestq.cli.console import configure_logging
+from ingestq.app.composition import open_broker
+from ingestq.app.services import ProcessPart, run_parts
+from ingestq.app.settings import Settings
+from ingestq.app.worker import open_worker
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.parts import Part, run_parts
-from ingestq.runtime import open_broker, open_worker
-from ingestq.settings import Settings
+from ingestq.cli.output import configure_logging
 
 
 def worker() -> None:
@@ -21,5 +22,5 @@ def worker() -> None:
 
 async def _worker(settings: Settings) -> ExitCode:
     async with open_broker(settings) as broker, open_worker(settings, broker) as running:
-        await run_parts(Part(running.run_until_stopped, running.stop))
+        await run_parts(ProcessPart(running.run_until_stopped, running.stop))
     return ExitCode.OK

@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 import structlog
 
-from broker import events
-from broker.contract import Document, FailedDocument
-from broker.errors import SourceFailed, UsageError, in_one_line
-from producers.jsonl import NOT_A_DOCUMENT, Line, as_document
+from ingestq.core import events
+from ingestq.core.documents import Document
+from ingestq.core.errors import SourceFailed, UsageError, in_one_line
+from ingestq.core.results import FailedDocument
+from producers.files.json_lines import NOT_A_DOCUMENT, DocumentLine, as_document
 
 log = structlog.get_logger()
 
@@ -90,6 +91,8 @@ def import_from(folder: Path) -> None:
 
 async def _document(item: Any, clock: Callable[[], Awaitable[int]]) -> Document:
     is_one = isinstance(item, Document)
-    document: Document = item if is_one else await as_document(msgspec.convert(item, Line), clock)
+    document: Document = (
+        item if is_one else await as_document(msgspec.convert(item, DocumentLine), clock)
+    )
     document.doc_id.encode()  # raises if it is no text
     return document

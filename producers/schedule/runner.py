@@ -1,7 +1,9 @@
-"""Runs an entry under its lease, and writes down how that ended."""
+"""Runs an entry under its lease, and records how that ended."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from functools import partial
 from typing import Final
 
@@ -9,15 +11,48 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from broker import events
-from broker.contract import ChunkCounts, DocumentCounts
-from broker.errors import describe, foreseen, in_one_line
-from broker.runs import Run, RunClaim, RunOutcome, Runs
-from producers.outages import end, persistently
-from producers.schedule.action import Action
-from producers.schedule.entry import Entry
+from ingestq.broker.connection import end, while_redis_is_away
+from ingestq.broker.schedule.runs import Run, RunClaim, RunOutcome, Runs
+from ingestq.core import events
+from ingestq.core.errors import describe, foreseen, in_one_line
+from ingestq.core.results import ChunkCounts, DocumentCounts
+from producers.schedule.entry import Action, ScheduledEntry
+from producers.schedule.sources import Documents
 
 log = structlog.get_logger()
+
+LOOK_SECONDS: Final = 1.0
+"""How often it is asked what time it is, while documents are queued."""
+LONGEST_SLEEP_SECONDS: Final = 60.0
+"""The clock of Redis is looked at as often: it may be set, and ours may run differently."""
+
+
+async def outside_quiet_hours(
+    entry: ScheduledEntry,
+    documents: Documents,
+    now_ms: Callable[[], Awaitable[int]],
+    look_seconds: float = LOOK_SECONDS,
+) -> Documents:
+    """``documents``, none of which comes in the quiet hours of ``entry``, give or take a look."""
+    look_at = time.monotonic()
+    async with aclosing(documents) as each:
+        async for document in each:
+            if entry.quiet is not None and time.monotonic() >= look_at:
+                await _until_not_quiet(entry, now_ms)
+                look_at = time.monotonic() + look_seconds
+            yield document
+
+
+async def _until_not_quiet(entry: ScheduledEntry, now_ms: Callable[[], Awaitable[int]]) -> None:
+    now = await now_ms()
+    if entry.not_quiet_at(now) == now:
+        return
+    log.info(events.RUN_PAUSED, entry=entry.name)
+    while (until := entry.not_quiet_at(now)) > now:
+        await asyncio.sleep(min((until - now) / 1000, LONGEST_SLEEP_SECONDS))
+        now = await now_ms()
+    log.info(events.RUN_RESUMED, entry=entry.name)
+
 
 RENEWALS: Final = 3
 """How often a lease is renewed in the time that it lasts."""
@@ -39,7 +74,7 @@ class Result(Struct, frozen=True):
     submission: str | None = None
 
 
-Act = Callable[[Entry, Callable[[str], None]], Awaitable[Result]]
+Act = Callable[[ScheduledEntry, Callable[[str], None]], Awaitable[Result]]
 """Does what an entry says. Tells the submission under which it queues, as soon as it is known. May
 be called again after any interruption. What it raises is why it failed."""
 
@@ -51,7 +86,9 @@ class Runner:
         self._runs = runs
         self._actions = actions
 
-    async def run(self, entry: Entry, claim: RunClaim, stopping: asyncio.Event) -> Run | None:
+    async def run(
+        self, entry: ScheduledEntry, claim: RunClaim, stopping: asyncio.Event
+    ) -> Run | None:
         """Run ``entry`` to its end, or until ``stopping``, and write that down.
 
         None if the run was lost to somebody else, because its lease could not be renewed in time.
@@ -77,10 +114,10 @@ class Runner:
         finally:
             await end(acting, renewing, stop)
 
-    async def _act(self, entry: Entry, queued: Callable[[str], None]) -> Result:
+    async def _act(self, entry: ScheduledEntry, queued: Callable[[str], None]) -> Result:
         act = partial(self._actions[entry.action], entry, queued)
         try:
-            return await persistently(act)
+            return await while_redis_is_away(act)
         except Exception as error:
             known = foreseen(error)
             if known is not None:
@@ -94,12 +131,12 @@ class Runner:
         while True:
             await asyncio.sleep(claim.lease_ms / 1000 / RENEWALS)
             submission = next(reversed(queued), None)
-            if not await persistently(partial(self._runs.renew, claim, submission)):
+            if not await while_redis_is_away(partial(self._runs.renew, claim, submission)):
                 return
 
     async def _write_down(
         self,
-        entry: Entry,
+        entry: ScheduledEntry,
         claim: RunClaim,
         result: Result,
         submission: str | None,
@@ -113,7 +150,7 @@ class Runner:
             documents=result.documents,
             chunks=result.chunks,
         )
-        writing = asyncio.create_task(persistently(partial(self._end, claim, run)))
+        writing = asyncio.create_task(while_redis_is_away(partial(self._end, claim, run)))
         try:
             await asyncio.wait({writing, stop}, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({writing}, timeout=LAST_WORDS_SECONDS)

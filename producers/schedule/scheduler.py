@@ -7,11 +7,11 @@ from typing import Final
 
 import structlog
 
-from broker import events
-from broker.errors import BrokerUnavailable
-from broker.runs import NotBegun, RunClaim, Runs, iso
-from producers.outages import RETRY_SECONDS
-from producers.schedule.entry import Entry
+from ingestq.broker.connection import RETRY_SECONDS
+from ingestq.broker.schedule.runs import NotBegun, RunClaim, Runs, iso
+from ingestq.core import events
+from ingestq.core.errors import BrokerUnavailable
+from producers.schedule.entry import ScheduledEntry
 from producers.schedule.runner import Runner
 
 log = structlog.get_logger()
@@ -29,7 +29,7 @@ class Scheduler:
     """
 
     def __init__(
-        self, entries: Sequence[Entry], runs: Runs, runner: Runner, lease_seconds: float
+        self, entries: Sequence[ScheduledEntry], runs: Runs, runner: Runner, lease_seconds: float
     ) -> None:
         self._entries = entries
         self._runs = runs
@@ -68,7 +68,7 @@ class Scheduler:
             return LOOK_SECONDS
         return min(max(soonest - now_ms, 0) / 1000, LOOK_SECONDS)
 
-    async def _look_at(self, entry: Entry, running: asyncio.TaskGroup) -> int | None:
+    async def _look_at(self, entry: ScheduledEntry, running: asyncio.TaskGroup) -> int | None:
         """Begin a run of ``entry`` if one is due; when the next one begins."""
         if await self._runs.end_lost(entry.name) is not None:
             log.warning(events.RUN_LOST, entry=entry.name)
@@ -79,7 +79,7 @@ class Scheduler:
             due_ms = entry.timetable.next_after(max(due_ms, now_ms))
         return None if due_ms is None else entry.begins_at(due_ms, now_ms)
 
-    async def _begin(self, entry: Entry, due_ms: int, running: asyncio.TaskGroup) -> None:
+    async def _begin(self, entry: ScheduledEntry, due_ms: int, running: asyncio.TaskGroup) -> None:
         begun = await self._runs.begin(entry.name, due_ms=due_ms, lease_ms=self._lease_ms)
         match begun:
             case RunClaim():
@@ -96,5 +96,5 @@ class Scheduler:
             case NotBegun.BEFORE:
                 pass  # another scheduler was first
 
-    async def _run(self, entry: Entry, claim: RunClaim) -> None:
+    async def _run(self, entry: ScheduledEntry, claim: RunClaim) -> None:
         await self._runner.run(entry, claim, self._stopping)

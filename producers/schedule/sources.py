@@ -9,20 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-import aiofiles
 import aiofiles.os
 import msgspec
 
-from broker.contract import Document, FailedDocument
-from broker.errors import SourceFailed
-from producers import files, jsonl
-from producers.files import Found, Root, by_path
-from producers.patterns import Patterns
+from ingestq.core.documents import Document
+from ingestq.core.errors import SourceFailed
+from ingestq.core.results import FailedDocument
+from producers.files import json_lines as jsonl
+from producers.files import walk as files
+from producers.files.patterns import Patterns
+from producers.files.walk import FoundFile, Root, ScanRecord, by_path
 from producers.schedule.generators import Generator
-from producers.sightings import Sightings
 
 Clock = Callable[[], Awaitable[int]]
-"""Redis time in microseconds, see `broker.queue.JobQueue.now`."""
+"""Redis time in microseconds, see `ingestq.broker.queue.job_queue.JobQueue.now`."""
 Documents = AsyncGenerator[Document | FailedDocument, None]
 EVERYTHING: Final = Patterns()
 
@@ -39,7 +39,7 @@ class Source(Protocol):
         """As people are told of it."""
         ...
 
-    def documents(self, clock: Clock, sightings: Sightings) -> Documents:
+    def documents(self, clock: Clock, sightings: ScanRecord) -> Documents:
         """Its documents. Of what is a complete list, ``sightings`` is told.
 
         Raises SourceFailed if it cannot be read to its end: then nothing is known to be gone.
@@ -66,14 +66,14 @@ class FileSource:
     def __str__(self) -> str:
         return str(self.path) if self.glob is None else self.glob
 
-    async def documents(self, clock: Clock, sightings: Sightings) -> Documents:
+    async def documents(self, clock: Clock, sightings: ScanRecord) -> Documents:
         if not await aiofiles.os.path.exists(self.path):
             raise SourceFailed(f"{self.path}: there is no such file or folder")
         root = await asyncio.to_thread(Root.at, self.path, self.name)
-        noted = sightings if self.complete else Sightings()
+        noted = sightings if self.complete else ScanRecord()
         async for listing in files.scan(root, clock, noted, self._leave_out):
             for entry in listing.entries:
-                if isinstance(entry, Found):
+                if isinstance(entry, FoundFile):
                     yield by_path(
                         entry, listing.version, tenant=self.tenant, metadata=self.metadata
                     )
@@ -103,7 +103,7 @@ class LineSource:
     def __str__(self) -> str:
         return str(self.items)
 
-    async def documents(self, clock: Clock, sightings: Sightings) -> Documents:
+    async def documents(self, clock: Clock, sightings: ScanRecord) -> Documents:
         listed = self.name if self.complete else None
         if listed is not None:
             sightings.begin(listed, await clock())

@@ -18,30 +18,22 @@ import msgspec
 from PIL import Image
 from playwright.async_api import ViewportSize, async_playwright, expect
 
-from broker import keys
-from broker.connection import BrokerConfig, connected
-from broker.contract import (
-    BatchReport,
-    ChunkCounts,
-    Document,
-    DocumentCounts,
-    IngestBatch,
-    JobResult,
-    Lane,
-    bury,
-)
-from broker.leases import Claim, LeaseQueue
-from broker.question import Question
-from broker.runs import EntryStatus, RunClaim, RunOutcome, Runs
-from broker.status import WorkerInfo
-from ingestq.embedded import embedded_redis
-from ingestq.runtime import Broker
-from producers.api.app import ApiConfig, create_app
-from producers.api.dashboard.history import HISTORY_SECONDS, SAMPLE_SECONDS, History, Sample
-from producers.client import new_submission
+from ingestq.api.app import ApiConfig, create_app
+from ingestq.api.dashboard.plots import HISTORY_SECONDS, SAMPLE_SECONDS, History, Sample
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.broker.connection import BrokerConfig, connected
+from ingestq.broker.queue.leases import Claim, LeaseQueue
+from ingestq.broker.schedule.runs import EntryStatus, RunClaim, RunOutcome, Runs
+from ingestq.client.client import new_submission
+from ingestq.core.documents import Document, Lane
+from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.results import BatchReport, ChunkCounts, DocumentCounts, JobResult, WorkerInfo
+from ingestq.core.search_query import SearchQuery
+from ingestq.embedded.redis import embedded_redis
 from tests.claims import batch_of, lease_queue, take
 from tests.serving import listening, services
-from worker.points import Hit
+from worker.pipeline.points import Hit
 
 COLORS: Final = 256
 VIEW: Final[ViewportSize] = {"width": 1280, "height": 1500}
@@ -81,7 +73,7 @@ HITS = [
 ]
 
 
-async def search(question: Question) -> Sequence[Hit]:
+async def search(question: SearchQuery) -> Sequence[Hit]:
     return HITS
 
 

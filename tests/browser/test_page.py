@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Page, expect
 
-from broker.contract import Document, IngestBatch, bury
-from broker.question import Question
-from broker.status import WorkerInfo
-from ingestq.runtime import Broker
-from producers.api.app import ApiConfig, create_app
+from ingestq.api.app import ApiConfig, create_app
+from ingestq.app.composition import Broker
+from ingestq.core.documents import Document
+from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.results import WorkerInfo
+from ingestq.core.search_query import SearchQuery
 from tests.browser.conftest import Opening
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.serving import listening, services
-from worker.points import Hit
+from worker.pipeline.points import Hit
 
 NASTY = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 TOKEN = "an open sésame"
@@ -23,7 +24,7 @@ LEAST_CONTRAST = 4.5
 CONTRASTS = Path(__file__).with_name("contrasts.js").read_text()
 
 
-async def search(question: Question) -> list[Hit]:
+async def search(question: SearchQuery) -> list[Hit]:
     return [Hit(0.5, NASTY, "notes", 2, f"The keeper says {NASTY}", {"page": 7})]
 
 

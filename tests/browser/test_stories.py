@@ -72,15 +72,15 @@ async def test_a_file_that_cannot_be_read_is_tried_again(opened: Opening, site: 
     async with opened(site.url) as page:
         poison.write_text("This is no PDF.")
         (site.folder / "good.txt").write_text("The ferry leaves at noon.")
-        letters, outcomes = region(page, "Dead letters"), region(page, "Recent outcomes")
-        await expect(letters.get_by_text("cannot be read as application/pdf")).to_be_visible()
+        dead_letters, outcomes = region(page, "Dead letters"), region(page, "Recent outcomes")
+        await expect(dead_letters.get_by_text("cannot be read as application/pdf")).to_be_visible()
         await expect(outcomes.get_by_text("1 indexed")).to_be_visible()
         await expect(outcomes.get_by_text("1 rejected")).to_have_count(1)
 
-        await letters.get_by_role("button", name=f"Requeue {poison}").press("Enter")
+        await dead_letters.get_by_role("button", name=f"Requeue {poison}").press("Enter")
         await expect(page.get_by_text("1 document is queued again.")).to_be_visible()
         await expect(outcomes.get_by_text("1 rejected")).to_have_count(2)
-        await expect(letters.get_by_text(str(poison))).to_be_visible()
+        await expect(dead_letters.get_by_text(str(poison))).to_be_visible()
 
         poison.unlink()
         poison.with_suffix(".txt").write_text("Now it can be read.")

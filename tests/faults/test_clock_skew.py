@@ -17,10 +17,12 @@ import msgspec
 import pytest
 from arq import Retry
 
-from broker import keys
-from broker.connection import BrokerConfig, awaited, connected
-from broker.contract import BatchReport, Document, DocumentCounts, IngestBatch, JobResult
-from ingestq.runtime import Broker
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.broker.connection import BrokerConfig, awaited, connected
+from ingestq.core.documents import Document
+from ingestq.core.jobs import IngestBatch
+from ingestq.core.results import BatchReport, DocumentCounts, JobResult
 from tests.claims import DOCUMENTS, batch_of, finish, lease_queue, take
 from tests.command import Ingestq
 from tests.waiting import eventually

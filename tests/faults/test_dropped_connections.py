@@ -19,19 +19,21 @@ from arq.cron import cron
 from arq.typing import WorkerCoroutine
 from structlog.testing import capture_logs
 
-from broker import events, keys
-from broker.connection import BrokerConfig, awaited, connected
-from broker.contract import BatchReport, Document, DocumentCounts, Enqueued, IngestBatch, bury
-from broker.dead_letters import DeadLetters, LetterFilter
-from broker.errors import BrokerUnavailable
-from broker.scripts import Scripts
-from broker.status import SubmissionStatus
-from ingestq.runtime import Broker
-from producers.client import IngestClient
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.broker.connection import BrokerConfig, awaited, connected
+from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters
+from ingestq.broker.scripts import Scripts
+from ingestq.client.client import IngestClient
+from ingestq.core import events
+from ingestq.core.documents import Document
+from ingestq.core.errors import BrokerUnavailable
+from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult, SubmissionStatus
 from tests.books import Totals, balanced
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.redis_proxy import (
-    Drop,
+    FolderWatch,
     Predicate,
     RedisProxy,
     command,
@@ -43,7 +45,7 @@ from tests.waiting import SECONDS, eventually
 from tests.workers import working
 
 TRIES: Final = 4
-"""How often a client sends a request; see `broker.connection.connect`."""
+"""How often a client sends a request; see `ingestq.broker.connection.connect`."""
 SUBMISSION: Final = "s"
 JOBS: Final = 5
 BULK_JOBS: Final = 3
@@ -70,7 +72,7 @@ class Wire:
     proxy: RedisProxy
     scripts: Scripts
 
-    def lose(self, when: When, request: Predicate, *, nth: int = 1, times: int = 1) -> Drop:
+    def lose(self, when: When, request: Predicate, *, nth: int = 1, times: int = 1) -> FolderWatch:
         """Lose the connection ``before`` or ``after`` the server carries out a request."""
         drop = self.proxy.drop_before if when == "before" else self.proxy.drop_after
         return drop(request, nth=nth, times=times)
@@ -122,7 +124,7 @@ def doc_ids(offered: Iterable[IngestBatch]) -> list[str]:
     return sorted(document.doc_id for batch in offered for document in batch.documents)
 
 
-async def struck(lost: Drop, times: int) -> None:
+async def struck(lost: FolderWatch, times: int) -> None:
     """Return when the connection was lost so often."""
 
     async def fired() -> int:
@@ -153,10 +155,10 @@ async def test_batches_are_queued_once_though_the_connection_was_lost(
     answers = await wire.broker.queue.offer(batches())
     assert lost.fired == 1
     queued_at_first = 2 if when == "before" else 3
-    assert answers[:queued_at_first] == [Enqueued.DUPLICATE] * queued_at_first
-    assert set(answers[queued_at_first:]) == {Enqueued.ACCEPTED}
+    assert answers[:queued_at_first] == [EnqueueResult.DUPLICATE] * queued_at_first
+    assert set(answers[queued_at_first:]) == {EnqueueResult.ACCEPTED}
     assert await wire.totals() == Totals(JOBS, finished=0, waiting=JOBS, dead=0)
-    assert set(await wire.broker.queue.offer(batches())) == {Enqueued.DUPLICATE}
+    assert set(await wire.broker.queue.offer(batches())) == {EnqueueResult.DUPLICATE}
     assert await wire.totals() == Totals(JOBS, finished=0, waiting=JOBS, dead=0)
 
 
@@ -170,7 +172,9 @@ async def test_who_repeats_an_offer_that_failed_learns_what_was_queued(
     queued = 2 if when == "before" else 3
     assert await wire.totals() == Totals(queued, finished=0, waiting=queued, dead=0)
     answers = await wire.broker.queue.offer(batches())
-    assert answers == [Enqueued.DUPLICATE] * queued + [Enqueued.ACCEPTED] * (JOBS - queued)
+    assert answers == [EnqueueResult.DUPLICATE] * queued + [EnqueueResult.ACCEPTED] * (
+        JOBS - queued
+    )
     assert await wire.totals() == Totals(JOBS, finished=0, waiting=JOBS, dead=0)
 
 
@@ -222,7 +226,7 @@ async def test_a_batch_that_is_finished_before_it_is_sent_again_is_not_run_again
     async with working(wire.direct, index_and_note([])):
         await wire.finished()
     again.release()
-    assert await offering == [Enqueued.DUPLICATE]
+    assert await offering == [EnqueueResult.DUPLICATE]
     assert await wire.totals() == Totals(1, finished=1, waiting=0, dead=0)
 
 
@@ -446,12 +450,12 @@ async def test_a_dead_letter_is_requeued_once_though_the_connection_was_lost(
     wire: Wire, when: When, times: int
 ) -> None:
     await buried(wire.direct, *batches(1))
-    letters = DeadLetters(wire.broker.redis, wire.broker.config)
+    dead_letters = DeadLetters(wire.broker.redis, wire.broker.config)
     lost = wire.lose(when, script(wire.scripts.requeue.sha), times=times)
     while lost.fired < times:  # as a user does who is told that Redis was away
-        found = [letter async for letter in letters.find(LetterFilter())]
+        found = [dead_letter async for dead_letter in dead_letters.find(DeadLetterFilter())]
         try:
-            await letters.requeue(found, "again")
+            await dead_letters.requeue(found, "again")
         except BrokerUnavailable:
             continue
         break
@@ -471,9 +475,9 @@ async def test_a_dead_letter_that_is_indexed_before_it_is_requeued_again_is_not_
     requeue = script(wire.scripts.requeue.sha)
     wire.lose("after", requeue)
     again = wire.proxy.hold_request(requeue, nth=2)
-    letters = DeadLetters(wire.broker.redis, wire.broker.config)
-    found = [letter async for letter in letters.find(LetterFilter())]
-    requeuing = asyncio.create_task(letters.requeue(found, "again"))
+    dead_letters = DeadLetters(wire.broker.redis, wire.broker.config)
+    found = [dead_letter async for dead_letter in dead_letters.find(DeadLetterFilter())]
+    requeuing = asyncio.create_task(dead_letters.requeue(found, "again"))
     await again.struck.wait()
     async with working(wire.direct, index_and_note([])):
         await wire.finished("again")

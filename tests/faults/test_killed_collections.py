@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.connection import BrokerConfig, connected
-from broker.queue import JobQueue
-from ingestq.embedded import embedded_redis
+from ingestq.broker.connection import BrokerConfig, connected
+from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.embedded.redis import embedded_redis
 from tests.books import balanced
 from tests.command import Ingestq
 from tests.waiting import eventually

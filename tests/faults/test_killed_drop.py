@@ -14,9 +14,9 @@ import pytest
 
 from tests.command import Ingestq
 from tests.waiting import eventually
-from worker.collection import find_collection
-from worker.pages import pages
-from worker.qdrant import QdrantConfig, connect_qdrant
+from worker.store.client import QdrantConfig, connect_qdrant
+from worker.store.collection import find_collection
+from worker.store.requests import pages
 
 FILES = 2000
 FOLDERS = 40
@@ -163,7 +163,7 @@ async def test_the_index_ends_equal_to_the_folder(ingestq: Ingestq) -> None:
                 starting = asyncio.create_task(running.start())
         await starting
         await running.scanned()
-        await running.scanned()  # letters about what was gone when its turn came are gone, too
+        await running.scanned()  # dead letters about what was gone when its turn came are gone, too
         assert running.end(signal.SIGTERM) == 0
         files = {str(path): path.read_text().strip() for path in root.rglob("*.txt")}
         assert await indexed(ingestq.folder) == files

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from broker.contract import Document, Lane
-from broker.errors import DocumentRejected
+from ingestq.core.documents import Document, Lane
+from ingestq.core.errors import DocumentRejected
 from tests.command import Ingestq
 from tests.sized import sized
 from tests.waiting import eventually
@@ -24,8 +24,8 @@ from worker.embedding.backends import Vectors
 from worker.embedding.batcher import Batcher
 from worker.embedding.config import EmbeddingConfig
 from worker.embedding.pool import ModelPool
-from worker.embedding.processes import Processes, become_child
-from worker.prepare import Prepared, Unprepared
+from worker.process_pool import Processes, become_child
+from worker.text.parts import Prepared, Unprepared
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
 COPIES = 8
@@ -236,8 +236,8 @@ async def test_nothing_is_lost_when_children_are_replaced_for_their_age() -> Non
 PARENT = """
 import asyncio, multiprocessing, sys
 from pathlib import Path
-from broker.contract import Document, Lane
-from worker.chunk import SizedText
+from ingestq.core.jobs import Document, Lane
+from worker.text.chunker import SizedText
 from worker.embedding.config import EmbeddingConfig
 from worker.embedding.pool import ModelPool
 

@@ -8,22 +8,20 @@ from typing import Any, cast
 
 import pytest
 
-from broker import keys
-from broker.connection import BrokerConfig, awaited, connected
-from broker.contract import BatchReport, Document, DocumentCounts
-from broker.leases import LeaseQueue
-from broker.queue import JobQueue
-from broker.runs import RunClaim, RunOutcome, Runs
-from ingestq.embedded import embedded_redis
-from ingestq.rescanning import Rescan
-from ingestq.scheduling import Silent
-from producers.client import IngestClient
-from producers.schedule.action import Action
-from producers.schedule.entry import Entry
+from ingestq.app.schedule_actions import Rescan, Silent
+from ingestq.broker import keys
+from ingestq.broker.connection import BrokerConfig, awaited, connected
+from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.broker.queue.leases import LeaseQueue
+from ingestq.broker.schedule.runs import RunClaim, RunOutcome, Runs
+from ingestq.client.client import IngestClient
+from ingestq.core.documents import Document
+from ingestq.core.results import BatchReport, DocumentCounts
+from ingestq.embedded.redis import embedded_redis
+from producers.files.walk import ScanRecord
+from producers.schedule.entry import Action, ScheduledEntry, Timetable
 from producers.schedule.runner import Runner
 from producers.schedule.sources import Clock, Documents, LineSource
-from producers.schedule.timetable import Timetable
-from producers.sightings import Sightings
 from tests.claims import batch_of, finish, take
 from tests.command import Ingestq
 from tests.waiting import crash, eventually
@@ -107,13 +105,13 @@ async def test_a_run_outlasts_a_redis_that_is_killed(tmp_path: Path) -> None:
     reached, go_on = asyncio.Event(), asyncio.Event()
 
     class Slow(LineSource):
-        async def documents(self, clock: Clock, sightings: Sightings) -> Documents:
+        async def documents(self, clock: Clock, sightings: ScanRecord) -> Documents:
             for doc_id in "ab":
                 yield Document(doc_id=doc_id, version=await clock(), source="", text=doc_id)
                 reached.set()
                 await go_on.wait()
 
-    entry = Entry("nightly", Timetable("0 3 * * *"), source=Slow(tmp_path))
+    entry = ScheduledEntry("nightly", Timetable("0 3 * * *"), source=Slow(tmp_path))
     async with embedded_redis(tmp_path / "redis") as url:
         config = BrokerConfig(url)
         async with connected(config) as redis:

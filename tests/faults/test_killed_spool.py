@@ -1,4 +1,5 @@
-"""Processes that have content in the spool are killed: none of it is lost, nor left for ever."""
+"""Processes that have content in the blob store are killed: none of it is lost, nor left for
+ever."""
 
 import asyncio
 import json
@@ -8,15 +9,17 @@ from operator import lt
 
 import pytest
 
-from broker.connection import BrokerConfig, connected
-from broker.contract import INLINE_TEXT_BYTES, objects_in
-from broker.dead_letters import LetterFilter
-from broker.spool.leftovers import Leftovers
-from broker.spool.names import LEFT_OVER_MS, new_name
-from broker.spool.store import UNFINISHED, open_spool
-from broker.waiting import payloads
-from ingestq.embedded import embedded_redis
-from ingestq.runtime import Broker
+from ingestq.app.composition import Broker
+from ingestq.broker.blobs import open_blob_store
+from ingestq.broker.blobs.garbage import GarbageCollector
+from ingestq.broker.blobs.store import UNFINISHED
+from ingestq.broker.connection import BrokerConfig, connected
+from ingestq.broker.queue.dead_letters import DeadLetterFilter
+from ingestq.broker.queue.pending import payloads
+from ingestq.core.blobs import LEFT_OVER_MS, new_name
+from ingestq.core.documents import INLINE_TEXT_BYTES
+from ingestq.core.jobs import blobs_in
+from ingestq.embedded.redis import embedded_redis
 from tests.command import Ingestq
 from tests.integration.test_api import serving
 from tests.waiting import eventually
@@ -35,15 +38,17 @@ def lines() -> str:
 
 
 async def check(broker: Broker) -> tuple[set[str], set[str]]:
-    """What jobs and letters name, and what is there."""
-    assert broker.spool is not None
+    """What jobs and dead letters name, and what is there."""
+    assert broker.blobs is not None
     named: set[str] = set()
     async for some in payloads(broker.redis):
-        named.update(*map(objects_in, some))
-    letters = [letter async for letter in broker.letters.find(LetterFilter())]
-    named.update(*[objects_in(stored.letter.payload) for stored in letters])
+        named.update(*map(blobs_in, some))
+    dead_letters = [
+        dead_letter async for dead_letter in broker.dead_letters.find(DeadLetterFilter())
+    ]
+    named.update(*[blobs_in(stored.dead_letter.payload) for stored in dead_letters])
     space, _ = await broker.queue.space()
-    return named, set(await broker.spool.names(space))
+    return named, set(await broker.blobs.names(space))
 
 
 @pytest.mark.slow
@@ -51,7 +56,7 @@ async def test_what_a_killed_api_leaves_is_removed_when_it_is_old(ingestq: Inges
     data = ingestq.folder / ".ingestq"
     part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
     async with embedded_redis(data) as url, connected(config := BrokerConfig(url)) as redis:
-        broker = Broker(redis, config, spool := open_spool(str(data / "spool")))
+        broker = Broker(redis, config, blobs := open_blob_store(str(data / "blobs")))
         with serving(ingestq) as served, served.connect() as request:
             request.sendall(
                 b"POST /documents HTTP/1.1\r\nHost: api\r\nContent-Length: 900000\r\n"
@@ -61,12 +66,12 @@ async def test_what_a_killed_api_leaves_is_removed_when_it_is_old(ingestq: Inges
             served.tell(signal.SIGKILL)
         named, there = await check(broker)
         assert (len(named), len(there)) == (0, 1)
-        leftovers = Leftovers(redis, config, spool)
+        leftovers = GarbageCollector(redis, config, blobs)
         assert await leftovers.remove() == 0  # it may be somebody's who is not dead
         space, now_us = await broker.queue.space()
         for name in there:  # as if that had been yesterday
             old = new_name(space, now_us - 2 * LEFT_OVER_MS * 1000) + UNFINISHED
-            (data / "spool" / name).rename(data / "spool" / old)
+            (data / "blobs" / name).rename(data / "blobs" / old)
         assert await leftovers.remove() == 1
 
 
@@ -76,7 +81,7 @@ async def test_workers_are_killed_and_every_text_is_indexed(ingestq: Ingestq) ->
     ingestq.settings |= {"lease_seconds": "1", "pool_size": "1"}
     data = ingestq.folder / ".ingestq"
     async with embedded_redis(data) as url, connected(config := BrokerConfig(url)) as redis:
-        broker = Broker(redis, config, open_spool(str(data / "spool")))
+        broker = Broker(redis, config, open_blob_store(str(data / "blobs")))
         added = await asyncio.to_thread(ingestq, "add", "--json", "-", stdin=lines())
         assert added.code == 0, added.err
         submission = added.json["submission"]

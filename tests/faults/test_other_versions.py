@@ -11,27 +11,18 @@ import pytest
 from arq.connections import ArqRedis
 from arq.worker import func
 
-from broker import keys
-from broker.connection import awaited
-from broker.contract import (
-    INGEST,
-    LATEST_MS,
-    BatchReport,
-    DeadLetter,
-    Document,
-    DocumentCounts,
-    Enqueued,
-    IngestBatch,
-    Job,
-    Lane,
-)
-from ingestq.runtime import Broker
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.broker.connection import awaited
+from ingestq.core.documents import Document, Lane
+from ingestq.core.jobs import INGEST, LATEST_MS, IngestBatch, Job
+from ingestq.core.results import BatchReport, DeadLetter, DocumentCounts, EnqueueResult
 from tests.books import Totals, balanced
 from tests.claims import finish, lease_queue, take
 from tests.command import Ingestq
 from tests.waiting import eventually
 from tests.workers import working
-from worker.retries import MAX_TRIES
+from worker.consumer.decision import MAX_TRIES
 
 GOOD: Final = 20
 AT_ONCE_SECONDS: Final = 5
@@ -73,8 +64,10 @@ async def offered(
 ) -> OddJob:
     """Queue ``batch`` as a producer does that encodes it as ``payload``."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("broker.queue.encode_job", lambda batch, *, enqueued_ms: payload)
-        assert await broker.queue.offer([batch]) == [Enqueued.ACCEPTED]
+        patch.setattr(
+            "ingestq.broker.queue.job_queue.encode_job", lambda batch, *, enqueued_ms: payload
+        )
+        assert await broker.queue.offer([batch]) == [EnqueueResult.ACCEPTED]
     return OddJob(batch.job_id, payload, batch.submission, len(batch.documents), reason)
 
 
@@ -190,8 +183,8 @@ async def requeue_all(broker: Broker, ingestq: Ingestq) -> dict[str, Any]:
 
 async def dead_letters(broker: Broker) -> dict[str, DeadLetter]:
     raw = await awaited(broker.redis.hvals(keys.DEAD))
-    letters = [msgspec.msgpack.decode(letter, type=DeadLetter) for letter in raw]
-    return {letter.doc_id: letter for letter in letters}
+    dead_letters = [msgspec.msgpack.decode(dead_letter, type=DeadLetter) for dead_letter in raw]
+    return {dead_letter.doc_id: dead_letter for dead_letter in dead_letters}
 
 
 @pytest.mark.parametrize("kinds", [[*UNDECODABLE, *UNKNOWN_FUNCTION]], ids=["all"])
@@ -215,17 +208,17 @@ async def test_what_nobody_knows_is_buried_as_it_came_and_counted(
     await bury(broker, odd)
     rejected = sum(job.documents for job in odd)
     assert await balanced(broker.redis) == Totals(rejected, rejected, waiting=0, dead=rejected)
-    letters = await dead_letters(broker)
+    buried = await dead_letters(broker)
     for job in odd:
-        letter = letters.pop(job.job_id)
-        assert letter.payload == job.payload
-        assert (letter.tries, letter.documents) == (MAX_TRIES, job.documents)
-        assert job.reason in letter.reason
+        dead_letter = buried.pop(job.job_id)
+        assert dead_letter.payload == job.payload
+        assert (dead_letter.tries, dead_letter.documents) == (MAX_TRIES, job.documents)
+        assert job.reason in dead_letter.reason
         if job.documents:
             assert await completed(broker, job.submission) == DocumentCounts(rejected=job.documents)
             [failed] = await broker.queue.failed_documents(job.submission)
-            assert (failed.doc_id, failed.reason) == (job.job_id, letter.reason)
-    assert letters == {}
+            assert (failed.doc_id, failed.reason) == (job.job_id, dead_letter.reason)
+    assert buried == {}
 
 
 @every_kind
@@ -242,8 +235,8 @@ async def test_the_user_sees_what_is_wrong(
     for job in (odd[0], odd[-1]):  # each takes a second
         shown = await asyncio.to_thread(ingestq, "dead", "show", job.job_id, "--json")
         assert shown.code == 0, shown.err
-        [letter] = shown.json["dead_letters"]
-        assert (letter["tries"], letter["submission"]) == (MAX_TRIES, job.submission)
+        [dead_letter] = shown.json["dead_letters"]
+        assert (dead_letter["tries"], dead_letter["submission"]) == (MAX_TRIES, job.submission)
 
 
 @every_kind

@@ -20,9 +20,11 @@ from arq.worker import func
 from starlette.responses import Response
 from structlog.testing import capture_logs
 
-from broker import events, keys
-from broker.contract import INGEST, DeadLetter, Document, IngestBatch, Lane
-from broker.errors import (
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.core import events
+from ingestq.core.documents import Document, Lane
+from ingestq.core.errors import (
     CollectionMissing,
     IngestqError,
     StoreFull,
@@ -30,8 +32,8 @@ from broker.errors import (
     StoreTooSlow,
     UsageError,
 )
-from broker.status import WorkerInfo, WorkerSign
-from ingestq.runtime import Broker
+from ingestq.core.jobs import INGEST, IngestBatch
+from ingestq.core.results import DeadLetter, WorkerInfo, WorkerSign
 from tests.books import balanced
 from tests.claims import lease_queue
 from tests.command import Ingestq
@@ -40,21 +42,25 @@ from tests.qdrant_standin.holds import Matches
 from tests.sized import sized
 from tests.waiting import eventually
 from tests.workers import MAX_JOBS, make_worker, working
-from worker import retries
-from worker.chunk import SizedText
-from worker.collection import CollectionNames, open_collection
-from worker.embedding.models import Precision
-from worker.fingerprint import Fingerprint
-from worker.jobs import INGESTOR, Ingestor, ingest
+from worker.consumer import decision as retries
+from worker.consumer.jobs import INGESTOR, Ingestor, ingest
+from worker.consumer.lease_worker import LeaseWorker
+from worker.embedding.config import Precision
 from worker.lanes import LanePermits
-from worker.lease_worker import LeaseWorker
-from worker.ledger import QdrantLedger
-from worker.points import ChunkPoint, Fence, LedgerEntry, State
-from worker.ports import Ports
-from worker.prepare import Part, Prepared
-from worker.qdrant import PATIENCE_SECONDS, PatientQdrant, Qdrant, QdrantConfig, connect_qdrant
-from worker.store import UPSERT_POINTS, QdrantStore
-from worker.text_file import Place
+from worker.pipeline.points import ChunkPoint, Fence, LedgerEntry, State
+from worker.pipeline.ports import Ports
+from worker.store.chunks import UPSERT_POINTS, QdrantStore
+from worker.store.client import (
+    PATIENCE_SECONDS,
+    PatientQdrant,
+    Qdrant,
+    QdrantConfig,
+    connect_qdrant,
+)
+from worker.store.collection import CollectionNames, open_collection
+from worker.store.fingerprint import Fingerprint
+from worker.store.ledger import QdrantLedger
+from worker.text.parts import Part, Place, Prepared, SizedText
 
 SMALL: Final = Fingerprint("test/small", "1", 4, 8, Precision.EXACT, "none", 1)
 """Of vectors with 4 dimensions. No model is loaded."""
@@ -295,11 +301,11 @@ async def test_a_document_that_is_refused_is_buried_alone(broker: Broker, scene:
         await _offer(broker, [_document("a", lines), bad, _document("b", lines)])
         counts = await _finished(broker)
     assert (counts.indexed, counts.rejected) == (2, 1)
-    [letter] = await _dead_letters(broker)
-    assert letter.doc_id == "bad"
-    assert letter.tries == 1
-    assert letter.reason.startswith("chunk 17 (point ")
-    assert "400" in letter.reason
+    [dead_letter] = await _dead_letters(broker)
+    assert dead_letter.doc_id == "bad"
+    assert dead_letter.tries == 1
+    assert dead_letter.reason.startswith("chunk 17 (point ")
+    assert "400" in dead_letter.reason
 
 
 async def test_a_document_that_is_too_large_for_the_ledger_is_buried_alone(
@@ -313,10 +319,10 @@ async def test_a_document_that_is_too_large_for_the_ledger_is_buried_alone(
     assert (counts.indexed, counts.rejected) == (2, 1)
     assert await narrow.indexed() == {"a", "b"}
     assert set(narrow.model.embedded) == {"one", "two"}
-    [letter] = await _dead_letters(broker)
-    assert letter.doc_id == "long"
-    assert letter.reason.startswith("the entry of 'long' in the ledger")
-    assert "larger than allowed" in letter.reason
+    [dead_letter] = await _dead_letters(broker)
+    assert dead_letter.doc_id == "long"
+    assert dead_letter.reason.startswith("the entry of 'long' in the ledger")
+    assert "larger than allowed" in dead_letter.reason
 
 
 async def test_entries_that_are_too_many_at_once_are_written_in_parts(

@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 from arq.worker import func
 
-from broker.connection import BrokerConfig, connected
-from broker.contract import BatchReport, Document, DocumentCounts, Enqueued, IngestBatch
-from broker.errors import BrokerUnavailable
-from broker.leases import LeaseQueue
-from ingestq.embedded import embedded_redis
-from ingestq.runtime import Broker
+from ingestq.app.composition import Broker
+from ingestq.broker.connection import BrokerConfig, connected
+from ingestq.broker.queue.leases import LeaseQueue
+from ingestq.core.documents import Document
+from ingestq.core.errors import BrokerUnavailable
+from ingestq.core.jobs import IngestBatch
+from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult
+from ingestq.embedded.redis import embedded_redis
 from tests.books import Totals, balanced
 from tests.waiting import crash, eventually
-from worker.lease_worker import LeaseWorker
+from worker.consumer.lease_worker import LeaseWorker
 
 JOBS = 1000
 
@@ -56,7 +58,7 @@ async def test_a_crash_of_redis_loses_nothing_that_was_accepted(tmp_path: Path) 
         async with connected(config) as redis:
             broker = Broker(redis, config)
             answers = await broker.queue.offer(batches())
-            assert answers.count(Enqueued.ACCEPTED) == JOBS
+            assert answers.count(EnqueueResult.ACCEPTED) == JOBS
             await crash(redis)
             async with embedded_redis(tmp_path):
                 assert (await broker.queue.depth()).ready == JOBS

@@ -15,12 +15,15 @@ import pytest
 from arq.connections import ArqRedis
 from structlog.testing import capture_logs
 
-from broker import events, keys
-from broker.connection import BrokerConfig, connected
-from broker.contract import BatchReport, Document, DocumentCounts, Enqueued, IngestBatch
-from broker.errors import BrokerUnavailable
-from ingestq.embedded import embedded_redis
-from ingestq.runtime import Broker
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.broker.connection import BrokerConfig, connected
+from ingestq.core import events
+from ingestq.core.documents import Document
+from ingestq.core.errors import BrokerUnavailable
+from ingestq.core.jobs import IngestBatch
+from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult
+from ingestq.embedded.redis import embedded_redis
 from tests.books import Totals, balanced
 from tests.command import Ingestq
 from tests.waiting import eventually
@@ -136,7 +139,7 @@ async def test_a_producer_is_told_why_and_waits_if_it_may(own_broker: Broker, di
     assert await disk.redis.zcard(keys.QUEUE) == 10
     enqueued = asyncio.create_task(own_broker.queue.enqueue(batches(20)))
     await disk.mend()
-    assert Counter(await enqueued) == {Enqueued.DUPLICATE: 10, Enqueued.ACCEPTED: 10}
+    assert Counter(await enqueued) == {EnqueueResult.DUPLICATE: 10, EnqueueResult.ACCEPTED: 10}
     assert await balanced(own_broker.redis) == Totals(20, 0, waiting=20, dead=0)
 
 

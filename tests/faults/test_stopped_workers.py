@@ -14,13 +14,15 @@ from typing import Any, Final
 
 import pytest
 
-from broker import events, keys
-from broker.connection import awaited
-from broker.contract import ChunkCounts, Document, FailedDocument, IngestBatch, Lane
-from broker.scripts import Scripts
-from broker.status import SubmissionStatus
-from ingestq.runtime import Broker
-from ingestq.settings import Settings
+from ingestq.app.composition import Broker
+from ingestq.app.settings import Settings
+from ingestq.broker import keys
+from ingestq.broker.connection import awaited
+from ingestq.broker.scripts import Scripts
+from ingestq.core import events
+from ingestq.core.documents import Document, Lane
+from ingestq.core.jobs import IngestBatch
+from ingestq.core.results import ChunkCounts, FailedDocument, SubmissionStatus
 from tests.books import Totals, balanced
 from tests.command import Ingestq
 from tests.qdrant_standin import Standin, qdrant_standin
@@ -28,16 +30,16 @@ from tests.qdrant_standin.holds import Matches
 from tests.redis_proxy import RedisProxy, command, loaded_scripts, redis_proxy, script
 from tests.redis_proxy.faults import Hold
 from tests.waiting import eventually
-from worker import pipeline
-from worker.collection import CollectionNames
+from worker.consumer.poison import REASON
 from worker.embedding.pool import ModelPool
-from worker.ledger import QdrantLedger
-from worker.pipeline import Work
-from worker.points import DocumentKey, ledger_id
-from worker.ports import Ports
-from worker.qdrant import Qdrant, QdrantConfig, connect_qdrant
-from worker.quarantine import REASON
-from worker.store import QdrantStore
+from worker.pipeline import ingest as pipeline
+from worker.pipeline.ingest import Work
+from worker.pipeline.points import DocumentKey, ledger_id
+from worker.pipeline.ports import Ports
+from worker.store.chunks import QdrantStore
+from worker.store.client import Qdrant, QdrantConfig, connect_qdrant
+from worker.store.collection import CollectionNames
+from worker.store.ledger import QdrantLedger
 
 COLLECTION: Final = Settings.model_fields["collection"].default
 LEASE_SECONDS: Final = 2

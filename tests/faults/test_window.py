@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from broker import keys
-from broker.contract import BatchReport, Document, DocumentCounts, IngestBatch
-from ingestq.runtime import Broker
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.core.documents import Document
+from ingestq.core.jobs import IngestBatch
+from ingestq.core.results import BatchReport, DocumentCounts
 from tests.books import Totals, balanced
 from tests.claims import lease_queue, take
 from tests.waiting import eventually

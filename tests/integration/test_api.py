@@ -15,14 +15,14 @@ import httpx
 import pytest
 from httpx import ASGITransport, AsyncClient, Response
 
-from broker.connection import BrokerConfig, connect
-from broker.contract import MAX_VERSION, BatchReport, ChunkCounts, DocumentCounts, Lane, bury
-from broker.queue import JobQueue
-from broker.status import WorkerInfo
-from ingestq.runtime import Broker
-from producers.api.app import ApiConfig, create_app
-from producers.api.server import listen
-from producers.metadata import METADATA_BYTES
+from ingestq.api.app import ApiConfig, create_app
+from ingestq.api.server import listen
+from ingestq.app.composition import Broker
+from ingestq.broker.connection import BrokerConfig, connect
+from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.core.documents import MAX_VERSION, METADATA_BYTES, Lane
+from ingestq.core.jobs import bury
+from ingestq.core.results import BatchReport, ChunkCounts, DocumentCounts, WorkerInfo
 from tests import claims
 from tests.claims import batch_of, lease_queue, take
 from tests.command import Ingestq
@@ -463,7 +463,7 @@ def test_the_command_serves_until_it_is_told_to_stop(
         for line in served.log.splitlines()
         if line.startswith("import time:")
     }
-    assert {"fastapi", "producers.api.app"} <= imported
+    assert {"fastapi", "ingestq.api.app"} <= imported
     assert not imported & {"torch", "qdrant_client", "sentence_transformers", "kreuzberg"}
 
 

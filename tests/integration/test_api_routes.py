@@ -14,21 +14,14 @@ import pytest
 from httpx import ASGITransport, AsyncClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker.connection import BrokerConfig, connected
-from broker.contract import (
-    BatchReport,
-    ChunkCounts,
-    DeleteBatch,
-    DocumentCounts,
-    Lane,
-    bury,
-    decode_job,
-)
-from broker.errors import StoreUnavailable
-from broker.status import WorkerInfo
-from ingestq.embedded import embedded_redis
-from ingestq.runtime import Broker
-from producers.api.app import ApiConfig, create_app
+from ingestq.api.app import ApiConfig, create_app
+from ingestq.app.composition import Broker
+from ingestq.broker.connection import BrokerConfig, connected
+from ingestq.core.documents import Lane
+from ingestq.core.errors import StoreUnavailable
+from ingestq.core.jobs import DeleteBatch, bury, decode_job
+from ingestq.core.results import BatchReport, ChunkCounts, DocumentCounts, WorkerInfo
+from ingestq.embedded.redis import embedded_redis
 from tests import claims
 from tests.claims import batch_of, lease_queue, take
 from tests.command import Ingestq
@@ -300,9 +293,13 @@ async def test_dead_letters_are_listed_shown_and_requeued(api: AsyncClient, brok
         await bury_all(broker, f"broken PDF {n}")
     listed = (await api.get("/dead-letters")).json()
     assert listed["total"] == 3
-    assert {letter["doc_id"] for letter in listed["dead_letters"]} == {"/n/0", "/n/1", "/n/2"}
+    assert {dead_letter["doc_id"] for dead_letter in listed["dead_letters"]} == {
+        "/n/0",
+        "/n/1",
+        "/n/2",
+    }
     one = (await api.get("/dead-letters", params={"reason": "pdf 1"})).json()
-    assert [letter["doc_id"] for letter in one["dead_letters"]] == ["/n/1"]
+    assert [dead_letter["doc_id"] for dead_letter in one["dead_letters"]] == ["/n/1"]
     assert (await api.get("/dead-letters", params={"tenant": "t"})).json()["total"] == 0
     few = (await api.get("/dead-letters", params={"limit": 1})).json()
     assert (few["total"], len(few["dead_letters"])) == (3, 1)

@@ -11,16 +11,18 @@ from arq.cron import CronJob
 from arq.jobs import Job, JobStatus
 from arq.worker import JobExecutionFailed, func
 
-from broker import keys
-from broker.connection import awaited, read_envelope
-from broker.contract import BatchReport, Document, DocumentCounts, IngestBatch
-from broker.errors import BrokerUnavailable
-from broker.schedule import Schedule
-from ingestq.runtime import Broker
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.broker.connection import awaited, read_envelope
+from ingestq.broker.schedule.clock import Schedule
+from ingestq.core.documents import Document
+from ingestq.core.errors import BrokerUnavailable
+from ingestq.core.jobs import IngestBatch
+from ingestq.core.results import BatchReport, DocumentCounts
 from tests.books import balanced
 from tests.waiting import eventually
 from tests.workers import make_worker, working
-from worker.cron import CronTable
+from worker.consumer.cron import CronTable
 
 BATCH = IngestBatch("s", (Document(doc_id="d", version=1, source="d", text="t"),))
 INDEXED = BatchReport(DocumentCounts(indexed=1))

@@ -44,7 +44,10 @@ def test_bad_files_are_rejected_and_the_others_indexed(ingestq: Ingestq, folder:
     assert ran.code == 1, ran.err
     assert "Traceback" not in ran.err
 
-    reasons = {Path(letter["doc_id"]).name: letter["reason"] for letter in ran.json["dead_letters"]}
+    reasons = {
+        Path(dead_letter["doc_id"]).name: dead_letter["reason"]
+        for dead_letter in ran.json["dead_letters"]
+    }
     expected = {
         "empty.txt": "empty",
         "blank.md": "no text",
@@ -99,9 +102,9 @@ def test_a_file_that_vanishes_before_it_is_read(ingestq: Ingestq) -> None:
     path.unlink()
     (ingestq.folder / "other.txt").write_text("here to stay")
     assert ingestq("run", "other.txt").code == 0
-    [letter] = ingestq("dead", "list", "--json").json["dead_letters"]
-    assert letter["doc_id"] == str(path)
-    assert "gone" in letter["reason"]
+    [dead_letter] = ingestq("dead", "list", "--json").json["dead_letters"]
+    assert dead_letter["doc_id"] == str(path)
+    assert "gone" in dead_letter["reason"]
     assert str(path) in ingestq("dead", "show", str(path)).out
 
     path.write_text("back again, and still too large to travel with its job\n" * 2000)

@@ -6,25 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from broker.connection import BrokerConfig
-from broker.contract import (
+from ingestq.app.composition import Broker
+from ingestq.broker.connection import BrokerConfig
+from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.client.batching import JOB_DOCUMENTS, ROUND_TRIP_JOBS
+from ingestq.client.client import IngestClient
+from ingestq.core.documents import Deletion, Document, Lane
+from ingestq.core.errors import BrokerUnavailable, DocumentRejected, QueueFull, UsageError
+from ingestq.core.jobs import DeleteBatch, bury, decode_job
+from ingestq.core.results import (
     BatchReport,
     ChunkCounts,
-    DeleteBatch,
-    Deletion,
-    Document,
     DocumentCounts,
     FailedDocument,
-    Lane,
-    bury,
-    decode_job,
+    SubmissionStatus,
 )
-from broker.errors import BrokerUnavailable, DocumentRejected, QueueFull, UsageError
-from broker.queue import JobQueue
-from broker.status import SubmissionStatus
-from ingestq.runtime import Broker
-from producers.batching import JOB_DOCUMENTS, ROUND_TRIP_JOBS
-from producers.client import IngestClient
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.waiting import eventually
 

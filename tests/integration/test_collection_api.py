@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import pytest
 from httpx import ASGITransport, AsyncClient
 
-from broker.contract import bury
-from broker.dead_letters import DeadLetters
-from broker.question import Question
-from ingestq.runtime import Broker
-from producers.api.app import ApiConfig, Services, create_app
-from producers.client import IngestClient
+from ingestq.api.app import ApiConfig, Services, create_app
+from ingestq.app.composition import Broker
+from ingestq.broker.queue.dead_letters import DeadLetters
+from ingestq.client.client import IngestClient
+from ingestq.core.jobs import bury
+from ingestq.core.search_query import SearchQuery
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.integration.test_api import refused
 
@@ -25,10 +25,10 @@ LINES = {"Content-Type": "application/x-ndjson"}
 class Asked:
     """What was looked for, and where."""
 
-    questions: list[Question] = field(default_factory=list)
+    questions: list[SearchQuery] = field(default_factory=list)
     documents: list[tuple[str, str, str]] = field(default_factory=list)
 
-    async def search(self, question: Question) -> list[object]:
+    async def search(self, question: SearchQuery) -> list[object]:
         self.questions.append(question)
         return []
 
@@ -43,9 +43,9 @@ def asked() -> Asked:
 
 @pytest.fixture
 async def api(broker: Broker, asked: Asked) -> AsyncIterator[AsyncClient]:
-    letters = DeadLetters(broker.redis, broker.config)
+    dead_letters = DeadLetters(broker.redis, broker.config)
     client = IngestClient(broker.queue, collection="documents")
-    services = Services(client, letters, asked.search, asked.index)
+    services = Services(client, dead_letters, asked.search, asked.index)
     app = create_app(services, ApiConfig(10_000, collections=tuple(SERVING)))
     async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as client_:
         yield client_

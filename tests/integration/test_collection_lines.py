@@ -9,31 +9,28 @@ import msgspec
 from arq.worker import func
 from structlog.testing import capture_logs
 
-from broker import events, keys
-from broker.contract import (
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters
+from ingestq.broker.queue.gate import NO_SUCCESSOR, Gate
+from ingestq.broker.queue.leases import Claim, LeaseQueue
+from ingestq.broker.queue.pending import QueueWatch
+from ingestq.core import events
+from ingestq.core.documents import Document, Lane
+from ingestq.core.jobs import (
     INGEST,
-    BatchReport,
-    Document,
-    DocumentCounts,
-    Enqueued,
     IngestBatch,
     Job,
-    Lane,
     bury,
     dead_letter_key,
     decode_job,
     encode_job,
 )
-from broker.dead_letters import DeadLetters, LetterFilter
-from broker.gate import NO_SUCCESSOR, Gate
-from broker.leases import Claim, LeaseQueue
-from broker.status import JobsFor, WorkerInfo
-from broker.waiting import QueueWatch
-from ingestq.runtime import Broker
+from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult, JobsFor, WorkerInfo
 from tests.books import balanced
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.waiting import eventually
-from worker.lease_worker import LeaseWorker
+from worker.consumer.lease_worker import LeaseWorker
 
 BOTH = {"x": "x__1", "y": "y__1"}
 ONLY_Y = {"y": "y__1"}
@@ -49,7 +46,7 @@ def documents(collection: str, count: int, version: int = 1) -> list[Document]:
 
 async def queued(broker: Broker, collection: str, count: int = 1, lane: Lane = Lane.BULK) -> None:
     batches = [IngestBatch("s", (one,), lane) for one in documents(collection, count)]
-    assert set(await broker.queue.offer(batches)) == {Enqueued.ACCEPTED}
+    assert set(await broker.queue.offer(batches)) == {EnqueueResult.ACCEPTED}
 
 
 async def claimed(leases: LeaseQueue, n: int = 1) -> list[str]:
@@ -81,7 +78,7 @@ async def test_the_same_version_of_a_document_is_one_job_in_each_collection(
     for collection in ("", "x", "y"):
         await queued(broker, collection)
     again = [IngestBatch("s", tuple(documents("y", 1)), Lane.BULK)]
-    assert await broker.queue.offer(again) == [Enqueued.DUPLICATE]
+    assert await broker.queue.offer(again) == [EnqueueResult.DUPLICATE]
 
 
 async def test_a_job_that_names_none_stays_with_the_collection_of_who_got_it_first(
@@ -174,7 +171,7 @@ async def test_an_aborted_job_is_given_up_whoever_meets_it(broker: Broker) -> No
 
 
 async def test_two_collections_have_two_dead_letters_of_one_id(broker: Broker) -> None:
-    letters = DeadLetters(broker.redis, broker.config)
+    dead_letters = DeadLetters(broker.redis, broker.config)
     leases = lease_queue(broker, serving=BOTH)
     await queued(broker, "x")
     await queued(broker, "y")
@@ -182,23 +179,23 @@ async def test_two_collections_have_two_dead_letters_of_one_id(broker: Broker) -
         await end(leases, claim, f"broken in {claim.collection}")
 
     async def reasons(**wanted: Any) -> list[str]:
-        found = letters.find(LetterFilter(**wanted))
-        return sorted([stored.letter.reason async for stored in found])
+        found = dead_letters.find(DeadLetterFilter(**wanted))
+        return sorted([stored.dead_letter.reason async for stored in found])
 
     assert await reasons() == ["broken in x", "broken in y"]
     assert await reasons(collection="y", doc_ids=frozenset("0")) == ["broken in y"]
-    stored = await letters.about_document("", "0", "x")
+    stored = await dead_letters.about_document("", "0", "x")
     assert stored is not None
-    assert stored.letter.reason == "broken in x"
+    assert stored.dead_letter.reason == "broken in x"
 
     await broker.queue.offer([IngestBatch("s", (one,)) for one in documents("x", 1, version=2)])
     [claim] = await take(leases)
     await end(leases, claim)
     assert await reasons() == ["broken in y"]
-    assert await letters.about(documents("", 1), "x") == [None]
+    assert await dead_letters.about(documents("", 1), "x") == [None]
 
-    [left] = [stored async for stored in letters.find(LetterFilter())]
-    assert await letters.requeue([left], "again") == 1
+    [left] = [stored async for stored in dead_letters.find(DeadLetterFilter())]
+    assert await dead_letters.requeue([left], "again") == 1
     assert await claimed(leases, 9) == ["y"]
 
 

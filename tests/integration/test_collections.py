@@ -13,30 +13,36 @@ import pytest
 from arq.worker import func
 from qdrant_client import AsyncQdrantClient
 
-from broker.contract import DELETE, INGEST, SWEEP, Deletion, Document, Lane
-from broker.dead_letters import DeadLetters, LetterFilter
-from broker.errors import CollectionMismatch
-from broker.gate import Gate
-from ingestq.runtime import Broker
-from ingestq.served import open_served
-from ingestq.settings import DropTable, Settings, load_settings
-from ingestq.verification import Wanted, verify
-from producers.client import IngestClient, new_submission
-from producers.drop.folder import DropFolder
-from producers.drop.keeper import Drop, DropConfig
+from ingestq.app.composition import Broker
+from ingestq.app.settings import DropTable, Settings, load_settings
+from ingestq.app.verify import VerifyRequest, verify
+from ingestq.app.worker import open_collections
+from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters
+from ingestq.broker.queue.gate import Gate
+from ingestq.client.client import IngestClient, new_submission
+from ingestq.core.documents import Deletion, Document, Lane
+from ingestq.core.errors import CollectionMismatch
+from ingestq.core.jobs import DELETE, INGEST, SWEEP
+from producers.watch.folder import WatchedFolder
+from producers.watch.watched_folder import FolderWatch, WatchConfig
 from tests.books import balanced
 from tests.claims import lease_queue
 from tests.waiting import eventually
-from worker.collection import CollectionNames, find_collection, make_collection, open_collection
+from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest, sweep
+from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
-from worker.fingerprint import fingerprint
-from worker.jobs import INGESTOR, Ingestor, delete, ingest, sweep
 from worker.lanes import LanePermits
-from worker.lease_worker import LeaseWorker
-from worker.pages import pages
-from worker.qdrant import Qdrant
-from worker.reindex import Patience, Rebuild, Rebuilt, Side, reindex
-from worker.schema import Schema
+from worker.maintenance.reindex import Patience, Rebuild, Rebuilt, Side, reindex
+from worker.store.client import Qdrant
+from worker.store.collection import (
+    CollectionNames,
+    find_collection,
+    make_collection,
+    open_collection,
+)
+from worker.store.fingerprint import fingerprint
+from worker.store.requests import pages
+from worker.store.schema import Schema
 
 QUIET = Patience(closed_seconds=5, open_seconds=0.1)
 TENANTS = ("", "t")
@@ -73,7 +79,7 @@ class Town:
         """A worker that serves ``collections``, the first by default, as `open_worker` makes it."""
         tables = tuple(DropTable(path=Path(), collection=name) for name in collections[1:])
         mine = self.settings.model_copy(update={"collection": collections[0], "drop": tables})
-        served = await open_served(mine, self.broker, self.qdrant, self.model)
+        served = await open_collections(mine, self.broker, self.qdrant, self.model)
         worker = LeaseWorker(
             [func(ingest, name=INGEST), func(delete, name=DELETE), func(sweep, name=SWEEP)],
             lease_queue(self.broker, serving=served.chunks),
@@ -101,7 +107,7 @@ class Town:
         return texts
 
     async def verified(self, collection: str) -> dict[str, Any]:
-        wanted = Wanted((), None, repair=False, allow_mass_delete=False)
+        wanted = VerifyRequest((), None, repair=False, allow_mass_delete=False)
         mine = self.settings.of_collection(collection)
         report = await verify(self.broker, self.qdrant, mine, wanted, lambda tally: None)
         return report.as_json()
@@ -221,14 +227,14 @@ async def test_two_folders_with_the_same_ids_go_into_two_collections(
         root.mkdir()
         (root / "note.txt").write_text(f"A note for {collection}.")
         (root / "blank.txt").write_text(" ")
-        folders.append(DropFolder(root, "notes", collection=collection))
-    letters = DeadLetters(town.broker.redis, town.broker.config)
-    config = DropConfig(settle_seconds=0.1)
-    drops = [Drop(folder, config, town.client, letters) for folder in folders]
+        folders.append(WatchedFolder(root, "notes", collection=collection))
+    dead_letters = DeadLetters(town.broker.redis, town.broker.config)
+    config = WatchConfig(settle_seconds=0.1)
+    drops = [FolderWatch(folder, config, town.client, dead_letters) for folder in folders]
 
     async def given_up() -> dict[str, str]:
-        found = letters.find(LetterFilter(frozenset(["notes/blank.txt"])))
-        return {one.letter.collection: one.letter.reason async for one in found}
+        found = dead_letters.find(DeadLetterFilter(frozenset(["notes/blank.txt"])))
+        return {one.dead_letter.collection: one.dead_letter.reason async for one in found}
 
     async def held() -> list[Mapping[tuple[str, str], str]]:
         return [await town.texts(names.chunks) for names in town.names]

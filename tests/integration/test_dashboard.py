@@ -10,31 +10,25 @@ import msgspec
 import pytest
 from httpx import ASGITransport, AsyncClient, Response
 
-from broker import keys
-from broker.connection import BrokerConfig, connect
-from broker.contract import (
-    BatchReport,
-    ChunkCounts,
-    Document,
-    DocumentCounts,
-    IngestBatch,
-    bury,
-)
-from broker.errors import StoreUnavailable, WrongQuestion
-from broker.question import Question
-from broker.runs import EntryStatus, RunClaim, RunOutcome, Runs
-from broker.status import WorkerInfo
-from ingestq.embedded import embedded_redis
-from ingestq.runtime import Broker
-from producers.api.app import ApiConfig, create_app
-from producers.api.dashboard.pages import REGIONS
-from producers.api.dashboard.paths import ASSETS, EVENTS, PATHS, REQUEUE, SIGN_IN, SIGN_OUT
-from producers.api.routes.search import Search
+from ingestq.api.app import ApiConfig, create_app
+from ingestq.api.dashboard.pages import REGIONS
+from ingestq.api.dashboard.paths import ASSETS, EVENTS, PATHS, REQUEUE, SIGN_IN, SIGN_OUT
+from ingestq.api.routes.search import Search
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.broker.connection import BrokerConfig, connect
+from ingestq.broker.schedule.runs import EntryStatus, RunClaim, RunOutcome, Runs
+from ingestq.core.documents import Document
+from ingestq.core.errors import InvalidQuery, StoreUnavailable
+from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.results import BatchReport, ChunkCounts, DocumentCounts, WorkerInfo
+from ingestq.core.search_query import SearchQuery
+from ingestq.embedded.redis import embedded_redis
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.markup import Page
 from tests.serving import listening, services
 from tests.waiting import eventually
-from worker.points import Hit
+from worker.pipeline.points import Hit
 
 NASTY = "<script>alert('x')</script><img src=x onerror=alert(1)>\" onfocus=alert(2) x='&lt;"
 URL = "http://localhost:8765"
@@ -46,7 +40,7 @@ ODD_IDS = [
     "50%25",
     "ü/☃",
     "tenant:like",
-    "&letter=x",
+    "&dead letter=x",
     NASTY,
     "x" * 5000,
 ]
@@ -96,7 +90,7 @@ async def post(site: AsyncClient, path: str, *fields: tuple[str, str], **headers
     return await site.post(path, content=urlencode(fields), headers=FORM | named)
 
 
-def letter(doc_id: str, tenant: str = "") -> tuple[str, str]:
+def dead_letter(doc_id: str, tenant: str = "") -> tuple[str, str]:
     return ("letter", quote(f"{tenant}:{doc_id}", safe=""))
 
 
@@ -211,7 +205,7 @@ def harmless(shown: Page) -> None:
 
 
 async def test_whatever_is_shown_is_shown_as_text(broker: Broker) -> None:
-    async def search(question: Question) -> list[Hit]:
+    async def search(question: SearchQuery) -> list[Hit]:
         return [Hit(0.5, NASTY, f"from {NASTY}", 0, f"alert {NASTY}", {NASTY: [NASTY]})]
 
     info = WorkerInfo(NASTY, 1, 0, 0, 0, paused=NASTY)
@@ -268,9 +262,9 @@ async def test_the_dashboard_is_no_part_of_the_interface(site: AsyncClient) -> N
 
 
 async def test_a_question_is_asked(broker: Broker) -> None:
-    asked: list[Question] = []
+    asked: list[SearchQuery] = []
 
-    async def search(question: Question) -> list[Hit]:
+    async def search(question: SearchQuery) -> list[Hit]:
         asked.append(question)
         text = "The keeper owns two parrots.\nA parrot can talk."
         return [Hit(0.98765, "/notes/keeper", "notes", 2, text, {"year": 2026, "title": "k"})]
@@ -287,7 +281,7 @@ async def test_a_question_is_asked(broker: Broker) -> None:
 async def test_a_collection_is_chosen_if_there_are_several(broker: Broker) -> None:
     asked: list[str] = []
 
-    async def search(question: Question) -> list[Hit]:
+    async def search(question: SearchQuery) -> list[Hit]:
         asked.append(question.collection)
         return []
 
@@ -307,10 +301,10 @@ async def test_a_collection_is_chosen_if_there_are_several(broker: Broker) -> No
 
 @pytest.mark.parametrize(
     "error",
-    [StoreUnavailable("Qdrant does not answer; start it"), WrongQuestion("it has no words")],
+    [StoreUnavailable("Qdrant does not answer; start it"), InvalidQuery("it has no words")],
 )
 async def test_why_nothing_can_be_found_is_said(broker: Broker, error: Exception) -> None:
-    async def search(question: Question) -> list[Hit]:
+    async def search(question: SearchQuery) -> list[Hit]:
         raise error
 
     async with calling(broker, search=search) as site:
@@ -320,7 +314,7 @@ async def test_why_nothing_can_be_found_is_said(broker: Broker, error: Exception
 
 
 async def test_nothing_is_found(broker: Broker) -> None:
-    async def search(question: Question) -> list[Hit]:
+    async def search(question: SearchQuery) -> list[Hit]:
         return []
 
     async with calling(broker, search=search) as site:
@@ -335,7 +329,7 @@ async def test_a_dead_letter_is_requeued(site: AsyncClient, broker: Broker, doc_
     await queue(broker, doc_id, tenant="t")
     await end(broker, reason="broken")
     shown = await page(site)
-    [_, field] = shown.all("input", name="letter")  # that of all letters, and its own
+    [_, field] = shown.all("input", name="letter")  # that of all dead letters, and its own
     answer = await post(site, REQUEUE, ("letter", field.attributes["value"]))
     assert answer.status_code == 303
     shown = await page(site, answer.headers["location"])
@@ -350,9 +344,9 @@ async def test_all_letters_that_are_shown_are_requeued(site: AsyncClient, broker
     for name in ("a", "b", "c"):
         await queue(broker, name)
         await end(broker, reason="broken")
-    answer = await post(site, REQUEUE, letter("a"), letter("b"), letter("nobody"))
+    answer = await post(site, REQUEUE, dead_letter("a"), dead_letter("b"), dead_letter("nobody"))
     shown = await page(site, answer.headers["location"])
-    assert "2 documents are queued again. 1 letter was not there any more" in shown.text
+    assert "2 documents are queued again. 1 dead letter was not there any more" in shown.text
     assert (await broker.queue.depth()).ready == 2
     assert "The newest 1 of 1" in shown.text
     assert "0 of 2 documents" in shown.text, "they are one submission"
@@ -362,13 +356,15 @@ async def test_nothing_is_requeued_while_redis_is_away(tmp_path: Path) -> None:
     config = BrokerConfig(f"unix://{tmp_path}/nobody.sock")
     redis = connect(config)
     async with calling(Broker(redis, config)) as site:
-        answer = await post(site, REQUEUE, letter("a"))
+        answer = await post(site, REQUEUE, dead_letter("a"))
     await redis.aclose()
     assert answer.status_code == 503
     assert "Redis does not answer" in Page(answer.text).text
 
 
-@pytest.mark.parametrize("body", [b"\xff", b"letter=a&" * 200, b"letter=" + b"a" * 2_000_000])
+@pytest.mark.parametrize(
+    "body", [b"\xff", b"dead letter=a&" * 200, b"dead letter=" + b"a" * 2_000_000]
+)
 async def test_what_is_no_form_is_refused(site: AsyncClient, body: bytes) -> None:
     answer = await site.post(REQUEUE, content=body, headers=FORM)
     assert answer.status_code in (413, 422)
@@ -397,7 +393,7 @@ async def test_a_form_of_another_site_is_refused(
 ) -> None:
     await queue(broker, "a")
     await end(broker, reason="broken")
-    answer = await post(site, REQUEUE, letter("a"), **headers)
+    answer = await post(site, REQUEUE, dead_letter("a"), **headers)
     assert answer.status_code == (303 if allowed else 403)
     assert (await broker.queue.depth()).ready == allowed
 
@@ -458,7 +454,7 @@ async def test_with_a_token_one_signs_in(broker: Broker) -> None:
         assert "sésame" not in cookie
         assert "Secure" not in cookie
         assert "secret tenant" in (await page(site)).text
-        assert (await post(site, REQUEUE, letter("a", "secret tenant"))).status_code == 303
+        assert (await post(site, REQUEUE, dead_letter("a", "secret tenant"))).status_code == 303
         assert (await broker.queue.depth()).ready == 1
 
         for api in ("/status", "/dead-letters", "/openapi.json", "/metrics"):

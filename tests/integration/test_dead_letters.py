@@ -4,21 +4,16 @@ import asyncio
 
 import pytest
 
-from broker.contract import (
-    BatchReport,
-    DeadLetter,
-    Document,
-    DocumentCounts,
-    IngestBatch,
-    bury,
-)
-from broker.dead_letters import DeadLetters, LetterFilter, StoredLetter
-from ingestq.runtime import Broker
+from ingestq.app.composition import Broker
+from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters, StoredDeadLetter
+from ingestq.core.documents import Document
+from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.results import BatchReport, DeadLetter, DocumentCounts
 from tests.claims import batch_of, finish, lease_queue, take
 
 
 @pytest.fixture
-def letters(broker: Broker) -> DeadLetters:
+def dead_letters(broker: Broker) -> DeadLetters:
     return DeadLetters(broker.redis, broker.config)
 
 
@@ -40,30 +35,32 @@ async def settle(broker: Broker, report: BatchReport) -> IngestBatch:
     return batch_of(claimed)
 
 
-async def found(letters: DeadLetters, wanted: LetterFilter) -> list[StoredLetter]:
-    return [stored async for stored in letters.find(wanted)]
+async def found(dead_letters: DeadLetters, wanted: DeadLetterFilter) -> list[StoredDeadLetter]:
+    return [stored async for stored in dead_letters.find(wanted)]
 
 
-async def test_letters_are_found_by_what_they_say(broker: Broker, letters: DeadLetters) -> None:
+async def test_letters_are_found_by_what_they_say(
+    broker: Broker, dead_letters: DeadLetters
+) -> None:
     await fail(broker, "Broken PDF", document("a"))
     await fail(broker, "Broken PDF", document("b", tenant="t"))
     await fail(broker, "no text", document("c"))
     for wanted, expected in [
-        (LetterFilter(), {"a", "b", "c"}),
-        (LetterFilter(reason="pdf"), {"a", "b"}),
-        (LetterFilter(reason="pdf", tenant="t"), {"b"}),
-        (LetterFilter(frozenset("ac"), tenant=""), {"a", "c"}),
+        (DeadLetterFilter(), {"a", "b", "c"}),
+        (DeadLetterFilter(reason="pdf"), {"a", "b"}),
+        (DeadLetterFilter(reason="pdf", tenant="t"), {"b"}),
+        (DeadLetterFilter(frozenset("ac"), tenant=""), {"a", "c"}),
     ]:
-        assert {s.letter.doc_id for s in await found(letters, wanted)} == expected
+        assert {s.dead_letter.doc_id for s in await found(dead_letters, wanted)} == expected
 
 
 async def test_requeued_documents_are_jobs_of_their_own_and_counted(
-    broker: Broker, letters: DeadLetters
+    broker: Broker, dead_letters: DeadLetters
 ) -> None:
     await fail(broker, "broken", document("a"), document("b"))
-    stored = await found(letters, LetterFilter())
-    assert await letters.requeue(stored, "second") == 2
-    assert await letters.requeue(stored, "second") == 0
+    stored = await found(dead_letters, DeadLetterFilter())
+    assert await dead_letters.requeue(stored, "second") == 2
+    assert await dead_letters.requeue(stored, "second") == 0
     depth = await broker.queue.depth()
     assert (depth.ready, depth.dead_letters) == (2, 0)
     assert (await broker.queue.submission("second")).accepted == 2
@@ -76,36 +73,44 @@ async def test_requeued_documents_are_jobs_of_their_own_and_counted(
 
 
 async def test_a_letter_that_changed_since_is_left_alone(
-    broker: Broker, letters: DeadLetters
+    broker: Broker, dead_letters: DeadLetters
 ) -> None:
     await fail(broker, "old", document("a", version=1))
-    stored = await found(letters, LetterFilter())
+    stored = await found(dead_letters, DeadLetterFilter())
     await fail(broker, "new", document("a", version=2))
-    assert await letters.purge(stored) == 0
-    assert await letters.requeue(stored, "second") == 0
-    assert [s.letter.reason for s in await found(letters, LetterFilter())] == ["new"]
+    assert await dead_letters.purge(stored) == 0
+    assert await dead_letters.requeue(stored, "second") == 0
+    assert [s.dead_letter.reason for s in await found(dead_letters, DeadLetterFilter())] == ["new"]
 
 
-async def test_two_who_requeue_at_once_queue_it_once(broker: Broker, letters: DeadLetters) -> None:
+async def test_two_who_requeue_at_once_queue_it_once(
+    broker: Broker, dead_letters: DeadLetters
+) -> None:
     await fail(broker, "broken", document("a"))
-    stored = await found(letters, LetterFilter())
-    counts = await asyncio.gather(letters.requeue(stored, "x"), letters.requeue(stored, "y"))
+    stored = await found(dead_letters, DeadLetterFilter())
+    counts = await asyncio.gather(
+        dead_letters.requeue(stored, "x"), dead_letters.requeue(stored, "y")
+    )
     assert sorted(counts) == [0, 1]
     assert (await broker.queue.depth()).ready == 1
 
 
-async def test_purged_letters_are_gone(broker: Broker, letters: DeadLetters) -> None:
+async def test_purged_letters_are_gone(broker: Broker, dead_letters: DeadLetters) -> None:
     await fail(broker, "broken", document("a"), document("b"))
-    assert await letters.purge(await found(letters, LetterFilter(frozenset("a")))) == 1
-    assert [s.letter.doc_id for s in await found(letters, LetterFilter())] == ["b"]
+    assert (
+        await dead_letters.purge(await found(dead_letters, DeadLetterFilter(frozenset("a")))) == 1
+    )
+    assert [s.dead_letter.doc_id for s in await found(dead_letters, DeadLetterFilter())] == ["b"]
 
 
 async def test_what_nobody_could_decode_goes_back_as_it_came(
-    broker: Broker, letters: DeadLetters
+    broker: Broker, dead_letters: DeadLetters
 ) -> None:
-    letter = DeadLetter(key="odd", doc_id="odd", reason="?", payload=b"\x80", tries=5, buried_ms=1)
+    dead_letter = DeadLetter(
+        key="odd", doc_id="odd", reason="?", payload=b"\x80", tries=5, buried_ms=1
+    )
     await broker.queue.offer([IngestBatch("s", (document("a"),))])
-    await settle(broker, BatchReport(dead=(letter,)))
-    assert await letters.requeue(await found(letters, LetterFilter()), "second") == 1
+    await settle(broker, BatchReport(dead=(dead_letter,)))
+    assert await dead_letters.requeue(await found(dead_letters, DeadLetterFilter()), "second") == 1
     [claimed] = await take(lease_queue(broker))
     assert (claimed.job_id, claimed.payload, claimed.failures) == ("odd", b"\x80", 0)

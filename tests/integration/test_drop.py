@@ -16,16 +16,17 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from broker import events
-from broker.connection import BrokerConfig, connected
-from broker.contract import BatchReport, Lane
-from broker.dead_letters import DeadLetters
-from ingestq.embedded import embedded_redis
-from ingestq.runtime import Broker
-from producers.client import IngestClient
-from producers.drop.folder import DropFolder
-from producers.drop.keeper import FEW_DOCUMENTS, RETRY_SECONDS, Drop, DropConfig
-from producers.drop.looking import FEW_DELETIONS
+from ingestq.app.composition import Broker
+from ingestq.broker.connection import BrokerConfig, connected
+from ingestq.broker.queue.dead_letters import DeadLetters
+from ingestq.client.client import IngestClient
+from ingestq.core import events
+from ingestq.core.documents import Lane
+from ingestq.core.results import BatchReport
+from ingestq.embedded.redis import embedded_redis
+from producers.watch.decisions import FEW_DELETIONS
+from producers.watch.folder import WatchedFolder
+from producers.watch.watched_folder import FEW_DOCUMENTS, RETRY_SECONDS, FolderWatch, WatchConfig
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.command import Ingestq
 from tests.house import House
@@ -34,18 +35,18 @@ from tests.waiting import crash, eventually
 
 Logs = Sequence[Mapping[str, Any]]
 
-QUICK = DropConfig(settle_seconds=0.3)
+QUICK = WatchConfig(settle_seconds=0.3)
 
 
 @asynccontextmanager
 async def dropping(
-    broker: Broker, folder: DropFolder | Path, config: DropConfig = QUICK
+    broker: Broker, folder: WatchedFolder | Path, config: WatchConfig = QUICK
 ) -> AsyncIterator[Logs]:
     """The folder is watched, and was scanned once; what is logged about it."""
     if isinstance(folder, Path):
-        folder = DropFolder(folder)
-    letters = DeadLetters(broker.redis, broker.config)
-    drop = Drop(folder, config, IngestClient(broker.queue), letters)
+        folder = WatchedFolder(folder)
+    dead_letters = DeadLetters(broker.redis, broker.config)
+    drop = FolderWatch(folder, config, IngestClient(broker.queue), dead_letters)
     with capture_logs() as logs:
         running = asyncio.create_task(drop.run())
         try:
@@ -79,7 +80,7 @@ async def become(house: House, *names: str) -> None:
 async def test_whatever_happens_in_the_folder_is_followed(
     house: House, poll_seconds: float | None
 ) -> None:
-    config = DropConfig(settle_seconds=0.3, poll_seconds=poll_seconds)
+    config = WatchConfig(settle_seconds=0.3, poll_seconds=poll_seconds)
     house.write("old.txt", "sub/old.txt")
     async with dropping(house.broker, house.root, config):
         await become(house, "old.txt", "sub/old.txt")
@@ -97,7 +98,7 @@ async def test_whatever_happens_in_the_folder_is_followed(
         shutil.rmtree(house.root / "deep")
         (house.root / "moved" / "old.txt").rename(house.root / "new.txt")
         await become(house, "upload.txt", "new.txt")
-    assert await house.letters() == {}
+    assert await house.dead_letters() == {}
 
 
 async def test_what_changed_while_nobody_watched_is_found(house: House) -> None:
@@ -112,7 +113,7 @@ async def test_what_changed_while_nobody_watched_is_found(house: House) -> None:
 
 async def test_what_no_event_told_of_is_found_by_a_rescan(house: House) -> None:
     """Here, because nothing is polled before the test is over."""
-    config = DropConfig(settle_seconds=0.3, rescan_seconds=1, poll_seconds=3600)
+    config = WatchConfig(settle_seconds=0.3, rescan_seconds=1, poll_seconds=3600)
     async with dropping(house.broker, house.root, config):
         house.write("a.txt")
         await become(house, "a.txt")
@@ -170,12 +171,12 @@ async def test_that_most_of_a_folder_is_gone_needs_permission(house: House) -> N
             (house.root / name).unlink()
         refused = await told(logs, events.DROP_REFUSED)
         assert "--allow-mass-delete" in refused["reason"]
-        assert await house.letters() == {str(house.root): refused["reason"]}
+        assert await house.dead_letters() == {str(house.root): refused["reason"]}
         await become(house, *names)
-    allowed = DropConfig(settle_seconds=0.3, allow_mass_delete=True)
+    allowed = WatchConfig(settle_seconds=0.3, allow_mass_delete=True)
     async with dropping(house.broker, house.root, allowed):
         await become(house, *names[:2])
-        assert await eventually(house.letters, lambda letters: not letters) == {}
+        assert await eventually(house.dead_letters, lambda dead_letters: not dead_letters) == {}
 
 
 async def test_documents_are_as_the_folder_is_described(broker: Broker, tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ async def test_documents_are_as_the_folder_is_described(broker: Broker, tmp_path
         (tmp_path / name).write_text(name)
         os.utime(tmp_path / name, (1, 1))
     (tmp_path / "a.md.meta.json").write_text('{"year": 2024, "kind": "note"}')
-    folder = DropFolder(
+    folder = WatchedFolder(
         tmp_path,
         name="notes",
         tenant="island",
@@ -235,15 +236,17 @@ async def test_the_folder_may_be_a_link(broker: Broker, tmp_path: Path) -> None:
 
 
 async def test_nobody_has_to_look_at_failures_of_files_that_are_gone(house: House) -> None:
-    config = DropConfig(settle_seconds=0.3, rescan_seconds=1)
+    config = WatchConfig(settle_seconds=0.3, rescan_seconds=1)
     (house.root / "a.bin").write_bytes(bytes(100))
     (house.root / "b.bin").write_bytes(bytes(100))
     async with dropping(house.broker, house.root, config):
-        await eventually(house.letters, lambda letters: len(letters) == 2)
+        await eventually(house.dead_letters, lambda dead_letters: len(dead_letters) == 2)
     (house.root / "a.bin").unlink()
     async with dropping(house.broker, house.root, config):
-        letters = await eventually(house.letters, lambda letters: len(letters) == 1)
-        assert letters.keys() == {str(house.root / "b.bin")}
+        dead_letters = await eventually(
+            house.dead_letters, lambda dead_letters: len(dead_letters) == 1
+        )
+        assert dead_letters.keys() == {str(house.root / "b.bin")}
 
 
 async def test_files_wait_while_redis_is_away(tmp_path: Path) -> None:

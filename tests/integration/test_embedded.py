@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from broker.connection import BrokerConfig, connected
-from broker.errors import BrokerUnavailable
-from ingestq.embedded import embedded_redis
+from ingestq.broker.connection import BrokerConfig, connected
+from ingestq.core.errors import BrokerUnavailable
+from ingestq.embedded.redis import embedded_redis
 from tests.waiting import crash
 
 HOLD = """
 import asyncio, sys
 from pathlib import Path
-from ingestq.embedded import embedded_redis
+from ingestq.embedded.redis import embedded_redis
 
 async def main():
     async with embedded_redis(Path(sys.argv[1])) as url:

@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 from httpx import ASGITransport, AsyncClient
 
-from broker.question import Question
 from examples import fastapi_service
-from ingestq.runtime import Broker
-from producers.api.app import ApiConfig, create_app
+from ingestq.api.app import ApiConfig, create_app
+from ingestq.app.composition import Broker
+from ingestq.core.search_query import SearchQuery
 from tests.serving import listening, services
 from tests.waiting import eventually
 from tests.workers import indexing
-from worker.collection import CollectionNames
 from worker.embedding.pool import ModelPool
-from worker.points import Hit
-from worker.qdrant import Qdrant
-from worker.search import search
+from worker.pipeline.points import Hit
+from worker.store.client import Qdrant
+from worker.store.collection import CollectionNames
+from worker.store.search import search
 
 ROOT = Path(__file__).parents[2]
 DEFAULT_REDIS = "redis://localhost:6379/0"
@@ -79,7 +79,7 @@ async def test_the_notebook(
     model: ModelPool,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    async def answer(question: Question) -> list[Hit]:
+    async def answer(question: SearchQuery) -> list[Hit]:
         return await search(qdrant, collection, model, question)
 
     notebook = json.loads((ROOT / "examples" / "notebook.ipynb").read_text())

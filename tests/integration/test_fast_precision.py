@@ -9,17 +9,16 @@ from pydoc_data.topics import topics
 import numpy as np
 import pytest
 
-from broker.contract import Lane
+from ingestq.core.documents import Lane
 from tests.command import Ingestq
 from tests.sized import sized
-from worker.chunk import Chunker
 from worker.embedding.backends import Vectors
 from worker.embedding.cache import TOKENIZER, Entry
-from worker.embedding.config import Backend, EmbeddingConfig
-from worker.embedding.models import Precision
+from worker.embedding.config import Backend, EmbeddingConfig, Precision
 from worker.embedding.pool import ModelPool
 from worker.embedding.ready import ready
-from worker.fingerprint import fingerprint
+from worker.store.fingerprint import fingerprint
+from worker.text.chunker import Chunker
 
 CHUNKS = 120
 QUERIES = 250

@@ -8,25 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from broker import events
-from broker.contract import BatchReport, DocumentCounts, Lane, bury
-from broker.dead_letters import LetterFilter
-from ingestq.runtime import Broker
-from producers.drop.folder import DropFolder
-from producers.drop.handing_over import HandOver
-from producers.drop.keeper import DropConfig
-from producers.drop.looking import Looker
-from producers.drop.presence import Presence
+from ingestq.app.composition import Broker
+from ingestq.broker.queue.dead_letters import DeadLetterFilter
+from ingestq.core import events
+from ingestq.core.documents import Lane
+from ingestq.core.jobs import bury
+from ingestq.core.results import BatchReport, DocumentCounts
+from producers.watch.decisions import FileClassifier
+from producers.watch.folder import Presence, WatchedFolder
+from producers.watch.hot_folder import HotFolder
+from producers.watch.watched_folder import WatchConfig
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.command import Ingestq
 from tests.house import House
 from tests.integration.test_drop import Logs, dropping, told
 from tests.waiting import eventually
-from worker.ledger import QdrantLedger
-from worker.points import DocumentKey
+from worker.pipeline.points import DocumentKey
+from worker.store.ledger import QdrantLedger
 
 INDEXED = BatchReport(DocumentCounts(indexed=1))
-NO_RESCANS = DropConfig(settle_seconds=0.3, rescan_seconds=3600)
+NO_RESCANS = WatchConfig(settle_seconds=0.3, rescan_seconds=3600)
 
 
 @pytest.fixture
@@ -36,8 +37,8 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def hot(root: Path) -> DropFolder:
-    return DropFolder(root, hot=True)
+def hot(root: Path) -> WatchedFolder:
+    return WatchedFolder(root, hot=True)
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -78,7 +79,7 @@ async def test_files_are_moved_when_it_is_known_what_became_of_them(house: House
 async def test_the_document_stays_and_has_no_source(house: House) -> None:
     house.write("a.txt")
     doc_id = str(house.root / "a.txt")
-    async with dropping(house.broker, hot(house.root), DropConfig(0.3, rescan_seconds=1)) as logs:
+    async with dropping(house.broker, hot(house.root), WatchConfig(0.3, rescan_seconds=1)) as logs:
         await become(house.root, "done/a.txt")
         scans = len([entry for entry in logs if entry["event"] == events.DROP_SCANNED])
 
@@ -161,7 +162,7 @@ async def test_nothing_is_moved_if_redis_forgot_what_became_of_it(
     broker: Broker, root: Path
 ) -> None:
     (root / "a.txt").write_text("text")
-    async with dropping(broker, hot(root), DropConfig(0.3, rescan_seconds=1)) as logs:
+    async with dropping(broker, hot(root), WatchConfig(0.3, rescan_seconds=1)) as logs:
         await queued(broker)
         await broker.redis.flushdb()
         await queued(broker)  # by a later scan
@@ -196,27 +197,27 @@ async def test_no_dead_letter_is_left_of_a_file_that_was_taken_away(
         assert len(await work(broker)) == 2
         await become(root, "failed/bad.txt", "failed/bad.txt.error.txt")
 
-        async def letters() -> list[str]:
-            found = broker.letters.find(LetterFilter())
-            return [Path(stored.letter.doc_id).name async for stored in found]
+        async def dead_letters() -> list[str]:
+            found = broker.dead_letters.find(DeadLetterFilter())
+            return [Path(stored.dead_letter.doc_id).name async for stored in found]
 
-        await eventually(letters, lambda names: names == ["bad.txt"])
+        await eventually(dead_letters, lambda names: names == ["bad.txt"])
 
 
 async def test_what_a_scan_and_an_event_find_together_is_queued_once(
     broker: Broker, root: Path
 ) -> None:
     (root / "a.txt").write_text("text")
-    looker = Looker(hot(root), Presence(root), settle_seconds=0)
+    looker = FileClassifier(hot(root), Presence(root), settle_seconds=0)
     due = {root / "a.txt": None}
     looked = [looker.look(due, await broker.queue.now()) for _ in range(2)]
-    watched = (hot(root), broker.client, broker.letters, looker)
-    handing = HandOver(*watched, lambda _: None, lambda _: None)
+    watched = (hot(root), broker.client, broker.dead_letters, looker)
+    handing = HotFolder(*watched, lambda _: None, lambda _: None)
     taken = await asyncio.gather(*(handing.take(one, Lane.BULK) for one in looked))
     assert sorted(taken) == [0, 1]
     await queued(broker)
     (root / "a.txt").unlink()
-    later = HandOver(*watched, lambda _: None, lambda _: None)
+    later = HotFolder(*watched, lambda _: None, lambda _: None)
     assert await later.take(looked[0], Lane.BULK) == 0
 
 

@@ -18,19 +18,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.responses import Response
 
-from broker.contract import Lane
-from broker.errors import (
+from ingestq.broker.queue.leases import Claim
+from ingestq.core.documents import Lane
+from ingestq.core.errors import (
     BrokerUnavailable,
     DocumentRejected,
     EmbedderUnavailable,
     Failure,
+    InvalidQuery,
     ModelUnavailable,
     StoreFull,
     UsageError,
-    WrongQuestion,
     classify,
 )
-from broker.leases import Claim
 from tests.embeddings_endpoint import (
     MAX_TEXTS,
     MAX_WORDS,
@@ -41,12 +41,10 @@ from tests.embeddings_endpoint import (
 )
 from tests.embeddings_endpoint.app import DIMENSION, MODEL
 from tests.embeddings_endpoint.server import Fault
-from worker.embedding.backends.endpoint_answers import retry_after
-from worker.embedding.backends.http import MAX_REQUEST_TEXTS, PROBE, HttpBackend
-from worker.embedding.backends.http_request import embeddings_url
+from worker.consumer.decision import STORE_FULL_SECONDS, PutBack, judge, pause_seconds
+from worker.embedding.backends.http import MAX_REQUEST_TEXTS, PROBE, HttpBackend, embeddings_url
+from worker.embedding.backends.http_answers import retry_after
 from worker.embedding.config import HttpConfig
-from worker.retries import STORE_FULL_SECONDS, pause_seconds
-from worker.verdicts import PutBack, judge
 
 RETRIES: Final = 3
 """In tests a request is repeated so many times, at once."""
@@ -379,7 +377,7 @@ async def test_the_reason_is_the_endpoints_own(backend: HttpBackend) -> None:
 
     with pytest.raises(DocumentRejected, match=r"2565 characters.*less than 512 tokens.*513"):
         await embedded(backend, ["one", text, "two"])
-    with pytest.raises(WrongQuestion, match="less than 512 tokens"):
+    with pytest.raises(InvalidQuery, match="less than 512 tokens"):
         await backend.embed_query(text)
 
 

@@ -22,20 +22,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qdrant_client import AsyncQdrantClient
 
-from broker.contract import Deletion, Document
+from ingestq.core.documents import Deletion, Document
 from tests.sized import sized
-from worker.chunk import SizedText
-from worker.collection import CollectionNames, open_collection
-from worker.embedding.models import Precision
-from worker.fingerprint import Fingerprint
-from worker.ledger import QdrantLedger
-from worker.pipeline import Outcome, Retry, Work, delete, ingest
-from worker.points import DocumentKey, Fence
-from worker.ports import Ports
-from worker.prepare import Part, Prepared, Unprepared
-from worker.qdrant import Request
-from worker.store import QdrantStore
-from worker.text_file import Place, Status
+from worker.embedding.config import Precision
+from worker.pipeline.ingest import Outcome, Retry, Work, delete, ingest
+from worker.pipeline.points import DocumentKey, Fence
+from worker.pipeline.ports import Ports
+from worker.store.chunks import QdrantStore
+from worker.store.client import Request
+from worker.store.collection import CollectionNames, open_collection
+from worker.store.fingerprint import Fingerprint
+from worker.store.ledger import QdrantLedger
+from worker.text.parts import FileStatus, Part, Place, Prepared, SizedText, Unprepared
 
 T = TypeVar("T")
 
@@ -58,7 +56,7 @@ class Memory:
 def words_at(text: str, start: int) -> Part:
     """The words of ``text`` from ``start`` on, some of them."""
     end = start + PART_WORDS
-    rest = Place(end, 0, False, "", Status(0, 0, 0)) if end < len(text.split()) else None
+    rest = Place(end, 0, False, "", FileStatus(0, 0, 0)) if end < len(text.split()) else None
     return Part.of(sized(text.split()[start:end]), rest=rest)
 
 

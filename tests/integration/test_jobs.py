@@ -9,27 +9,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from broker.contract import (
-    BatchReport,
-    DeleteBatch,
-    Deletion,
-    Document,
-    DocumentCounts,
-    IngestBatch,
-    Lane,
-)
-from broker.leases import Claim
-from worker.chunk import SizedText
-from worker.collection import CollectionNames
+from ingestq.broker.queue.leases import Claim
+from ingestq.core.documents import Deletion, Document, Lane
+from ingestq.core.jobs import DeleteBatch, IngestBatch
+from ingestq.core.results import BatchReport, DocumentCounts
+from worker.consumer.jobs import CLAIM, INGESTOR, PROGRESS, Ingestor, delete, ingest
 from worker.embedding.pool import LaneModel, ModelPool
-from worker.jobs import CLAIM, INGESTOR, PROGRESS, Ingestor, delete, ingest
 from worker.lanes import LanePermits
-from worker.ledger import QdrantLedger
-from worker.ports import Ports
-from worker.prepare import Part, Prepared, Unprepared
-from worker.qdrant import Qdrant
-from worker.store import QdrantStore
-from worker.text_file import Place
+from worker.pipeline.ports import Ports
+from worker.store.chunks import QdrantStore
+from worker.store.client import Qdrant
+from worker.store.collection import CollectionNames
+from worker.store.ledger import QdrantLedger
+from worker.text.parts import Part, Place, Prepared, SizedText, Unprepared
 
 TEXT = "The tide comes in twice a day. " * 12
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from broker.connection import BrokerConfig
-from broker.contract import BatchReport, Document, DocumentCounts, Enqueued, IngestBatch, Lane
-from broker.queue import JobQueue
-from ingestq.runtime import Broker
+from ingestq.app.composition import Broker
+from ingestq.broker.connection import BrokerConfig
+from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.core.documents import Document, Lane
+from ingestq.core.jobs import IngestBatch
+from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.waiting import eventually
 from tests.workers import working
@@ -75,9 +77,9 @@ async def test_bulk_work_leaves_room_for_an_upload(broker: Broker) -> None:
 async def test_bulk_work_leaves_room_in_the_queue(broker: Broker) -> None:
     queue = JobQueue(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=20))
     answers = await queue.offer(batches(20))
-    assert Counter(answers) == {Enqueued.ACCEPTED: 18, Enqueued.FULL: 2}
+    assert Counter(answers) == {EnqueueResult.ACCEPTED: 18, EnqueueResult.FULL: 2}
     answers = await queue.offer(batches(3, INTERACTIVE, submission="upload"))
-    assert Counter(answers) == {Enqueued.ACCEPTED: 2, Enqueued.FULL: 1}
+    assert Counter(answers) == {EnqueueResult.ACCEPTED: 2, EnqueueResult.FULL: 1}
 
 
 async def test_a_tenant_does_not_wait_for_the_backlog_of_another(broker: Broker) -> None:

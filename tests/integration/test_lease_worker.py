@@ -9,17 +9,18 @@ import pytest
 from arq import Retry
 from arq.worker import func
 
-from broker import keys
-from broker.connection import awaited
-from broker.contract import BatchReport, DeadLetter, Document, DocumentCounts, IngestBatch
-from broker.errors import DocumentRejected, StoreUnavailable, UsageError
-from broker.status import SubmissionStatus
-from ingestq.runtime import Broker
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.broker.connection import awaited
+from ingestq.core.documents import Document
+from ingestq.core.errors import DocumentRejected, StoreUnavailable, UsageError
+from ingestq.core.jobs import IngestBatch
+from ingestq.core.results import BatchReport, DeadLetter, DocumentCounts, SubmissionStatus
 from tests.claims import lease_queue, take
 from tests.waiting import eventually
 from tests.workers import make_worker, working
-from worker.lease_worker import POLL_SECONDS
-from worker.retries import MAX_TRIES, AwaitService
+from worker.consumer.decision import MAX_TRIES, AwaitService
+from worker.consumer.lease_worker import POLL_SECONDS
 
 BATCH = IngestBatch("s", (Document(doc_id="d", version=1, source="d", text="t"),))
 INDEXED = BatchReport(DocumentCounts(indexed=1))
@@ -33,8 +34,8 @@ async def completed(broker: Broker, submission: str = "s") -> SubmissionStatus:
 
 
 async def dead_letters(broker: Broker) -> list[DeadLetter]:
-    letters = await awaited(broker.redis.hvals(keys.DEAD))
-    return [msgspec.msgpack.decode(letter, type=DeadLetter) for letter in letters]
+    dead_letters = await awaited(broker.redis.hvals(keys.DEAD))
+    return [msgspec.msgpack.decode(dead_letter, type=DeadLetter) for dead_letter in dead_letters]
 
 
 async def test_a_job_is_run_as_soon_as_it_is_queued(broker: Broker) -> None:
@@ -111,8 +112,8 @@ async def test_after_the_last_try_every_document_is_buried(
     await awaited(broker.redis.hset(keys.JOB_INFO + BATCH.job_id, "failures", str(MAX_TRIES - 1)))
     async with working(broker, job):
         assert (await completed(broker)).documents.rejected == 1
-    [letter] = await dead_letters(broker)
-    assert (letter.doc_id, letter.reason) == ("d", str(error))
+    [dead_letter] = await dead_letters(broker)
+    assert (dead_letter.doc_id, dead_letter.reason) == ("d", str(error))
     assert await broker.queue.is_empty()
 
 
@@ -151,9 +152,9 @@ async def test_an_unknown_function_and_an_undecodable_job_are_buried(broker: Bro
     await eventually(broker.queue.is_empty)
     worker.stop()
     await running
-    letters = {letter.doc_id: letter for letter in await dead_letters(broker)}
-    assert "no function 'ingest'" in letters["d"].reason
-    assert letters["odd"].payload == b"\x80pickle"
+    buried = {dead_letter.doc_id: dead_letter for dead_letter in await dead_letters(broker)}
+    assert "no function 'ingest'" in buried["d"].reason
+    assert buried["odd"].payload == b"\x80pickle"
 
 
 async def test_what_a_worker_does_not_know_waits_for_a_newer_one(broker: Broker) -> None:
@@ -271,5 +272,5 @@ async def test_a_reason_that_cannot_be_encoded_ends_no_worker(broker: Broker) ->
     async with working(broker, job):
         await broker.queue.offer([BATCH])
         assert (await completed(broker)).documents.rejected == 1
-    [letter] = await dead_letters(broker)
-    assert letter.reason == "bad \\udcff name"
+    [dead_letter] = await dead_letters(broker)
+    assert dead_letter.reason == "bad \\udcff name"

@@ -1,4 +1,5 @@
-"""What is removed from the spool is never asked for again, and what nobody asks for is removed."""
+"""What is removed from the blob store is never asked for again, and what nobody asks for is
+removed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -12,24 +13,19 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from broker import keys
-from broker.connection import BrokerConfig, awaited, connect
-from broker.contract import (
-    BatchReport,
-    DeadLetter,
-    Document,
-    DocumentCounts,
-    IngestBatch,
-    bury,
-    objects_in,
-)
-from broker.dead_letters import LetterFilter, StoredLetter
-from broker.leases import LeaseQueue
-from broker.spool.leftovers import LOOKS, Leftovers
-from broker.spool.names import LEFT_OVER_MS, new_name
-from broker.spool.store import UNFINISHED, open_spool
-from broker.waiting import payloads
-from ingestq.runtime import Broker
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.broker.blobs import open_blob_store
+from ingestq.broker.blobs.garbage import LOOKS, GarbageCollector
+from ingestq.broker.blobs.store import UNFINISHED
+from ingestq.broker.connection import BrokerConfig, awaited, connect
+from ingestq.broker.queue.dead_letters import DeadLetterFilter, StoredDeadLetter
+from ingestq.broker.queue.leases import LeaseQueue
+from ingestq.broker.queue.pending import payloads
+from ingestq.core.blobs import LEFT_OVER_MS, new_name
+from ingestq.core.documents import Document
+from ingestq.core.jobs import IngestBatch, blobs_in, bury
+from ingestq.core.results import BatchReport, DeadLetter, DocumentCounts
 from tests.claims import batch_of, finish, take
 
 T = TypeVar("T")
@@ -42,56 +38,56 @@ async def nothing() -> AsyncIterator[bytes]:
 
 
 class Desk:
-    """A queue with its letters and its spool, and what people do with them."""
+    """A queue with its dead letters and its blob store, and what people do with them."""
 
     def __init__(self, broker: Broker) -> None:
-        assert broker.spool is not None
+        assert broker.blobs is not None
         self.broker = broker
-        self.spool = broker.spool
+        self.blobs = broker.blobs
         self.redis = broker.redis
         self.queue = broker.queue
-        self.letters = broker.letters
-        self.leases = LeaseQueue(broker.redis, broker.config, 3600, spool=broker.spool)
-        self.leftovers = Leftovers(broker.redis, broker.config, broker.spool)
+        self.dead_letters = broker.dead_letters
+        self.leases = LeaseQueue(broker.redis, broker.config, 3600, blobs=broker.blobs)
+        self.leftovers = GarbageCollector(broker.redis, broker.config, broker.blobs)
         self.made = 0
 
     async def write(self, *, age_us: int = 0) -> str:
         """An object, which nobody names yet."""
         space, now_us = await self.queue.space()
         name = new_name(space, now_us - age_us)
-        await self.spool.put(name, nothing())
+        await self.blobs.put(name, nothing())
         return name
 
     def about(self, name: str, doc_id: str | None = None) -> IngestBatch:
         self.made += 1
         doc_id = f"doc-{self.made}" if doc_id is None else doc_id
-        document = Document(doc_id=doc_id, version=self.made, source="s", spooled=name)
+        document = Document(doc_id=doc_id, version=self.made, source="s", blob=name)
         return IngestBatch(f"s{self.made}", (document,))
 
     async def bury_long_ago(self) -> None:
         """A dead letter that names an object, both from yesterday."""
         batch = self.about(await self.write(age_us=LONG_AGO_US))
-        [letter] = bury(batch, "broken", tries=1).dead
-        await self.put_letter(letter)
+        [dead_letter] = bury(batch, "broken", tries=1).dead
+        await self.put_dead_letter(dead_letter)
 
-    async def put_letter(self, letter: DeadLetter) -> None:
-        fields: dict[Any, Any] = {letter.key: msgspec.msgpack.encode(letter)}
+    async def put_dead_letter(self, dead_letter: DeadLetter) -> None:
+        fields: dict[Any, Any] = {dead_letter.key: msgspec.msgpack.encode(dead_letter)}
         await awaited(self.redis.hset(keys.DEAD, mapping=fields))
 
-    async def found(self) -> list[StoredLetter]:
-        return [stored async for stored in self.letters.find(LetterFilter())]
+    async def found(self) -> list[StoredDeadLetter]:
+        return [stored async for stored in self.dead_letters.find(DeadLetterFilter())]
 
     async def named(self) -> set[str]:
-        """What jobs and letters name."""
+        """What jobs and dead letters name."""
         named: set[str] = set()
         async for some in payloads(self.redis):
-            named.update(*map(objects_in, some))
-        named.update(*[objects_in(stored.letter.payload) for stored in await self.found()])
+            named.update(*map(blobs_in, some))
+        named.update(*[blobs_in(stored.dead_letter.payload) for stored in await self.found()])
         return named
 
     async def there(self) -> set[str]:
         space, _ = await self.queue.space()
-        return set(await self.spool.names(space))
+        return set(await self.blobs.names(space))
 
 
 @pytest.fixture
@@ -99,7 +95,7 @@ def desk(broker: Broker) -> Desk:
     return Desk(broker)
 
 
-class SpoolMachine(RuleBasedStateMachine):
+class BlobMachine(RuleBasedStateMachine):
     """Producers, workers and an operator, any of whom may die between two steps."""
 
     url: str
@@ -110,7 +106,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.folder = TemporaryDirectory()
         config = BrokerConfig(self.url)
         self.redis = connect(config)
-        self.desk = Desk(Broker(self.redis, config, open_spool(self.folder.name)))
+        self.desk = Desk(Broker(self.redis, config, open_blob_store(self.folder.name)))
         self.forgetful = LeaseQueue(self.redis, config, 3600)  # dies before it removes anything
         self.run(self.redis.flushdb())
         self.under_way: list[str] = []
@@ -146,20 +142,20 @@ class SpoolMachine(RuleBasedStateMachine):
 
     @rule()
     def requeue(self) -> None:
-        letters = self.run(self.desk.found())
-        self.run(self.desk.letters.requeue(letters[:2], "again"))
+        dead_letters = self.run(self.desk.found())
+        self.run(self.desk.dead_letters.requeue(dead_letters[:2], "again"))
 
     @rule()
     def purge(self) -> None:
-        letters = self.run(self.desk.found())
-        self.run(self.desk.letters.purge(letters[:1]))
+        dead_letters = self.run(self.desk.found())
+        self.run(self.desk.dead_letters.purge(dead_letters[:1]))
 
     @rule(good=st.booleans(), dies=st.booleans())
     def work(self, good: bool, dies: bool) -> None:
         leases = self.forgetful if dies else self.desk.leases
         for claim in self.run(take(leases)):
             batch = batch_of(claim)
-            healed = tuple(letter.key for letter in bury(batch, "", tries=1).dead)
+            healed = tuple(dead_letter.key for dead_letter in bury(batch, "", tries=1).dead)
             report = BatchReport(DocumentCounts(indexed=1), healed=healed)
             report = report if good else bury(batch, "broken", tries=1)
             assert self.run(finish(leases, claim, report))
@@ -184,7 +180,7 @@ def is_old(name: str, now_ms: int) -> bool:
 
 @pytest.mark.timeout(600)
 def test_what_is_named_is_never_removed(redis_url: str) -> None:
-    machine = type("Machine", (SpoolMachine,), {"url": redis_url})
+    machine = type("Machine", (BlobMachine,), {"url": redis_url})
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -199,8 +195,8 @@ def test_what_is_named_is_never_removed(redis_url: str) -> None:
 async def test_what_was_begun_and_never_ended_is_removed(desk: Desk) -> None:
     name = await desk.write(age_us=LONG_AGO_US)
     space, now_us = await desk.queue.space()
-    await desk.spool.put(new_name(space, now_us - LONG_AGO_US) + UNFINISHED, nothing())
-    await desk.spool.put(f"{space}/notes", nothing())
+    await desk.blobs.put(new_name(space, now_us - LONG_AGO_US) + UNFINISHED, nothing())
+    await desk.blobs.put(f"{space}/notes", nothing())
     assert await desk.leftovers.remove() == 2
     assert await desk.there() == {f"{space}/notes"}
     assert name not in await desk.there()
@@ -208,23 +204,24 @@ async def test_what_was_begun_and_never_ended_is_removed(desk: Desk) -> None:
 
 async def test_other_queues_of_the_same_spool_are_left_alone(desk: Desk) -> None:
     theirs = await desk.write(age_us=LONG_AGO_US)
-    await desk.redis.delete(keys.SPOOL)  # as another Redis would have it
+    await desk.redis.delete(keys.BLOB_SPACE)  # as another Redis would have it
     assert await desk.leftovers.remove() == 0
-    assert await desk.spool.size(theirs)
+    assert await desk.blobs.size(theirs)
 
 
 async def test_nothing_is_removed_while_nobody_knows_what_a_letter_names(desk: Desk) -> None:
     await desk.write(age_us=LONG_AGO_US)
-    [letter] = bury(desk.about(await desk.write()), "broken", tries=1).dead
-    newer = msgspec.structs.replace(letter, payload=b"of a version to come")
-    await desk.put_letter(newer)
+    [dead_letter] = bury(desk.about(await desk.write()), "broken", tries=1).dead
+    newer = msgspec.structs.replace(dead_letter, payload=b"of a version to come")
+    await desk.put_dead_letter(newer)
     assert await desk.leftovers.remove() == 0
-    await desk.letters.purge(await desk.found())
+    await desk.dead_letters.purge(await desk.found())
     assert await desk.leftovers.remove() == 1
 
 
 class Between:
-    """Redis, with a step that comes after the queue and before the letters were looked through."""
+    """Redis, with a step that comes after the queue and before the dead letters were looked
+    through."""
 
     def __init__(self, redis: ArqRedis, step: Callable[[], Awaitable[None]]) -> None:
         self._redis = redis
@@ -246,11 +243,11 @@ async def test_a_letter_that_is_requeued_meanwhile_is_not_missed(desk: Desk, tim
     steps = 0
 
     async def requeue() -> None:
-        """The letter, which may have become one again since the last time."""
+        """The dead letter, which may have become one again since the last time."""
         nonlocal steps
         steps += 1
         if steps <= times:
-            await desk.letters.requeue(await desk.found(), "again")
+            await desk.dead_letters.requeue(await desk.found(), "again")
 
     async def fail() -> None:
         [claim] = await take(desk.leases)
@@ -263,7 +260,7 @@ async def test_a_letter_that_is_requeued_meanwhile_is_not_missed(desk: Desk, tim
 
     broker = desk.broker
     redis = cast(ArqRedis, Between(broker.redis, step))
-    removed = await Leftovers(redis, broker.config, desk.spool).remove()
+    removed = await GarbageCollector(redis, broker.config, desk.blobs).remove()
     assert removed == (1 if times < LOOKS else 0)
     assert await desk.named() <= await desk.there()
     assert (garbage in await desk.there()) == (times == LOOKS)

@@ -10,16 +10,15 @@ from pathlib import Path
 import pytest
 import structlog
 
-from broker import events
-from broker.contract import Lane
-from broker.errors import ModelUnavailable, UsageError
+from ingestq.core import events
+from ingestq.core.documents import Lane
+from ingestq.core.errors import ModelUnavailable, UsageError
 from tests.command import Ingestq
 from tests.sized import sized
 from tests.tiny_models import TEXTS, TinyModels
 from tests.waiting import eventually
 from worker.embedding.cache import CARD, TOKENIZER, WEIGHTS, CacheKey, Card, ModelCache, cache_key
-from worker.embedding.config import Backend, EmbeddingConfig
-from worker.embedding.models import Precision, find_model
+from worker.embedding.config import Backend, EmbeddingConfig, Precision, find_model
 from worker.embedding.pool import ModelPool
 from worker.embedding.ready import ready
 

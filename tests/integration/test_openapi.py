@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from broker.contract import BatchReport, DocumentCounts, bury, decode_job
-from broker.question import Question
-from broker.status import WorkerInfo
-from ingestq.runtime import Broker
-from producers.api.app import ApiConfig, create_app
+from ingestq.api.app import ApiConfig, create_app
+from ingestq.app.composition import Broker
+from ingestq.core.jobs import bury, decode_job
+from ingestq.core.results import BatchReport, DocumentCounts, WorkerInfo
+from ingestq.core.search_query import SearchQuery
 from tests import schemathesis_hooks
 from tests.claims import finish, lease_queue, take
 from tests.serving import listening, services
-from worker.points import Hit
+from worker.pipeline.points import Hit
 
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
 SETTINGS = Path(schemathesis_hooks.__file__).with_name("schemathesis.toml")
@@ -41,7 +41,7 @@ async def index(tenant: str, doc_id: str, collection: str) -> Entry:
     return Entry()
 
 
-async def search(question: Question) -> list[Hit]:
+async def search(question: SearchQuery) -> list[Hit]:
     return [HIT]
 
 

@@ -6,19 +6,18 @@ import numpy as np
 import pytest
 import structlog
 
-from broker import events
-from broker.contract import Lane
-from broker.errors import UsageError
+from ingestq.core import events
+from ingestq.core.documents import Lane
+from ingestq.core.errors import UsageError
 from tests.sized import sized
 from tests.tiny_models import TEXTS, Rows, TinyModels
-from worker.embedding import child
+from worker.embedding import process as child
 from worker.embedding.cache import Entry
-from worker.embedding.child import ChildConfig
-from worker.embedding.config import Backend, EmbeddingConfig
-from worker.embedding.models import DEFAULT_MODEL
+from worker.embedding.config import DEFAULT_MODEL, Backend, EmbeddingConfig
 from worker.embedding.pool import ModelPool
-from worker.embedding.processes import Processes
+from worker.embedding.process import ChildConfig
 from worker.embedding.ready import ready
+from worker.process_pool import Processes
 
 SECONDS = 60
 ROUNDING = 1e-6

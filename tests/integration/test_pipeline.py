@@ -13,17 +13,28 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from broker.contract import ChunkCounts, Deletion, Document, Lane
-from broker.paths import file_state
-from worker.chunk import PART_CHARACTERS, SizedText
-from worker.collection import CollectionNames
+from ingestq.core.documents import Deletion, Document, Lane
+from ingestq.core.paths import file_state
+from ingestq.core.results import ChunkCounts
 from worker.embedding.pool import ModelPool
-from worker.ledger import QdrantLedger
-from worker.pipeline import Deleted, Indexed, Outcome, Superseded, Unchanged, Work, delete, ingest
-from worker.points import ChunkPoint, DocumentKey, Fence, LedgerEntry
-from worker.ports import Ports, Progress
-from worker.qdrant import Qdrant
-from worker.store import QdrantStore
+from worker.pipeline.ingest import (
+    Deleted,
+    Indexed,
+    Outcome,
+    Superseded,
+    Unchanged,
+    Work,
+    delete,
+    ingest,
+)
+from worker.pipeline.points import ChunkPoint, DocumentKey, Fence, LedgerEntry
+from worker.pipeline.ports import Ports, Progress
+from worker.store.chunks import QdrantStore
+from worker.store.client import Qdrant
+from worker.store.collection import CollectionNames
+from worker.store.ledger import QdrantLedger
+from worker.text.chunker import PART_CHARACTERS
+from worker.text.parts import SizedText
 
 PARAGRAPHS = [
     f"Paragraph {i} tells of {topic}. " + f"It goes on about {topic} for a while. " * 24

@@ -23,7 +23,7 @@ import pytest
 import stamina
 from qdrant_client import AsyncQdrantClient, models
 
-from broker.errors import (
+from ingestq.core.errors import (
     CollectionMismatch,
     CollectionMissing,
     StoreFull,
@@ -32,19 +32,19 @@ from broker.errors import (
     UsageError,
 )
 from tests.qdrant_standin import Standin, qdrant_standin
-from worker.collection import (
+from worker.embedding.config import Precision
+from worker.pipeline.points import Begun, ChunkPoint, DocumentKey, Fence, LedgerEntry, State
+from worker.store.chunks import READ_POINTS, QdrantStore
+from worker.store.client import PatientQdrant, Qdrant, QdrantConfig, connect_qdrant
+from worker.store.collection import (
     PAYLOAD_INDEXES,
     CollectionNames,
     check_fingerprint,
     find_collection,
     open_collection,
 )
-from worker.embedding.models import Precision
-from worker.fingerprint import Fingerprint
-from worker.ledger import QdrantLedger
-from worker.points import Begun, ChunkPoint, DocumentKey, Fence, LedgerEntry, State
-from worker.qdrant import PatientQdrant, Qdrant, QdrantConfig, connect_qdrant
-from worker.store import READ_POINTS, QdrantStore
+from worker.store.fingerprint import Fingerprint
+from worker.store.ledger import QdrantLedger
 
 SERVERS = ["standin", *(["server"] if "INGESTQ_TEST_QDRANT_URL" in os.environ else [])]
 PLACES = [*SERVERS, "local"]

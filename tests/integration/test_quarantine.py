@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from broker import keys
-from broker.connection import awaited
-from broker.contract import BatchReport, Document, DocumentCounts, IngestBatch
-from ingestq.runtime import Broker
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.broker.connection import awaited
+from ingestq.core.documents import Document
+from ingestq.core.jobs import IngestBatch
+from ingestq.core.results import BatchReport, DocumentCounts
 from tests.books import balanced
 from tests.claims import lease_queue, take
 from tests.waiting import eventually

@@ -6,26 +6,23 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from arq.jobs import Job, JobStatus
 
-from broker import keys
-from broker.connection import BrokerConfig, awaited, connect, connected, read_envelope
-from broker.contract import (
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.broker.connection import BrokerConfig, awaited, connect, connected, read_envelope
+from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.broker.queue.leases import Claim, LeaseQueue
+from ingestq.client.client import IngestClient
+from ingestq.core.documents import Document, Lane
+from ingestq.core.errors import BrokerUnavailable, UsageError
+from ingestq.core.jobs import IngestBatch, bury, decode_job
+from ingestq.core.results import (
     BatchReport,
     ChunkCounts,
-    Document,
     DocumentCounts,
-    Enqueued,
+    EnqueueResult,
     FailedDocument,
-    IngestBatch,
-    Lane,
-    bury,
-    decode_job,
+    WorkerInfo,
 )
-from broker.errors import BrokerUnavailable, UsageError
-from broker.leases import Claim, LeaseQueue
-from broker.queue import JobQueue
-from broker.status import WorkerInfo
-from ingestq.runtime import Broker
-from producers.client import IngestClient
 from tests.claims import finish, take
 
 SHORT_LEASE = 0.2  # seconds
@@ -49,7 +46,7 @@ def leases(broker: Broker) -> Callable[[float], LeaseQueue]:
 async def test_the_same_batch_is_one_job(queue: JobQueue) -> None:
     one, other = batch("a", "b"), batch("a", version=2)
     answers = await queue.offer([one, one, other])
-    assert answers == [Enqueued.ACCEPTED, Enqueued.DUPLICATE, Enqueued.ACCEPTED]
+    assert answers == [EnqueueResult.ACCEPTED, EnqueueResult.DUPLICATE, EnqueueResult.ACCEPTED]
     assert (await queue.depth()).ready == 2
     assert (await queue.submission("s")).accepted == 3
 
@@ -90,11 +87,14 @@ async def test_a_waiting_job_never_expires(queue: JobQueue, broker: Broker) -> N
 async def test_a_full_queue_refuses_and_then_takes(broker: Broker, bound: dict[str, int]) -> None:
     config = BrokerConfig(broker.config.url, **bound)
     queue, leases = JobQueue(broker.redis, config), LeaseQueue(broker.redis, config, 15)
-    assert await queue.offer([batch("a"), batch("b")]) == [Enqueued.ACCEPTED, Enqueued.FULL]
+    assert await queue.offer([batch("a"), batch("b")]) == [
+        EnqueueResult.ACCEPTED,
+        EnqueueResult.FULL,
+    ]
     waiting = asyncio.create_task(queue.enqueue([batch("b")]))
     [claim] = await take(leases, 9)
     await finish(leases, claim, BatchReport())
-    assert await waiting == [Enqueued.ACCEPTED]
+    assert await waiting == [EnqueueResult.ACCEPTED]
     assert (await queue.depth()).ready == 1
 
 

@@ -18,22 +18,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from broker import keys
-from broker.connection import BrokerConfig, awaited, connect
-from broker.contract import (
-    BatchReport,
-    Document,
-    DocumentCounts,
-    Enqueued,
-    IngestBatch,
-    Lane,
-    bury,
-    dead_letter_key,
-    decode_job,
-)
-from broker.dead_letters import DeadLetters, LetterFilter
-from broker.leases import Claim, LeaseQueue
-from broker.queue import JobQueue
+from ingestq.broker import keys
+from ingestq.broker.connection import BrokerConfig, awaited, connect
+from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters
+from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.broker.queue.leases import Claim, LeaseQueue
+from ingestq.core.documents import Document, Lane
+from ingestq.core.jobs import IngestBatch, bury, dead_letter_key, decode_job
+from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult
 from tests import claims as worker
 from tests.books import balanced
 from tests.claims import batch_of
@@ -60,7 +52,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.queue = JobQueue(self.redis, config)
         self.workers = [LeaseQueue(self.redis, config, 3600, serving) for serving in SERVING]
         self.leases = self.workers[0]
-        self.letters = DeadLetters(self.redis, config)
+        self.dead_letters = DeadLetters(self.redis, config)
         self.run(self.redis.flushdb())
         self.version = 0
         self.offered: list[IngestBatch] = []
@@ -102,8 +94,8 @@ class QueueMachine(RuleBasedStateMachine):
         batch = IngestBatch(f"s{self.version % 2}", documents, lane)
         waiting = self.run(self.redis.zcard(keys.QUEUE))
         [answer] = self.run(self.queue.offer([batch]))
-        assert answer is (Enqueued.FULL if waiting >= MAX_JOBS else Enqueued.ACCEPTED)
-        if answer is Enqueued.ACCEPTED:
+        assert answer is (EnqueueResult.FULL if waiting >= MAX_JOBS else EnqueueResult.ACCEPTED)
+        if answer is EnqueueResult.ACCEPTED:
             self.offered.append(batch)
             self.accepted += len(ids)
 
@@ -111,7 +103,7 @@ class QueueMachine(RuleBasedStateMachine):
     def enqueue_again_after_a_lost_connection(self) -> None:
         if self.offered:
             answers = self.run(self.queue.offer(self.offered))
-            assert set(answers) == {Enqueued.DUPLICATE}
+            assert set(answers) == {EnqueueResult.DUPLICATE}
 
     @rule(target=claims, n=st.integers(1, 3), who=st.sampled_from([0, 1]))
     def claim(self, n: int, who: int) -> Any:
@@ -192,8 +184,8 @@ class QueueMachine(RuleBasedStateMachine):
         submission = f"requeued-{self.version}"
 
         async def again() -> int:
-            found = [stored async for stored in self.letters.find(LetterFilter())]
-            requeued = await self.letters.requeue(found, submission)
+            found = [stored async for stored in self.dead_letters.find(DeadLetterFilter())]
+            requeued = await self.dead_letters.requeue(found, submission)
             assert requeued == len(found)
             return requeued
 

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from broker.contract import ChunkCounts, Deletion, Document
+from ingestq.core.documents import Deletion, Document
+from ingestq.core.results import ChunkCounts
 from tests.integration.test_index_truth import (
     SMALL,
     Change,
@@ -26,15 +27,15 @@ from tests.integration.test_index_truth import (
     newest,
 )
 from tests.sized import sized
-from worker.collection import CollectionNames, make_collection, open_collection
-from worker.embedding.models import Precision
-from worker.fingerprint import Fingerprint
-from worker.ledger import QdrantLedger
-from worker.pipeline import Outcome, Unchanged
-from worker.points import Digest, DocumentKey, Fence, State
-from worker.prepare import Part, Prepared, Unprepared
-from worker.reindex import Rebuild, Side
-from worker.schema import DEFAULT_STORAGE
+from worker.embedding.config import Precision
+from worker.maintenance.reindex import Rebuild, Side
+from worker.pipeline.ingest import Outcome, Unchanged
+from worker.pipeline.points import Digest, DocumentKey, Fence, State
+from worker.store.collection import CollectionNames, make_collection, open_collection
+from worker.store.fingerprint import Fingerprint
+from worker.store.ledger import QdrantLedger
+from worker.store.schema import DEFAULT_STORAGE
+from worker.text.parts import Part, Prepared, Unprepared
 
 OTHER = Fingerprint("test/small", "1", 2, 9, Precision.EXACT, "none", 1)
 NEW = CollectionNames.of("documents", OTHER.digest)

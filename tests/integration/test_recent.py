@@ -2,19 +2,14 @@
 
 import pytest
 
-from broker import keys
-from broker.contract import (
-    BatchReport,
-    ChunkCounts,
-    Document,
-    DocumentCounts,
-    IngestBatch,
-    bury,
-)
-from broker.dead_letters import DeadLetters
-from broker.leases import LeaseQueue
-from broker.recent import ABOUT_CHARACTERS, Recent
-from ingestq.runtime import Broker
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.broker.queue.dead_letters import DeadLetters
+from ingestq.broker.queue.leases import LeaseQueue
+from ingestq.broker.queue.stats import ABOUT_CHARACTERS, Recent
+from ingestq.core.documents import Document
+from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.results import BatchReport, ChunkCounts, DocumentCounts
 from tests.books import balanced
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.house import House
@@ -33,7 +28,7 @@ def leases(broker: Broker) -> LeaseQueue:
 
 
 @pytest.fixture
-def letters(broker: Broker) -> DeadLetters:
+def dead_letters(broker: Broker) -> DeadLetters:
     return DeadLetters(broker.redis, broker.config)
 
 
@@ -54,10 +49,12 @@ async def give_up(leases: LeaseQueue, reason: str) -> None:
     assert await finish(leases, claim, bury(batch_of(claim), reason, tries=1))
 
 
-async def test_nothing_happened_yet(recent: Recent, letters: DeadLetters, broker: Broker) -> None:
+async def test_nothing_happened_yet(
+    recent: Recent, dead_letters: DeadLetters, broker: Broker
+) -> None:
     work = await recent.read(9)
     assert (list(work.submissions), list(work.ended)) == ([], [])
-    assert await letters.newest(9) == []
+    assert await dead_letters.newest(9) == []
 
 
 async def test_the_submission_that_changed_last_comes_first(
@@ -144,33 +141,33 @@ async def test_a_worker_says_which_document_it_was(house: House) -> None:
 
 
 async def test_the_newest_letters_are_found_without_reading_the_others(
-    letters: DeadLetters, leases: LeaseQueue, broker: Broker
+    dead_letters: DeadLetters, leases: LeaseQueue, broker: Broker
 ) -> None:
     for name in ("a", "b", "c"):
         await broker.queue.offer([batch(name)])
         await give_up(leases, f"{name} is broken")
         await broker.redis.zincrby(keys.DEAD_TIMES, -5000 * (ord("d") - ord(name)), f":{name}")
-    newest, other = await letters.newest(2)
+    newest, other = await dead_letters.newest(2)
     assert (newest.key, other.key) == (":c", ":b")
     assert newest.written_ms > other.written_ms
-    [stored] = await letters.named([":b", ":nobody"])
-    assert stored.letter.reason == "b is broken"
+    [stored] = await dead_letters.named([":b", ":nobody"])
+    assert stored.dead_letter.reason == "b is broken"
 
-    await letters.purge(await letters.named([":c"]))
-    await letters.requeue(await letters.named([":b"]), "again")
-    assert [name.key for name in await letters.newest(9)] == [":a"]
+    await dead_letters.purge(await dead_letters.named([":c"]))
+    await dead_letters.requeue(await dead_letters.named([":b"]), "again")
+    assert [name.key for name in await dead_letters.newest(9)] == [":a"]
     await give_up(leases, "b is still broken")
-    assert [name.key for name in await letters.newest(9)] == [":b", ":a"]
+    assert [name.key for name in await dead_letters.newest(9)] == [":b", ":a"]
     await balanced(broker.redis)
 
 
 async def test_a_letter_goes_when_its_document_succeeds(
-    letters: DeadLetters, leases: LeaseQueue, broker: Broker
+    dead_letters: DeadLetters, leases: LeaseQueue, broker: Broker
 ) -> None:
     await broker.queue.offer([batch("a")])
     await give_up(leases, "broken")
     await broker.queue.offer([batch("a", submission="later")])
     [claim] = await take(leases)
     assert await finish(leases, claim, BatchReport(DocumentCounts(indexed=1), healed=(":a",)))
-    assert await letters.newest(9) == []
+    assert await dead_letters.newest(9) == []
     await balanced(broker.redis)

@@ -10,7 +10,7 @@ from arq.connections import ArqRedis
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError, ResponseError  # noqa: A004
 
-from broker.connection import BrokerConfig, awaited, connect, connected
+from ingestq.broker.connection import BrokerConfig, awaited, connect, connected
 from tests.redis_proxy import (
     ProtocolError,
     RedisProxy,

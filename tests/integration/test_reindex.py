@@ -15,28 +15,29 @@ import pytest
 from arq.worker import func
 from qdrant_client import models
 
-from broker import keys
-from broker.contract import DELETE, INGEST, ChunkCounts, Deletion, Document, IngestBatch, Lane
-from broker.errors import CollectionMismatch, StoreRejected
-from broker.gate import NO_SUCCESSOR, SHUT_MS, Gate
-from broker.leases import LeaseQueue
-from broker.status import SubmissionStatus
-from ingestq.runtime import Broker
-from producers.client import IngestClient
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.broker.queue.gate import NO_SUCCESSOR, SHUT_MS, Gate
+from ingestq.broker.queue.leases import LeaseQueue
+from ingestq.client.client import IngestClient
+from ingestq.core.documents import Deletion, Document, Lane
+from ingestq.core.errors import CollectionMismatch, StoreRejected
+from ingestq.core.jobs import DELETE, INGEST, IngestBatch
+from ingestq.core.results import ChunkCounts, SubmissionStatus
 from tests.books import balanced
 from tests.claims import lease_queue, take
 from tests.waiting import eventually
-from worker.collection import CollectionNames, find_collection, make_collection
+from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest
+from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
-from worker.exchange import exchange, find_previous, remove_abandoned, remove_expired
-from worker.fingerprint import Fingerprint, fingerprint
-from worker.jobs import INGESTOR, Ingestor, delete, ingest
 from worker.lanes import LanePermits
-from worker.lease_worker import LeaseWorker
-from worker.ports import Ports
-from worker.qdrant import Qdrant
-from worker.reindex import NotExchanged, Patience, Rebuild, Rebuilt, Side, reindex
-from worker.schema import Schema
+from worker.maintenance.cut_over import exchange, find_previous, remove_abandoned, remove_expired
+from worker.maintenance.reindex import NotExchanged, Patience, Rebuild, Rebuilt, Side, reindex
+from worker.pipeline.ports import Ports
+from worker.store.client import Qdrant
+from worker.store.collection import CollectionNames, find_collection, make_collection
+from worker.store.fingerprint import Fingerprint, fingerprint
+from worker.store.schema import Schema
 
 BRIEF = Patience(closed_seconds=0.5, open_seconds=0.1)
 TOPICS = ["tides", "geese", "lamps", "bread", "ropes", "bells"]

@@ -2,9 +2,9 @@
 
 import pytest
 
-from broker.contract import DocumentCounts, Sweep
-from broker.seen import SeenBuilder
-from producers.client import IngestClient, new_submission
+from ingestq.client.client import IngestClient, new_submission
+from ingestq.core.documents import SeenDocumentsBuilder, Sweep
+from ingestq.core.results import DocumentCounts
 from tests.house import House
 from tests.waiting import eventually
 
@@ -50,12 +50,12 @@ async def test_a_mass_deletion_waits_for_permission(house: House) -> None:
     assert refused.reason.startswith(f"{ENOUGH} of {len(names)} documents of this folder are gone")
     assert "--allow-mass-delete" in refused.reason
     assert await house.indexed_files() == set(names)
-    assert await house.letters() == {refused.doc_id: refused.reason}
+    assert await house.dead_letters() == {refused.doc_id: refused.reason}
 
     summary = await house.scan(allow_mass_delete=True)
     assert summary.documents == DocumentCounts(unchanged=2, deleted=ENOUGH)
     assert await house.indexed_files() == set(names[ENOUGH:])
-    assert await house.letters() == {}
+    assert await house.dead_letters() == {}
 
 
 @pytest.mark.parametrize(("gone", "left"), [(ENOUGH - 1, 0), (ENOUGH, 10 * ENOUGH - ENOUGH)])
@@ -150,7 +150,7 @@ async def test_what_was_observed_after_the_scan_began_stays(house: House) -> Non
     names = [f"{i}.txt" for i in range(ENOUGH)]
     house.write(*names)
     await house.scan()
-    old = Sweep(doc_id=str(house.root), version=began, seen=SeenBuilder().pack())
+    old = Sweep(doc_id=str(house.root), version=began, seen=SeenDocumentsBuilder().pack())
     submission = new_submission()
     await IngestClient(house.broker.queue).sweep([old], submission=submission)
     status = await eventually(

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from broker import keys
-from broker.connection import BrokerConfig, connect
-from broker.runs import LOST_IN_A_ROW, NotBegun, RunClaim, RunOutcome, Runs
+from ingestq.broker import keys
+from ingestq.broker.connection import BrokerConfig, connect
+from ingestq.broker.schedule.runs import LOST_IN_A_ROW, NotBegun, RunClaim, RunOutcome, Runs
 
 T = TypeVar("T")
 

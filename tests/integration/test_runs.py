@@ -5,9 +5,9 @@ import asyncio
 import msgspec
 import pytest
 
-from broker import keys
-from broker.contract import ChunkCounts, DocumentCounts
-from broker.runs import (
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.broker.schedule.runs import (
     KEPT_RUNS,
     LISTED_RUNS,
     LOST,
@@ -19,7 +19,7 @@ from broker.runs import (
     RunOutcome,
     Runs,
 )
-from ingestq.runtime import Broker
+from ingestq.core.results import ChunkCounts, DocumentCounts
 
 LEASE_MS = 60_000
 HOUR_MS = 3600 * 1000

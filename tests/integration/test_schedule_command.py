@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from broker.connection import BrokerConfig, connected
-from broker.queue import JobQueue
-from ingestq.embedded import embedded_redis
+from ingestq.broker.connection import BrokerConfig, connected
+from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.embedded.redis import embedded_redis
 from tests.command import Ingestq
 from tests.waiting import eventually
 

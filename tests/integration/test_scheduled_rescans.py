@@ -8,18 +8,17 @@ from typing import Any
 
 import pytest
 
-from broker.contract import Document, DocumentCounts, Lane
-from broker.errors import SourceFailed
-from broker.runs import RunOutcome, Runs
-from ingestq.rescanning import Rescan
-from ingestq.runtime import Broker
-from ingestq.scheduling import Silent
-from producers.patterns import Patterns
-from producers.schedule.entry import Entry
+from ingestq.app.composition import Broker
+from ingestq.app.schedule_actions import Rescan, Silent
+from ingestq.broker.schedule.runs import RunOutcome, Runs
+from ingestq.core.documents import Document, Lane
+from ingestq.core.errors import SourceFailed
+from ingestq.core.results import DocumentCounts
+from producers.files.patterns import Patterns
+from producers.schedule.entry import ScheduledEntry, Timetable
 from producers.schedule.generators import Generator
 from producers.schedule.runner import Result
 from producers.schedule.sources import FileSource, LineSource, Source
-from producers.schedule.timetable import Timetable
 from tests.house import House
 from tests.waiting import eventually
 
@@ -32,7 +31,9 @@ async def rescan(house: House, source: Source, *, allow_mass_delete: bool = Fals
     runs = Runs(house.broker.redis, house.broker.config)
     act = Rescan(house.broker.client, runs.now_ms, Silent(), allow_mass_delete)
     submissions: list[str] = []
-    result = await act(Entry("e", Timetable("0 3 * * *"), source=source), submissions.append)
+    result = await act(
+        ScheduledEntry("e", Timetable("0 3 * * *"), source=source), submissions.append
+    )
     assert submissions == [result.submission]
     return result
 
@@ -227,7 +228,7 @@ async def test_documents_are_for_lane_and_collection_of_their_entry(
 ) -> None:
     (tmp_path / "a.txt").write_text("A note.")
     runs = Runs(broker.redis, broker.config)
-    entry = Entry(
+    entry = ScheduledEntry(
         "e",
         Timetable("0 3 * * *"),
         source=FileSource(tmp_path),

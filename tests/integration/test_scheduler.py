@@ -9,25 +9,23 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from broker import events, keys
-from broker.connection import awaited
-from broker.contract import Document, DocumentCounts
-from broker.errors import BrokerUnavailable, SourceFailed
-from broker.runs import NotBegun, Run, RunClaim, RunOutcome, Runs
-from ingestq.runtime import Broker
-from producers.schedule.action import Action
-from producers.schedule.entry import Entry
-from producers.schedule.pausing import outside_quiet_hours
-from producers.schedule.quiet import QuietHours
-from producers.schedule.runner import STOPPED, Act, Result, Runner
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.broker.connection import awaited
+from ingestq.broker.schedule.runs import NotBegun, Run, RunClaim, RunOutcome, Runs
+from ingestq.core import events
+from ingestq.core.documents import Document
+from ingestq.core.errors import BrokerUnavailable, SourceFailed
+from ingestq.core.results import DocumentCounts
+from producers.schedule.entry import Action, QuietHours, ScheduledEntry, Timetable
+from producers.schedule.runner import STOPPED, Act, Result, Runner, outside_quiet_hours
 from producers.schedule.scheduler import Scheduler
 from producers.schedule.sources import Documents
-from producers.schedule.timetable import Timetable
 from tests.waiting import eventually
 
 DAY_MS = 24 * 3600 * 1000
 LEASE_SECONDS = 15.0
-DAILY = Entry("daily", Timetable("0 3 * * *"))
+DAILY = ScheduledEntry("daily", Timetable("0 3 * * *"))
 DONE = Result(documents=DocumentCounts(indexed=1), submission="s")
 
 
@@ -44,7 +42,7 @@ async def missed(broker: Broker, days: int = 3) -> None:
 
 @asynccontextmanager
 async def scheduling(
-    broker: Broker, act: Act, *entries: Entry, lease_seconds: float = LEASE_SECONDS
+    broker: Broker, act: Act, *entries: ScheduledEntry, lease_seconds: float = LEASE_SECONDS
 ) -> AsyncIterator[Scheduler]:
     """A scheduler is up; on leaving it is stopped, and has to end promptly."""
     runs = Runs(broker.redis, broker.config)
@@ -67,7 +65,7 @@ class Acting:
         if not lasting:
             self.ended.set()
 
-    async def __call__(self, entry: Entry, queued: Callable[[str], None]) -> Result:
+    async def __call__(self, entry: ScheduledEntry, queued: Callable[[str], None]) -> Result:
         self.begun += 1
         queued("s")
         await self.ended.wait()
@@ -118,14 +116,14 @@ async def test_a_new_entry_waits_until_it_is_due(broker: Broker, runs: Runs) -> 
 
 
 async def test_runs_are_begun_when_they_are_due(broker: Broker, runs: Runs) -> None:
-    every_second = Entry("daily", Timetable("* * * * * *"))
+    every_second = ScheduledEntry("daily", Timetable("* * * * * *"))
     async with scheduling(broker, Acting(), every_second):
         run = (await history(runs))[0]
     assert 0 <= run.started_ms - run.due_ms < 1000
 
 
 async def test_two_schedulers_begin_a_run_once(broker: Broker, runs: Runs) -> None:
-    every_second = Entry("daily", Timetable("* * * * * *"))
+    every_second = ScheduledEntry("daily", Timetable("* * * * * *"))
     act = Acting()
     async with scheduling(broker, act, every_second), scheduling(broker, act, every_second):
         await history(runs, 2)
@@ -137,7 +135,7 @@ async def test_two_schedulers_begin_a_run_once(broker: Broker, runs: Runs) -> No
 async def test_what_is_due_while_the_run_before_lasts_is_skipped(
     broker: Broker, runs: Runs
 ) -> None:
-    every_second = Entry("daily", Timetable("* * * * * *"))
+    every_second = ScheduledEntry("daily", Timetable("* * * * * *"))
     act = Acting(lasting=True)
 
     async def skipped() -> Sequence[Mapping[str, Any]]:
@@ -226,13 +224,13 @@ async def test_who_lost_a_run_stops_it(broker: Broker, runs: Runs) -> None:
 async def test_a_run_that_fails_is_written_down_and_ends_nothing_else(
     broker: Broker, runs: Runs, error: Exception, said: str
 ) -> None:
-    async def act(entry: Entry, queued: Callable[[str], None]) -> Result:
+    async def act(entry: ScheduledEntry, queued: Callable[[str], None]) -> Result:
         if entry is DAILY:
             raise error
         return DONE
 
     await missed(broker)
-    other = Entry("other", Timetable("* * * * * *"))
+    other = ScheduledEntry("other", Timetable("* * * * * *"))
     async with scheduling(broker, act, DAILY, other):
         [run] = await history(runs)
         await eventually(lambda: runs.history("other"))
@@ -243,7 +241,7 @@ async def test_redis_going_away_costs_time_only(broker: Broker, runs: Runs) -> N
     await missed(broker)
     tries = 0
 
-    async def act(entry: Entry, queued: Callable[[str], None]) -> Result:
+    async def act(entry: ScheduledEntry, queued: Callable[[str], None]) -> Result:
         nonlocal tries
         tries += 1
         if tries == 1:
@@ -276,7 +274,7 @@ async def test_nothing_is_begun_in_quiet_hours(broker: Broker, runs: Runs) -> No
     await missed(broker)
     act = Acting()
     quiet = QuietHours.parse(f"{quiet_now(timedelta(hours=2))}", UTC)
-    entry = Entry("daily", Timetable("0 3 * * *"), quiet=quiet)
+    entry = ScheduledEntry("daily", Timetable("0 3 * * *"), quiet=quiet)
     async with scheduling(broker, act, entry):
         await published(runs)
         [status] = await runs.overview()
@@ -292,7 +290,9 @@ async def three_documents() -> Documents:
 async def test_what_is_queued_pauses_in_quiet_hours() -> None:
     start = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
     at_noon = int(start.timestamp() * 1000)
-    entry = Entry("daily", Timetable("0 3 * * *"), quiet=QuietHours.parse("11:00-12:00", UTC))
+    entry = ScheduledEntry(
+        "daily", Timetable("0 3 * * *"), quiet=QuietHours.parse("11:00-12:00", UTC)
+    )
     times = iter([at_noon - 3_600_001, at_noon - 60, at_noon - 30, at_noon, at_noon + 1])
     told_at: list[int] = []
 

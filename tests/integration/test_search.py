@@ -17,24 +17,25 @@ from langchain_core.embeddings import Embeddings
 from langchain_qdrant import QdrantVectorStore
 from qdrant_client import AsyncQdrantClient, models
 
-from broker.contract import ChunkCounts, Document, Lane
-from broker.errors import CollectionMismatch, StoreRejected, WrongQuestion
-from broker.question import Mode, Question, Where, parse_condition
+from ingestq.core.documents import Document, Lane
+from ingestq.core.errors import CollectionMismatch, InvalidQuery, StoreRejected
+from ingestq.core.results import ChunkCounts
+from ingestq.core.search_query import Mode, SearchFilter, SearchQuery, parse_condition
 from tests.qdrant_standin import qdrant_standin
 from tests.sized import sized
-from worker.collection import CollectionNames, open_collection
-from worker.embedding.models import ModelInfo
+from worker.embedding.config import ModelInfo
 from worker.embedding.pool import ModelPool
-from worker.fingerprint import fingerprint
-from worker.ledger import QdrantLedger
-from worker.pipeline import Indexed, Outcome, Work, ingest
-from worker.points import ChunkPoint, DocumentKey, Fence, Hit, QueryVectors
-from worker.ports import Ports
-from worker.qdrant import Qdrant, QdrantConfig, connect_qdrant
-from worker.schema import Quantization, Schema, Storage
-from worker.search import search
-from worker.sparse import SparseEncoder
-from worker.store import QdrantStore
+from worker.pipeline.ingest import Indexed, Outcome, Work, ingest
+from worker.pipeline.points import ChunkPoint, DocumentKey, Fence, Hit, QueryVectors
+from worker.pipeline.ports import Ports
+from worker.store.chunks import QdrantStore
+from worker.store.client import Qdrant, QdrantConfig, connect_qdrant
+from worker.store.collection import CollectionNames, open_collection
+from worker.store.fingerprint import fingerprint
+from worker.store.ledger import QdrantLedger
+from worker.store.schema import Quantization, Schema, Storage
+from worker.store.search import search
+from worker.text.bm25 import SparseEncoder
 
 SERVERS = ["standin", *(["server"] if "INGESTQ_TEST_QDRANT_URL" in os.environ else [])]
 PLACES = [*SERVERS, "local"]
@@ -122,10 +123,10 @@ class Shelf:
         return point.id
 
     async def ask(
-        self, text: str, mode: Mode = Mode.HYBRID, where: Where | None = None
+        self, text: str, mode: Mode = Mode.HYBRID, where: SearchFilter | None = None
     ) -> list[str]:
         """The texts that are found, best first."""
-        question = Question(text, 10, mode, where or Where())
+        question = SearchQuery(text, 10, mode, where or SearchFilter())
         hits = await search(self.place.qdrant, self.names, MODEL, question)
         return [hit.text for hit in hits]
 
@@ -185,7 +186,7 @@ async def test_conditions_narrow_a_search(place: Place, mode: Mode) -> None:
     await shop.put("ropes as booleans", {"paid": True})
     await shop.put("ropes and others", {"year": 2023, "paid": False})
     for conditions, found in FILTERED.items():
-        where = Where(tuple(map(parse_condition, conditions)))
+        where = SearchFilter(tuple(map(parse_condition, conditions)))
         assert set(await shop.ask("ropes", mode, where)) == found, conditions
 
 
@@ -195,12 +196,14 @@ async def test_source_and_tenant_narrow_a_search(place: Place, mode: Mode) -> No
     await shop.put("ropes of hemp", tenant="a", source="one.txt")
     await shop.put("ropes of silk", tenant="b", source="one.txt")
     await shop.put("ropes of wool", tenant="a", source="two.txt")
-    assert set(await shop.ask("ropes", mode, Where(tenant="a"))) == {
+    assert set(await shop.ask("ropes", mode, SearchFilter(tenant="a"))) == {
         "ropes of hemp",
         "ropes of wool",
     }
-    assert await shop.ask("ropes", mode, Where(tenant="a", source="two.txt")) == ["ropes of wool"]
-    assert await shop.ask("ropes", mode, Where(tenant="")) == []
+    assert await shop.ask("ropes", mode, SearchFilter(tenant="a", source="two.txt")) == [
+        "ropes of wool"
+    ]
+    assert await shop.ask("ropes", mode, SearchFilter(tenant="")) == []
 
 
 @pytest.mark.parametrize("text", ["year", "=2024", ".=1", "a..b=1", 'a"b=1', ""])
@@ -215,7 +218,7 @@ async def test_a_collection_without_sparse_vectors_is_searched_by_meaning(place:
     await shop.put("ropes of silk")
     for mode in (Mode.HYBRID, Mode.DENSE):
         assert await shop.ask("ropes hemp", mode) == ["ropes of silk", "geese and hemp"]
-    with pytest.raises(WrongQuestion, match="INGESTQ_HYBRID=false"):
+    with pytest.raises(InvalidQuery, match="INGESTQ_HYBRID=false"):
         await shop.ask("ropes hemp", Mode.SPARSE)
 
 
@@ -253,7 +256,7 @@ async def test_a_collection_of_another_model_is_not_searched(place: Place) -> No
     shop = await shelf(place, Schema())
     other = Directions("test/other")
     with pytest.raises(CollectionMismatch, match="model test/directions, now test/other"):
-        await search(place.qdrant, shop.names, other, Question("ropes", 1))
+        await search(place.qdrant, shop.names, other, SearchQuery("ropes", 1))
 
 
 STORAGES = [
@@ -358,7 +361,7 @@ class Corpus:
         return await ingest(work, self.ports, lambda done, known: None)
 
     async def hits(self, text: str, mode: Mode = Mode.HYBRID) -> list[Hit]:
-        return await search(self.place.qdrant, self.names, self.model, Question(text, 5, mode))
+        return await search(self.place.qdrant, self.names, self.model, SearchQuery(text, 5, mode))
 
     async def ask(self, text: str, mode: Mode = Mode.HYBRID) -> list[str]:
         """The documents that are found, best first."""

@@ -9,14 +9,14 @@ import httpx
 import pytest
 from httpx import ASGITransport, AsyncClient
 
-from broker.errors import StoreUnavailable, WrongQuestion
-from broker.question import MetadataIs, Mode, Question, Where
-from ingestq.runtime import Broker
-from producers.api.app import ApiConfig, create_app
+from ingestq.api.app import ApiConfig, create_app
+from ingestq.app.composition import Broker
+from ingestq.core.errors import InvalidQuery, StoreUnavailable
+from ingestq.core.search_query import MetadataCondition, Mode, SearchFilter, SearchQuery
 from tests.command import Ingestq
 from tests.integration.test_api import refused, serving
 from tests.serving import services
-from worker.points import Hit
+from worker.pipeline.points import Hit
 
 KEEPER = Hit(0.5, "keeper", "notes", 2, "The keeper owns two parrots.", {"page": 7})
 
@@ -25,10 +25,10 @@ KEEPER = Hit(0.5, "keeper", "notes", 2, "The keeper owns two parrots.", {"page":
 class Answering:
     """Answers every question with the keeper, or raises."""
 
-    asked: list[Question] = field(default_factory=list)
+    asked: list[SearchQuery] = field(default_factory=list)
     error: Exception | None = None
 
-    async def __call__(self, question: Question) -> list[Hit]:
+    async def __call__(self, question: SearchQuery) -> list[Hit]:
         self.asked.append(question)
         if self.error is not None:
             raise self.error
@@ -59,14 +59,16 @@ async def test_a_question_is_answered(api: AsyncClient, search: Answering) -> No
         "metadata": {"page": 7},
     }
     assert answer.json() == {"hits": [keeper]}
-    assert search.asked == [Question("who has birds?", 5, Mode.HYBRID, Where())]
+    assert search.asked == [SearchQuery("who has birds?", 5, Mode.HYBRID, SearchFilter())]
 
 
 async def test_a_question_has_conditions(api: AsyncClient, search: Answering) -> None:
     query = "/search?q=x&limit=9&mode=sparse&filter=year=2024&filter=a.b=c=d&source=s&tenant="
     assert (await api.get(query)).status_code == 200
-    where = Where((MetadataIs("year", "2024"), MetadataIs("a.b", "c=d")), "s", "")
-    assert search.asked == [Question("x", 9, Mode.SPARSE, where)]
+    where = SearchFilter(
+        (MetadataCondition("year", "2024"), MetadataCondition("a.b", "c=d")), "s", ""
+    )
+    assert search.asked == [SearchQuery("x", 9, Mode.SPARSE, where)]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ async def test_nonsense_is_refused(
 
 
 async def test_what_cannot_be_answered_says_why(api: AsyncClient, search: Answering) -> None:
-    search.error = WrongQuestion("no sparse vectors")
+    search.error = InvalidQuery("no sparse vectors")
     refused(await api.get("/search?q=x"), 422, "no sparse vectors")
     search.error = StoreUnavailable("Qdrant does not answer")
     refused(await api.get("/search?q=x"), 503, "Qdrant does not answer")

@@ -1,4 +1,4 @@
-"""Large content goes through the spool, and leaves nothing there."""
+"""Large content goes through the blob store, and leaves nothing there."""
 
 import tempfile
 from collections.abc import AsyncIterator
@@ -6,40 +6,38 @@ from pathlib import Path
 
 import pytest
 
-from broker.connection import BrokerConfig
-from broker.contract import (
-    INLINE_TEXT_BYTES,
+from ingestq.app.composition import Broker
+from ingestq.broker.blobs import open_blob_store
+from ingestq.broker.blobs.store import BlobStore
+from ingestq.broker.connection import BrokerConfig
+from ingestq.broker.queue.dead_letters import DeadLetterFilter
+from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.client.client import IngestClient
+from ingestq.core.blobs import QUEUE_WITHIN_MS, new_name
+from ingestq.core.documents import INLINE_TEXT_BYTES, Document, Lane
+from ingestq.core.errors import DocumentRejected, KeyReused, QueueFull, UploadExpired, UsageError
+from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.results import (
     BatchReport,
     ChunkCounts,
-    Document,
     DocumentCounts,
-    Enqueued,
-    IngestBatch,
-    Lane,
-    bury,
+    EnqueueResult,
+    SubmissionStatus,
 )
-from broker.dead_letters import LetterFilter
-from broker.errors import DocumentRejected, KeyReused, QueueFull, UploadExpired, UsageError
-from broker.queue import JobQueue
-from broker.spool.names import QUEUE_WITHIN_MS, new_name
-from broker.spool.store import Spool, open_spool
-from broker.status import SubmissionStatus
-from ingestq.runtime import Broker
-from producers.client import IngestClient
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.house import House, working_house
 from tests.integration.test_pipeline import PARAGRAPHS, HashingModel
 from tests.waiting import eventually
-from worker.chunk import PART_CHARACTERS
-from worker.collection import CollectionNames
-from worker.contents import SpooledContents
+from worker.consumer.blobs import BlobContents
 from worker.embedding.pool import ModelPool
-from worker.ledger import QdrantLedger
-from worker.pipeline import Indexed, Work, ingest
-from worker.points import DocumentKey
-from worker.ports import Ports
-from worker.qdrant import Qdrant
-from worker.store import QdrantStore
+from worker.pipeline.ingest import Indexed, Work, ingest
+from worker.pipeline.points import DocumentKey
+from worker.pipeline.ports import Ports
+from worker.store.chunks import QdrantStore
+from worker.store.client import Qdrant
+from worker.store.collection import CollectionNames
+from worker.store.ledger import QdrantLedger
+from worker.text.chunker import PART_CHARACTERS
 
 LONG = "The lamp is lit at dusk. " * (INLINE_TEXT_BYTES // 25 + 1)
 PAGE = b"<html><head><title>Ropes</title></head><body><p>A bowline holds.</p></body></html>"
@@ -52,10 +50,10 @@ async def in_parts(*parts: bytes) -> AsyncIterator[bytes]:
 
 
 async def objects(broker: Broker) -> set[str]:
-    """What lies in the spool of ``broker``."""
-    assert broker.spool is not None
+    """What lies in the blob store of ``broker``."""
+    assert broker.blobs is not None
     space, _ = await broker.queue.space()
-    return set(await broker.spool.names(space))
+    return set(await broker.blobs.names(space))
 
 
 async def end(house: House, submission: str) -> SubmissionStatus:
@@ -85,7 +83,7 @@ async def test_uploaded_files_are_parsed_wherever_they_were_kept(
 ) -> None:
     page = tmp_path / "page.html"
     page.write_bytes(PAGE)
-    broker = Broker(broker.redis, broker.config, open_spool(f"{url}{tmp_path}/elsewhere"))
+    broker = Broker(broker.redis, broker.config, open_blob_store(f"{url}{tmp_path}/elsewhere"))
     async with working_house(broker, qdrant, model, collection, tmp_path) as house:
         receipts = [
             await broker.client.upload("path", page, source="page.html"),
@@ -121,18 +119,18 @@ async def test_a_text_of_several_parts_is_copied_once(
     copies = tmp_path / "copies"
     copies.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(copies))
-    spool = open_spool(f"local://{tmp_path}/elsewhere")
+    blobs = open_blob_store(f"local://{tmp_path}/elsewhere")
     text = "\n\n".join(f"{i}. {PARAGRAPHS[i % 6]}" for i in range(1200))
     assert len(text) > PART_CHARACTERS
     name = new_name(*await broker.queue.space())
-    await spool.put(name, in_parts(text.encode()))
+    await blobs.put(name, in_parts(text.encode()))
     ports = Ports(
         HashingModel(model.in_lane(Lane.BULK)),
         store := QdrantStore(qdrant, collection.chunks),
         QdrantLedger(qdrant, collection.ledger),
-        contents=SpooledContents(spool, len(text)),
+        contents=BlobContents(blobs, len(text)),
     )
-    document = Document(doc_id="d", version=1, source="d", spooled=name, media_type="text/plain")
+    document = Document(doc_id="d", version=1, source="d", blob=name, media_type="text/plain")
     seen: list[int] = []
 
     def show(_: int, known: int) -> None:
@@ -150,28 +148,28 @@ async def test_a_text_of_several_parts_is_copied_once(
 async def test_a_document_larger_than_the_limit_is_not_even_copied(
     broker: Broker, tmp_path: Path
 ) -> None:
-    spool = open_spool(f"local://{tmp_path}/elsewhere")
+    blobs = open_blob_store(f"local://{tmp_path}/elsewhere")
     name = new_name(*await broker.queue.space())
-    await spool.put(name, in_parts(PAGE))
-    document = Document(doc_id="d", version=1, source="d", spooled=name)
+    await blobs.put(name, in_parts(PAGE))
+    document = Document(doc_id="d", version=1, source="d", blob=name)
     with pytest.raises(DocumentRejected, match="INGESTQ_MAX_DOCUMENT_BYTES"):
-        async with SpooledContents(spool, len(PAGE) - 1).at_hand(document):
+        async with BlobContents(blobs, len(PAGE) - 1).at_hand(document):
             pass
 
 
 async def test_a_dead_letter_keeps_its_content_until_it_goes(house: House) -> None:
-    client, letters = house.broker.client, house.broker.letters
+    client, dead_letters = house.broker.client, house.broker.dead_letters
 
     async def stored() -> list[object]:
-        return [letter async for letter in letters.find(LetterFilter())]
+        return [dead_letter async for dead_letter in dead_letters.find(DeadLetterFilter())]
 
     receipt = await client.upload("blob", in_parts(b"\0\1\2" * 100), source="blob")
     assert (await end(house, receipt.submission)).documents.rejected == 1
     kept = await objects(house.broker)
     assert len(kept) == 1
 
-    [letter] = [stored async for stored in letters.find(LetterFilter())]
-    assert await letters.requeue([letter], "again") == 1
+    [dead_letter] = [stored async for stored in dead_letters.find(DeadLetterFilter())]
+    assert await dead_letters.requeue([dead_letter], "again") == 1
     assert (await end(house, "again")).documents.rejected == 1
     assert await objects(house.broker) == kept
 
@@ -180,8 +178,8 @@ async def test_a_dead_letter_keeps_its_content_until_it_goes(house: House) -> No
     assert len(newer := await objects(house.broker)) == 1
     assert newer != kept
 
-    [letter] = [stored async for stored in letters.find(LetterFilter())]
-    assert await letters.purge([letter]) == 1
+    [dead_letter] = [stored async for stored in dead_letters.find(DeadLetterFilter())]
+    assert await dead_letters.purge([dead_letter]) == 1
     assert await objects(house.broker) == set()
 
     await end(house, (await client.upload("b", in_parts(b"\0" * 9), source="b")).submission)
@@ -203,7 +201,7 @@ async def test_one_of_a_job_is_rejected_and_alone_keeps_its_content(broker: Brok
     assert [document.media_type for document in batch.documents] == ["text/plain"] * 2
     assert await objects(broker) == batch.objects
     assert await finish(leases, claimed, INDEXED + bury(batch.alone(1), "broken", tries=1))
-    assert await objects(broker) == {batch.documents[1].spooled}
+    assert await objects(broker) == {batch.documents[1].blob}
 
 
 async def test_nothing_is_removed_by_a_worker_that_lost_its_job(broker: Broker) -> None:
@@ -218,7 +216,7 @@ async def test_nothing_is_removed_by_a_worker_that_lost_its_job(broker: Broker) 
 
 
 async def test_what_a_full_queue_refuses_is_not_kept(broker: Broker) -> None:
-    full = Broker(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=2), broker.spool)
+    full = Broker(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=2), broker.blobs)
     await full.client.submit("first", source="s", text=LONG)
     documents = [
         Document(doc_id=f"{n}", version=1, source="s", tenant=f"{n}", text=LONG) for n in range(3)
@@ -257,13 +255,13 @@ async def test_the_same_upload_with_the_same_key_is_kept_once(
 class Deaf(JobQueue):
     """The answer to an offer is lost."""
 
-    async def offer(self, batches: object) -> list[Enqueued]:
+    async def offer(self, batches: object) -> list[EnqueueResult]:
         await super().offer(batches)  # type: ignore[arg-type]
         raise ConnectionResetError
 
 
 async def test_content_is_kept_if_its_job_may_have_been_accepted(broker: Broker) -> None:
-    client = IngestClient(Deaf(broker.redis, broker.config), broker.spool)
+    client = IngestClient(Deaf(broker.redis, broker.config), broker.blobs)
     with pytest.raises(ConnectionResetError):
         await client.submit("lamp", source="s", text=LONG)
     [claimed] = await take(lease_queue(broker))
@@ -273,7 +271,7 @@ async def test_content_is_kept_if_its_job_may_have_been_accepted(broker: Broker)
 async def test_content_that_may_be_taken_for_left_over_is_not_queued(broker: Broker) -> None:
     space, now_us = await broker.queue.space()
     name = new_name(space, now_us - QUEUE_WITHIN_MS * 1000 - 1_000_000)
-    document = Document(doc_id="late", version=1, source="s", spooled=name)
+    document = Document(doc_id="late", version=1, source="s", blob=name)
     with pytest.raises(UploadExpired, match="6 hours"):
         await broker.queue.offer([IngestBatch("s", (document,))])
     assert await broker.queue.is_empty()
@@ -284,16 +282,16 @@ async def test_without_a_spool_texts_travel_as_they_are(broker: Broker) -> None:
     await client.submit("lamp", source="s", text=LONG)
     [claimed] = await take(lease_queue(broker))
     assert batch_of(claimed).documents[0].text == LONG
-    with pytest.raises(UsageError, match="was given a spool"):
+    with pytest.raises(UsageError, match="was given a blob store"):
         await client.upload("page", in_parts(PAGE), source="s")
 
 
 async def test_a_client_is_told_where_the_spool_is(broker: Broker, tmp_path: Path) -> None:
-    place = tmp_path / "spool"
-    async with IngestClient.connect(broker.config.url, spool=str(place)) as client:
+    place = tmp_path / "blobs"
+    async with IngestClient.connect(broker.config.url, blobs=str(place)) as client:
         await client.submit("lamp", source="s", text=LONG)
-    spool: Spool | None = broker.spool
-    assert spool is not None
+    blobs: BlobStore | None = broker.blobs
+    assert blobs is not None
     [claimed] = await take(lease_queue(broker))
     [name] = batch_of(claimed).objects
     assert (place / name).read_text() == LONG

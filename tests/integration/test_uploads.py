@@ -1,4 +1,4 @@
-"""Files over HTTP: they go straight into the spool, all of a form or none."""
+"""Files over HTTP: they go straight into the blob store, all of a form or none."""
 
 import asyncio
 import json
@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from httpx import ASGITransport, AsyncClient, Response
 
-from broker.connection import BrokerConfig
-from broker.contract import MAX_VERSION, Document, Lane
-from broker.spool.store import open_spool
-from ingestq.runtime import Broker
-from producers.api.app import ApiConfig, create_app
-from producers.api.upload_form import MOST_FILES
-from producers.metadata import METADATA_BYTES
+from ingestq.api.app import ApiConfig, create_app
+from ingestq.api.bodies.forms import MOST_FILES
+from ingestq.app.composition import Broker
+from ingestq.broker.blobs import open_blob_store
+from ingestq.broker.connection import BrokerConfig
+from ingestq.core.documents import MAX_VERSION, METADATA_BYTES, Document, Lane
 from tests.claims import batch_of, lease_queue, take
 from tests.house import House
 from tests.integration.test_spooled import objects
@@ -45,15 +44,15 @@ async def api(broker: Broker) -> AsyncIterator[AsyncClient]:
 
 async def queued(broker: Broker) -> list[tuple[Document, bytes]]:
     """The documents of the one job on the queue, with their content."""
-    assert broker.spool is not None
+    assert broker.blobs is not None
     [claimed] = await take(lease_queue(broker))
     batch = batch_of(claimed)
     assert batch.lane is Lane.INTERACTIVE
     assert await objects(broker) == batch.objects
     found = []
     for document in batch.documents:
-        assert document.spooled is not None
-        async with broker.spool.at_hand(document.spooled) as path:
+        assert document.blob is not None
+        async with broker.blobs.at_hand(document.blob) as path:
             found.append((document, path.read_bytes()))
     return found
 
@@ -157,7 +156,7 @@ async def test_a_file_that_is_too_large_is_refused_with_all_of_its_form(
 
 
 async def test_a_full_queue_keeps_no_file(broker: Broker) -> None:
-    full = Broker(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=1), broker.spool)
+    full = Broker(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=1), broker.blobs)
     async with calling(full) as api:
         assert (await api.post("/documents", files=TWO)).status_code == 202
         kept = await objects(broker)
@@ -168,9 +167,9 @@ async def test_a_full_queue_keeps_no_file(broker: Broker) -> None:
 
 async def test_a_spool_that_cannot_be_used_is_said(broker: Broker, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    broken = Broker(broker.redis, broker.config, open_spool(str(tmp_path / "file")))
+    broken = Broker(broker.redis, broker.config, open_blob_store(str(tmp_path / "file")))
     async with calling(broken) as api:
-        refused(await api.post("/documents", files=TWO), 503, "INGESTQ_SPOOL_URL")
+        refused(await api.post("/documents", files=TWO), 503, "INGESTQ_BLOB_URL")
     assert await broker.queue.is_empty()
 
 

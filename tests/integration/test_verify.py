@@ -16,29 +16,29 @@ import pytest
 from arq.worker import func
 from qdrant_client import QdrantClient, models
 
-from broker.contract import DELETE, INGEST, SWEEP, Deletion, Lane
-from broker.errors import CollectionMismatch, UsageError
-from ingestq.ingestion import Ingestion, State
-from ingestq.runtime import Broker
-from ingestq.settings import Settings, load_settings
-from ingestq.verification import LISTED, Report, Wanted, verify
-from producers.client import IngestClient, new_submission
-from producers.files import Sending, observe
-from producers.sightings import Sightings
+from ingestq.app.composition import Broker
+from ingestq.app.ingestion import Ingestion, IngestionState
+from ingestq.app.settings import Settings, load_settings
+from ingestq.app.verify import LISTED, VerifyReport, VerifyRequest, verify
+from ingestq.client.client import IngestClient, new_submission
+from ingestq.core.documents import Deletion, Lane
+from ingestq.core.errors import CollectionMismatch, UsageError
+from ingestq.core.jobs import DELETE, INGEST, SWEEP
+from producers.files.walk import ReadOptions, ScanRecord, observe
 from tests.claims import lease_queue
 from tests.command import Ingestq
 from tests.waiting import eventually
-from worker.collection import CollectionNames
+from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest, sweep
+from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
-from worker.findings import Finding, Kind, Tally
-from worker.jobs import INGESTOR, Ingestor, delete, ingest, sweep
 from worker.lanes import LanePermits
-from worker.lease_worker import LeaseWorker
-from worker.ledger import QdrantLedger
-from worker.points import DocumentKey, ledger_id
-from worker.ports import Ports
-from worker.qdrant import Qdrant, Request
-from worker.store import QdrantStore
+from worker.maintenance.rules import Finding, Kind, Tally
+from worker.pipeline.points import DocumentKey, ledger_id
+from worker.pipeline.ports import Ports
+from worker.store.chunks import QdrantStore
+from worker.store.client import Qdrant, Request
+from worker.store.collection import CollectionNames
+from worker.store.ledger import QdrantLedger
 
 T = TypeVar("T")
 ENOUGH = 11
@@ -48,7 +48,7 @@ LONG = "\n\n".join(f"Paragraph {i} goes on about {i}. " * 40 for i in range(3))
 
 
 class Nowhere:
-    def show(self, state: State) -> None:
+    def show(self, state: IngestionState) -> None:
         """Nobody looks."""
 
 
@@ -82,8 +82,8 @@ class House:
         """Queue the folder, or ``paths``."""
         ingestion = Ingestion(self.broker.client, Nowhere())
         clock = self.broker.queue.now
-        sightings = Sightings()
-        found = observe(paths or [self.root], source, clock, Sending(), sightings)
+        sightings = ScanRecord()
+        found = observe(paths or [self.root], source, clock, ReadOptions(), sightings)
         await ingestion.produce(found, partial(sightings.sweeps, allow_mass_delete=False))
 
     @asynccontextmanager
@@ -118,7 +118,7 @@ class House:
         source: str | None = None,
         allow_mass_delete: bool = False,
     ) -> dict[str, Any]:
-        wanted = Wanted(paths, source, repair, allow_mass_delete)
+        wanted = VerifyRequest(paths, source, repair, allow_mass_delete)
         report = await verify(self.broker, self.qdrant, self.settings, wanted, lambda tally: None)
         return report.as_json()
 
@@ -659,7 +659,7 @@ async def test_there_is_no_false_alarm_while_a_worker_works(house: House) -> Non
 
 
 def test_the_lists_are_bounded_and_the_counts_are_not() -> None:
-    report = Report(Tally())
+    report = VerifyReport(Tally())
     for i in range(LISTED + 1):
         report.add(Finding(Kind.STALE, DocumentKey("", str(i)), "old", None), repaired=False)
     answer = report.as_json()

@@ -16,24 +16,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qdrant_client import models
 
-from broker.contract import Deletion, Document
-from broker.paths import file_state, path_to_text
-from broker.seen import Seen
-from broker.waiting import Waiting
+from ingestq.broker.queue.pending import Waiting
+from ingestq.core.documents import Deletion, Document, SeenDocuments
+from ingestq.core.paths import file_state, path_to_text
 from tests.integration.test_index_truth import SMALL, Memory, Words, words_at
-from worker.collection import CollectionNames, open_collection
-from worker.findings import Finding
-from worker.inventory import Inventory
-from worker.ledger import QdrantLedger
-from worker.pipeline import Work, delete, ingest
-from worker.points import DocumentKey, State, ledger_id
-from worker.ports import Ports
-from worker.prepare import Part, Prepared, Unprepared
-from worker.reconcile import Queue, Reconciler
-from worker.repair import Mender
-from worker.sources import Sources
-from worker.store import QdrantStore
-from worker.text_file import Place
+from worker.maintenance.reconcile import Queue, Reconciler
+from worker.maintenance.repair import Mender
+from worker.maintenance.rules import Finding
+from worker.maintenance.sources import Sources
+from worker.pipeline.ingest import Work, delete, ingest
+from worker.pipeline.points import DocumentKey, State, ledger_id
+from worker.pipeline.ports import Ports
+from worker.store.chunks import QdrantStore
+from worker.store.collection import CollectionNames, open_collection
+from worker.store.inventory import Inventory
+from worker.store.ledger import QdrantLedger
+from worker.text.parts import Part, Place, Prepared, Unprepared
 
 NAMES = ("a", "b", "c")
 LATER = 2 * 10**15
@@ -100,7 +98,7 @@ class House:
 
     async def reconcile(self, *, repair: bool) -> list[Finding]:
         async def waiting(about: Any) -> Waiting:
-            return Waiting(Seen(b""), (), everything=False)
+            return Waiting(SeenDocuments(b""), (), everything=False)
 
         async def given_up(documents: Sequence[Document]) -> list[None]:
             return [None for _ in documents]

@@ -62,7 +62,7 @@ def test_a_collection_of_that_name_has_another_dimension(ingestq: Ingestq, note:
         ("pool_size", "many"),
         ("collection", "a/b"),
         ("redis_url", "http://here"),
-        ("spool_url", "memory://here"),
+        ("blob_url", "memory://here"),
         ("max_document_bytes", "-1"),
         ("api_port", "70000"),
     ],
@@ -94,11 +94,11 @@ def test_a_misspelt_variable_is_found_by_the_doctor(ingestq: Ingestq) -> None:
 
 
 def test_the_doctor_says_what_to_mend(ingestq: Ingestq) -> None:
-    ingestq.settings |= {"redis_url": f"redis://{NOBODY}", "spool_url": "spool"}
-    (ingestq.folder / "spool").touch()
+    ingestq.settings |= {"redis_url": f"redis://{NOBODY}", "blob_url": "blobs"}
+    (ingestq.folder / "blobs").touch()
     ran = ingestq("doctor", "--json")
     assert ran.code == 3
     wrong = [finding for finding in ran.json["findings"] if finding["result"] == "wrong"]
-    assert [finding["check"] for finding in wrong] == ["redis", "spool"]
+    assert [finding["check"] for finding in wrong] == ["redis", "blobs"]
     assert "INGESTQ_REDIS_URL" in wrong[0]["detail"]
-    assert "INGESTQ_SPOOL_URL" in wrong[1]["detail"]
+    assert "INGESTQ_BLOB_URL" in wrong[1]["detail"]

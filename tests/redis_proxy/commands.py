@@ -5,7 +5,7 @@ from collections.abc import Callable
 from arq.connections import ArqRedis
 from redis.commands.core import AsyncScript
 
-from broker.scripts import Scripts
+from ingestq.broker.scripts import Scripts
 
 Words = tuple[bytes, ...]
 """A request: the command's name and its arguments."""

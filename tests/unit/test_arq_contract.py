@@ -1,7 +1,8 @@
 """What the lease worker relies on in arq, beyond what arq documents.
 
-When one of these fails, arq has changed: read the change, see whether `worker.lease_worker`,
-`worker.runner`, `worker.cron` and `broker.keys` still hold with it, and write down the new value.
+When one of these fails, arq has changed: read the change, see whether
+`worker.consumer.lease_worker`, `worker.consumer.runner`, `worker.consumer.cron` and
+`ingestq.broker.keys` still hold with it, and write down the new value.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from arq.cron import CronJob, cron, next_cron
 from arq.jobs import Job, deserialize_job, deserialize_result
 from arq.worker import Function, Retry, Worker, func
 
-from worker.lease_worker import ArqOptions, LeaseWorker
+from worker.consumer.lease_worker import ArqOptions, LeaseWorker
 
 SOURCES: dict[Callable[..., Any], str] = {
     # Overridden, or called by what is inherited.
@@ -27,7 +28,7 @@ SOURCES: dict[Callable[..., Any], str] = {
     Worker.main: "45ca1591c9717466",
     Worker.handle_sig: "985ff7ba01aa8f04",
     Worker.close: "5bcc9cb356680829",
-    # Replaced: what they do is done by the scripts and by `worker.runner`.
+    # Replaced: what they do is done by the scripts and by `worker.consumer.runner`.
     Worker._poll_iteration: "f8d39d823a0a59f2",
     Worker._cancel_aborted_jobs: "54575eaf8682f95b",
     Worker.start_jobs: "b45797cfa40bed7f",

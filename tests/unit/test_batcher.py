@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.contract import Lane
-from broker.errors import DocumentRejected, PoolBroken, PoolFailure
+from ingestq.core.documents import Lane
+from ingestq.core.errors import DocumentRejected, PoolBroken, PoolFailure
 from tests.sized import sized
 from worker.embedding.backends import Vectors
 from worker.embedding.batcher import MAX_WAITING, SPECIAL_TOKENS, Batcher

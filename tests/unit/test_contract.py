@@ -5,22 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.contract import (
-    MAX_VERSION,
+from ingestq.core.blobs import QUEUE_WITHIN_MS, new_name, new_space
+from ingestq.core.documents import MAX_VERSION, Deletion, Document, Lane, Sweep
+from ingestq.core.errors import ContractError
+from ingestq.core.jobs import (
     DeleteBatch,
-    Deletion,
-    Document,
     IngestBatch,
-    Lane,
-    Sweep,
     SweepBatch,
+    blobs_in,
     bury,
     decode_job,
     encode_job,
-    objects_in,
 )
-from broker.errors import ContractError
-from broker.spool.names import QUEUE_WITHIN_MS, new_name, new_space
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -51,7 +47,7 @@ def batches_of(owner: tuple[str, str]) -> st.SearchStrategy[IngestBatch]:
 batches = st.tuples(texts, collections).flatmap(batches_of)
 GOOD = {"doc_id": "a", "version": 1, "source": "", "text": ""}
 OBJECT = new_name(new_space(), 1_800_000_000_000_000)
-SPOOLED = {"doc_id": "a", "version": 1, "source": "", "spooled": OBJECT}
+IN_BLOB = {"doc_id": "a", "version": 1, "source": "", "blob": OBJECT}
 
 
 @given(batches)
@@ -77,9 +73,9 @@ def test_anything_else_is_refused(payload: bytes) -> None:
         {"documents": [GOOD | {"doc_id": ""}]},
         {"documents": [{"doc_id": "a", "version": 1, "source": ""}]},
         {"documents": [GOOD | {"path": "/"}]},
-        {"documents": [GOOD | {"spooled": OBJECT}]},
-        {"documents": [SPOOLED | {"spooled": "../../etc/passwd"}]},
-        {"documents": [SPOOLED | {"spooled": OBJECT + "/../.."}]},
+        {"documents": [GOOD | {"blob": OBJECT}]},
+        {"documents": [IN_BLOB | {"blob": "../../etc/passwd"}]},
+        {"documents": [IN_BLOB | {"blob": OBJECT + "/../.."}]},
         {"documents": [GOOD, GOOD | {"tenant": "other"}]},
         {"documents": [GOOD, GOOD | {"collection": "other"}]},
         {"documents": [GOOD | {"collection": "a/b"}]},
@@ -98,9 +94,9 @@ def test_a_batch_of_another_version_or_without_content_is_refused(
 
 
 def test_a_job_says_which_objects_it_names_and_until_when_it_may_be_queued() -> None:
-    batch: dict[str, object] = {"type": "ingest/1", "submission": "s", "documents": [GOOD, SPOOLED]}
+    batch: dict[str, object] = {"type": "ingest/1", "submission": "s", "documents": [GOOD, IN_BLOB]}
     payload = msgspec.msgpack.encode({"f": "ingest", "a": [batch], "et": 1, "k": {}})
-    assert objects_in(payload) == {OBJECT}
+    assert blobs_in(payload) == {OBJECT}
     [decoded] = decode_job(payload).args
     assert decoded.expires_ms == 1_800_000_000_000 + QUEUE_WITHIN_MS
 
@@ -118,7 +114,7 @@ def test_only_the_same_batch_has_the_same_id(one: IngestBatch, other: IngestBatc
 def test_a_dead_letter_is_a_job_of_its_document_alone(batch: IngestBatch) -> None:
     report = bury(batch, "because", tries=1)
     assert report.documents.rejected == len(batch.documents)
-    buried = [decode_job(letter.payload).batch for letter in report.dead]
+    buried = [decode_job(dead_letter.payload).batch for dead_letter in report.dead]
     assert buried == [
         IngestBatch(batch.submission, (document,), batch.lane) for document in batch.documents
     ]

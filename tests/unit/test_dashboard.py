@@ -8,15 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.contract import ChunkCounts, DocumentCounts
-from broker.recent import RecentSubmission
-from broker.status import SubmissionStatus
-from producers.api.dashboard import wording
-from producers.api.dashboard.history import HISTORY_SECONDS, SAMPLE_SECONDS, History, Sample
-from producers.api.dashboard.marking import excerpt, marked
-from producers.api.dashboard.pace import MARK_SECONDS, Pace
-from producers.api.dashboard.plots import HEIGHT, WIDTH, plots, round_top
-from producers.api.dashboard.session import SESSION_SECONDS, Sessions
+from ingestq.api.dashboard import wording
+from ingestq.api.dashboard.access import SESSION_SECONDS, Sessions
+from ingestq.api.dashboard.board import MARK_SECONDS, Pace
+from ingestq.api.dashboard.plots import (
+    HEIGHT,
+    HISTORY_SECONDS,
+    SAMPLE_SECONDS,
+    WIDTH,
+    History,
+    Sample,
+    plots,
+    round_top,
+)
+from ingestq.api.dashboard.wording import excerpt, marked
+from ingestq.broker.queue.stats import RecentSubmission
+from ingestq.core.results import ChunkCounts, DocumentCounts, SubmissionStatus
 
 AMOUNTS = st.floats(0, 1e7)
 SAMPLES = st.lists(

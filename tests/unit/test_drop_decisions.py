@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.contract import Deletion, Document
-from producers.drop.folder import DropFolder
-from producers.drop.looking import FEW_DELETIONS, Looked, Looker
-from producers.drop.presence import Presence
-from producers.drop.settling import Settling
-from producers.files import Listing, walk
+from ingestq.core.documents import Deletion, Document
+from producers.files.walk import Listing, walk
+from producers.watch.decisions import FEW_DELETIONS, ClassifiedFiles, FileClassifier
+from producers.watch.folder import Presence, WatchedFolder
+from producers.watch.settling import Settling
 
 FILES = ("a.txt", "b.txt", "a.txt.part", "d/a.txt", "d/b.txt", "d/e/a.txt", "f/a.txt")
 FOLDERS = ("d", "d/e", "f", "f/e", "g")
@@ -56,7 +55,9 @@ class House:
     ask_scan: bool = False
 
     def __post_init__(self) -> None:
-        self.looker = Looker(DropFolder(self.root), Presence(self.root), settle_seconds=0)
+        self.looker = FileClassifier(
+            WatchedFolder(self.root), Presence(self.root), settle_seconds=0
+        )
         self.settling = Settling(1.0)
 
     def write(self, name: str, content: str) -> None:
@@ -108,7 +109,7 @@ class House:
         for doc_id in set(self.index.contents) - seen:
             self.index.jobs.append(Deletion(doc_id=doc_id, version=self.version))
 
-    def _decided(self, looked: Looked) -> None:
+    def _decided(self, looked: ClassifiedFiles) -> None:
         self.index.jobs += [*looked.documents.values(), *looked.deletions]
         self.ask_scan |= looked.ask_scan
 

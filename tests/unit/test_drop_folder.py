@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.drop.folder import DropFolder, document_beside
-from producers.drop.presence import Presence
-from producers.drop.settling import MOST_CHANGES, FileState, Settling, is_still
+from producers.watch.folder import Presence, WatchedFolder, document_beside
+from producers.watch.settling import MOST_CHANGES, FileState, Settling, is_still
 
 ROOT = Path("/drop")
 SECONDS = 2.0
@@ -18,7 +17,7 @@ STATE = FileState(1, 1)
 
 
 def takes(name: str, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> bool:
-    return DropFolder(ROOT, include=include, exclude=exclude).takes(ROOT / name)
+    return WatchedFolder(ROOT, include=include, exclude=exclude).takes(ROOT / name)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +46,7 @@ def test_patterns_are_those_of_gitignore() -> None:
     assert takes("sub/top.pdf", exclude=("/top.pdf",))
     assert not takes("a.pdf", include=("*.pdf",), exclude=("a.*",))
     with pytest.raises(ValueError, match="Invalid"):
-        DropFolder(ROOT, exclude=("!",))
+        WatchedFolder(ROOT, exclude=("!",))
 
 
 def test_what_happens_to_a_sidecar_is_about_its_document() -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from broker.errors import UsageError
-from ingestq.dropping import Wanted, watched_folders
-from ingestq.settings import load_settings
-from producers.drop.folder import DropFolder
+from ingestq.app.settings import load_settings
+from ingestq.app.watch import WatchRequest, watched_folders
+from ingestq.core.errors import UsageError
+from producers.watch.folder import WatchedFolder
 
 TABLES = """
 [[drop]]
@@ -40,15 +40,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def watched(*folders: str, source: str | None = None, toml: str = "") -> list[DropFolder]:
+def watched(*folders: str, source: str | None = None, toml: str = "") -> list[WatchedFolder]:
     Path("ingestq.toml").write_text(toml)
-    wanted = Wanted(tuple(map(Path, folders)), source, allow_mass_delete=False)
+    wanted = WatchRequest(tuple(map(Path, folders)), source, allow_mass_delete=False)
     return watched_folders(wanted, load_settings())
 
 
 def test_folders_are_those_of_the_tables(here: Path) -> None:
     assert watched(toml=TABLES) == [
-        DropFolder(
+        WatchedFolder(
             here / "in",
             "notes",
             "island",
@@ -57,14 +57,14 @@ def test_folders_are_those_of_the_tables(here: Path) -> None:
             {"shelf": 7, "tags": ["a"]},
             "documents",
         ),
-        DropFolder(here / "in" / "sub", collection="handbook"),
+        WatchedFolder(here / "in" / "sub", collection="handbook"),
     ]
 
 
 def test_folders_that_are_named_are_watched_instead(here: Path) -> None:
-    named = DropFolder(here / "in", "x", collection="documents")
+    named = WatchedFolder(here / "in", "x", collection="documents")
     assert watched("in", source="x", toml=TABLES) == [named]
-    none = Wanted((), None, allow_mass_delete=False)
+    none = WatchRequest((), None, allow_mass_delete=False)
     Path("ingestq.toml").write_text("")
     assert watched_folders(none, load_settings(), required=False) == []
 
@@ -78,7 +78,7 @@ def test_a_folder_may_be_watched_for_two_collections() -> None:
 def test_hot_folders_are_those_that_are_said_to_be(here: Path) -> None:
     tables = '[[drop]]\npath = "in/sub"\nmode = "hot"\n[[drop]]\npath = "in"\ntenant = "x"'
     assert [folder.hot for folder in watched(toml=tables)] == [True, False]
-    wanted = Wanted((Path("in"),), None, allow_mass_delete=False, hot=True)
+    wanted = WatchRequest((Path("in"),), None, allow_mass_delete=False, hot=True)
     [folder] = watched_folders(wanted, load_settings())
     assert (folder.path, folder.hot) == (here / "in", True)
 

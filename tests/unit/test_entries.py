@@ -7,18 +7,15 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from broker.contract import Lane
-from broker.errors import UsageError
-from ingestq.entries import entry_named, scheduled_entries
-from ingestq.scheduling import load_generators
-from ingestq.settings import load_settings
-from producers.patterns import Patterns
-from producers.schedule.action import Action
-from producers.schedule.entry import Entry
+from ingestq.app.schedule_actions import load_generators
+from ingestq.app.schedule_entries import entry_named, scheduled_entries
+from ingestq.app.settings import load_settings
+from ingestq.core.documents import Lane
+from ingestq.core.errors import UsageError
+from producers.files.patterns import Patterns
+from producers.schedule.entry import Action, QuietHours, ScheduledEntry, Timetable
 from producers.schedule.generators import Generator
-from producers.schedule.quiet import QuietHours
 from producers.schedule.sources import FileSource, LineSource
-from producers.schedule.timetable import Timetable
 
 TABLES = """
 [[schedule]]
@@ -70,14 +67,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def entries(toml: str) -> list[Entry]:
+def entries(toml: str) -> list[ScheduledEntry]:
     Path("ingestq.toml").write_text(toml)
     return scheduled_entries(load_settings())
 
 
 def test_entries_are_those_of_the_tables(here: Path) -> None:
     expected = [
-        Entry(
+        ScheduledEntry(
             "nightly",
             Timetable("0 3 * * *", "Europe/Berlin"),
             Action.RESCAN,
@@ -87,7 +84,7 @@ def test_entries_are_those_of_the_tables(here: Path) -> None:
             Lane.INTERACTIVE,
             QuietHours(time(8), time(18), ZoneInfo("Europe/Berlin")),
         ),
-        Entry(
+        ScheduledEntry(
             "some",
             Timetable("0 4 * * *"),
             source=FileSource(
@@ -97,14 +94,18 @@ def test_entries_are_those_of_the_tables(here: Path) -> None:
                 complete=False,
             ),
         ),
-        Entry(
+        ScheduledEntry(
             "lines",
             Timetable("0 5 * * *"),
             source=LineSource(here / "all.jsonl", "erp", complete=True),
         ),
-        Entry("own", Timetable("0 6 * * *"), source=LineSource(Generator("erp.export:documents"))),
-        Entry("weekly", Timetable("0 0 * * sun"), Action.VERIFY, FileSource(here / "notes")),
-        Entry("rebuild", Timetable("0 1 1 * *"), Action.REINDEX),
+        ScheduledEntry(
+            "own", Timetable("0 6 * * *"), source=LineSource(Generator("erp.export:documents"))
+        ),
+        ScheduledEntry(
+            "weekly", Timetable("0 0 * * sun"), Action.VERIFY, FileSource(here / "notes")
+        ),
+        ScheduledEntry("rebuild", Timetable("0 1 1 * *"), Action.REINDEX),
     ]
     assert entries(TABLES) == [replace(entry, collection="documents") for entry in expected]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.errors import DocumentRejected
-from producers.media_types import guess_media_type
-from worker.extract import extract
+from ingestq.core.errors import DocumentRejected
+from ingestq.core.paths import guess_media_type
+from worker.text.extract import extract
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
 

@@ -7,22 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from broker.contract import INLINE_TEXT_BYTES, Document, FailedDocument
-from producers.files import Found, Root, Sending, _inline, observe, walk
-from producers.sightings import Sightings
+from ingestq.core.documents import INLINE_TEXT_BYTES, Document
+from ingestq.core.results import FailedDocument
+from producers.files.walk import FoundFile, ReadOptions, Root, ScanRecord, _inline, observe, walk
 
-BY_PATH = Sending()
+BY_PATH = ReadOptions()
 
 
 async def observed(
-    *roots: Path, name: str | None = None, sending: Sending = BY_PATH
+    *roots: Path, name: str | None = None, sending: ReadOptions = BY_PATH
 ) -> Sequence[Document | FailedDocument]:
     ticks = itertools.count(1)
 
     async def clock() -> int:
         return next(ticks)
 
-    return [document async for document in observe(roots, name, clock, sending, Sightings())]
+    return [document async for document in observe(roots, name, clock, sending, ScanRecord())]
 
 
 async def test_files_travel_by_their_path_and_state(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ async def test_files_travel_by_their_path_and_state(tmp_path: Path) -> None:
         assert isinstance(document, Document)
         states.add(document.file)
     assert len(states - {None}) == 3
-    [document] = await observed(path, sending=Sending(checksum=True))
+    [document] = await observed(path, sending=ReadOptions(checksum=True))
     assert isinstance(document, Document)
     assert document.file is None
 
@@ -49,7 +49,7 @@ async def test_short_text_travels_with_the_job_if_it_is_to(tmp_path: Path) -> No
     (tmp_path / "long.txt").write_text("x" * (INLINE_TEXT_BYTES + 1))
     (tmp_path / "page.pdf").write_bytes(b"%PDF-1.7")
     (tmp_path / "short.md").write_text("# Short")
-    long, page, short = await observed(tmp_path, sending=Sending(inline=True))
+    long, page, short = await observed(tmp_path, sending=ReadOptions(inline=True))
     assert isinstance(short, Document)
     assert (short.text, short.path, short.media_type) == ("# Short", None, "text/markdown")
     for document, name in ((long, "long.txt"), (page, "page.pdf")):
@@ -93,7 +93,10 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "c").symlink_to(tmp_path / "a")
     (tmp_path / "self").symlink_to(tmp_path / "self")
     found = {Path(entry.doc_id).relative_to(tmp_path): entry for entry in walk(Root.at(tmp_path))}
-    assert {str(path) for path, e in found.items() if isinstance(e, Found)} == {"a/file", "c/file"}
+    assert {str(path) for path, e in found.items() if isinstance(e, FoundFile)} == {
+        "a/file",
+        "c/file",
+    }
     assert {str(path) for path, e in found.items() if isinstance(e, FailedDocument)} == {
         "a/b/up",
         "c/b/up",
@@ -112,7 +115,7 @@ async def test_a_file_that_vanishes_between_listing_and_reading(tmp_path: Path) 
     path = tmp_path / "a.txt"
     path.write_text("a")
     [found] = walk(Root.at(tmp_path))
-    assert isinstance(found, Found)
+    assert isinstance(found, FoundFile)
     path.unlink()
     failed = await _inline(found, version=1)
     assert isinstance(failed, FailedDocument)

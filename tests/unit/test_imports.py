@@ -22,9 +22,9 @@ HEAVY = {
 @pytest.mark.parametrize(
     "statement",
     [
-        "import producers.client, producers.files, producers.jsonl, broker.leases",
+        "import ingestq.client.client, producers.files.walk, producers.files.json_lines, ingestq.broker.queue.leases",
         "from ingestq.cli.add import add",
-        "import producers.drop.keeper",
+        "import producers.watch.watched_folder",
         "import producers.schedule.scheduler",
         "from ingestq.cli.schedule import schedule",
         "from ingestq.cli.scheduler import scheduler",
@@ -44,7 +44,7 @@ def test_producing_loads_no_model_parser_or_store(statement: str) -> None:
 
 def test_the_client_is_imported_in_no_time() -> None:
     """It takes some 60 ms, most of it asyncio; Redis' library takes longer than all the rest."""
-    script = "import producers.client, sys; print(*sys.modules)"
+    script = "import ingestq.client.client, sys; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
@@ -53,8 +53,8 @@ def test_the_client_is_imported_in_no_time() -> None:
 
 def test_the_process_that_runs_the_event_loop_loads_no_model() -> None:
     script = (
-        "import worker.jobs, worker.lease_worker, worker.store, worker.ledger, worker.collection, "
-        "worker.embedding.pool, worker.search\nimport sys; print(*sys.modules)"
+        "import worker.consumer.jobs, worker.consumer.lease_worker, worker.store.chunks, worker.store.ledger, worker.store.collection, "
+        "worker.embedding.pool, worker.store.search\nimport sys; print(*sys.modules)"
     )
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

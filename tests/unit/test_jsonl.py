@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncIterator
 
-from broker.contract import Document, FailedDocument
-from producers.jsonl import parse
+from ingestq.core.documents import Document
+from ingestq.core.results import FailedDocument
+from producers.files.json_lines import parse
 
 
 async def parsed(*lines: str) -> list[Document | FailedDocument]:

@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.contract import Document
-from producers.drop.folder import DropFolder
-from producers.drop.moving import Taken, is_as_taken, move
-from producers.drop.settling import FileState
+from ingestq.core.documents import Document
+from producers.watch.folder import WatchedFolder
+from producers.watch.hot_folder import TakenFile, is_as_taken, move
+from producers.watch.settling import FileState
 
 names = st.sampled_from(
     ["a", "a.txt", "a-2.txt", "sub/a.txt", "a.txt.meta.json", "a.txt.error.txt", "a.tar.gz", "-2"]
 )
 
 
-def taken_at(path: Path) -> Taken:
+def taken_at(path: Path) -> TakenFile:
     document = Document(doc_id=str(path), version=1, source="s", path=str(path))
-    return Taken(path, FileState.of(path.stat()), document)
+    return TakenFile(path, FileState.of(path.stat()), document)
 
 
 def contents(root: Path) -> list[str]:
@@ -32,7 +32,7 @@ def contents(root: Path) -> list[str]:
 def test_every_file_that_was_handed_over_is_there(moves: list[tuple[str, str]]) -> None:
     with TemporaryDirectory() as name:
         root = Path(name)
-        folder = DropFolder(root, hot=True)
+        folder = WatchedFolder(root, hot=True)
         expected = []
         for number, (relative, place) in enumerate(moves):
             path = root / relative
@@ -60,12 +60,12 @@ def test_a_file_that_cannot_be_moved_leaves_nothing_there(tmp_path: Path) -> Non
     taken = taken_at(path)
     path.unlink()
     with pytest.raises(FileNotFoundError):
-        move(taken, DropFolder(tmp_path, hot=True), "because")
+        move(taken, WatchedFolder(tmp_path, hot=True), "because")
     assert contents(tmp_path) == []
 
 
 def test_a_file_is_told_from_a_later_one(tmp_path: Path) -> None:
-    folder = DropFolder(tmp_path, hot=True)
+    folder = WatchedFolder(tmp_path, hot=True)
     path = tmp_path / "a.txt"
     path.write_text("a")
     taken = taken_at(path)
@@ -81,7 +81,7 @@ def test_a_file_is_told_from_a_later_one(tmp_path: Path) -> None:
 
 
 def test_results_are_no_documents_but_only_in_a_hot_folder(tmp_path: Path) -> None:
-    hot, mirror = DropFolder(tmp_path, hot=True), DropFolder(tmp_path)
+    hot, mirror = WatchedFolder(tmp_path, hot=True), WatchedFolder(tmp_path)
     for name in ("done/a.txt", "failed/sub/a.txt"):
         assert not hot.takes(tmp_path / name)
         assert mirror.takes(tmp_path / name)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.api.multipart import Event, FormSplitter, PartBegins, PartEnds
+from ingestq.api.bodies.multipart import Event, FormSplitter, PartBegins, PartEnds
 
 BOUNDARY = b"x-boundary-x"
 CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY.decode()}"

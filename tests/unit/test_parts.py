@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from broker.errors import UsageError
-from ingestq.parts import Part, run_parts
+from ingestq.app.services import ProcessPart, run_parts
+from ingestq.core.errors import UsageError
 
 
 @dataclass
@@ -26,8 +26,8 @@ class Working:
             await self.stopped.acquire()
         self.done.set()
 
-    def part(self) -> Part:
-        return Part(self.run, self.stopped.release)
+    def part(self) -> ProcessPart:
+        return ProcessPart(self.run, self.stopped.release)
 
 
 async def fail() -> None:
@@ -37,7 +37,7 @@ async def fail() -> None:
 async def test_all_end_with_the_one_that_cannot_go_on() -> None:
     working = Working()
     with pytest.raises(UsageError, match="set up wrongly"):
-        await run_parts(working.part(), Part(fail, lambda: None))
+        await run_parts(working.part(), ProcessPart(fail, lambda: None))
     assert working.done.is_set(), "it was stopped, not cut off"
 
 

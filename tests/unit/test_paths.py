@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.paths import path_to_text, text_to_path
+from ingestq.core.paths import path_to_text, text_to_path
 
 names = st.binary(min_size=1).filter(lambda raw: b"\0" not in raw and b"/" not in raw)
 paths = st.lists(names, min_size=1, max_size=3).map(

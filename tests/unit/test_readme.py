@@ -5,17 +5,17 @@ from pathlib import Path
 
 from arq.connections import ArqRedis
 
-from broker.connection import BrokerConfig, connect
-from broker.dead_letters import DeadLetters
-from broker.question import Question
-from broker.queue import JobQueue
-from producers.api.app import ApiConfig, Services, create_app
-from producers.client import IngestClient
+from ingestq.api.app import ApiConfig, Services, create_app
+from ingestq.broker.connection import BrokerConfig, connect
+from ingestq.broker.queue.dead_letters import DeadLetters
+from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.client.client import IngestClient
+from ingestq.core.search_query import SearchQuery
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
-async def search(question: Question) -> list[object]:
+async def search(question: SearchQuery) -> list[object]:
     raise NotImplementedError
 
 
@@ -26,8 +26,8 @@ async def index(tenant: str, doc_id: str, collection: str) -> None:
 def routes() -> set[str]:
     config = BrokerConfig("redis://nobody.invalid")
     redis: ArqRedis = connect(config)
-    client, letters = IngestClient(JobQueue(redis, config)), DeadLetters(redis, config)
-    schema = create_app(Services(client, letters, search, index), ApiConfig(1)).openapi()
+    client, dead_letters = IngestClient(JobQueue(redis, config)), DeadLetters(redis, config)
+    schema = create_app(Services(client, dead_letters, search, index), ApiConfig(1)).openapi()
     return {
         f"{method.upper()} {path}"
         for path, methods in schema["paths"].items()

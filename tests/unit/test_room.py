@@ -2,7 +2,7 @@
 
 import asyncio
 
-from worker.room import Room
+from worker.pipeline.memory_budget import Room
 
 
 async def test_a_document_waits_until_there_is_room() -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from broker.service import Service, happens_within
+from ingestq.core.service import Service, happens_within
 
 
 async def loses_cancellations(count: int, ended: asyncio.Event) -> None:

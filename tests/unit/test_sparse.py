@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 
-from worker.points import SparseVector
-from worker.sparse import SparseEncoder
+from worker.text.bm25 import SparseEncoder
+from worker.text.parts import SparseVector
 
 GOLDEN = {
     77905499: 1.6608669757843018,
@@ -26,7 +26,7 @@ def words(vector: SparseVector) -> set[int]:
 
 
 def test_the_same_text_has_the_same_vector_in_every_release(encoder: SparseEncoder) -> None:
-    """If this fails, collections do not fit any more: raise worker.schema.SPARSE_ENCODER."""
+    """If this fails, collections do not fit any more: raise worker.store.schema.SPARSE_ENCODER."""
     found = encoder.document("The Invoices INV-2024-00817 and INV-2024 were paid.")
     assert dict(zip(found.indices, found.values, strict=True)) == GOLDEN
 

@@ -5,18 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from broker.errors import DocumentRejected, SpoolUnavailable, UsageError
-from broker.spool.names import is_name, named_ms, new_name, new_space
-from broker.spool.store import Spool, open_spool
+from ingestq.broker.blobs import open_blob_store
+from ingestq.broker.blobs.store import BlobStore
+from ingestq.core.blobs import is_name, named_ms, new_name, new_space
+from ingestq.core.errors import BlobStoreUnavailable, DocumentRejected, UsageError
 
 SPACE = new_space()
 NOW_US = 1_800_000_000_123_456
 
 
 @pytest.fixture(params=["folder", "file URL", "store of fsspec"])
-def spool(request: pytest.FixtureRequest, tmp_path: Path) -> Spool:
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
     prefix = {"folder": "", "file URL": "file://", "store of fsspec": "local://"}[request.param]
-    return open_spool(f"{prefix}{tmp_path}/spool")
+    return open_blob_store(f"{prefix}{tmp_path}/blob store")
 
 
 async def parts(*content: bytes) -> AsyncIterator[bytes]:
@@ -29,66 +30,66 @@ async def cut_off() -> AsyncIterator[bytes]:
     raise EOFError("the client went away")
 
 
-async def content(spool: Spool, name: str) -> bytes:
-    async with spool.at_hand(name) as path:
+async def content(blobs: BlobStore, name: str) -> bytes:
+    async with blobs.at_hand(name) as path:
         return path.read_bytes()
 
 
-async def test_what_is_put_is_there_until_it_is_removed(spool: Spool) -> None:
+async def test_what_is_put_is_there_until_it_is_removed(blobs: BlobStore) -> None:
     name = new_name(SPACE, NOW_US)
-    await spool.put(name, parts(b"The ferry ", b"", b"leaves at noon."))
-    assert await content(spool, name) == b"The ferry leaves at noon."
-    assert await spool.size(name) == 25
-    assert await spool.names(SPACE) == [name]
-    await spool.remove([name])
-    await spool.remove([name])
-    assert await spool.names(SPACE) == []
-    with pytest.raises(DocumentRejected, match="not in the spool any more"):
-        await spool.size(name)
+    await blobs.put(name, parts(b"The ferry ", b"", b"leaves at noon."))
+    assert await content(blobs, name) == b"The ferry leaves at noon."
+    assert await blobs.size(name) == 25
+    assert await blobs.names(SPACE) == [name]
+    await blobs.remove([name])
+    await blobs.remove([name])
+    assert await blobs.names(SPACE) == []
+    with pytest.raises(DocumentRejected, match="not in the blob store any more"):
+        await blobs.size(name)
 
 
-async def test_an_empty_object_is_one(spool: Spool) -> None:
+async def test_an_empty_object_is_one(blobs: BlobStore) -> None:
     name = new_name(SPACE, NOW_US)
-    await spool.put(name, parts())
-    assert await content(spool, name) == b""
+    await blobs.put(name, parts())
+    assert await content(blobs, name) == b""
 
 
-async def test_nothing_is_left_of_an_object_that_was_cut_off(spool: Spool) -> None:
+async def test_nothing_is_left_of_an_object_that_was_cut_off(blobs: BlobStore) -> None:
     with pytest.raises(EOFError):
-        await spool.put(new_name(SPACE, NOW_US), cut_off())
-    assert await spool.names(SPACE) == []
+        await blobs.put(new_name(SPACE, NOW_US), cut_off())
+    assert await blobs.names(SPACE) == []
 
 
-async def test_spaces_are_apart(spool: Spool) -> None:
+async def test_spaces_are_apart(blobs: BlobStore) -> None:
     other = new_space()
-    await spool.put(new_name(other, NOW_US), parts(b"theirs"))
-    assert await spool.names(SPACE) == []
+    await blobs.put(new_name(other, NOW_US), parts(b"theirs"))
+    assert await blobs.names(SPACE) == []
 
 
 async def test_a_folder_that_is_not_there_is_no_missing_document(tmp_path: Path) -> None:
-    spool = open_spool(str(tmp_path / "not mounted"))
-    with pytest.raises(SpoolUnavailable, match="INGESTQ_SPOOL_URL"):
-        await spool.size(new_name(SPACE, NOW_US))
+    blobs = open_blob_store(str(tmp_path / "not mounted"))
+    with pytest.raises(BlobStoreUnavailable, match="INGESTQ_BLOB_URL"):
+        await blobs.size(new_name(SPACE, NOW_US))
 
 
 async def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    spool = open_spool(str(tmp_path / "file"))
-    with pytest.raises(SpoolUnavailable, match="Not a directory"):
-        await spool.put(new_name(SPACE, NOW_US), parts(b"a"))
+    blobs = open_blob_store(str(tmp_path / "file"))
+    with pytest.raises(BlobStoreUnavailable, match="Not a directory"):
+        await blobs.put(new_name(SPACE, NOW_US), parts(b"a"))
 
 
 async def test_a_store_that_nobody_can_open_is_said_without_its_password() -> None:
-    spool = open_spool("unheard-of://user:secret@host/spool")
+    blobs = open_blob_store("unheard-of://user:secret@host/blob store")
     with pytest.raises(UsageError, match="Protocol not known") as raised:
-        await spool.put(new_name(SPACE, NOW_US), parts(b"a"))
+        await blobs.put(new_name(SPACE, NOW_US), parts(b"a"))
     assert "secret" not in str(raised.value)
 
 
-@pytest.mark.parametrize("url", ["memory://spool", "simplecache::memory://spool"])
+@pytest.mark.parametrize("url", ["memory://blob store", "simplecache::memory://blob store"])
 def test_a_place_that_no_other_process_sees_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="no other process sees"):
-        open_spool(url)
+        open_blob_store(url)
 
 
 def test_a_name_says_when_it_was_made_and_leads_nowhere_else() -> None:

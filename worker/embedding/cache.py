@@ -20,9 +20,8 @@ import msgspec
 from filelock import FileLock
 from msgspec import Struct
 
-from broker.errors import UsageError
-from worker.embedding.config import Backend
-from worker.embedding.models import Precision
+from ingestq.core.errors import UsageError
+from worker.embedding.config import Backend, Precision
 
 FORMAT: Final = 2
 """Raise it when entries are made in another way, or hold something else."""

@@ -12,22 +12,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from broker.contract import Document, Lane
-from broker.errors import ModelUnavailable
-from worker.chunk import SizedText
+from ingestq.core.documents import Document, Lane
+from ingestq.core.errors import ModelUnavailable
 from worker.embedding.backends import Vectors
 from worker.embedding.backends.http import HttpBackend
 from worker.embedding.batcher import Batcher, Embedder
 from worker.embedding.cache import TOKENIZER, Card
-from worker.embedding.children import Children
-from worker.embedding.config import EmbeddingConfig, HttpConfig
-from worker.embedding.models import DEFAULT_MODEL, ModelInfo, model_location
-from worker.embedding.preparers import Preparers
-from worker.embedding.preparing import PreparerConfig
+from worker.embedding.config import (
+    DEFAULT_MODEL,
+    EmbeddingConfig,
+    HttpConfig,
+    ModelInfo,
+    model_location,
+)
+from worker.embedding.processes import Children
 from worker.embedding.ready import ready
-from worker.points import QueryVectors
-from worker.prepare import Part, Prepared, Unprepared
-from worker.text_file import Place
+from worker.pipeline.points import QueryVectors
+from worker.text.parts import Part, Place, Prepared, SizedText, Unprepared
+from worker.text.process import PreparerConfig
+from worker.text.processes import Preparers
 
 ENDPOINT_CHUNK_TOKENS: Final = 384
 """Tokens are counted by the default model's tokenizer, because an endpoint does not tell its own.

@@ -1,146 +1,58 @@
-"""Processes that survive their deaths: one that is killed is replaced, and so is a broken pool.
+"""Embedding processes, as the worker sees them."""
 
-pebble rather than the standard library's pool, because it fails only the task that a killed child
-held. But if a child is killed while no task runs, pebble gives up the pool as a whole; then the
-next task gets a new one. Children are spawned, not forked: a forked torch or gRPC deadlocks.
-"""
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
 
-import asyncio
-import logging
-import multiprocessing
-import os
-import threading
-from collections.abc import Awaitable, Callable
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Final, ParamSpec, TypeVar
+from worker.embedding import process as child
+from worker.embedding.backends import Vectors
+from worker.embedding.cache import Card, Entry
+from worker.embedding.config import EmbeddingConfig, cores
+from worker.embedding.process import ChildConfig
+from worker.process_pool import Processes, once_more
 
-import structlog
-from pebble import ProcessExpired, ProcessPool
-
-from broker import events
-from broker.errors import PoolBroken, PoolFailure
-
-log = structlog.get_logger()
-
-START_SECONDS: Final = 600.0
-"""How long a child may need until it is ready for a task: to load a model, at worst over a slow
-line."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
+BATCH_TEXTS: Final = 128
+"""More vectors at once would hold up the event loop when they arrive."""
+BATCH_TOKENS: Final = 2048
+"""A quarter of a second of work for a core: an upload waits no longer, a child loses no more."""
+GPU_BATCH_TOKENS: Final = 65_536
+STATIC_BATCH_TOKENS: Final = 262_144
+"""Vectors that are looked up cost less than handing the texts over."""
+EMBED_SECONDS: Final = 300.0
+"""A child that takes longer over a batch hangs, and is killed."""
+BATCHES_A_CHILD: Final = 4096
+"""Then it is replaced, so that memory it does not give back is bounded."""
 
 
-class Processes:
-    """``count`` processes, each started with ``initialize(*arguments)`` when the first task comes.
+class Children:
+    """See `worker.embedding.batcher.Embedder`. The processes start with the first text."""
 
-    Each ends after ``max_tasks`` tasks and another takes its place, so that what a library does not
-    give back is bounded; 0 is no limit.
-    """
+    def __init__(self, config: EmbeddingConfig, entry: Entry) -> None:
+        self.slots = entry.card.gpus or config.pool_size
+        self.batch_texts = BATCH_TEXTS
+        self.batch_tokens = _batch_tokens(entry.card)
+        threads = max(1, cores() // self.slots)
+        self._processes = Processes(
+            self.slots,
+            child.initialize,
+            (ChildConfig(config.model, entry, threads),),
+            max_tasks=BATCHES_A_CHILD,
+        )
 
-    def __init__(
-        self,
-        count: int,
-        initialize: Callable[..., None],
-        arguments: tuple[Any, ...] = (),
-        max_tasks: int = 0,
-    ) -> None:
-        self._count = count
-        self._initialize = initialize
-        self._arguments = arguments
-        self._max_tasks = max_tasks
-        self._pool = self._new_pool()
-        self._started: ProcessPool | None = None
-        self._stopping: set[asyncio.Task[None]] = set()
+    async def embed_each(self, texts: Sequence[str]) -> Sequence[Vectors]:
+        """See `Embedder`."""
+        return list(await self._processes.run(EMBED_SECONDS, child.embed_documents, texts))
 
-    async def run(
-        self, seconds: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run ``function`` in one of the processes, and raise what it raises.
-
-        Raises PoolFailure if the process died over it or was not done within ``seconds``, and
-        PoolBroken if nobody knows whether it was ever begun.
-        """
-        pool = self._pool
-        if pool is not self._started:
-            await asyncio.to_thread(pool.schedule, _nothing)  # to spawn processes takes a while
-            self._started = pool
-        try:
-            future = pool.schedule(function, args=args, kwargs=kwargs, timeout=seconds)
-            # pebble times a task from when it is begun; a child killed while it takes one never is.
-            async with asyncio.timeout(START_SECONDS + seconds) as lost:
-                return await asyncio.wrap_future(future)
-        except ProcessExpired as error:
-            raise PoolFailure(
-                f"the process that worked on it died (exit code {error.exitcode})"
-            ) from error
-        except TimeoutError as error:
-            if lost.expired():
-                self._replace(pool)
-                raise PoolBroken("no process of the pool took the task") from error
-            raise PoolFailure(f"it was not done within {seconds:g} s") from error
-        except BrokenProcessPool as error:
-            self._replace(pool)
-            raise PoolBroken("the processes of the pool were killed") from error
-        except RuntimeError as error:
-            if pool.active:
-                raise
-            self._replace(pool)
-            raise PoolBroken("the processes of the pool were killed") from error
+    async def embed_query(self, text: str) -> Vectors:
+        """See `Embedder`."""
+        return await once_more(partial(self._processes.run, EMBED_SECONDS, child.embed_query, text))
 
     async def stop(self) -> None:
         """End the processes at once. Stopping twice, or before starting, is fine."""
-        await asyncio.gather(_end(self._pool), *self._stopping)
-
-    def _new_pool(self) -> ProcessPool:
-        return ProcessPool(
-            max_workers=self._count,
-            max_tasks=self._max_tasks,
-            initializer=self._initialize,
-            initargs=self._arguments,
-            context=multiprocessing.get_context("spawn"),
-        )
-
-    def _replace(self, broken: ProcessPool) -> None:
-        if self._pool is not broken:
-            return  # another task found it broken before
-        log.warning(events.POOL_REPLACED)
-        self._pool = self._new_pool()
-        ending = asyncio.create_task(_end(broken))
-        self._stopping.add(ending)
-        ending.add_done_callback(self._stopping.discard)
+        await self._processes.stop()
 
 
-async def once_more(run: Callable[[], Awaitable[T]]) -> T:
-    """Await ``run``, and once more if its process died: anybody may have killed it."""
-    try:
-        return await run()
-    except PoolFailure:
-        return await run()
-
-
-def _nothing() -> None:
-    """A task that only makes the processes start."""
-
-
-async def _end(pool: ProcessPool) -> None:
-    pool.stop()  # type: ignore[no-untyped-call]
-    await asyncio.to_thread(pool.join)
-
-
-def become_child() -> None:
-    """To be called by every child when it starts: it is quiet, and ends with its parent."""
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    os.environ["TQDM_DISABLE"] = "1"
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    # A child that is stopped cannot give semaphores back, and joblib would make some.
-    os.environ["JOBLIB_MULTIPROCESSING"] = "0"
-    logging.disable(logging.WARNING)  # what goes wrong is raised; the libraries only chat
-
-
-def _exit_with_parent() -> None:
-    """End this process when its parent is gone, however it went: nobody else would."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "runs in a child only"
-    parent.join()
-    os._exit(1)
+def _batch_tokens(card: Card) -> int:
+    if card.static:
+        return STATIC_BATCH_TOKENS
+    return GPU_BATCH_TOKENS if card.gpus else BATCH_TOKENS

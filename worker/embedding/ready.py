@@ -5,12 +5,11 @@ import time
 
 import structlog
 
-from broker import events
-from broker.errors import ModelUnavailable, PoolFailure
+from ingestq.core import events
+from ingestq.core.errors import ModelUnavailable, PoolFailure
 from worker.embedding.cache import Card, Entry, ModelCache, cache_key
-from worker.embedding.config import EmbeddingConfig
-from worker.embedding.models import find_model
-from worker.embedding.processes import START_SECONDS, Processes, become_child
+from worker.embedding.config import EmbeddingConfig, find_model
+from worker.process_pool import START_SECONDS, Processes, become_child
 
 log = structlog.get_logger()
 

@@ -1,11 +1,4 @@
-"""Vectors from an endpoint that is compatible with OpenAI's ``POST /embeddings``.
-
-It runs on the event loop, never in the pool: text-embeddings-inference, vLLM, Ollama, OpenAI and
-others answer it. Who asks packs the texts into requests, and keeps to `HttpBackend.slots`.
-
-Numbers are asked for as JSON. Base64 would be read ten times as fast, but not every endpoint knows
-it, and some of those refuse the request.
-"""
+"""Vectors from an endpoint that is compatible with OpenAI's ``POST /embeddings``."""
 
 import asyncio
 from collections.abc import Sequence
@@ -18,23 +11,49 @@ import numpy as np
 import numpy.typing as npt
 import stamina
 
-from broker.errors import (
+from ingestq.core.errors import (
     DocumentRejected,
     EmbedderUnavailable,
+    InvalidQuery,
     ModelUnavailable,
-    WrongQuestion,
+    UsageError,
     encodable,
 )
-from worker.embedding.backends.endpoint_answers import (
+from worker.embedding.backends.http_answers import (
     Failing,
     NotAnEndpoint,
     Refused,
     Unusable,
     meaning,
+    read_vectors,
 )
-from worker.embedding.backends.http_request import embeddings_url, headers
-from worker.embedding.backends.vectors import read_vectors
 from worker.embedding.config import HttpConfig
+
+
+def embeddings_url(url: str) -> httpx.URL:
+    """Where to send requests for the endpoint at ``url``. Raises UsageError if that is no URL."""
+    try:
+        parsed = httpx.URL(url.rstrip("/") + "/embeddings")
+    except httpx.InvalidURL:
+        parsed = httpx.URL()
+    is_whole = parsed.scheme in ("http", "https") and parsed.host
+    if not is_whole or parsed.query or parsed.fragment or url.rstrip("/").endswith("/embeddings"):
+        raise UsageError(
+            f"INGESTQ_EMBEDDINGS_URL {url!r} is not the URL of an endpoint; write the part before "
+            "/embeddings, such as http://HOST:8080/v1"
+        )
+    return parsed
+
+
+def headers(api_key: str | None) -> dict[str, str]:
+    """What comes with every request. Raises UsageError if that is no key; it shows none of it."""
+    sent = {"Content-Type": "application/json"}
+    if api_key is None:
+        return sent
+    if not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
+        raise UsageError("INGESTQ_EMBEDDINGS_API_KEY has characters that no key has")
+    return sent | {"Authorization": f"Bearer {api_key}"}
+
 
 Row = npt.NDArray[np.float32]
 
@@ -110,7 +129,7 @@ class HttpBackend:
         """Embed what somebody searches for; shape (dimension,). Raises WrongQuestion if refused."""
         [outcome] = await self._each([encodable(self._config.query_prompt + text)])
         if isinstance(outcome, DocumentRejected):
-            raise WrongQuestion(f"the question cannot be embedded: {outcome}") from outcome
+            raise InvalidQuery(f"the question cannot be embedded: {outcome}") from outcome
         return outcome
 
     async def _each(self, texts: Sequence[str]) -> list[Row | DocumentRejected]:

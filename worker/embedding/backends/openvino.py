@@ -1,8 +1,8 @@
-"""The fast backend on processors: the whole model, converted once, in the arithmetic it is good at.
+"""The fast backend on processors: the whole model, converted once, in the arithmetic it is good
+at."""
 
-Neither torch nor sentence-transformers is imported: a process is ready in a second.
-"""
-
+import importlib
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -10,10 +10,12 @@ from typing import Any, Final
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from worker.embedding.backends import Vectors, unit_length
-from worker.embedding.backends.cached import CachedModel
-from worker.embedding.backends.discreet import openvino
+from worker.embedding.backends import CachedModel, Vectors, unit_length
 from worker.embedding.cache import NETWORK, TOKENIZER, Card
+
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+openvino: Any = importlib.import_module("openvino")
 
 BATCH_TOKENS: Final = 1024
 """Tokens, padding counted, that are computed at once: with one thread neither fewer nor more are

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from worker.embedding.backends import Vectors, unit_length
-from worker.embedding.backends.cached import CachedModel
+from worker.embedding.backends import CachedModel, Vectors, unit_length
 from worker.embedding.cache import TABLE, TOKENIZER, Card
-from worker.word_tokens import token_ids
+from worker.text.word_tokens import token_ids
 
 
 class StaticModel(CachedModel):

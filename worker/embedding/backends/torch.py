@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from worker.embedding.backends import Vectors
 from worker.embedding.cache import Card
-from worker.embedding.models import model_location
+from worker.embedding.config import model_location
 
 # A child that is stopped cannot give semaphores back, and tqdm would make one.
 tqdm.set_lock(threading.RLock())

@@ -1,0 +1,60 @@
+"""Who may send requests: the bearer token (RFC 6750), and pages of other sites."""
+
+import hmac
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ingestq.api.errors import problem_response
+
+
+class BearerAuth:
+    """Lets nothing through without the token, except requests for ``open_paths``.
+
+    It stands before the routes, so a route added later is closed as well, and no byte of a body
+    is read for a stranger.
+    """
+
+    def __init__(self, app: ASGIApp, token: str, open_paths: frozenset[str]) -> None:
+        self._app = app
+        self._token = token.encode()
+        self._open_paths = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (
+            scope["type"] == "lifespan"
+            or scope["path"] in self._open_paths
+            or self._has_token(scope)
+        ):
+            await self._app(scope, receive, send)
+        else:
+            refusal = problem_response(
+                401,
+                "send the header Authorization: Bearer TOKEN with the token of this server",
+                {"WWW-Authenticate": "Bearer"},
+            )
+            await refusal(scope, receive, send)
+
+    def _has_token(self, scope: Scope) -> bool:
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                scheme, _, credentials = value.partition(b" ")
+                return scheme.lower() == b"bearer" and hmac.compare_digest(
+                    credentials.strip(), self._token
+                )
+        return False
+
+
+OWN_SITES: Final = frozenset({"same-origin", "none"})
+"""Of ``Sec-Fetch-Site``: a page of this server, or the user (an address that was typed)."""
+
+
+def is_of_another_site(headers: Mapping[str, str]) -> bool:
+    """Whether a browser says so; other programs say nothing."""
+    site = headers.get("sec-fetch-site")
+    if site is not None and site not in OWN_SITES:
+        return True
+    origin = headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower()

@@ -1,0 +1,130 @@
+"""The body of ``POST /documents``, and the lines of ``POST /documents:batch``."""
+
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from ingestq.api.parameters import Collections
+from ingestq.api.schemas import RejectedLine
+from ingestq.core.documents import MAX_VERSION, METADATA_BYTES, Document, decode_metadata
+
+
+class NewDocument(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A document as a caller sends it.
+
+    There is no ``path``: it would let a caller read the server's files.
+    """
+
+    doc_id: Annotated[str, Meta(min_length=1, description="Unique within the tenant.")]
+    text: str
+    source: Annotated[
+        str | None, Meta(description="Where it came from; by default its doc_id.")
+    ] = None
+    tenant: str = ""
+    collection: Annotated[
+        str | None, Meta(description="One of the server's; by default the first of them.")
+    ] = None
+    version: Annotated[
+        Annotated[int, Meta(ge=1, le=MAX_VERSION)] | None,
+        Meta(description="Only grows: of two versions the larger wins. By default the time."),
+    ] = None
+    media_type: Annotated[
+        str | None, Meta(description="A hint, such as text/markdown; the content decides.")
+    ] = None
+    metadata: Annotated[
+        Raw,
+        Meta(
+            description=f"Stored with every chunk; at most {METADATA_BYTES} bytes, and no integer "
+            "in it has more than 64 bits.",
+            extra_json_schema={"type": "object"},
+        ),
+    ] = msgspec.field(default_factory=lambda: Raw(b"{}"))
+
+
+_SCHEMA: Final[dict[str, Any]] = msgspec.json.schema_components([NewDocument])[1]["NewDocument"]
+
+
+def schema(collections: Collections) -> dict[str, Any]:
+    """JSON Schema of the body, for openapi.json."""
+    properties = _SCHEMA["properties"]
+    named = properties["collection"] | collections.schema
+    return _SCHEMA | {"properties": properties | {"collection": named}}
+
+
+_document = msgspec.json.Decoder(NewDocument)
+
+
+def decode(body: bytes | bytearray) -> tuple[NewDocument, dict[str, Any]]:
+    """Read the document and its metadata.
+
+    Raises ValueError that names the field that is wrong.
+    """
+    try:
+        document = _document.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"not a document: {error}") from error
+    try:
+        metadata = decode_metadata(memoryview(document.metadata))
+    except ValueError as error:
+        raise ValueError(f"metadata: {error}") from error
+    return document, metadata
+
+
+LISTED_LINES: Final = 1000
+"""Rejected lines that are listed; all of them are counted."""
+
+
+@dataclass
+class Rejections:
+    """The lines that are no documents."""
+
+    total: int = 0
+    listed: list[RejectedLine] = field(default_factory=list)
+
+    def add(self, line: int, reason: str) -> None:
+        self.total += 1
+        if len(self.listed) < LISTED_LINES:
+            self.listed.append(RejectedLine(line=line, reason=reason))
+
+
+async def parse(
+    groups: AsyncIterable[Sequence[bytes | None]],
+    clock: Callable[[], Awaitable[int]],
+    rejections: Rejections,
+    collections: Collections,
+) -> AsyncIterator[Document]:
+    """Make a document of every line that is not blank; ``rejections`` is told of the others.
+
+    ``clock`` is asked once for the lines that came together. Each has a later version than the one
+    before, so that of two lines about one document the second wins.
+    """
+    number = version = 0
+    async for lines in groups:
+        version = max(version, await clock())
+        for line in lines:
+            number += 1
+            version += 1
+            try:
+                if line is None or line.strip():
+                    yield _line(line, version, collections)
+            except ValueError as error:
+                rejections.add(number, str(error))
+
+
+def _line(line: bytes | None, version: int, collections: Collections) -> Document:
+    if line is None:
+        raise ValueError("the line is larger than a document may be (INGESTQ_MAX_DOCUMENT_BYTES)")
+    sent, metadata = decode(line)
+    return Document(
+        doc_id=sent.doc_id,
+        version=version if sent.version is None else sent.version,
+        source=sent.doc_id if sent.source is None else sent.source,
+        tenant=sent.tenant,
+        collection=collections.named(sent.collection),
+        text=sent.text,
+        media_type=sent.media_type,
+        metadata=metadata,
+    )

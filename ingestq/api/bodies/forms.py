@@ -1,0 +1,191 @@
+"""The form of ``POST /documents``: files, and what is said of them."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import HTTPException
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from ingestq.api.bodies.multipart import Event, PartBegins, PartEnds
+from ingestq.api.parameters import Collections
+from ingestq.client.batching import JOB_DOCUMENTS
+from ingestq.client.uploads import BlobWriter, StoredBlob, Upload
+from ingestq.core.documents import MAX_VERSION, METADATA_BYTES, decode_metadata
+from ingestq.core.paths import guess_media_type
+
+FILE: Final = "file"
+MOST_FILES: Final = JOB_DOCUMENTS
+"""They share a job, so that all of them are queued or none."""
+FIELD_BYTES: Final = METADATA_BYTES
+UNKNOWN_TYPE: Final = "application/octet-stream"
+"""What browsers say of a file they know nothing of."""
+
+
+class Fields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a form says of its files; ``doc_id`` only of a single one."""
+
+    doc_id: (
+        Annotated[str, Meta(min_length=1, description="By default the name of the file.")]
+        | UnsetType
+    ) = UNSET
+    source: (
+        Annotated[str, Meta(description="Where it came from; by default the name of the file.")]
+        | UnsetType
+    ) = UNSET
+    tenant: str = ""
+    collection: (
+        Annotated[str, Meta(description="One of the server's; by default the first of them.")]
+        | UnsetType
+    ) = UNSET
+    version: (
+        Annotated[int, Meta(ge=1, le=MAX_VERSION, description="Only grows; by default the time.")]
+        | UnsetType
+    ) = UNSET
+    metadata: Annotated[
+        str, Meta(description=f"A JSON object of up to {METADATA_BYTES} bytes.")
+    ] = "{}"
+
+
+_FIELDS: Final[dict[str, Any]] = msgspec.json.schema_components([Fields])[1]["Fields"]
+_FILES: Final[dict[str, Any]] = {
+    "type": "array",
+    "items": {"type": "string", "format": "binary"},
+    "minItems": 1,
+    "maxItems": MOST_FILES,
+    "description": "Each a document, of a type that its Content-Type, its name or its content say.",
+}
+
+
+def schema(collections: Collections) -> dict[str, Any]:
+    """JSON Schema of the form, for openapi.json."""
+    properties = _FIELDS["properties"]
+    named = properties["collection"] | {"enum": list(collections.names)}
+    return _FIELDS | {
+        "properties": properties | {"collection": named, FILE: _FILES},
+        "required": [FILE],
+    }
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that is in the blob store."""
+
+    name: str | None
+    media_type: str | None
+    content: StoredBlob
+
+
+@dataclass
+class Form:
+    """What came of a form so far."""
+
+    files: list[File] = field(default_factory=list)
+    values: dict[str, str] = field(default_factory=dict)
+
+
+async def read_form(events: AsyncIterator[Event], writing: BlobWriter, max_file_bytes: int) -> Form:
+    """Write the files of a form into the blob store, as they come.
+
+    Raises ValueError that says what is wrong, and HTTPException 413 for a file that is larger than
+    ``max_file_bytes``.
+    """
+    form = Form()
+    async for event in events:
+        assert isinstance(event, PartBegins), "each part is read to its end"
+        if event.name == FILE:
+            if len(form.files) == MOST_FILES:
+                raise ValueError(f"more than {MOST_FILES} files; send the others in another form")
+            content = await writing.put(_content(events, max_file_bytes, event.file_name))
+            form.files.append(File(event.file_name, _media_type(event), content))
+        elif event.name in form.values or event.name not in Fields.__struct_fields__:
+            known = ", ".join((FILE, *Fields.__struct_fields__))
+            raise ValueError(f"{event.name!r} is there twice, or none of {known}")
+        else:
+            form.values[event.name] = await _value(events, event.name)
+    return form
+
+
+def uploads_of(form: Form, collections: Collections) -> list[Upload]:
+    """The documents that a form describes, for one of ``collections``.
+
+    Raises ValueError that says what is wrong.
+    """
+    fields, metadata = _fields(form.values)
+    collection = collections.named(None if fields.collection is UNSET else fields.collection)
+    if not form.files:
+        raise ValueError(f"the form has no part called {FILE!r}")
+    if fields.doc_id is not UNSET and len(form.files) > 1:
+        raise ValueError("doc_id is for a single file; several are called by their names")
+    uploads = [_upload(file, fields, metadata, collection) for file in form.files]
+    if len({upload.doc_id for upload in uploads}) < len(uploads):
+        raise ValueError("two files have the same name; send them one after the other")
+    return uploads
+
+
+def _upload(file: File, fields: Fields, metadata: dict[str, Any], collection: str) -> Upload:
+    doc_id = file.name if fields.doc_id is UNSET else fields.doc_id
+    if not doc_id:
+        raise ValueError("a file has no name; give it one, or send a doc_id")
+    named = doc_id if file.name is None else file.name
+    return Upload(
+        doc_id=doc_id,
+        content=file.content,
+        source=named if fields.source is UNSET else fields.source,
+        tenant=fields.tenant,
+        version=None if fields.version is UNSET else fields.version,
+        media_type=file.media_type,
+        metadata=metadata,
+        collection=collection,
+    )
+
+
+def _fields(values: Mapping[str, str]) -> tuple[Fields, dict[str, Any]]:
+    fields = msgspec.convert(values, Fields, strict=False)
+    try:
+        return fields, decode_metadata(fields.metadata.encode())
+    except ValueError as error:
+        raise ValueError(f"metadata: {error}") from error
+
+
+def _media_type(part: PartBegins) -> str | None:
+    if part.media_type is None or part.media_type == UNKNOWN_TYPE:
+        return None if part.file_name is None else guess_media_type(part.file_name)
+    return part.media_type
+
+
+async def _content(
+    events: AsyncIterator[Event], max_bytes: int, name: str | None
+) -> AsyncIterator[bytes]:
+    """The bytes of the part that has begun."""
+    size = 0
+    async for data in _data(events):
+        size += len(data)
+        if size > max_bytes:
+            raise HTTPException(
+                413,
+                f"the file {name!r} is larger than {max_bytes} bytes, which is the limit of this "
+                "server (INGESTQ_MAX_DOCUMENT_BYTES)",
+            )
+        yield data
+
+
+async def _value(events: AsyncIterator[Event], name: str) -> str:
+    value = bytearray()
+    async for data in _data(events):
+        value += data
+        if len(value) > FIELD_BYTES:
+            raise ValueError(f"{name} is larger than {FIELD_BYTES} bytes")
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not UTF-8") from error
+
+
+async def _data(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+    async for event in events:
+        if isinstance(event, PartEnds):
+            return
+        assert isinstance(event, bytes), "a part ends before another begins"
+        yield event

@@ -1,0 +1,162 @@
+"""Reads request bodies within limits of size, memory and time."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from fastapi import HTTPException, Request
+
+from ingestq.api.bodies.multipart import Event, FormSplitter
+from ingestq.api.errors import retry_after
+
+
+class LineSplitter:
+    """Bytes in, lines out, however the bytes were cut; None is a line beyond ``max_bytes``.
+
+    What it holds is the line that has not ended yet, and of one that is too long nothing.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._line = bytearray()
+        self._too_long = False
+
+    @property
+    def held_bytes(self) -> int:
+        return len(self._line)
+
+    def feed(self, part: bytes) -> list[bytes | None]:
+        """The lines that end in ``part``."""
+        *ends, start = part.split(b"\n")
+        lines = []
+        for end in ends:
+            self._append(end)
+            lines.append(self._take())
+        self._append(start)
+        return lines
+
+    def end(self) -> list[bytes | None]:
+        """The line that the body ends with, if there is one."""
+        return [self._take()] if self._line or self._too_long else []
+
+    def _append(self, piece: bytes) -> None:
+        if self._too_long or len(self._line) + len(piece) > self._max_bytes:
+            self._too_long = True
+            self._line.clear()
+        else:
+            self._line += piece
+
+    def _take(self) -> bytes | None:
+        line = None if self._too_long else bytes(self._line)
+        self._line.clear()
+        self._too_long = False
+        return line
+
+
+HELD_BODIES: Final = 2
+"""How many bodies of the largest size are held at once; of smaller ones, accordingly more.
+
+Until its document is on the queue, a body costs up to six times its size in memory: as it came, as
+text, and as the job that is sent to Redis.
+"""
+BUSY_RETRY_SECONDS: Final = 1.0
+
+
+class Intake:
+    """Holds the bodies of all requests that are read or queued at the moment."""
+
+    def __init__(self, max_body_bytes: int, silence_seconds: float) -> None:
+        self.max_body_bytes = max_body_bytes
+        self._max_held_bytes = HELD_BODIES * max_body_bytes
+        self._silence_seconds = silence_seconds
+        self._held_bytes = 0
+
+    @asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytearray]:
+        """The whole body of ``request``; it counts as held until the block is left.
+
+        Raises HTTPException: 413 if it is too large, whatever its Content-Length says, 429 if too
+        much is held, 408 if the client goes silent. Raises ClientDisconnect if it goes away.
+        """
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > self.max_body_bytes:
+            raise self._too_large()
+        body = bytearray()
+        try:
+            await self._read(request, body)
+            yield body
+        finally:
+            self._held_bytes -= len(body)
+
+    async def form(self, request: Request) -> AsyncGenerator[Event, None]:
+        """The parts of a form, as they come; what counts as held is what was received last.
+
+        Raises HTTPException: 422 if it is no form, 429 if too much is held, 408 if the client goes
+        silent. Raises ClientDisconnect if it goes away.
+        """
+        try:
+            splitter = FormSplitter(request.headers["content-type"])
+            async for part in self._parts(request):
+                self._hold(len(part))
+                try:
+                    for event in splitter.feed(part):
+                        yield event
+                finally:
+                    self._held_bytes -= len(part)
+            splitter.end()
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+
+    async def lines(self, request: Request) -> AsyncGenerator[list[bytes | None], None]:
+        """The lines of the body of ``request``, as they come; None is one that is too large.
+
+        What counts as held is what was received last, and a line that has not ended. Raises
+        HTTPException: 429 if too much is held, 408 if the client goes silent. Raises
+        ClientDisconnect if it goes away.
+        """
+        splitter = LineSplitter(self.max_body_bytes)
+        held = 0
+        try:
+            async for part in self._parts(request):
+                self._hold(len(part))
+                held += len(part)
+                yield splitter.feed(part)
+                self._held_bytes -= held - splitter.held_bytes
+                held = splitter.held_bytes
+            yield splitter.end()
+        finally:
+            self._held_bytes -= held
+
+    async def _read(self, request: Request, body: bytearray) -> None:
+        async for part in self._parts(request):
+            if len(body) + len(part) > self.max_body_bytes:
+                raise self._too_large()
+            self._hold(len(part))
+            body += part
+
+    async def _parts(self, request: Request) -> AsyncIterator[bytes]:
+        parts = request.stream()
+        while True:
+            try:
+                async with asyncio.timeout(self._silence_seconds):
+                    part = await anext(parts)
+            except StopAsyncIteration:
+                return
+            except TimeoutError as error:
+                raise HTTPException(
+                    408, f"nothing came for {self._silence_seconds:g} s", {"Connection": "close"}
+                ) from error
+            yield part
+
+    def _hold(self, size: int) -> None:
+        if self._held_bytes + size > self._max_held_bytes:
+            raise HTTPException(429, "too much is being uploaded", retry_after(BUSY_RETRY_SECONDS))
+        self._held_bytes += size
+
+    def _too_large(self) -> HTTPException:
+        return HTTPException(
+            413,
+            f"the body is larger than {self.max_body_bytes} bytes, which is the limit of this "
+            "server (INGESTQ_MAX_DOCUMENT_BYTES)",
+        )

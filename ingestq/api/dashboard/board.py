@@ -1,0 +1,208 @@
+"""The state that the dashboard shows, read once for all who look."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+from redis.exceptions import RedisError
+
+from ingestq.api.dashboard.plots import SAMPLE_SECONDS, History, Sample
+from ingestq.api.routes.monitoring import PROBE_SECONDS
+from ingestq.broker.queue.dead_letters import DeadLetterId, DeadLetters
+from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.broker.queue.stats import EndedJob, Recent, RecentSubmission
+from ingestq.broker.schedule.runs import EntryStatus, Runs
+from ingestq.core import events
+from ingestq.core.errors import ServiceUnavailable, UsageError
+from ingestq.core.results import Overview
+
+MARK_SECONDS: Final = 5.0
+"""How far apart two looks have to be to tell a speed."""
+MARKS: Final = 13
+"""So many are kept: the speed is that of the last minute or two."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """So many documents were done at a time of a clock that never goes back."""
+
+    at: float
+    done: int
+
+
+@dataclass
+class Pace:
+    """How far each submission was; those that are not recent any more are forgotten."""
+
+    _marks: dict[str, deque[Mark]] = field(default_factory=dict)
+
+    def seconds_left(self, now: float, submissions: Sequence[RecentSubmission]) -> dict[str, float]:
+        """How long each will take if it goes on like this, where that can be known at ``now``."""
+        marks = {s.id: self._marks.get(s.id, deque(maxlen=MARKS)) for s in submissions}
+        self._marks = marks
+        left = {}
+        for submission in submissions:
+            status, known = submission.status, marks[submission.id]
+            mark = Mark(now, status.documents.total)
+            if not known or now - known[-1].at >= MARK_SECONDS:
+                known.append(mark)
+            remaining = status.accepted - mark.done
+            if remaining > 0 and (speed := _speed(known[0], mark)) > 0:
+                left[submission.id] = remaining / speed
+        return left
+
+
+def _speed(first: Mark, last: Mark) -> float:
+    """Documents a second; 0 if it is too early to tell."""
+    seconds = last.at - first.at
+    return (last.done - first.done) / seconds if seconds >= MARK_SECONDS else 0.0
+
+
+FRESH_SECONDS: Final = 1.0
+"""What was read less than this ago is shown to others, too."""
+SHOWN_SUBMISSIONS: Final = 8
+SHOWN_JOBS: Final = 12
+SHOWN_DEAD_LETTERS: Final = 20
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class DeadLetterRow:
+    """What is shown of a dead letter: all but the document, which may be large."""
+
+    key: str
+    doc_id: str
+    collection: str
+    tenant: str
+    reason: str
+    tries: int
+    buried_ms: int
+
+
+@dataclass(frozen=True)
+class QueueSnapshot:
+    """How things stood at a moment; ``seconds_left`` of the submissions where it can be known."""
+
+    taken_ms: int
+    overview: Overview
+    submissions: Sequence[RecentSubmission]
+    seconds_left: dict[str, float]
+    ended: Sequence[EndedJob]
+    dead_letters: Sequence[DeadLetterRow]
+    entries: Sequence[EntryStatus]
+
+
+@dataclass(frozen=True)
+class View:
+    """What can be shown: how things stood last, if ever, and why that is not now.
+
+    ``at`` is when it was read, of the clock of the ``samples``.
+    """
+
+    at: float
+    standing: QueueSnapshot | None
+    problem: str | None
+    samples: Sequence[Sample]
+
+
+class Board:
+    """Reads how things stand: for who looks, and every ten seconds for the ``history``.
+
+    However many look, it is read once a second at most, and of each dead letter once.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        dead_letters: DeadLetters,
+        recent: Recent,
+        runs: Runs,
+        history: History,
+    ) -> None:
+        self._queue = queue
+        self._dead_letters = dead_letters
+        self._recent = recent
+        self._runs = runs
+        self._history = history
+        self._pace = Pace()
+        self._known_dead_letters: dict[DeadLetterId, DeadLetterRow] = {}
+        self._view: View | None = None
+        self._turn = asyncio.Lock()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Keep the history until ``stopping`` is set."""
+        while not stopping.is_set():
+            await self.look()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), SAMPLE_SECONDS)
+
+    async def look(self, *, fresh: bool = False) -> View:
+        """How things stand; with ``fresh`` as of now, else as of a second ago at most."""
+        async with self._turn:
+            now = time.monotonic()
+            if self._view is None or fresh or now - self._view.at >= FRESH_SECONDS:
+                self._view = await self._read(now, self._view)
+            return self._view
+
+    async def _read(self, now: float, before: View | None) -> View:
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                standing = await self._standing(now)
+        except TimeoutError:
+            problem = f"Redis does not answer within {PROBE_SECONDS:g} s"
+        except (ServiceUnavailable, UsageError) as error:  # the latter: it refuses our credentials
+            problem = str(error)
+        except RedisError as error:  # any other answer: this is not what the server is there for
+            problem = f"Redis refuses to answer: {error}"
+        else:
+            return View(now, standing, None, self._history.samples())
+        if before is None or before.problem is None:
+            log.warning(events.SERVICE_AWAY, error=problem, retry_in=SAMPLE_SECONDS)
+        last = None if before is None else before.standing
+        return View(now, last, problem, self._history.samples())
+
+    async def _standing(self, now: float) -> QueueSnapshot:
+        overview = await self._queue.overview()
+        work = await self._recent.read(SHOWN_JOBS)
+        self._history.add(Sample.of(overview, now))
+        running_first = sorted(work.submissions, key=lambda submission: submission.status.complete)
+        return QueueSnapshot(
+            taken_ms=time.time_ns() // 1_000_000,
+            overview=overview,
+            submissions=running_first[:SHOWN_SUBMISSIONS],
+            seconds_left=self._pace.seconds_left(now, work.submissions),
+            ended=work.ended,
+            dead_letters=await self._newest_dead_letters(),
+            entries=await self._runs.overview(),
+        )
+
+    async def _newest_dead_letters(self) -> list[DeadLetterRow]:
+        names = await self._dead_letters.newest(SHOWN_DEAD_LETTERS)
+        known = {name: self._known_dead_letters.get(name) for name in names}
+        for name, dead_letter in known.items():
+            if dead_letter is None:  # one at a time, as each has its document with it
+                known[name] = await self._read_dead_letter(name)
+        self._known_dead_letters = {
+            name: dead_letter for name, dead_letter in known.items() if dead_letter is not None
+        }
+        return list(self._known_dead_letters.values())
+
+    async def _read_dead_letter(self, name: DeadLetterId) -> DeadLetterRow | None:
+        for stored in await self._dead_letters.named([name.key]):
+            found = stored.dead_letter
+            return DeadLetterRow(
+                key=name.key,
+                doc_id=found.doc_id,
+                collection=found.collection,
+                tenant=found.tenant,
+                reason=found.reason,
+                tries=found.tries,
+                buried_ms=found.buried_ms,
+            )
+        return None

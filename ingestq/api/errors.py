@@ -1,0 +1,106 @@
+"""From an error to an answer. Every error has the same body: `Problem`."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
+
+from ingestq.api.schemas import Problem
+from ingestq.core import events
+from ingestq.core.errors import QueueFull, ServiceUnavailable, UploadExpired, UsageError
+
+DESCRIPTIONS: Final = {
+    401: "The bearer token is missing or wrong.",
+    403: "A page of another site had a browser send this form.",
+    404: "Nobody knows this.",
+    408: "The client stopped in the midst of its body, or took hours.",
+    409: "It changed at this moment.",
+    413: "The body, or a file of a form, is larger than the server accepts.",
+    415: "The body is not declared as JSON, or as what else is asked for.",
+    422: "The request is wrong; the answer names the field.",
+    429: "The queue is full, or too much is being uploaded: try again after Retry-After seconds.",
+    503: "Redis, the blob store, or Qdrant for a search, cannot be used at the moment. The request "
+    "may or may not have been queued; it is safe to send it again.",
+}
+
+log = structlog.get_logger()
+
+
+Answers = dict[int | str, dict[str, Any]]
+"""What a route may answer, for openapi.json."""
+
+
+def problems(*statuses: int) -> Answers:
+    """The error answers of a route, for openapi.json."""
+    return {status: {"model": Problem, "description": DESCRIPTIONS[status]} for status in statuses}
+
+
+def problem_response(
+    status: int, detail: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    return JSONResponse(Problem(detail=detail).model_dump(), status, headers)
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Make ``app`` answer every error with a `Problem`; one that nobody foresaw is logged too."""
+    for kind in (
+        HTTPException,
+        RequestValidationError,
+        QueueFull,
+        UploadExpired,
+        ServiceUnavailable,
+        UsageError,
+        ClientDisconnect,
+        Exception,
+    ):
+        app.add_exception_handler(kind, _answer)
+
+
+async def _answer(request: Request, error: Exception) -> JSONResponse:
+    match error:
+        case HTTPException(status_code=405):
+            return problem_response(405, str(error.detail), {"Allow": ", ".join(_allowed(request))})
+        case HTTPException():
+            return problem_response(error.status_code, str(error.detail), error.headers)
+        case RequestValidationError():
+            return problem_response(422, "; ".join(_explain(wrong) for wrong in error.errors()))
+        case QueueFull():
+            return problem_response(429, str(error), retry_after(error.retry_after))
+        case UploadExpired():
+            return problem_response(408, str(error))
+        case ServiceUnavailable() | UsageError():  # the latter: Redis refuses our credentials
+            log.warning(events.API_UNAVAILABLE, path=request.url.path, error=str(error))
+            return problem_response(503, str(error))
+        case ClientDisconnect():
+            return problem_response(400, "the client went away")  # which nobody reads
+        case _:
+            return problem_response(500, "the server failed; its log says why")
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of all routes with this path; the router itself looks no further than one."""
+    app: FastAPI = request.app
+    return [
+        method
+        for method in ("DELETE", "GET", "HEAD", "POST")
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in app.routes
+        )
+    ]
+
+
+def retry_after(seconds: float) -> dict[str, str]:
+    """The header that says when to come back; HTTP knows whole seconds only."""
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}
+
+
+def _explain(wrong: Mapping[str, Any]) -> str:
+    return f"{'.'.join(str(part) for part in wrong['loc'])}: {wrong['msg']}"

@@ -1,0 +1,115 @@
+"""``/dead-letters``: the documents that were given up."""
+
+from heapq import nlargest
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import APIRouter, Depends, HTTPException, Path, Query
+
+from ingestq.api.errors import problems
+from ingestq.api.parameters import DOC_ID, Collections
+from ingestq.api.schemas import (
+    DeadLetterDetail,
+    DeadLetterList,
+    DeadLetterResponse,
+    Purged,
+    Requeued,
+)
+from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters, StoredDeadLetter
+from ingestq.client.client import new_submission
+from ingestq.core.errors import ContractError
+from ingestq.core.jobs import decode_job
+from ingestq.core.results import DeadLetter
+
+DEFAULT_LIMIT: Final = 100
+LARGEST_LIMIT: Final = 1000
+
+DocId = Annotated[str, Path(min_length=1)]
+Tenant = Annotated[str, Query(description="Whose document it is.")]
+
+
+def dead_letter_routes(dead_letters: DeadLetters, collections: Collections) -> APIRouter:
+    """The routes that show ``dead_letters``, try them again and drop them."""
+    router = APIRouter(prefix="/dead-letters", tags=["dead letters"])
+
+    async def named(
+        doc_id: DocId,
+        tenant: Tenant = "",
+        *,
+        collection: Annotated[str, Depends(collections.parameter)],
+    ) -> StoredDeadLetter:
+        stored = await dead_letters.about_document(tenant, doc_id, collection)
+        if stored is None:
+            raise HTTPException(404, f"no dead letter is about {doc_id!r}")
+        return stored
+
+    @router.get("", responses=problems(422, 503))
+    async def newest(
+        tenant: Annotated[str | None, Query(description="Those of one tenant.")] = None,
+        reason: Annotated[str | None, Query(description="Those with this in their reason.")] = None,
+        collection: Annotated[str | None, Query(description="Those of one collection.")] = None,
+        limit: Annotated[int, Query(ge=1, le=LARGEST_LIMIT)] = DEFAULT_LIMIT,
+    ) -> DeadLetterList:
+        """The newest dead letters, and how many there are that meet the conditions."""
+        total = 0
+        found: dict[str, tuple[int, DeadLetterResponse]] = {}
+        wanted = DeadLetterFilter(tenant=tenant, reason=reason, collection=collection)
+        async for stored in dead_letters.find(wanted):
+            total += 1
+            dead_letter = stored.dead_letter
+            found[dead_letter.key] = (
+                dead_letter.buried_ms,
+                DeadLetterResponse.model_validate(dead_letter),
+            )
+            if len(found) == 2 * limit:
+                found = dict(nlargest(limit, found.items(), key=_when))
+        listed = [dead_letter for _, (_, dead_letter) in nlargest(limit, found.items(), key=_when)]
+        return DeadLetterList(total=total, dead_letters=listed)
+
+    # Before the route whose parameter takes what follows a slash, too.
+    @router.post(f"/{DOC_ID}/requeue", status_code=202, responses=problems(404, 409, 422, 503))
+    async def requeue(stored: Annotated[StoredDeadLetter, Depends(named)]) -> Requeued:
+        """Queue the document again, with all its tries."""
+        submission = new_submission()
+        count = await dead_letters.requeue([stored], submission)
+        _check_unchanged(count)
+        return Requeued(requeued=count, submission=submission)
+
+    @router.get(f"/{DOC_ID}", responses=problems(404, 422, 503))
+    async def show(stored: Annotated[StoredDeadLetter, Depends(named)]) -> DeadLetterDetail:
+        """Everything that is known of a document that failed, and the document itself."""
+        dead_letter = stored.dead_letter
+        summary = DeadLetterResponse.model_validate(dead_letter)
+        return DeadLetterDetail(
+            **summary.model_dump(), traceback=dead_letter.traceback, payload=_payload(dead_letter)
+        )
+
+    @router.delete(f"/{DOC_ID}", responses=problems(404, 409, 422, 503))
+    async def purge(stored: Annotated[StoredDeadLetter, Depends(named)]) -> Purged:
+        """Delete the dead letter for good."""
+        count = await dead_letters.purge([stored])
+        _check_unchanged(count)
+        return Purged(purged=count)
+
+    return router
+
+
+def _check_unchanged(count: int) -> None:
+    if not count:
+        raise HTTPException(409, "the dead letter changed at this moment; look at it again")
+
+
+def _when(item: tuple[str, tuple[int, DeadLetterResponse]]) -> int:
+    return item[1][0]
+
+
+def _payload(dead_letter: DeadLetter) -> dict[str, Any] | None:
+    """What was queued, if that is one document, or its removal, of a version known here."""
+    try:
+        batch = decode_job(dead_letter.payload).known_batch
+    except ContractError:
+        return None
+    if batch is None or len(batch.documents) != 1:
+        return None
+    fields: dict[str, Any] = msgspec.to_builtins(batch.documents[0], str_keys=True)
+    return fields

@@ -1,0 +1,208 @@
+"""``/documents``: queue documents and deletions; what the index has of a document."""
+
+import asyncio
+from contextlib import aclosing
+from typing import Annotated, Any, Final, Protocol
+
+from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request
+
+from ingestq.api.auth import is_of_another_site
+from ingestq.api.bodies.documents import Rejections, decode, parse, schema
+from ingestq.api.bodies.forms import read_form, uploads_of
+from ingestq.api.bodies.forms import schema as form_schema
+from ingestq.api.bodies.intake import Intake
+from ingestq.api.errors import problems
+from ingestq.api.parameters import DOC_ID, Collections
+from ingestq.api.schemas import Accepted, AcceptedLines, DocumentState
+from ingestq.broker.queue.dead_letters import DeadLetters
+from ingestq.client.client import IngestClient
+from ingestq.core.documents import MAX_VERSION
+from ingestq.core.errors import KeyReused
+from ingestq.core.results import Receipt
+
+JSON: Final = "application/json"
+FORM: Final = "multipart/form-data"
+JSON_LINES: Final = ("application/x-ndjson", "application/jsonl")
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="The same request with the same key within a day is answered with the same "
+        "receipt, and queues nothing new.",
+    ),
+]
+
+
+def _body(content: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The body of a request, for openapi.json: what each media type has to hold."""
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def document_routes(
+    client: IngestClient,
+    intake: Intake,
+    full_seconds: float,
+    collections: Collections,
+    *,
+    guarded: bool,
+) -> APIRouter:
+    """The routes that put documents on the queue of ``client``, for one of ``collections``.
+
+    A batch waits ``full_seconds`` for room in a full queue. Requests that are ``guarded`` by a
+    token come from no page of somebody else.
+    """
+    router = APIRouter(tags=["documents"])
+
+    @router.post(
+        "/documents",
+        status_code=202,
+        responses=problems(403, 408, 413, 415, 422, 429, 503),
+        openapi_extra=_body(
+            {JSON: {"schema": schema(collections)}, FORM: {"schema": form_schema(collections)}}
+        ),
+    )
+    async def add(request: Request, idempotency_key: IdempotencyKey = None) -> Accepted:
+        """Put a document on the queue, or the files of a form: all of them, or none.
+
+        The answer is sent once the document is on disk in Redis, and what is large in the blob
+        store. A second request with the same document is a new submission, unless it has the same
+        Idempotency-Key; if nothing changed, the worker notices that.
+        """
+        try:
+            if _require(request, JSON, FORM) == FORM:
+                receipt = await take_files(request, idempotency_key)
+            else:
+                receipt = await take_text(request, idempotency_key)
+        except (KeyReused, ValueError) as error:
+            raise HTTPException(422, str(error)) from error
+        return Accepted.model_validate(receipt)
+
+    async def take_text(request: Request, idempotency_key: str | None) -> Receipt:
+        async with intake.body(request) as body:
+            document, metadata = decode(body)
+            return await client.submit(
+                document.doc_id,
+                text=document.text,
+                source=document.doc_id if document.source is None else document.source,
+                tenant=document.tenant,
+                collection=collections.named(document.collection),
+                version=document.version,
+                media_type=document.media_type,
+                metadata=metadata,
+                idempotency_key=idempotency_key,
+            )
+
+    async def take_files(request: Request, idempotency_key: str | None) -> Receipt:
+        if not guarded and is_of_another_site(request.headers):
+            raise HTTPException(403, "forms are only taken from pages of this server")
+        async with client.blob_writer() as writing, aclosing(intake.form(request)) as events:
+            form = await read_form(events, writing, intake.max_body_bytes)
+            return await client.submit_uploads(
+                uploads_of(form, collections), writing, idempotency_key=idempotency_key
+            )
+
+    @router.post(
+        "/documents:batch",
+        status_code=202,
+        responses=problems(408, 415, 422, 429, 503),
+        openapi_extra=_body({kind: {} for kind in JSON_LINES}),  # no schema knows a sequence
+    )
+    async def add_many(request: Request) -> AcceptedLines:
+        """Put many documents on the queue: JSON Lines, each line a body of `POST /documents`.
+
+        They are queued as they come, as bulk work, and the connection is read no faster. Lines that
+        are no documents are skipped and counted, and the first of them listed. After any other
+        error some of the documents may be queued; it is safe to send them all again.
+        """
+        _require(request, *JSON_LINES)
+        rejections = Rejections()
+        async with aclosing(intake.lines(request)) as lines:
+            receipt = await client.submit_many(
+                parse(lines, client.now, rejections, collections), patience=full_seconds
+            )
+        return AcceptedLines(
+            submission=receipt.submission,
+            accepted=receipt.accepted,
+            duplicates=receipt.duplicates,
+            rejected=rejections.total,
+            rejected_lines=rejections.listed,
+        )
+
+    @router.delete(f"/documents/{DOC_ID}", status_code=202, responses=problems(422, 429, 503))
+    async def remove(
+        doc_id: Annotated[str, Path(min_length=1)],
+        tenant: Annotated[str, Query(description="Whose document it is.")] = "",
+        version: Annotated[
+            int | None,
+            Query(ge=1, le=MAX_VERSION, description="As of when it is gone; by default the time."),
+        ] = None,
+        *,
+        collection: Annotated[str, Depends(collections.parameter)],
+    ) -> Accepted:
+        """Put the removal of a document on the queue.
+
+        What was queued of it before, at older versions, does not bring it back.
+        """
+        receipt = await client.delete(doc_id, tenant=tenant, version=version, collection=collection)
+        return Accepted.model_validate(receipt)
+
+    return router
+
+
+def _require(request: Request, *media_types: str) -> str:
+    """What the body is declared to be: one of ``media_types``.
+
+    A browser lets any page send forms and plain text to this server without asking it first.
+    """
+    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if sent not in media_types:
+        raise HTTPException(
+            415, f"send the header Content-Type: {media_types[0]}, and a body of that type"
+        )
+    return sent
+
+
+class Index(Protocol):
+    """Says what is indexed of a document, with the fields of `ingestq.api.schemas.IndexedState`.
+
+    None if it never was. ``collection`` is empty where the API knows none by name. Raises
+    StoreUnavailable if that cannot be said at the moment.
+    """
+
+    async def __call__(self, tenant: str, doc_id: str, collection: str) -> object | None: ...
+
+
+def index_routes(index: Index, dead_letters: DeadLetters, collections: Collections) -> APIRouter:
+    """The route that looks into ``index``, and what went wrong in ``dead_letters``."""
+    router = APIRouter(tags=["documents"])
+
+    @router.get(f"/documents/{DOC_ID}", responses=problems(404, 422, 503))
+    async def state(
+        doc_id: Annotated[str, Path(min_length=1)],
+        tenant: Annotated[str, Query(description="Whose document it is.")] = "",
+        *,
+        collection: Annotated[str, Depends(collections.parameter)],
+    ) -> DocumentState:
+        """What is indexed of a document, and why its last version failed, if it did.
+
+        A document that waits on the queue for the first time is not known yet.
+        """
+        indexed, stored = await asyncio.gather(
+            index(tenant, doc_id, collection),
+            dead_letters.about_document(tenant, doc_id, collection),
+        )
+        if indexed is None and stored is None:
+            raise HTTPException(404, f"nothing is indexed of {doc_id!r}, and nothing failed")
+        return DocumentState.model_validate(
+            {
+                "doc_id": doc_id,
+                "tenant": tenant,
+                "collection": collection,
+                "indexed": indexed,
+                "last_error": None if stored is None else stored.dead_letter.reason,
+            }
+        )
+
+    return router

@@ -1,0 +1,70 @@
+"""``GET /search``: find chunks."""
+
+from collections.abc import Sequence
+from typing import Annotated, Final, Protocol
+
+from fastapi import APIRouter, Depends, HTTPException, Query
+
+from ingestq.api.errors import problems
+from ingestq.api.parameters import Collections
+from ingestq.api.schemas import HitResponse, SearchResponse
+from ingestq.core.errors import InvalidQuery, StoreRejected
+from ingestq.core.search_query import (
+    LARGEST_LIMIT,
+    Mode,
+    SearchFilter,
+    SearchQuery,
+    parse_condition,
+)
+
+DEFAULT_LIMIT: Final = 5
+CONDITION: Final = r"^[^=.\"]+(\.[^=.\"]+)*="
+"""What `parse_condition` reads, for openapi.json."""
+
+
+class Search(Protocol):
+    """Answers questions: with what has the fields of `ingestq.api.schemas.HitResponse`, best first.
+
+    Raises WrongQuestion or StoreRejected if the collection cannot be asked that.
+    """
+
+    async def __call__(self, question: SearchQuery) -> Sequence[object]: ...
+
+
+def search_routes(search: Search, collections: Collections) -> APIRouter:
+    """The route that has ``search`` answer from one of ``collections``."""
+    router = APIRouter(tags=["search"])
+
+    @router.get("/search", responses=problems(422, 503))
+    async def find(
+        q: Annotated[str, Query(min_length=1, description="What is searched for.")],
+        limit: Annotated[int, Query(ge=1, le=LARGEST_LIMIT)] = DEFAULT_LIMIT,
+        mode: Annotated[Mode, Query(description="By meaning, by words, or both.")] = Mode.HYBRID,
+        conditions: Annotated[
+            tuple[str, ...],
+            Query(
+                alias="filter",
+                description="KEY=VALUE of the metadata.",
+                json_schema_extra={"items": {"type": "string", "pattern": CONDITION}},
+            ),
+        ] = (),
+        source: Annotated[str | None, Query()] = None,
+        tenant: Annotated[str | None, Query()] = None,
+        *,
+        collection: Annotated[str, Depends(collections.parameter)],
+    ) -> SearchResponse:
+        """Find the chunks that are nearest to ``q``, best first.
+
+        The first search takes some seconds longer: it loads the model.
+        """
+        try:
+            where = SearchFilter(tuple(map(parse_condition, conditions)), source, tenant)
+        except ValueError as error:
+            raise HTTPException(422, f"query.filter: {error}") from error
+        try:
+            hits = await search(SearchQuery(q, limit, mode, where, collection))
+        except (InvalidQuery, StoreRejected) as error:
+            raise HTTPException(422, str(error)) from error
+        return SearchResponse(hits=[HitResponse.model_validate(hit) for hit in hits])
+
+    return router

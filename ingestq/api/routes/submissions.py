@@ -1,0 +1,101 @@
+"""``GET /submissions/{id}``: what became of documents that were accepted."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Final
+
+import structlog
+from fastapi import APIRouter, HTTPException
+from pydantic import BaseModel
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from ingestq.api.errors import Answers, problems
+from ingestq.api.schemas import Problem, Progress, Submission
+from ingestq.broker.queue.job_queue import PROGRESS_POLL_SECONDS
+from ingestq.client.client import IngestClient
+from ingestq.core import events
+from ingestq.core.errors import ServiceUnavailable, UsageError
+from ingestq.core.results import SubmissionStatus
+
+log = structlog.get_logger()
+
+
+def submission_routes(
+    client: IngestClient, heartbeat_seconds: float, stopping: asyncio.Event
+) -> APIRouter:
+    """The routes that follow what ``client`` put on its queue; streams end at ``stopping``."""
+    router = APIRouter(tags=["submissions"])
+
+    # FastAPI would describe a 422 of its own for the parameter.
+    @router.get("/submissions/{submission}", responses=problems(404, 422, 503))
+    async def follow(submission: str) -> Submission:
+        """How far a submission is. It is known for a week after its last change."""
+        status = await _known(client, submission)
+        return await _answer(client, submission, status)
+
+    @router.get(
+        "/submissions/{submission}/events",
+        response_class=EventSourceResponse,
+        responses=STREAM | problems(404, 422, 503),
+    )
+    async def stream(submission: str) -> EventSourceResponse:
+        """Server-sent events: `progress` now and whenever something changed, and at the end
+        `complete`, with what `GET /submissions/{submission}` answers; then close the connection.
+        The event `error` says why the stream ends early.
+        """
+        status = await _known(client, submission)
+        return EventSourceResponse(
+            _events(client, submission, status, stopping), ping=heartbeat_seconds
+        )
+
+    return router
+
+
+EVENT: Final = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": ["progress", "complete", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+STREAM: Final[Answers] = {200: {"content": {"text/event-stream": {"itemSchema": EVENT}}}}
+"""Told in the words of OpenAPI 3.2, as earlier versions have none for streams."""
+
+
+async def _known(client: IngestClient, submission: str) -> SubmissionStatus:
+    status = await client.status(submission)
+    if status.accepted == 0:
+        raise HTTPException(404, f"there is no submission {submission!r}")
+    return status
+
+
+async def _answer(client: IngestClient, submission: str, status: SubmissionStatus) -> Submission:
+    failed = await client.failed_documents(submission)
+    return Submission.model_validate(
+        {"submission": submission, **status.as_json(), "dead_letters": failed}
+    )
+
+
+async def _events(
+    client: IngestClient, submission: str, status: SubmissionStatus, stopping: asyncio.Event
+) -> AsyncIterator[ServerSentEvent]:
+    try:
+        while not (status.complete or stopping.is_set()):
+            progress = {"submission": submission, **status.as_json()}
+            yield _event("progress", Progress.model_validate(progress))
+            seen = status
+            while status == seen and not stopping.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stopping.wait(), PROGRESS_POLL_SECONDS)
+                status = await client.status(submission)
+        if status.complete:
+            yield _event("complete", await _answer(client, submission, status))
+    except (ServiceUnavailable, UsageError) as error:  # whoever listens connects again
+        log.warning(events.API_STREAM_ENDED, submission=submission, error=str(error))
+        yield _event("error", Problem(detail=str(error)))
+
+
+def _event(name: str, answer: BaseModel) -> ServerSentEvent:
+    return ServerSentEvent(event=name, data=answer.model_dump_json())

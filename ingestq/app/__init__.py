@@ -1,0 +1,1 @@
+"""What the commands start: settings, composition, and use cases."""

@@ -1,0 +1,86 @@
+"""The HTTP API as a part of a process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from ingestq.app.composition import Broker
+from ingestq.app.search import DocumentLookup, QdrantOnDemand, SearchService
+from ingestq.app.services import ProcessPart
+from ingestq.app.settings import Settings
+from ingestq.core import events
+from ingestq.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from socket import socket
+
+    from worker.store.client import Qdrant
+
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def listening(settings: Settings) -> "AsyncIterator[socket]":
+    """Listen where the API is to be, before anything else is begun.
+
+    Raises UsageError if that is not possible, or anybody on the network could use it.
+    """
+    from ingestq.api.server import listen
+
+    if settings.api_token is None and settings.api_host not in LOOPBACK:
+        raise UsageError(
+            f"INGESTQ_API_HOST is {settings.api_host!r} and INGESTQ_API_TOKEN is not set: anybody "
+            "who reaches this host could queue documents; set a token, or listen on 127.0.0.1"
+        )
+    with await listen(settings.api_host, settings.api_port) as listener:
+        yield listener
+
+
+@asynccontextmanager
+async def open_api(
+    settings: Settings, broker: Broker, listener: "socket", qdrant: "Qdrant | None" = None
+) -> AsyncIterator[ProcessPart]:
+    """Open everything the API needs; what it asks is ``qdrant``, if that is open already."""
+    from ingestq.api.app import ApiConfig, Services, create_app
+    from ingestq.api.dashboard.board import Board
+    from ingestq.api.dashboard.plots import History
+    from ingestq.api.server import Server, url_of
+    from ingestq.broker.queue.stats import Recent
+    from ingestq.broker.schedule.runs import Runs
+
+    stopping = asyncio.Event()
+    async with (
+        QdrantOnDemand(settings, qdrant) as on_demand,
+        SearchService(settings, on_demand) as search,
+    ):
+        recent, runs = Recent(broker.redis, broker.config), Runs(broker.redis, broker.config)
+        board = Board(broker.queue, broker.dead_letters, recent, runs, History())
+        services = Services(
+            broker.client,
+            broker.dead_letters,
+            search,
+            DocumentLookup(on_demand),
+            board,
+        )
+        config = ApiConfig(
+            settings.max_document_bytes, settings.api_token, collections=settings.collections
+        )
+        server = Server(create_app(services, config, stopping), settings.drain_seconds)
+
+        async def serve() -> None:
+            async with asyncio.TaskGroup() as parts:
+                parts.create_task(board.run(stopping))
+                await server.serve([listener])
+                stopping.set()
+
+        def stop() -> None:
+            stopping.set()
+            server.stop()
+
+        log.info(events.API_STARTED, url=url_of(listener), token=settings.api_token is not None)
+        yield ProcessPart(serve, stop)

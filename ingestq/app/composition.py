@@ -1,0 +1,126 @@
+"""Opens what a command needs, in order, and closes it in reverse.
+
+settings ── broker ── queue          add, drop, status
+         └─ store ── model ── worker run, up, worker
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from arq.connections import ArqRedis
+
+from ingestq.app.settings import Settings
+from ingestq.broker.blobs import open_blob_store
+from ingestq.broker.blobs.store import BlobStore
+from ingestq.broker.connection import BrokerConfig, connected
+from ingestq.broker.queue.dead_letters import DeadLetters
+from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.client.client import IngestClient
+from ingestq.embedded.redis import embedded_redis
+
+if TYPE_CHECKING:
+    from worker.embedding.config import EmbeddingConfig
+    from worker.embedding.pool import ModelPool
+    from worker.store.client import Qdrant, QdrantConfig
+
+DOCUMENTS_PER_CHILD: Final = 16
+"""Documents in work at once for each child that embeds: enough small ones to fill its batches."""
+FEWEST_PREPARERS: Final = 2
+"""One parser that is slow is not to hold up all others; beyond that, to prepare documents takes a
+fraction of the time that it takes to embed them."""
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A connected broker, and the blob store that belongs to it.
+
+    What is queued is meant for ``collection``, unless it names another one.
+    """
+
+    redis: ArqRedis
+    config: BrokerConfig
+    blobs: BlobStore | None = None
+    collection: str = ""
+
+    @property
+    def queue(self) -> JobQueue:
+        return JobQueue(self.redis, self.config)
+
+    @property
+    def client(self) -> IngestClient:
+        return IngestClient(self.queue, self.blobs, self.collection)
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        return DeadLetters(self.redis, self.config, self.blobs)
+
+
+@asynccontextmanager
+async def open_broker(settings: Settings) -> AsyncIterator[Broker]:
+    """Connect to Redis, or to the embedded server if no URL is set.
+
+    Raises BrokerUnavailable if it does not answer.
+    """
+    blobs = open_blob_store(settings.blobs)
+    if settings.redis_url is not None:
+        config = settings.broker(settings.redis_url)
+        async with connected(config) as redis:
+            yield Broker(redis, config, blobs, settings.collection)
+    else:
+        async with embedded_redis(settings.data_dir) as url:
+            config = settings.broker(url)
+            async with connected(config) as redis:
+                yield Broker(redis, config, blobs, settings.collection)
+
+
+def qdrant_config(settings: Settings) -> "QdrantConfig":
+    """Where Qdrant is."""
+    from worker.store.client import QdrantConfig
+
+    return QdrantConfig(settings.qdrant_url, settings.qdrant_api_key, settings.data_dir / "qdrant")
+
+
+@asynccontextmanager
+async def open_qdrant(
+    settings: Settings, shared: "Qdrant | None" = None
+) -> "AsyncIterator[Qdrant]":
+    """Connect to Qdrant, or open the local one if no URL is set; or take one that is open."""
+    from worker.store.client import connect_qdrant
+
+    if shared is not None:
+        yield shared
+        return
+    async with connect_qdrant(qdrant_config(settings)) as qdrant:
+        yield qdrant
+
+
+def embedding_config(settings: Settings, processes: int) -> "EmbeddingConfig":
+    """What is to embed, in up to so many processes."""
+    from worker.embedding.config import EmbeddingConfig
+
+    return EmbeddingConfig(
+        cache_dir=settings.cache_dir,
+        model=settings.model,
+        endpoint=settings.endpoint,
+        backend=settings.backend,
+        precision=settings.precision,
+        pool_size=processes,
+        preparers=min(processes, max(FEWEST_PREPARERS, processes // 2)),
+        max_document_bytes=settings.max_document_bytes,
+        hybrid=settings.hybrid,
+        chunk_tokens=settings.chunk_tokens,
+    )
+
+
+@asynccontextmanager
+async def open_model(settings: Settings, processes: int) -> "AsyncIterator[ModelPool]":
+    """Make the model ready, to be run in up to so many processes.
+
+    Raises ModelUnavailable if it cannot be loaded.
+    """
+    from worker.embedding.pool import ModelPool
+
+    async with ModelPool(embedding_config(settings, processes)) as model:
+        yield model

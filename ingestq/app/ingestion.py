@@ -1,0 +1,155 @@
+"""One-shot ingestion: queue what is found, and follow the submission to its end."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from ingestq.broker.queue.job_queue import patiently
+from ingestq.client.client import IngestClient, new_submission
+from ingestq.core.documents import Document, Lane, Sweep
+from ingestq.core.results import ChunkCounts, DocumentCounts, FailedDocument, SubmissionStatus
+
+POLL_SECONDS: Final = 0.05
+"""How often progress is looked at: one request to Redis, and a run with nothing to do takes hardly
+longer than that."""
+
+
+@dataclass(frozen=True)
+class IngestionState:
+    """How far an ingestion is.
+
+    ``listing`` as long as there may be more documents to come, ``stopping`` once it was
+    interrupted. ``unread`` counts the documents that never reached the queue.
+    """
+
+    submission: SubmissionStatus
+    listing: bool
+    stopping: bool
+    unread: int
+    seconds: float
+
+    @property
+    def found(self) -> int:
+        """Documents found so far."""
+        return self.submission.accepted + self.unread
+
+    @property
+    def done(self) -> int:
+        """Documents that came to their end."""
+        return self.submission.documents.total + self.unread
+
+
+class Display(Protocol):
+    """Shows a person how far an ingestion is."""
+
+    def show(self, state: IngestionState) -> None: ...
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of a submission; `as_json` is the form other programs rely on."""
+
+    documents: DocumentCounts
+    chunks: ChunkCounts
+    seconds: float
+    collection: str
+    failed: Sequence[FailedDocument]
+    waiting: int
+
+    @property
+    def chunks_per_second(self) -> float:
+        return self.chunks.embedded / self.seconds if self.seconds else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        summary = {
+            "documents": msgspec.structs.asdict(self.documents),
+            "chunks": msgspec.structs.asdict(self.chunks),
+            "seconds": round(self.seconds, 3),
+            "chunks_per_second": round(self.chunks_per_second, 2),
+            "collection": self.collection,
+            "dead_letters": [msgspec.structs.asdict(document) for document in self.failed],
+        }
+        return summary | ({"waiting": self.waiting} if self.waiting else {})
+
+
+class Ingestion:
+    """One submission: `produce` queues its documents while `follow` shows what becomes of them.
+
+    Documents that could not be read never reach the queue; they are counted as rejected.
+    ``collections`` are those that are worked on here, by default the client's own.
+    """
+
+    def __init__(
+        self, client: IngestClient, display: Display, collections: Sequence[str] = ()
+    ) -> None:
+        self.submission = new_submission()
+        self._client = client
+        self._queue = client.queue
+        self._collections = collections or (client.collection,)
+        self._display = display
+        self._started = time.monotonic()
+        self._unread: list[FailedDocument] = []
+        self._listing = True
+        self._stopping = False
+        self._ended = False
+
+    async def produce(
+        self,
+        documents: AsyncIterable[Document | FailedDocument],
+        sweeps: Callable[[], Sequence[Sweep]],
+        lane: Lane = Lane.BULK,
+    ) -> None:
+        """Put every document on the queue, and then the ``sweeps``; waits while it is full."""
+        await self._client.submit_many(
+            documents, submission=self.submission, on_failed=self._unread.append, lane=lane
+        )
+        await self._client.sweep(sweeps(), submission=self.submission)
+        self._listing = False
+
+    def stop(self) -> None:
+        """Say that it was interrupted; `follow` goes on until `end`."""
+        self._stopping = True
+
+    def end(self) -> None:
+        """Let `follow` return, though documents may be waiting."""
+        self._ended = True
+
+    async def follow(self, *, until_queue_is_empty: bool) -> None:
+        """Show how far it is, until every document came to its end.
+
+        With ``until_queue_is_empty``, also until nothing else waits or runs on the queue for its
+        collections: what is for others is not done here.
+        """
+        while not self._ended:
+            state = await self._state()
+            self._display.show(state)
+            complete = state.submission.complete and not state.listing
+            if complete and (not until_queue_is_empty or not await self._jobs_left()):
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def summary(self, collection: str) -> Summary:
+        """What became of the documents until now."""
+        state = await self._state()
+        counts = state.submission.documents
+        return Summary(
+            documents=msgspec.structs.replace(counts, rejected=counts.rejected + state.unread),
+            chunks=state.submission.chunks,
+            seconds=state.seconds,
+            collection=collection,
+            failed=[*self._unread, *await self._queue.failed_documents(self.submission)],
+            waiting=state.submission.accepted - counts.total,
+        )
+
+    async def _jobs_left(self) -> int:
+        return (await patiently(self._queue.jobs_for, self._collections)).jobs
+
+    async def _state(self) -> IngestionState:
+        listing = self._listing  # before asking, else the last batch might be missed
+        status = await patiently(self._queue.submission, self.submission)
+        seconds = time.monotonic() - self._started
+        return IngestionState(status, listing, self._stopping, len(self._unread), seconds)

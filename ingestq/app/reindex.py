@@ -1,0 +1,98 @@
+"""A rebuild of the collection: which one is wanted, and what it takes to build it."""
+
+from typing import TYPE_CHECKING
+
+from ingestq.app.composition import DOCUMENTS_PER_CHILD, Broker, open_model
+from ingestq.app.settings import Settings
+from ingestq.core.documents import Lane
+from ingestq.core.errors import CollectionMismatch, UsageError
+
+if TYPE_CHECKING:
+    from worker.maintenance.reindex import Display, NotExchanged, Rebuilt
+    from worker.store.client import Qdrant
+    from worker.store.collection import CollectionNames
+
+
+async def live_collection(qdrant: "Qdrant", settings: Settings) -> "CollectionNames":
+    """The collection to be replaced. Raises UsageError if there is none."""
+    from worker.store.collection import find_collection
+
+    live = await find_collection(qdrant, settings.collection)
+    if live is None:
+        raise UsageError(f"nothing is indexed under {settings.collection!r} yet")
+    return live
+
+
+async def before_last(qdrant: "Qdrant", settings: Settings) -> "tuple[CollectionNames, Settings]":
+    """The collection before the live one, and the settings that it was made with.
+
+    Raises UsageError if none is kept.
+    """
+    from worker.maintenance.cut_over import find_previous, retire
+    from worker.store.collection import stored_fingerprint
+
+    previous = await find_previous(qdrant, settings.collection)
+    made_with = None if previous is None else await stored_fingerprint(qdrant, previous)
+    if previous is None or made_with is None:
+        raise UsageError(f"no earlier collection of {settings.collection!r} is kept")
+    await retire(qdrant, previous)  # anew: it must not be removed meanwhile
+    return previous, settings.model_copy(
+        update={
+            "model": made_with.model,
+            "precision": made_with.precision,
+            "chunk_tokens": made_with.max_tokens,
+            "vector_name": made_with.vector_name,
+            "hybrid": bool(made_with.sparse),
+        }
+    )
+
+
+async def build(
+    broker: Broker,
+    qdrant: "Qdrant",
+    live: "CollectionNames",
+    wanted: Settings,
+    display: "Display",
+    before: "CollectionNames | None" = None,
+) -> "tuple[CollectionNames, Rebuilt | NotExchanged | None]":
+    """Build the collection that is ``wanted``; None if it is the live one.
+
+    Raises CollectionMismatch if it is not the one that was there ``before``.
+    """
+    from ingestq.broker.queue.gate import Gate
+    from worker.maintenance.cut_over import remove_abandoned
+    from worker.maintenance.reindex import Rebuild, Rebuilt, Side, reindex
+    from worker.store.client import PatientQdrant
+    from worker.store.collection import CollectionNames, make_collection, stored_fingerprint
+    from worker.store.fingerprint import fingerprint
+
+    async with open_model(wanted, wanted.pool_size) as model:
+        schema = wanted.collection_schema
+        mine = fingerprint(model.info, schema)
+        new = CollectionNames.of(live.alias, mine.digest)
+        gate = Gate(broker.redis, broker.config, live.chunks)
+        if new == live:
+            await gate.open()  # should somebody have been interrupted
+            return new, None
+        if before is not None and new != before:
+            raise CollectionMismatch(
+                f"{before.chunks!r} was made by another version of ingestq: this one cannot bring "
+                "it up to date"
+            )
+        made_with = await stored_fingerprint(qdrant, live)
+        if made_with is None:
+            raise CollectionMismatch(f"{live.chunks!r} was made by another version of ingestq")
+        await make_collection(qdrant, new, mine, schema.storage)
+        patient = PatientQdrant(qdrant)
+        rebuild = Rebuild(
+            Side.of(patient, live, made_with),
+            Side.of(patient, new, mine),
+            model.in_lane(Lane.BULK),
+            reuse=made_with.has_vectors_of(mine),
+            at_once=DOCUMENTS_PER_CHILD * wanted.pool_size,
+            display=display,
+        )
+        outcome = await reindex(rebuild, patient, broker.queue, gate, model)
+        if isinstance(outcome, Rebuilt):
+            await remove_abandoned(qdrant, live.alias)
+        return new, outcome

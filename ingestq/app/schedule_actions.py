@@ -1,0 +1,244 @@
+"""What scheduled entries do: rescan a source, reindex, verify."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from ingestq.app.composition import Broker
+from ingestq.app.ingestion import Display, Ingestion, IngestionState, Summary
+from ingestq.app.reindex import build, live_collection
+from ingestq.app.search import QdrantOnDemand
+from ingestq.app.services import ProcessPart
+from ingestq.app.settings import Settings
+from ingestq.broker.connection import end
+from ingestq.broker.schedule.runs import RunOutcome, Runs
+from ingestq.client.client import IngestClient
+from ingestq.core.documents import Sweep
+from ingestq.core.errors import UsageError
+from ingestq.core.results import ChunkCounts
+from producers.files.walk import ScanRecord
+from producers.schedule.entry import Action, ScheduledEntry
+from producers.schedule.generators import Generator, import_from
+from producers.schedule.runner import Act, Result, Runner, outside_quiet_hours
+from producers.schedule.scheduler import Scheduler
+from producers.schedule.sources import FileSource, LineSource
+
+if TYPE_CHECKING:
+    from worker.maintenance.rules import Tally
+    from worker.store.client import Qdrant
+
+NO_COLLECTION: Final = ""
+"""A summary is asked for its counts only."""
+
+
+@dataclass(frozen=True)
+class Rescan:
+    """Queues the source of an entry, and follows it to its end.
+
+    Documents are for the entry's collection, or for the client's if it names none.
+    ``allow_mass_delete`` lets a sweep remove most of a folder. Raises SourceFailed if the source
+    cannot be read to its end; then nothing is removed.
+    """
+
+    client: IngestClient
+    now_ms: Callable[[], Awaitable[int]]
+    display: Display
+    allow_mass_delete: bool = False
+
+    async def __call__(self, entry: ScheduledEntry, queued: Callable[[str], None]) -> Result:
+        assert entry.source is not None, "every rescan has one"
+        client = self.client
+        if entry.collection:
+            client = client.for_collection(entry.collection)
+        ingestion = Ingestion(client, self.display)
+        queued(ingestion.submission)
+        sightings = ScanRecord()
+        swept: set[str] = set()
+
+        def sweeps() -> Sequence[Sweep]:
+            all_sweeps = sightings.sweeps(
+                allow_mass_delete=self.allow_mass_delete, tenant=source.tenant
+            )
+            swept.update(sweep.doc_id for sweep in all_sweeps)
+            return all_sweeps
+
+        source = entry.source
+        paced = outside_quiet_hours(entry, source.documents(client.now, sightings), self.now_ms)
+        following = asyncio.create_task(ingestion.follow(until_queue_is_empty=False))
+        try:
+            await ingestion.produce(paced, sweeps, entry.lane)
+            await following
+        finally:
+            await end(following)
+            await paced.aclose()
+        return _result(ingestion.submission, await ingestion.summary(NO_COLLECTION), swept)
+
+
+def _result(submission: str, summary: Summary, swept: set[str]) -> Result:
+    refused = [failed.reason for failed in summary.failed if failed.doc_id in swept]
+    if refused:
+        outcome, detail = RunOutcome.REFUSED, "; ".join(refused)
+    elif summary.failed:
+        first = summary.failed[0]
+        outcome = RunOutcome.DONE
+        detail = f"{summary.documents.rejected:,} rejected: {first.doc_id}: {first.reason}"
+    else:
+        outcome, detail = RunOutcome.DONE, ""
+    return Result(outcome, detail, summary.documents, summary.chunks, submission)
+
+
+class Building(Protocol):
+    """Shows a person how far a rebuild is, see `worker.maintenance.reindex.Display`."""
+
+    def begin(self, documents: int) -> None: ...
+
+    def done(self, chunks: ChunkCounts) -> None: ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def show(self, state: IngestionState) -> None: ...
+
+    def begin(self, documents: int) -> None: ...
+
+    def done(self, chunks: ChunkCounts) -> None: ...
+
+    def compared(self, tally: "Tally") -> None: ...
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Who is shown how far a run is."""
+
+    ingestion: Display = field(default_factory=Silent)
+    building: Building = field(default_factory=Silent)
+    comparing: "Callable[[Tally], None]" = field(default_factory=lambda: Silent().compared)
+
+
+def load_generators(entries: Sequence[ScheduledEntry]) -> None:
+    """Import what yields documents, so that a mistake is known at the start. Blocks.
+
+    Raises UsageError that names the table.
+    """
+    for entry in entries:
+        if isinstance(entry.source, LineSource) and isinstance(entry.source.items, Generator):
+            import_from(Path.cwd())
+            try:
+                entry.source.items.load()
+            except UsageError as error:
+                raise UsageError(f"[[schedule]] {entry.name!r}: {error}") from error
+
+
+@asynccontextmanager
+async def open_schedule(
+    entries: Sequence[ScheduledEntry],
+    settings: Settings,
+    broker: Broker,
+    qdrant: "Qdrant | None" = None,
+) -> AsyncIterator[ProcessPart]:
+    """What begins the runs of ``entries``; they write to ``qdrant``, if that is open already.
+
+    Raises UsageError if a generator cannot be imported.
+    """
+    await asyncio.to_thread(load_generators, entries)
+    async with QdrantOnDemand(settings, qdrant) as on_demand:
+        runs = Runs(broker.redis, broker.config)
+        runner = Runner(runs, actions(settings, broker, on_demand, Shown()))
+        scheduler = Scheduler(entries, runs, runner, settings.lease_seconds)
+        yield ProcessPart(scheduler.run, scheduler.stop)
+
+
+def actions(
+    settings: Settings,
+    broker: Broker,
+    qdrant: QdrantOnDemand,
+    shown: Shown,
+    *,
+    allow_mass_delete: bool = False,
+) -> Mapping[Action, Act]:
+    """What is done, by whom it is called."""
+    runs = Runs(broker.redis, broker.config)
+    return {
+        Action.RESCAN: Rescan(broker.client, runs.now_ms, shown.ingestion, allow_mass_delete),
+        Action.REINDEX: partial(_reindex, settings, broker, qdrant, shown.building),
+        Action.VERIFY: partial(
+            _verify, settings, broker, qdrant, shown.comparing, allow_mass_delete
+        ),
+    }
+
+
+class _Counting:
+    """Counts what is done, and passes it on."""
+
+    def __init__(self, display: Building) -> None:
+        self._display = display
+        self.chunks = ChunkCounts()
+
+    def begin(self, documents: int) -> None:
+        self._display.begin(documents)
+
+    def done(self, chunks: ChunkCounts) -> None:
+        self.chunks += chunks
+        self._display.done(chunks)
+
+
+async def _reindex(
+    settings: Settings,
+    broker: Broker,
+    qdrant: QdrantOnDemand,
+    display: Building,
+    entry: ScheduledEntry,
+    queued: Callable[[str], None],
+) -> Result:
+    """What ``ingestq reindex`` does with the settings as they are."""
+    await asyncio.to_thread(import_module, "worker.maintenance.reindex")
+    from worker.maintenance.reindex import NotExchanged
+
+    settings = settings.of_collection(entry.collection or None)
+    done = _Counting(display)
+    async with qdrant.opened() as opened:
+        live = await live_collection(opened, settings)
+        new, outcome = await build(broker, opened, live, settings, done)
+    if outcome is None:
+        return Result(detail=f"{live.alias} was made with these settings already")
+    if isinstance(outcome, NotExchanged):
+        return Result(RunOutcome.FAILED, "; ".join(outcome.reasons), chunks=done.chunks)
+    return Result(
+        detail=f"{live.alias} is now {new.chunks}: {outcome.documents:,} documents",
+        chunks=done.chunks,
+    )
+
+
+async def _verify(
+    settings: Settings,
+    broker: Broker,
+    qdrant: QdrantOnDemand,
+    show: "Callable[[Tally], None]",
+    allow_mass_delete: bool,
+    entry: ScheduledEntry,
+    queued: Callable[[str], None],
+) -> Result:
+    """What ``ingestq verify --repair`` does."""
+    await asyncio.to_thread(import_module, "ingestq.app.verify")
+    from ingestq.app.verify import VerifyRequest as Wanted
+    from ingestq.app.verify import verify
+
+    settings = settings.of_collection(entry.collection or None)
+    source = entry.source
+    assert source is None or isinstance(source, FileSource), "it has nothing else to compare with"
+    paths, name = ([], None) if source is None else ([source.path], source.name)
+    wanted = Wanted(paths, name, repair=True, allow_mass_delete=allow_mass_delete)
+    async with qdrant.opened() as opened:
+        report = await verify(broker, opened, settings, wanted, show)
+    found = ", ".join(f"{report.found[kind]:,} {kind.value}" for kind in report.listed)
+    detail = f"{report.tally.documents:,} documents, {found}; {report.repaired:,} repaired"
+    outcome = RunOutcome.DONE if report.good else RunOutcome.FAILED
+    if report.refused:
+        outcome, detail = RunOutcome.REFUSED, "; ".join(report.refused)
+    return Result(outcome, detail, submission=report.submission)

@@ -1,0 +1,57 @@
+"""Services of a process that run side by side until they are told to stop."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@contextmanager
+def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` on every SIGINT and SIGTERM while inside."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+@dataclass(frozen=True)
+class ProcessPart:
+    """Something that runs until it is stopped; told so twice, it does not finish what it is at."""
+
+    run: Callable[[], Coroutine[Any, Any, None]]
+    stop: Callable[[], None]
+
+
+async def run_parts(*parts: ProcessPart) -> None:
+    """Run ``parts`` until SIGINT or SIGTERM; a second signal stops them at once.
+
+    If one of them ends by itself, the others are stopped, too. Raises what the first of them
+    raised, when all have ended.
+    """
+    stopping = False
+
+    def stop() -> None:
+        nonlocal stopping
+        stopping = True
+        for part in parts:
+            part.stop()
+
+    async def run(part: ProcessPart) -> None:
+        try:
+            await part.run()
+        finally:
+            if not stopping:
+                stop()
+
+    with stop_signals(stop):
+        ended = await asyncio.gather(*map(run, parts), return_exceptions=True)
+    for error in ended:
+        if error is not None:
+            raise error

@@ -1,0 +1,236 @@
+"""One verification: what is wrong, and with a repair, what was done about it."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from ingestq.app.composition import Broker
+from ingestq.app.settings import Settings
+from ingestq.broker.queue.pending import QueueWatch
+from ingestq.client.client import IngestClient, new_submission
+from ingestq.core.documents import Deletion, Document
+from ingestq.core.errors import CollectionMismatch, UsageError
+from producers.files import walk as files
+from producers.files.walk import ReadOptions, Root, ScanRecord
+from worker.embedding.config import ModelInfo
+from worker.maintenance.reconcile import Queue, Reconciler
+from worker.maintenance.repair import Mender
+from worker.maintenance.rules import Finding, Kind, Tally
+from worker.maintenance.sources import Sources
+from worker.pipeline.points import DocumentKey, LedgerEntry
+from worker.store.client import PatientQdrant, Qdrant
+from worker.store.collection import (
+    CollectionNames,
+    check_fingerprint,
+    find_collection,
+    stored_fingerprint,
+)
+from worker.store.fingerprint import fingerprint
+from worker.store.inventory import Inventory, StoredChunk
+from worker.store.ledger import QdrantLedger
+
+LISTED: Final = 10_000
+"""Findings of a kind that are kept to be shown; all of them are counted and repaired."""
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """What is to be compared and done: ``paths`` are files and folders to look through."""
+
+    paths: Sequence[Path]
+    source: str | None
+    repair: bool
+    allow_mass_delete: bool
+
+
+@dataclass
+class VerifyReport:
+    """What was found; `as_json` is the form other programs rely on.
+
+    ``mismatch`` says that the collection is not as the settings want it, ``submission`` is what
+    was queued.
+    """
+
+    tally: Tally
+    mismatch: str | None = None
+    submission: str | None = None
+    repaired: int = 0
+    found: Counter[Kind] = field(default_factory=Counter)
+    listed: dict[Kind, list[dict[str, Any]]] = field(
+        default_factory=lambda: {kind: [] for kind in Kind}
+    )
+
+    @property
+    def consistent(self) -> bool:
+        return not self.found.total() and self.mismatch is None
+
+    @property
+    def good(self) -> bool:
+        """Whether it is consistent, or will be when the queue is worked empty."""
+        return self.found.total() == self.repaired and self.mismatch is None
+
+    @property
+    def refused(self) -> list[str]:
+        """What is not repaired without a decision, and which one."""
+        return [*self.tally.refused, *([self.mismatch] if self.mismatch else [])]
+
+    def add(self, finding: Finding, *, repaired: bool) -> None:
+        self.found[finding.kind] += 1
+        self.repaired += repaired
+        if len(self.listed[finding.kind]) < LISTED:
+            self.listed[finding.kind].append(_as_json(finding) | {"repaired": repaired})
+
+    def as_json(self) -> dict[str, Any]:
+        tally = self.tally
+        return {
+            "consistent": self.consistent,
+            "documents": tally.documents,
+            "chunks": tally.chunks,
+            **{kind.value: self.listed[kind] for kind in Kind},
+            "repaired": self.repaired,
+            "found": {kind.value: self.found[kind] for kind in Kind},
+            "in_work": tally.in_work,
+            "not_visible": tally.hidden,
+            "rejected": tally.rejected,
+            "unreadable": tally.unreadable,
+            "refused": self.refused,
+            "submission": self.submission,
+        }
+
+
+def _as_json(finding: Finding) -> dict[str, Any]:
+    document = {
+        "doc_id": finding.key.doc_id,
+        "tenant": finding.key.tenant,
+        "reason": finding.reason,
+    }
+    return document if finding.chunk is None else {"chunk": finding.chunk, **document}
+
+
+class EmptyStore:
+    """Ledger and chunks before anything was indexed."""
+
+    async def entries(self) -> AsyncIterator[Sequence[LedgerEntry]]:
+        nothing: Sequence[Sequence[LedgerEntry]] = ()
+        for page in nothing:
+            yield page
+
+    async def look_up(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, LedgerEntry]:
+        return {}
+
+    async def distrust(self, seen: LedgerEntry) -> bool:
+        return False
+
+    async def pages(
+        self, doc_ids: Sequence[str] | None = None
+    ) -> AsyncIterator[Sequence[StoredChunk]]:
+        nothing: Sequence[Sequence[StoredChunk]] = ()
+        for page in nothing:
+            yield page
+
+    async def remove(self, chunks: Iterable[StoredChunk]) -> None: ...
+
+
+async def verify(
+    broker: Broker,
+    qdrant: Qdrant,
+    settings: Settings,
+    wanted: VerifyRequest,
+    show: Callable[[Tally], None],
+) -> VerifyReport:
+    """Compare, and repair if that is ``wanted``; ``show`` is told now and then how far it is.
+
+    Raises what broker and qdrant raise, CollectionMismatch if a repair would have to write into a
+    collection that the settings do not fit, and UsageError if there is none of the paths.
+    """
+    _check_paths(wanted.paths)
+    names = await find_collection(qdrant, settings.collection)
+    mismatch = None if names is None else await _mismatch(qdrant, names, settings)
+    if mismatch is not None and wanted.repair:
+        raise mismatch
+    patient = PatientQdrant(qdrant)
+    ledger = EmptyStore() if names is None else QdrantLedger(patient, names.ledger)
+    chunks = EmptyStore() if names is None else Inventory(patient, names.chunks)
+    roots = [Root.at(path).path for path in wanted.paths]
+    reconciler = Reconciler(
+        ledger,
+        chunks,
+        Queue(
+            broker.queue.now,
+            QueueWatch(broker.redis, broker.config, settings.collection).look,
+            partial(broker.dead_letters.about, collection=settings.collection),
+        ),
+        Sources(roots, settings.max_document_bytes),
+        allow_mass_delete=wanted.allow_mass_delete,
+    )
+    report = VerifyReport(reconciler.tally, None if mismatch is None else str(mismatch))
+    queueing = _Queueing(broker.client.for_collection(settings.collection))
+    mender = Mender(ledger, chunks, queueing.queue, queueing.withdraw)
+
+    async def take(pages: AsyncIterator[Sequence[Finding]]) -> None:
+        async for findings in pages:
+            mended = await mender.mend(findings) if wanted.repair else [False] * len(findings)
+            for finding, repaired in zip(findings, mended, strict=True):
+                report.add(finding, repaired=repaired)
+            show(report.tally)
+
+    await take(reconciler.findings())
+    await take(reconciler.absent(_files(wanted, broker.queue.now, report.tally)))
+    report.submission = queueing.submission
+    return report
+
+
+def _check_paths(paths: Sequence[Path]) -> None:
+    for path in paths:
+        try:
+            path.lstat()
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path} cannot be looked through: {error}") from error
+
+
+async def _mismatch(
+    qdrant: Qdrant, names: CollectionNames, settings: Settings
+) -> CollectionMismatch | None:
+    """What a worker would say of the collection, as far as that needs no model."""
+    theirs = await stored_fingerprint(qdrant, names)
+    revision, dimension, max_tokens = (
+        ("", 0, 0) if theirs is None else (theirs.revision, theirs.dimension, theirs.max_tokens)
+    )
+    model = ModelInfo(settings.model, revision, dimension, max_tokens, settings.precision)
+    try:
+        await check_fingerprint(qdrant, names, fingerprint(model, settings.collection_schema))
+    except CollectionMismatch as error:
+        return error
+    return None
+
+
+async def _files(
+    wanted: VerifyRequest, clock: Callable[[], Awaitable[int]], tally: Tally
+) -> AsyncIterator[Document]:
+    found = files.observe(wanted.paths, wanted.source, clock, ReadOptions(), ScanRecord())
+    async for document in found:
+        if isinstance(document, Document):
+            yield document
+        else:
+            tally.unreadable += 1
+
+
+class _Queueing:
+    """Queues what a repair needs, as one submission."""
+
+    def __init__(self, client: IngestClient) -> None:
+        self._client = client
+        self.submission: str | None = None
+
+    async def queue(self, documents: Sequence[Document]) -> None:
+        await self._client.submit_many(documents, submission=self._begun())
+
+    async def withdraw(self, deletions: Sequence[Deletion]) -> None:
+        await self._client.delete_many(deletions, submission=self._begun())
+
+    def _begun(self) -> str:
+        self.submission = self.submission or new_submission()
+        return self.submission

@@ -1,0 +1,97 @@
+"""Which folders are watched, by what a user said and by the settings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Literal
+
+from ingestq.app.composition import Broker
+from ingestq.app.services import ProcessPart
+from ingestq.app.settings import DropTable, Settings
+from ingestq.core.errors import UsageError
+from ingestq.core.paths import text_to_path
+from producers.files.walk import Root
+from producers.watch.folder import WatchedFolder
+from producers.watch.watched_folder import FolderWatch, WatchConfig
+
+
+@dataclass(frozen=True)
+class WatchRequest:
+    """What a command was asked for."""
+
+    folders: tuple[Path, ...]
+    source: str | None
+    allow_mass_delete: bool
+    hot: bool = False
+
+
+def watched_folders(
+    wanted: WatchRequest, settings: Settings, *, required: bool = True
+) -> list[WatchedFolder]:
+    """The folders that a command names, else those of the settings.
+
+    Raises UsageError if one of them is no folder, if two of them would be the same documents, and
+    if there is none though one is ``required``.
+    """
+    if wanted.source is not None and len(wanted.folders) != 1:
+        raise UsageError(
+            "--source names one folder: for several, write a table [[drop]] for each into "
+            "ingestq.toml"
+        )
+    if wanted.source == "":
+        raise UsageError("--source is empty; leave it out, or give the folder a name")
+    if wanted.hot and not wanted.folders:
+        raise UsageError('--hot is for folders that are named; write mode = "hot" into a table')
+    mode: Literal["mirror", "hot"] = "hot" if wanted.hot else "mirror"
+    tables = [DropTable(path=path, source=wanted.source, mode=mode) for path in wanted.folders]
+    folders = [_folder(table, settings.collection) for table in tables or settings.drop]
+    if required and not folders:
+        raise UsageError("name a folder, or write a table [[drop]] into ingestq.toml")
+    for one, other in combinations(folders, 2):
+        _check_apart(one, other)
+    return folders
+
+
+def drop_parts(
+    folders: Sequence[WatchedFolder], wanted: WatchRequest, settings: Settings, broker: Broker
+) -> list[ProcessPart]:
+    """What watches ``folders``."""
+    config = WatchConfig(
+        settings.drop_settle_seconds,
+        settings.drop_rescan_seconds,
+        settings.drop_poll_seconds,
+        wanted.allow_mass_delete,
+    )
+    drops = [FolderWatch(folder, config, broker.client, broker.dead_letters) for folder in folders]
+    return [ProcessPart(drop.run, drop.stop) for drop in drops]
+
+
+def _folder(table: DropTable, default_collection: str) -> WatchedFolder:
+    root = Root.at(table.path.expanduser())
+    if not root.is_folder:
+        raise UsageError(f"{table.path} cannot be watched: there is no such folder")
+    try:
+        return WatchedFolder(
+            root.path,
+            table.source,
+            table.tenant,
+            table.include,
+            table.exclude,
+            table.metadata,
+            default_collection if table.collection is None else table.collection,
+            hot=table.mode == "hot",
+        )
+    except ValueError as error:
+        raise UsageError(f"include or exclude of the folder {table.path}: {error}") from error
+
+
+def _check_apart(one: WatchedFolder, other: WatchedFolder) -> None:
+    ids = [text_to_path(Root(f.path, f.name, is_folder=True).folder) for f in (one, other)]
+    overlap = ids[0].is_relative_to(ids[1]) or ids[1].is_relative_to(ids[0])
+    if overlap and (one.collection, one.tenant) == (other.collection, other.tenant):
+        raise UsageError(
+            f"{one.path} and {other.path} cannot both be watched: their documents would have the "
+            "same ids; watch only the outer one, or give each a source, a tenant or a collection "
+            "of its own"
+        )

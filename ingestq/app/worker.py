@@ -1,0 +1,125 @@
+"""Opens a worker and the collections that it serves, before any job is claimed."""
+
+import gc
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from ingestq.app.composition import DOCUMENTS_PER_CHILD, Broker, open_model, open_qdrant
+from ingestq.app.settings import Settings
+from ingestq.broker.queue.gate import Gate
+from ingestq.core.documents import Lane
+from worker.consumer.blobs import BlobContents
+from worker.embedding.pool import ModelPool
+from worker.maintenance.cut_over import remove_expired
+from worker.pipeline.memory_budget import Room
+from worker.pipeline.ports import Ports
+from worker.store.chunks import QdrantStore
+from worker.store.client import PatientQdrant, Qdrant
+from worker.store.collection import CollectionNames, find_collection, open_collection
+from worker.store.fingerprint import fingerprint
+from worker.store.ledger import QdrantLedger
+
+if TYPE_CHECKING:
+    from worker.consumer.lease_worker import LeaseWorker
+
+JOBS_PER_CHILD: Final = 3
+"""Jobs a worker owns at once for each child of its pool: one for each lane, and the next is at hand
+when one ends."""
+
+
+@asynccontextmanager
+async def open_worker(
+    settings: Settings, broker: Broker, shared: "Qdrant | None" = None
+) -> "AsyncIterator[LeaseWorker]":
+    """Open everything a worker needs, but a Qdrant that is ``shared``.
+
+    Raises StoreUnavailable, ModelUnavailable or CollectionMismatch before any job is claimed.
+    """
+    from arq.worker import func
+
+    from ingestq.broker.blobs.garbage import GarbageCollector
+    from ingestq.broker.queue.leases import LeaseQueue
+    from ingestq.core.jobs import DELETE, INGEST, SWEEP
+    from worker.consumer.blobs import cleaning
+    from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest, sweep
+    from worker.consumer.lease_worker import LeaseWorker
+    from worker.lanes import LanePermits, kept_for_interactive
+
+    async with (
+        open_qdrant(settings, shared) as qdrant,
+        open_model(settings, settings.pool_size) as model,
+    ):
+        served = await open_collections(settings, broker, qdrant, model)
+        documents = DOCUMENTS_PER_CHILD * settings.pool_size
+        permits = LanePermits(documents, bulk=documents - kept_for_interactive(documents))
+        worker = LeaseWorker(
+            functions=[
+                func(ingest, name=INGEST),
+                func(delete, name=DELETE),
+                func(sweep, name=SWEEP),
+            ],
+            leases=LeaseQueue(
+                broker.redis,
+                broker.config,
+                settings.lease_seconds,
+                serving=served.chunks,
+                blobs=broker.blobs,
+            ),
+            max_jobs=JOBS_PER_CHILD * settings.pool_size,
+            drain_seconds=settings.drain_seconds,
+            ctx={INGESTOR: Ingestor(served.ports, permits)},
+        )
+        # What is loaded by now stays: to look through it for garbage would hold up the event loop
+        # for a tenth of a second each time.
+        gc.collect()
+        gc.freeze()
+        assert broker.blobs is not None, "`open_broker` gives it one"
+        async with cleaning(GarbageCollector(broker.redis, broker.config, broker.blobs)):
+            yield worker
+
+
+@dataclass(frozen=True)
+class ServedCollections:
+    """By public name, the one first that jobs without a name are for: what is behind it, and the
+    pipeline's neighbours in each lane."""
+
+    chunks: Mapping[str, str]
+    ports: Mapping[str, Mapping[Lane, Ports]]
+
+
+async def open_collections(
+    settings: Settings, broker: Broker, qdrant: Qdrant, model: ModelPool
+) -> ServedCollections:
+    """Open every collection that the settings name; one that does not exist is made.
+
+    All share the model, and what bounds the documents in memory. Raises CollectionMismatch if one
+    of them was made with another model or other settings, StoreUnavailable, BrokerUnavailable.
+    """
+    opened = [await _opened(name, settings, broker, qdrant, model) for name in settings.collections]
+    models = {lane: model.in_lane(lane) for lane in Lane}
+    rooms = {lane: Room() for lane in Lane}
+    contents = BlobContents(broker.blobs, settings.max_document_bytes)
+    patient = PatientQdrant(qdrant)
+    ports = {}
+    for names in opened:
+        chunks = QdrantStore(patient, names.chunks, settings.vector_name)
+        ledger = QdrantLedger(patient, names.ledger)
+        ports[names.alias] = {
+            lane: Ports(models[lane], chunks, ledger, room=rooms[lane], contents=contents)
+            for lane in Lane
+        }
+    return ServedCollections({names.alias: names.chunks for names in opened}, ports)
+
+
+async def _opened(
+    alias: str, settings: Settings, broker: Broker, qdrant: Qdrant, model: ModelPool
+) -> CollectionNames:
+    schema = settings.collection_schema
+    is_first = await find_collection(qdrant, alias) is None
+    names = await open_collection(qdrant, alias, fingerprint(model.info, schema), schema.storage)
+    if is_first:  # whatever one of this name was replaced by once
+        await Gate(broker.redis, broker.config, names.chunks).open()
+    await remove_expired(PatientQdrant(qdrant), alias, settings.keep_previous_hours)
+    return names

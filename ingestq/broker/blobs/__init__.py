@@ -1,0 +1,30 @@
+"""Content that is too large for the queue waits beside it, in a blob store.
+
+A job names its blob. The blob is deleted once the outcome of the job is in Redis.
+"""
+
+from pathlib import Path
+from urllib.parse import unquote
+
+from ingestq.broker.blobs.store import BlobStore
+from ingestq.core.errors import UsageError
+
+
+def open_blob_store(url: str) -> BlobStore:
+    """The blob store at ``url``: a folder's path, or a URL that fsspec knows. Nothing is done yet.
+
+    Raises UsageError if other processes would not see what is put there.
+    """
+    protocol, separator, place = url.partition("://")
+    if not separator or protocol == "file":
+        from ingestq.broker.blobs.local import LocalBlobStore
+
+        return LocalBlobStore(Path(unquote(place) if separator else url))
+    if "memory" in protocol.split("::"):
+        raise UsageError(
+            f"INGESTQ_BLOB_URL is {url!r}, which no other process sees; name a folder, or a store "
+            "that producers and workers share, such as s3://BUCKET/PREFIX"
+        )
+    from ingestq.broker.blobs.remote import RemoteBlobStore
+
+    return RemoteBlobStore(url)

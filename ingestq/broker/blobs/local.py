@@ -1,0 +1,115 @@
+"""A blob store in a directory: of this machine, or one that all machines have mounted."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import BinaryIO, ParamSpec, TypeVar
+
+from ingestq.broker.blobs.store import UNFINISHED, missing
+from ingestq.core.errors import BlobStoreUnavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class LocalBlobStore:
+    """Objects as files of ``folder``, which is made with the first of them. See `BlobStore`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def put(self, name: str, parts: AsyncIterable[bytes]) -> None:
+        """See `BlobStore.put`."""
+        path = self._path(name)
+        unfinished = path.with_name(path.name + UNFINISHED)
+        file = await self._do(_create, unfinished)
+        try:
+            try:
+                async for part in parts:
+                    await self._do(file.write, part)
+                await self._do(_sync, file)
+            finally:
+                await self._do(file.close)
+            await self._do(_publish, unfinished, path)
+        except BaseException:
+            await self._do(_unlink, unfinished)
+            raise
+
+    async def size(self, name: str) -> int:
+        """See `BlobStore.size`."""
+        try:
+            return (await asyncio.to_thread(self._path(name).stat)).st_size
+        except FileNotFoundError as error:
+            if await asyncio.to_thread(self._folder.is_dir):
+                raise missing(name) from error
+            raise self._unavailable("there is no such folder on this machine") from error
+        except OSError as error:
+            raise self._unavailable(error.strerror) from error
+
+    @asynccontextmanager
+    async def at_hand(self, name: str) -> AsyncIterator[Path]:
+        """See `BlobStore.at_hand`: where it lies."""
+        await self.size(name)
+        yield self._path(name)
+
+    async def remove(self, names: Iterable[str]) -> None:
+        """See `BlobStore.remove`."""
+        for name in names:
+            await self._do(_unlink, self._path(name))
+
+    async def names(self, space: str) -> list[str]:
+        """See `BlobStore.names`."""
+        return [f"{space}/{entry}" for entry in await self._do(_list, self._folder / space)]
+
+    def _path(self, name: str) -> Path:
+        return self._folder / name
+
+    async def _do(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``function``, which blocks, in a thread."""
+        try:
+            return await asyncio.to_thread(function, *args, **kwargs)
+        except OSError as error:
+            raise self._unavailable(error.strerror) from error
+
+    def _unavailable(self, reason: str | None) -> BlobStoreUnavailable:
+        return BlobStoreUnavailable(
+            f"the blob store {self._folder} cannot be used ({reason}); producers and workers have "
+            "to share one: set INGESTQ_BLOB_URL"
+        )
+
+
+def _create(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("xb")
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _publish(unfinished: Path, path: Path) -> None:
+    unfinished.rename(path)
+    for folder in (path.parent, path.parent.parent):  # the second has the first since not long ago
+        _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unlink(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _list(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,124 @@
+"""A blob store in any storage that fsspec knows: S3, Google Cloud Storage, Azure, SFTP, …"""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from ingestq.broker.blobs.store import UNFINISHED, missing, public
+from ingestq.core.errors import BlobStoreUnavailable, DocumentRejected, UsageError, in_one_line
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class RemoteBlobStore:
+    """Objects below ``url``. See `BlobStore`.
+
+    The library of the store is loaded, and the store connected to, when it is first used.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def put(self, name: str, parts: AsyncIterable[bytes]) -> None:
+        """See `BlobStore.put`."""
+        unfinished = name + UNFINISHED
+        file = await self._do(self._create, unfinished)
+        try:
+            try:
+                async for part in parts:
+                    await self._do(file.write, part)
+            finally:
+                await self._do(file.close)  # which makes it an object, but not one of that name
+            await self._do(self._publish, unfinished, name)
+        except BaseException:
+            with suppress(BlobStoreUnavailable):  # then it is left over
+                await self._do(self._delete, unfinished)
+            raise
+
+    async def size(self, name: str) -> int:
+        """See `BlobStore.size`."""
+        return int(await self._do(self._size, name))
+
+    @asynccontextmanager
+    async def at_hand(self, name: str) -> AsyncIterator[Path]:
+        """See `BlobStore.at_hand`: a copy."""
+        with tempfile.TemporaryDirectory(prefix="ingestq-blob store-") as folder:
+            copy = Path(folder, "content")
+            await self._do(self._download, name, copy)
+            yield copy
+
+    async def remove(self, names: Iterable[str]) -> None:
+        """See `BlobStore.remove`."""
+        for name in names:
+            await self._do(self._delete, name)
+
+    async def names(self, space: str) -> list[str]:
+        """See `BlobStore.names`."""
+        return [f"{space}/{entry}" for entry in await self._do(self._list, space)]
+
+    @cached_property
+    def _place(self) -> "tuple[AbstractFileSystem, str]":
+        """The store, and the path there. Blocks."""
+        from fsspec.core import url_to_fs
+
+        try:
+            store, path = url_to_fs(self._url)
+        except (ImportError, ValueError) as error:  # a package is missing, or nobody knows it
+            raise UsageError(f"INGESTQ_BLOB_URL {public(self._url)!r}: {error}") from error
+        return store, path.rstrip("/")
+
+    def _path(self, name: str) -> str:
+        return f"{self._place[1]}/{name}"
+
+    def _create(self, name: str) -> Any:
+        store, _ = self._place
+        path = self._path(name)
+        store.makedirs(path.rpartition("/")[0], exist_ok=True)
+        return store.open(path, "wb")
+
+    def _publish(self, unfinished: str, name: str) -> None:
+        self._place[0].mv(self._path(unfinished), self._path(name))
+
+    def _size(self, name: str) -> Any:
+        try:
+            return self._place[0].size(self._path(name))
+        except FileNotFoundError as error:
+            raise missing(name) from error
+
+    def _download(self, name: str, to: Path) -> None:
+        try:
+            self._place[0].get_file(self._path(name), str(to))
+        except FileNotFoundError as error:
+            raise missing(name) from error
+
+    def _delete(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self._place[0].rm_file(self._path(name))
+
+    def _list(self, space: str) -> list[str]:
+        store, _ = self._place
+        store.invalidate_cache()
+        try:
+            found = store.ls(self._path(space), detail=False)
+        except FileNotFoundError:
+            return []
+        return [str(path).rstrip("/").rpartition("/")[2] for path in found]
+
+    async def _do(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``function``, which blocks, in a thread."""
+        try:
+            return await asyncio.to_thread(function, *args, **kwargs)
+        except (DocumentRejected, UsageError):
+            raise
+        except Exception as error:  # every store has errors of its own
+            raise BlobStoreUnavailable(
+                f"the blob store {public(self._url)} cannot be used: {in_one_line(error)}"
+            ) from error

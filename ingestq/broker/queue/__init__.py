@@ -1,0 +1,1 @@
+"""Jobs: enqueue, claim, acknowledge, look at what waits and what failed."""

@@ -1,0 +1,214 @@
+"""The documents that were given up: look at them, try them again, or drop them.
+
+There is one dead letter a document. A newer failure replaces it, and when a version of the document
+succeeds it goes by itself.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import msgspec
+from arq.connections import ArqRedis
+
+from ingestq.broker import keys
+from ingestq.broker.blobs.store import BlobStore, delete_unnamed_blobs
+from ingestq.broker.connection import BrokerConfig, awaited, translated
+from ingestq.broker.queue.job_queue import SUBMISSION_SECONDS
+from ingestq.broker.scripts import Scripts
+from ingestq.core.documents import Document, Lane, meant_for
+from ingestq.core.errors import ContractError
+from ingestq.core.jobs import (
+    IngestBatch,
+    dead_letter_key,
+    dead_letter_key_of,
+    decode_job,
+    encode_job,
+)
+from ingestq.core.results import DeadLetter
+
+
+@dataclass(frozen=True)
+class StoredDeadLetter:
+    """A dead letter as it was read: what is done to it later is refused if it changed since."""
+
+    dead_letter: DeadLetter
+    raw: bytes
+
+    @property
+    def document(self) -> Document | None:
+        """The document to be indexed that the dead letter is about, if that is what it holds."""
+        return _document(self.dead_letter)
+
+
+@dataclass(frozen=True)
+class DeadLetterId:
+    """The key of a dead letter, and when (Redis time in ms) it was written: a newer one is
+    another."""
+
+    key: str
+    written_ms: int
+
+
+@dataclass(frozen=True)
+class DeadLetterFilter:
+    """Which dead letters are meant: all conditions that are given have to hold.
+
+    ``doc_ids`` is empty for any document; ``reason`` is part of the reason, in any case. Letters
+    that name no collection are of any.
+    """
+
+    doc_ids: frozenset[str] = frozenset()
+    tenant: str | None = None
+    reason: str | None = None
+    collection: str | None = None
+
+    def matches(self, dead_letter: DeadLetter) -> bool:
+        """Whether ``dead_letter`` is meant."""
+        return (
+            (not self.doc_ids or dead_letter.doc_id in self.doc_ids)
+            and (self.tenant is None or dead_letter.tenant == self.tenant)
+            and (self.collection is None or dead_letter.collection in ("", self.collection))
+            and (self.reason is None or self.reason.lower() in dead_letter.reason.lower())
+        )
+
+
+class DeadLetters:
+    """The dead letters of a queue.
+
+    What dead letters name in the ``blobs`` is removed with them. Every method raises
+    BrokerUnavailable while Redis cannot be used.
+    """
+
+    def __init__(
+        self, redis: ArqRedis, config: BrokerConfig, blobs: BlobStore | None = None
+    ) -> None:
+        self._redis = redis
+        self._blobs = blobs
+        self._config = config
+        self._scripts = Scripts.register(redis)
+
+    async def find(self, wanted: DeadLetterFilter) -> AsyncIterator[StoredDeadLetter]:
+        """The dead letters that are meant, in no particular order; read a few at a time."""
+        with self._translated():
+            async for _, raw in self._redis.hscan_iter(keys.DEAD):
+                dead_letter = _dead_letter(raw)
+                if wanted.matches(dead_letter):
+                    yield StoredDeadLetter(dead_letter, raw)
+
+    async def newest(self, count: int) -> list[DeadLetterId]:
+        """The names of the newest dead letters: what they say may be large, and is read by
+        `named`."""
+        with self._translated():
+            rows = await self._redis.zrevrange(keys.DEAD_TIMES, 0, count - 1, withscores=True)
+        return [DeadLetterId(key.decode(), int(written_ms)) for key, written_ms in rows]
+
+    async def named(self, names: Sequence[str]) -> list[StoredDeadLetter]:
+        """The dead letters of these keys that are still there."""
+        if not names:
+            return []
+        with self._translated():
+            found = await awaited(self._redis.hmget(keys.DEAD, list(names)))
+        return [StoredDeadLetter(_dead_letter(raw), raw) for raw in found if raw is not None]
+
+    async def about(
+        self, documents: Sequence[Document], collection: str = ""
+    ) -> list[Document | None]:
+        """What each of ``documents`` was when it was given up; None if it was not.
+
+        Those that name no collection are of ``collection``.
+        """
+        if not documents:
+            return []
+        names = [dead_letter_key(meant_for(collection, document)) for document in documents]
+        with self._translated():
+            found = await awaited(self._redis.hmget(keys.DEAD, names))
+        return [None if raw is None else _document(_dead_letter(raw)) for raw in found]
+
+    async def about_document(
+        self, tenant: str, doc_id: str, collection: str = ""
+    ) -> StoredDeadLetter | None:
+        """The dead letter about one document; None if there is none.
+
+        Of a job that could not be taken apart, its id counts as that of a document.
+        """
+        wanted = DeadLetterFilter(frozenset([doc_id]), tenant, collection=collection)
+        names = [
+            dead_letter_key_of(collection, tenant, doc_id),
+            dead_letter_key_of("", tenant, doc_id),
+            doc_id,
+        ]
+        with self._translated():
+            found = await awaited(self._redis.hmget(keys.DEAD, names))
+        for raw in found:
+            if raw is not None:
+                dead_letter = msgspec.msgpack.decode(raw, type=DeadLetter)
+                if wanted.matches(dead_letter):
+                    return StoredDeadLetter(dead_letter, raw)
+        return None
+
+    async def requeue(self, dead_letters: Iterable[StoredDeadLetter], submission: str) -> int:
+        """Queue the letters' documents again, as part of ``submission``; how many that were.
+
+        Each gets all its tries again. A dead letter that changed since it was read is left alone.
+        """
+        requeued = 0
+        for stored in dead_letters:
+            job_id, payload, documents = _job(stored.dead_letter, submission)
+            with self._translated():
+                requeued += await self._scripts.requeue(
+                    args=[
+                        stored.dead_letter.key,
+                        stored.raw,
+                        job_id,
+                        payload,
+                        Lane.BULK,
+                        stored.dead_letter.tenant,
+                        stored.dead_letter.collection,
+                        submission,
+                        documents,
+                        SUBMISSION_SECONDS,
+                    ],
+                )
+        return requeued
+
+    async def purge(self, dead_letters: Iterable[StoredDeadLetter]) -> int:
+        """Delete dead letters for good; how many that were."""
+        purged = 0
+        for stored in dead_letters:
+            with self._translated():
+                gone = await self._scripts.purge(args=[stored.dead_letter.key, stored.raw])
+            if gone:
+                await delete_unnamed_blobs(self._blobs, [stored.dead_letter.payload])
+            purged += gone
+        return purged
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated(self._config)
+
+
+def _dead_letter(raw: bytes) -> DeadLetter:
+    return msgspec.msgpack.decode(raw, type=DeadLetter)
+
+
+def _document(dead_letter: DeadLetter) -> Document | None:
+    try:
+        batch = decode_job(dead_letter.payload).known_batch
+    except ContractError:
+        return None
+    return batch.documents[0] if isinstance(batch, IngestBatch) else None
+
+
+def _job(dead_letter: DeadLetter, submission: str) -> tuple[str, bytes, int]:
+    """Id, payload and number of documents of the job that tries ``dead_letter`` again.
+
+    What this version cannot take apart goes back as it came: a newer worker may know it.
+    """
+    try:
+        job = decode_job(dead_letter.payload)
+    except ContractError:
+        return dead_letter.key, dead_letter.payload, dead_letter.documents
+    if job.known_batch is None:
+        return dead_letter.key, dead_letter.payload, dead_letter.documents
+    batch = job.known_batch.within(submission)
+    return batch.job_id, encode_job(batch, enqueued_ms=job.enqueued_ms), batch.counted

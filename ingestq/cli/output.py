@@ -1,0 +1,80 @@
+"""Output: answers on stdout, everything else on stderr; summaries for people and programs."""
+
+import logging
+import sys
+from typing import Any
+
+import msgspec
+import structlog
+from rich.console import Console
+
+from ingestq.app.ingestion import Summary
+from ingestq.cli.entry import ExitCode
+
+out = Console(soft_wrap=True, highlight=False)
+"""Answers for a person. Names of files are printed as they are, not read as markup."""
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def print_json(answer: dict[str, Any]) -> None:
+    """Print one JSON object, and nothing else, on stdout."""
+    sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
+
+
+def line(text: str, *, style: str | None = None) -> None:
+    """Print one line on stdout; control characters in it are made visible."""
+    out.print(printable(text), style=style, markup=False)
+
+
+def printable(text: str) -> str:
+    """``text`` on one line: a file name may hold anything, an escape sequence too."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def configure_logging(level: int) -> None:
+    """Log events of ``level`` and above on stderr, one line each."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.dev.ConsoleRenderer(colors=err.is_terminal),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=_stderr_logger,
+        cache_logger_on_first_use=False,
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    # Retries of single requests are reported by whoever gives up.
+    logging.getLogger("stamina").setLevel(logging.ERROR)
+
+
+def _stderr_logger(*_: Any) -> structlog.PrintLogger:
+    """A logger on what is stderr now: a progress bar replaces it while it is shown."""
+    return structlog.PrintLogger(sys.stderr)
+
+
+def print_summary(summary: Summary, *, as_json: bool) -> ExitCode:
+    """Print ``summary``; the exit code says whether every document is in the index."""
+    if as_json:
+        print_json(summary.as_json())
+    else:
+        _print_for_people(summary)
+    return ExitCode.DOCUMENTS_FAILED if summary.documents.rejected else ExitCode.OK
+
+
+def _print_for_people(summary: Summary) -> None:
+    documents, chunks = summary.documents, summary.chunks
+    for document in summary.failed:
+        line(f"rejected: {document.doc_id}: {document.reason}", style="red")
+    line(
+        f"{documents.indexed} indexed, {documents.unchanged} unchanged, "
+        f"{documents.rejected} rejected"
+        + (f", {documents.superseded} superseded" if documents.superseded else "")
+        + (f", {summary.waiting} still queued: run again to go on" if summary.waiting else "")
+    )
+    line(
+        f"{chunks.embedded} chunks embedded, {chunks.reused} reused, {chunks.deleted} deleted "
+        f"in {summary.seconds:.1f} s ({summary.chunks_per_second:.1f}/s) "
+        f"into {summary.collection}"
+    )

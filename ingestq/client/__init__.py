@@ -1,0 +1,1 @@
+"""The client: what a program of your own needs to put documents on the queue."""

@@ -1,0 +1,145 @@
+"""Documents joined into jobs: those of one tenant and collection share jobs, and many jobs share a
+round trip."""
+
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Final, TypeVar
+
+import msgspec
+
+from ingestq.core.documents import INLINE_TEXT_BYTES, Deletion, Document, Lane, meant_for
+from ingestq.core.errors import encodable
+from ingestq.core.jobs import DeleteBatch, IngestBatch
+from ingestq.core.results import FailedDocument
+
+T = TypeVar("T")
+
+JOB_DOCUMENTS: Final = 16
+"""Documents that share a job: few enough that the next worker has something to do too."""
+JOB_BYTES: Final = 4 * INLINE_TEXT_BYTES
+DELETE_DOCUMENTS: Final = 64
+"""Deletions that share a job."""
+OPEN_JOBS: Final = 64
+"""Owners (a tenant in a collection) whose documents are collected into jobs at once."""
+ROUND_TRIP_JOBS: Final = 32
+"""Jobs that are put on the queue in one round trip."""
+ROUND_TRIP_BYTES: Final = ROUND_TRIP_JOBS * JOB_BYTES
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How documents become jobs; ``on_failed`` is told of those that cannot be encoded, and those
+    that name no collection are for ``collection``."""
+
+    submission: str
+    lane: Lane
+    on_failed: Callable[[FailedDocument], None]
+    collection: str = ""
+
+
+async def round_trips(
+    documents: AsyncIterable[Document | FailedDocument], packing: Packing
+) -> AsyncGenerator[list[IngestBatch], None]:
+    """The jobs of all documents, in groups that are bounded in number and bytes.
+
+    Only a document that is larger than a group by itself exceeds that.
+    """
+    batches: list[IngestBatch] = []
+    size = 0
+    async for job in _jobs(documents, packing):
+        if batches and (len(batches) == ROUND_TRIP_JOBS or size + job.size > ROUND_TRIP_BYTES):
+            yield batches
+            batches, size = [], 0
+        batches.append(IngestBatch(packing.submission, tuple(job.documents), packing.lane))
+        size += job.size
+    if batches:
+        yield batches
+
+
+def deletion_batches(
+    deletions: Sequence[Deletion], submission: str, lane: Lane
+) -> list[DeleteBatch]:
+    """The jobs that remove the documents of ``deletions``; those of one owner share jobs."""
+    return [
+        DeleteBatch(submission, tuple(some), lane)
+        for _, mine in groupby(sorted(deletions, key=_owner), key=_owner)
+        for some in in_groups(list(mine), DELETE_DOCUMENTS)
+    ]
+
+
+def in_groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """``items`` in groups of ``size``; the last may be smaller."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+async def one_by_one(items: AsyncIterable[T] | Iterable[T]) -> AsyncGenerator[T, None]:
+    """What ``items`` yields, be it asynchronous or not."""
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
+
+
+def _owner(item: Document | Deletion) -> tuple[str, str]:
+    return item.collection, item.tenant
+
+
+async def _jobs(
+    documents: AsyncIterable[Document | FailedDocument], packing: Packing
+) -> AsyncIterator["_Job"]:
+    """Join each owner's documents into jobs, bounded in number and bytes; a large one is alone."""
+    jobs: dict[tuple[str, str], _Job] = {}
+    async for found in documents:
+        if isinstance(found, FailedDocument):
+            packing.on_failed(found)
+            continue
+        document = meant_for(packing.collection, found)
+        try:
+            size = len(msgspec.msgpack.encode(document))
+        except (OverflowError, TypeError, ValueError) as error:
+            packing.on_failed(
+                FailedDocument(encodable(document.doc_id), f"not a document: {error}")
+            )
+            continue
+        owner = _owner(document)
+        if owner in jobs and not jobs[owner].has_room_for(size):
+            yield jobs.pop(owner)
+        elif owner not in jobs and len(jobs) == OPEN_JOBS:
+            yield jobs.pop(next(iter(jobs)))
+        job = jobs.setdefault(owner, _Job())
+        job.add(document, size)
+        if job.is_full:
+            yield jobs.pop(owner)
+    for job in jobs.values():
+        yield job
+
+
+@dataclass
+class _Job:
+    """Documents of one owner that are to share a job."""
+
+    documents: list[Document] = field(default_factory=list)
+    size: int = 0
+
+    def has_room_for(self, size: int) -> bool:
+        return self.size + size <= JOB_BYTES
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.documents) == JOB_DOCUMENTS or self.size >= JOB_BYTES
+
+    def add(self, document: Document, size: int) -> None:
+        self.documents.append(document)
+        self.size += size

@@ -1,0 +1,244 @@
+"""The job contract: everything that travels between producers and workers.
+
+All types are frozen, hold no connection, and are encoded as MessagePack with msgspec, which
+validates them when decoding. The tag of a batch carries the version of the contract; a worker
+that meets a tag it does not know refuses the job instead of guessing.
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Final, Self
+
+import msgspec
+from msgspec import Meta, Struct
+
+from ingestq.core.blobs import QUEUE_WITHIN_MS, named_ms
+from ingestq.core.documents import Deletion, Document, Item, Lane, Sweep, meant_for
+from ingestq.core.errors import ContractError
+from ingestq.core.results import BatchReport, DeadLetter, DocumentCounts
+
+INGEST: Final = "ingest"
+"""Wire name of the job function that ingests a batch."""
+
+DELETE: Final = "delete"
+"""Wire name of the job function that deletes documents."""
+SWEEP: Final = "sweep"
+"""Wire name of the job function that removes what a scan did not find any more."""
+LATEST_MS: Final = 253_402_300_799_999
+"""The last Unix time in ms that is a date: the end of the year 9999."""
+
+
+class _Batch(Struct, frozen=True):
+    """What the batches have in common: their documents share collection, tenant and way."""
+
+    function: ClassVar[str]
+    submission: str
+    documents: tuple[Any, ...]
+    lane: Lane = Lane.BULK
+
+    def __post_init__(self) -> None:
+        if len({(document.collection, document.tenant) for document in self.documents}) != 1:
+            raise ValueError("a batch holds documents, all of one collection and one tenant")
+
+    @property
+    def collection(self) -> str:
+        collection: str = self.documents[0].collection
+        return collection
+
+    @property
+    def tenant(self) -> str:
+        tenant: str = self.documents[0].tenant
+        return tenant
+
+    @property
+    def job_id(self) -> str:
+        """Id made of the documents' identities and versions, and of the submission.
+
+        The same batch sent twice is one job; a newer version of a document is another one.
+        """
+        digest = hashlib.blake2b(self.submission.encode(), digest_size=16)
+        for document in self.documents:
+            collection = (document.collection,) if document.collection else ()
+            key = (*collection, document.tenant, document.doc_id, document.version)
+            digest.update(msgspec.msgpack.encode(key))
+        return f"{self.function}-{digest.hexdigest()}"
+
+    @property
+    def counted(self) -> int:
+        """How many documents are accepted with it."""
+        return len(self.documents)
+
+    @property
+    def objects(self) -> frozenset[str]:
+        """The blobs that it names."""
+        return frozenset()
+
+    @property
+    def expires_ms(self) -> int | None:
+        """Until when, in Redis time, it may be put on the queue; None if it does not matter."""
+        oldest = min(map(named_ms, self.objects), default=None)
+        return None if oldest is None else oldest + QUEUE_WITHIN_MS
+
+    def alone(self, index: int) -> Self:
+        """The batch of one of its documents."""
+        return msgspec.structs.replace(self, documents=(self.documents[index],))
+
+    def within(self, submission: str) -> Self:
+        """The same batch as part of another submission."""
+        return msgspec.structs.replace(self, submission=submission)
+
+    def meant_for(self, collection: str) -> Self:
+        """The same batch, for ``collection`` unless it names one itself."""
+        documents = tuple(meant_for(collection, document) for document in self.documents)
+        return msgspec.structs.replace(self, documents=documents)
+
+
+class IngestBatch(_Batch, frozen=True, tag="ingest/1", omit_defaults=True):
+    """Documents of one tenant to be indexed, in one job."""
+
+    function = INGEST
+    documents: tuple[Document, ...]
+
+    @property
+    def objects(self) -> frozenset[str]:
+        return frozenset(d.blob for d in self.documents if d.blob is not None)
+
+
+class DeleteBatch(_Batch, frozen=True, tag="delete/1", omit_defaults=True):
+    """Documents of one tenant to be removed from the index, in one job."""
+
+    function = DELETE
+    documents: tuple[Deletion, ...]
+
+
+class SweepBatch(_Batch, frozen=True, tag="sweep/1", omit_defaults=True):
+    """The scan of a folder, in one job. How many documents it removes is known at its end."""
+
+    function = SWEEP
+    documents: tuple[Sweep, ...]
+
+    @property
+    def counted(self) -> int:
+        return 0
+
+
+Batch = IngestBatch | DeleteBatch | SweepBatch
+
+
+class _IngestInto(IngestBatch, frozen=True, tag="ingest/2", omit_defaults=True):
+    """How a batch travels that names a collection: a worker that knows of none refuses it."""
+
+
+class _DeleteFrom(DeleteBatch, frozen=True, tag="delete/2", omit_defaults=True):
+    """The same of a `DeleteBatch`."""
+
+
+class _SweepFrom(SweepBatch, frozen=True, tag="sweep/2", omit_defaults=True):
+    """The same of a `SweepBatch`."""
+
+
+_TRAVELS_AS: Final[dict[type[Batch], type[Batch]]] = {
+    IngestBatch: _IngestInto,
+    DeleteBatch: _DeleteFrom,
+    SweepBatch: _SweepFrom,
+}
+_ARRIVES_AS: Final = {travelling: batch for batch, travelling in _TRAVELS_AS.items()}
+
+
+FULL_RETRY_SECONDS: Final = 0.2
+"""How soon to offer a batch again that a full queue refused."""
+
+
+class Job(
+    Struct,
+    frozen=True,
+    rename={"function": "f", "args": "a", "kwargs": "k", "tries": "t", "enqueued_ms": "et"},
+):
+    """arq's own job envelope, with its field names, in MessagePack instead of pickle.
+
+    A job has one batch, or no argument at all (a run of a cron job).
+    """
+
+    function: str
+    args: tuple[Batch | _IngestInto | _DeleteFrom | _SweepFrom, ...]
+    enqueued_ms: Annotated[int, Meta(ge=0, le=LATEST_MS)]
+    kwargs: dict[str, Any] = {}
+    tries: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.args) > 1:
+            raise ValueError("a job has at most one batch")
+
+    @property
+    def batch(self) -> Batch | None:
+        return self.args[0] if self.args else None
+
+    @property
+    def known_batch(self) -> Batch | None:
+        """The batch, if the function is the one it was made for: it may be taken apart."""
+        return self.batch if self.batch and self.batch.function == self.function else None
+
+
+_job_decoder = msgspec.msgpack.Decoder(Job)
+
+
+def encode_job(batch: Batch, *, enqueued_ms: int) -> bytes:
+    """Encode the job that works on ``batch``; ``enqueued_ms`` is Unix time at the producer."""
+    travelling = _as(_TRAVELS_AS[type(batch)], batch) if batch.collection else batch
+    return msgspec.msgpack.encode(Job(batch.function, (travelling,), enqueued_ms))
+
+
+def decode_job(payload: bytes) -> Job:
+    """Decode a job from the queue.
+
+    Raises ContractError for anything that is not a job of a known version.
+    """
+    try:
+        job = _job_decoder.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ContractError(f"not a job of a known version: {error}") from error
+    arrived = tuple(_as(_ARRIVES_AS.get(type(batch), type(batch)), batch) for batch in job.args)
+    return msgspec.structs.replace(job, args=arrived)
+
+
+def _as(kind: type[Batch], batch: Batch) -> Batch:
+    return batch if type(batch) is kind else kind(*msgspec.structs.astuple(batch))
+
+
+def blobs_in(payload: bytes) -> frozenset[str]:
+    """The blobs that a job names. Raises ContractError as `decode_job` does."""
+    batch = decode_job(payload).batch
+    return frozenset() if batch is None else batch.objects
+
+
+def dead_letter_key(document: Item) -> str:
+    """Key of the document's dead letter: one a document, so a newer failure replaces an older."""
+    return dead_letter_key_of(document.collection, document.tenant, document.doc_id)
+
+
+def dead_letter_key_of(collection: str, tenant: str, doc_id: str) -> str:
+    """The same, of a document that is not at hand."""
+    return f"{collection}/{tenant}:{doc_id}" if collection else f"{tenant}:{doc_id}"
+
+
+def bury(batch: Batch, reason: str, *, tries: int, traceback: str = "") -> BatchReport:
+    """Report ``batch`` as given up: one dead letter a document, each with a job of its own."""
+    buried_ms = time.time_ns() // 1_000_000
+    documents: Sequence[Item] = batch.documents
+    dead_letters = tuple(
+        DeadLetter(
+            key=dead_letter_key(document),
+            doc_id=document.doc_id,
+            tenant=document.tenant,
+            collection=document.collection,
+            reason=reason,
+            payload=encode_job(batch.alone(index), enqueued_ms=buried_ms),
+            tries=tries,
+            buried_ms=buried_ms,
+            submission=batch.submission,
+            traceback=traceback,
+        )
+        for index, document in enumerate(documents)
+    )
+    return BatchReport(documents=DocumentCounts(rejected=len(dead_letters)), dead=dead_letters)

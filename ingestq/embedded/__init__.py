@@ -1,0 +1,1 @@
+"""Bundled servers, for those who have none of their own."""

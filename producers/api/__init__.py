@@ -1,1 +1,0 @@
-"""The HTTP API: a producer for programs that do not speak Python."""

@@ -1,0 +1,77 @@
+"""Blobs in the worker: content that parse processes can read, and garbage collection."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import msgspec
+import structlog
+
+from ingestq.broker.blobs.garbage import GarbageCollector
+from ingestq.broker.blobs.store import BlobStore
+from ingestq.core import events
+from ingestq.core.documents import Document
+from ingestq.core.errors import DocumentRejected, ServiceUnavailable, UsageError
+from ingestq.core.paths import path_to_text
+from worker.text.content import too_large
+
+
+class BlobContents:
+    """What is in ``blobs``, up to ``max_bytes`` of a document; without one, nothing is."""
+
+    def __init__(self, blobs: BlobStore | None = None, max_bytes: int = 0) -> None:
+        self._blobs = blobs
+        self._max_bytes = max_bytes
+
+    @asynccontextmanager
+    async def at_hand(self, document: Document) -> AsyncIterator[Document]:
+        """``document`` with a path, as long as inside, if its content is in the blob store.
+
+        Raises DocumentRejected if it is not there or too large, SpoolUnavailable, and UsageError.
+        """
+        if document.blob is None:
+            yield document
+            return
+        if self._blobs is None:
+            raise DocumentRejected("its content is in a blob store, and this worker has none")
+        size = await self._blobs.size(document.blob)
+        if size > self._max_bytes:  # before it is copied
+            raise DocumentRejected(too_large(size, self._max_bytes))
+        async with self._blobs.at_hand(document.blob) as path:
+            yield msgspec.structs.replace(document, blob=None, path=path_to_text(path))
+
+
+log = structlog.get_logger()
+
+CLEAN_SECONDS: Final = 3600.0
+"""How often it is looked for objects that are left over; they are hours old by then."""
+
+
+@asynccontextmanager
+async def cleaning(leftovers: GarbageCollector) -> AsyncIterator[None]:
+    """Remove ``leftovers`` now and then, as long as inside."""
+    stopping = asyncio.Event()
+    task = asyncio.create_task(_clean_until(stopping, leftovers))
+    try:
+        yield
+    finally:
+        stopping.set()  # a cancellation alone may get lost inside a request to Redis
+        task.cancel()
+        await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()
+
+
+async def _clean_until(stopping: asyncio.Event, leftovers: GarbageCollector) -> None:
+    while not stopping.is_set():
+        try:
+            removed = await leftovers.remove()
+        except (ServiceUnavailable, UsageError) as error:
+            log.warning(events.BLOBS_NOT_COLLECTED, error=str(error))
+        else:
+            if removed:
+                log.info(events.BLOBS_COLLECTED, objects=removed)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLEAN_SECONDS):
+                await stopping.wait()

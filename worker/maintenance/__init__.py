@@ -1,0 +1,1 @@
+"""Verify, repair, reindex and cut-over."""

@@ -1,0 +1,73 @@
+"""Cut-over: points the alias at another collection, and keeps the old one for a while."""
+
+import re
+import time
+from typing import Final
+
+from qdrant_client import models
+
+from worker.store.client import Qdrant
+from worker.store.collection import CollectionNames, alias_target, find_collection, stands_for
+
+PREVIOUS: Final = "__previous"
+"""The alias with this suffix stands for what the alias stood for before."""
+RETIRED_KEY: Final = "retired_ms"
+"""Field of a collection's metadata: since when the alias stands for another one (Unix time)."""
+MS_PER_HOUR: Final = 3_600_000
+
+
+async def exchange(qdrant: Qdrant, live: CollectionNames, new: CollectionNames) -> None:
+    """Let the alias stand for ``new``, in one step. ``live`` is kept: see `find_previous`."""
+    await retire(qdrant, live)
+    both = [stands_for(new.alias, new), stands_for(live.alias + PREVIOUS, live)]
+    await qdrant.ask(lambda client: client.update_collection_aliases(both))
+
+
+async def retire(qdrant: Qdrant, names: CollectionNames) -> None:
+    """Say that the collection is out of use from now on."""
+    retired = {RETIRED_KEY: time.time_ns() // 1_000_000}
+    await qdrant.ask(lambda client: client.update_collection(names.chunks, metadata=retired))
+
+
+async def find_previous(qdrant: Qdrant, alias: str) -> CollectionNames | None:
+    """The collection that ``alias`` stood for before, or None if it was removed."""
+    target = await alias_target(qdrant, alias + PREVIOUS)
+    return None if target is None else CollectionNames.at(alias, target)
+
+
+async def remove_expired(qdrant: Qdrant, alias: str, hours: float) -> CollectionNames | None:
+    """Remove the previous collection if it has been out of use for ``hours``; answers its names."""
+    previous = await find_previous(qdrant, alias)
+    if previous is None or await _hours_retired(qdrant, previous) < hours:
+        return None
+    forget = models.DeleteAliasOperation(
+        delete_alias=models.DeleteAlias(alias_name=alias + PREVIOUS)
+    )
+    await qdrant.ask(lambda client: client.update_collection_aliases([forget]))
+    await _remove(qdrant, previous)
+    return previous
+
+
+async def remove_abandoned(qdrant: Qdrant, alias: str) -> None:
+    """Remove the collections of ``alias`` that it neither stands for nor stood for before.
+
+    Rebuilding that was given up leaves them. To be called only while nobody builds one.
+    """
+    kept = {await find_collection(qdrant, alias), await find_previous(qdrant, alias)}
+    existing = (await qdrant.ask(lambda client: client.get_collections())).collections
+    built_for_alias = re.compile(re.escape(alias) + "__[0-9a-f]{12}")
+    for collection in existing:
+        names = CollectionNames.at(alias, collection.name)
+        if built_for_alias.fullmatch(collection.name) and names not in kept:
+            await _remove(qdrant, names)
+
+
+async def _remove(qdrant: Qdrant, names: CollectionNames) -> None:
+    await qdrant.ask(lambda client: client.delete_collection(names.ledger))
+    await qdrant.ask(lambda client: client.delete_collection(names.chunks))
+
+
+async def _hours_retired(qdrant: Qdrant, names: CollectionNames) -> float:
+    info = await qdrant.ask(lambda client: client.get_collection(names.chunks))
+    retired_ms: int = (info.config.metadata or {}).get(RETIRED_KEY, 0)
+    return (time.time_ns() // 1_000_000 - retired_ms) / MS_PER_HOUR

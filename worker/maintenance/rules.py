@@ -1,0 +1,245 @@
+"""The rules that say what is wrong with one document, and the remedy. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+from qdrant_client import models
+
+from ingestq.core.documents import Deletion, Document
+from worker.maintenance.sources import Look, Sight
+from worker.pipeline.points import DocumentKey, LedgerEntry, State
+from worker.store.inventory import StoredChunk
+
+
+class Kind(StrEnum):
+    """What is wrong.
+
+    ``missing``: a document of which the index lacks something. ``orphaned``: a chunk that belongs
+    to no document. ``stale``: a document that is not as its file is, or was left half done.
+    """
+
+    MISSING = "missing"
+    ORPHANED = "orphaned"
+    STALE = "stale"
+
+
+@dataclass(frozen=True)
+class Requeue:
+    """Have the document written, once more if it was: then its entry is distrusted before."""
+
+    document: Document
+    distrust: LedgerEntry | None = None
+
+
+@dataclass(frozen=True)
+class Withdraw:
+    """Have the document deleted."""
+
+    deletion: Deletion
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Remove the chunk."""
+
+    chunk: StoredChunk
+
+
+@dataclass(frozen=True)
+class SendAgain:
+    """Only who sent the document can mend it: see to it that the same content is written then."""
+
+    distrust: LedgerEntry
+
+
+Remedy = Requeue | Withdraw | Remove | SendAgain | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong, and what mends it; None if nothing may be done about it."""
+
+    kind: Kind
+    key: DocumentKey
+    reason: str
+    remedy: Remedy
+    chunk: models.ExtendedPointId | None = None
+
+
+@dataclass
+class Tally:
+    """What was seen.
+
+    ``in_work`` documents are not judged, because somebody works at them; ``hidden`` ones neither,
+    because their files cannot be seen from here. ``rejected`` ones are among the dead letters;
+    ``unreadable`` ones were found in a folder, and are no documents.
+    ``refused`` says which repairs look too much like a mistake to be made unasked.
+    """
+
+    documents: int = 0
+    chunks: int = 0
+    in_work: int = 0
+    hidden: int = 0
+    rejected: int = 0
+    unreadable: int = 0
+    files: int = 0
+    gone: int = 0
+    strays: int = 0
+    stray_documents: set[DocumentKey | None] = field(default_factory=set)
+    refused: list[str] = field(default_factory=list)
+
+
+FIRST_REDIS_TIME: Final = 10**15
+"""Versions from here on (September 2001 in microseconds) are times, not a caller's own numbers."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What was seen of one document.
+
+    There are ``chunks`` that carry the fence of its entry; the ``others`` say that they are its
+    own, and do not. Of an unfinished document neither is known. ``complete`` says
+    whether the chunks are those that its entry stands for.
+    """
+
+    entry: LedgerEntry
+    chunks: int
+    complete: bool
+    others: Sequence[StoredChunk]
+    look: Look
+
+    @property
+    def changed_file(self) -> bool:
+        return self.look.sight in (Sight.CHANGED, Sight.GONE)
+
+    @property
+    def has_file(self) -> bool:
+        """Whether it has one that can be seen, or was seen to be gone."""
+        return self.entry.path is not None and self.look.sight is not Sight.HIDDEN
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether anything may be wrong with it."""
+        unfinished = self.entry.unfinished
+        return unfinished or self.changed_file or not self.complete or bool(self.others)
+
+    def document(self, now: int) -> Document:
+        """The document as its file is now. It has a path."""
+        document = self.entry.document
+        assert document is not None, "the caller looked"
+        version = _next_version(self.entry, now)
+        return msgspec.structs.replace(document, version=version, file=self.look.state)
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """Whether the queue holds a job for the document, or what its path holds was given up before;
+    and the time of Redis from before it was looked at."""
+
+    queued: bool
+    given_up: bool
+    now: int
+
+
+def judge(seen: Observation, under: Circumstances, tally: Tally) -> Sequence[Finding]:
+    """What is wrong with a document that nobody changed while it was looked at.
+
+    One whose file is gone is only counted in ``tally``: whether it may be deleted depends on how
+    many there are.
+    """
+    match seen.entry.state:
+        case State.DELETED:
+            return _others(seen, "the document was deleted", under, tally)
+        case State.INDEXED:
+            chunks = _others(seen, "it is left of another version", under, tally)
+            return [*chunks, *_indexed(seen, under, tally)]
+        case State.WRITING | State.CLEARING | State.DELETING:
+            return _begun(seen, under, tally)
+
+
+def _others(
+    seen: Observation, reason: str, under: Circumstances, tally: Tally
+) -> Sequence[Finding]:
+    if seen.others and under.queued:
+        # A worker that was overtaken may be about to delete them.
+        tally.in_work += 1
+        return []
+    return [orphaned(chunk, reason) for chunk in seen.others]
+
+
+def _indexed(seen: Observation, under: Circumstances, tally: Tally) -> Sequence[Finding]:
+    if not seen.complete and seen.look.sight is not Sight.GONE:
+        # Also if it is queued: a worker would find the content that is indexed already.
+        return [_incomplete(seen, under)]
+    if not seen.changed_file:
+        return []
+    if under.queued:
+        tally.in_work += not seen.others  # else it is counted already
+    elif seen.look.sight is Sight.GONE:
+        tally.gone += 1
+    elif under.given_up:
+        tally.rejected += 1
+    else:
+        remedy = Requeue(seen.document(under.now))
+        return [Finding(Kind.STALE, seen.entry.key, seen.look.reason, remedy)]
+    return []
+
+
+def _begun(seen: Observation, under: Circumstances, tally: Tally) -> Sequence[Finding]:
+    if under.queued:
+        tally.in_work += 1
+        return []
+    if seen.entry.state is State.DELETING:
+        remedy = withdraw(seen.entry, under.now)
+        reason = "its deletion was begun, and not ended"
+        return [Finding(Kind.STALE, seen.entry.key, reason, remedy)]
+    if seen.look.sight is Sight.GONE:
+        tally.gone += 1
+        return []
+    return [_half_done(Kind.STALE, "it was begun to be written, and not ended", seen, under)]
+
+
+def _incomplete(seen: Observation, under: Circumstances) -> Finding:
+    wanted = seen.entry.chunks
+    if seen.chunks > wanted:
+        reason = f"{seen.chunks:,} chunks say that they are its {wanted:,}"
+        return _half_done(Kind.ORPHANED, reason, seen, under)
+    if seen.chunks == wanted:
+        reason = f"its {wanted:,} chunks are not those that were written"
+        return _half_done(Kind.MISSING, reason, seen, under)
+    reason = f"{wanted - seen.chunks:,} of its {wanted:,} chunks are missing"
+    return _half_done(Kind.MISSING, reason, seen, under)
+
+
+def _half_done(kind: Kind, reason: str, seen: Observation, under: Circumstances) -> Finding:
+    entry = seen.entry
+    if entry.path is None:
+        told = f"{reason}; its text is not in a file, so send it again"
+        # One that is not indexed will be written as it is.
+        return Finding(kind, entry.key, told, SendAgain(entry) if entry.indexed else None)
+    remedy = Requeue(seen.document(under.now), entry)
+    return Finding(kind, entry.key, reason, remedy)
+
+
+def orphaned(chunk: StoredChunk, reason: str, *, allowed: bool = True) -> Finding:
+    """A chunk that is too many; it is removed if that is ``allowed``."""
+    key = chunk.key or DocumentKey("", "")
+    return Finding(Kind.ORPHANED, key, reason, Remove(chunk) if allowed else None, chunk.id)
+
+
+def withdraw(entry: LedgerEntry, now: int) -> Withdraw:
+    """Have the document of ``entry`` deleted, as it was observed ``now``."""
+    version = _next_version(entry, now)
+    return Withdraw(Deletion(doc_id=entry.doc_id, version=version, tenant=entry.tenant))
+
+
+def _next_version(entry: LedgerEntry, now: int) -> int:
+    """The version at which a document is repaired: ``now``, if times are what it is counted in.
+
+    Numbers of the caller's own stay: a later attempt at the same one is enough, and the caller's
+    next one has to be newer.
+    """
+    return now if FIRST_REDIS_TIME <= entry.version < now else entry.version

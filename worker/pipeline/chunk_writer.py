@@ -1,0 +1,131 @@
+"""Writes the chunks of a document, part by part."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from ingestq.core.documents import Document
+from worker.pipeline.points import ChunkPoint, Digest, Fence, chunk_id
+from worker.pipeline.ports import Ports, Progress
+from worker.text.parts import Part, SizedText, SparseVector
+
+SLICE_CHUNKS: Final = 256
+"""Chunks of one document that are embedded and upserted before the next are looked at: vectors in
+memory are bounded by this, not by the size of the document."""
+
+
+VECTOR_DECIMALS: Final = 9
+"""Of the components of a unit vector. A float32 says hardly more of most of them, but written out
+as a double, as JSON does, it would be nearly twice as long."""
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    id: str
+    text: SizedText
+    payload: Mapping[str, Any]
+    sparse: SparseVector | None
+
+
+class ChunkWriter:
+    """Embeds and upserts chunks of ``document`` under ``fence``; ``title`` is stored with each.
+
+    Those of a document that was ``known`` may have a vector already. ``chunks`` were written so
+    far, of which ``embedded`` had none; ``digest`` is that of their ids.
+    """
+
+    def __init__(
+        self,
+        document: Document,
+        fence: Fence,
+        title: str,
+        ports: Ports,
+        progress: Progress,
+        *,
+        known: bool,
+    ) -> None:
+        self.chunks = 0
+        self.embedded = 0
+        self.digest = Digest()
+        self._document = document
+        self._fence = fence
+        self._metadata = {"title": title, **document.metadata, "source": document.source}
+        self._ports = ports
+        self._progress = progress
+        self._known = known
+        self._sections: Counter[str] = Counter()
+
+    async def write(self, part: Part) -> None:
+        """Write the chunks that come next in the document; durable on return.
+
+        Raises what the model and the store raise.
+        """
+        self._progress(0, len(part.chunks))
+        chunks = list(self._identified(part))
+        for start in range(0, len(chunks), SLICE_CHUNKS):
+            some = chunks[start : start + SLICE_CHUNKS]
+            await self._write(some)
+            self.chunks += len(some)
+            for chunk in some:
+                self.digest.add(chunk.id)
+            self._progress(len(some), 0)
+
+    async def _write(self, chunks: Sequence[_Chunk]) -> None:
+        """Upsert ``chunks``, with the vectors they have where they have one."""
+        ports = self._ports
+        vectors: dict[str, Sequence[float]] = {}
+        if self._known:
+            vectors.update(await ports.chunks.vectors(chunk.id for chunk in chunks))
+        if ports.donor is not None:
+            missing = [chunk.id for chunk in chunks if chunk.id not in vectors]
+            vectors.update(await ports.donor.vectors(missing))
+        new = [chunk for chunk in chunks if chunk.id not in vectors]
+        if new:
+            rows = await ports.model.embed([chunk.text for chunk in new])
+            numbers = np.round(rows.astype(np.float64), VECTOR_DECIMALS).tolist()
+            vectors.update(zip((c.id for c in new), numbers, strict=True))
+        points = [ChunkPoint(c.id, vectors[c.id], c.payload, c.sparse) for c in chunks]
+        await ports.chunks.upsert(points, self._fence)
+        self.embedded += len(new)
+
+    def _identified(self, part: Part) -> Iterator[_Chunk]:
+        """Give every chunk its id and payload."""
+        document = self._document
+        hashes = [_hash(text) for text in part.chunks]
+        section = self._section(hashes)
+        seen: Counter[str] = Counter()
+        for i, text in enumerate(map(SizedText, part.chunks, part.tokens)):
+            payload = {
+                "page_content": text.text,
+                "metadata": self._metadata,
+                "doc_id": document.doc_id,
+                "source": document.source,
+                "tenant": document.tenant,
+                "chunk_index": self.chunks + i,
+                "content_hash": hashes[i],
+                **self._fence._asdict(),
+            }
+            place = f"{section}{seen[hashes[i]]}"
+            seen[hashes[i]] += 1
+            key = chunk_id(document.tenant, document.doc_id, hashes[i], place)
+            yield _Chunk(key, text, payload, part.sparse[i] if part.sparse else None)
+
+    def _section(self, hashes: Sequence[str]) -> str:
+        """What tells equal chunks of different parts apart: the chunk that a part begins with.
+
+        So an edit leaves the ids in other parts as they are, and nobody has to remember every
+        chunk of a long document. The first part needs no name.
+        """
+        if not self.chunks or not hashes:
+            return ""
+        first = hashes[0]
+        self._sections[first] += 1
+        return f"{first}\0{self._sections[first]}\0"
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,275 @@
+"""What happens to one document: the index is made equal to it, and the outcome is a value.
+
+The pipeline knows its neighbours by what it needs of them, see `worker.pipeline.ports`. Several
+workers may be at the same document, at different versions, and any of them may be stopped at any
+point. What keeps the newest version whole:
+
+- The ledger lets only a newer version, or a later attempt at the same one, begin.
+- A chunk carries the fence it was written under, and is replaced or deleted only under one that is
+  not older.
+- Writes come in an order that never loses the old version before the new one is durable: begin,
+  upsert the new chunks, say that all are there, delete the stale ones, finish.
+- Once all are there, all other chunks of the document that are not newer are stale. Who was
+  overtaken deletes them, too: some of its own may have come after the owner looked. If the owner is
+  not that far yet, it will find them.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import msgspec
+
+from ingestq.core.documents import Deletion, Document
+from ingestq.core.paths import folders_of
+from ingestq.core.results import ChunkCounts
+from worker.pipeline.chunk_writer import ChunkWriter
+from worker.pipeline.points import DocumentKey, Fence, LedgerEntry, State
+from worker.pipeline.ports import Ports, Progress
+from worker.text.parts import Prepared, Unprepared
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """The index now holds this version."""
+
+    chunks: ChunkCounts
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """The index held this content already."""
+
+
+@dataclass(frozen=True)
+class Superseded:
+    """The index holds a newer version."""
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """The document is no longer in the index; ``chunks`` of it were."""
+
+    chunks: int
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Those documents of a folder that are gone are no longer in the index."""
+
+    documents: int
+    chunks: int
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """The document can never be indexed."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Retry:
+    """The document may be indexed later; ``counts`` says whether this was a try of its own.
+
+    ``away`` is the error of a service that is away, if that is why.
+    """
+
+    reason: str
+    counts: bool
+    traceback: str = ""
+    away: Exception | None = None
+
+
+Outcome = Indexed | Unchanged | Superseded | Deleted | Swept | Rejected | Retry
+
+
+@dataclass(frozen=True)
+class Work:
+    """A document to be made equal to, and what is known when the work begins.
+
+    ``entry`` is what the ledger said, ``attempt`` the fencing token of the job. ``restarted`` says
+    that a worker died over this before, and may have left chunks behind.
+    """
+
+    document: Document
+    entry: LedgerEntry | None
+    attempt: int
+    restarted: bool = False
+
+    @property
+    def key(self) -> DocumentKey:
+        return DocumentKey(self.document.tenant, self.document.doc_id)
+
+    @property
+    def fence(self) -> Fence:
+        return Fence(self.document.version, self.attempt)
+
+
+def outcome_at_once(work: Work) -> Outcome | None:
+    """The outcome, if the ledger alone can tell it and there is nothing to be done."""
+    entry, file = work.entry, work.document.file
+    if entry is None:
+        return None
+    if entry.version > work.document.version:
+        return None if work.restarted else Superseded()
+    if entry.indexed and file is not None and entry.file == file:
+        return Unchanged()
+    return None
+
+
+async def ingest(work: Work, ports: Ports, progress: Progress) -> Outcome:
+    """Make the index equal to the document, unless it holds that or a newer version already.
+
+    May be repeated after any interruption. Raises what its neighbours raise.
+    """
+    known = outcome_at_once(work)
+    if known is not None:
+        return known
+    if work.entry is not None and work.entry.version > work.document.version:
+        return await _superseded_by(work.entry, ports)
+    known_hash = work.entry.content_hash if work.entry and work.entry.indexed else None
+    await ports.room.enter()
+    async with ports.contents.at_hand(work.document) as content:
+        prepared = await ports.model.prepare(content, known_hash)
+        if isinstance(prepared, Unprepared):
+            return await _confirm(work, prepared, ports)
+        return await replace(work, prepared, ports, progress, content)
+
+
+async def delete(deletion: Deletion, attempt: int, ports: Ports) -> Outcome:
+    """Remove a document from the index, unless it holds a newer version.
+
+    Its entry stays as a tombstone, so that no older version is indexed later. May be repeated after
+    any interruption. Raises what its neighbours raise.
+    """
+    key = DocumentKey(deletion.tenant, deletion.doc_id)
+    entry = (await ports.ledger.look_up([key])).get(key)
+    if entry is not None and entry.version > deletion.version:
+        return Superseded()
+    known = entry is not None and entry.state is not State.DELETED
+    tombstone = LedgerEntry(
+        tenant=deletion.tenant,
+        doc_id=deletion.doc_id,
+        source="" if entry is None else entry.source,
+        version=deletion.version,
+        attempt=attempt,
+        content_hash="",
+        chunks=0,
+        state=State.DELETED,
+        written_ms=_now_ms(),
+    )
+    outcome = await remove(tombstone, ports)
+    return Unchanged() if isinstance(outcome, Deleted) and not known else outcome
+
+
+async def remove(tombstone: LedgerEntry, ports: Ports) -> Deleted | Superseded:
+    """Make the index equal to a document that is gone, as ``tombstone`` says.
+
+    May be repeated after any interruption. Raises what its neighbours raise.
+    """
+    deleting = msgspec.structs.replace(tombstone, state=State.DELETING)
+    if not (await ports.ledger.begin(deleting)).ours:
+        return Superseded()
+    deleted = await ports.chunks.delete_stale(deleting)
+    if (await ports.ledger.advance(tombstone)).fence != tombstone.fence:
+        return Superseded()
+    return Deleted(deleted)
+
+
+async def _confirm(work: Work, prepared: Unprepared, ports: Ports) -> Outcome:
+    """The content is what is indexed: only write down that it still was at this version."""
+    assert work.entry is not None, "only a known document can be unchanged"
+    if work.entry.version == work.document.version:
+        # An earlier try got to the end, but its worker did not live to say so.
+        return Indexed(ChunkCounts(reused=work.entry.chunks))
+    now = msgspec.structs.replace(
+        work.entry,
+        version=work.document.version,
+        attempt=work.attempt,
+        written_ms=_now_ms(),
+        **_origin(work.document, prepared),
+    )
+    if await ports.ledger.confirm(work.entry, now):
+        return Unchanged()
+    return Retry("another worker changed the document meanwhile", counts=False)
+
+
+async def replace(
+    work: Work, prepared: Prepared, ports: Ports, progress: Progress, content: Document
+) -> Indexed | Superseded:
+    """Make the index equal to what was ``prepared`` of the document.
+
+    Later parts are read from ``content``, which is the document as this worker can read it. May be
+    repeated after any interruption. Raises what its neighbours raise.
+    """
+    document = work.document
+    entry = LedgerEntry(
+        tenant=document.tenant,
+        doc_id=document.doc_id,
+        source=document.source,
+        version=document.version,
+        attempt=work.attempt,
+        content_hash=prepared.content_hash,
+        chunks=0,
+        state=State.WRITING,
+        written_ms=_now_ms(),
+        **_origin(document, prepared),
+    )
+    with ports.room.hold(len(prepared.part.chunks)):
+        begun = await ports.ledger.begin(entry)
+        if not begun.ours:
+            return Superseded()
+        title = prepared.title or PurePath(document.source).name
+        writer = ChunkWriter(document, work.fence, title, ports, progress, known=not begun.first)
+        await writer.write(prepared.part)
+    rest = prepared.part.rest
+    while rest is not None:
+        await ports.room.enter()
+        part = await ports.model.prepare_rest(content, rest)
+        with ports.room.hold(len(part.chunks)):
+            await writer.write(part)
+        rest = part.rest
+    done = msgspec.structs.replace(
+        entry,
+        state=State.INDEXED,
+        chunks=writer.chunks,
+        chunks_fence=work.fence,
+        chunks_digest=str(writer.digest),
+    )
+    deleted = 0
+    if not begun.first:
+        clearing = msgspec.structs.replace(done, state=State.CLEARING)
+        now = await ports.ledger.advance(clearing)
+        if now.fence != work.fence:
+            return await _superseded_by(now, ports)
+        deleted = await ports.chunks.delete_stale(clearing)
+    now = await ports.ledger.advance(done)
+    if now.fence != work.fence:
+        return await _superseded_by(now, ports)
+    reused = writer.chunks - writer.embedded
+    return Indexed(ChunkCounts(embedded=writer.embedded, reused=reused, deleted=deleted))
+
+
+def _origin(document: Document, prepared: Prepared | Unprepared) -> dict[str, Any]:
+    """The fields of a ledger entry that say where the document came from."""
+    stays = document.path is not None and not document.hot
+    return {
+        "file": prepared.file if stays else None,
+        "folders": folders_of(document.doc_id) if document.scanned else (),
+        "path": document.path if stays else None,
+        "media_type": document.media_type,
+        "metadata": document.metadata,
+    }
+
+
+async def _superseded_by(owner: LedgerEntry, ports: Ports) -> Superseded:
+    """What is left of others may have been written after the owner looked for it."""
+    if owner.state is not State.WRITING:
+        await ports.chunks.delete_stale(owner)
+    return Superseded()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

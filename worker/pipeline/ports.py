@@ -1,0 +1,76 @@
+"""What the pipeline needs of its neighbours, whoever they are."""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ingestq.core.documents import Document
+from worker.consumer.blobs import BlobContents
+from worker.pipeline.memory_budget import Room
+from worker.pipeline.points import Begun, ChunkPoint, DocumentKey, Fence, LedgerEntry
+from worker.text.parts import Part, Place, Prepared, SizedText, Unprepared
+
+Progress = Callable[[int, int], None]
+"""Called with the chunks that were done and became known since the last call."""
+
+
+class Model(Protocol):
+    """Text in, vectors out; see `worker.embedding.pool.LaneModel`."""
+
+    async def prepare(
+        self, document: Document, known_hash: str | None
+    ) -> Prepared | Unprepared: ...
+
+    async def prepare_rest(self, document: Document, rest: Place) -> Part: ...
+
+    async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]: ...
+
+
+class Chunks(Protocol):
+    """The chunks in the index; see `worker.store.chunks.QdrantStore`."""
+
+    async def upsert(self, points: Sequence[ChunkPoint], fence: Fence) -> None: ...
+
+    async def delete_stale(self, entry: LedgerEntry) -> int: ...
+
+    async def vectors(self, ids: Iterable[str]) -> dict[str, list[float]]: ...
+
+
+class Ledger(Protocol):
+    """What is indexed; see `worker.store.ledger.QdrantLedger`."""
+
+    async def look_up(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, LedgerEntry]: ...
+
+    async def begin(self, entry: LedgerEntry) -> Begun: ...
+
+    async def advance(self, entry: LedgerEntry) -> LedgerEntry: ...
+
+    async def confirm(self, seen: LedgerEntry, now: LedgerEntry) -> bool: ...
+
+    def in_folder(self, tenant: str, folder: str) -> AsyncIterator[Sequence[LedgerEntry]]: ...
+
+
+class Contents(Protocol):
+    """What came through the blob store; see `worker.consumer.blobs.BlobContents`."""
+
+    def at_hand(self, document: Document) -> AbstractAsyncContextManager[Document]: ...
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The pipeline's neighbours.
+
+    A ``donor`` has vectors of the same model: what it has need not be embedded. ``room`` bounds
+    what is held in memory.
+    """
+
+    model: Model
+    chunks: Chunks
+    ledger: Ledger
+    donor: Chunks | None = None
+    room: Room = field(default_factory=Room)
+    contents: Contents = field(default_factory=BlobContents)

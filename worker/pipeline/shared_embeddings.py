@@ -1,0 +1,77 @@
+"""A text that several documents of a batch share is embedded once."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ingestq.core.documents import Document
+from worker.pipeline.ports import Model, Ports
+from worker.text.parts import Part, Place, Prepared, SizedText, Unprepared
+
+Row = npt.NDArray[np.float32]
+
+KEPT_TEXTS: Final = 4096
+"""Texts whose vectors are remembered, the latest: some ten megabytes."""
+
+
+def sharing_embeddings(ports: Ports) -> Ports:
+    """``ports`` with which a text is embedded once, however many documents hold it."""
+    return replace(ports, model=SharedEmbeddings(ports.model))
+
+
+class SharedEmbeddings:
+    """A model that remembers what it was asked."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._rows: dict[SizedText, asyncio.Future[Row]] = {}
+
+    async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
+        """See `worker.pipeline.ports.Model`."""
+        return await self._model.prepare(document, known_hash)
+
+    async def prepare_rest(self, document: Document, rest: Place) -> Part:
+        """See `worker.pipeline.ports.Model`."""
+        return await self._model.prepare_rest(document, rest)
+
+    async def embed(self, texts: Sequence[SizedText]) -> Row:
+        """See `worker.pipeline.ports.Model`."""
+        mine = {text: self._promise(text) for text in texts if text not in self._rows}
+        promised = [(text, self._rows[text]) for text in texts]
+        if mine:
+            try:
+                rows = await self._model.embed(list(mine))
+                for future, row in zip(mine.values(), rows, strict=True):
+                    future.set_result(row)
+            finally:
+                self._forget(mine)
+        return np.stack([await self._row(text, future) for text, future in promised])
+
+    def _promise(self, text: SizedText) -> asyncio.Future[Row]:
+        future: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
+        self._rows[text] = future
+        return future
+
+    def _forget(self, mine: dict[SizedText, asyncio.Future[Row]]) -> None:
+        """Forget what failed, so that whoever else needs it asks anew, and what is long ago."""
+        for text, future in mine.items():
+            if not future.done():
+                future.cancel()
+                del self._rows[text]
+        settled = [text for text, future in self._rows.items() if future.done()]
+        for text in settled[: max(0, len(self._rows) - KEPT_TEXTS)]:
+            del self._rows[text]
+
+    async def _row(self, text: SizedText, future: asyncio.Future[Row]) -> Row:
+        try:
+            row: Row = await asyncio.shield(future)
+            return row
+        except asyncio.CancelledError:
+            if not future.cancelled():
+                raise
+        [row] = await self.embed([text])  # whoever asked for it failed
+        return row

@@ -1,0 +1,253 @@
+"""The one AsyncQdrantClient of a process, and what its errors mean.
+
+Against a server the client lives on the event loop of its caller. The local mode is pure Python
+and blocks whoever calls it, so it lives in a thread of its own, with an event loop of its own.
+"""
+
+import asyncio
+import json
+import sqlite3
+import threading
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+import httpx
+import stamina
+from qdrant_client import AsyncQdrantClient, models
+from qdrant_client.common.client_exceptions import QdrantException
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from ingestq.core.errors import (
+    CollectionMissing,
+    StoreFull,
+    StoreRejected,
+    StoreTooSlow,
+    StoreUnavailable,
+    UsageError,
+)
+from worker.store.answers import meaning
+
+T = TypeVar("T")
+Request = Callable[[AsyncQdrantClient], Awaitable[T]]
+
+ANSWER_SECONDS: Final = 60
+PATIENCE_SECONDS: Final = 20.0
+"""How long a request is repeated in place."""
+MAX_CONNECTIONS: Final = 8
+"""About as many parallel requests as a worker makes. Set, because the client keeps no connection to
+localhost alive otherwise; more would cost each request a look at every idle one."""
+LOCAL_MODE_WARNINGS: Final = (
+    "Payload indexes have no effect in the local Qdrant",
+    "Local mode is not recommended for collections with more than",
+    "Local mode performs exact",
+)
+"""Known and documented: the local mode is for small collections."""
+
+
+@dataclass(frozen=True)
+class QdrantConfig:
+    """Where Qdrant is: a server at ``url``, or the local mode in ``path``."""
+
+    url: str | None
+    api_key: str | None
+    path: Path
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages."""
+        return self.url or f"the local Qdrant in {self.path}"
+
+
+class Qdrant(Protocol):
+    """A Qdrant that can be asked. Errors arrive as those of `ingestq.core.errors`."""
+
+    async def ask(self, request: Request[T]) -> T:
+        """Await ``request`` on the client.
+
+        Raises StoreUnavailable if trying again may help, StoreRejected if it never will, and
+        UsageError if no request would succeed; see `worker.store.answers`.
+        """
+        ...
+
+
+def applied(write: Request[models.UpdateResult]) -> Request[models.UpdateResult]:
+    """``write``, which raises StoreUnavailable unless it was applied.
+
+    A wait for it that ran out is answered with success.
+    """
+
+    async def ask(client: AsyncQdrantClient) -> models.UpdateResult:
+        result = await write(client)
+        check_applied(result)
+        return result
+
+    return ask
+
+
+def check_applied(result: models.UpdateResult) -> None:
+    """Raise StoreUnavailable unless the write was applied: it may still be, or again."""
+    if result.status is not models.UpdateStatus.COMPLETED:
+        raise StoreUnavailable(f"Qdrant has accepted a write but not applied it: {result}")
+
+
+class PatientQdrant:
+    """A Qdrant that is asked again, with jittered back-off, while it cannot answer.
+
+    Gives up after a while, or at once if Qdrant asks to be left alone for longer than that, has no
+    room, or ran out of time: then the job is better put back, or less asked for. Only for requests
+    that may be sent twice.
+    """
+
+    def __init__(self, qdrant: Qdrant) -> None:
+        self._qdrant = qdrant
+        self._retrying = stamina.AsyncRetryingCaller(
+            attempts=None, timeout=PATIENCE_SECONDS, wait_initial=0.2, wait_max=5.0
+        ).on(_retry_after)
+
+    async def ask(self, request: Request[T]) -> T:
+        """See `Qdrant.ask`."""
+        try:
+            return await self._retrying(self._qdrant.ask, request)
+        except CollectionMissing:  # its alias may just have been moved: it is looked up once more
+            return await self._retrying(self._qdrant.ask, request)
+
+
+def _retry_after(error: Exception) -> bool | float:
+    """When to ask again: True is with back-off, False never, else the seconds Qdrant named."""
+    if not isinstance(error, StoreUnavailable) or isinstance(error, StoreTooSlow | StoreFull):
+        return False
+    if not error.retry_after:
+        return True
+    return error.retry_after if error.retry_after <= PATIENCE_SECONDS else False
+
+
+@asynccontextmanager
+async def connect_qdrant(config: QdrantConfig) -> AsyncIterator[Qdrant]:
+    """Connect to the server, or open the local mode; closed on leaving.
+
+    Raises StoreUnavailable if the local mode is in use by another process. A server is first
+    asked when something is wanted from it.
+    """
+    opened = await (_Server.open(config) if config.url else _Local.open(config))
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+class _Server:
+    def __init__(self, config: QdrantConfig, client: AsyncQdrantClient) -> None:
+        self._config = config
+        self._client = client
+
+    @classmethod
+    async def open(cls, config: QdrantConfig) -> "_Server":
+        try:
+            # A key that travels in the clear is for the user to decide: inside a private network
+            # that is usual. The client would warn at every start.
+            warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
+            client = AsyncQdrantClient(
+                url=config.url,
+                api_key=config.api_key,
+                timeout=ANSWER_SECONDS,
+                check_compatibility=False,  # it would ask synchronously, from a thread
+                limits=httpx.Limits(
+                    max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS
+                ),
+            )
+        except ValueError as error:
+            raise UsageError(
+                f"INGESTQ_QDRANT_URL {config.url!r} is not a URL ({error}); write http://HOST:6333"
+            ) from error
+        return cls(config, client)
+
+    async def ask(self, request: Request[T]) -> T:
+        try:
+            return await request(self._client)
+        except ResponseHandlingException as error:
+            raise _unavailable(self._config, error.source) from error
+        except json.JSONDecodeError as error:
+            raise StoreUnavailable(
+                f"{self._config.place} does not answer as Qdrant does ({error}); set "
+                "INGESTQ_QDRANT_URL to a Qdrant server"
+            ) from error
+        except QdrantException as error:  # 429; without a number of seconds if it cannot be read
+            raise StoreUnavailable(
+                f"Qdrant at {self._config.place} asks to be left alone for a while: {error}",
+                getattr(error, "retry_after_s", None),
+            ) from error
+        except UnexpectedResponse as error:
+            raise meaning(self._config.place, error.status_code or 0, error.content) from error
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+class _Local:
+    def __init__(self, config: QdrantConfig) -> None:
+        self._config = config
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="local-qdrant", daemon=True
+        )
+        self._client: AsyncQdrantClient
+
+    @classmethod
+    async def open(cls, config: QdrantConfig) -> "_Local":
+        local = cls(config)
+        local._thread.start()
+        try:
+            local._client = await local._run(local._open())
+        except RuntimeError as error:
+            await local._stop()
+            raise StoreUnavailable(
+                f"{config.place} is in use by another ingestq process; wait for it to end, or "
+                "set INGESTQ_QDRANT_URL to a Qdrant server, which serves many"
+            ) from error
+        except OSError as error:
+            await local._stop()
+            raise UsageError(f"{config.place} cannot be opened: {error}") from error
+        return local
+
+    async def ask(self, request: Request[T]) -> T:
+        try:
+            return await self._run(request(self._client))
+        except ValueError as error:
+            raise StoreRejected(f"{self._config.place} refuses a request: {error}") from error
+        except sqlite3.OperationalError as error:
+            kind = StoreFull if error.sqlite_errorcode == sqlite3.SQLITE_FULL else StoreUnavailable
+            raise kind(f"{self._config.place} cannot be written: {error}") from error
+
+    async def close(self) -> None:
+        await self._run(self._client.close())
+        await self._stop()
+
+    async def _open(self) -> AsyncQdrantClient:
+        for message in LOCAL_MODE_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        self._config.path.mkdir(parents=True, exist_ok=True)
+        return AsyncQdrantClient(path=str(self._config.path))
+
+    async def _run(self, work: Awaitable[T]) -> T:
+        async def on_thread() -> T:
+            return await work
+
+        future = asyncio.run_coroutine_threadsafe(on_thread(), self._loop)
+        return await asyncio.wrap_future(future)
+
+    async def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        await asyncio.to_thread(self._thread.join)
+        self._loop.close()
+
+
+def _unavailable(config: QdrantConfig, error: Exception) -> StoreUnavailable:
+    detail = str(error) or type(error).__name__
+    return StoreUnavailable(
+        f"Qdrant does not answer at {config.place} ({detail}); start it or set "
+        "INGESTQ_QDRANT_URL (unset, ingestq uses a local one)"
+    )

@@ -1,0 +1,148 @@
+"""Bytes to text. Runs in the pool's children: parsers are slow, and may crash.
+
+What kreuzberg reads (PDF, Office, HTML, e-mail, tables, …) becomes Markdown, so that headings and
+tables are still there when the text is cut into chunks. Markdown stays as it is, and so does
+everything else that turns out to be text, such as source code.
+"""
+
+import html
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+import charset_normalizer
+import kreuzberg
+
+from ingestq.core.errors import DocumentRejected
+
+PLAIN_TEXT: Final = "text/plain"
+MARKDOWN: Final = "text/markdown"
+SVG: Final = "image/svg+xml"
+UNKNOWN: Final = "application/octet-stream"
+HTML_TYPES: Final = frozenset({"text/html", "application/xhtml+xml"})
+DECODED_AS_IS: Final = frozenset({PLAIN_TEXT, "application/toml", "application/yaml"})
+"""Kept as it was written: kreuzberg would join lines, or wrap it up in a block of code."""
+
+CHARSET_SAMPLE_BYTES: Final = 64 * 1024
+"""Detecting an encoding is slow; the head of a file tells it."""
+REASON_CHARACTERS: Final = 200
+BINARY: Final = "a binary file, whatever its name says"
+"""Reason of the rejection of what is no text."""
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """The text of a document. ``markdown`` says whether its structure is written in Markdown."""
+
+    text: str
+    markdown: bool
+    title: str | None
+
+
+def extract(data: bytes, media_type: str | None) -> Extracted:
+    """Extract the text of ``data``.
+
+    ``media_type`` is what the name suggests; without it the content is asked.
+    Raises DocumentRejected, with a reason for the user, if there is no text to be had.
+    """
+    if not data:
+        raise DocumentRejected("the file is empty")
+    media_type = known_type(data, media_type)
+    if is_decoded_only(media_type):
+        extracted = Extracted(_decode(data), markdown=media_type == MARKDOWN, title=None)
+    elif media_type.startswith("image/") and media_type != SVG:
+        raise DocumentRejected(f"{media_type}: there is no OCR to read text in pictures with")
+    else:
+        extracted = _parse(data, media_type)
+    if not extracted.text.strip():
+        raise DocumentRejected(no_text(media_type))
+    return extracted
+
+
+def known_type(data: bytes, media_type: str | None) -> str:
+    """``media_type``, or if that says nothing, what a file that begins with ``data`` looks like."""
+    return _detect(data) if media_type is None or media_type == UNKNOWN else media_type
+
+
+def is_decoded_only(media_type: str) -> bool:
+    """Whether files of this type are text as they are; the others are parsed."""
+    return media_type in {MARKDOWN, *DECODED_AS_IS} or not _kreuzberg_reads(media_type)
+
+
+def no_text(media_type: str) -> str:
+    """Reason of the rejection of a file without text."""
+    return f"there is no text in this {media_type} file"
+
+
+def _detect(data: bytes) -> str:
+    try:
+        return kreuzberg.detect_mime_type(data)
+    except (RuntimeError, kreuzberg.KreuzbergError):
+        return PLAIN_TEXT  # in an encoding other than UTF-8, or no text at all: decoding will tell
+
+
+@cache
+def _kreuzberg_reads(media_type: str) -> bool:
+    try:
+        kreuzberg.validate_mime_type(media_type)
+    except (RuntimeError, kreuzberg.KreuzbergError):
+        return False
+    return True
+
+
+def _decode(data: bytes) -> str:
+    """Decode text in whatever encoding it is. Raises DocumentRejected if it is no text."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = _decode_legacy(data)
+    if "\0" in text:
+        raise DocumentRejected(BINARY)
+    return text
+
+
+def _decode_legacy(data: bytes) -> str:
+    if charset_normalizer.is_binary(data[:CHARSET_SAMPLE_BYTES]):
+        raise DocumentRejected(BINARY)
+    best = charset_normalizer.from_bytes(data[:CHARSET_SAMPLE_BYTES]).best()
+    if best is None:
+        raise DocumentRejected("text in an encoding that cannot be recognised; save it as UTF-8")
+    try:
+        return data.decode(best.encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise DocumentRejected(
+            f"text that starts as {best.encoding} and does not go on so "
+            f"(byte {error.start}); save it as UTF-8"
+        ) from error
+
+
+@cache
+def _config() -> kreuzberg.ExtractionConfig:
+    return kreuzberg.ExtractionConfig(
+        use_cache=False,
+        output_format="markdown",
+        concurrency=kreuzberg.ConcurrencyConfig(max_threads=1),
+    )
+
+
+def _parse(data: bytes, media_type: str) -> Extracted:
+    title = None
+    if media_type in HTML_TYPES:
+        title, data = _split_head(_decode(data))
+    try:
+        result = kreuzberg.extract_bytes_sync(data, media_type, _config())
+    except kreuzberg.ValidationError as error:
+        raise DocumentRejected(f"files of type {media_type} are not supported") from error
+    except (kreuzberg.KreuzbergError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0].strip()[:REASON_CHARACTERS]
+        raise DocumentRejected(f"cannot be read as {media_type}: {reason}") from error
+    found = result.metadata.get("title") or result.metadata.get("subject")
+    return Extracted(result.content, markdown=True, title=title or (str(found) if found else None))
+
+
+def _split_head(page: str) -> tuple[str | None, bytes]:
+    """Take the title out of an HTML page and the head off it: kreuzberg prints it as text."""
+    title = re.search(r"(?is)<title[^>]*>(.*?)</title", page)
+    body = re.sub(r"(?is)<head\b.*?</head\s*>", "<head><meta charset=utf-8></head>", page, count=1)
+    return (html.unescape(title[1]).strip() or None) if title else None, body.encode()

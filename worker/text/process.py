@@ -1,0 +1,62 @@
+"""What runs in a parse process: reading, parsing, chunking, and counting words."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ingestq.core.documents import Document
+from worker.process_pool import become_child
+from worker.text import prepare
+from worker.text.parts import Part, Place, Prepared, SparseVector, Unprepared
+
+if TYPE_CHECKING:
+    from worker.text.bm25 import SparseEncoder
+    from worker.text.chunker import Chunker
+
+
+@dataclass(frozen=True)
+class PreparerConfig:
+    """How to cut: by the tokens of ``tokenizer``, into chunks of up to ``max_tokens``.
+
+    Documents are prepared for a ``hybrid`` collection, or for one without sparse vectors.
+    """
+
+    tokenizer: Path
+    max_tokens: int
+    hybrid: bool
+
+
+_chunker: "Chunker"
+_sparse: "SparseEncoder"
+_hybrid: bool
+
+
+def initialize(config: PreparerConfig) -> None:
+    """Load what is needed; no model is."""
+    global _chunker, _sparse, _hybrid
+    become_child()
+    # Imported here, because only children may load them.
+    from worker.text.bm25 import SparseEncoder
+    from worker.text.chunker import Chunker
+
+    _hybrid = config.hybrid
+    _sparse = SparseEncoder()
+    _chunker = Chunker(config.tokenizer.read_text(), config.max_tokens)
+
+
+def prepare_document(
+    document: Document, known_hash: str | None, max_bytes: int
+) -> Prepared | Unprepared:
+    """See `worker.text.prepare.prepare`."""
+    words = _sparse.document if _hybrid else None
+    return prepare.prepare(document, known_hash, max_bytes, _chunker, words)
+
+
+def prepare_rest(document: Document, place: Place) -> Part:
+    """See `worker.text.prepare.prepare_rest`."""
+    return prepare.prepare_rest(document, place, _chunker, _sparse.document if _hybrid else None)
+
+
+def encode_query(text: str) -> SparseVector:
+    """The words of what somebody searches for."""
+    return _sparse.query(text)
