@@ -16,7 +16,6 @@ RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))
         -c constraints.txt -r requirements.txt
 
 COPY README.md LICENSE ./
-COPY broker/ broker/
 COPY producers/ producers/
 COPY worker/ worker/
 COPY ingestq/ ingestq/

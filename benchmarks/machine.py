@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from arq.connections import ArqRedis
+from redis.asyncio import Redis
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Machine:
     date: str
 
 
-async def describe(redis: ArqRedis) -> Machine:
+async def describe(redis: Redis) -> Machine:
     """Look at this machine and at the server behind ``redis``."""
     info = await redis.info("server")
     name = info.get("server_name", "redis")

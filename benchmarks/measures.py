@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from arq.connections import ArqRedis
+from redis.asyncio import Redis
 
 from benchmarks.contenders import Contender
 from benchmarks.processes import crew
@@ -31,7 +31,7 @@ class Server:
     """The Redis server of this run. ``redis`` is used to look at it, ``log`` takes what the
     workers log."""
 
-    redis: ArqRedis
+    redis: Redis
     url: str
     log: Path
 
@@ -67,7 +67,7 @@ async def throughput(server: Server, contender: Contender, jobs: int, workers: i
     return Throughput(jobs / seconds, (commands - own) / jobs, (reads - own) / jobs)
 
 
-async def _until_empty(redis: ArqRedis) -> int:
+async def _until_empty(redis: Redis) -> int:
     """Wait until no job waits or runs; answers how often it looked."""
     looks = 1
     async with asyncio.timeout(LONGEST_ROUND_SECONDS):
@@ -77,7 +77,7 @@ async def _until_empty(redis: ArqRedis) -> int:
     return looks
 
 
-async def _served(redis: ArqRedis) -> tuple[int, int]:
+async def _served(redis: Redis) -> tuple[int, int]:
     """Commands run, those inside scripts included, and requests read from sockets."""
     info = await redis.info("everything")
     calls = sum(stat["calls"] for name, stat in info.items() if name.startswith("cmdstat_"))

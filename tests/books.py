@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
-from arq.connections import ArqRedis
+from redis.asyncio import Redis
 
 from ingestq.broker import keys
 from ingestq.broker.connection import awaited
@@ -24,7 +24,7 @@ class Totals:
     dead: int
 
 
-async def balanced(redis: ArqRedis) -> Totals:
+async def balanced(redis: Redis) -> Totals:
     """The totals. Fails unless every accepted document is finished or waits, and only once."""
     jobs = {
         raw.decode(): score for raw, score in await redis.zrange(keys.QUEUE, 0, -1, False, True)
@@ -71,7 +71,7 @@ async def balanced(redis: ArqRedis) -> Totals:
 
 
 async def _is_in_one_place(
-    redis: ArqRedis, job_id: str, score: float, info: Mapping[str, str]
+    redis: Redis, job_id: str, score: float, info: Mapping[str, str]
 ) -> None:
     """A job that is ready stands in one line of its collection; any other in none."""
     lines = [*await redis.keys(keys.LANE + "*"), *await redis.keys(keys.SUSPECTS + "*")]

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from arq.connections import ArqRedis
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ async def eventually(
     return seen
 
 
-async def crash(redis: ArqRedis) -> None:
+async def crash(redis: Redis) -> None:
     """Kill the server, as a power cut does; returns when it is gone."""
     pid = (await redis.info("server"))["process_id"]
     os.kill(pid, signal.SIGKILL)

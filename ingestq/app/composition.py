@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from arq.connections import ArqRedis
+from redis.asyncio import Redis
 
 from ingestq.app.settings import Settings
 from ingestq.broker.blobs import open_blob_store
@@ -39,7 +39,7 @@ class Broker:
     What is queued is meant for ``collection``, unless it names another one.
     """
 
-    redis: ArqRedis
+    redis: Redis
     config: BrokerConfig
     blobs: BlobStore | None = None
     collection: str = ""

@@ -1,4 +1,4 @@
-"""One way to connect to Redis, with the timeouts and retries that arq's settings leave out."""
+"""One way to connect to Redis, with the timeouts and retries a queue needs."""
 
 import asyncio
 import re
@@ -7,10 +7,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
-import msgspec
 import structlog
-from arq.connections import ArqRedis
-from arq.worker import JobExecutionFailed
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import (
@@ -58,7 +56,7 @@ class BrokerConfig:
         return re.sub(r"(://[^/@]*:)[^/@]*@", r"\1***@", self.url)
 
 
-def connect(config: BrokerConfig) -> ArqRedis:
+def connect(config: BrokerConfig) -> Redis:
     """Make a client for ``config``; it opens connections when it is used.
 
     A command whose connection fails is sent again up to three times. That is safe because every
@@ -67,7 +65,7 @@ def connect(config: BrokerConfig) -> ArqRedis:
     Raises UsageError if the URL is not one of Redis.
     """
     try:
-        client = ArqRedis.from_url(
+        client = Redis.from_url(
             config.url,
             socket_connect_timeout=CONNECT_SECONDS,
             socket_timeout=REPLY_SECONDS,
@@ -81,23 +79,8 @@ def connect(config: BrokerConfig) -> ArqRedis:
             f"INGESTQ_REDIS_URL {config.public_url!r} is not a Redis URL ({error}); "
             "write redis://HOST:PORT/DATABASE, rediss://… or unix:///PATH"
         ) from error
-    assert isinstance(client, ArqRedis)
-    client.job_serializer = msgspec.msgpack.encode
-    client.job_deserializer = read_envelope
+    assert isinstance(client, Redis)
     return client
-
-
-def read_envelope(data: bytes) -> dict[str, Any]:
-    """Decode a job or its result for arq's ``Job``, as its ``_deserializer``.
-
-    ``Job.result()`` then raises JobExecutionFailed with the reason why a job was given up, and
-    ``Job.abort()`` is true for one that was aborted.
-    """
-    envelope: dict[str, Any] = msgspec.msgpack.decode(data)
-    if envelope.get("s") is False:
-        aborted = envelope["aborted"]
-        envelope["r"] = asyncio.CancelledError() if aborted else JobExecutionFailed(envelope["r"])
-    return envelope
 
 
 def _translate(error: Exception, config: BrokerConfig) -> Exception:
@@ -140,7 +123,7 @@ def awaited(answer: Awaitable[T] | T) -> Awaitable[T]:
 
 
 @asynccontextmanager
-async def connected(config: BrokerConfig) -> AsyncIterator[ArqRedis]:
+async def connected(config: BrokerConfig) -> AsyncIterator[Redis]:
     """A client that has been seen to answer; closed on leaving.
 
     Raises BrokerUnavailable if Redis does not answer, UsageError if it refuses the credentials.

@@ -5,30 +5,22 @@ The scripts of ``ingestq/broker/lua`` know every name in capitals as ``K.NAME``.
 
 from typing import Final
 
-from arq.constants import (
-    abort_jobs_ss,
-    default_queue_name,
-    in_progress_key_prefix,
-    job_key_prefix,
-    result_key_prefix,
-)
-
-QUEUE: Final = default_queue_name
+QUEUE: Final = "arq:queue"
 """Sorted set of all jobs that wait or run. The score of a job that is ready is minus the time in ms
 since when; of any other it is the time in ms at which to look at it again: the end of its lease, or
 of its delay. (arq's ``Job.status()`` takes a negative score for any other time in the past.)"""
-JOB: Final = job_key_prefix
+JOB: Final = "arq:job:"
 """String a job: the payload. No time to live: a waiting job never expires."""
 JOB_INFO: Final = "ingestq:job:"
 """Hash a job: lane, tenant, submission, documents, bytes, ``place`` in its line, ``collection`` (of
 a job that names none, that of the first worker that claims it), ``failures``, ``crashes`` (workers
 that died over it), ``deferred`` while it waits for its delay to end; of a suspect ``alone`` (the
 index of the document it is at) and ``culprits`` (those at which a worker died)."""
-LEASE: Final = in_progress_key_prefix
+LEASE: Final = "arq:in-progress:"
 """String a running job: the fencing token of its owner; expires with the lease."""
-RESULT: Final = result_key_prefix
+RESULT: Final = "arq:result:"
 """String a finished job: its report, for arq's ``Job.result()``."""
-ABORT: Final = abort_jobs_ss
+ABORT: Final = "arq:abort"
 """Sorted set of jobs to be given up, written by arq's ``Job.abort()``."""
 
 LANE: Final = "ingestq:lane:"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Self, cast
 
-from arq.connections import ArqRedis
+from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 from redis.exceptions import NoScriptError
 
@@ -22,7 +22,7 @@ Argument = str | int | bytes
 class Scripts:
     """One field a script; each runs as one step in Redis."""
 
-    redis: ArqRedis
+    redis: Redis
     enqueue: AsyncScript
     enqueue_once: AsyncScript
     claim: AsyncScript
@@ -44,9 +44,9 @@ class Scripts:
     recent: AsyncScript
 
     @classmethod
-    def register(cls, redis: ArqRedis) -> Self:
+    def register(cls, redis: Redis) -> Self:
         """Read the scripts; they are sent to the server when first used."""
-        folder = files("broker") / "lua"
+        folder = files("ingestq.broker") / "lua"
         shared = (folder / "shared.lua").read_text()
         return cls(
             redis=redis,

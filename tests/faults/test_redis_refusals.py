@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from arq.connections import ArqRedis
+from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from ingestq.app.composition import Broker
@@ -41,7 +41,7 @@ class Disk:
     new connection, which is refused like a write.
     """
 
-    redis: ArqRedis
+    redis: Redis
     snapshot: Path
 
     async def break_down(self) -> None:
@@ -86,7 +86,7 @@ async def own_broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
 
 @pytest.fixture
 async def disk(own_broker: Broker) -> AsyncIterator[Disk]:
-    async with ArqRedis.from_url(own_broker.config.url) as redis:
+    async with Redis.from_url(own_broker.config.url) as redis:
         folder = (await redis.config_get("dir"))["dir"]
         name = (await redis.config_get("dbfilename"))["dbfilename"]
         disk = Disk(redis, Path(folder) / name)

@@ -13,7 +13,7 @@ from arq.worker import JobExecutionFailed, func
 
 from ingestq.app.composition import Broker
 from ingestq.broker import keys
-from ingestq.broker.connection import awaited, read_envelope
+from ingestq.broker.connection import awaited
 from ingestq.broker.schedule.clock import Schedule
 from ingestq.core.documents import Document
 from ingestq.core.errors import BrokerUnavailable
@@ -22,6 +22,7 @@ from ingestq.core.results import BatchReport, DocumentCounts
 from tests.books import balanced
 from tests.waiting import eventually
 from tests.workers import make_worker, working
+from worker.consumer.arq_client import arq_client, read_envelope
 from worker.consumer.cron import CronTable
 
 BATCH = IngestBatch("s", (Document(doc_id="d", version=1, source="d", text="t"),))
@@ -35,7 +36,7 @@ async def index(ctx: Ctx, batch: IngestBatch) -> BatchReport:
 
 
 def job_of(broker: Broker, job_id: str = BATCH.job_id) -> Job:
-    return Job(job_id, broker.redis, _deserializer=read_envelope)
+    return Job(job_id, arq_client(broker.redis), _deserializer=read_envelope)
 
 
 async def test_hooks_are_called_around_a_job(broker: Broker) -> None:

@@ -8,10 +8,10 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 import pytest
-from arq.connections import ArqRedis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from redis.asyncio import Redis
 
 from ingestq.app.composition import Broker
 from ingestq.broker import keys
@@ -223,7 +223,7 @@ class Between:
     """Redis, with a step that comes after the queue and before the dead letters were looked
     through."""
 
-    def __init__(self, redis: ArqRedis, step: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, redis: Redis, step: Callable[[], Awaitable[None]]) -> None:
         self._redis = redis
         self._step = step
 
@@ -259,7 +259,7 @@ async def test_a_letter_that_is_requeued_meanwhile_is_not_missed(desk: Desk, tim
             await fail()
 
     broker = desk.broker
-    redis = cast(ArqRedis, Between(broker.redis, step))
+    redis = cast(Redis, Between(broker.redis, step))
     removed = await GarbageCollector(redis, broker.config, desk.blobs).remove()
     assert removed == (1 if times < LOOKS else 0)
     assert await desk.named() <= await desk.there()

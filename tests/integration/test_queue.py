@@ -8,7 +8,7 @@ from arq.jobs import Job, JobStatus
 
 from ingestq.app.composition import Broker
 from ingestq.broker import keys
-from ingestq.broker.connection import BrokerConfig, awaited, connect, connected, read_envelope
+from ingestq.broker.connection import BrokerConfig, awaited, connect, connected
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.broker.queue.leases import Claim, LeaseQueue
 from ingestq.client.client import IngestClient
@@ -24,6 +24,7 @@ from ingestq.core.results import (
     WorkerInfo,
 )
 from tests.claims import finish, take
+from worker.consumer.arq_client import arq_client, read_envelope
 
 SHORT_LEASE = 0.2  # seconds
 
@@ -202,7 +203,7 @@ async def test_arqs_own_job_reads_status_and_result(
     queue: JobQueue, leases: Callable[[float], LeaseQueue], broker: Broker
 ) -> None:
     job_id = batch("a").job_id
-    job = Job(job_id, broker.redis, _deserializer=read_envelope)
+    job = Job(job_id, arq_client(broker.redis), _deserializer=read_envelope)
     assert await job.status() is JobStatus.not_found
     await queue.offer([batch("a")])
     assert await job.status() is JobStatus.queued

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import pytest
-from arq.connections import ArqRedis
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError, ResponseError  # noqa: A004
 
@@ -30,7 +29,7 @@ COUNT_AND_ANSWER = "return redis.call('INCR', KEYS[1])"
 
 
 @pytest.fixture
-async def direct(redis_url: str) -> AsyncIterator[ArqRedis]:
+async def direct(redis_url: str) -> AsyncIterator[Redis]:
     """A client that goes past the proxy, to an empty database."""
     async with connected(BrokerConfig(redis_url)) as redis:
         await redis.flushdb()
@@ -59,13 +58,13 @@ async def client_of(proxy: RedisProxy, protocol: int = 2) -> AsyncIterator[Redis
 
 
 @pytest.fixture
-async def once(proxy: RedisProxy, direct: ArqRedis) -> AsyncIterator[Redis]:
+async def once(proxy: RedisProxy, direct: Redis) -> AsyncIterator[Redis]:
     async with client_of(proxy) as client:
         yield client
 
 
 @pytest.fixture
-async def retrying(proxy: RedisProxy, direct: ArqRedis) -> AsyncIterator[ArqRedis]:
+async def retrying(proxy: RedisProxy, direct: Redis) -> AsyncIterator[Redis]:
     """A client as the pipeline uses it."""
     async with connect(BrokerConfig(proxy.url)) as client:
         yield client
@@ -73,7 +72,7 @@ async def retrying(proxy: RedisProxy, direct: ArqRedis) -> AsyncIterator[ArqRedi
 
 @pytest.fixture(params=[2, 3], ids=["resp2", "resp3"])
 async def either(
-    request: pytest.FixtureRequest, proxy: RedisProxy, direct: ArqRedis
+    request: pytest.FixtureRequest, proxy: RedisProxy, direct: Redis
 ) -> AsyncIterator[Redis]:
     async with client_of(proxy, request.param) as client:
         yield client
@@ -129,7 +128,7 @@ async def test_a_transaction_passes(either: Redis) -> None:
         assert await pipe.execute() == [1, b"1", None]
 
 
-async def test_a_blocking_command_passes(either: Redis, direct: ArqRedis) -> None:
+async def test_a_blocking_command_passes(either: Redis, direct: Redis) -> None:
     assert await awaited(either.execute_command("BLPOP", "list", 0.01)) is None  # type: ignore[no-untyped-call]
     waiting = asyncio.create_task(pop(either))
     await eventually(lambda: blocked_clients(direct))
@@ -137,7 +136,7 @@ async def test_a_blocking_command_passes(either: Redis, direct: ArqRedis) -> Non
     assert await waiting == [b"list", b"x"]
 
 
-async def test_a_client_that_goes_away_takes_nothing(either: Redis, direct: ArqRedis) -> None:
+async def test_a_client_that_goes_away_takes_nothing(either: Redis, direct: Redis) -> None:
     waiting = asyncio.create_task(pop(either))
     await eventually(lambda: blocked_clients(direct))
     waiting.cancel()
@@ -146,18 +145,18 @@ async def test_a_client_that_goes_away_takes_nothing(either: Redis, direct: ArqR
     assert await awaited(direct.llen("list")) == 1
 
 
-async def blocked_clients(redis: ArqRedis) -> int:
+async def blocked_clients(redis: Redis) -> int:
     return int((await redis.info("clients"))["blocked_clients"])
 
 
-async def test_a_connection_that_the_server_closes_is_closed(once: Redis, direct: ArqRedis) -> None:
+async def test_a_connection_that_the_server_closes_is_closed(once: Redis, direct: Redis) -> None:
     await direct.client_kill_filter(_id=await once.client_id())
     with pytest.raises(ConnectionError):
         await once.ping()
 
 
 async def test_what_is_dropped_before_had_no_effect(
-    proxy: RedisProxy, once: Redis, direct: ArqRedis
+    proxy: RedisProxy, once: Redis, direct: Redis
 ) -> None:
     dropped = proxy.drop_before(INCREMENT)
     with pytest.raises(ConnectionError):
@@ -169,7 +168,7 @@ async def test_what_is_dropped_before_had_no_effect(
 
 
 async def test_what_is_dropped_after_had_its_effect(
-    proxy: RedisProxy, once: Redis, direct: ArqRedis
+    proxy: RedisProxy, once: Redis, direct: Redis
 ) -> None:
     dropped = proxy.drop_after(INCREMENT)
     with pytest.raises(ConnectionError):
@@ -179,9 +178,7 @@ async def test_what_is_dropped_after_had_its_effect(
     assert dropped.fired == 1
 
 
-async def test_a_client_that_tries_again(
-    proxy: RedisProxy, retrying: ArqRedis, direct: ArqRedis
-) -> None:
+async def test_a_client_that_tries_again(proxy: RedisProxy, retrying: Redis, direct: Redis) -> None:
     before = proxy.drop_before(INCREMENT, times=2)
     after = proxy.drop_after(INCREMENT, nth=3)
     assert await increment(retrying) == 2
@@ -189,7 +186,7 @@ async def test_a_client_that_tries_again(
 
 
 async def test_a_message_that_replies_to_nothing_passes_by(
-    proxy: RedisProxy, direct: ArqRedis
+    proxy: RedisProxy, direct: Redis
 ) -> None:
     held = proxy.hold_reply(command("BLPOP"))
     reader, writer = await open_raw(proxy)
@@ -214,7 +211,7 @@ def packed(words: str) -> bytes:
     return f"*{len(parts)}\r\n{''.join(parts)}".encode()
 
 
-async def test_a_drop_is_abrupt(proxy: RedisProxy, direct: ArqRedis) -> None:
+async def test_a_drop_is_abrupt(proxy: RedisProxy, direct: Redis) -> None:
     proxy.drop_after(command("PING"))
     reader, writer = await open_raw(proxy)
     writer.write(packed("ping"))
@@ -226,7 +223,7 @@ async def test_a_drop_is_abrupt(proxy: RedisProxy, direct: ArqRedis) -> None:
 
 
 async def test_the_chosen_occurrence_is_struck(
-    proxy: RedisProxy, once: Redis, direct: ArqRedis
+    proxy: RedisProxy, once: Redis, direct: Redis
 ) -> None:
     dropped = proxy.drop_after(INCREMENT, nth=3)
     assert [await increment(once), await increment(once)] == [1, 2]
@@ -238,7 +235,7 @@ async def test_the_chosen_occurrence_is_struck(
 
 @pytest.mark.parametrize(("when", "counted"), [("before", b"4"), ("after", b"5")])
 async def test_a_drop_cuts_a_pipeline_in_two(
-    proxy: RedisProxy, once: Redis, direct: ArqRedis, when: str, counted: bytes
+    proxy: RedisProxy, once: Redis, direct: Redis, when: str, counted: bytes
 ) -> None:
     arm = proxy.drop_before if when == "before" else proxy.drop_after
     arm(INCREMENT, nth=5)
@@ -251,7 +248,7 @@ async def test_a_drop_cuts_a_pipeline_in_two(
 
 
 async def test_what_was_sent_before_a_drop_is_executed(
-    proxy: RedisProxy, once: Redis, direct: ArqRedis
+    proxy: RedisProxy, once: Redis, direct: Redis
 ) -> None:
     dropped = proxy.drop_before(INCREMENT)
     async with once.pipeline(transaction=False) as pipe:
@@ -269,7 +266,7 @@ async def test_what_was_sent_before_a_drop_is_executed(
 
 @pytest.mark.parametrize(("when", "stored"), [("before", None), ("after", b"1")])
 async def test_a_transaction_is_lost_at_its_exec(
-    proxy: RedisProxy, once: Redis, direct: ArqRedis, when: str, stored: bytes | None
+    proxy: RedisProxy, once: Redis, direct: Redis, when: str, stored: bytes | None
 ) -> None:
     arm = proxy.drop_before if when == "before" else proxy.drop_after
     dropped = arm(command("EXEC"))
@@ -282,7 +279,7 @@ async def test_a_transaction_is_lost_at_its_exec(
 
 
 async def test_a_script_is_known_by_its_sha(
-    proxy: RedisProxy, retrying: ArqRedis, direct: ArqRedis
+    proxy: RedisProxy, retrying: Redis, direct: Redis
 ) -> None:
     other, meant = (retrying.register_script(COUNT_AND_ANSWER + end) for end in ("", " + 0"))
     await direct.script_load(meant.script)
@@ -293,14 +290,14 @@ async def test_a_script_is_known_by_its_sha(
     assert dropped.fired == 1
 
 
-async def test_the_scripts_of_the_broker_are_loaded(direct: ArqRedis) -> None:
+async def test_the_scripts_of_the_broker_are_loaded(direct: Redis) -> None:
     await direct.script_flush()
     scripts = await loaded_scripts(direct)
     assert await direct.script_exists(scripts.finish.sha, scripts.claim.sha) == [True, True]
 
 
 async def test_a_held_request_is_not_seen_by_the_server(
-    proxy: RedisProxy, once: Redis, direct: ArqRedis
+    proxy: RedisProxy, once: Redis, direct: Redis
 ) -> None:
     held = proxy.hold_request(INCREMENT)
     waiting = asyncio.create_task(increment(once))
@@ -313,7 +310,7 @@ async def test_a_held_request_is_not_seen_by_the_server(
 
 
 async def test_a_held_request_outlives_its_client(
-    proxy: RedisProxy, once: Redis, direct: ArqRedis
+    proxy: RedisProxy, once: Redis, direct: Redis
 ) -> None:
     held = proxy.hold_request(INCREMENT)
     waiting = asyncio.create_task(increment(once))
@@ -327,7 +324,7 @@ async def test_a_held_request_outlives_its_client(
 
 
 async def test_a_held_reply_is_not_seen_by_the_client(
-    proxy: RedisProxy, once: Redis, direct: ArqRedis
+    proxy: RedisProxy, once: Redis, direct: Redis
 ) -> None:
     held = proxy.hold_reply(INCREMENT)
     waiting = asyncio.create_task(increment(once))
@@ -338,9 +335,7 @@ async def test_a_held_reply_is_not_seen_by_the_client(
     assert await waiting == 1
 
 
-async def test_faults_of_one_request_add_up(
-    proxy: RedisProxy, once: Redis, direct: ArqRedis
-) -> None:
+async def test_faults_of_one_request_add_up(proxy: RedisProxy, once: Redis, direct: Redis) -> None:
     held, dropped = proxy.hold_reply(INCREMENT), proxy.drop_after(INCREMENT)
     waiting = asyncio.create_task(increment(once))
     await held.struck.wait()
@@ -351,7 +346,7 @@ async def test_faults_of_one_request_add_up(
     assert dropped.fired == 1
 
 
-async def test_leaving_ends_what_is_held(redis_url: str, direct: ArqRedis) -> None:
+async def test_leaving_ends_what_is_held(redis_url: str, direct: Redis) -> None:
     tasks = asyncio.all_tasks()
     async with redis_proxy(redis_url) as proxy:
         held = proxy.hold_request(INCREMENT)
@@ -374,7 +369,7 @@ async def test_a_server_that_is_away_closes_the_connection(unused_tcp_port: int)
             await client.ping()
 
 
-async def test_a_script_that_is_not_loaded_is_an_error(redis_url: str, direct: ArqRedis) -> None:
+async def test_a_script_that_is_not_loaded_is_an_error(redis_url: str, direct: Redis) -> None:
     async def drop_after_a_script() -> None:
         async with redis_proxy(redis_url) as proxy, client_of(proxy) as client:
             counter = client.register_script(COUNT_AND_ANSWER)
@@ -400,9 +395,7 @@ async def test_what_cannot_be_paired_is_an_error(redis_url: str, words: str) -> 
     assert failure.group_contains(ProtocolError, match=words.split()[0].upper())
 
 
-async def test_database_and_credentials_are_those_of_the_url(
-    redis_url: str, direct: ArqRedis
-) -> None:
+async def test_database_and_credentials_are_those_of_the_url(redis_url: str, direct: Redis) -> None:
     await direct.acl_setuser(
         "proxied", enabled=True, passwords=["+s@c:ret"], commands=["+@all"], keys=["*"]
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from arq.connections import ArqRedis
+from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
 from ingestq.broker.scripts import Scripts
@@ -27,7 +27,7 @@ def script(sha: str) -> Predicate:
     return command("EVALSHA", sha)
 
 
-async def loaded_scripts(redis: ArqRedis) -> Scripts:
+async def loaded_scripts(redis: Redis) -> Scripts:
     """The broker's scripts, loaded: an EVALSHA runs them the first time it is sent."""
     scripts = Scripts.register(redis)
     for value in vars(scripts).values():

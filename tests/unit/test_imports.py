@@ -6,6 +6,7 @@ import sys
 import pytest
 
 HEAVY = {
+    "arq",
     "kreuzberg",
     "numpy",
     "openvino",
@@ -22,7 +23,7 @@ HEAVY = {
 @pytest.mark.parametrize(
     "statement",
     [
-        "import ingestq.client.client, producers.files.walk, producers.files.json_lines, ingestq.broker.queue.leases",
+        "import producers.files.walk, producers.files.json_lines, ingestq.broker.queue.leases",
         "from ingestq.cli.add import add",
         "import producers.watch.watched_folder",
         "import producers.schedule.scheduler",
@@ -53,8 +54,9 @@ def test_the_client_is_imported_in_no_time() -> None:
 
 def test_the_process_that_runs_the_event_loop_loads_no_model() -> None:
     script = (
-        "import worker.consumer.jobs, worker.consumer.lease_worker, worker.store.chunks, worker.store.ledger, worker.store.collection, "
-        "worker.embedding.pool, worker.store.search\nimport sys; print(*sys.modules)"
+        "import worker.consumer.jobs, worker.consumer.lease_worker, worker.store.chunks, "
+        "worker.store.ledger, worker.store.collection, worker.embedding.pool, worker.store.search\n"
+        "import sys; print(*sys.modules)"
     )
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

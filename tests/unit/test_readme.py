@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from arq.connections import ArqRedis
+from redis.asyncio import Redis
 
 from ingestq.api.app import ApiConfig, Services, create_app
 from ingestq.broker.connection import BrokerConfig, connect
@@ -25,7 +25,7 @@ async def index(tenant: str, doc_id: str, collection: str) -> None:
 
 def routes() -> set[str]:
     config = BrokerConfig("redis://nobody.invalid")
-    redis: ArqRedis = connect(config)
+    redis: Redis = connect(config)
     client, dead_letters = IngestClient(JobQueue(redis, config)), DeadLetters(redis, config)
     schema = create_app(Services(client, dead_letters, search, index), ApiConfig(1)).openapi()
     return {

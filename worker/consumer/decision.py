@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import msgspec
 import structlog
-from arq import Retry
 from arq.worker import Retry
 
 from ingestq.broker.queue.leases import Claim

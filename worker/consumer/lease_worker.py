@@ -27,6 +27,7 @@ from ingestq.core import events
 from ingestq.core.documents import Lane
 from ingestq.core.errors import BrokerUnavailable, CollectionMismatch, UsageError
 from ingestq.core.results import WorkerInfo
+from worker.consumer.arq_client import arq_client
 from worker.consumer.cron import CronTable
 from worker.consumer.decision import (
     BROKER_RETRY_SECONDS,
@@ -106,7 +107,7 @@ class LeaseWorker(Worker):
             raise ValueError(f"max_jobs is {max_jobs}; each of the {len(Lane)} lanes needs one")
         super().__init__(
             functions=functions,
-            redis_pool=leases.redis,
+            redis_pool=arq_client(leases.redis),
             handle_signals=False,
             max_jobs=max_jobs,
             ctx=ctx,

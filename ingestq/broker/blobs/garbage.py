@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import msgspec
-from arq.connections import ArqRedis
+from redis.asyncio import Redis
 
 from ingestq.broker import keys
 from ingestq.broker.blobs.store import UNFINISHED, BlobStore
@@ -23,7 +23,7 @@ LOOKS: Final = 3
 class GarbageCollector:
     """Those of one queue. Raises BrokerUnavailable and what `BlobStore` raises."""
 
-    def __init__(self, redis: ArqRedis, config: BrokerConfig, blobs: BlobStore) -> None:
+    def __init__(self, redis: Redis, config: BrokerConfig, blobs: BlobStore) -> None:
         self._redis = redis
         self._config = config
         self._blobs = blobs

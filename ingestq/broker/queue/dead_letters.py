@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import msgspec
-from arq.connections import ArqRedis
+from redis.asyncio import Redis
 
 from ingestq.broker import keys
 from ingestq.broker.blobs.store import BlobStore, delete_unnamed_blobs
@@ -80,9 +80,7 @@ class DeadLetters:
     BrokerUnavailable while Redis cannot be used.
     """
 
-    def __init__(
-        self, redis: ArqRedis, config: BrokerConfig, blobs: BlobStore | None = None
-    ) -> None:
+    def __init__(self, redis: Redis, config: BrokerConfig, blobs: BlobStore | None = None) -> None:
         self._redis = redis
         self._blobs = blobs
         self._config = config

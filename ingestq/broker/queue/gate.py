@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from arq.connections import ArqRedis
+from redis.asyncio import Redis
 
 from ingestq.broker import keys
 from ingestq.broker.connection import BrokerConfig, translated
@@ -32,7 +32,7 @@ class Gate:
     Every method raises BrokerUnavailable while Redis cannot be used.
     """
 
-    def __init__(self, redis: ArqRedis, config: BrokerConfig, collection: str) -> None:
+    def __init__(self, redis: Redis, config: BrokerConfig, collection: str) -> None:
         self._redis = redis
         self._config = config
         self._key = keys.GATE + collection

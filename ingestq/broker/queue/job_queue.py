@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 import stamina
-from arq.connections import ArqRedis
+from redis.asyncio import Redis
 
 from ingestq.broker import keys
 from ingestq.broker.connection import BrokerConfig, awaited, translated
@@ -54,7 +54,7 @@ class JobQueue:
     the credentials.
     """
 
-    def __init__(self, redis: ArqRedis, config: BrokerConfig) -> None:
+    def __init__(self, redis: Redis, config: BrokerConfig) -> None:
         self._redis = redis
         self._config = config
         self._scripts = Scripts.register(redis)

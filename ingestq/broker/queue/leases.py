@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Final
 
 import msgspec
-from arq.connections import ArqRedis
+from redis.asyncio import Redis
 
 from ingestq.broker import keys
 from ingestq.broker.blobs.store import BlobStore, delete_unnamed_blobs
@@ -106,7 +106,7 @@ class LeaseQueue:
 
     def __init__(
         self,
-        redis: ArqRedis,
+        redis: Redis,
         config: BrokerConfig,
         lease_seconds: float,
         serving: Mapping[str, str] = NAMELESS,

@@ -4,7 +4,7 @@ a job is about to do."""
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from typing import Final
 
-from arq.connections import ArqRedis
+from redis.asyncio import Redis
 
 from ingestq.broker import keys
 from ingestq.broker.connection import BrokerConfig, translated
@@ -43,7 +43,7 @@ class QueueWatch:
     It keeps eight bytes a document. Raises BrokerUnavailable while Redis cannot be used.
     """
 
-    def __init__(self, redis: ArqRedis, config: BrokerConfig, collection: str = "") -> None:
+    def __init__(self, redis: Redis, config: BrokerConfig, collection: str = "") -> None:
         self._redis = redis
         self._config = config
         self._collections = {"", collection}
@@ -90,7 +90,7 @@ class QueueWatch:
         return True
 
 
-async def payloads(redis: ArqRedis) -> AsyncIterator[Sequence[bytes]]:
+async def payloads(redis: Redis) -> AsyncIterator[Sequence[bytes]]:
     """Those of all jobs, some at a time: of each that is on the queue from the beginning to the end
     of it, and perhaps of others. Raises what redis-py raises."""
     ids: list[bytes] = []
@@ -103,7 +103,7 @@ async def payloads(redis: ArqRedis) -> AsyncIterator[Sequence[bytes]]:
         yield await _read(redis, ids)
 
 
-async def _read(redis: ArqRedis, ids: Sequence[bytes]) -> list[bytes]:
+async def _read(redis: Redis, ids: Sequence[bytes]) -> list[bytes]:
     found = await redis.mget([keys.JOB.encode() + job_id for job_id in ids])
     return [payload for payload in found if payload is not None]  # else it has just ended
 

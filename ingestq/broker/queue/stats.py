@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Final, Self
 
 import msgspec
-from arq.connections import ArqRedis
 from msgspec import Struct
+from redis.asyncio import Redis
 
 from ingestq.broker.connection import BrokerConfig, translated
 from ingestq.broker.scripts import Scripts
@@ -68,7 +68,7 @@ class RecentWork(Struct, frozen=True):
 class Recent:
     """Remembers the last hundred submissions of a queue, and at least as many jobs."""
 
-    def __init__(self, redis: ArqRedis, config: BrokerConfig) -> None:
+    def __init__(self, redis: Redis, config: BrokerConfig) -> None:
         self._config = config
         self._scripts = Scripts.register(redis)
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import cast
 
 import msgspec
-from arq.connections import ArqRedis
+from redis.asyncio import Redis
 
 from ingestq.broker import keys
 from ingestq.broker.connection import BrokerConfig, awaited, translated
@@ -21,7 +21,7 @@ class Schedule:
     Every method raises BrokerUnavailable while Redis cannot be used.
     """
 
-    def __init__(self, redis: ArqRedis, config: BrokerConfig) -> None:
+    def __init__(self, redis: Redis, config: BrokerConfig) -> None:
         self._redis = redis
         self._config = config
         self._scripts = Scripts.register(redis)

@@ -13,8 +13,8 @@ from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
-from arq.connections import ArqRedis
 from msgspec import Struct
+from redis.asyncio import Redis
 
 from ingestq.broker import keys
 from ingestq.broker.connection import BrokerConfig, awaited, translated
@@ -145,7 +145,7 @@ class Runs:
     Every method raises BrokerUnavailable while Redis cannot be used.
     """
 
-    def __init__(self, redis: ArqRedis, config: BrokerConfig) -> None:
+    def __init__(self, redis: Redis, config: BrokerConfig) -> None:
         self._redis = redis
         self._config = config
         self._scripts = Scripts.register(redis)
