@@ -4,14 +4,22 @@ import gc
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from arq.worker import func
 
 from ingestq.app.composition import DOCUMENTS_PER_CHILD, Broker, open_model, open_qdrant
 from ingestq.app.settings import Settings
+from ingestq.broker.blobs.garbage import GarbageCollector
 from ingestq.broker.queue.gate import Gate
+from ingestq.broker.queue.leases import LeaseQueue
 from ingestq.core.documents import Lane
-from worker.consumer.blobs import BlobContents
+from ingestq.core.jobs import DELETE, INGEST, SWEEP
+from worker.consumer.blobs import BlobContents, cleaning
+from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest, sweep
+from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
+from worker.lanes import LanePermits, kept_for_interactive
 from worker.maintenance.cut_over import remove_expired
 from worker.pipeline.memory_budget import Room
 from worker.pipeline.ports import Ports
@@ -21,9 +29,6 @@ from worker.store.collection import CollectionNames, find_collection, open_colle
 from worker.store.fingerprint import fingerprint
 from worker.store.ledger import QdrantLedger
 
-if TYPE_CHECKING:
-    from worker.consumer.lease_worker import LeaseWorker
-
 JOBS_PER_CHILD: Final = 3
 """Jobs a worker owns at once for each child of its pool: one for each lane, and the next is at hand
 when one ends."""
@@ -31,22 +36,12 @@ when one ends."""
 
 @asynccontextmanager
 async def open_worker(
-    settings: Settings, broker: Broker, shared: "Qdrant | None" = None
-) -> "AsyncIterator[LeaseWorker]":
+    settings: Settings, broker: Broker, shared: Qdrant | None = None
+) -> AsyncIterator[LeaseWorker]:
     """Open everything a worker needs, but a Qdrant that is ``shared``.
 
     Raises StoreUnavailable, ModelUnavailable or CollectionMismatch before any job is claimed.
     """
-    from arq.worker import func
-
-    from ingestq.broker.blobs.garbage import GarbageCollector
-    from ingestq.broker.queue.leases import LeaseQueue
-    from ingestq.core.jobs import DELETE, INGEST, SWEEP
-    from worker.consumer.blobs import cleaning
-    from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest, sweep
-    from worker.consumer.lease_worker import LeaseWorker
-    from worker.lanes import LanePermits, kept_for_interactive
-
     async with (
         open_qdrant(settings, shared) as qdrant,
         open_model(settings, settings.pool_size) as model,

@@ -9,7 +9,6 @@ from ingestq.app.composition import open_broker
 from ingestq.app.ingestion import Ingestion
 from ingestq.app.services import stop_signals
 from ingestq.app.settings import Settings
-from ingestq.app.worker import open_worker
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Checksum, Json, Paths, Source
 from ingestq.cli.output import configure_logging, err, print_summary
@@ -42,6 +41,8 @@ async def _run(
     as_json: bool,
     settings: Settings,
 ) -> ExitCode:
+    from ingestq.app.worker import open_worker
+
     with progress_display(err, "loading the model") as display:
         async with open_broker(settings) as broker, open_worker(settings, broker) as worker:
             ingestion = Ingestion(broker.client, display, settings.collections)

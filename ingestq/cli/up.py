@@ -15,7 +15,6 @@ from ingestq.app.schedule_entries import scheduled_entries
 from ingestq.app.services import ProcessPart, run_parts
 from ingestq.app.settings import Settings
 from ingestq.app.watch import WatchRequest, drop_parts, watched_folders
-from ingestq.app.worker import open_worker
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Source
 from ingestq.cli.output import configure_logging
@@ -45,6 +44,8 @@ def up(
 
 
 async def _up(wanted: WatchRequest, settings: Settings) -> ExitCode:
+    from ingestq.app.worker import open_worker
+
     folders = await asyncio.to_thread(watched_folders, wanted, settings, required=False)
     entries = scheduled_entries(settings)
     async with (

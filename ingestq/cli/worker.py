@@ -5,7 +5,6 @@ import logging
 from ingestq.app.composition import open_broker
 from ingestq.app.services import ProcessPart, run_parts
 from ingestq.app.settings import Settings
-from ingestq.app.worker import open_worker
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.output import configure_logging
 
@@ -21,6 +20,8 @@ def worker() -> None:
 
 
 async def _worker(settings: Settings) -> ExitCode:
+    from ingestq.app.worker import open_worker
+
     async with open_broker(settings) as broker, open_worker(settings, broker) as running:
         await run_parts(ProcessPart(running.run_until_stopped, running.stop))
     return ExitCode.OK

@@ -115,9 +115,9 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def __post_init__(self) -> None:
         _check_identity(self.doc_id, self.version, self.collection)
         if (self.text, self.path, self.blob).count(None) != 2:
-            raise ValueError("a document has either text, or path, or spooled")
+            raise ValueError("a document has exactly one of text, path and blob")
         if self.blob is not None and not is_name(self.blob):
-            raise ValueError("spooled is not the name of an object")
+            raise ValueError("blob is not the name of a blob")
 
 
 class Deletion(Struct, frozen=True, kw_only=True, omit_defaults=True):

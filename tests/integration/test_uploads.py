@@ -18,7 +18,7 @@ from ingestq.broker.connection import BrokerConfig
 from ingestq.core.documents import MAX_VERSION, METADATA_BYTES, Document, Lane
 from tests.claims import batch_of, lease_queue, take
 from tests.house import House
-from tests.integration.test_spooled import objects
+from tests.integration.test_blobs import objects
 from tests.serving import listening, services
 from tests.waiting import eventually
 

@@ -99,7 +99,7 @@ end
 
 -- Put one job on the queue, unless its lane or the whole queue is full. The bounds are those of the
 -- queue in jobs and bytes, and those of a lane. Answers 'accepted', 'duplicate' (the job waits, runs
--- or has just finished), 'full', or 'expired' (what it names in the spool may be removed at any
+-- or has just finished), 'full', or 'expired' (what it names in the blob store may be removed at any
 -- time). The job gets no time to live. One job larger than a byte bound is let in when nothing waits.
 local function offer(id, payload, lane, tenant, collection, submission, documents,
                      submission_seconds, queue_jobs, queue_bytes, lane_jobs, lane_bytes, expires_ms)
