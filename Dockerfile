@@ -1,4 +1,4 @@
-# The first stage installs; the second takes over the finished virtual environment and nothing else.
+# The first stage installs into a virtual environment; the second stage copies only that.
 FROM python:3.11-slim AS builder
 
 # More options for pip. The usual torch brings CUDA along on Linux x86-64; name an index that has
@@ -8,7 +8,7 @@ ARG PIP_EXTRA_ARGS=""
 WORKDIR /build
 RUN python -m venv --without-pip /opt/venv
 
-# The dependencies come first: their layer is kept until one of these two files changes.
+# Dependencies first: their layer is cached until one of these two files changes.
 COPY pyproject.toml constraints.txt ./
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
         > requirements.txt \
@@ -24,8 +24,8 @@ RUN pip --python /opt/venv/bin/python install --no-cache-dir $PIP_EXTRA_ARGS --n
 
 FROM python:3.11-slim
 
-# The number is fixed, so that files on the host can be made readable to it. A new volume takes over
-# the owner of the folder it is mounted on.
+# The uid is fixed, so that files on the host can be made readable to it. A new volume inherits the
+# owner of the folder that it is mounted on.
 RUN groupadd --gid 10001 ingestq \
     && useradd --uid 10001 --gid 10001 --create-home ingestq \
     && install --directory --owner=ingestq --group=ingestq \
@@ -33,9 +33,9 @@ RUN groupadd --gid 10001 ingestq \
 
 COPY --from=builder /opt/venv /opt/venv
 
-# The default model is one of the installed packages, so nothing is downloaded at run time. If
-# INGESTQ_MODEL names another, it is downloaded once to HF_HOME. Each model is converted once for the
-# processor it runs on, and kept in INGESTQ_CACHE_DIR: mount a volume on .cache to keep both.
+# The default model is an installed package, so nothing is downloaded at run time. Another
+# INGESTQ_MODEL is downloaded once to HF_HOME. Each model is converted once for the processor that it
+# runs on and cached in INGESTQ_CACHE_DIR: mount a volume on .cache to keep both.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HF_HOME=/home/ingestq/.cache/huggingface \

@@ -1,9 +1,9 @@
-"""A FastAPI service that has notes indexed in the background.
+"""A FastAPI service that indexes notes in the background.
 
     REDIS_URL=redis://localhost:6379/0 uvicorn examples.fastapi_service:app
 
-``POST /notes`` answers as soon as the note is on the queue. Workers (``ingestq worker``) that use
-the same Redis do the rest, and ``GET /notes/progress/{id}`` says how far they are.
+``POST /notes`` responds as soon as the note is on the queue. Workers (``ingestq worker``) on the
+same Redis do the rest, and ``GET /notes/progress/{id}`` shows their progress.
 """
 
 import os
@@ -20,7 +20,7 @@ from ingestq.core.errors import QueueFull
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """One client for all requests, as long as the service runs."""
+    """Open one client for all requests, for as long as the service runs."""
     url = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
     async with IngestClient.connect(url) as client:
         app.state.ingest = client
@@ -31,6 +31,7 @@ app = FastAPI(lifespan=lifespan)
 
 
 def ingest_client(request: Request) -> IngestClient:
+    """Return the client of the service."""
     client: IngestClient = request.app.state.ingest
     return client
 
@@ -39,7 +40,7 @@ Ingest = Annotated[IngestClient, Depends(ingest_client)]
 
 
 class Note(BaseModel):
-    """A note of one of the service's users."""
+    """A note that a user of the service wrote."""
 
     id: str
     author: str
@@ -48,7 +49,7 @@ class Note(BaseModel):
 
 @app.post("/notes", status_code=202)
 async def add(note: Note, ingest: Ingest) -> dict[str, str]:
-    """Queue a note. It replaces the one of the same id, and overtakes all bulk work."""
+    """Queue a note. It replaces the note with the same id, and runs before bulk work."""
     try:
         receipt = await ingest.submit(
             note.id,
@@ -65,7 +66,7 @@ async def add(note: Note, ingest: Ingest) -> dict[str, str]:
 
 @app.get("/notes/progress/{submission}")
 async def progress(submission: str, ingest: Ingest) -> dict[str, Any]:
-    """How far it is: waiting, reading, embedding or done."""
+    """Return the stage of a note: waiting, reading, embedding or done."""
     status = await ingest.status(submission)
     if not status.accepted:
         raise HTTPException(404, "there is no such note")

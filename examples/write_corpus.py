@@ -9,8 +9,8 @@ The corpus has two parts:
 * the files of ``examples/documents``, written for this project and under its licence, copied
   into ``documents/``.
 
-Run it again whenever you like: a file that already holds the right bytes is left alone, its
-modification time included.
+Run it again at any time: files that already have the right content are not touched, and neither is
+their mtime.
 
     python examples/write_corpus.py DIR
 """
