@@ -1,25 +1,27 @@
 # The first stage installs into a virtual environment; the second stage copies only that.
 FROM python:3.11-slim AS builder
 
-# More options for pip. The usual torch brings CUDA along on Linux x86-64; name an index that has
-# its CPU build for a much smaller image: --build-arg PIP_EXTRA_ARGS="--extra-index-url URL"
-ARG PIP_EXTRA_ARGS=""
+# An index that has torch without CUDA, which is 4.6 GB. If the host has NVIDIA GPUs, set it to
+# nothing: --build-arg TORCH_INDEX=
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 WORKDIR /build
 RUN python -m venv --without-pip /opt/venv
 
-# Dependencies first: their layer is cached until one of these two files changes.
-COPY pyproject.toml constraints.txt ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-        > requirements.txt \
-    && pip --python /opt/venv/bin/python install --no-cache-dir $PIP_EXTRA_ARGS \
-        -c constraints.txt -r requirements.txt
+# Dependencies first: their layer is cached until the constraints, the extras or the version change.
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY ingestq/__init__.py ingestq/
+RUN mkdir producers worker \
+    && if [ -n "$TORCH_INDEX" ]; then \
+        pip --python /opt/venv/bin/python install --no-cache-dir -c constraints.txt \
+            --no-deps --index-url "$TORCH_INDEX" torch; \
+    fi \
+    && pip --python /opt/venv/bin/python install --no-cache-dir -c constraints.txt ".[all]"
 
-COPY README.md LICENSE ./
 COPY producers/ producers/
 COPY worker/ worker/
 COPY ingestq/ ingestq/
-RUN pip --python /opt/venv/bin/python install --no-cache-dir $PIP_EXTRA_ARGS --no-deps .
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --force-reinstall .
 
 
 FROM python:3.11-slim
@@ -29,7 +31,7 @@ FROM python:3.11-slim
 RUN groupadd --gid 10001 ingestq \
     && useradd --uid 10001 --gid 10001 --create-home ingestq \
     && install --directory --owner=ingestq --group=ingestq \
-        /home/ingestq/.cache /var/lib/ingestq /var/lib/ingestq/spool
+        /home/ingestq/.cache /var/lib/ingestq /var/lib/ingestq/blobs
 
 COPY --from=builder /opt/venv /opt/venv
 

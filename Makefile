@@ -5,14 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DEMO := .demo
+# Where PyTorch publishes builds without CUDA, which is 4.6 GB that only NVIDIA devices use.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 TEST_PROCESSES ?= 2
 
 .PHONY: help demo test test-slow test-all bench check format clean
 
 help:
 	@echo "make demo      index a real corpus and search it"
-	@echo "make test      run the tests (make test-all: the slow ones too)"
-	@echo "make bench     measure queue, ingesting again, freshness, embedding (about 30 minutes)"
+	@echo "make test      run the tests (make test-slow: the slow ones; make test-all: both)"
+	@echo "make bench     measure queue, re-ingestion, freshness, embedding (about 30 minutes)"
 	@echo "make check     lint, types and import rules"
 	@echo "make format    format the code"
 	@echo "make clean     remove what these targets made"
@@ -55,13 +57,21 @@ $(VENV)/bin/python:
 		{ echo "ingestq needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.torch: $(VENV)/bin/python constraints.txt
+	@if [ "$$(uname -s)" = Linux ] && [ ! -e /dev/nvidia0 ] && ! command -v nvidia-smi >/dev/null; then \
+		echo "no NVIDIA device: installing torch without CUDA from $(TORCH_CPU_INDEX)"; \
+		$(PIP) --no-deps --retries 0 --index-url $(TORCH_CPU_INDEX) torch 2>/dev/null || \
+			echo "that index cannot be reached: installing the usual torch, which may bring 4.6 GB of CUDA"; \
+	fi
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt
 	@echo "installing (torch is large: the first time takes a few minutes)"
-	$(PIP) --editable .
+	$(PIP) --editable ".[all]"
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed
-	$(PIP) --editable ".[bench,fast]"
+	$(PIP) --editable ".[bench]"
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

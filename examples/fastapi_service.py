@@ -14,8 +14,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, HTTPException, Request
 from pydantic import BaseModel
 
-from ingestq.client.client import IngestClient
-from ingestq.core.errors import QueueFull
+from ingestq import IngestClient, QueueFull
 
 
 @asynccontextmanager

@@ -1,51 +1,17 @@
-"""The ``ingestq`` command: one module a command."""
+"""The ``ingestq`` command."""
 
-import typer
+import sys
 
-from ingestq.cli.add import add
-from ingestq.cli.api import api
-from ingestq.cli.dead import dead
-from ingestq.cli.delete import delete
-from ingestq.cli.doctor import doctor
-from ingestq.cli.drop import drop
-from ingestq.cli.reindex import reindex
-from ingestq.cli.run import run
-from ingestq.cli.schedule import schedule
-from ingestq.cli.scheduler import scheduler
-from ingestq.cli.search import search
-from ingestq.cli.status import status
-from ingestq.cli.up import up
-from ingestq.cli.verify import verify
-from ingestq.cli.worker import worker
-
-app = typer.Typer(
-    name="ingestq",
-    help="Keep a Qdrant collection equal to your documents.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-COMMANDS = (
-    run,
-    add,
-    up,
-    drop,
-    scheduler,
-    worker,
-    api,
-    search,
-    status,
-    delete,
-    reindex,
-    verify,
-    doctor,
-)
-for command in COMMANDS:
-    app.command()(command)
-app.add_typer(dead)
-app.add_typer(schedule)
+from ingestq.cli.extras import how_to_install
 
 
 def main() -> None:
-    """Entry point of the ``ingestq`` command."""
+    """Run the ``ingestq`` command. Exits with 2 if a package is missing that an extra brings."""
+    try:
+        from ingestq.cli.application import app
+    except ModuleNotFoundError as error:
+        advice = how_to_install(error)
+        if advice is None:
+            raise
+        sys.exit(f"ingestq: {advice}")
     app()

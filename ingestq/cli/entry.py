@@ -9,6 +9,7 @@ from enum import IntEnum
 import typer
 
 from ingestq.app.settings import Settings, load_settings
+from ingestq.cli.extras import how_to_install
 from ingestq.core.errors import IngestqError, QueueFull, ServiceUnavailable, UsageError, foreseen
 
 
@@ -32,6 +33,12 @@ def run_command(command: Callable[[Settings], Coroutine[None, None, ExitCode]]) 
         code = asyncio.run(command(load_settings()))
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
+    except ModuleNotFoundError as error:
+        advice = how_to_install(error)
+        if advice is None:
+            raise
+        print(f"ingestq: {advice}", file=sys.stderr)  # noqa: T201
+        code = ExitCode.WRONG_USAGE
     except (IngestqError, ExceptionGroup) as error:
         known = foreseen(error)
         if known is None:

