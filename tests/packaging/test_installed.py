@@ -1,0 +1,192 @@
+"""What somebody meets who installs ingestq into a project of their own."""
+
+import asyncio
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ingestq.app.composition import Broker
+from ingestq.broker import keys
+from ingestq.core.jobs import decode_job
+from tests.command import Ingestq
+from tests.packaging.conftest import Environment
+
+PROGRAM = """
+import asyncio
+from ingestq import Document, IngestClient, Lane, QueueFull, Receipt, SubmissionStatus
+
+
+async def put(url: str) -> SubmissionStatus:
+    async with IngestClient.connect(url) as client:
+        version: int = await client.now()
+        note = Document(doc_id="note", version=version, source="test", text="A note.")
+        try:
+            receipt: Receipt = await client.submit_many([note], lane=Lane.INTERACTIVE)
+        except QueueFull as error:
+            raise SystemExit(f"full: {error}") from error
+        return await client.status(receipt.submission)
+
+
+if __name__ == "__main__":
+    import sys
+
+    print(asyncio.run(put(sys.argv[1])).accepted)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with modules that are called like parts of ingestq."""
+    folder = tmp_path / "project"
+    (folder / "worker").mkdir(parents=True)
+    for module in ("broker.py", "producers.py", "worker/__init__.py"):
+        (folder / module).write_text("raise ImportError('this module is of the project itself')")
+    (folder / "program.py").write_text(PROGRAM)
+    return folder
+
+
+def test_the_client_is_small(client_environment: Environment, tmp_path: Path) -> None:
+    found = client_environment.distributions(tmp_path)
+    assert len(found) < 15, found
+    assert found.isdisjoint({"arq", "torch", "qdrant-client", "fastapi", "typer", "pydantic"})
+
+
+def test_the_client_is_imported_quickly(client_environment: Environment, tmp_path: Path) -> None:
+    script = "import time; t = time.perf_counter(); from ingestq import IngestClient; "
+    script += "print(time.perf_counter() - t)"
+    seconds = min(float(client_environment.answer(script, tmp_path)) for _ in range(5))
+    assert seconds < 0.1
+
+
+def test_everything_public_can_be_imported(client_environment: Environment, tmp_path: Path) -> None:
+    script = "import ingestq; [getattr(ingestq, name) for name in ingestq.__all__]; "
+    script += "from ingestq import *; print(ingestq.__version__, IngestClient.__name__)"
+    assert client_environment.answer(script, tmp_path).split() == ["0.1.0", "IngestClient"]
+
+
+async def test_a_project_may_call_its_modules_like_ours(
+    client_environment: Environment, broker: Broker, project: Path
+) -> None:
+    ran = await asyncio.to_thread(
+        client_environment.run,
+        *(client_environment.python, "program.py", broker.config.url),
+        cwd=project,
+    )
+    assert (ran.stdout, ran.stderr) == ("1\n", "")
+    [job_id] = await broker.redis.zrange(keys.QUEUE, 0, -1)
+    job = decode_job(await broker.redis.get(keys.JOB + job_id.decode()))
+    assert job.batch is not None
+    assert [document.doc_id for document in job.batch.documents] == ["note"]
+
+
+async def test_a_worker_runs_beside_them(ingestq: Ingestq, project: Path) -> None:
+    ingestq.folder = project
+    note = project / "note.txt"
+    note.write_text("Where the lighthouse keeper kept his tea.")
+    ran = await ingestq.ended("run", str(note), "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["documents"]["indexed"] == 1
+
+
+def test_programs_of_users_are_type_checked(
+    client_environment: Environment, project: Path, tmp_path: Path
+) -> None:
+    checked = subprocess.run(
+        [
+            *(sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache")),
+            *("--python-executable", client_environment.python, "program.py"),
+        ],
+        cwd=project,
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_types_are_not_lost(
+    client_environment: Environment, project: Path, tmp_path: Path
+) -> None:
+    (project / "program.py").write_text(PROGRAM.replace("version: int", "version: str"))
+    checked = subprocess.run(
+        [
+            *(sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache")),
+            *("--python-executable", client_environment.python, "program.py"),
+        ],
+        cwd=project,
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 1
+    assert 'variable has type "str"' in checked.stdout
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("--version",), ("worker",)])
+def test_without_the_commands_it_is_said_what_to_install(
+    client_environment: Environment, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    ran = client_environment.run(client_environment.command, *arguments, cwd=tmp_path)
+    assert ran.returncode == 2
+    [line] = ran.stderr.splitlines()
+    assert "pip install 'ingestq[cli]'" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (("worker",), "worker"),
+        (("run", "."), "worker"),
+        (("search", "tea"), "worker"),
+        (("api",), "api"),
+        (("up",), "worker"),
+    ],
+)
+def test_a_command_says_which_extra_it_needs(
+    cli_environment: Environment, tmp_path: Path, arguments: tuple[str, ...], extra: str
+) -> None:
+    ran = cli_environment.run(cli_environment.command, *arguments, cwd=tmp_path)
+    assert ran.returncode == 2, (ran.stdout, ran.stderr)
+    assert "Traceback" not in ran.stderr
+    assert f"pip install 'ingestq[{extra}]'" in ran.stderr.splitlines()[-1]
+
+
+def test_the_commands_queue_without_a_worker(cli_environment: Environment, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("A note.")
+    queued = cli_environment.run(cli_environment.command, "add", "note.txt", cwd=tmp_path)
+    assert queued.returncode == 0, queued.stderr
+
+
+def test_versions_are_told(cli_environment: Environment, tmp_path: Path) -> None:
+    ran = cli_environment.run(cli_environment.command, "--version", cwd=tmp_path)
+    lines = ran.stdout.splitlines()
+    assert lines[0] == "ingestq 0.1.0"
+    assert lines[1].startswith("Python 3.")
+    assert "arq not installed" in lines
+    assert any(line.startswith("redis ") and line[6].isdigit() for line in lines)
+
+
+def test_wheel_and_sdist_hold_what_is_not_python(distribution: Path, wheel: Path) -> None:
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    assert {
+        "ingestq/py.typed",
+        "ingestq/broker/lua/claim.lua",
+        "ingestq/api/dashboard/templates/page.html",
+        "ingestq/api/dashboard/assets/style.css",
+        "worker/embedding/calibration.txt",
+    } <= packed
+    assert {name.partition("/")[0] for name in packed if ".dist-info" not in name} == {
+        "ingestq",
+        "producers",
+        "worker",
+    }
+    [sdist] = distribution.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"pyproject.toml", "README.md", "LICENSE", "tests/conftest.py"} <= names
