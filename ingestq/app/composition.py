@@ -4,7 +4,7 @@ settings ── broker ── queue          add, drop, status
          └─ store ── model ── worker run, up, worker
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -18,11 +18,18 @@ from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.client.client import IngestClient
+from ingestq.core.documents import DEFAULT_COLLECTION
+from ingestq.core.jobs import DELETE, INGEST, SWEEP
 from ingestq.embedded.redis import embedded_redis
 
 if TYPE_CHECKING:
+    from ingestq.broker.queue.leases import LeaseQueue
+    from ingestq.core.documents import Lane
+    from worker.consumer.lease_worker import LeaseWorker
     from worker.embedding.config import EmbeddingConfig
     from worker.embedding.pool import ModelPool
+    from worker.lanes import LanePermits
+    from worker.pipeline.ports import Ports
     from worker.store.client import Qdrant, QdrantConfig
 
 DOCUMENTS_PER_CHILD: Final = 16
@@ -36,13 +43,13 @@ fraction of the time that it takes to embed them."""
 class Broker:
     """A connected broker, and the blob store that belongs to it.
 
-    What is queued is meant for ``collection``, unless it names another one.
+    Documents that name no collection are for ``collection``.
     """
 
     redis: ArqRedis
     config: BrokerConfig
     blobs: BlobStore | None = None
-    collection: str = ""
+    collection: str = DEFAULT_COLLECTION
 
     @property
     def queue(self) -> JobQueue:
@@ -124,3 +131,33 @@ async def open_model(settings: Settings, processes: int) -> "AsyncIterator[Model
 
     async with ModelPool(embedding_config(settings, processes)) as model:
         yield model
+
+
+def make_worker(
+    leases: "LeaseQueue",
+    ports: "Mapping[str, Mapping[Lane, Ports]]",
+    permits: "LanePermits",
+    *,
+    max_jobs: int,
+    drain_seconds: float,
+) -> "LeaseWorker":
+    """Return a worker that ingests, deletes and sweeps documents of the collections in ``ports``.
+
+    ``permits`` bounds the documents in work at once.
+    """
+    from arq.worker import func
+
+    from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest, sweep
+    from worker.consumer.lease_worker import LeaseWorker
+
+    return LeaseWorker(
+        functions=[
+            func(ingest, name=INGEST),
+            func(delete, name=DELETE),
+            func(sweep, name=SWEEP),
+        ],
+        leases=leases,
+        max_jobs=max_jobs,
+        drain_seconds=drain_seconds,
+        ctx={INGESTOR: Ingestor(ports, permits)},
+    )

@@ -6,7 +6,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ingestq.app.composition import DOCUMENTS_PER_CHILD, Broker, open_model, open_qdrant
+from ingestq.app.composition import (
+    DOCUMENTS_PER_CHILD,
+    Broker,
+    make_worker,
+    open_model,
+    open_qdrant,
+)
 from ingestq.app.settings import Settings
 from ingestq.broker.queue.gate import Gate
 from ingestq.core.documents import Lane
@@ -37,14 +43,9 @@ async def open_worker(
 
     Raises StoreUnavailable, ModelUnavailable or CollectionMismatch before any job is claimed.
     """
-    from arq.worker import func
-
     from ingestq.broker.blobs.garbage import GarbageCollector
     from ingestq.broker.queue.leases import LeaseQueue
-    from ingestq.core.jobs import DELETE, INGEST, SWEEP
     from worker.consumer.blobs import cleaning
-    from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest, sweep
-    from worker.consumer.lease_worker import LeaseWorker
     from worker.lanes import LanePermits, kept_for_interactive
 
     async with (
@@ -54,22 +55,18 @@ async def open_worker(
         served = await open_collections(settings, broker, qdrant, model)
         documents = DOCUMENTS_PER_CHILD * settings.pool_size
         permits = LanePermits(documents, bulk=documents - kept_for_interactive(documents))
-        worker = LeaseWorker(
-            functions=[
-                func(ingest, name=INGEST),
-                func(delete, name=DELETE),
-                func(sweep, name=SWEEP),
-            ],
-            leases=LeaseQueue(
+        worker = make_worker(
+            LeaseQueue(
                 broker.redis,
                 broker.config,
                 settings.lease_seconds,
                 serving=served.chunks,
                 blobs=broker.blobs,
             ),
+            served.ports,
+            permits,
             max_jobs=JOBS_PER_CHILD * settings.pool_size,
             drain_seconds=settings.drain_seconds,
-            ctx={INGESTOR: Ingestor(served.ports, permits)},
         )
         # What is loaded by now stays: to look through it for garbage would hold up the event loop
         # for a tenth of a second each time.
@@ -82,8 +79,7 @@ async def open_worker(
 
 @dataclass(frozen=True)
 class ServedCollections:
-    """By public name, the one first that jobs without a name are for: what is behind it, and the
-    pipeline's neighbours in each lane."""
+    """What is behind each public name, and the pipeline's neighbours in each lane."""
 
     chunks: Mapping[str, str]
     ports: Mapping[str, Mapping[Lane, Ports]]
