@@ -87,7 +87,10 @@ class Leased:
 
     async def enqueue(self, names: Sequence[str]) -> None:
         batches = (
-            IngestBatch(SUBMISSION, (Document(doc_id=name, version=1, source=name, text=name),))
+            IngestBatch(
+                SUBMISSION,
+                (Document(collection="documents", doc_id=name, version=1, source=name, text=name),),
+            )
             for name in names
         )
         while group := list(islice(batches, OFFERED_AT_ONCE)):

@@ -135,7 +135,13 @@ def documents(n: int) -> list[Document]:
     words = "all of it travels in the job as it would for a small file "
     text = (words * (DOCUMENT_CHARACTERS // len(words) + 1))[: DOCUMENT_CHARACTERS - 8]
     return [
-        Document(doc_id=f"doc-{i}", version=1, source=f"doc-{i}.txt", text=f"{i:08}{text}")
+        Document(
+            collection="documents",
+            doc_id=f"doc-{i}",
+            version=1,
+            source=f"doc-{i}.txt",
+            text=f"{i:08}{text}",
+        )
         for i in range(n)
     ]
 

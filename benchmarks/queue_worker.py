@@ -23,12 +23,15 @@ from arq.worker import func
 from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.broker.queue.leases import LeaseQueue
 from ingestq.cli.output import configure_logging
+from ingestq.core.documents import DEFAULT_COLLECTION
 from ingestq.core.jobs import INGEST, IngestBatch
 from ingestq.core.results import BatchReport, DocumentCounts
 from worker.consumer.lease_worker import LeaseWorker
 
 MAX_JOBS: Final = 10
 """Jobs that one worker runs at once: arq's default, given to both."""
+
+SERVING: Final = {DEFAULT_COLLECTION: "no collection: nothing is indexed"}
 
 NOTHING: Final = "nothing"
 NOTE: Final = "note"
@@ -108,7 +111,7 @@ async def work_leased(url: str, kind: str, lease_seconds: float) -> None:
     async with connected(config) as redis:
         worker = LeaseWorker(
             functions=[func(lease_job(kind), name=INGEST)],
-            leases=LeaseQueue(redis, config, lease_seconds),
+            leases=LeaseQueue(redis, config, lease_seconds, SERVING),
             max_jobs=MAX_JOBS,
             drain_seconds=1,
             ctx={},

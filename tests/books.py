@@ -77,8 +77,9 @@ async def _is_in_one_place(
     lines = [*await redis.keys(keys.LANE + "*"), *await redis.keys(keys.SUSPECTS + "*")]
     places = [line.decode() for line in lines if await redis.zscore(line, job_id) is not None]
     if score < 0:
-        suffix = f":{info['collection']}" if "collection" in info else ""
-        assert places in ([keys.LANE + info["lane"] + suffix], [keys.SUSPECTS + suffix])
+        collection = info["collection"]
+        line = f"{keys.LANE}{info['lane']}:{collection}"
+        assert places in ([line], [keys.SUSPECTS + collection])
         assert not await redis.exists(keys.LEASE + job_id)
     else:
         assert places == []

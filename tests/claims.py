@@ -1,19 +1,21 @@
 """Do as a worker does, a step at a time."""
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from ingestq.app.composition import Broker
 from ingestq.broker import keys
-from ingestq.broker.queue.leases import NAMELESS, Claim, LeaseQueue
+from ingestq.broker.queue.leases import Claim, LeaseQueue
+from ingestq.core.documents import DEFAULT_COLLECTION
 from ingestq.core.jobs import IngestBatch
 from ingestq.core.results import BatchReport, JobResult
 
-DOCUMENTS = {"documents": "documents__test"}
-"""Serves what the commands queue by default."""
+DOCUMENTS: Final[Mapping[str, str]] = {DEFAULT_COLLECTION: "documents__test"}
+"""Serves what is queued by default."""
 
 
 def lease_queue(
-    broker: Broker, lease_seconds: float = 15, serving: Mapping[str, str] = NAMELESS
+    broker: Broker, lease_seconds: float = 15, serving: Mapping[str, str] = DOCUMENTS
 ) -> LeaseQueue:
     return LeaseQueue(broker.redis, broker.config, lease_seconds, serving, broker.blobs)
 

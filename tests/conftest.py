@@ -27,7 +27,7 @@ from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.embedded.redis import embedded_redis
 from tests.command import Ingestq
-from tests.house import House, working_house
+from tests.house import House
 from tests.tiny_models import TinyModels
 from worker.embedding.config import EmbeddingConfig, cores
 from worker.embedding.pool import ModelPool
@@ -123,7 +123,8 @@ async def house(
     """An empty folder, and a worker at work."""
     root = tmp_path / "root"
     root.mkdir()
-    async with working_house(broker, qdrant, model, collection, root) as house:
+    house = House.of(broker, qdrant, collection, model, root)
+    async with house.working():
         yield house
 
 

@@ -1,30 +1,20 @@
-"""A folder, and a worker that keeps a collection as it is told about the folder."""
+"""A folder, the collection that is made from it, and a worker."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from arq.worker import func
+from typing import Any, Self
 
 from ingestq.app.composition import Broker
 from ingestq.app.ingestion import Ingestion, IngestionState, Summary
-from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters
-from ingestq.core.documents import Lane
-from ingestq.core.jobs import DELETE, INGEST, SWEEP
+from ingestq.broker.queue.dead_letters import DeadLetterFilter
+from ingestq.client.client import IngestClient
 from producers.files.walk import ReadOptions, ScanRecord, observe
 from tests.books import balanced
-from tests.claims import lease_queue
-from worker.consumer.blobs import BlobContents
-from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest, sweep
+from tests.workers import indexing
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
-from worker.lanes import LanePermits
-from worker.pipeline.ports import Ports
-from worker.store.chunks import QdrantStore
 from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames
 from worker.store.ledger import QdrantLedger
@@ -37,12 +27,41 @@ class Nowhere:
 
 @dataclass(frozen=True)
 class House:
-    """A worker at work, and the folder ``root`` that is scanned."""
+    """An index, the folder ``root`` that it is made from, and a worker that works when told to.
+
+    What is queued through ``broker`` is for the collection.
+    """
 
     broker: Broker
     qdrant: Qdrant
     names: CollectionNames
+    model: ModelPool
     root: Path
+
+    @classmethod
+    def of(
+        cls,
+        broker: Broker,
+        qdrant: Qdrant,
+        names: CollectionNames,
+        model: ModelPool,
+        root: Path,
+        **more: Any,
+    ) -> Self:
+        """Make one around a collection, whatever ``broker`` is for."""
+        return cls(replace(broker, collection=names.alias), qdrant, names, model, root, **more)
+
+    @property
+    def client(self) -> IngestClient:
+        return self.broker.client
+
+    @property
+    def ledger(self) -> QdrantLedger:
+        return QdrantLedger(self.qdrant, self.names.ledger)
+
+    def working(self) -> AbstractAsyncContextManager[LeaseWorker]:
+        """A worker at work; stopped and awaited on leaving."""
+        return indexing(self.broker, self.qdrant, self.names, self.model)
 
     def write(self, *names: str) -> None:
         for name in names:
@@ -72,7 +91,7 @@ class House:
         )
         await ingestion.follow(until_queue_is_empty=True)
         await balanced(self.broker.redis)
-        return await ingestion.summary("documents")
+        return await ingestion.summary(self.names.alias)
 
     async def payloads(self) -> list[dict[str, Any]]:
         """Those of all chunks; the worker may be at work."""
@@ -84,7 +103,7 @@ class House:
     async def indexed(self) -> set[str]:
         """The ids of the documents of which there are chunks."""
         ids = {payload["doc_id"] for payload in await self.payloads()}
-        assert await QdrantLedger(self.qdrant, self.names.ledger).count() == len(ids)
+        assert await self.ledger.count() == len(ids)
         return ids
 
     async def indexed_files(self) -> set[str]:
@@ -92,29 +111,7 @@ class House:
 
     async def dead_letters(self) -> dict[str, str]:
         """Reason of each dead letter."""
-        dead_letters = DeadLetters(self.broker.redis, self.broker.config)
         return {
             stored.dead_letter.doc_id: stored.dead_letter.reason
-            async for stored in dead_letters.find(DeadLetterFilter())
+            async for stored in self.broker.dead_letters.find(DeadLetterFilter())
         }
-
-
-@asynccontextmanager
-async def working_house(
-    broker: Broker, qdrant: Qdrant, model: ModelPool, collection: CollectionNames, root: Path
-) -> AsyncIterator[House]:
-    store = QdrantStore(qdrant, collection.chunks)
-    ledger = QdrantLedger(qdrant, collection.ledger)
-    contents = BlobContents(broker.blobs, model.config.max_document_bytes)
-    ports = {lane: Ports(model.in_lane(lane), store, ledger, contents=contents) for lane in Lane}
-    worker = LeaseWorker(
-        [func(ingest, name=INGEST), func(delete, name=DELETE), func(sweep, name=SWEEP)],
-        lease_queue(broker, serving={collection.alias: collection.chunks}),
-        max_jobs=4,
-        drain_seconds=5,
-        ctx={INGESTOR: Ingestor({collection.alias: ports}, LanePermits(8, bulk=7))},
-    )
-    running = asyncio.create_task(worker.run_until_stopped())
-    yield House(broker, qdrant, collection, root)
-    worker.stop()
-    await running

@@ -8,13 +8,12 @@ from typing import Any, Unpack
 from arq.typing import WorkerCoroutine
 from arq.worker import Function, func
 
+from ingestq.app import composition as runtime
 from ingestq.app.composition import Broker
-from ingestq.broker.queue.leases import NAMELESS
+from ingestq.app.worker import ServedCollections
 from ingestq.core.documents import Lane
-from ingestq.core.jobs import DELETE, INGEST, SWEEP
-from tests.claims import lease_queue
+from tests.claims import DOCUMENTS, lease_queue
 from worker.consumer.blobs import BlobContents
-from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest, sweep
 from worker.consumer.lease_worker import ArqOptions, LeaseWorker
 from worker.embedding.pool import ModelPool
 from worker.lanes import LanePermits
@@ -34,7 +33,7 @@ def make_worker(
     *,
     lease_seconds: float = 15,
     drain_seconds: float = 5,
-    serving: Mapping[str, str] = NAMELESS,
+    serving: Mapping[str, str] = DOCUMENTS,
     **options: Unpack[ArqOptions],
 ) -> LeaseWorker:
     """A worker that runs ``job``, as the one that ingests if it is a plain coroutine function."""
@@ -63,7 +62,7 @@ async def working(
     *,
     lease_seconds: float = 15,
     drain_seconds: float = 5,
-    serving: Mapping[str, str] = NAMELESS,
+    serving: Mapping[str, str] = DOCUMENTS,
     **options: Unpack[ArqOptions],
 ) -> AsyncIterator[LeaseWorker]:
     """A worker at work; stopped and awaited on leaving."""
@@ -75,12 +74,29 @@ async def working(
         serving=serving,
         **options,
     )
-    running = asyncio.create_task(worker.run_until_stopped())
-    try:
+    async with at_work(worker):
         yield worker
-    finally:
-        worker.stop()
-        await asyncio.wait_for(running, 20)
+
+
+def indexing_worker(broker: Broker, served: ServedCollections) -> LeaseWorker:
+    """The worker that the commands start, of a size for tests."""
+    return runtime.make_worker(
+        lease_queue(broker, serving=served.chunks),
+        served.ports,
+        LanePermits(8, bulk=7),
+        max_jobs=MAX_JOBS,
+        drain_seconds=5,
+    )
+
+
+def serving(
+    broker: Broker, qdrant: Qdrant, names: CollectionNames, model: ModelPool
+) -> ServedCollections:
+    """One collection, and what it takes to index documents of it."""
+    store, ledger = QdrantStore(qdrant, names.chunks), QdrantLedger(qdrant, names.ledger)
+    contents = BlobContents(broker.blobs, model.config.max_document_bytes)
+    ports = {lane: Ports(model.in_lane(lane), store, ledger, contents=contents) for lane in Lane}
+    return ServedCollections({names.alias: names.chunks}, {names.alias: ports})
 
 
 @asynccontextmanager
@@ -88,16 +104,13 @@ async def indexing(
     broker: Broker, qdrant: Qdrant, names: CollectionNames, model: ModelPool
 ) -> AsyncIterator[LeaseWorker]:
     """A worker that really indexes; stopped and awaited on leaving."""
-    store, ledger = QdrantStore(qdrant, names.chunks), QdrantLedger(qdrant, names.ledger)
-    contents = BlobContents(broker.blobs, model.config.max_document_bytes)
-    ports = {lane: Ports(model.in_lane(lane), store, ledger, contents=contents) for lane in Lane}
-    worker = LeaseWorker(
-        [func(ingest, name=INGEST), func(delete, name=DELETE), func(sweep, name=SWEEP)],
-        lease_queue(broker, serving={names.alias: names.chunks}),
-        max_jobs=MAX_JOBS,
-        drain_seconds=5,
-        ctx={INGESTOR: Ingestor({names.alias: ports}, LanePermits(8, bulk=7))},
-    )
+    async with at_work(indexing_worker(broker, serving(broker, qdrant, names, model))) as worker:
+        yield worker
+
+
+@asynccontextmanager
+async def at_work(worker: LeaseWorker) -> AsyncIterator[LeaseWorker]:
+    """Let ``worker`` work; it is stopped and awaited on leaving."""
     running = asyncio.create_task(worker.run_until_stopped())
     try:
         yield worker

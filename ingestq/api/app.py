@@ -22,6 +22,7 @@ from ingestq.api.routes.search import Search, search_routes
 from ingestq.api.routes.submissions import submission_routes
 from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.client.client import IngestClient
+from ingestq.core.documents import DEFAULT_COLLECTION
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class ApiConfig:
     silence_seconds: float = 30.0
     heartbeat_seconds: float = 15.0
     full_seconds: float = 30.0
-    collections: tuple[str, ...] = ("",)
+    collections: tuple[str, ...] = (DEFAULT_COLLECTION,)
 
     def __post_init__(self) -> None:
         if self.token == "":

@@ -8,12 +8,9 @@ from starlette.convertors import PathConvertor, register_url_convertor
 
 
 class Collections:
-    """The collections ``names``, of which the first is meant by who names none.
+    """The collections ``names``, of which the first is meant by who names none."""
 
-    Without any, that is up to the workers, and none can be named.
-    """
-
-    def __init__(self, names: Sequence[str] = ("",)) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         self.names = names
 
     def named(self, name: str | None) -> str:
@@ -21,7 +18,7 @@ class Collections:
         if name is None:
             return self.names[0]
         if name not in self.names:
-            known = ", ".join(filter(None, self.names)) or "none that can be named"
+            known = ", ".join(self.names)
             raise ValueError(f"collection: {name!r} is none of this server's collections: {known}")
         return name
 

@@ -18,6 +18,7 @@ from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.client.client import IngestClient
+from ingestq.core.documents import DEFAULT_COLLECTION
 from ingestq.embedded.redis import embedded_redis
 
 if TYPE_CHECKING:
@@ -36,13 +37,13 @@ fraction of the time that it takes to embed them."""
 class Broker:
     """A connected broker, and the blob store that belongs to it.
 
-    What is queued is meant for ``collection``, unless it names another one.
+    Documents that name no collection are for ``collection``.
     """
 
     redis: Redis
     config: BrokerConfig
     blobs: BlobStore | None = None
-    collection: str = ""
+    collection: str = DEFAULT_COLLECTION
 
     @property
     def queue(self) -> JobQueue:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ingestq.app.composition import Broker
 from ingestq.app.ingestion import Display, Ingestion, IngestionState, Summary
@@ -32,17 +32,14 @@ if TYPE_CHECKING:
     from worker.maintenance.rules import Tally
     from worker.store.client import Qdrant
 
-NO_COLLECTION: Final = ""
-"""A summary is asked for its counts only."""
-
 
 @dataclass(frozen=True)
 class Rescan:
     """Queues the source of an entry, and follows it to its end.
 
-    Documents are for the entry's collection, or for the client's if it names none.
-    ``allow_mass_delete`` lets a sweep remove most of a folder. Raises SourceFailed if the source
-    cannot be read to its end; then nothing is removed.
+    Documents that name no collection are for the entry's. ``allow_mass_delete`` lets a sweep remove
+    most of a folder. Raises SourceFailed if the source cannot be read to its end; then nothing is
+    removed.
     """
 
     client: IngestClient
@@ -52,9 +49,7 @@ class Rescan:
 
     async def __call__(self, entry: ScheduledEntry, queued: Callable[[str], None]) -> Result:
         assert entry.source is not None, "every rescan has one"
-        client = self.client
-        if entry.collection:
-            client = client.for_collection(entry.collection)
+        client = self.client.for_collection(entry.collection)
         ingestion = Ingestion(client, self.display)
         queued(ingestion.submission)
         sightings = ScanRecord()
@@ -76,7 +71,8 @@ class Rescan:
         finally:
             await end(following)
             await paced.aclose()
-        return _result(ingestion.submission, await ingestion.summary(NO_COLLECTION), swept)
+        summary = await ingestion.summary(entry.collection)
+        return _result(ingestion.submission, summary, swept)
 
 
 def _result(submission: str, summary: Summary, swept: set[str]) -> Result:
@@ -200,7 +196,7 @@ async def _reindex(
     await asyncio.to_thread(import_module, "worker.maintenance.reindex")
     from worker.maintenance.reindex import NotExchanged
 
-    settings = settings.of_collection(entry.collection or None)
+    settings = settings.of_collection(entry.collection)
     done = _Counting(display)
     async with qdrant.opened() as opened:
         live = await live_collection(opened, settings)
@@ -229,7 +225,7 @@ async def _verify(
     from ingestq.app.verify import VerifyRequest as Wanted
     from ingestq.app.verify import verify
 
-    settings = settings.of_collection(entry.collection or None)
+    settings = settings.of_collection(entry.collection)
     source = entry.source
     assert source is None or isinstance(source, FileSource), "it has nothing else to compare with"
     paths, name = ([], None) if source is None else ([source.path], source.name)

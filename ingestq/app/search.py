@@ -141,8 +141,7 @@ class SearchService:
         from worker.store.search import search
 
         async with self._qdrant.opened() as qdrant:
-            asked = question.collection or self._settings.collection
-            names = await find_collection(qdrant, asked)
+            names = await find_collection(qdrant, question.collection)
             if names is None:
                 return []
             settings = await query_settings(self._settings, qdrant, names)

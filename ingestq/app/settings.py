@@ -27,7 +27,7 @@ from pydantic_settings import (
 
 from ingestq.broker.blobs import open_blob_store
 from ingestq.broker.connection import BrokerConfig
-from ingestq.core.documents import COLLECTION_NAME, Lane
+from ingestq.core.documents import COLLECTION_NAME, DEFAULT_COLLECTION, Lane
 from ingestq.core.errors import UsageError
 from producers.schedule.entry import Action
 from worker.embedding.config import DEFAULT_MODEL, Backend, HttpConfig, Precision, cores
@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     redis_url: str | None = None
     qdrant_url: str | None = None
     qdrant_api_key: str | None = None
-    collection: CollectionName = "documents"
+    collection: CollectionName = DEFAULT_COLLECTION
     model: Annotated[str, Field(min_length=1)] = DEFAULT_MODEL
     backend: Backend = Backend.AUTO
     embeddings_url: str | None = None

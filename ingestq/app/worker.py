@@ -8,7 +8,12 @@ from typing import Final
 
 from arq.worker import func
 
-from ingestq.app.composition import DOCUMENTS_PER_CHILD, Broker, open_model, open_qdrant
+from ingestq.app.composition import (
+    DOCUMENTS_PER_CHILD,
+    Broker,
+    open_model,
+    open_qdrant,
+)
 from ingestq.app.settings import Settings
 from ingestq.broker.blobs.garbage import GarbageCollector
 from ingestq.broker.queue.gate import Gate
@@ -34,6 +39,31 @@ JOBS_PER_CHILD: Final = 3
 when one ends."""
 
 
+def make_worker(
+    leases: LeaseQueue,
+    ports: Mapping[str, Mapping[Lane, Ports]],
+    permits: LanePermits,
+    *,
+    max_jobs: int,
+    drain_seconds: float,
+) -> LeaseWorker:
+    """Return a worker that ingests, deletes and sweeps documents of the collections in ``ports``.
+
+    ``permits`` bounds the documents in work at once.
+    """
+    return LeaseWorker(
+        functions=[
+            func(ingest, name=INGEST),
+            func(delete, name=DELETE),
+            func(sweep, name=SWEEP),
+        ],
+        leases=leases,
+        max_jobs=max_jobs,
+        drain_seconds=drain_seconds,
+        ctx={INGESTOR: Ingestor(ports, permits)},
+    )
+
+
 @asynccontextmanager
 async def open_worker(
     settings: Settings, broker: Broker, shared: Qdrant | None = None
@@ -49,22 +79,18 @@ async def open_worker(
         served = await open_collections(settings, broker, qdrant, model)
         documents = DOCUMENTS_PER_CHILD * settings.pool_size
         permits = LanePermits(documents, bulk=documents - kept_for_interactive(documents))
-        worker = LeaseWorker(
-            functions=[
-                func(ingest, name=INGEST),
-                func(delete, name=DELETE),
-                func(sweep, name=SWEEP),
-            ],
-            leases=LeaseQueue(
+        worker = make_worker(
+            LeaseQueue(
                 broker.redis,
                 broker.config,
                 settings.lease_seconds,
                 serving=served.chunks,
                 blobs=broker.blobs,
             ),
+            served.ports,
+            permits,
             max_jobs=JOBS_PER_CHILD * settings.pool_size,
             drain_seconds=settings.drain_seconds,
-            ctx={INGESTOR: Ingestor(served.ports, permits)},
         )
         # What is loaded by now stays: to look through it for garbage would hold up the event loop
         # for a tenth of a second each time.
@@ -77,8 +103,7 @@ async def open_worker(
 
 @dataclass(frozen=True)
 class ServedCollections:
-    """By public name, the one first that jobs without a name are for: what is behind it, and the
-    pipeline's neighbours in each lane."""
+    """What is behind each public name, and the pipeline's neighbours in each lane."""
 
     chunks: Mapping[str, str]
     ports: Mapping[str, Mapping[Lane, Ports]]

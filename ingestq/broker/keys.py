@@ -12,10 +12,10 @@ of its delay. (arq's ``Job.status()`` takes a negative score for any other time 
 JOB: Final = "arq:job:"
 """String a job: the payload. No time to live: a waiting job never expires."""
 JOB_INFO: Final = "ingestq:job:"
-"""Hash a job: lane, tenant, submission, documents, bytes, ``place`` in its line, ``collection`` (of
-a job that names none, that of the first worker that claims it), ``failures``, ``crashes`` (workers
-that died over it), ``deferred`` while it waits for its delay to end; of a suspect ``alone`` (the
-index of the document it is at) and ``culprits`` (those at which a worker died)."""
+"""Hash a job: lane, tenant, collection, submission, documents, bytes, ``place`` in its line,
+``failures``, ``crashes`` (workers that died over it), ``deferred`` while it waits for its delay to
+end; of a suspect ``alone`` (the index of the document it is at) and ``culprits`` (those at which a
+worker died)."""
 LEASE: Final = "arq:in-progress:"
 """String a running job: the fencing token of its owner; expires with the lease."""
 RESULT: Final = "arq:result:"
@@ -24,8 +24,8 @@ ABORT: Final = "arq:abort"
 """Sorted set of jobs to be given up, written by arq's ``Job.abort()``."""
 
 LANE: Final = "ingestq:lane:"
-"""Sorted set a line: the jobs that are ready, by their place. In each lane there is a line
-``LANE`` for jobs that name no collection, and ``LANE:COLLECTION`` for those of each collection."""
+"""Sorted set a line: the jobs that are ready, by their place. Each collection has a line in each
+lane, ``LANE:COLLECTION``."""
 LANE_CLOCK: Final = "ingestq:lane-clock"
 """Hash: the place each line has come to."""
 LANE_TENANTS: Final = "ingestq:lane-tenants:"
@@ -34,10 +34,10 @@ LANE_TURN: Final = "ingestq:lane-turn"
 """Counter of the jobs that both lanes competed for: every few of them, one goes to bulk. With
 ``:LANE``, of those that several lines competed for: they take turns."""
 COLLECTIONS: Final = "ingestq:collections"
-"""Set of the collections that there are lines for."""
-SUSPECTS: Final = "ingestq:suspects"
-"""Sorted set of jobs whose worker died again and again, by the time in ms since when they wait;
-with ``:COLLECTION``, those of a collection."""
+"""Set of the collections that jobs are ready for, and of some that none is ready for any more."""
+SUSPECTS: Final = "ingestq:suspects:"
+"""Sorted set a collection: jobs whose worker died again and again, by the time in ms since when
+they wait."""
 SUSPECT_TURN: Final = "ingestq:suspect-turn"
 """String: the worker that lets its other jobs end, to run a suspect alone."""
 HELD: Final = "ingestq:held"

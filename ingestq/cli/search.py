@@ -69,8 +69,9 @@ def search(
     async def ask(settings: Settings) -> ExitCode:
         require_text(query, source or "", tenant or "", *(filters or ()))
         where = SearchFilter(_conditions(filters or ()), source, tenant)
-        question = SearchQuery(query, limit, _mode(dense, sparse), where)
-        return await _search(question, json, settings.of_collection(collection))
+        chosen = settings.of_collection(collection)
+        question = SearchQuery(query, limit, _mode(dense, sparse), where, chosen.collection)
+        return await _search(question, json, chosen)
 
     run_command(ask)
 

@@ -43,7 +43,7 @@ class Packing:
     submission: str
     lane: Lane
     on_failed: Callable[[FailedDocument], None]
-    collection: str = ""
+    collection: str
 
 
 async def round_trips(
@@ -93,6 +93,7 @@ async def one_by_one(items: AsyncIterable[T] | Iterable[T]) -> AsyncGenerator[T,
 
 
 def _owner(item: Document | Deletion) -> tuple[str, str]:
+    assert item.collection is not None, "the client has filled it in"
     return item.collection, item.tenant
 
 

@@ -30,9 +30,15 @@ from ingestq.client.batching import (
     round_trips,
 )
 from ingestq.client.uploads import BlobWriter, Upload, blob_writer, read_parts
-from ingestq.core.documents import Deletion, Document, Lane, Sweep, meant_for
+from ingestq.core.documents import DEFAULT_COLLECTION, Deletion, Document, Lane, Sweep, meant_for
 from ingestq.core.errors import DocumentRejected, KeyReused, QueueFull, UploadExpired
-from ingestq.core.jobs import FULL_RETRY_SECONDS, DeleteBatch, IngestBatch, SweepBatch
+from ingestq.core.jobs import (
+    FULL_RETRY_SECONDS,
+    DeleteBatch,
+    IngestBatch,
+    SweepBatch,
+    check_collection,
+)
 from ingestq.core.paths import guess_media_type
 from ingestq.core.results import EnqueueResult, FailedDocument, Receipt, SubmissionStatus
 
@@ -50,15 +56,19 @@ def new_submission() -> str:
 class IngestClient:
     """Puts documents on the queue of workers that run elsewhere, and says what became of them.
 
-    ``collection`` is what documents are meant for that name none themselves; without one that is
-    up to the worker. Every method raises BrokerUnavailable if Redis cannot be used, and UsageError
-    if it refuses the credentials. What a receipt counts is on the queue; after an error the outcome
-    is unknown, and sending the same again is safe. Tasks may share a client.
+    Documents that name no collection are for ``collection``. Every method raises BrokerUnavailable
+    if Redis cannot be used, and UsageError if it refuses the credentials. What a receipt counts is
+    on the queue; after an error the outcome is unknown, and sending the same again is safe. Tasks
+    may share a client. Raises ValueError if no collection may be called ``collection``.
     """
 
     def __init__(
-        self, queue: "JobQueue", blobs: "BlobStore | None" = None, collection: str = ""
+        self,
+        queue: "JobQueue",
+        blobs: "BlobStore | None" = None,
+        collection: str = DEFAULT_COLLECTION,
     ) -> None:
+        check_collection(collection)
         self.queue = queue
         self.collection = collection
         self._blobs = blobs
@@ -66,7 +76,11 @@ class IngestClient:
     @classmethod
     @asynccontextmanager
     async def connect(
-        cls, broker: "str | BrokerConfig", *, blobs: str | None = None, collection: str = ""
+        cls,
+        broker: "str | BrokerConfig",
+        *,
+        blobs: str | None = None,
+        collection: str = DEFAULT_COLLECTION,
     ) -> AsyncIterator[Self]:
         """A client of the Redis at a URL, or of a broker with bounds other than the defaults.
 
@@ -114,7 +128,7 @@ class IngestClient:
         metadata: dict[str, Any] | None = None,
         lane: Lane = Lane.INTERACTIVE,
         idempotency_key: str | None = None,
-        collection: str = "",
+        collection: str | None = None,
     ) -> Receipt:
         """Put one document on the queue, or raise QueueFull at once.
 
@@ -126,10 +140,9 @@ class IngestClient:
         The same call with the same ``idempotency_key`` within a day gives the same receipt and
         queues nothing new; another one with that key raises KeyReused.
         """
-        asked: tuple[object, ...] = (
-            *(doc_id, source, text, path, version, tenant, media_type, metadata, lane),
-            *(() if collection in ("", self.collection) else (collection,)),
-        )
+        collection = self.collection if collection is None else collection
+        about = (version, tenant, media_type, metadata, lane, collection)
+        asked = (doc_id, source, text, path, *about)
         document = Document(
             doc_id=doc_id,
             version=await self.now() if version is None else version,
@@ -143,7 +156,6 @@ class IngestClient:
         )
         async with self.blob_writer() as writing:
             batch = IngestBatch(new_submission(), (await writing.offload(document),), lane)
-            batch = batch.meant_for(self.collection)
             return await self._offer(batch, writing, asked, idempotency_key)
 
     async def upload(
@@ -158,7 +170,7 @@ class IngestClient:
         metadata: dict[str, Any] | None = None,
         lane: Lane = Lane.INTERACTIVE,
         idempotency_key: str | None = None,
-        collection: str = "",
+        collection: str | None = None,
     ) -> Receipt:
         """Write the bytes of one document into the blob store and put it on the queue, as `submit`.
 
@@ -174,11 +186,11 @@ class IngestClient:
                 doc_id=doc_id,
                 content=await writing.put(content),
                 source=source,
+                collection=self.collection if collection is None else collection,
                 tenant=tenant,
                 version=version,
                 media_type=media_type,
                 metadata={} if metadata is None else metadata,
-                collection=collection,
             )
             return await self.submit_uploads(
                 [upload], writing, lane=lane, idempotency_key=idempotency_key
@@ -205,7 +217,7 @@ class IngestClient:
         if not 1 <= len(uploads) <= JOB_DOCUMENTS:
             raise ValueError(f"{len(uploads)} documents; from 1 to {JOB_DOCUMENTS} share a job")
         documents = tuple(upload.document for upload in uploads)
-        batch = IngestBatch(new_submission(), documents, lane).meant_for(self.collection)
+        batch = IngestBatch(new_submission(), documents, lane)
         asked = (lane, *(upload.asked for upload in uploads))
         return await self._offer(batch, writing, asked, idempotency_key)
 
@@ -285,7 +297,7 @@ class IngestClient:
         tenant: str = "",
         version: int | None = None,
         lane: Lane = Lane.INTERACTIVE,
-        collection: str = "",
+        collection: str | None = None,
     ) -> Receipt:
         """Put the removal of documents on the queue, or raise QueueFull at once.
 

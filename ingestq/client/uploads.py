@@ -47,11 +47,11 @@ class Upload:
     doc_id: str
     content: StoredBlob
     source: str
+    collection: str
     tenant: str = ""
     version: int | None = None
     media_type: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
-    collection: str = ""
 
     @property
     def document(self) -> Document:

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from ingestq.core.blobs import is_name
+from ingestq.core.jobs import check_collection
 
 DIGEST_BYTES: Final = 8
 
@@ -55,6 +56,8 @@ def _digest(doc_id: str) -> int:
 MAX_VERSION: Final = 2**53 - 1
 """Qdrant compares numbers as 64-bit floats, which hold integers exactly up to here."""
 
+DEFAULT_COLLECTION: Final = "documents"
+"""The collection of documents that nobody names another one for."""
 COLLECTION_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """What collections may be called."""
 _is_collection = re.compile(COLLECTION_NAME).fullmatch
@@ -63,9 +66,9 @@ INLINE_TEXT_BYTES: Final = 64 * 1024
 """Text up to this size travels in the job; a larger one by its path, or through the blob store."""
 
 
-def _check_identity(doc_id: str, version: int, collection: str) -> None:
-    if collection and not _is_collection(collection):
-        raise ValueError(f"collection is {collection!r}; it must match {COLLECTION_NAME}")
+def _check_identity(doc_id: str, version: int, collection: str | None) -> None:
+    if collection is not None:
+        check_collection(collection)
     if not doc_id:
         raise ValueError("doc_id is empty")
     if not 1 <= version <= MAX_VERSION:
@@ -85,17 +88,17 @@ class Lane(StrEnum):
 class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One document as a producer observed it.
 
-    ``doc_id`` is unique within ``tenant``, and that within ``collection``, the public name of the
-    one that it is meant for; empty for the one that the worker is set to. ``version`` is an integer
-    that only grows for one document: the caller's own, or Redis time in microseconds when the
-    document was observed. ``source`` says where the document came from (a path, a URL). The content
-    is either ``text``, or ``path``, a file that the worker can read (see ``ingestq.core.paths``),
-    or ``blob``, an blob (see ``ingestq.broker.blobs``). ``media_type`` is a hint; the content
-    decides. ``metadata`` is stored with every chunk. ``file`` names the state of the file at
-    ``path``: while it is the one that is indexed, the file need not be read. ``scanned`` says that
-    it was found in the file system: it is gone when a later scan of a folder it lies in does not
-    find it. ``hot`` says that the file at ``path`` is taken away once it is known what became of
-    it: later there is none to compare with.
+    ``doc_id`` is unique within ``tenant``, and that within ``collection``, the public name of a
+    collection. None stands for the collection of the client that queues the document: on the queue
+    every document names one. ``version`` is an integer that only grows for one document: the
+    caller's own, or Redis time in microseconds when the document was observed. ``source`` says
+    where the document came from (a path, a URL). The content is either ``text``, or ``path``, a
+    file that the worker can read (see ``ingestq.core.paths``), or ``blob``, an blob (see
+    ``ingestq.broker.blobs``). ``media_type`` is a hint; the content decides. ``metadata`` is stored
+    with every chunk. ``file`` names the state of the file at ``path``: while it is the one that is
+    indexed, the file need not be read. ``scanned`` says that it was found in the file system: it is
+    gone when a later scan of a folder it lies in does not find it. ``hot`` says that the file at
+    ``path`` is taken away once it is known what became of it: later there is none to compare with.
     """
 
     doc_id: str
@@ -109,7 +112,7 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     metadata: dict[str, Any] = {}
     file: str | None = None
     scanned: bool = False
-    collection: str = ""
+    collection: str | None = None
     hot: bool = False
 
     def __post_init__(self) -> None:
@@ -126,7 +129,7 @@ class Deletion(Struct, frozen=True, kw_only=True, omit_defaults=True):
     doc_id: str
     version: int
     tenant: str = ""
-    collection: str = ""
+    collection: str | None = None
 
     def __post_init__(self) -> None:
         _check_identity(self.doc_id, self.version, self.collection)
@@ -146,7 +149,7 @@ class Sweep(Struct, frozen=True, kw_only=True, omit_defaults=True):
     seen: bytes
     tenant: str = ""
     allow_mass_delete: bool = False
-    collection: str = ""
+    collection: str | None = None
 
     def __post_init__(self) -> None:
         _check_identity(self.doc_id, self.version, self.collection)
@@ -158,8 +161,8 @@ AnyItem = TypeVar("AnyItem", Document, Deletion, Sweep)
 
 
 def meant_for(collection: str, item: AnyItem) -> AnyItem:
-    """``item``, for ``collection`` unless it names one itself."""
-    if item.collection or not collection:
+    """Return ``item``, for ``collection`` unless it names one itself."""
+    if item.collection is not None:
         return item
     return msgspec.structs.replace(item, collection=collection)
 

@@ -14,7 +14,15 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ingestq.core.blobs import QUEUE_WITHIN_MS, named_ms
-from ingestq.core.documents import Deletion, Document, Item, Lane, Sweep, meant_for
+from ingestq.core.documents import (
+    COLLECTION_NAME,
+    Deletion,
+    Document,
+    Item,
+    Lane,
+    Sweep,
+    _is_collection,
+)
 from ingestq.core.errors import ContractError
 from ingestq.core.results import BatchReport, DeadLetter, DocumentCounts
 
@@ -29,8 +37,17 @@ LATEST_MS: Final = 253_402_300_799_999
 """The last Unix time in ms that is a date: the end of the year 9999."""
 
 
+def check_collection(name: str) -> None:
+    """Raise ValueError if no collection may have this ``name``."""
+    if not _is_collection(name):
+        raise ValueError(f"collection is {name!r}; it must match {COLLECTION_NAME}")
+
+
 class _Batch(Struct, frozen=True):
-    """What the batches have in common: their documents share collection, tenant and way."""
+    """The base of the batches. The documents of one share a tenant and a collection, and name it.
+
+    Raises ValueError otherwise.
+    """
 
     function: ClassVar[str]
     submission: str
@@ -38,8 +55,9 @@ class _Batch(Struct, frozen=True):
     lane: Lane = Lane.BULK
 
     def __post_init__(self) -> None:
-        if len({(document.collection, document.tenant) for document in self.documents}) != 1:
-            raise ValueError("a batch holds documents, all of one collection and one tenant")
+        owners = {(document.collection, document.tenant) for document in self.documents}
+        if len(owners) != 1 or self.documents[0].collection is None:
+            raise ValueError("a batch holds documents that all name one collection and one tenant")
 
     @property
     def collection(self) -> str:
@@ -59,10 +77,17 @@ class _Batch(Struct, frozen=True):
         """
         digest = hashlib.blake2b(self.submission.encode(), digest_size=16)
         for document in self.documents:
-            collection = (document.collection,) if document.collection else ()
-            key = (*collection, document.tenant, document.doc_id, document.version)
+            key = (self.collection, document.tenant, document.doc_id, document.version)
             digest.update(msgspec.msgpack.encode(key))
         return f"{self.function}-{digest.hexdigest()}"
+
+    @property
+    def letter_keys(self) -> tuple[str, ...]:
+        """The keys of its documents' dead letters, in the order of the documents."""
+        return tuple(
+            dead_letter_key(self.collection, document.tenant, document.doc_id)
+            for document in self.documents
+        )
 
     @property
     def counted(self) -> int:
@@ -87,11 +112,6 @@ class _Batch(Struct, frozen=True):
     def within(self, submission: str) -> Self:
         """The same batch as part of another submission."""
         return msgspec.structs.replace(self, submission=submission)
-
-    def meant_for(self, collection: str) -> Self:
-        """The same batch, for ``collection`` unless it names one itself."""
-        documents = tuple(meant_for(collection, document) for document in self.documents)
-        return msgspec.structs.replace(self, documents=documents)
 
 
 class IngestBatch(_Batch, frozen=True, tag="ingest/1", omit_defaults=True):
@@ -126,26 +146,6 @@ class SweepBatch(_Batch, frozen=True, tag="sweep/1", omit_defaults=True):
 Batch = IngestBatch | DeleteBatch | SweepBatch
 
 
-class _IngestInto(IngestBatch, frozen=True, tag="ingest/2", omit_defaults=True):
-    """How a batch travels that names a collection: a worker that knows of none refuses it."""
-
-
-class _DeleteFrom(DeleteBatch, frozen=True, tag="delete/2", omit_defaults=True):
-    """The same of a `DeleteBatch`."""
-
-
-class _SweepFrom(SweepBatch, frozen=True, tag="sweep/2", omit_defaults=True):
-    """The same of a `SweepBatch`."""
-
-
-_TRAVELS_AS: Final[dict[type[Batch], type[Batch]]] = {
-    IngestBatch: _IngestInto,
-    DeleteBatch: _DeleteFrom,
-    SweepBatch: _SweepFrom,
-}
-_ARRIVES_AS: Final = {travelling: batch for batch, travelling in _TRAVELS_AS.items()}
-
-
 FULL_RETRY_SECONDS: Final = 0.2
 """How soon to offer a batch again that a full queue refused."""
 
@@ -161,7 +161,7 @@ class Job(
     """
 
     function: str
-    args: tuple[Batch | _IngestInto | _DeleteFrom | _SweepFrom, ...]
+    args: tuple[Batch, ...]
     enqueued_ms: Annotated[int, Meta(ge=0, le=LATEST_MS)]
     kwargs: dict[str, Any] = {}
     tries: int | None = None
@@ -185,8 +185,7 @@ _job_decoder = msgspec.msgpack.Decoder(Job)
 
 def encode_job(batch: Batch, *, enqueued_ms: int) -> bytes:
     """Encode the job that works on ``batch``; ``enqueued_ms`` is Unix time at the producer."""
-    travelling = _as(_TRAVELS_AS[type(batch)], batch) if batch.collection else batch
-    return msgspec.msgpack.encode(Job(batch.function, (travelling,), enqueued_ms))
+    return msgspec.msgpack.encode(Job(batch.function, (batch,), enqueued_ms))
 
 
 def decode_job(payload: bytes) -> Job:
@@ -195,15 +194,9 @@ def decode_job(payload: bytes) -> Job:
     Raises ContractError for anything that is not a job of a known version.
     """
     try:
-        job = _job_decoder.decode(payload)
+        return _job_decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ContractError(f"not a job of a known version: {error}") from error
-    arrived = tuple(_as(_ARRIVES_AS.get(type(batch), type(batch)), batch) for batch in job.args)
-    return msgspec.structs.replace(job, args=arrived)
-
-
-def _as(kind: type[Batch], batch: Batch) -> Batch:
-    return batch if type(batch) is kind else kind(*msgspec.structs.astuple(batch))
 
 
 def blobs_in(payload: bytes) -> frozenset[str]:
@@ -212,14 +205,12 @@ def blobs_in(payload: bytes) -> frozenset[str]:
     return frozenset() if batch is None else batch.objects
 
 
-def dead_letter_key(document: Item) -> str:
-    """Key of the document's dead letter: one a document, so a newer failure replaces an older."""
-    return dead_letter_key_of(document.collection, document.tenant, document.doc_id)
+def dead_letter_key(collection: str, tenant: str, doc_id: str) -> str:
+    """Return the key of a document's dead letter: it has one, a newer failure replaces an older.
 
-
-def dead_letter_key_of(collection: str, tenant: str, doc_id: str) -> str:
-    """The same, of a document that is not at hand."""
-    return f"{collection}/{tenant}:{doc_id}" if collection else f"{tenant}:{doc_id}"
+    Says how long ``tenant`` is, as a colon may be in it and in ``doc_id``.
+    """
+    return f"{collection}/{len(tenant)}:{tenant}:{doc_id}"
 
 
 def bury(batch: Batch, reason: str, *, tries: int, traceback: str = "") -> BatchReport:
@@ -228,10 +219,10 @@ def bury(batch: Batch, reason: str, *, tries: int, traceback: str = "") -> Batch
     documents: Sequence[Item] = batch.documents
     dead_letters = tuple(
         DeadLetter(
-            key=dead_letter_key(document),
+            key=key,
             doc_id=document.doc_id,
             tenant=document.tenant,
-            collection=document.collection,
+            collection=batch.collection,
             reason=reason,
             payload=encode_job(batch.alone(index), enqueued_ms=buried_ms),
             tries=tries,
@@ -239,6 +230,6 @@ def bury(batch: Batch, reason: str, *, tries: int, traceback: str = "") -> Batch
             submission=batch.submission,
             traceback=traceback,
         )
-        for index, document in enumerate(documents)
+        for index, (document, key) in enumerate(zip(documents, batch.letter_keys, strict=True))
     )
     return BatchReport(documents=DocumentCounts(rejected=len(dead_letters)), dead=dead_letters)

@@ -78,7 +78,7 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
     tenant: str = ""
     submission: str = ""
     traceback: str = ""
-    collection: str = ""
+    collection: str
 
     @property
     def buried(self) -> str:
@@ -219,7 +219,7 @@ class WorkerSign(Struct, frozen=True):
 class Overview(Struct, frozen=True):
     """The queue and the workers that gave a sign of life within the last minute, at one moment.
 
-    ``ready`` counts the ready jobs that name a collection, for each of them.
+    ``ready`` counts the ready jobs of each collection.
     """
 
     depth: QueueDepth

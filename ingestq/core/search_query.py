@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from ingestq.core.documents import DEFAULT_COLLECTION
+
 LARGEST_LIMIT: Final = 1000
 
 
@@ -39,15 +41,15 @@ class SearchFilter:
 class SearchQuery:
     """A search for at most ``limit`` chunks.
 
-    ``collection`` is the public name of the one to be searched, empty for the one that is set. In
-    one without sparse vectors ``hybrid`` is the same as ``dense``.
+    ``collection`` is the public name of the one to be searched. In one without sparse vectors
+    ``hybrid`` is the same as ``dense``.
     """
 
     text: str
     limit: int
     mode: Mode = Mode.HYBRID
     where: SearchFilter = SearchFilter()
-    collection: str = ""
+    collection: str = DEFAULT_COLLECTION
 
 
 def parse_condition(text: str) -> MetadataCondition:

@@ -14,13 +14,13 @@ from ingestq.core.results import FailedDocument
 
 class DocumentLine(Struct, frozen=True, forbid_unknown_fields=True):
     """A document as somebody writes it. Either ``text`` or ``path``; ``source`` and ``version``
-    default to the document's id and to the time of Redis."""
+    default to the document's id and to the time of Redis, ``collection`` to that of the command."""
 
     doc_id: str
     text: str | None = None
     path: str | None = None
     source: str | None = None
-    collection: str = ""
+    collection: str | None = None
     tenant: str = ""
     version: int | None = None
     media_type: str | None = None

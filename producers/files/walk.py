@@ -34,7 +34,7 @@ class ScanRecord:
         self._seen.add(doc_id)
 
     def sweeps(
-        self, *, allow_mass_delete: bool, tenant: str = "", collection: str = ""
+        self, *, allow_mass_delete: bool, tenant: str = "", collection: str | None = None
     ) -> list[Sweep]:
         """A sweep for each folder, once all of them were scanned to the end."""
         seen = self._seen.pack()

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 
 from ingestq.broker.schedule.runs import EntryStatus
-from ingestq.core.documents import Lane
+from ingestq.core.documents import DEFAULT_COLLECTION, Lane
 from producers.schedule.sources import Source
 
 
@@ -130,8 +130,8 @@ class Timetable:
 class ScheduledEntry:
     """One line of the schedule. ``rescan`` has a source, ``verify`` may have one.
 
-    ``collection`` is the one it is about; empty for the one that is configured. No run is begun in
-    the ``quiet`` hours; it begins when they end. Times are Unix times in ms.
+    It is about ``collection``. No run is begun in the ``quiet`` hours; it begins when they end.
+    Times are Unix times in ms.
     """
 
     name: str
@@ -140,7 +140,7 @@ class ScheduledEntry:
     source: Source | None = None
     lane: Lane = Lane.BULK
     quiet: QuietHours | None = None
-    collection: str = ""
+    collection: str = DEFAULT_COLLECTION
 
     def begins_at(self, due_ms: int, now_ms: int) -> int:
         """When a run that was due at ``due_ms`` may begin; not in the past."""

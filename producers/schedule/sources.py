@@ -138,7 +138,7 @@ class LineSource:
         if self.complete and document.tenant not in ("", self.tenant):
             reason = f"it is of the tenant {document.tenant!r}, and the list of {self.tenant!r}"
             return FailedDocument(document.doc_id, reason)
-        if self.complete and document.collection:
+        if self.complete and document.collection is not None:
             reason = "it names a collection, which is for the list as a whole to say"
             return FailedDocument(document.doc_id, reason)
         doc_id = document.doc_id if self.name is None else f"{self.name}/{document.doc_id}"

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any, Final
 
-from ingestq.core.documents import METADATA_BYTES, decode_metadata
+from ingestq.core.documents import DEFAULT_COLLECTION, METADATA_BYTES, decode_metadata
 from producers.files.patterns import Patterns
 
 UNFINISHED_SUFFIXES: Final = (".part", ".partial", ".tmp", ".crdownload", "~")
@@ -22,14 +22,13 @@ FAILED: Final = "failed"
 
 @dataclass(frozen=True)
 class WatchedFolder:
-    """A folder, and how its files become documents.
+    """A folder, and how its files become documents of ``collection``.
 
     ``name`` is what their ids begin with in place of the path, see `producers.files.walk.Root`.
     ``include`` and ``exclude`` are patterns as in a .gitignore file, relative to the folder;
-    without ``include`` every file is meant. ``metadata`` is stored with each document. Without a
-    ``collection`` they are for the one that the client has. The files of a ``hot`` folder are
-    handed over: they are moved away once it is known what became of them, and the documents stay.
-    Raises ValueError if something is no pattern.
+    without ``include`` every file is meant. ``metadata`` is stored with each document. The files of
+    a ``hot`` folder are handed over: they are moved away once it is known what became of them, and
+    the documents stay. Raises ValueError if something is no pattern.
     """
 
     path: Path
@@ -38,7 +37,7 @@ class WatchedFolder:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    collection: str = ""
+    collection: str = DEFAULT_COLLECTION
     hot: bool = False
 
     def __post_init__(self) -> None:

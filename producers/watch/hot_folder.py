@@ -237,7 +237,9 @@ class HotFolder:
     async def _forget(self, doc_ids: Sequence[str]) -> None:
         """Purge the dead letters about files that are gone: nobody has to look at them."""
         for doc_id in doc_ids:
-            stored = await self._dead_letters.about_document(self._folder.tenant, doc_id)
+            stored = await self._dead_letters.about_document(
+                self._folder.collection, self._folder.tenant, doc_id
+            )
             if stored is not None:
                 await self._dead_letters.purge([stored])
 

@@ -27,7 +27,7 @@ async def forget_gone(dead_letters: DeadLetters, folder: WatchedFolder, presence
     Raises BrokerUnavailable while Redis cannot be used.
     """
     purged = 0
-    wanted = DeadLetterFilter(tenant=folder.tenant, collection=folder.collection or None)
+    wanted = DeadLetterFilter(tenant=folder.tenant, collection=folder.collection)
     async for stored in dead_letters.find(wanted):
         document = stored.document
         if document is None or document.path is None or not document.scanned:

@@ -105,7 +105,9 @@ def names() -> Iterator[str]:
 
 
 async def offer(broker: Broker, submission: str, doc_ids: Sequence[str], lane: Lane) -> None:
-    documents = tuple(Document(doc_id=d, version=1, source=d, path=d) for d in doc_ids)
+    documents = tuple(
+        Document(collection="documents", doc_id=d, version=1, source=d, path=d) for d in doc_ids
+    )
     await broker.queue.offer([IngestBatch(submission, documents, lane)])
 
 

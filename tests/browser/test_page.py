@@ -39,7 +39,9 @@ async def site(broker: Broker) -> AsyncIterator[str]:
 
 
 def batch(doc_id: str) -> IngestBatch:
-    return IngestBatch("s", (Document(doc_id=doc_id, version=1, source="s", text="text"),))
+    return IngestBatch(
+        "s", (Document(collection="documents", doc_id=doc_id, version=1, source="s", text="text"),)
+    )
 
 
 async def give_up(broker: Broker, doc_id: str) -> None:

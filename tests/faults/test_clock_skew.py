@@ -84,7 +84,7 @@ def clock(libfaketime: str, skew: int) -> SkewedClock:
 
 
 def batch_for(submission: str) -> IngestBatch:
-    document = Document(doc_id=submission, version=1, source="s", text="t")
+    document = Document(collection="documents", doc_id=submission, version=1, source="s", text="t")
     return IngestBatch(submission, (document,))
 
 

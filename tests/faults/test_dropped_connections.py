@@ -115,7 +115,10 @@ def batches(count: int = JOBS, submission: str = SUBMISSION) -> list[IngestBatch
     """Batches of one document each."""
     names = [f"{submission}-{i}" for i in range(count)]
     return [
-        IngestBatch(submission, (Document(doc_id=name, version=1, source=name, text="t"),))
+        IngestBatch(
+            submission,
+            (Document(collection="documents", doc_id=name, version=1, source=name, text="t"),),
+        )
         for name in names
     ]
 

@@ -22,7 +22,7 @@ from producers.files.walk import ScanRecord
 from producers.schedule.entry import Action, ScheduledEntry, Timetable
 from producers.schedule.runner import Runner
 from producers.schedule.sources import Clock, Documents, LineSource
-from tests.claims import batch_of, finish, take
+from tests.claims import DOCUMENTS, batch_of, finish, take
 from tests.command import Ingestq
 from tests.waiting import crash, eventually
 
@@ -126,7 +126,7 @@ async def test_a_run_outlasts_a_redis_that_is_killed(tmp_path: Path) -> None:
             await crash(redis)
             go_on.set()
             async with embedded_redis(tmp_path / "redis"):
-                leases = LeaseQueue(redis, config, lease_seconds=15)
+                leases = LeaseQueue(redis, config, lease_seconds=15, serving=DOCUMENTS)
                 seen: set[str] = set()
 
                 async def work() -> bool:

@@ -14,7 +14,7 @@ from arq.worker import func
 from ingestq.app.composition import Broker
 from ingestq.broker import keys
 from ingestq.broker.connection import awaited
-from ingestq.core.documents import Document, Lane
+from ingestq.core.documents import DEFAULT_COLLECTION, Document, Lane
 from ingestq.core.jobs import INGEST, LATEST_MS, IngestBatch, Job
 from ingestq.core.results import BatchReport, DeadLetter, DocumentCounts, EnqueueResult
 from tests.books import Totals, balanced
@@ -32,7 +32,7 @@ UNKNOWN_VERSION: Final = "not a job of a known version"
 encode = msgspec.msgpack.encode
 
 
-class NewerBatch(IngestBatch, frozen=True, tag="ingest/3", omit_defaults=True):
+class NewerBatch(IngestBatch, frozen=True, tag="ingest/2", omit_defaults=True):
     """A batch of the next version of the contract."""
 
     urgency: int = 1
@@ -51,7 +51,9 @@ class OddJob:
 
 def documents(prefix: str, count: int = 2) -> tuple[Document, ...]:
     return tuple(
-        Document(doc_id=f"{prefix}-{i}", version=1, source=prefix, text="t" * 50)
+        Document(
+            collection="documents", doc_id=f"{prefix}-{i}", version=1, source=prefix, text="t" * 50
+        )
         for i in range(count)
     )
 
@@ -73,7 +75,7 @@ async def offered(
 
 async def newer_contract(broker: Broker) -> OddJob:
     batch = NewerBatch("newer", documents("newer"), urgency=9)
-    return await offered(broker, batch, encode(Job(INGEST, (batch,), 1)), "'ingest/3'")
+    return await offered(broker, batch, encode(Job(INGEST, (batch,), 1)), "'ingest/2'")
 
 
 async def other_encoding(broker: Broker) -> OddJob:
@@ -160,7 +162,7 @@ async def let_delays_end(broker: Broker) -> None:
     for job_id in await broker.redis.zrange(keys.QUEUE, 0, -1):
         await broker.redis.zadd(keys.QUEUE, {job_id: 1}, xx=True)
     for lane in Lane:
-        await awaited(broker.redis.rpush(keys.WAKE + lane, "1"))
+        await awaited(broker.redis.rpush(f"{keys.WAKE}{lane}:{DEFAULT_COLLECTION}", "1"))
 
 
 async def bury(broker: Broker, odd: Sequence[OddJob]) -> None:

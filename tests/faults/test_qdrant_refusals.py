@@ -133,7 +133,7 @@ class Scene:
         qdrant = PatientQdrant(self.qdrant)
         ports = Ports(self.model, self.store, QdrantLedger(qdrant, self.names.ledger))
         permits = LanePermits(64, bulk=48)
-        worker.ctx[INGESTOR] = Ingestor({"": dict.fromkeys(Lane, ports)}, permits)
+        worker.ctx[INGESTOR] = Ingestor({"documents": dict.fromkeys(Lane, ports)}, permits)
 
     async def indexed(self) -> set[str]:
         """The documents that have chunks in the collection."""
@@ -452,7 +452,8 @@ def _points(n: int, text: str = "text") -> list[ChunkPoint]:
 
 
 def _document(doc_id: str, lines: Sequence[str]) -> Document:
-    return Document(doc_id=doc_id, version=1, source=doc_id, text="\n".join(lines))
+    text = "\n".join(lines)
+    return Document(collection="documents", doc_id=doc_id, version=1, source=doc_id, text=text)
 
 
 async def _offer(broker: Broker, documents: Sequence[Document]) -> str:

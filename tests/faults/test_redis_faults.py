@@ -11,13 +11,13 @@ from arq.worker import func
 
 from ingestq.app.composition import Broker
 from ingestq.broker.connection import BrokerConfig, connected
-from ingestq.broker.queue.leases import LeaseQueue
 from ingestq.core.documents import Document
 from ingestq.core.errors import BrokerUnavailable
 from ingestq.core.jobs import IngestBatch
 from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult
 from ingestq.embedded.redis import embedded_redis
 from tests.books import Totals, balanced
+from tests.claims import lease_queue
 from tests.waiting import crash, eventually
 from worker.consumer.lease_worker import LeaseWorker
 
@@ -26,7 +26,8 @@ JOBS = 1000
 
 def batches(submission: str = "s", count: int = JOBS) -> list[IngestBatch]:
     documents = [
-        Document(doc_id=str(i), version=1, source=str(i), text="x" * 500) for i in range(count)
+        Document(collection="documents", doc_id=str(i), version=1, source=str(i), text="x" * 500)
+        for i in range(count)
     ]
     return [IngestBatch(submission, (document,)) for document in documents]
 
@@ -39,7 +40,7 @@ async def finish_at_once(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport
 async def working(broker: Broker, lease_seconds: float = 2) -> AsyncIterator[LeaseWorker]:
     worker = LeaseWorker(
         functions=[func(finish_at_once, name="ingest")],
-        leases=LeaseQueue(broker.redis, broker.config, lease_seconds),
+        leases=lease_queue(broker, lease_seconds),
         max_jobs=4,
         drain_seconds=5,
         ctx={},

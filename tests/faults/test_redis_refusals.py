@@ -111,7 +111,9 @@ class HeldJobs:
 
 def batches(count: int) -> list[IngestBatch]:
     return [
-        IngestBatch("s", (Document(doc_id=str(i), version=1, source="s", text="t"),))
+        IngestBatch(
+            "s", (Document(collection="documents", doc_id=str(i), version=1, source="s", text="t"),)
+        )
         for i in range(count)
     ]
 
@@ -147,7 +149,9 @@ async def test_a_producer_is_told_why_and_waits_if_it_may(own_broker: Broker, di
 async def test_what_a_document_says_is_not_taken_for_what_redis_says(
     own_broker: Broker, disk: Disk, word: str
 ) -> None:
-    document = Document(doc_id="d", version=1, source="s", text=f"What does {word} mean?")
+    document = Document(
+        collection="documents", doc_id="d", version=1, source="s", text=f"What does {word} mean?"
+    )
     await disk.break_down()
     with pytest.raises(BrokerUnavailable, match=REASON):
         await own_broker.queue.offer([IngestBatch("s", (document,))])

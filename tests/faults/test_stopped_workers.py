@@ -198,7 +198,7 @@ def job_id(document: Document) -> str:
 
 def document(name: str) -> Document:
     text = " ".join(f"In note {i} about {name} the tide turns." for i in range(SENTENCES))
-    return Document(doc_id=name, version=1, source=f"{name}.txt", text=text)
+    return Document(collection="documents", doc_id=name, version=1, source=f"{name}.txt", text=text)
 
 
 # The steps of a document, in their order. Each is held for one document.

@@ -27,7 +27,10 @@ async def index(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
 
 async def queue_jobs(broker: Broker, submission: str, count: int) -> None:
     documents = [
-        Document(doc_id=f"{submission}-{i}", version=1, source="s", text="t") for i in range(count)
+        Document(
+            collection="documents", doc_id=f"{submission}-{i}", version=1, source="s", text="t"
+        )
+        for i in range(count)
     ]
     await broker.queue.offer([IngestBatch(submission, (document,)) for document in documents])
 

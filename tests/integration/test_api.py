@@ -165,7 +165,7 @@ async def test_the_status_is_that_of_the_command(api: AsyncClient, broker: Broke
         documents_per_second=2.5,
         chunks_per_second=9,
         paused="full",
-        collections=("notes",),
+        collections=("documents", "notes"),
     )
     await lease_queue(broker).sign_of_life("worker-1", info)
     status = (await api.get("/status")).json()
@@ -186,7 +186,7 @@ async def test_the_status_is_that_of_the_command(api: AsyncClient, broker: Broke
         "documents_per_second": 2.5,
         "chunks_per_second": 9,
         "paused": "full",
-        "collections": ["notes"],
+        "collections": ["documents", "notes"],
     }
 
 

@@ -249,7 +249,7 @@ async def test_what_is_known_of_a_document(broker: Broker) -> None:
         known = {
             "doc_id": "/notes/a",
             "tenant": "",
-            "collection": "",
+            "collection": "documents",
             "indexed": entry,
             "last_error": None,
         }

@@ -25,7 +25,9 @@ from tests.workers import make_worker, working
 from worker.consumer.arq_client import arq_client, read_envelope
 from worker.consumer.cron import CronTable
 
-BATCH = IngestBatch("s", (Document(doc_id="d", version=1, source="d", text="t"),))
+BATCH = IngestBatch(
+    "s", (Document(collection="documents", doc_id="d", version=1, source="d", text="t"),)
+)
 INDEXED = BatchReport(DocumentCounts(indexed=1))
 
 Ctx = dict[str, Any]

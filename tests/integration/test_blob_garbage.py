@@ -26,7 +26,7 @@ from ingestq.core.blobs import LEFT_OVER_MS, new_name
 from ingestq.core.documents import Document
 from ingestq.core.jobs import IngestBatch, blobs_in, bury
 from ingestq.core.results import BatchReport, DeadLetter, DocumentCounts
-from tests.claims import batch_of, finish, take
+from tests.claims import DOCUMENTS, batch_of, finish, lease_queue, take
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Desk:
         self.redis = broker.redis
         self.queue = broker.queue
         self.dead_letters = broker.dead_letters
-        self.leases = LeaseQueue(broker.redis, broker.config, 3600, blobs=broker.blobs)
+        self.leases = lease_queue(broker, 3600)
         self.leftovers = GarbageCollector(broker.redis, broker.config, broker.blobs)
         self.made = 0
 
@@ -61,7 +61,9 @@ class Desk:
     def about(self, name: str, doc_id: str | None = None) -> IngestBatch:
         self.made += 1
         doc_id = f"doc-{self.made}" if doc_id is None else doc_id
-        document = Document(doc_id=doc_id, version=self.made, source="s", blob=name)
+        document = Document(
+            collection="documents", doc_id=doc_id, version=self.made, source="s", blob=name
+        )
         return IngestBatch(f"s{self.made}", (document,))
 
     async def bury_long_ago(self) -> None:
@@ -107,7 +109,8 @@ class BlobMachine(RuleBasedStateMachine):
         config = BrokerConfig(self.url)
         self.redis = connect(config)
         self.desk = Desk(Broker(self.redis, config, open_blob_store(self.folder.name)))
-        self.forgetful = LeaseQueue(self.redis, config, 3600)  # dies before it removes anything
+        # Dies before it removes anything.
+        self.forgetful = LeaseQueue(self.redis, config, 3600, DOCUMENTS)
         self.run(self.redis.flushdb())
         self.under_way: list[str] = []
 

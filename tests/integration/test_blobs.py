@@ -25,7 +25,7 @@ from ingestq.core.results import (
     SubmissionStatus,
 )
 from tests.claims import batch_of, finish, lease_queue, take
-from tests.house import House, working_house
+from tests.house import House
 from tests.integration.test_pipeline import PARAGRAPHS, HashingModel
 from tests.waiting import eventually
 from worker.consumer.blobs import BlobContents
@@ -84,10 +84,11 @@ async def test_uploaded_files_are_parsed_wherever_they_were_kept(
     page = tmp_path / "page.html"
     page.write_bytes(PAGE)
     broker = Broker(broker.redis, broker.config, open_blob_store(f"{url}{tmp_path}/elsewhere"))
-    async with working_house(broker, qdrant, model, collection, tmp_path) as house:
+    house = House.of(broker, qdrant, collection, model, tmp_path)
+    async with house.working():
         receipts = [
-            await broker.client.upload("path", page, source="page.html"),
-            await broker.client.upload("parts", in_parts(PAGE[:9], PAGE[9:]), source="page.html"),
+            await house.client.upload("path", page, source="page.html"),
+            await house.client.upload("parts", in_parts(PAGE[:9], PAGE[9:]), source="page.html"),
         ]
         for receipt in receipts:
             assert (await end(house, receipt.submission)).documents.indexed == 1
@@ -271,7 +272,7 @@ async def test_content_is_kept_if_its_job_may_have_been_accepted(broker: Broker)
 async def test_content_that_may_be_taken_for_left_over_is_not_queued(broker: Broker) -> None:
     space, now_us = await broker.queue.space()
     name = new_name(space, now_us - QUEUE_WITHIN_MS * 1000 - 1_000_000)
-    document = Document(doc_id="late", version=1, source="s", blob=name)
+    document = Document(collection="documents", doc_id="late", version=1, source="s", blob=name)
     with pytest.raises(UploadExpired, match="6 hours"):
         await broker.queue.offer([IngestBatch("s", (document,))])
     assert await broker.queue.is_empty()

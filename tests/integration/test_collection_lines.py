@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from arq.worker import func
 from structlog.testing import capture_logs
 
@@ -17,15 +16,7 @@ from ingestq.broker.queue.leases import Claim, LeaseQueue
 from ingestq.broker.queue.pending import QueueWatch
 from ingestq.core import events
 from ingestq.core.documents import Document, Lane
-from ingestq.core.jobs import (
-    INGEST,
-    IngestBatch,
-    Job,
-    bury,
-    dead_letter_key,
-    decode_job,
-    encode_job,
-)
+from ingestq.core.jobs import INGEST, IngestBatch, bury, encode_job
 from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult, JobsFor, WorkerInfo
 from tests.books import balanced
 from tests.claims import batch_of, finish, lease_queue, take
@@ -56,8 +47,7 @@ async def claimed(leases: LeaseQueue, n: int = 1) -> list[str]:
 
 async def end(leases: LeaseQueue, claim: Claim, reason: str | None = None) -> None:
     batch = batch_of(claim)
-    healed = tuple(map(dead_letter_key, batch.documents))
-    good = BatchReport(DocumentCounts(indexed=len(batch.documents)), healed=healed)
+    good = BatchReport(DocumentCounts(indexed=len(batch.documents)), healed=batch.letter_keys)
     report = good if reason is None else bury(batch, reason, tries=1)
     assert await finish(leases, claim, report)
 
@@ -75,22 +65,10 @@ async def test_who_does_not_serve_a_collection_gets_none_of_its_jobs(broker: Bro
 async def test_the_same_version_of_a_document_is_one_job_in_each_collection(
     broker: Broker,
 ) -> None:
-    for collection in ("", "x", "y"):
-        await queued(broker, collection)
+    await queued(broker, "x")
+    await queued(broker, "y")
     again = [IngestBatch("s", tuple(documents("y", 1)), Lane.BULK)]
     assert await broker.queue.offer(again) == [EnqueueResult.DUPLICATE]
-
-
-async def test_a_job_that_names_none_stays_with_the_collection_of_who_got_it_first(
-    broker: Broker,
-) -> None:
-    await queued(broker, "")
-    y, both = lease_queue(broker, serving=ONLY_Y), lease_queue(broker, serving=BOTH)
-    [claim] = await take(y)
-    assert (claim.collection, batch_of(claim).collection) == ("y", "y")
-    await y.put_back(claim, delay_seconds=0, failed=True)
-    assert await claimed(lease_queue(broker, serving={"x": "x__1"})) == []
-    assert await claimed(both) == ["y"]
 
 
 async def test_collections_take_turns(broker: Broker) -> None:
@@ -116,17 +94,17 @@ async def test_the_backlog_of_a_collection_that_nobody_serves_holds_nobody_up(
 
 
 async def test_a_gate_holds_up_its_own_collection_only(broker: Broker) -> None:
-    for collection in ("", "x", "y"):
-        await queued(broker, collection)
+    await queued(broker, "x")
+    await queued(broker, "y")
     leases = lease_queue(broker, serving=BOTH)
     gate = Gate(broker.redis, broker.config, "x__1")
     async with gate.shut():
         answer = await leases.claim("w", 9, bulk=9, running=0)
         assert [claim.collection for claim in answer.claims] == ["y"]
         assert answer.shut == {"x": NO_SUCCESSOR}
-        assert await broker.queue.jobs_for(["x"]) == JobsFor(2, 0), "and the one that names none"
-        assert await broker.queue.jobs_for(["y"]) == JobsFor(2, 1)
-    assert await claimed(leases, 9) == ["x", "x"]
+        assert await broker.queue.jobs_for(["x"]) == JobsFor(1, 0)
+        assert await broker.queue.jobs_for(["y"]) == JobsFor(1, 1)
+    assert await claimed(leases, 9) == ["x"]
 
 
 async def test_a_job_whose_worker_died_goes_back_to_its_collection(broker: Broker) -> None:
@@ -184,7 +162,7 @@ async def test_two_collections_have_two_dead_letters_of_one_id(broker: Broker) -
 
     assert await reasons() == ["broken in x", "broken in y"]
     assert await reasons(collection="y", doc_ids=frozenset("0")) == ["broken in y"]
-    stored = await dead_letters.about_document("", "0", "x")
+    stored = await dead_letters.about_document("x", "", "0")
     assert stored is not None
     assert stored.dead_letter.reason == "broken in x"
 
@@ -192,7 +170,7 @@ async def test_two_collections_have_two_dead_letters_of_one_id(broker: Broker) -
     [claim] = await take(leases)
     await end(leases, claim)
     assert await reasons() == ["broken in y"]
-    assert await dead_letters.about(documents("", 1), "x") == [None]
+    assert await dead_letters.about(documents("x", 1), "x") == [None]
 
     [left] = [stored async for stored in dead_letters.find(DeadLetterFilter())]
     assert await dead_letters.requeue([left], "again") == 1
@@ -211,7 +189,7 @@ async def test_an_idle_worker_is_woken_by_its_own_collections_only(broker: Broke
     waiting = asyncio.create_task(y.wait_for_work(Lane.BULK, seconds=8))
     await eventually(lambda: broker.redis.info("clients"), lambda i: i["blocked_clients"] == 1)
     await queued(broker, "x")
-    await queued(broker, "", lane=Lane.INTERACTIVE)
+    await queued(broker, "z", lane=Lane.INTERACTIVE)
     assert (await broker.redis.info("clients"))["blocked_clients"] == 1
     await queued(broker, "y")
     await asyncio.wait_for(waiting, 4)
@@ -267,25 +245,11 @@ def left_by(logs: Sequence[Any]) -> list[str]:
     return [log["collection"] for log in logs if log["event"] == events.WORKER_LEAVES]
 
 
-async def test_what_an_older_worker_put_into_the_common_line_is_not_run_there(
-    broker: Broker,
-) -> None:
-    """It makes jobs ready again without looking for a collection."""
-    await queued(broker, "x")
-    [job_id] = await broker.redis.zrange(keys.QUEUE, 0, -1)
-    assert await broker.redis.zrem(keys.LANE + "bulk:x", job_id) == 1
-    await broker.redis.zadd(keys.LANE + "bulk", {job_id: 1})
-    ran, _ = await worked(broker, lease_queue(broker, serving=ONLY_Y))
-    assert ran == []
-    await balanced(broker.redis)
-    assert await claimed(lease_queue(broker, serving=BOTH)) == ["x"]
-
-
 async def test_documents_for_another_collection_than_the_queue_was_told_are_not_written(
     broker: Broker,
 ) -> None:
-    """An older `ingestq dead requeue` puts back what it cannot decode, as a job of none."""
-    await queued(broker, "")
+    """Whoever put such a job on the queue: the ids in it are those of other documents here."""
+    await queued(broker, "y")
     [job_id] = await broker.redis.zrange(keys.QUEUE, 0, -1)
     batch = IngestBatch("s", tuple(documents("x", 1)))
     await broker.redis.set(keys.JOB + job_id.decode(), encode_job(batch, enqueued_ms=1))
@@ -296,13 +260,3 @@ async def test_documents_for_another_collection_than_the_queue_was_told_are_not_
     worker.stop()
     await asyncio.wait_for(running, 20)
     assert ran == []
-
-
-async def test_jobs_from_before_there_were_collections_are_done(broker: Broker) -> None:
-    """An older producer knows of none, and neither does the job in its words."""
-    batch = IngestBatch("s", tuple(documents("", 1)))
-    assert b"collection" not in encode_job(batch, enqueued_ms=1)
-    assert decode_job(msgspec.msgpack.encode(Job(INGEST, (batch,), 1))).args == (batch,)
-    await broker.queue.offer([batch])
-    ran, _ = await worked(broker, lease_queue(broker, serving=BOTH))
-    assert ran == ["x"]

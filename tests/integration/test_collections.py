@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from arq.worker import func
 from qdrant_client import AsyncQdrantClient
 
 from ingestq.app.composition import Broker
@@ -22,16 +21,12 @@ from ingestq.broker.queue.gate import Gate
 from ingestq.client.client import IngestClient, new_submission
 from ingestq.core.documents import Deletion, Document, Lane
 from ingestq.core.errors import CollectionMismatch
-from ingestq.core.jobs import DELETE, INGEST, SWEEP
 from producers.watch.folder import WatchedFolder
 from producers.watch.watched_folder import FolderWatch, WatchConfig
 from tests.books import balanced
-from tests.claims import lease_queue
 from tests.waiting import eventually
-from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest, sweep
-from worker.consumer.lease_worker import LeaseWorker
+from tests.workers import indexing_worker
 from worker.embedding.pool import ModelPool
-from worker.lanes import LanePermits
 from worker.maintenance.reindex import Patience, Rebuild, Rebuilt, Side, reindex
 from worker.store.client import Qdrant
 from worker.store.collection import (
@@ -80,13 +75,7 @@ class Town:
         tables = tuple(DropTable(path=Path(), collection=name) for name in collections[1:])
         mine = self.settings.model_copy(update={"collection": collections[0], "drop": tables})
         served = await open_collections(mine, self.broker, self.qdrant, self.model)
-        worker = LeaseWorker(
-            [func(ingest, name=INGEST), func(delete, name=DELETE), func(sweep, name=SWEEP)],
-            lease_queue(self.broker, serving=served.chunks),
-            max_jobs=4,
-            drain_seconds=5,
-            ctx={INGESTOR: Ingestor(served.ports, LanePermits(8, bulk=7))},
-        )
+        worker = indexing_worker(self.broker, served)
         running = asyncio.create_task(worker.run_until_stopped())
         try:
             yield running

@@ -69,7 +69,8 @@ async def page(site: AsyncClient, path: str = "/") -> Page:
 
 async def queue(broker: Broker, *doc_ids: str, tenant: str = "", submission: str = "s") -> None:
     documents = (
-        Document(doc_id=d, version=1, source=d, text="text", tenant=tenant) for d in doc_ids
+        Document(collection="documents", doc_id=d, version=1, source=d, text="text", tenant=tenant)
+        for d in doc_ids
     )
     await broker.queue.offer([IngestBatch(submission, tuple(documents))])
 

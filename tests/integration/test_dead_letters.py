@@ -18,7 +18,14 @@ def dead_letters(broker: Broker) -> DeadLetters:
 
 
 def document(doc_id: str, version: int = 1, tenant: str = "") -> Document:
-    return Document(doc_id=doc_id, version=version, source=doc_id, text="t", tenant=tenant)
+    return Document(
+        collection="documents",
+        doc_id=doc_id,
+        version=version,
+        source=doc_id,
+        text="t",
+        tenant=tenant,
+    )
 
 
 async def fail(broker: Broker, reason: str, *documents: Document) -> None:
@@ -107,7 +114,13 @@ async def test_what_nobody_could_decode_goes_back_as_it_came(
     broker: Broker, dead_letters: DeadLetters
 ) -> None:
     dead_letter = DeadLetter(
-        key="odd", doc_id="odd", reason="?", payload=b"\x80", tries=5, buried_ms=1
+        key="odd",
+        doc_id="odd",
+        collection="documents",
+        reason="?",
+        payload=b"\x80",
+        tries=5,
+        buried_ms=1,
     )
     await broker.queue.offer([IngestBatch("s", (document("a"),))])
     await settle(broker, BatchReport(dead=(dead_letter,)))

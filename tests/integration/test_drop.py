@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,6 @@ from structlog.testing import capture_logs
 
 from ingestq.app.composition import Broker
 from ingestq.broker.connection import BrokerConfig, connected
-from ingestq.broker.queue.dead_letters import DeadLetters
-from ingestq.client.client import IngestClient
 from ingestq.core import events
 from ingestq.core.documents import Lane
 from ingestq.core.results import BatchReport
@@ -43,10 +42,9 @@ async def dropping(
     broker: Broker, folder: WatchedFolder | Path, config: WatchConfig = QUICK
 ) -> AsyncIterator[Logs]:
     """The folder is watched, and was scanned once; what is logged about it."""
-    if isinstance(folder, Path):
-        folder = WatchedFolder(folder)
-    dead_letters = DeadLetters(broker.redis, broker.config)
-    drop = FolderWatch(folder, config, IngestClient(broker.queue), dead_letters)
+    watched = WatchedFolder(folder) if isinstance(folder, Path) else folder
+    watched = replace(watched, collection=broker.collection)
+    drop = FolderWatch(watched, config, broker.client, broker.dead_letters)
     with capture_logs() as logs:
         running = asyncio.create_task(drop.run())
         try:

@@ -23,7 +23,10 @@ from tests.command import Ingestq
 from tests.house import House
 from tests.integration.test_drop import Logs, dropping, told
 from tests.waiting import eventually
+from worker.embedding.pool import ModelPool
 from worker.pipeline.points import DocumentKey
+from worker.store.client import Qdrant
+from worker.store.collection import CollectionNames
 from worker.store.ledger import QdrantLedger
 
 INDEXED = BatchReport(DocumentCounts(indexed=1))
@@ -202,6 +205,24 @@ async def test_no_dead_letter_is_left_of_a_file_that_was_taken_away(
             return [Path(stored.dead_letter.doc_id).name async for stored in found]
 
         await eventually(dead_letters, lambda names: names == ["bad.txt"])
+
+
+async def test_no_dead_letter_is_left_of_a_file_that_a_worker_did_not_find(
+    broker: Broker, qdrant: Qdrant, model: ModelPool, collection: CollectionNames, root: Path
+) -> None:
+    """The dead letters are those that a real worker writes."""
+    house = House.of(broker, qdrant, collection, model, root)
+    house.write("gone.txt")
+    (house.root / "bad.txt").write_bytes(b"\0\1\2")
+    for name in ("gone.txt", "bad.txt"):
+        os.utime(house.root / name, (1, 1))  # so that the first scan takes both
+    async with dropping(house.broker, hot(house.root), NO_RESCANS):
+        await queued(house.broker)
+        (house.root / "gone.txt").unlink()
+        async with house.working():
+            await become(house.root, "failed/bad.txt", "failed/bad.txt.error.txt")
+            await eventually(house.dead_letters, lambda dead_letters: len(dead_letters) == 1)
+    assert list(await house.dead_letters()) == [str(house.root / "bad.txt")]
 
 
 async def test_what_a_scan_and_an_event_find_together_is_queued_once(

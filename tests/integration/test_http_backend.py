@@ -514,7 +514,12 @@ async def test_a_password_in_the_url_is_sent_and_shown_nowhere(endpoint: Endpoin
 
 
 def test_a_job_goes_back_without_a_try_and_for_so_long() -> None:
-    claim = Claim("job", 1, b"", Lane.BULK, "", 1, 4, 0, frozenset(), suspect=False, aborted=False)
+    claim = Claim(
+        *("job", 1, b"", Lane.BULK, "", 1, 4, 0, frozenset()),
+        suspect=False,
+        aborted=False,
+        collection="documents",
+    )
 
     verdict = judge(EmbedderUnavailable("away", 7), claim, None)
 

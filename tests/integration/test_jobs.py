@@ -11,7 +11,7 @@ import pytest
 
 from ingestq.broker.queue.leases import Claim
 from ingestq.core.documents import Deletion, Document, Lane
-from ingestq.core.jobs import DeleteBatch, IngestBatch
+from ingestq.core.jobs import DeleteBatch, IngestBatch, dead_letter_key
 from ingestq.core.results import BatchReport, DocumentCounts
 from worker.consumer.jobs import CLAIM, INGESTOR, PROGRESS, Ingestor, delete, ingest
 from worker.embedding.pool import LaneModel, ModelPool
@@ -23,6 +23,7 @@ from worker.store.collection import CollectionNames
 from worker.store.ledger import QdrantLedger
 from worker.text.parts import Part, Place, Prepared, SizedText, Unprepared
 
+COLLECTION = "notes"
 TEXT = "The tide comes in twice a day. " * 12
 
 
@@ -61,10 +62,13 @@ class Bench:
 
     def _ctx(self) -> dict[str, Any]:
         claim = Claim(
-            "j", next(self.tokens), b"", Lane.BULK, "s", 1, 0, 0, frozenset(), False, False
+            *("j", next(self.tokens), b"", Lane.BULK, "s", 1, 0, 0, frozenset()),
+            suspect=False,
+            aborted=False,
+            collection=COLLECTION,
         )
         ports = Ports(self.model, self.store, self.ledger)
-        ingestor = Ingestor({"": {Lane.BULK: ports}}, LanePermits(4, bulk=3))
+        ingestor = Ingestor({COLLECTION: {Lane.BULK: ports}}, LanePermits(4, bulk=3))
         return {INGESTOR: ingestor, CLAIM: claim, PROGRESS: lambda *_: None, "job_try": 1}
 
 
@@ -78,7 +82,11 @@ async def bench(qdrant: Qdrant, model: ModelPool, collection: CollectionNames) -
 
 
 def document(doc_id: str, text: str = TEXT, version: int = 1) -> Document:
-    return Document(doc_id=doc_id, version=version, source=doc_id, text=text)
+    return Document(collection=COLLECTION, doc_id=doc_id, version=version, source=doc_id, text=text)
+
+
+def deletion(doc_id: str) -> Deletion:
+    return Deletion(collection=COLLECTION, doc_id=doc_id, version=5)
 
 
 async def test_a_text_that_documents_share_is_embedded_once(bench: Bench) -> None:
@@ -107,12 +115,8 @@ async def test_unchanged_documents_are_not_embedded(bench: Bench) -> None:
 
 async def test_deleted_documents_are_counted(bench: Bench) -> None:
     await bench.ingest(document("a"), document("b", "Other.", 9))
-    report = await bench.delete(
-        Deletion(doc_id="a", version=5),
-        Deletion(doc_id="b", version=5),
-        Deletion(doc_id="never", version=5),
-    )
+    report = await bench.delete(deletion("a"), deletion("b"), deletion("never"))
     assert report.documents == DocumentCounts(deleted=1, superseded=1, unchanged=1)
     assert report.chunks.deleted == 1
-    assert set(report.healed) == {":a", ":never"}
+    assert set(report.healed) == {dead_letter_key(COLLECTION, "", name) for name in ("a", "never")}
     assert await bench.store.count() == 1

@@ -26,7 +26,16 @@ def batches(
     return [
         IngestBatch(
             submission,
-            (Document(doc_id=str(i), version=1, source="s", text="t", tenant=tenant),),
+            (
+                Document(
+                    collection="documents",
+                    doc_id=str(i),
+                    version=1,
+                    source="s",
+                    text="t",
+                    tenant=tenant,
+                ),
+            ),
             lane,
         )
         for i in range(count)
@@ -109,7 +118,10 @@ async def test_a_tenants_jobs_are_claimed_in_their_order(broker: Broker) -> None
 
 
 async def test_a_large_job_counts_for_what_it_is(broker: Broker) -> None:
-    documents = [Document(doc_id=str(i), version=1, source="", text="t") for i in range(16)]
+    documents = [
+        Document(collection="documents", doc_id=str(i), version=1, source="", text="t")
+        for i in range(16)
+    ]
     large = [IngestBatch(f"large-{i}", tuple(documents)) for i in range(5)]
     await broker.queue.offer(large)
     await broker.queue.offer(batches(50, tenant="small"))

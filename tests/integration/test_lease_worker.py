@@ -22,7 +22,9 @@ from tests.workers import make_worker, working
 from worker.consumer.decision import MAX_TRIES, AwaitService
 from worker.consumer.lease_worker import POLL_SECONDS
 
-BATCH = IngestBatch("s", (Document(doc_id="d", version=1, source="d", text="t"),))
+BATCH = IngestBatch(
+    "s", (Document(collection="documents", doc_id="d", version=1, source="d", text="t"),)
+)
 INDEXED = BatchReport(DocumentCounts(indexed=1))
 
 
@@ -60,7 +62,12 @@ async def test_many_jobs_run_once_each_in_two_workers(broker: Broker) -> None:
 
     ids = [str(i) for i in range(200)]
     await broker.queue.offer(
-        [IngestBatch("s", (Document(doc_id=i, version=1, source=i, text=i),)) for i in ids]
+        [
+            IngestBatch(
+                "s", (Document(collection="documents", doc_id=i, version=1, source=i, text=i),)
+            )
+            for i in ids
+        ]
     )
     async with working(broker, job), working(broker, job):
         status = await completed(broker)

@@ -19,7 +19,10 @@ SHORT_LEASE = 0.1  # seconds
 def batch(*doc_ids: str, submission: str = "s") -> IngestBatch:
     return IngestBatch(
         submission,
-        tuple(Document(doc_id=d, version=1, source=d, text="t") for d in doc_ids),
+        tuple(
+            Document(collection="documents", doc_id=d, version=1, source=d, text="t")
+            for d in doc_ids
+        ),
     )
 
 

@@ -23,7 +23,7 @@ from ingestq.core.results import (
     FailedDocument,
     WorkerInfo,
 )
-from tests.claims import finish, take
+from tests.claims import finish, lease_queue, take
 from worker.consumer.arq_client import arq_client, read_envelope
 
 SHORT_LEASE = 0.2  # seconds
@@ -32,14 +32,19 @@ SHORT_LEASE = 0.2  # seconds
 def batch(*doc_ids: str, submission: str = "s", version: int = 1) -> IngestBatch:
     return IngestBatch(
         submission,
-        tuple(Document(doc_id=d, version=version, source=d, text=f"text of {d}") for d in doc_ids),
+        tuple(
+            Document(
+                collection="documents", doc_id=d, version=version, source=d, text=f"text of {d}"
+            )
+            for d in doc_ids
+        ),
     )
 
 
 @pytest.fixture
 def leases(broker: Broker) -> Callable[[float], LeaseQueue]:
     def make(lease_seconds: float) -> LeaseQueue:
-        return LeaseQueue(broker.redis, broker.config, lease_seconds)
+        return lease_queue(broker, lease_seconds)
 
     return make
 
@@ -87,7 +92,7 @@ async def test_a_waiting_job_never_expires(queue: JobQueue, broker: Broker) -> N
 @pytest.mark.parametrize("bound", [{"max_queue_jobs": 1}, {"max_queue_bytes": 150}])
 async def test_a_full_queue_refuses_and_then_takes(broker: Broker, bound: dict[str, int]) -> None:
     config = BrokerConfig(broker.config.url, **bound)
-    queue, leases = JobQueue(broker.redis, config), LeaseQueue(broker.redis, config, 15)
+    queue, leases = JobQueue(broker.redis, config), lease_queue(broker)
     assert await queue.offer([batch("a"), batch("b")]) == [
         EnqueueResult.ACCEPTED,
         EnqueueResult.FULL,
@@ -194,9 +199,10 @@ async def test_buried_documents_are_counted_and_kept_once_each(
 
     await queue.offer([batch("a", version=3)])
     [claim] = await take(holder, 1)
-    healed = BatchReport(DocumentCounts(indexed=1), healed=(":a",))
+    healed = BatchReport(DocumentCounts(indexed=1), healed=batch("a").letter_keys)
     await finish(holder, claim, healed)
-    assert [key.decode() for key in await awaited(broker.redis.hkeys(keys.DEAD))] == [":b"]
+    left = await awaited(broker.redis.hkeys(keys.DEAD))
+    assert tuple(key.decode() for key in left) == batch("b").letter_keys
 
 
 async def test_arqs_own_job_reads_status_and_result(

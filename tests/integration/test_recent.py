@@ -35,8 +35,16 @@ def dead_letters(broker: Broker) -> DeadLetters:
 def batch(*doc_ids: str, submission: str = "s") -> IngestBatch:
     return IngestBatch(
         submission,
-        tuple(Document(doc_id=d, version=1, source=d, text=d) for d in doc_ids),
+        tuple(
+            Document(collection="documents", doc_id=d, version=1, source=d, text=d) for d in doc_ids
+        ),
     )
+
+
+def key_of(doc_id: str) -> str:
+    """The key of a document's dead letter."""
+    [key] = batch(doc_id).letter_keys
+    return key
 
 
 async def ids(recent: Recent) -> list[str]:
@@ -146,18 +154,18 @@ async def test_the_newest_letters_are_found_without_reading_the_others(
     for name in ("a", "b", "c"):
         await broker.queue.offer([batch(name)])
         await give_up(leases, f"{name} is broken")
-        await broker.redis.zincrby(keys.DEAD_TIMES, -5000 * (ord("d") - ord(name)), f":{name}")
+        await broker.redis.zincrby(keys.DEAD_TIMES, -5000 * (ord("d") - ord(name)), key_of(name))
     newest, other = await dead_letters.newest(2)
-    assert (newest.key, other.key) == (":c", ":b")
+    assert (newest.key, other.key) == (key_of("c"), key_of("b"))
     assert newest.written_ms > other.written_ms
-    [stored] = await dead_letters.named([":b", ":nobody"])
+    [stored] = await dead_letters.named([key_of("b"), key_of("nobody")])
     assert stored.dead_letter.reason == "b is broken"
 
-    await dead_letters.purge(await dead_letters.named([":c"]))
-    await dead_letters.requeue(await dead_letters.named([":b"]), "again")
-    assert [name.key for name in await dead_letters.newest(9)] == [":a"]
+    await dead_letters.purge(await dead_letters.named([key_of("c")]))
+    await dead_letters.requeue(await dead_letters.named([key_of("b")]), "again")
+    assert [name.key for name in await dead_letters.newest(9)] == [key_of("a")]
     await give_up(leases, "b is still broken")
-    assert [name.key for name in await dead_letters.newest(9)] == [":b", ":a"]
+    assert [name.key for name in await dead_letters.newest(9)] == [key_of("b"), key_of("a")]
     await balanced(broker.redis)
 
 
@@ -168,6 +176,7 @@ async def test_a_letter_goes_when_its_document_succeeds(
     await give_up(leases, "broken")
     await broker.queue.offer([batch("a", submission="later")])
     [claim] = await take(leases)
-    assert await finish(leases, claim, BatchReport(DocumentCounts(indexed=1), healed=(":a",)))
+    healed = batch("a").letter_keys
+    assert await finish(leases, claim, BatchReport(DocumentCounts(indexed=1), healed=healed))
     assert await dead_letters.newest(9) == []
     await balanced(broker.redis)

@@ -7,30 +7,27 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from arq.worker import func
 from qdrant_client import models
 
 from ingestq.app.composition import Broker
+from ingestq.app.worker import ServedCollections
 from ingestq.broker import keys
 from ingestq.broker.queue.gate import NO_SUCCESSOR, SHUT_MS, Gate
 from ingestq.broker.queue.leases import LeaseQueue
-from ingestq.client.client import IngestClient
 from ingestq.core.documents import Deletion, Document, Lane
 from ingestq.core.errors import CollectionMismatch, StoreRejected
-from ingestq.core.jobs import DELETE, INGEST, IngestBatch
+from ingestq.core.jobs import IngestBatch
 from ingestq.core.results import ChunkCounts, SubmissionStatus
 from tests.books import balanced
 from tests.claims import lease_queue, take
 from tests.waiting import eventually
-from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest
-from worker.consumer.lease_worker import LeaseWorker
+from tests.workers import indexing_worker
 from worker.embedding.pool import ModelPool
-from worker.lanes import LanePermits
 from worker.maintenance.cut_over import exchange, find_previous, remove_abandoned, remove_expired
 from worker.maintenance.reindex import NotExchanged, Patience, Rebuild, Rebuilt, Side, reindex
 from worker.pipeline.ports import Ports
@@ -60,7 +57,7 @@ class Progress:
 
 
 @dataclass
-class House:
+class RebuiltHouse:
     """A live collection, and what it takes to rebuild it."""
 
     broker: Broker
@@ -79,7 +76,7 @@ class House:
 
     def leases(self, names: CollectionNames) -> LeaseQueue:
         """The queue as a worker of the collection sees it."""
-        return LeaseQueue(self.broker.redis, self.broker.config, 15, {"": names.chunks})
+        return lease_queue(self.broker, serving={self.alias: names.chunks})
 
     def fingerprint_of(self, names: CollectionNames) -> Fingerprint:
         made = [fingerprint(self.model.info, Schema(name)) for name in ("", "text")]
@@ -120,13 +117,8 @@ class House:
         """A worker of a collection, at work."""
         side = self.side(names)
         ports = {lane: Ports(self.model.in_lane(lane), side.chunks, side.ledger) for lane in Lane}
-        worker = LeaseWorker(
-            [func(ingest, name=INGEST), func(delete, name=DELETE)],
-            self.leases(names),
-            max_jobs=4,
-            drain_seconds=5,
-            ctx={INGESTOR: Ingestor({"": ports}, LanePermits(8, bulk=7))},
-        )
+        served = ServedCollections({self.alias: names.chunks}, {self.alias: ports})
+        worker = indexing_worker(self.broker, served)
         running = asyncio.create_task(worker.run_until_stopped())
         try:
             yield running
@@ -136,8 +128,9 @@ class House:
 
     async def put(self, doc_id: str, text: str, **more: Any) -> str:
         """Queue a document; answers its submission."""
-        client = IngestClient(self.broker.queue)
-        return (await client.submit(doc_id, source=doc_id, text=text, **more)).submission
+        return (
+            await self.broker.client.submit(doc_id, source=doc_id, text=text, **more)
+        ).submission
 
     async def ended(self, submission: str) -> SubmissionStatus:
         return await eventually(
@@ -154,14 +147,14 @@ class House:
 @pytest.fixture
 async def house(
     broker: Broker, qdrant: Qdrant, model: ModelPool, collection: CollectionNames
-) -> AsyncIterator[House]:
-    house = House(broker, qdrant, model, collection)
+) -> AsyncIterator[RebuiltHouse]:
+    house = RebuiltHouse(replace(broker, collection=collection.alias), qdrant, model, collection)
     yield house
     await qdrant.ask(lambda client: client.delete_collection(house.other.chunks))
     await qdrant.ask(lambda client: client.delete_collection(house.other.ledger))
 
 
-async def fill(house: House) -> None:
+async def fill(house: RebuiltHouse) -> None:
     """Index a document a topic, with a worker."""
     async with house.working(house.live):
         for topic in TOPICS:
@@ -169,12 +162,12 @@ async def fill(house: House) -> None:
             assert (await house.ended(submission)).documents.indexed == 1
 
 
-async def test_everything_is_carried_over(house: House, tmp_path: Path) -> None:
+async def test_everything_is_carried_over(house: RebuiltHouse, tmp_path: Path) -> None:
     here, gone, changed = (tmp_path / name for name in ("here.txt", "gone.md", "changed.txt"))
     here.write_text("A file that is there.")
     changed.write_text("What a file said.")
     gone.write_text("# Gone\n\nA file that will be gone.\n")
-    client = IngestClient(house.broker.queue)
+    client = house.broker.client
     async with house.working(house.live):
         await house.put("inline", "A text.", metadata={"page": 3, "title": "T"}, tenant="t")
         await client.submit("here", source=str(here), path=str(here))
@@ -203,7 +196,7 @@ async def test_everything_is_carried_over(house: House, tmp_path: Path) -> None:
     await balanced(house.broker.redis)
 
 
-async def test_readers_find_everything_at_every_moment(house: House) -> None:
+async def test_readers_find_everything_at_every_moment(house: RebuiltHouse) -> None:
     await fill(house)
     question = await house.model.embed_query("Where do I read of lamps?")
     searches = 0
@@ -232,7 +225,7 @@ async def test_readers_find_everything_at_every_moment(house: House) -> None:
         done.set()
 
 
-async def test_what_is_written_meanwhile_is_in_the_new_collection(house: House) -> None:
+async def test_what_is_written_meanwhile_is_in_the_new_collection(house: RebuiltHouse) -> None:
     await fill(house)
     async with house.working(house.live) as old_worker:
         rebuilding = asyncio.create_task(house.rebuild())
@@ -252,7 +245,7 @@ async def test_what_is_written_meanwhile_is_in_the_new_collection(house: House) 
     await balanced(house.broker.redis)
 
 
-async def test_a_rebuild_that_went_wrong_changes_nothing(house: House) -> None:
+async def test_a_rebuild_that_went_wrong_changes_nothing(house: RebuiltHouse) -> None:
     await fill(house)
     building = await house.prepare(house.live, house.other)
     await building.catch_up()
@@ -268,7 +261,7 @@ async def test_a_rebuild_that_went_wrong_changes_nothing(house: House) -> None:
         assert (await house.ended(await house.put("next", "Next."))).documents.indexed == 1
 
 
-async def test_a_document_that_cannot_be_rebuilt_is_named(house: House) -> None:
+async def test_a_document_that_cannot_be_rebuilt_is_named(house: RebuiltHouse) -> None:
     await fill(house)
     chunks = await house.payloads(house.live.chunks)
     [lost] = [point for point, payload in chunks.items() if payload["doc_id"] == "lamps"]
@@ -280,7 +273,7 @@ async def test_a_document_that_cannot_be_rebuilt_is_named(house: House) -> None:
     assert await find_collection(house.qdrant, house.alias) == house.live
 
 
-async def test_jobs_that_run_long_do_not_hold_up_the_others_for_long(house: House) -> None:
+async def test_jobs_that_run_long_do_not_hold_up_the_others_for_long(house: RebuiltHouse) -> None:
     await fill(house)
     leases = lease_queue(house.broker)
     await house.put("slow", "Slow.")
@@ -303,7 +296,7 @@ async def test_jobs_that_run_long_do_not_hold_up_the_others_for_long(house: Hous
     assert (await house.broker.queue.depth()).ready == 2
 
 
-async def test_a_gate_opens_by_itself_if_whoever_shut_it_died(house: House) -> None:
+async def test_a_gate_opens_by_itself_if_whoever_shut_it_died(house: RebuiltHouse) -> None:
     gate, leases = house.gate(house.live), house.leases(house.live)
     async with gate.shut():
         assert await successor_at(leases) == NO_SUCCESSOR
@@ -312,7 +305,7 @@ async def test_a_gate_opens_by_itself_if_whoever_shut_it_died(house: House) -> N
     assert await successor_at(leases) is None
 
 
-async def test_who_replaced_a_collection_is_said_at_its_gate(house: House) -> None:
+async def test_who_replaced_a_collection_is_said_at_its_gate(house: RebuiltHouse) -> None:
     gate, leases = house.gate(house.live), house.leases(house.live)
     async with gate.shut():
         await gate.replaced_by(house.other.chunks)
@@ -327,7 +320,7 @@ async def successor_at(leases: LeaseQueue) -> str | None:
     return (await leases.claim("w", 1, bulk=1, running=0)).shut.get("")
 
 
-async def test_it_goes_back_with_all_that_changed_since(house: House) -> None:
+async def test_it_goes_back_with_all_that_changed_since(house: RebuiltHouse) -> None:
     await fill(house)
     await house.rebuild()
     assert await find_previous(house.qdrant, house.alias) == house.live
@@ -341,7 +334,7 @@ async def test_it_goes_back_with_all_that_changed_since(house: House) -> None:
     assert await house.payloads(house.alias) == now
 
 
-async def test_an_alias_that_somebody_else_changed_is_left_alone(house: House) -> None:
+async def test_an_alias_that_somebody_else_changed_is_left_alone(house: RebuiltHouse) -> None:
     await fill(house)
     building = await house.prepare(house.live, house.other)
     third = CollectionNames.of(house.alias, "0" * 12)
@@ -359,7 +352,7 @@ async def test_an_alias_that_somebody_else_changed_is_left_alone(house: House) -
     await house.qdrant.ask(lambda client: client.delete_collection(third.ledger))
 
 
-async def test_the_collection_before_is_kept_for_a_while(house: House) -> None:
+async def test_the_collection_before_is_kept_for_a_while(house: RebuiltHouse) -> None:
     await fill(house)
     given_up = CollectionNames.of(house.alias, "0" * 12)
     made_with = fingerprint(house.model.info, Schema("third"))
@@ -373,7 +366,7 @@ async def test_the_collection_before_is_kept_for_a_while(house: House) -> None:
     assert await find_previous(house.qdrant, house.alias) is None
 
 
-async def names_of(house: House) -> set[str]:
+async def names_of(house: RebuiltHouse) -> set[str]:
     """The collections that belong to the alias, without their ledgers."""
     known = (await house.qdrant.ask(lambda client: client.get_collections())).collections
     names = {one.name for one in known if one.name.startswith(house.alias)}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ingestq.client.client import IngestClient, new_submission
+from ingestq.client.client import new_submission
 from ingestq.core.documents import SeenDocumentsBuilder, Sweep
 from ingestq.core.results import DocumentCounts
 from tests.house import House
@@ -136,7 +136,7 @@ async def test_files_that_were_sent_inline_are_swept_too(house: House) -> None:
 async def test_documents_from_elsewhere_are_left_alone(house: House) -> None:
     house.write("a.txt")
     await house.scan(name="notes")
-    receipt = await IngestClient(house.broker.queue).submit("notes/7", source="erp", text="Note 7.")
+    receipt = await house.client.submit("notes/7", source="erp", text="Note 7.")
     await eventually(
         lambda: house.broker.queue.submission(receipt.submission), lambda status: status.complete
     )
@@ -152,7 +152,7 @@ async def test_what_was_observed_after_the_scan_began_stays(house: House) -> Non
     await house.scan()
     old = Sweep(doc_id=str(house.root), version=began, seen=SeenDocumentsBuilder().pack())
     submission = new_submission()
-    await IngestClient(house.broker.queue).sweep([old], submission=submission)
+    await house.client.sweep([old], submission=submission)
     status = await eventually(
         lambda: house.broker.queue.submission(submission), lambda status: status.complete
     )

@@ -31,9 +31,9 @@ async def rescan(house: House, source: Source, *, allow_mass_delete: bool = Fals
     runs = Runs(house.broker.redis, house.broker.config)
     act = Rescan(house.broker.client, runs.now_ms, Silent(), allow_mass_delete)
     submissions: list[str] = []
-    result = await act(
-        ScheduledEntry("e", Timetable("0 3 * * *"), source=source), submissions.append
-    )
+    timetable, collection = Timetable("0 3 * * *"), house.names.alias
+    entry = ScheduledEntry("e", timetable, source=source, collection=collection)
+    result = await act(entry, submissions.append)
     assert submissions == [result.submission]
     return result
 

@@ -31,7 +31,8 @@ TWO: Files = [("file", ("a/one.md", b"# One", "text/markdown")), ("file", ("two.
 
 @asynccontextmanager
 async def calling(broker: Broker, token: str | None = None) -> AsyncIterator[AsyncClient]:
-    app = create_app(services(broker), ApiConfig(LIMIT, token))
+    config = ApiConfig(LIMIT, token, collections=(broker.collection,))
+    app = create_app(services(broker), config)
     async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as client:
         yield client
 

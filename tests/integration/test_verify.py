@@ -6,39 +6,30 @@ import os
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from arq.worker import func
 from qdrant_client import QdrantClient, models
 
 from ingestq.app.composition import Broker
-from ingestq.app.ingestion import Ingestion, IngestionState
+from ingestq.app.ingestion import Ingestion
 from ingestq.app.settings import Settings, load_settings
 from ingestq.app.verify import LISTED, VerifyReport, VerifyRequest, verify
-from ingestq.client.client import IngestClient, new_submission
-from ingestq.core.documents import Deletion, Lane
+from ingestq.client.client import new_submission
+from ingestq.core.documents import Deletion
 from ingestq.core.errors import CollectionMismatch, UsageError
-from ingestq.core.jobs import DELETE, INGEST, SWEEP
 from producers.files.walk import ReadOptions, ScanRecord, observe
-from tests.claims import lease_queue
 from tests.command import Ingestq
+from tests.house import House, Nowhere
 from tests.waiting import eventually
-from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest, sweep
-from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
-from worker.lanes import LanePermits
 from worker.maintenance.rules import Finding, Kind, Tally
 from worker.pipeline.points import DocumentKey, ledger_id
-from worker.pipeline.ports import Ports
-from worker.store.chunks import QdrantStore
 from worker.store.client import Qdrant, Request
 from worker.store.collection import CollectionNames
-from worker.store.ledger import QdrantLedger
 
 T = TypeVar("T")
 ENOUGH = 11
@@ -47,31 +38,13 @@ LONG = "\n\n".join(f"Paragraph {i} goes on about {i}. " * 40 for i in range(3))
 """A text of several chunks."""
 
 
-class Nowhere:
-    def show(self, state: IngestionState) -> None:
-        """Nobody looks."""
-
-
 @dataclass(frozen=True)
-class House:
-    """An index, the folder ``root`` that it is made from, and a worker that works when told to."""
+class VerifiedHouse(House):
+    """One whose index can be broken, compared with the folder, and repaired."""
 
-    broker: Broker
-    qdrant: Qdrant
-    names: CollectionNames
-    model: ModelPool
-    root: Path
     settings: Settings
 
-    @property
-    def ledger(self) -> QdrantLedger:
-        return QdrantLedger(self.qdrant, self.names.ledger)
-
-    @property
-    def client(self) -> IngestClient:
-        return IngestClient(self.broker.queue)
-
-    def write(self, **texts: str) -> None:
+    def write_texts(self, **texts: str) -> None:
         for name, text in texts.items():
             (self.root / f"{name}.txt").write_text(text)
 
@@ -85,22 +58,6 @@ class House:
         sightings = ScanRecord()
         found = observe(paths or [self.root], source, clock, ReadOptions(), sightings)
         await ingestion.produce(found, partial(sightings.sweeps, allow_mass_delete=False))
-
-    @asynccontextmanager
-    async def working(self) -> AsyncIterator[None]:
-        store = QdrantStore(self.qdrant, self.names.chunks)
-        ports = {lane: Ports(self.model.in_lane(lane), store, self.ledger) for lane in Lane}
-        worker = LeaseWorker(
-            [func(ingest, name=INGEST), func(delete, name=DELETE), func(sweep, name=SWEEP)],
-            lease_queue(self.broker, serving={self.names.alias: self.names.chunks}),
-            max_jobs=4,
-            drain_seconds=5,
-            ctx={INGESTOR: Ingestor({self.names.alias: ports}, LanePermits(8, bulk=7))},
-        )
-        running = asyncio.create_task(worker.run_until_stopped())
-        yield
-        worker.stop()
-        await running
 
     async def work(self) -> None:
         """Work the queue empty."""
@@ -185,13 +142,13 @@ async def house(
     collection: CollectionNames,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> House:
+) -> VerifiedHouse:
     """With three documents in it that are as they should be."""
     monkeypatch.setenv("INGESTQ_COLLECTION", collection.alias)
     root = tmp_path / "root"
     root.mkdir()
-    house = House(broker, qdrant, collection, model, root, load_settings())
-    house.write(tide="The tide comes in.", geese="Geese fly south.", long=LONG)
+    house = VerifiedHouse.of(broker, qdrant, collection, model, root, settings=load_settings())
+    house.write_texts(tide="The tide comes in.", geese="Geese fly south.", long=LONG)
     await house.run()
     return house
 
@@ -205,7 +162,7 @@ def ids(found: dict[str, Any]) -> dict[str, set[str]]:
     }
 
 
-async def test_what_is_in_order_is_consistent(house: House) -> None:
+async def test_what_is_in_order_is_consistent(house: VerifiedHouse) -> None:
     await house.client.delete_many(
         [Deletion(doc_id=house.doc_id("geese"), version=await house.broker.queue.now())],
         submission=new_submission(),
@@ -234,93 +191,93 @@ async def test_what_is_in_order_is_consistent(house: House) -> None:
     assert await house.verify(repair=True) == found
 
 
-async def a_chunk_is_gone(house: House) -> None:
+async def a_chunk_is_gone(house: VerifiedHouse) -> None:
     await house.lose((await house.chunk_of("long")).id)
 
 
-async def all_chunks_are_gone(house: House) -> None:
+async def all_chunks_are_gone(house: VerifiedHouse) -> None:
     await house.lose(*[record.id for record in await house.chunks()])
 
 
-async def a_point_is_of_another_tool(house: House) -> None:
+async def a_point_is_of_another_tool(house: VerifiedHouse) -> None:
     await house.plant(7, {"text": "not ours"})
 
 
-async def a_chunk_is_too_many(house: House) -> None:
+async def a_chunk_is_too_many(house: VerifiedHouse) -> None:
     payload = (await house.chunk_of("tide")).payload
     await house.plant(str(uuid.uuid4()), dict(payload or {}))
 
 
-async def a_chunk_is_left(house: House) -> None:
+async def a_chunk_is_left(house: VerifiedHouse) -> None:
     """Of an earlier attempt."""
     payload = dict((await house.chunk_of("tide")).payload or {})
     await house.plant(str(uuid.uuid4()), payload | {"attempt": payload["attempt"] - 1})
 
 
-async def a_chunk_too_many_has_no_fence(house: House) -> None:
+async def a_chunk_too_many_has_no_fence(house: VerifiedHouse) -> None:
     payload = dict((await house.chunk_of("tide")).payload or {})
     del payload["version"]
     await house.plant(str(uuid.uuid4()), payload)
 
 
-async def a_chunk_is_of_an_unknown_document(house: House) -> None:
+async def a_chunk_is_of_an_unknown_document(house: VerifiedHouse) -> None:
     payload = dict((await house.chunk_of("tide")).payload or {})
     await house.plant(str(uuid.uuid4()), payload | {"doc_id": "unknown"})
 
 
-async def a_chunk_is_of_an_unknown_tenant(house: House) -> None:
+async def a_chunk_is_of_an_unknown_tenant(house: VerifiedHouse) -> None:
     payload = dict((await house.chunk_of("tide")).payload or {})
     await house.plant(str(uuid.uuid4()), payload | {"tenant": "unknown"})
 
 
-async def a_chunk_of_a_deleted_document_is_back(house: House) -> None:
+async def a_chunk_of_a_deleted_document_is_back(house: VerifiedHouse) -> None:
     record = await house.chunk_of("geese")
     (house.root / "geese.txt").unlink()
     await house.run()
     await house.plant(record.id, dict(record.payload or {}))
 
 
-async def a_chunk_says_that_it_is_of_another_document(house: House) -> None:
+async def a_chunk_says_that_it_is_of_another_document(house: VerifiedHouse) -> None:
     """Under the id of one of this document, and with a fence that no worker may replace."""
     record, other = await house.chunk_of("tide"), await house.chunk_of("geese")
     newer = {"version": 2**52, "attempt": 1}
     await house.plant(record.id, dict(other.payload or {}) | newer)
 
 
-async def a_worker_died_over_a_document(house: House) -> None:
+async def a_worker_died_over_a_document(house: VerifiedHouse) -> None:
     await house.set_ledger("tide", state="writing")
 
 
-async def a_worker_died_before_it_wrote_a_document(house: House) -> None:
+async def a_worker_died_before_it_wrote_a_document(house: VerifiedHouse) -> None:
     await house.set_ledger("tide", state="writing", chunks_fence=None)
     await house.lose((await house.chunk_of("tide")).id)
 
 
-async def a_worker_died_over_a_deletion(house: House) -> None:
+async def a_worker_died_over_a_deletion(house: VerifiedHouse) -> None:
     (house.root / "tide.txt").unlink()
     await house.set_ledger("tide", state="deleting", path=None, chunks=0, chunks_fence=None)
 
 
-async def a_worker_died_over_clearing_up(house: House) -> None:
+async def a_worker_died_over_clearing_up(house: VerifiedHouse) -> None:
     await house.set_ledger("tide", state="clearing")
     await a_chunk_is_left(house)
 
 
-async def a_chunk_is_another(house: House) -> None:
+async def a_chunk_is_another(house: VerifiedHouse) -> None:
     record = await house.chunk_of("tide")
     await house.lose(record.id)
     await house.plant(str(uuid.uuid4()), dict(record.payload or {}))
 
 
-async def a_file_has_changed(house: House) -> None:
-    house.write(tide="The tide goes out.")
+async def a_file_has_changed(house: VerifiedHouse) -> None:
+    house.write_texts(tide="The tide goes out.")
 
 
-async def a_file_is_gone(house: House) -> None:
+async def a_file_is_gone(house: VerifiedHouse) -> None:
     (house.root / "tide.txt").unlink()
 
 
-async def a_file_is_gone_and_so_are_chunks(house: House) -> None:
+async def a_file_is_gone_and_so_are_chunks(house: VerifiedHouse) -> None:
     (house.root / "long.txt").unlink()
     await house.lose((await house.chunk_of("long")).id)
 
@@ -350,7 +307,7 @@ async def a_file_is_gone_and_so_are_chunks(house: House) -> None:
     ids=lambda value: value.__name__ if callable(value) else "",
 )
 async def test_damage_is_found_and_repaired(
-    house: House, damage: Callable[[House], Awaitable[None]], kind: str, documents: set[str]
+    house: VerifiedHouse, damage: Callable[[House], Awaitable[None]], kind: str, documents: set[str]
 ) -> None:
     await damage(house)
     found = await house.verify()
@@ -365,7 +322,9 @@ async def test_damage_is_found_and_repaired(
     assert await house.is_in_order()
 
 
-async def test_a_document_that_the_ledger_forgot_comes_back_from_its_folder(house: House) -> None:
+async def test_a_document_that_the_ledger_forgot_comes_back_from_its_folder(
+    house: VerifiedHouse,
+) -> None:
     await house.forget("long")
     found = await house.repair(house.root)
     assert ids(found) == {
@@ -376,9 +335,11 @@ async def test_a_document_that_the_ledger_forgot_comes_back_from_its_folder(hous
 
 
 @pytest.mark.parametrize("source", [None, "notes"])
-async def test_new_files_are_found_where_one_looks(house: House, source: str | None) -> None:
+async def test_new_files_are_found_where_one_looks(
+    house: VerifiedHouse, source: str | None
+) -> None:
     await house.run(source=source)
-    house.write(new="A new note.")
+    house.write_texts(new="A new note.")
     (house.root / ".hidden.txt").write_text("Not looked at.")
     assert (await house.verify())["consistent"], "no folder is walked unless it is named"
     found = await house.verify(house.root, source=source)
@@ -389,13 +350,13 @@ async def test_new_files_are_found_where_one_looks(house: House, source: str | N
     assert missing["doc_id"] in await house.texts()
 
 
-async def test_a_file_that_was_only_touched_is_as_it_was(house: House) -> None:
+async def test_a_file_that_was_only_touched_is_as_it_was(house: VerifiedHouse) -> None:
     os.utime(house.root / "tide.txt", (1, 1))
     assert (await house.verify())["consistent"]
 
 
-async def test_what_was_lost_with_redis_is_found(house: House) -> None:
-    house.write(tide="The tide goes out.", new="A new note.")
+async def test_what_was_lost_with_redis_is_found(house: VerifiedHouse) -> None:
+    house.write_texts(tide="The tide goes out.", new="A new note.")
     (house.root / "geese.txt").unlink()
     await house.add()
     await house.broker.redis.flushdb()
@@ -408,7 +369,7 @@ async def test_what_was_lost_with_redis_is_found(house: House) -> None:
     assert (await house.verify(house.root))["consistent"]
 
 
-async def test_the_index_is_made_from_nothing(house: House) -> None:
+async def test_the_index_is_made_from_nothing(house: VerifiedHouse) -> None:
     """No collection, and an empty queue."""
     nowhere = replace(house, settings=house.settings.model_copy(update={"collection": "none"}))
     found = await nowhere.verify(house.root)
@@ -419,8 +380,8 @@ async def test_the_index_is_made_from_nothing(house: House) -> None:
     assert status.accepted == 3
 
 
-async def test_what_waits_on_the_queue_is_not_wrong(house: House) -> None:
-    house.write(tide="The tide goes out.", new="A new note.")
+async def test_what_waits_on_the_queue_is_not_wrong(house: VerifiedHouse) -> None:
+    house.write_texts(tide="The tide goes out.", new="A new note.")
     (house.root / "geese.txt").unlink()
     await house.set_ledger("long", state="writing")
     await a_chunk_is_left(house)  # as of a worker that was overtaken, and will clear up
@@ -433,7 +394,7 @@ async def test_what_waits_on_the_queue_is_not_wrong(house: House) -> None:
     assert await house.is_in_order()
 
 
-async def test_of_files_that_are_gone_only_those_not_queued_are_wrong(house: House) -> None:
+async def test_of_files_that_are_gone_only_those_not_queued_are_wrong(house: VerifiedHouse) -> None:
     paths = [house.root.parent / f"{name}.txt" for name in ("one", "two")]
     for path in paths:
         path.write_text(f"A note called {path.stem}.")
@@ -448,7 +409,7 @@ async def test_of_files_that_are_gone_only_those_not_queued_are_wrong(house: Hou
     assert await house.is_in_order()
 
 
-async def test_what_was_deleted_is_missing_from_the_folder_it_is_in(house: House) -> None:
+async def test_what_was_deleted_is_missing_from_the_folder_it_is_in(house: VerifiedHouse) -> None:
     deletion = Deletion(doc_id=house.doc_id("tide"), version=await house.broker.queue.now())
     await house.client.delete_many([deletion], submission=new_submission())
     await house.work()
@@ -457,7 +418,9 @@ async def test_what_was_deleted_is_missing_from_the_folder_it_is_in(house: House
     assert await house.is_in_order()
 
 
-async def test_a_document_that_is_not_whole_is_wrong_also_while_it_is_queued(house: House) -> None:
+async def test_a_document_that_is_not_whole_is_wrong_also_while_it_is_queued(
+    house: VerifiedHouse,
+) -> None:
     """A worker would take it for unchanged."""
     await house.lose((await house.chunk_of("long")).id)
     await house.add()
@@ -465,7 +428,7 @@ async def test_a_document_that_is_not_whole_is_wrong_also_while_it_is_queued(hou
     assert await house.is_in_order()
 
 
-async def test_a_text_that_is_in_no_file_has_to_be_sent_again(house: House) -> None:
+async def test_a_text_that_is_in_no_file_has_to_be_sent_again(house: VerifiedHouse) -> None:
     async def send() -> None:
         await house.client.submit("letter", source="post", text=LONG, version=7)
         await house.work()
@@ -484,7 +447,7 @@ async def test_a_text_that_is_in_no_file_has_to_be_sent_again(house: House) -> N
     assert (await house.texts())["letter"] == "".join(LONG.split())
 
 
-async def test_a_repair_leaves_the_callers_own_versions_room(house: House) -> None:
+async def test_a_repair_leaves_the_callers_own_versions_room(house: VerifiedHouse) -> None:
     path = house.root.parent / "own.txt"
     path.write_text("As it was.")
     put = partial(house.client.submit, "own", source="own", path=str(path))
@@ -502,7 +465,7 @@ async def test_a_repair_leaves_the_callers_own_versions_room(house: House) -> No
     assert "own" not in await house.texts()
 
 
-async def test_files_that_cannot_be_seen_are_not_gone(house: House) -> None:
+async def test_files_that_cannot_be_seen_are_not_gone(house: VerifiedHouse) -> None:
     shutil.move(house.root, house.root.with_name("elsewhere"))
     found = await house.verify(repair=True, allow_mass_delete=True)
     assert (found["consistent"], found["not_visible"]) == (True, 3)
@@ -510,7 +473,7 @@ async def test_files_that_cannot_be_seen_are_not_gone(house: House) -> None:
         await house.verify(house.root)
 
 
-async def test_a_folder_in_a_folder_that_is_there_is_gone(house: House) -> None:
+async def test_a_folder_in_a_folder_that_is_there_is_gone(house: VerifiedHouse) -> None:
     (house.root / "sub").mkdir()
     (house.root / "sub" / "deep.txt").write_text("A note far down.")
     await house.run()
@@ -520,8 +483,8 @@ async def test_a_folder_in_a_folder_that_is_there_is_gone(house: House) -> None:
     assert await house.is_in_order()
 
 
-async def test_many_files_that_are_gone_wait_for_permission(house: House) -> None:
-    house.write(**{f"n{i}": f"Note {i}." for i in range(ENOUGH)})
+async def test_many_files_that_are_gone_wait_for_permission(house: VerifiedHouse) -> None:
+    house.write_texts(**{f"n{i}": f"Note {i}." for i in range(ENOUGH)})
     await house.run()
     for i in range(ENOUGH):
         (house.root / f"n{i}.txt").unlink()
@@ -535,9 +498,9 @@ async def test_many_files_that_are_gone_wait_for_permission(house: House) -> Non
     assert await house.is_in_order()
 
 
-async def test_a_ledger_that_was_lost_does_not_take_the_index_along(house: House) -> None:
+async def test_a_ledger_that_was_lost_does_not_take_the_index_along(house: VerifiedHouse) -> None:
     names = [f"n{i}" for i in range(ENOUGH)]
-    house.write(**{name: f"Note {name}." for name in names})
+    house.write_texts(**{name: f"Note {name}." for name in names})
     await house.run()
     await house.forget(*names)
     found = await house.repair()
@@ -548,7 +511,7 @@ async def test_a_ledger_that_was_lost_does_not_take_the_index_along(house: House
     assert await house.is_in_order()
 
 
-async def test_what_was_given_up_is_not_missing_until_it_changes(house: House) -> None:
+async def test_what_was_given_up_is_not_missing_until_it_changes(house: VerifiedHouse) -> None:
     scan, tide = house.root / "scan.pdf", house.root / "tide.txt"
     scan.write_bytes(b"%PDF-1.4 nothing")
     tide.write_text(" ")
@@ -563,7 +526,7 @@ async def test_what_was_given_up_is_not_missing_until_it_changes(house: House) -
     assert ids(await house.repair(house.root)) == {"missing": {str(scan)}, "stale": {str(tide)}}
 
 
-async def test_a_collection_of_another_model_is_not_written(house: House) -> None:
+async def test_a_collection_of_another_model_is_not_written(house: VerifiedHouse) -> None:
     other = replace(house, settings=house.settings.model_copy(update={"model": "another/model"}))
     found = await other.verify()
     assert not found["consistent"]
@@ -589,8 +552,8 @@ class Meddling:
 
 
 async def meddled(
-    house: House, happen: Callable[[], Awaitable[None]]
-) -> AsyncIterator[tuple[int, House]]:
+    house: VerifiedHouse, happen: Callable[[], Awaitable[None]]
+) -> AsyncIterator[tuple[int, VerifiedHouse]]:
     """A house for each request that a verification makes: after that one, it happens."""
     for at in itertools.count(1):
         meddling = Meddling(house.qdrant, at, happen)
@@ -604,12 +567,12 @@ REQUESTS = 6
 """Fewer than a verification makes."""
 
 
-async def test_what_changes_meanwhile_is_no_false_alarm(house: House) -> None:
+async def test_what_changes_meanwhile_is_no_false_alarm(house: VerifiedHouse) -> None:
     versions = itertools.count(1)
 
     async def happen() -> None:
         version = next(versions)
-        house.write(tide=f"Tide {version}.", **{f"new{version}": "New."})
+        house.write_texts(tide=f"Tide {version}.", **{f"new{version}": "New."})
         await house.client.submit(
             "letter", source="post", text=f"Letter {version}. {LONG[version:]}"
         )
@@ -621,12 +584,12 @@ async def test_what_changes_meanwhile_is_no_false_alarm(house: House) -> None:
         assert found["consistent"], (at, found)
 
 
-async def test_a_repair_keeps_what_a_worker_writes_meanwhile(house: House) -> None:
+async def test_a_repair_keeps_what_a_worker_writes_meanwhile(house: VerifiedHouse) -> None:
     """Also if it writes just the chunks that were found to belong to nothing."""
     versions = itertools.count(1)
 
     async def happen() -> None:
-        house.write(geese=f"Geese {next(versions)}.")
+        house.write_texts(geese=f"Geese {next(versions)}.")
         await house.run()
 
     async for at, changing in meddled(house, happen):
@@ -637,7 +600,7 @@ async def test_a_repair_keeps_what_a_worker_writes_meanwhile(house: House) -> No
         assert await house.is_equal_to_its_folder(), at
 
 
-async def test_there_is_no_false_alarm_while_a_worker_works(house: House) -> None:
+async def test_there_is_no_false_alarm_while_a_worker_works(house: VerifiedHouse) -> None:
     async def change(name: str) -> None:
         for i in range(6):
             await house.client.submit(name, source=name, text=f"Version {i}. {LONG[:2000]}")

@@ -57,7 +57,7 @@ class FileWords(Words):
 
 
 @dataclass
-class House:
+class IndexedFolder:
     """An index of ``folder``, and everything that is needed to write it."""
 
     folder: Path
@@ -153,13 +153,13 @@ def accidents(draw: Any) -> list[tuple[str, Any]]:
     return [(name, draw(kinds[name])) for name in names]
 
 
-async def happen(house: House, accident: str, which: Any) -> None:
+async def happen(index: IndexedFolder, accident: str, which: Any) -> None:
     if accident.startswith("file"):
-        happen_to_file(house.folder / which, accident)
+        happen_to_file(index.folder / which, accident)
     elif accident in ("entry is lost", "worker dies"):
-        await happen_to_entry(house, which)
+        await happen_to_entry(index, which)
     else:
-        await happen_to_chunk(house, accident, which)
+        await happen_to_chunk(index, accident, which)
 
 
 def happen_to_file(path: Path, accident: str) -> None:
@@ -172,37 +172,37 @@ def happen_to_file(path: Path, accident: str) -> None:
             _write(path, "tide goose")
 
 
-async def happen_to_entry(house: House, which: Any) -> None:
+async def happen_to_entry(index: IndexedFolder, which: Any) -> None:
     """Its name alone: it is lost. With a state: a worker died in it."""
-    client, ledger = house.memory.client, house.names.ledger
+    client, ledger = index.memory.client, index.names.ledger
     name, state = (which, None) if isinstance(which, str) else which
-    point = ledger_id(DocumentKey("", str(house.folder / name)))
+    point = ledger_id(DocumentKey("", str(index.folder / name)))
     if state is None:
         await client.delete(ledger, [point])
     elif await client.retrieve(ledger, [point]):
         await client.set_payload(ledger, {"state": state}, points=[point])
 
 
-async def happen_to_chunk(house: House, accident: str, which: int) -> None:
-    client, chunks = house.memory.client, house.names.chunks
+async def happen_to_chunk(index: IndexedFolder, accident: str, which: int) -> None:
+    client, chunks = index.memory.client, index.names.chunks
     records, _ = await client.scroll(chunks, limit=100)
     if accident == "point is foreign" or not records:
-        await _plant(house, which, {"doc_id": 7, "version": "new"})
+        await _plant(index, which, {"doc_id": 7, "version": "new"})
         return
     one, other = records[which % len(records)], records[-1 - which % len(records)]
     match accident:
         case "chunk is lost":
             await client.delete(chunks, [one.id])
         case "chunk is doubled":
-            await _plant(house, str(uuid.uuid5(uuid.NAMESPACE_OID, str(which))), one.payload)
+            await _plant(index, str(uuid.uuid5(uuid.NAMESPACE_OID, str(which))), one.payload)
         case "chunk changes hands":
             if (one.payload or {}).get("doc_id") != (other.payload or {}).get("doc_id"):
-                await _plant(house, one.id, other.payload)
+                await _plant(index, one.id, other.payload)
 
 
-async def _plant(house: House, point: Any, payload: Any) -> None:
+async def _plant(index: IndexedFolder, point: Any, payload: Any) -> None:
     planted = models.PointStruct(id=point, vector=[1.0, 1.0], payload=payload)
-    await house.memory.client.upsert(house.names.chunks, [planted])
+    await index.memory.client.upsert(index.names.chunks, [planted])
 
 
 def _read(document: Document, path: Path) -> tuple[str, str | None]:
@@ -224,17 +224,17 @@ def test_a_repair_makes_the_index_equal_to_the_folder(
     async def play() -> None:
         memory = Memory()
         names = await open_collection(memory, "documents", SMALL)
-        house = House(tmp_path_factory.mktemp("house"), memory, names)
+        index = IndexedFolder(tmp_path_factory.mktemp("folder"), memory, names)
         for name in NAMES:
-            _write(house.folder / name, f"tide {name} bread tide")
-        await house.write([document async for document in house.documents()])
-        await house.check()
-        assert await house.reconcile(repair=False) == []
+            _write(index.folder / name, f"tide {name} bread tide")
+        await index.write([document async for document in index.documents()])
+        await index.check()
+        assert await index.reconcile(repair=False) == []
         for accident, which in accidents:
-            await happen(house, accident, which)
-        await house.reconcile(repair=True)
-        await house.check()
-        assert await house.reconcile(repair=False) == []
+            await happen(index, accident, which)
+        await index.reconcile(repair=True)
+        await index.check()
+        assert await index.reconcile(repair=False) == []
         await memory.client.close()
 
     with asyncio.Runner() as runner:
@@ -247,13 +247,13 @@ async def test_points_with_ids_that_no_worker_gives_are_removed_with_their_docum
     """Others may have copied a chunk to a point with a number for its id."""
     memory = Memory()
     names = await open_collection(memory, "documents", SMALL)
-    house = House(tmp_path_factory.mktemp("house"), memory, names)
-    _write(house.folder / "c", "tide c bread")
-    await house.write([document async for document in house.documents()])
+    index = IndexedFolder(tmp_path_factory.mktemp("folder"), memory, names)
+    _write(index.folder / "c", "tide c bread")
+    await index.write([document async for document in index.documents()])
     [one, *_], _ = await memory.client.scroll(names.chunks, limit=1)
-    await _plant(house, 0, one.payload)
-    await happen_to_entry(house, ("c", State.DELETING))
-    await house.reconcile(repair=True)
-    await house.check()
-    assert await house.reconcile(repair=False) == []
+    await _plant(index, 0, one.payload)
+    await happen_to_entry(index, ("c", State.DELETING))
+    await index.reconcile(repair=True)
+    await index.check()
+    assert await index.reconcile(repair=False) == []
     await memory.client.close()

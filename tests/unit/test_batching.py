@@ -1,6 +1,7 @@
 """Documents become jobs: each once, in its tenant's order, within bounds."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Sequence
 
 import msgspec
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from ingestq.client import batching
 from ingestq.client.batching import Packing, round_trips
-from ingestq.core.documents import Document, Lane
+from ingestq.core.documents import Document, Lane, meant_for
 from ingestq.core.jobs import IngestBatch
 from ingestq.core.results import FailedDocument
 
@@ -20,13 +21,16 @@ def unexpected(failed: FailedDocument) -> None:
     raise AssertionError(failed)
 
 
+PACKING = Packing("s", Lane.BULK, unexpected, "notes")
+
+
 def packed(documents: Sequence[Document]) -> list[list[IngestBatch]]:
     async def each() -> AsyncIterator[Document]:
         for document in documents:
             yield document
 
     async def collect() -> list[list[IngestBatch]]:
-        return [trip async for trip in round_trips(each(), Packing("s", Lane.BULK, unexpected))]
+        return [trip async for trip in round_trips(each(), PACKING)]
 
     return asyncio.run(collect())
 
@@ -35,16 +39,30 @@ def size(document: Document) -> int:
     return len(msgspec.msgpack.encode(document))
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), SIZES), max_size=200))
-def test_every_document_is_in_one_job(made: list[tuple[str, int]]) -> None:
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([None, "x"]), SIZES), max_size=200)
+)
+def test_every_document_is_in_one_job_of_its_tenant_and_collection(
+    made: list[tuple[str, str | None, int]],
+) -> None:
     documents = [
-        Document(doc_id=str(n), version=1, source="s", tenant=tenant, text="x" * length)
-        for n, (tenant, length) in enumerate(made)
+        Document(
+            doc_id=str(n),
+            version=1,
+            source="s",
+            tenant=tenant,
+            text="x" * length,
+            collection=collection,
+        )
+        for n, (tenant, collection, length) in enumerate(made)
     ]
     trips = packed(documents)
-    for tenant in "abc":
-        queued = [d for trip in trips for b in trip if b.tenant == tenant for d in b.documents]
-        assert queued == [d for d in documents if d.tenant == tenant]
+    batches = [batch for trip in trips for batch in trip]
+    for tenant, named in itertools.product("abc", (None, "x")):
+        owner = ("notes" if named is None else named, tenant)
+        queued = [d for b in batches if (b.collection, b.tenant) == owner for d in b.documents]
+        wanted = [d for d in documents if (d.collection, d.tenant) == (named, tenant)]
+        assert queued == [meant_for("notes", document) for document in wanted]
     for trip in trips:
         assert 0 < len(trip) <= batching.ROUND_TRIP_JOBS
         total = 0

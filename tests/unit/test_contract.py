@@ -1,12 +1,14 @@
 """What travels over the queue arrives as it left, or is refused."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestq.core.blobs import QUEUE_WITHIN_MS, new_name, new_space
-from ingestq.core.documents import MAX_VERSION, Deletion, Document, Lane, Sweep
+from ingestq.core.documents import MAX_VERSION, Deletion, Document, Lane, Sweep, meant_for
 from ingestq.core.errors import ContractError
 from ingestq.core.jobs import (
     DeleteBatch,
@@ -14,6 +16,7 @@ from ingestq.core.jobs import (
     SweepBatch,
     blobs_in,
     bury,
+    dead_letter_key,
     decode_job,
     encode_job,
 )
@@ -21,7 +24,7 @@ from ingestq.core.jobs import (
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
 
-collections = st.sampled_from(["", "x", "handbook-2.1_b"])
+collections = st.sampled_from(["x", "handbook-2.1_b"])
 
 
 def documents_of(tenant: str, collection: str) -> st.SearchStrategy[Document]:
@@ -45,9 +48,16 @@ def batches_of(owner: tuple[str, str]) -> st.SearchStrategy[IngestBatch]:
 
 
 batches = st.tuples(texts, collections).flatmap(batches_of)
-GOOD = {"doc_id": "a", "version": 1, "source": "", "text": ""}
+GOOD: dict[str, Any] = {"doc_id": "a", "version": 1, "source": "", "text": ""}
+NAMED = GOOD | {"collection": "notes"}
 OBJECT = new_name(new_space(), 1_800_000_000_000_000)
-IN_BLOB = {"doc_id": "a", "version": 1, "source": "", "blob": OBJECT}
+IN_BLOB = {
+    "doc_id": "a",
+    "version": 1,
+    "source": "",
+    "blob": OBJECT,
+    "collection": "notes",
+}
 
 
 @given(batches)
@@ -65,19 +75,22 @@ def test_anything_else_is_refused(payload: bytes) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"type": "ingest/3"},
+        {"type": "ingest/2"},
         {"lane": "unheard of"},
         {"documents": []},
-        {"documents": [GOOD | {"version": 0}]},
-        {"documents": [GOOD | {"version": MAX_VERSION + 1}]},
-        {"documents": [GOOD | {"doc_id": ""}]},
-        {"documents": [{"doc_id": "a", "version": 1, "source": ""}]},
-        {"documents": [GOOD | {"path": "/"}]},
-        {"documents": [GOOD | {"blob": OBJECT}]},
+        {"documents": [NAMED | {"version": 0}]},
+        {"documents": [NAMED | {"version": MAX_VERSION + 1}]},
+        {"documents": [NAMED | {"doc_id": ""}]},
+        {"documents": [{"doc_id": "a", "version": 1, "source": "", "collection": "notes"}]},
+        {"documents": [NAMED | {"path": "/"}]},
+        {"documents": [NAMED | {"blob": OBJECT}]},
         {"documents": [IN_BLOB | {"blob": "../../etc/passwd"}]},
         {"documents": [IN_BLOB | {"blob": OBJECT + "/../.."}]},
-        {"documents": [GOOD, GOOD | {"tenant": "other"}]},
-        {"documents": [GOOD, GOOD | {"collection": "other"}]},
+        {"documents": [NAMED, NAMED | {"tenant": "other"}]},
+        {"documents": [NAMED, NAMED | {"collection": "other"}]},
+        {"documents": [GOOD]},
+        {"documents": [GOOD | {"collection": None}]},
+        {"documents": [GOOD | {"collection": ""}]},
         {"documents": [GOOD | {"collection": "a/b"}]},
         {"documents": [GOOD | {"collection": "a\n"}]},
     ],
@@ -85,7 +98,7 @@ def test_anything_else_is_refused(payload: bytes) -> None:
 def test_a_batch_of_another_version_or_without_content_is_refused(
     change: dict[str, object],
 ) -> None:
-    batch: dict[str, object] = {"type": "ingest/1", "submission": "s", "documents": [GOOD]}
+    batch: dict[str, object] = {"type": "ingest/1", "submission": "s", "documents": [NAMED]}
     job = {"f": "ingest", "a": [batch], "et": 1, "k": {}}
     assert decode_job(msgspec.msgpack.encode(job)).batch is not None
     job["a"] = [batch | change]
@@ -94,7 +107,11 @@ def test_a_batch_of_another_version_or_without_content_is_refused(
 
 
 def test_a_job_says_which_objects_it_names_and_until_when_it_may_be_queued() -> None:
-    batch: dict[str, object] = {"type": "ingest/1", "submission": "s", "documents": [GOOD, IN_BLOB]}
+    batch: dict[str, object] = {
+        "type": "ingest/1",
+        "submission": "s",
+        "documents": [NAMED, IN_BLOB],
+    }
     payload = msgspec.msgpack.encode({"f": "ingest", "a": [batch], "et": 1, "k": {}})
     assert blobs_in(payload) == {OBJECT}
     [decoded] = decode_job(payload).args
@@ -121,32 +138,27 @@ def test_a_dead_letter_is_a_job_of_its_document_alone(batch: IngestBatch) -> Non
 
 
 @given(batches)
-def test_a_batch_is_for_a_collection_unless_it_names_another(batch: IngestBatch) -> None:
-    meant = batch.meant_for("x")
-    assert meant.collection == (batch.collection or "x")
-    assert meant.meant_for("y") == meant
-    assert batch.meant_for("") == batch
+def test_a_document_is_for_a_collection_unless_it_names_another(batch: IngestBatch) -> None:
+    for document in batch.documents:
+        assert meant_for("other", document) == document
+        unset = msgspec.structs.replace(document, collection=None)
+        assert meant_for(batch.collection, unset) == document
 
 
-@pytest.mark.parametrize("collection", ["", "x"])
-def test_only_a_worker_that_knows_collections_takes_a_batch_that_names_one(
-    collection: str,
-) -> None:
-    """One that does not, would write it into its own."""
-    gone = Deletion(doc_id="a", version=1, collection=collection)
-    scan = Sweep(doc_id="a", version=1, seen=b"", collection=collection)
-    document = Document(doc_id="a", version=1, source="", text="", collection=collection)
-    version = 2 if collection else 1
-    for batch in (
-        IngestBatch("s", (document,)),
-        DeleteBatch("s", (gone,)),
-        SweepBatch("s", (scan,)),
-    ):
-        payload = encode_job(batch, enqueued_ms=1)
-        assert f"{batch.function}/{version}".encode() in payload
-        assert decode_job(payload).args == (batch,)
+@pytest.mark.parametrize("collection", [None, "", "a/b", "a\n"])
+def test_a_batch_names_a_collection(collection: str | None) -> None:
+    with pytest.raises(ValueError, match="collection"):
+        IngestBatch("s", (Document(**GOOD, collection=collection),))
+    with pytest.raises(ValueError, match="collection"):
+        DeleteBatch("s", (Deletion(doc_id="a", version=1, collection=collection),))
+    with pytest.raises(ValueError, match="collection"):
+        SweepBatch("s", (Sweep(doc_id="a", version=1, seen=b"", collection=collection),))
 
 
-def test_ids_of_jobs_that_name_no_collection_are_those_of_earlier_versions() -> None:
-    document = Document(doc_id="a", version=1, source="s", text="t", tenant="t")
-    assert IngestBatch("s", (document,)).job_id == "ingest-bc18091e7d7e614521d73e94e97f6ae2"
+@given(st.lists(st.tuples(collections, texts, texts), min_size=2, max_size=2, unique=True))
+def test_two_documents_have_two_dead_letters(names: list[tuple[str, str, str]]) -> None:
+    assert dead_letter_key(*names[0]) != dead_letter_key(*names[1])
+
+
+def test_a_colon_is_part_of_a_tenant_or_of_an_id() -> None:
+    assert dead_letter_key("x", "a", "b:c") != dead_letter_key("x", "a:b", "c")

@@ -43,7 +43,7 @@ class Index:
 
 
 @dataclass
-class House:
+class ChangingFolder:
     """A folder in which things happen, and the decisions about it."""
 
     root: Path
@@ -134,9 +134,9 @@ class House:
 
 
 @contextmanager
-def house(seed: int = 0) -> Iterator[House]:
+def changing(seed: int = 0) -> Iterator[ChangingFolder]:
     with tempfile.TemporaryDirectory() as folder:
-        yield House(Path(folder), random.Random(seed))
+        yield ChangingFolder(Path(folder), random.Random(seed))
 
 
 STEPS = st.one_of(
@@ -155,7 +155,7 @@ STEPS = st.one_of(
 @settings(max_examples=300, deadline=None)
 @given(st.lists(STEPS, min_size=8, max_size=40), st.integers(0, 99))
 def test_the_decisions_end_equal_to_the_folder(steps: Sequence[tuple[str, ...]], seed: int) -> None:
-    with house(seed) as drop:
+    with changing(seed) as drop:
         for name, *arguments in steps:
             getattr(drop, name)(*arguments)
         drop.end()
@@ -163,7 +163,7 @@ def test_the_decisions_end_equal_to_the_folder(steps: Sequence[tuple[str, ...]],
 
 
 def test_a_folder_that_is_there_again_is_not_the_one_that_was_moved() -> None:
-    with house() as drop:
+    with changing() as drop:
         drop.write("d/a.txt", "x")
         drop.end()
         drop.move("d", "f")
@@ -174,7 +174,7 @@ def test_a_folder_that_is_there_again_is_not_the_one_that_was_moved() -> None:
 
 @pytest.mark.parametrize("gone", [FEW_DELETIONS, FEW_DELETIONS + 1])
 def test_many_files_that_are_gone_at_once_are_left_to_a_scan(gone: int) -> None:
-    with house() as drop:
+    with changing() as drop:
         for i in range(gone):
             drop.write(f"{i}.txt", "x")
         drop.end()
@@ -187,7 +187,7 @@ def test_many_files_that_are_gone_at_once_are_left_to_a_scan(gone: int) -> None:
 
 
 def test_a_folder_is_known_by_its_files() -> None:
-    with house() as drop:
+    with changing() as drop:
         drop.write("d/e/a.txt", "x")
         drop.untold = [drop.root / "d" / "e" / "a.txt"]
         drop.end()
@@ -197,7 +197,7 @@ def test_a_folder_is_known_by_its_files() -> None:
 
 
 def test_nothing_is_gone_from_a_folder_that_is_not_there() -> None:
-    with house() as drop:
+    with changing() as drop:
         drop.write("a.txt", "x")
         drop.end()
         drop.root.rename(drop.root.with_name("elsewhere"))
@@ -212,7 +212,7 @@ def test_a_link_leads_nowhere_but_into_the_folder(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret.txt").write_text("secret")
-    with house() as drop:
+    with changing() as drop:
         drop.write("d/a.txt", "x")
         for name, target in {
             "file.txt": outside / "secret.txt",

@@ -160,12 +160,6 @@ def judge_unknown(claim: Claim, reason: str, batch: Batch | None) -> Verdict:
     return _give_up(claim, batch, reason)
 
 
-def leave(claim: Claim) -> PutBack:
-    """The verdict on a job for a collection that this worker does not serve: it was never begun."""
-    reason = f"this worker does not serve the collection {claim.collection!r}"
-    return PutBack(reason, delay_seconds=0, failed=False)
-
-
 def judge_aborted(claim: Claim) -> Verdict:
     """The verdict on a job that somebody aborted: its documents can be requeued."""
     log.info(events.JOB_ABORTED, job=claim.job_id)

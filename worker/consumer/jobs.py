@@ -15,7 +15,7 @@ from ingestq.broker.queue.leases import Claim
 from ingestq.core import events
 from ingestq.core.documents import Deletion, Document, Item, Lane, Sweep
 from ingestq.core.errors import Failure, classify, describe, encodable
-from ingestq.core.jobs import Batch, DeleteBatch, IngestBatch, SweepBatch, bury, dead_letter_key
+from ingestq.core.jobs import Batch, DeleteBatch, IngestBatch, SweepBatch, bury
 from ingestq.core.results import BatchReport, ChunkCounts, DeadLetter, DocumentCounts
 from worker.consumer.decision import MAX_TRIES, AwaitService, backoff_seconds, pause_seconds
 from worker.lanes import LanePermits
@@ -156,7 +156,6 @@ async def _as_value(doc_id: str, outcome: Awaitable[Outcome]) -> Outcome:
 
 
 def _report(batch: Batch, outcomes: Sequence[Outcome], tries: int) -> BatchReport:
-    documents: Sequence[Item] = batch.documents
     ends = Counter(map(type, outcomes))
     chunks = [outcome.chunks for outcome in outcomes if isinstance(outcome, Indexed)]
     chunks += [ChunkCounts(deleted=o.chunks) for o in outcomes if isinstance(o, Deleted | Swept)]
@@ -177,8 +176,8 @@ def _report(batch: Batch, outcomes: Sequence[Outcome], tries: int) -> BatchRepor
         chunks=sum(chunks, start=ChunkCounts()),
         dead=tuple(dead_letters),
         healed=tuple(
-            dead_letter_key(document)
-            for document, outcome in zip(documents, outcomes, strict=True)
+            key
+            for key, outcome in zip(batch.letter_keys, outcomes, strict=True)
             if isinstance(outcome, Indexed | Unchanged | Deleted | Swept)
         ),
     )

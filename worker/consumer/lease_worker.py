@@ -147,7 +147,7 @@ class LeaseWorker(Worker):
         Survives Redis going away. Raises what ``on_startup`` raises, and UsageError if a job finds
         that the worker is set up wrongly; its jobs are then back on the queue.
         """
-        serving = [name for name in self._leases.serving if name]
+        serving = list(self._leases.serving)
         log.info(events.WORKER_STARTED, worker=self.id, max_jobs=self.max_jobs, collections=serving)
         self.ctx["redis"] = self.pool
         if self.on_startup:
@@ -317,7 +317,7 @@ class LeaseWorker(Worker):
             info = WorkerInfo(
                 *(socket.gethostname(), os.getpid(), len(self._runs), documents, chunks),
                 paused=self._pause.reason,
-                collections=tuple(name for name in self._leases.serving if name),
+                collections=tuple(self._leases.serving),
             )
             with contextlib.suppress(BrokerUnavailable):  # the claiming says so
                 self._note_left(await self._leases.sign_of_life(self.id, info))

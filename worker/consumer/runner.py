@@ -1,4 +1,4 @@
-"""Runs one job: finds its function, calls it and arq's hooks, and says what becomes of the job."""
+"""Runs one job in a task of its own, and decides what becomes of it."""
 
 import asyncio
 from collections.abc import Mapping
@@ -16,15 +16,7 @@ from ingestq.broker.queue.leases import RESULT_MS, Claim, LeaseQueue
 from ingestq.core import events
 from ingestq.core.errors import ContractError, describe
 from ingestq.core.jobs import Batch, Job
-from worker.consumer.decision import (
-    MAX_TRIES,
-    Verdict,
-    accept,
-    judge,
-    judge_aborted,
-    judge_unknown,
-    leave,
-)
+from worker.consumer.decision import MAX_TRIES, Verdict, accept, judge, judge_aborted, judge_unknown
 from worker.consumer.jobs import CLAIM, PROGRESS
 from worker.consumer.poison import run_one_by_one
 from worker.consumer.progress import showing_progress
@@ -73,9 +65,6 @@ class JobRunner:
         """Run the job and judge how it went. Raises nothing but cancellation."""
         if claim.aborted:
             return Ran(judge_aborted(claim))
-        if claim.collection not in self._leases.serving:
-            # An older worker, which knows of no collections, put it into the line of all.
-            return Ran(leave(claim))
         try:
             job = claim.job()
         except ContractError as error:

@@ -38,7 +38,7 @@ def dead_letter_routes(dead_letters: DeadLetters, collections: Collections) -> A
         *,
         collection: Annotated[str, Depends(collections.parameter)],
     ) -> StoredDeadLetter:
-        stored = await dead_letters.about_document(tenant, doc_id, collection)
+        stored = await dead_letters.about_document(collection, tenant, doc_id)
         if stored is None:
             raise HTTPException(404, f"no dead letter is about {doc_id!r}")
         return stored

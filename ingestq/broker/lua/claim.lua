@@ -2,7 +2,7 @@
 --
 -- ARGV  1 worker   2 n   3 how many of them may be bulk jobs   4 jobs the worker runs already
 --       5 lease in ms   then pairs: a collection that the worker serves, and what is behind that
---       name; jobs that name none are for the first
+--       name
 -- Answers {jobs, drain, shut}: one {id, token, payload, lane, submission, documents, failures,
 -- crashes, culprits, suspect, aborted, collection} a job, 1 if the worker is to let its jobs end
 -- because a suspect is to be run alone, and pairs: a collection whose gate is shut, so that none of
@@ -14,7 +14,6 @@ local worker, n, bulk_n, running, lease_ms =
 local REVIVED = 200   -- jobs that are made ready again in one step
 local BULK_TURN = 4   -- of the jobs both lanes compete for, one in so many goes to bulk
 local now = now_ms()
-local own = ARGV[6]
 local claimed, open, shut = {}, {}, {}
 
 for i = 6, #ARGV, 2 do
@@ -23,16 +22,13 @@ for i = 6, #ARGV, 2 do
     shut[#shut + 1], shut[#shut + 2] = collection, successor
   else
     open[#open + 1] = collection
-    if collection == own and own ~= '' then
-      open[#open + 1] = ''
-    end
   end
 end
 if #open == 0 then
   return {claimed, 0, shut}
 end
 
-local function take(ids, suspect, aborted)
+local function take(ids, collection, suspect, aborted)
   -- Later claims have larger tokens, even if Redis was emptied in between: its clock goes on.
   local last_token = #ids + math.max(tonumber(redis.call('GET', K.FENCE) or '0'), now * 1000)
   redis.call('SET', K.FENCE, last_token)
@@ -44,14 +40,8 @@ local function take(ids, suspect, aborted)
   local payloads = redis.call('MGET', unpack(payload_keys))
   redis.call('ZADD', K.QUEUE, unpack(scores))
   for i, id in ipairs(ids) do
-    local lane, submission, documents, failures, crashes, culprits, collection = unpack(info_of(
-      id, 'lane', 'submission', 'documents', 'failures', 'crashes', 'culprits', 'collection'))
-    if not collection then
-      collection = own   -- from now on, wherever it is tried again
-      if own ~= '' then
-        redis.call('HSET', K.JOB_INFO .. id, 'collection', own)
-      end
-    end
+    local lane, submission, documents, failures, crashes, culprits = unpack(info_of(
+      id, 'lane', 'submission', 'documents', 'failures', 'crashes', 'culprits'))
     -- What is missing was evicted: the worker finds that out from the payload, and says so.
     lane, submission, documents = lane or 'bulk', submission or '', documents or '0'
     local token = last_token - #ids + i
@@ -66,7 +56,8 @@ local function take(ids, suspect, aborted)
   end
 end
 
-local function take_from_line(line, count)
+local function take_from_line(lane, collection, count)
+  local line = line_of(lane, collection)
   local popped, ids = redis.call('ZPOPMIN', K.LANE .. line, count), {}
   for i = 1, #popped, 2 do
     ids[#ids + 1] = popped[i]
@@ -76,17 +67,16 @@ local function take_from_line(line, count)
   if redis.call('ZCARD', K.LANE .. line) == 0 then
     redis.call('DEL', K.LANE_TENANTS .. line)   -- nobody waits: all start from the same place
   end
-  take(ids, 0, 0)
+  take(ids, collection, 0, 0)
 end
 
 -- The lines of a lane in which jobs wait for this worker, each with their number, and all of them.
 local function lines_of(lane)
   local lines, jobs = {}, 0
   for _, collection in ipairs(open) do
-    local line = lane .. suffix_of(collection)
-    local waiting = redis.call('ZCARD', K.LANE .. line)
+    local waiting = redis.call('ZCARD', K.LANE .. line_of(lane, collection))
     if waiting > 0 then
-      lines[#lines + 1] = {name = line, waiting = waiting, taken = 0}
+      lines[#lines + 1] = {collection = collection, waiting = waiting, taken = 0}
       jobs = jobs + waiting
     end
   end
@@ -99,7 +89,7 @@ local function take_from_lane(lane, lines, count)
     return
   end
   if #lines == 1 then
-    return take_from_line(lines[1].name, count)
+    return take_from_line(lane, lines[1].collection, count)
   end
   local turn = redis.call('INCRBY', K.LANE_TURN .. ':' .. lane, count) - count
   while count > 0 do
@@ -111,7 +101,7 @@ local function take_from_lane(lane, lines, count)
   end
   for _, line in ipairs(lines) do
     if line.taken > 0 then
-      take_from_line(line.name, line.taken)
+      take_from_line(lane, line.collection, line.taken)
     end
   end
 end
@@ -138,8 +128,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.QUEUE, 0, now, 'LIMIT', 0, REV
     end
     make_ready(id, now)
   elseif redis.call('EXISTS', K.JOB .. id) == 1 then
-    redis.call('ZREM', K.QUEUE, id)   -- put there by arq's own enqueue_job
-    add_job(id, redis.call('GET', K.JOB .. id), 'bulk', '', '', '', 0, 0)
+    redis.call('ZREM', K.QUEUE, id)   -- put there by arq's own enqueue_job, which knows no collection
+    add_job(id, redis.call('GET', K.JOB .. id), 'bulk', '', open[1], '', 0, 0)
   else
     redis.call('ZREM', K.QUEUE, id)   -- arq's abort touched a job that had just ended
   end
@@ -151,15 +141,15 @@ for _, id in ipairs(redis.call('ZRANGE', K.ABORT, 0, REVIVED)) do
   if not lane then
     redis.call('ZREM', K.ABORT, id)   -- it has ended; a later job of this name is not meant
   elseif #claimed < n and redis.call('EXISTS', K.LEASE .. id) == 0 then
-    redis.call('ZREM', K.LANE .. lane .. suffix_of(collection), id)
-    redis.call('ZREM', K.SUSPECTS .. suffix_of(collection), id)
-    take({id}, 0, 1)
+    redis.call('ZREM', K.LANE .. line_of(lane, collection), id)
+    redis.call('ZREM', K.SUSPECTS .. collection, id)
+    take({id}, collection, 0, 1)
   end
 end
 
 -- A suspect is run by a worker that runs nothing else, so that nobody else is taken for the culprit.
 for _, collection in ipairs(open) do
-  local suspects = K.SUSPECTS .. suffix_of(collection)
+  local suspects = K.SUSPECTS .. collection
   if redis.call('ZCARD', suspects) > 0 then
     local turn = redis.call('GET', K.SUSPECT_TURN)
     if turn and turn ~= worker then
@@ -170,7 +160,7 @@ for _, collection in ipairs(open) do
       return {claimed, 1, shut}
     end
     redis.call('DEL', K.SUSPECT_TURN)
-    take({redis.call('ZPOPMIN', suspects)[1]}, 1, 0)
+    take({redis.call('ZPOPMIN', suspects)[1]}, collection, 1, 0)
     return {claimed, 0, shut}
   end
 end

@@ -1,6 +1,6 @@
 -- Count the jobs on the queue that are of some collections.
 --
--- ARGV  the collections; '' stands for jobs that name none
+-- ARGV  the collections
 -- Answers {jobs, those of them that are in flight}.
 
 local wanted, jobs, in_flight = {}, 0, 0
@@ -9,7 +9,7 @@ for _, collection in ipairs(ARGV) do
   jobs = jobs + ready_for(collection)
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.QUEUE, 0, '+inf')) do
-  if wanted[redis.call('HGET', K.JOB_INFO .. id, 'collection') or ''] then
+  if wanted[redis.call('HGET', K.JOB_INFO .. id, 'collection')] then
     jobs = jobs + 1
     in_flight = in_flight + redis.call('EXISTS', K.LEASE .. id)
   end

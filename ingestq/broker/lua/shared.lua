@@ -13,12 +13,10 @@ local function info_of(id, ...)
   return redis.call('HMGET', K.JOB_INFO .. id, ...)
 end
 
--- What the names of keys end in that are about the jobs of a collection, '' of jobs that name none.
-local function suffix_of(collection)
-  if not collection or collection == '' then
-    return ''
-  end
-  return ':' .. collection
+-- In each lane every collection has a line of its own, because it may have workers of its own, or
+-- none at the moment.
+local function line_of(lane, collection)
+  return lane .. ':' .. collection
 end
 
 -- Remember when a submission changed. One that is worked on changes all the time, so that many small
@@ -39,32 +37,29 @@ end
 local function make_ready(id, since_ms)
   local lane, place, crashes, collection =
     unpack(info_of(id, 'lane', 'place', 'crashes', 'collection'))
-  local suffix = suffix_of(collection)
+  local line = line_of(lane, collection)
   redis.call('ZADD', K.QUEUE, -since_ms, id)
   if tonumber(crashes or '0') >= SUSPECT_CRASHES then
-    redis.call('ZADD', K.SUSPECTS .. suffix, since_ms, id)
+    redis.call('ZADD', K.SUSPECTS .. collection, since_ms, id)
   else
-    redis.call('ZADD', K.LANE .. lane .. suffix, place, id)
+    redis.call('ZADD', K.LANE .. line, place, id)
   end
-  if suffix ~= '' then
-    redis.call('SADD', K.COLLECTIONS, collection)
-  end
-  if redis.call('LLEN', K.WAKE .. lane .. suffix) < WAKE_TOKENS then
-    redis.call('RPUSH', K.WAKE .. lane .. suffix, '1')
+  redis.call('SADD', K.COLLECTIONS, collection)
+  if redis.call('LLEN', K.WAKE .. line) < WAKE_TOKENS then
+    redis.call('RPUSH', K.WAKE .. line, '1')
   end
 end
 
 -- How many jobs of a collection are ready.
 local function ready_for(collection)
-  local suffix = suffix_of(collection)
-  return redis.call('ZCARD', K.LANE .. 'interactive' .. suffix)
-    + redis.call('ZCARD', K.LANE .. 'bulk' .. suffix) + redis.call('ZCARD', K.SUSPECTS .. suffix)
+  return redis.call('ZCARD', K.LANE .. line_of('interactive', collection))
+    + redis.call('ZCARD', K.LANE .. line_of('bulk', collection))
+    + redis.call('ZCARD', K.SUSPECTS .. collection)
 end
 
 -- The place of a new job in its line: start-time fair queueing (Goyal, Vin and Cheng, 1996). A
 -- tenant's jobs stand one behind the other, each as long as it has documents; who had nothing in
--- the line starts where it has come to, so nobody waits for another tenant's backlog. A collection
--- has lines of its own, because it may have workers of its own, or none at the moment.
+-- the line starts where it has come to, so nobody waits for another tenant's backlog.
 local function place_in_line(line, tenant, documents)
   local clock = tonumber(redis.call('HGET', K.LANE_CLOCK, line) or '0')
   local tenant_end = tonumber(redis.call('HGET', K.LANE_TENANTS .. line, tenant) or '0')
@@ -73,18 +68,14 @@ local function place_in_line(line, tenant, documents)
   return place
 end
 
--- Add a job that is not on the queue. Its collection is '' if that is up to the worker, and its
--- submission if nobody follows it.
+-- Add a job that is not on the queue. Its submission is '' if nobody follows it.
 local function add_job(id, payload, lane, tenant, collection, submission, documents,
                        submission_seconds)
   local now = now_ms()
   redis.call('SET', K.JOB .. id, payload)
   redis.call('HSET', K.JOB_INFO .. id, 'lane', lane, 'tenant', tenant, 'submission', submission,
-             'documents', documents, 'bytes', #payload,
-             'place', place_in_line(lane .. suffix_of(collection), tenant, tonumber(documents)))
-  if collection ~= '' then
-    redis.call('HSET', K.JOB_INFO .. id, 'collection', collection)
-  end
+             'collection', collection, 'documents', documents, 'bytes', #payload,
+             'place', place_in_line(line_of(lane, collection), tenant, tonumber(documents)))
   redis.call('HINCRBY', K.HELD, lane .. ':jobs', 1)
   redis.call('HINCRBY', K.HELD, lane .. ':bytes', #payload)
   redis.call('ZREM', K.ABORT, id)   -- an abort that was meant for an earlier job of this name

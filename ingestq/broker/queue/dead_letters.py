@@ -16,15 +16,9 @@ from ingestq.broker.blobs.store import BlobStore, delete_unnamed_blobs
 from ingestq.broker.connection import BrokerConfig, awaited, translated
 from ingestq.broker.queue.job_queue import SUBMISSION_SECONDS
 from ingestq.broker.scripts import Scripts
-from ingestq.core.documents import Document, Lane, meant_for
+from ingestq.core.documents import Document, Lane
 from ingestq.core.errors import ContractError
-from ingestq.core.jobs import (
-    IngestBatch,
-    dead_letter_key,
-    dead_letter_key_of,
-    decode_job,
-    encode_job,
-)
+from ingestq.core.jobs import IngestBatch, dead_letter_key, decode_job, encode_job
 from ingestq.core.results import DeadLetter
 
 
@@ -54,8 +48,7 @@ class DeadLetterId:
 class DeadLetterFilter:
     """Which dead letters are meant: all conditions that are given have to hold.
 
-    ``doc_ids`` is empty for any document; ``reason`` is part of the reason, in any case. Letters
-    that name no collection are of any.
+    ``doc_ids`` is empty for any document; ``reason`` is part of the reason, in any case.
     """
 
     doc_ids: frozenset[str] = frozenset()
@@ -68,7 +61,7 @@ class DeadLetterFilter:
         return (
             (not self.doc_ids or dead_letter.doc_id in self.doc_ids)
             and (self.tenant is None or dead_letter.tenant == self.tenant)
-            and (self.collection is None or dead_letter.collection in ("", self.collection))
+            and (self.collection is None or dead_letter.collection == self.collection)
             and (self.reason is None or self.reason.lower() in dead_letter.reason.lower())
         )
 
@@ -109,33 +102,25 @@ class DeadLetters:
             found = await awaited(self._redis.hmget(keys.DEAD, list(names)))
         return [StoredDeadLetter(_dead_letter(raw), raw) for raw in found if raw is not None]
 
-    async def about(
-        self, documents: Sequence[Document], collection: str = ""
-    ) -> list[Document | None]:
-        """What each of ``documents`` was when it was given up; None if it was not.
-
-        Those that name no collection are of ``collection``.
-        """
+    async def about(self, documents: Sequence[Document], collection: str) -> list[Document | None]:
+        """Return what each of ``documents``, which are of ``collection``, was when it was given up;
+        None if it was not."""
         if not documents:
             return []
-        names = [dead_letter_key(meant_for(collection, document)) for document in documents]
+        names = [dead_letter_key(collection, d.tenant, d.doc_id) for d in documents]
         with self._translated():
             found = await awaited(self._redis.hmget(keys.DEAD, names))
         return [None if raw is None else _document(_dead_letter(raw)) for raw in found]
 
     async def about_document(
-        self, tenant: str, doc_id: str, collection: str = ""
+        self, collection: str, tenant: str, doc_id: str
     ) -> StoredDeadLetter | None:
-        """The dead letter about one document; None if there is none.
+        """Return the dead letter about one document; None if there is none.
 
         Of a job that could not be taken apart, its id counts as that of a document.
         """
         wanted = DeadLetterFilter(frozenset([doc_id]), tenant, collection=collection)
-        names = [
-            dead_letter_key_of(collection, tenant, doc_id),
-            dead_letter_key_of("", tenant, doc_id),
-            doc_id,
-        ]
+        names = [dead_letter_key(collection, tenant, doc_id), doc_id]
         with self._translated():
             found = await awaited(self._redis.hmget(keys.DEAD, names))
         for raw in found:

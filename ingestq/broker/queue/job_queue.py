@@ -149,9 +149,9 @@ class JobQueue:
             return int(await self._redis.zcard(keys.QUEUE)) == 0
 
     async def jobs_for(self, collections: Iterable[str]) -> JobsFor:
-        """Count the jobs that wait or run for ``collections``, or name none."""
+        """Count the jobs that wait or run for ``collections``."""
         with self._translated():
-            names = list(dict.fromkeys(["", *collections]))
+            names = list(dict.fromkeys(collections))
             jobs, in_flight = await self._scripts.count(args=names)
         return JobsFor(jobs, in_flight)
 

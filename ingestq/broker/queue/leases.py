@@ -45,8 +45,7 @@ class Claim:
     decoded. ``failures`` counts earlier tries, ``crashes`` the workers that died while they had it.
     A ``suspect`` has had too many and is to be run alone, one document after the other;
     ``culprits`` are the indexes of documents at which a worker died that did nothing else.
-    ``aborted`` says that it is to be given up. It is for ``collection``; empty if neither the job
-    nor the worker names one.
+    ``aborted`` says that it is to be given up. It is for ``collection``, as the queue was told.
     """
 
     job_id: str
@@ -60,21 +59,19 @@ class Claim:
     culprits: frozenset[int]
     suspect: bool
     aborted: bool
-    collection: str = ""
+    collection: str
 
     def job(self) -> Job:
-        """The job; every document of it is meant for ``collection``.
+        """Return the job.
 
         Raises ContractError for anything that is not a job of a known version, and for one whose
         documents name another collection than the queue was told.
         """
         job = decode_job(self.payload)
-        if job.batch is None:
-            return job
-        batch = job.batch.meant_for(self.collection)
-        if batch.collection != self.collection:
-            raise ContractError(f"its documents are meant for the collection {batch.collection!r}")
-        return msgspec.structs.replace(job, args=(batch,))
+        if job.batch is not None and job.batch.collection != self.collection:
+            named = job.batch.collection
+            raise ContractError(f"its documents are meant for the collection {named!r}")
+        return job
 
 
 @dataclass(frozen=True)
@@ -91,17 +88,12 @@ class Claimed:
     shut: Mapping[str, str] = field(default_factory=dict)
 
 
-NAMELESS: Final[Mapping[str, str]] = {"": ""}
-"""Serves jobs that name no collection, and no others."""
-
-
 class LeaseQueue:
     """The queue as a worker sees it.
 
     ``serving`` has the collections whose jobs it may have, by their public names, and what is
-    behind each, which is what a gate stands before. Jobs that name none are for the first. What
-    jobs name in the ``blobs`` is removed when it is not needed any more. Every method raises
-    BrokerUnavailable while Redis cannot be used.
+    behind each, which is what a gate stands before. What jobs name in the ``blobs`` is removed when
+    it is not needed any more. Every method raises BrokerUnavailable while Redis cannot be used.
     """
 
     def __init__(
@@ -109,7 +101,7 @@ class LeaseQueue:
         redis: Redis,
         config: BrokerConfig,
         lease_seconds: float,
-        serving: Mapping[str, str] = NAMELESS,
+        serving: Mapping[str, str],
         blobs: BlobStore | None = None,
     ) -> None:
         self.redis = redis
@@ -119,7 +111,7 @@ class LeaseQueue:
         self._lease_ms = int(lease_seconds * 1000)
         self._scripts = Scripts.register(redis)
         self._blobs = blobs
-        self.schedule = Schedule(redis, config)
+        self.schedule = Schedule(redis, config, next(iter(serving)))
 
     async def claim(self, worker_id: str, n: int, *, bulk: int, running: int) -> Claimed:
         """Claim up to ``n`` jobs that are ready, up to ``bulk`` of them of the bulk lane.
@@ -223,11 +215,9 @@ class LeaseQueue:
 
     async def wait_for_work(self, lane: Lane, seconds: int) -> None:
         """Return as soon as a job that may be had is enqueued in ``lane``, or after ``seconds``."""
-        lines = dict.fromkeys(["", *(f":{name}" for name in self.serving if name)])
+        lines = [f"{keys.WAKE}{lane}:{collection}" for collection in self.serving]
         with self._translated():
-            await awaited(
-                self.redis.blpop([keys.WAKE + lane + line for line in lines], timeout=seconds)
-            )
+            await awaited(self.redis.blpop(lines, timeout=seconds))
 
     async def sign_of_life(self, worker_id: str, info: WorkerInfo) -> frozenset[str]:
         """Record that a worker is there, and what it does; answers the collections that jobs are

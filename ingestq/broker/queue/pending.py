@@ -38,15 +38,15 @@ class Waiting:
 
 
 class QueueWatch:
-    """Looks through the queue for what is meant for ``collection``, or for none in particular.
+    """Looks through the queue for what is meant for ``collection``.
 
     It keeps eight bytes a document. Raises BrokerUnavailable while Redis cannot be used.
     """
 
-    def __init__(self, redis: Redis, config: BrokerConfig, collection: str = "") -> None:
+    def __init__(self, redis: Redis, config: BrokerConfig, collection: str) -> None:
         self._redis = redis
         self._config = config
-        self._collections = {"", collection}
+        self._collection = collection
         self._last: Waiting | None = None
 
     async def look(self, about: Iterable[Place]) -> Waiting:
@@ -80,7 +80,7 @@ class QueueWatch:
             return True
         if job.known_batch is None:
             return False
-        if job.batch.collection not in self._collections:
+        if job.batch.collection != self._collection:
             return True
         for item in job.batch.documents:
             if isinstance(job.batch, SweepBatch):

@@ -12,16 +12,21 @@ from redis.asyncio import Redis
 from ingestq.broker import keys
 from ingestq.broker.connection import BrokerConfig, awaited, translated
 from ingestq.broker.scripts import Scripts
+from ingestq.core.documents import DEFAULT_COLLECTION
 from ingestq.core.jobs import Job
 
 
 class Schedule:
     """The runs of cron jobs, on the clock of Redis. Times are Unix times in ms.
 
-    Every method raises BrokerUnavailable while Redis cannot be used.
+    The runs are jobs for ``collection``, so that its workers get them. Every method raises
+    BrokerUnavailable while Redis cannot be used.
     """
 
-    def __init__(self, redis: Redis, config: BrokerConfig) -> None:
+    def __init__(
+        self, redis: Redis, config: BrokerConfig, collection: str = DEFAULT_COLLECTION
+    ) -> None:
+        self._collection = collection
         self._redis = redis
         self._config = config
         self._scripts = Scripts.register(redis)
@@ -50,7 +55,9 @@ class Schedule:
         job = msgspec.msgpack.encode(Job(name, (), await self.now_ms()))
         record = ("", 0) if due_ms is None else (name, due_ms)
         with self._translated():
-            return bool(await self._scripts.cron(args=[record[0], job_id, job, record[1]]))
+            return bool(
+                await self._scripts.cron(args=[record[0], job_id, job, record[1], self._collection])
+            )
 
     def _translated(self) -> AbstractContextManager[None]:
         return translated(self._config)
