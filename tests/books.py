@@ -74,11 +74,11 @@ async def _is_in_one_place(
     redis: ArqRedis, job_id: str, score: float, info: Mapping[str, str]
 ) -> None:
     """A job that is ready stands in one line of its collection; any other in none."""
-    lines = [*await redis.keys(keys.LANE + "*"), *await redis.keys(keys.SUSPECTS + "*")]
+    lines = [*await redis.keys(keys.LANE + "*"), *await redis.keys(keys.POISON + "*")]
     places = [line.decode() for line in lines if await redis.zscore(line, job_id) is not None]
     if score < 0:
         suffix = f":{info['collection']}" if "collection" in info else ""
-        assert places in ([keys.LANE + info["lane"] + suffix], [keys.SUSPECTS + suffix])
+        assert places in ([keys.LANE + info["lane"] + suffix], [keys.POISON + suffix])
         assert not await redis.exists(keys.LEASE + job_id)
     else:
         assert places == []

@@ -106,7 +106,7 @@ async def working_house(
     store = QdrantStore(qdrant, collection.chunks)
     ledger = QdrantLedger(qdrant, collection.ledger)
     contents = BlobContents(broker.blobs, model.config.max_document_bytes)
-    ports = {lane: Ports(model.in_lane(lane), store, ledger, contents=contents) for lane in Lane}
+    ports = {lane: Ports(model.in_lane(lane), store, ledger, contents) for lane in Lane}
     worker = LeaseWorker(
         [func(ingest, name=INGEST), func(delete, name=DELETE), func(sweep, name=SWEEP)],
         lease_queue(broker, serving={collection.alias: collection.chunks}),

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Unpack
 
 from arq.typing import WorkerCoroutine
 from arq.worker import Function, func
@@ -11,13 +10,15 @@ from arq.worker import Function, func
 from ingestq.app.composition import Broker
 from ingestq.broker.queue.leases import NAMELESS
 from ingestq.core.documents import Lane
-from ingestq.core.jobs import DELETE, INGEST, SWEEP
+from ingestq.core.jobs import DELETE, INGEST, SWEEP, Batch
+from ingestq.core.results import ChunkCounts
 from tests.claims import lease_queue
 from worker.consumer.blobs import BlobContents
 from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest, sweep
-from worker.consumer.lease_worker import ArqOptions, LeaseWorker
+from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
 from worker.lanes import LanePermits
+from worker.pipeline.ingest import Indexed
 from worker.pipeline.ports import Ports
 from worker.store.chunks import QdrantStore
 from worker.store.client import Qdrant
@@ -28,6 +29,11 @@ MAX_JOBS = 4
 """Three of them for bulk jobs."""
 
 
+def all_indexed(batch: Batch) -> list[Indexed]:
+    """Return the outcomes of a job that indexes every document of ``batch``."""
+    return [Indexed(ChunkCounts())] * len(batch.documents)
+
+
 def make_worker(
     broker: Broker,
     job: WorkerCoroutine | Function | Sequence[Function],
@@ -35,10 +41,8 @@ def make_worker(
     lease_seconds: float = 15,
     drain_seconds: float = 5,
     serving: Mapping[str, str] = NAMELESS,
-    **options: Unpack[ArqOptions],
 ) -> LeaseWorker:
     """A worker that runs ``job``, as the one that ingests if it is a plain coroutine function."""
-    ctx: dict[Any, Any] = {}
     match job:
         case Function():
             functions: Sequence[Function] = [job]
@@ -51,8 +55,7 @@ def make_worker(
         lease_queue(broker, lease_seconds, serving),
         max_jobs=MAX_JOBS,
         drain_seconds=drain_seconds,
-        ctx=ctx,
-        **options,
+        ctx={},
     )
 
 
@@ -64,7 +67,6 @@ async def working(
     lease_seconds: float = 15,
     drain_seconds: float = 5,
     serving: Mapping[str, str] = NAMELESS,
-    **options: Unpack[ArqOptions],
 ) -> AsyncIterator[LeaseWorker]:
     """A worker at work; stopped and awaited on leaving."""
     worker = make_worker(
@@ -73,7 +75,6 @@ async def working(
         lease_seconds=lease_seconds,
         drain_seconds=drain_seconds,
         serving=serving,
-        **options,
     )
     running = asyncio.create_task(worker.run_until_stopped())
     try:
@@ -90,7 +91,7 @@ async def indexing(
     """A worker that really indexes; stopped and awaited on leaving."""
     store, ledger = QdrantStore(qdrant, names.chunks), QdrantLedger(qdrant, names.ledger)
     contents = BlobContents(broker.blobs, model.config.max_document_bytes)
-    ports = {lane: Ports(model.in_lane(lane), store, ledger, contents=contents) for lane in Lane}
+    ports = {lane: Ports(model.in_lane(lane), store, ledger, contents) for lane in Lane}
     worker = LeaseWorker(
         [func(ingest, name=INGEST), func(delete, name=DELETE), func(sweep, name=SWEEP)],
         lease_queue(broker, serving={names.alias: names.chunks}),

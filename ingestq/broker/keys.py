@@ -22,8 +22,8 @@ JOB: Final = job_key_prefix
 JOB_INFO: Final = "ingestq:job:"
 """Hash a job: lane, tenant, submission, documents, bytes, ``place`` in its line, ``collection`` (of
 a job that names none, that of the first worker that claims it), ``failures``, ``crashes`` (workers
-that died over it), ``deferred`` while it waits for its delay to end; of a suspect ``alone`` (the
-index of the document it is at) and ``culprits`` (those at which a worker died)."""
+that died over it), ``deferred`` while it waits for its delay to end; of a poison job ``alone`` (the
+index of the document it is at) and ``poison`` (the indexes of those at which a worker died)."""
 LEASE: Final = in_progress_key_prefix
 """String a running job: the fencing token of its owner; expires with the lease."""
 RESULT: Final = result_key_prefix
@@ -43,11 +43,11 @@ LANE_TURN: Final = "ingestq:lane-turn"
 ``:LANE``, of those that several lines competed for: they take turns."""
 COLLECTIONS: Final = "ingestq:collections"
 """Set of the collections that there are lines for."""
-SUSPECTS: Final = "ingestq:suspects"
-"""Sorted set of jobs whose worker died again and again, by the time in ms since when they wait;
+POISON: Final = "ingestq:poison"
+"""Sorted set of the jobs whose worker died again and again, by the time in ms since when they wait;
 with ``:COLLECTION``, those of a collection."""
-SUSPECT_TURN: Final = "ingestq:suspect-turn"
-"""String: the worker that lets its other jobs end, to run a suspect alone."""
+POISON_TURN: Final = "ingestq:poison-turn"
+"""String: the worker that lets its other jobs end, to run a poison job alone."""
 HELD: Final = "ingestq:held"
 """Hash: jobs and bytes on the queue, of each lane."""
 WAKE: Final = "ingestq:wake:"
@@ -66,9 +66,8 @@ REQUEUED: Final = "ingestq:requeued"
 """Counter of the dead letters that were put back on the queue."""
 BLOB_SPACE: Final = "ingestq:blob store"
 """String: the space of this queue in the blob store, see `ingestq.core.blobs`."""
-CRON: Final = "ingestq:cron"
-"""Hash: the time in ms up to which the runs of each cron job are queued, and those of each
-scheduled entry begun."""
+RUN_CLOCK: Final = "ingestq:run-clock"
+"""Hash: the time in ms up to which the runs of each scheduled entry are begun."""
 ENTRIES: Final = "ingestq:entries"
 """Sorted set of scheduled entries by when a scheduler last said that it has them (ms), see also
 ENTRY_INFO."""

@@ -157,27 +157,23 @@ class Job(
 ):
     """arq's own job envelope, with its field names, in MessagePack instead of pickle.
 
-    A job has one batch, or no argument at all (a run of a cron job).
+    A job has exactly one batch.
     """
 
     function: str
-    args: tuple[Batch | _IngestInto | _DeleteFrom | _SweepFrom, ...]
+    args: tuple[Batch | _IngestInto | _DeleteFrom | _SweepFrom]
     enqueued_ms: Annotated[int, Meta(ge=0, le=LATEST_MS)]
     kwargs: dict[str, Any] = {}
     tries: int | None = None
 
-    def __post_init__(self) -> None:
-        if len(self.args) > 1:
-            raise ValueError("a job has at most one batch")
-
     @property
-    def batch(self) -> Batch | None:
-        return self.args[0] if self.args else None
+    def batch(self) -> Batch:
+        return self.args[0]
 
     @property
     def known_batch(self) -> Batch | None:
         """The batch, if the function is the one it was made for: it may be taken apart."""
-        return self.batch if self.batch and self.batch.function == self.function else None
+        return self.batch if self.batch.function == self.function else None
 
 
 _job_decoder = msgspec.msgpack.Decoder(Job)
@@ -198,8 +194,8 @@ def decode_job(payload: bytes) -> Job:
         job = _job_decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ContractError(f"not a job of a known version: {error}") from error
-    arrived = tuple(_as(_ARRIVES_AS.get(type(batch), type(batch)), batch) for batch in job.args)
-    return msgspec.structs.replace(job, args=arrived)
+    arrived = _as(_ARRIVES_AS.get(type(job.batch), type(job.batch)), job.batch)
+    return msgspec.structs.replace(job, args=(arrived,))
 
 
 def _as(kind: type[Batch], batch: Batch) -> Batch:
@@ -208,8 +204,7 @@ def _as(kind: type[Batch], batch: Batch) -> Batch:
 
 def blobs_in(payload: bytes) -> frozenset[str]:
     """The blobs that a job names. Raises ContractError as `decode_job` does."""
-    batch = decode_job(payload).batch
-    return frozenset() if batch is None else batch.objects
+    return decode_job(payload).batch.objects
 
 
 def dead_letter_key(document: Item) -> str:
@@ -222,9 +217,11 @@ def dead_letter_key_of(collection: str, tenant: str, doc_id: str) -> str:
     return f"{collection}/{tenant}:{doc_id}" if collection else f"{tenant}:{doc_id}"
 
 
-def bury(batch: Batch, reason: str, *, tries: int, traceback: str = "") -> BatchReport:
+def bury(
+    batch: Batch, reason: str, *, tries: int, traceback: str = "", now_ms: int | None = None
+) -> BatchReport:
     """Report ``batch`` as given up: one dead letter a document, each with a job of its own."""
-    buried_ms = time.time_ns() // 1_000_000
+    buried_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     documents: Sequence[Item] = batch.documents
     dead_letters = tuple(
         DeadLetter(

@@ -152,7 +152,7 @@ async def test_who_lost_the_lease_changes_nothing(
     report = BatchReport(DocumentCounts(indexed=1), ChunkCounts(embedded=3))
     assert await holder.renew([stale, current]) == {stale.token}
     assert not await finish(holder, stale, report)
-    assert not await holder.put_back(stale, delay_seconds=0, failed=True)
+    assert not await holder.nack(stale, delay_seconds=0, counts_as_try=True)
     assert (await queue.depth()).in_flight == 1
 
     assert await finish(owner, current, report)
@@ -170,11 +170,11 @@ async def test_a_job_that_failed_comes_back_later_and_remembers(
     await queue.offer([batch("a")])
     holder = leases(60)
     [claim] = await take(holder, 1)
-    await holder.put_back(claim, delay_seconds=SHORT_LEASE, failed=True)
+    await holder.nack(claim, delay_seconds=SHORT_LEASE, counts_as_try=True)
     assert (await queue.depth()).deferred == 1
     again = await eventually_claim(holder)
     assert again.failures == 1
-    await holder.put_back(again, delay_seconds=0, failed=False)
+    await holder.nack(again, delay_seconds=0, counts_as_try=False)
     [released] = await take(holder, 1)
     assert released.failures == 1
 

@@ -27,6 +27,7 @@ from ingestq.core.results import ChunkCounts, SubmissionStatus
 from tests.books import balanced
 from tests.claims import lease_queue, take
 from tests.waiting import eventually
+from worker.consumer.blobs import BlobContents
 from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
@@ -119,7 +120,10 @@ class House:
     async def working(self, names: CollectionNames) -> AsyncIterator["asyncio.Task[None]"]:
         """A worker of a collection, at work."""
         side = self.side(names)
-        ports = {lane: Ports(self.model.in_lane(lane), side.chunks, side.ledger) for lane in Lane}
+        ports = {
+            lane: Ports(self.model.in_lane(lane), side.chunks, side.ledger, BlobContents())
+            for lane in Lane
+        }
         worker = LeaseWorker(
             [func(ingest, name=INGEST), func(delete, name=DELETE)],
             self.leases(names),
@@ -298,7 +302,7 @@ async def test_jobs_that_run_long_do_not_hold_up_the_others_for_long(house: Hous
     await eventually(successor, lambda name: name == NO_SUCCESSOR)
     await eventually(successor, lambda name: name is None)
     for claim in claims:
-        assert await leases.put_back(claim, delay_seconds=0, failed=False)
+        assert await leases.nack(claim, delay_seconds=0, counts_as_try=False)
     assert isinstance(await rebuilding, Rebuilt)
     assert (await house.broker.queue.depth()).ready == 2
 

@@ -28,6 +28,7 @@ from producers.files.walk import ReadOptions, ScanRecord, observe
 from tests.claims import lease_queue
 from tests.command import Ingestq
 from tests.waiting import eventually
+from worker.consumer.blobs import BlobContents
 from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest, sweep
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
@@ -89,7 +90,10 @@ class House:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         store = QdrantStore(self.qdrant, self.names.chunks)
-        ports = {lane: Ports(self.model.in_lane(lane), store, self.ledger) for lane in Lane}
+        ports = {
+            lane: Ports(self.model.in_lane(lane), store, self.ledger, BlobContents())
+            for lane in Lane
+        }
         worker = LeaseWorker(
             [func(ingest, name=INGEST), func(delete, name=DELETE), func(sweep, name=SWEEP)],
             lease_queue(self.broker, serving={self.names.alias: self.names.chunks}),

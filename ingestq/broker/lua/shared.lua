@@ -1,7 +1,7 @@
 -- What the scripts share. Prepended to each of them, after the names of the keys in K.
 
 local WAKE_TOKENS = 64      -- more than there can be idle workers are of no use
-local SUSPECT_CRASHES = 2   -- a job over which so many workers died is run alone
+local POISON_CRASHES = 2    -- a job over which so many workers died is run alone
 local RECENT = 100          -- so many submissions, and jobs that ended, are remembered at least
 
 local function now_ms()
@@ -41,8 +41,8 @@ local function make_ready(id, since_ms)
     unpack(info_of(id, 'lane', 'place', 'crashes', 'collection'))
   local suffix = suffix_of(collection)
   redis.call('ZADD', K.QUEUE, -since_ms, id)
-  if tonumber(crashes or '0') >= SUSPECT_CRASHES then
-    redis.call('ZADD', K.SUSPECTS .. suffix, since_ms, id)
+  if tonumber(crashes or '0') >= POISON_CRASHES then
+    redis.call('ZADD', K.POISON .. suffix, since_ms, id)
   else
     redis.call('ZADD', K.LANE .. lane .. suffix, place, id)
   end
@@ -58,7 +58,7 @@ end
 local function ready_for(collection)
   local suffix = suffix_of(collection)
   return redis.call('ZCARD', K.LANE .. 'interactive' .. suffix)
-    + redis.call('ZCARD', K.LANE .. 'bulk' .. suffix) + redis.call('ZCARD', K.SUSPECTS .. suffix)
+    + redis.call('ZCARD', K.LANE .. 'bulk' .. suffix) + redis.call('ZCARD', K.POISON .. suffix)
 end
 
 -- The place of a new job in its line: start-time fair queueing (Goyal, Vin and Cheng, 1996). A
