@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 from arq import Worker, create_pool
@@ -25,8 +26,9 @@ from ingestq.broker.queue.leases import LeaseQueue
 from ingestq.cli.output import configure_logging
 from ingestq.core.documents import DEFAULT_COLLECTION
 from ingestq.core.jobs import INGEST, IngestBatch
-from ingestq.core.results import BatchReport, DocumentCounts
+from ingestq.core.results import ChunkCounts
 from worker.consumer.lease_worker import LeaseWorker
+from worker.pipeline.ingest import Indexed, Outcome
 
 MAX_JOBS: Final = 10
 """Jobs that one worker runs at once: arq's default, given to both."""
@@ -63,15 +65,14 @@ def stock_job(kind: str) -> WorkerCoroutine:
 
 def lease_job(kind: str) -> WorkerCoroutine:
     """The job function for the lease worker."""
-    report = BatchReport(DocumentCounts(indexed=1))
 
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         name = batch.documents[0].doc_id
         if kind == NOTE:
             note_start(name)
         elif kind == BLOCK:
             await block(name)
-        return report
+        return [Indexed(ChunkCounts())]
 
     return job
 

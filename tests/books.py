@@ -74,12 +74,12 @@ async def _is_in_one_place(
     redis: Redis, job_id: str, score: float, info: Mapping[str, str]
 ) -> None:
     """A job that is ready stands in one line of its collection; any other in none."""
-    lines = [*await redis.keys(keys.LANE + "*"), *await redis.keys(keys.SUSPECTS + "*")]
+    lines = [*await redis.keys(keys.LANE + "*"), *await redis.keys(keys.POISON + "*")]
     places = [line.decode() for line in lines if await redis.zscore(line, job_id) is not None]
     if score < 0:
         collection = info["collection"]
         line = f"{keys.LANE}{info['lane']}:{collection}"
-        assert places in ([line], [keys.SUSPECTS + collection])
+        assert places in ([line], [keys.POISON + collection])
         assert not await redis.exists(keys.LEASE + job_id)
     else:
         assert places == []

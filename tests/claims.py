@@ -28,7 +28,7 @@ async def take(leases: LeaseQueue, n: int = 1, worker: str = "w") -> Sequence[Cl
 async def finish(leases: LeaseQueue, claimed: Claim, report: BatchReport) -> bool:
     """Finish a job with ``report``."""
     result = JobResult("ingest", 1, 0, True, report, 0, 0, keys.QUEUE, claimed.job_id)
-    return await leases.finish(claimed, report, result)
+    return await leases.ack(claimed, report, result)
 
 
 def batch_of(claimed: Claim) -> IngestBatch:

@@ -3,20 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Unpack
 
 from arq.typing import WorkerCoroutine
 from arq.worker import Function, func
 
-from ingestq.app import composition as runtime
+from ingestq.app import worker as app_worker
 from ingestq.app.composition import Broker
 from ingestq.app.worker import ServedCollections
 from ingestq.core.documents import Lane
+from ingestq.core.jobs import Batch
+from ingestq.core.results import ChunkCounts
 from tests.claims import DOCUMENTS, lease_queue
 from worker.consumer.blobs import BlobContents
-from worker.consumer.lease_worker import ArqOptions, LeaseWorker
+from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
 from worker.lanes import LanePermits
+from worker.pipeline.ingest import Indexed
 from worker.pipeline.ports import Ports
 from worker.store.chunks import QdrantStore
 from worker.store.client import Qdrant
@@ -27,6 +29,11 @@ MAX_JOBS = 4
 """Three of them for bulk jobs."""
 
 
+def all_indexed(batch: Batch) -> list[Indexed]:
+    """Return the outcomes of a job that indexes every document of ``batch``."""
+    return [Indexed(ChunkCounts())] * len(batch.documents)
+
+
 def make_worker(
     broker: Broker,
     job: WorkerCoroutine | Function | Sequence[Function],
@@ -34,10 +41,8 @@ def make_worker(
     lease_seconds: float = 15,
     drain_seconds: float = 5,
     serving: Mapping[str, str] = DOCUMENTS,
-    **options: Unpack[ArqOptions],
 ) -> LeaseWorker:
     """A worker that runs ``job``, as the one that ingests if it is a plain coroutine function."""
-    ctx: dict[Any, Any] = {}
     match job:
         case Function():
             functions: Sequence[Function] = [job]
@@ -50,8 +55,7 @@ def make_worker(
         lease_queue(broker, lease_seconds, serving),
         max_jobs=MAX_JOBS,
         drain_seconds=drain_seconds,
-        ctx=ctx,
-        **options,
+        ctx={},
     )
 
 
@@ -63,7 +67,6 @@ async def working(
     lease_seconds: float = 15,
     drain_seconds: float = 5,
     serving: Mapping[str, str] = DOCUMENTS,
-    **options: Unpack[ArqOptions],
 ) -> AsyncIterator[LeaseWorker]:
     """A worker at work; stopped and awaited on leaving."""
     worker = make_worker(
@@ -72,7 +75,6 @@ async def working(
         lease_seconds=lease_seconds,
         drain_seconds=drain_seconds,
         serving=serving,
-        **options,
     )
     async with at_work(worker):
         yield worker
@@ -80,7 +82,7 @@ async def working(
 
 def indexing_worker(broker: Broker, served: ServedCollections) -> LeaseWorker:
     """The worker that the commands start, of a size for tests."""
-    return runtime.make_worker(
+    return app_worker.make_worker(
         lease_queue(broker, serving=served.chunks),
         served.ports,
         LanePermits(8, bulk=7),

@@ -94,7 +94,7 @@ class Submission(Progress):
 class QueueState(Answer):
     """The jobs on the queue at one moment, and their size in bytes.
 
-    Each is ready, deferred or in flight, and in the interactive or the bulk lane. ``suspects`` are
+    Each is ready, deferred or in flight, and in the interactive or the bulk lane. ``poison`` are
     ready jobs over which workers died: they are run alone.
     """
 
@@ -105,7 +105,7 @@ class QueueState(Answer):
     bytes: int
     interactive: int
     bulk: int
-    suspects: int
+    poison: int
 
 
 class WorkerState(Answer):

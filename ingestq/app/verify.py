@@ -17,7 +17,7 @@ from producers.files import walk as files
 from producers.files.walk import ReadOptions, Root, ScanRecord
 from worker.embedding.config import ModelInfo
 from worker.maintenance.reconcile import Queue, Reconciler
-from worker.maintenance.repair import Mender
+from worker.maintenance.repair import Repairer
 from worker.maintenance.rules import Finding, Kind, Tally
 from worker.maintenance.sources import Sources
 from worker.pipeline.points import DocumentKey, LedgerEntry
@@ -121,7 +121,7 @@ class EmptyStore:
     async def look_up(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, LedgerEntry]:
         return {}
 
-    async def distrust(self, seen: LedgerEntry) -> bool:
+    async def invalidate(self, seen: LedgerEntry) -> bool:
         return False
 
     async def pages(
@@ -168,12 +168,12 @@ async def verify(
     )
     report = VerifyReport(reconciler.tally, None if mismatch is None else str(mismatch))
     queueing = _Queueing(broker.client.for_collection(settings.collection))
-    mender = Mender(ledger, chunks, queueing.queue, queueing.withdraw)
+    repairer = Repairer(ledger, chunks, queueing.queue, queueing.delete)
 
     async def take(pages: AsyncIterator[Sequence[Finding]]) -> None:
         async for findings in pages:
-            mended = await mender.mend(findings) if wanted.repair else [False] * len(findings)
-            for finding, repaired in zip(findings, mended, strict=True):
+            repairs = await repairer.repair(findings) if wanted.repair else [False] * len(findings)
+            for finding, repaired in zip(findings, repairs, strict=True):
                 report.add(finding, repaired=repaired)
             show(report.tally)
 
@@ -228,7 +228,7 @@ class _Queueing:
     async def queue(self, documents: Sequence[Document]) -> None:
         await self._client.submit_many(documents, submission=self._begun())
 
-    async def withdraw(self, deletions: Sequence[Deletion]) -> None:
+    async def delete(self, deletions: Sequence[Deletion]) -> None:
         await self._client.delete_many(deletions, submission=self._begun())
 
     def _begun(self) -> str:

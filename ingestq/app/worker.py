@@ -127,8 +127,7 @@ async def open_collections(
         chunks = QdrantStore(patient, names.chunks, settings.vector_name)
         ledger = QdrantLedger(patient, names.ledger)
         ports[names.alias] = {
-            lane: Ports(models[lane], chunks, ledger, room=rooms[lane], contents=contents)
-            for lane in Lane
+            lane: Ports(models[lane], chunks, ledger, contents, room=rooms[lane]) for lane in Lane
         }
     return ServedCollections({names.alias: names.chunks for names in opened}, ports)
 

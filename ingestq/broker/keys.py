@@ -14,8 +14,8 @@ JOB: Final = "arq:job:"
 JOB_INFO: Final = "ingestq:job:"
 """Hash a job: lane, tenant, collection, submission, documents, bytes, ``place`` in its line,
 ``failures``, ``crashes`` (workers that died over it), ``deferred`` while it waits for its delay to
-end; of a suspect ``alone`` (the index of the document it is at) and ``culprits`` (those at which a
-worker died)."""
+end; of a poison job ``alone`` (the index of the document it is at) and ``poison`` (the
+indexes of those at which a worker died)."""
 LEASE: Final = "arq:in-progress:"
 """String a running job: the fencing token of its owner; expires with the lease."""
 RESULT: Final = "arq:result:"
@@ -35,11 +35,11 @@ LANE_TURN: Final = "ingestq:lane-turn"
 ``:LANE``, of those that several lines competed for: they take turns."""
 COLLECTIONS: Final = "ingestq:collections"
 """Set of the collections that jobs are ready for, and of some that none is ready for any more."""
-SUSPECTS: Final = "ingestq:suspects:"
+POISON: Final = "ingestq:poison:"
 """Sorted set a collection: jobs whose worker died again and again, by the time in ms since when
 they wait."""
-SUSPECT_TURN: Final = "ingestq:suspect-turn"
-"""String: the worker that lets its other jobs end, to run a suspect alone."""
+POISON_TURN: Final = "ingestq:poison-turn"
+"""String: the worker that lets its other jobs end, to run a poison job alone."""
 HELD: Final = "ingestq:held"
 """Hash: jobs and bytes on the queue, of each lane."""
 WAKE: Final = "ingestq:wake:"
@@ -58,9 +58,8 @@ REQUEUED: Final = "ingestq:requeued"
 """Counter of the dead letters that were put back on the queue."""
 BLOB_SPACE: Final = "ingestq:blob store"
 """String: the space of this queue in the blob store, see `ingestq.core.blobs`."""
-CRON: Final = "ingestq:cron"
-"""Hash: the time in ms up to which the runs of each cron job are queued, and those of each
-scheduled entry begun."""
+RUN_CLOCK: Final = "ingestq:run-clock"
+"""Hash: the time in ms up to which the runs of each scheduled entry are begun."""
 ENTRIES: Final = "ingestq:entries"
 """Sorted set of scheduled entries by when a scheduler last said that it has them (ms), see also
 ENTRY_INFO."""

@@ -27,12 +27,11 @@ class Scripts:
     enqueue_once: AsyncScript
     claim: AsyncScript
     renew: AsyncScript
-    put_back: AsyncScript
-    finish: AsyncScript
+    ack: AsyncScript
+    nack: AsyncScript
     mark_alone: AsyncScript
     requeue: AsyncScript
     purge: AsyncScript
-    cron: AsyncScript
     begin_run: AsyncScript
     renew_run: AsyncScript
     end_run: AsyncScript

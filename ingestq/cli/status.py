@@ -101,8 +101,8 @@ def _print_for_people(answer: dict[str, Any]) -> None:
         f"{queue['in_flight']} in flight; oldest waits {queue['oldest_ready_seconds']:.0f} s"
     )
     line(f"lanes       {queue['interactive']} interactive, {queue['bulk']} bulk")
-    if queue["suspects"]:
-        line(f"suspects    {queue['suspects']} jobs over which workers died, to be run alone")
+    if queue["poison"]:
+        line(f"poison      {queue['poison']} jobs over which workers died, to be run alone")
     line(f"dead        {answer['dead_letters']} documents")
     for worker in answer["workers"]:
         line(

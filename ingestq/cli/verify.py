@@ -89,7 +89,7 @@ def _print_for_people(report: "VerifyReport", *, repair: bool) -> None:
         line(refused, style="red")
     tally = report.tally
     notes = {
-        "are being worked at, and were not judged": tally.in_work,
+        "are being worked at, and were not compared": tally.in_work,
         "have files that cannot be seen from here, which were not compared": tally.hidden,
         "were given up: see `ingestq dead list`": tally.rejected,
         "cannot be read: `ingestq run PATH` says why": tally.unreadable,

@@ -15,13 +15,11 @@ from msgspec import Meta, Struct
 
 from ingestq.core.blobs import QUEUE_WITHIN_MS, named_ms
 from ingestq.core.documents import (
-    COLLECTION_NAME,
     Deletion,
     Document,
     Item,
     Lane,
     Sweep,
-    _is_collection,
 )
 from ingestq.core.errors import ContractError
 from ingestq.core.results import BatchReport, DeadLetter, DocumentCounts
@@ -35,12 +33,6 @@ SWEEP: Final = "sweep"
 """Wire name of the job function that removes what a scan did not find any more."""
 LATEST_MS: Final = 253_402_300_799_999
 """The last Unix time in ms that is a date: the end of the year 9999."""
-
-
-def check_collection(name: str) -> None:
-    """Raise ValueError if no collection may have this ``name``."""
-    if not _is_collection(name):
-        raise ValueError(f"collection is {name!r}; it must match {COLLECTION_NAME}")
 
 
 class _Batch(Struct, frozen=True):
@@ -82,7 +74,7 @@ class _Batch(Struct, frozen=True):
         return f"{self.function}-{digest.hexdigest()}"
 
     @property
-    def letter_keys(self) -> tuple[str, ...]:
+    def dead_letter_keys(self) -> tuple[str, ...]:
         """The keys of its documents' dead letters, in the order of the documents."""
         return tuple(
             dead_letter_key(self.collection, document.tenant, document.doc_id)
@@ -157,7 +149,7 @@ class Job(
 ):
     """arq's own job envelope, with its field names, in MessagePack instead of pickle.
 
-    A job has one batch, or no argument at all (a run of a cron job).
+    A job has exactly one batch.
     """
 
     function: str
@@ -166,18 +158,14 @@ class Job(
     kwargs: dict[str, Any] = {}
     tries: int | None = None
 
-    def __post_init__(self) -> None:
-        if len(self.args) > 1:
-            raise ValueError("a job has at most one batch")
-
     @property
-    def batch(self) -> Batch | None:
-        return self.args[0] if self.args else None
+    def batch(self) -> Batch:
+        return self.args[0]
 
     @property
     def known_batch(self) -> Batch | None:
         """The batch, if the function is the one it was made for: it may be taken apart."""
-        return self.batch if self.batch and self.batch.function == self.function else None
+        return self.batch if self.batch.function == self.function else None
 
 
 _job_decoder = msgspec.msgpack.Decoder(Job)
@@ -201,8 +189,7 @@ def decode_job(payload: bytes) -> Job:
 
 def blobs_in(payload: bytes) -> frozenset[str]:
     """The blobs that a job names. Raises ContractError as `decode_job` does."""
-    batch = decode_job(payload).batch
-    return frozenset() if batch is None else batch.objects
+    return decode_job(payload).batch.objects
 
 
 def dead_letter_key(collection: str, tenant: str, doc_id: str) -> str:
@@ -213,9 +200,11 @@ def dead_letter_key(collection: str, tenant: str, doc_id: str) -> str:
     return f"{collection}/{len(tenant)}:{tenant}:{doc_id}"
 
 
-def bury(batch: Batch, reason: str, *, tries: int, traceback: str = "") -> BatchReport:
+def bury(
+    batch: Batch, reason: str, *, tries: int, traceback: str = "", now_ms: int | None = None
+) -> BatchReport:
     """Report ``batch`` as given up: one dead letter a document, each with a job of its own."""
-    buried_ms = time.time_ns() // 1_000_000
+    buried_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     documents: Sequence[Item] = batch.documents
     dead_letters = tuple(
         DeadLetter(
@@ -230,6 +219,6 @@ def bury(batch: Batch, reason: str, *, tries: int, traceback: str = "") -> Batch
             submission=batch.submission,
             traceback=traceback,
         )
-        for index, (document, key) in enumerate(zip(documents, batch.letter_keys, strict=True))
+        for index, (document, key) in enumerate(zip(documents, batch.dead_letter_keys, strict=True))
     )
     return BatchReport(documents=DocumentCounts(rejected=len(dead_letters)), dead=dead_letters)

@@ -62,9 +62,9 @@ class FailedDocument(Struct, frozen=True):
 class DeadLetter(Struct, frozen=True, kw_only=True):
     """A job that was given up, with everything needed to try it again.
 
-    ``payload`` is the encoded job of this one document. Of a job that could not be decoded, or that
-    has no documents, it is the job as it came: then ``doc_id`` is the id of the job and
-    ``documents`` says how many were in it. ``tries`` counts how often it failed, ``buried_ms`` is
+    ``payload`` is the encoded job of this one document. Of a job that could not be decoded it is
+    the job as it came: then ``doc_id`` is the id of the job and ``documents`` says how many were in
+    it. ``tries`` counts how often it failed, ``buried_ms`` is
     Unix time in ms at the worker, ``traceback`` is empty where the reason says everything.
     """
 
@@ -154,7 +154,7 @@ SILENT_WORKER_MS: Final = 60_000
 class QueueDepth(Struct, frozen=True):
     """The queue at one moment, in jobs.
 
-    Every job is ready, deferred or in flight, and every job is in a lane. ``suspects`` are those of
+    Every job is ready, deferred or in flight, and every job is in a lane. ``poison`` are those of
     the ready jobs whose workers died again and again: each is run alone.
     """
 
@@ -166,7 +166,7 @@ class QueueDepth(Struct, frozen=True):
     dead_letters: int
     interactive: int
     bulk: int
-    suspects: int
+    poison: int
 
     def as_json(self) -> dict[str, float]:
         """The part ``queue`` of a status, as other programs rely on it."""
@@ -178,7 +178,7 @@ class QueueDepth(Struct, frozen=True):
             "bytes": self.queued_bytes,
             "interactive": self.interactive,
             "bulk": self.bulk,
-            "suspects": self.suspects,
+            "poison": self.poison,
         }
 
 

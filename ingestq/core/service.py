@@ -30,6 +30,9 @@ async def cancel(*tasks: asyncio.Task[Any]) -> None:
         for task in running:
             task.cancel()
         await asyncio.wait(running, timeout=CANCEL_SECONDS)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # else asyncio complains that nobody looked at it
 
 
 class Service:
@@ -37,7 +40,8 @@ class Service:
 
     ``run`` should return soon after the event ``stopping`` is set; one that has not returned
     ``grace_seconds`` later is cancelled until it ends. As an asynchronous context manager a service
-    runs while inside, and leaving raises what it raised.
+    runs while inside, and leaving raises what it raised. Until then nobody sees that it failed:
+    ``on_end`` is called as soon as it has ended, whatever the reason.
 
     A service may be started again after it was stopped.
     """
@@ -48,10 +52,12 @@ class Service:
         *,
         name: str,
         grace_seconds: float = 0.0,
+        on_end: Callable[[], None] | None = None,
     ) -> None:
         self._run = run
         self._name = name
         self._grace_seconds = grace_seconds
+        self._on_end = on_end
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -64,6 +70,9 @@ class Service:
         if not self.is_running:
             self._stopping = asyncio.Event()
             self._task = asyncio.create_task(self._run(self._stopping), name=self._name)
+            if self._on_end is not None:
+                on_end = self._on_end
+                self._task.add_done_callback(lambda _: on_end())
 
     def request_stop(self) -> None:
         """Set ``stopping``; does not wait."""

@@ -119,7 +119,7 @@ async def finish(leases: LeaseQueue, claim: Claim, report: BatchReport, seconds:
         "ingest", 1, started_ms, True, report, started_ms, now_ms, keys.QUEUE, claim.job_id
     )
     about = batch_of(claim).documents[0].doc_id
-    assert await leases.finish(claim, report, result, about=about)
+    assert await leases.ack(claim, report, result, about=about)
 
 
 async def fill(broker: Broker) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from arq import Retry
 
 from ingestq.app.composition import Broker
 from ingestq.broker import keys
@@ -26,7 +25,10 @@ from ingestq.core.results import BatchReport, DocumentCounts, JobResult
 from tests.claims import DOCUMENTS, batch_of, finish, lease_queue, take
 from tests.command import Ingestq
 from tests.waiting import eventually
-from tests.workers import make_worker, working
+from tests.workers import all_indexed, make_worker, working
+from worker.consumer import decision as retries
+from worker.consumer.jobs import CLAIM
+from worker.pipeline.ingest import Outcome
 
 HOUR = 3600
 AT_ONCE_SECONDS = 5
@@ -113,9 +115,9 @@ async def test_a_document_from_a_producer_an_hour_off_is_indexed_at_once(
 ) -> None:
     seen: list[tuple[Document, int]] = []
 
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
-        seen.extend((document, ctx["score"]) for document in batch.documents)
-        return INDEXED
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
+        seen.extend((document, ctx[CLAIM].job().enqueued_ms) for document in batch.documents)
+        return all_indexed(batch)
 
     async with working(broker, job, serving=DOCUMENTS):
         before = await broker.queue.now()
@@ -222,22 +224,24 @@ async def worker_process(broker: Broker, clock: SkewedClock) -> AsyncIterator[No
         assert process.returncode == 0, log
 
 
-async def as_submission_says(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+async def as_submission_says(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
     """The job of the worker process."""
     seconds, microseconds = await ctx["redis"].time()
     await ctx["redis"].rpush(RUNS, f"{seconds}.{microseconds:06d}")
     if batch.submission == "held":
         await ctx["redis"].blpop(HOLD, timeout=HELD_SECONDS)
     if batch.submission == "delayed" and ctx["job_try"] == 1:
-        raise Retry(DELAY_SECONDS)
-    return INDEXED
+        raise RuntimeError("a passing fault")
+    return all_indexed(batch)
 
 
 async def work(url: str) -> None:
     """Be a worker until stdin is closed."""
     config = BrokerConfig(url)
+    retries.FIRST_BACKOFF_SECONDS = DELAY_SECONDS / 0.75  # type: ignore[misc]  # it is spread
     async with connected(config) as redis:
         worker = make_worker(Broker(redis, config), as_submission_says, lease_seconds=LEASE_SECONDS)
+        worker.ctx["redis"] = redis
         running = asyncio.create_task(worker.run_until_stopped())
         await asyncio.to_thread(sys.stdin.read)
         worker.stop()

@@ -7,15 +7,13 @@ answer, and `TRIES` in a row are not.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any, Final, Literal
 
 import pytest
-from arq import Retry
-from arq.cron import cron
 from arq.typing import WorkerCoroutine
 from structlog.testing import capture_logs
 
@@ -29,7 +27,7 @@ from ingestq.core import events
 from ingestq.core.documents import Document
 from ingestq.core.errors import BrokerUnavailable
 from ingestq.core.jobs import IngestBatch, bury
-from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult, SubmissionStatus
+from ingestq.core.results import EnqueueResult, SubmissionStatus
 from tests.books import Totals, balanced
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.redis_proxy import (
@@ -42,7 +40,8 @@ from tests.redis_proxy import (
     script,
 )
 from tests.waiting import SECONDS, eventually
-from tests.workers import working
+from tests.workers import all_indexed, working
+from worker.pipeline.ingest import Outcome
 
 TRIES: Final = 4
 """How often a client sends a request; see `ingestq.broker.connection.connect`."""
@@ -51,7 +50,7 @@ JOBS: Final = 5
 BULK_JOBS: Final = 3
 """How many of them a worker of `tests.workers` claims at once."""
 LEASE_SECONDS: Final = 1.0
-CLAIMS_UNTIL_SUSPECT: Final = 2 * TRIES
+CLAIMS_UNTIL_POISON: Final = 2 * TRIES
 """Every job is lost twice or more: who claims it gives up twice, and waits out the lease."""
 DOCUMENTS: Final = 40
 LOST_SHARE: Final = 0.1
@@ -139,15 +138,11 @@ async def struck(lost: FolderWatch, times: int) -> None:
 def index_and_note(indexed: list[str]) -> WorkerCoroutine:
     """A job that says which documents it was given."""
 
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         indexed.extend(document.doc_id for document in batch.documents)
-        return report_of(batch)
+        return all_indexed(batch)
 
     return job
-
-
-def report_of(batch: IngestBatch) -> BatchReport:
-    return BatchReport(DocumentCounts(indexed=len(batch.documents)))
 
 
 @WHEN
@@ -240,10 +235,10 @@ async def test_a_claim_that_was_lost_costs_the_lease_and_nothing_else(
     indexed: list[str] = []
     crashes: list[int] = []
 
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         crashes.append(await wire.crashes(ctx["job_id"]))
         indexed.extend(doc_ids([batch]))
-        return report_of(batch)
+        return all_indexed(batch)
 
     await wire.broker.queue.offer(batches())
     lost = wire.lose(when, script(wire.scripts.claim.sha))
@@ -261,10 +256,10 @@ async def test_a_job_is_not_given_up_however_often_its_claim_is_lost(
 ) -> None:
     indexed: list[str] = []
     await wire.broker.queue.offer(batches())
-    lost = wire.lose(when, script(wire.scripts.claim.sha), times=CLAIMS_UNTIL_SUSPECT)
+    lost = wire.lose(when, script(wire.scripts.claim.sha), times=CLAIMS_UNTIL_POISON)
     async with working(wire.broker, index_and_note(indexed), lease_seconds=LEASE_SECONDS):
         await wire.finished()
-    assert lost.fired == CLAIMS_UNTIL_SUSPECT
+    assert lost.fired == CLAIMS_UNTIL_POISON
     assert sorted(indexed) == doc_ids(batches())
     assert await wire.totals() == Totals(JOBS, finished=JOBS, waiting=0, dead=0)
 
@@ -275,10 +270,10 @@ async def test_a_job_runs_on_though_a_renewal_was_lost(wire: Wire, when: When) -
     lost, fourth_renewal = wire.lose(when, renewals), wire.passing(renewals, nth=4)
     indexed: list[str] = []
 
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         indexed.extend(doc_ids([batch]))
         await fourth_renewal()  # the first lease would be over
-        return report_of(batch)
+        return all_indexed(batch)
 
     await wire.broker.queue.offer(batches(1))
     async with working(wire.broker, job, lease_seconds=LEASE_SECONDS):
@@ -295,14 +290,14 @@ async def test_a_job_whose_lease_ran_out_is_run_again_and_finished_once(wire: Wi
     indexed: list[str] = []
     interrupted: list[str] = []
 
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         indexed.extend(doc_ids([batch]))
         try:
             await later()
         except asyncio.CancelledError:
             interrupted.extend(doc_ids([batch]))
             raise
-        return report_of(batch)
+        return all_indexed(batch)
 
     await wire.broker.queue.offer(batches(1))
     async with working(wire.broker, job, lease_seconds=LEASE_SECONDS):
@@ -320,14 +315,14 @@ async def test_a_failure_counts_once_though_putting_the_job_back_was_lost(
 ) -> None:
     tries: list[int] = []
 
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         tries.append(ctx["job_try"])
         if len(tries) == 1:
-            raise Retry(0.01)
-        return report_of(batch)
+            raise RuntimeError("a passing fault")
+        return all_indexed(batch)
 
     await wire.broker.queue.offer(batches(1))
-    lost = wire.lose(when, script(wire.scripts.put_back.sha), times=times)
+    lost = wire.lose(when, script(wire.scripts.nack.sha), times=times)
     async with working(wire.broker, job):
         await wire.finished()
         await struck(lost, times)
@@ -342,13 +337,13 @@ async def test_a_worker_that_stops_puts_its_job_back_without_a_try(
 ) -> None:
     started = asyncio.Event()
 
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         started.set()
         await asyncio.Event().wait()
-        return report_of(batch)
+        return all_indexed(batch)
 
     await wire.broker.queue.offer(batches(1))
-    lost = wire.lose(when, script(wire.scripts.put_back.sha), times=times)
+    lost = wire.lose(when, script(wire.scripts.nack.sha), times=times)
     async with working(wire.broker, job, drain_seconds=0):
         await asyncio.wait_for(started.wait(), SECONDS)
     assert lost.fired == times
@@ -365,7 +360,7 @@ async def test_a_job_is_counted_once_though_finishing_it_was_lost(
 ) -> None:
     indexed: list[str] = []
     await wire.broker.queue.offer(batches(1))
-    lost = wire.lose(when, script(wire.scripts.finish.sha), times=times)
+    lost = wire.lose(when, script(wire.scripts.ack.sha), times=times)
     with capture_logs() as log:
         async with working(wire.broker, index_and_note(indexed)):
             await wire.finished()
@@ -491,29 +486,7 @@ async def test_a_dead_letter_that_is_indexed_before_it_is_requeued_again_is_not_
 
 @WHEN
 @TIMES
-async def test_a_run_of_a_cron_job_is_queued_once_though_the_connection_was_lost(
-    wire: Wire, when: When, times: int
-) -> None:
-    runs: list[str] = []
-    several = asyncio.Event()
-
-    async def tick(ctx: dict[str, Any]) -> None:
-        runs.append(ctx["job_id"])
-        if len(runs) > 1:
-            several.set()
-
-    lost = wire.lose(when, script(wire.scripts.cron.sha), times=times)
-    every_second = cron(tick, name="tick", second=set(range(60)))
-    async with working(wire.broker, [], cron_jobs=[every_second]):
-        await asyncio.wait_for(several.wait(), SECONDS)
-    assert lost.fired == times
-    assert set(Counter(runs).values()) == {1}
-    assert (await wire.totals()).accepted == 0
-
-
-@WHEN
-@TIMES
-async def test_a_suspect_is_run_once_though_writing_down_its_place_was_lost(
+async def test_a_poison_job_is_run_once_though_writing_down_its_place_was_lost(
     wire: Wire, when: When, times: int
 ) -> None:
     indexed: list[str] = []

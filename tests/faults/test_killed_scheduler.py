@@ -41,7 +41,7 @@ async def miss(ingestq: Ingestq) -> None:
         config = BrokerConfig(url)
         async with connected(config) as redis:
             begun_ms = await Runs(redis, config).now_ms() - 3 * DAY_MS
-            await awaited(redis.hset(keys.CRON, "schedule:nightly", cast(str, begun_ms)))
+            await awaited(redis.hset(keys.RUN_CLOCK, "nightly", cast(str, begun_ms)))
 
 
 def started(ingestq: Ingestq, event: str) -> subprocess.Popen[str]:

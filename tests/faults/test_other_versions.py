@@ -21,8 +21,9 @@ from tests.books import Totals, balanced
 from tests.claims import finish, lease_queue, take
 from tests.command import Ingestq
 from tests.waiting import eventually
-from tests.workers import working
+from tests.workers import all_indexed, working
 from worker.consumer.decision import MAX_TRIES
+from worker.pipeline.ingest import Outcome
 
 GOOD: Final = 20
 AT_ONCE_SECONDS: Final = 5
@@ -86,7 +87,7 @@ async def other_encoding(broker: Broker) -> OddJob:
 async def deep_nesting(broker: Broker) -> OddJob:
     batch = IngestBatch("deep", documents("deep"))
     nested = b"\x91" * 10_000 + b"\xc0"  # a list in a list in a list …
-    whole = encode(Job(INGEST, (), 1, kwargs={"nested": None}))
+    whole = encode(Job(INGEST, (batch,), 1, kwargs={"nested": None}))
     return await offered(broker, batch, whole.replace(b"nested\xc0", b"nested" + nested))
 
 
@@ -129,9 +130,9 @@ async def odd(broker: Broker, kinds: Kinds) -> list[OddJob]:
     return [await put(broker) for put in kinds]
 
 
-async def index(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+async def index(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
     """Our only function."""
-    return BatchReport(DocumentCounts(indexed=len(batch.documents)))
+    return all_indexed(batch)
 
 
 async def completed(broker: Broker, submission: str) -> DocumentCounts:
@@ -269,9 +270,11 @@ async def test_a_newer_worker_finishes_what_is_requeued(
 ) -> None:
     ran: list[tuple[IngestBatch, bool]] = []
 
-    async def reindex(ctx: dict[str, Any], batch: IngestBatch, *, thoroughly: bool) -> BatchReport:
+    async def reindex(
+        ctx: dict[str, Any], batch: IngestBatch, *, thoroughly: bool
+    ) -> Sequence[Outcome]:
         ran.append((batch, thoroughly))
-        return BatchReport(DocumentCounts(indexed=len(batch.documents)))
+        return all_indexed(batch)
 
     await bury(broker, odd)
     requeued = await requeue_all(broker, ingestq)

@@ -43,6 +43,7 @@ from tests.sized import sized
 from tests.waiting import eventually
 from tests.workers import MAX_JOBS, make_worker, working
 from worker.consumer import decision as retries
+from worker.consumer.blobs import BlobContents
 from worker.consumer.jobs import INGESTOR, Ingestor, ingest
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.config import Precision
@@ -131,7 +132,9 @@ class Scene:
     def equip(self, worker: LeaseWorker) -> None:
         """Give a worker what it needs for its jobs."""
         qdrant = PatientQdrant(self.qdrant)
-        ports = Ports(self.model, self.store, QdrantLedger(qdrant, self.names.ledger))
+        ports = Ports(
+            self.model, self.store, QdrantLedger(qdrant, self.names.ledger), BlobContents()
+        )
         permits = LanePermits(64, bulk=48)
         worker.ctx[INGESTOR] = Ingestor({"documents": dict.fromkeys(Lane, ports)}, permits)
 

@@ -1,7 +1,7 @@
 """Redis goes away, comes back, and refuses: what was accepted is finished, once."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.core.documents import Document
 from ingestq.core.errors import BrokerUnavailable
 from ingestq.core.jobs import IngestBatch
-from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult
+from ingestq.core.results import EnqueueResult
 from ingestq.embedded.redis import embedded_redis
 from tests.books import Totals, balanced
 from tests.claims import lease_queue
 from tests.waiting import crash, eventually
+from tests.workers import all_indexed
 from worker.consumer.lease_worker import LeaseWorker
+from worker.pipeline.ingest import Outcome
 
 JOBS = 1000
 
@@ -32,8 +34,8 @@ def batches(submission: str = "s", count: int = JOBS) -> list[IngestBatch]:
     return [IngestBatch(submission, (document,)) for document in documents]
 
 
-async def finish_at_once(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
-    return BatchReport(DocumentCounts(indexed=len(batch.documents)))
+async def finish_at_once(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
+    return all_indexed(batch)
 
 
 @asynccontextmanager

@@ -22,12 +22,13 @@ from ingestq.core import events
 from ingestq.core.documents import Document
 from ingestq.core.errors import BrokerUnavailable
 from ingestq.core.jobs import IngestBatch
-from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult
+from ingestq.core.results import DocumentCounts, EnqueueResult
 from ingestq.embedded.redis import embedded_redis
 from tests.books import Totals, balanced
 from tests.command import Ingestq
 from tests.waiting import eventually
-from tests.workers import working
+from tests.workers import all_indexed, working
+from worker.pipeline.ingest import Outcome
 
 JOBS = 200
 REASON = "accepts no writes: it cannot write to its disk"
@@ -102,11 +103,11 @@ class HeldJobs:
         self.may_end = asyncio.Event()
         self.runs = Counter[str]()
 
-    async def job(self, ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(self, ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         self.runs[ctx["job_id"]] += 1
         self.began.set()
         await self.may_end.wait()
-        return BatchReport(DocumentCounts(indexed=1))
+        return all_indexed(batch)
 
 
 def batches(count: int) -> list[IngestBatch]:

@@ -30,6 +30,7 @@ from tests.qdrant_standin.holds import Matches
 from tests.redis_proxy import RedisProxy, command, loaded_scripts, redis_proxy, script
 from tests.redis_proxy.faults import Hold
 from tests.waiting import eventually
+from worker.consumer.blobs import BlobContents
 from worker.consumer.poison import REASON
 from worker.embedding.pool import ModelPool
 from worker.pipeline import ingest as pipeline
@@ -279,7 +280,7 @@ UNFINISHED_STEPS: Final = tuple(STEPS)[: tuple(STEPS).index("finish")]
 
 
 def _finish(scene: Scene, document: Document) -> Callable[[tuple[bytes, ...]], bool]:
-    return command("EVALSHA", scene.scripts.finish.sha, "0", job_id(document))
+    return command("EVALSHA", scene.scripts.ack.sha, "0", job_id(document))
 
 
 def _ledger_write(document: Document, state: str) -> Matches:
@@ -347,7 +348,7 @@ def clean_run(
     async def index(documents: Iterable[Document]) -> Index:
         chunks = QdrantStore(qdrant, collection.chunks)
         ledger = QdrantLedger(qdrant, collection.ledger)
-        ports = Ports(model.in_lane(Lane.BULK), chunks, ledger)
+        ports = Ports(model.in_lane(Lane.BULK), chunks, ledger, BlobContents())
         for each in documents:
             await pipeline.ingest(Work(each, None, attempt=1), ports, lambda done, known: None)
         return await index_of(qdrant, collection.chunks)
@@ -396,9 +397,9 @@ async def test_a_worker_that_is_killed_at_any_step_costs_no_document(
 async def test_a_document_that_kills_its_worker_every_time_is_given_up_alone(
     scene: Scene, clean_run: CleanRun
 ) -> None:
-    culprit, *mates = documents = [document(f"note {i}") for i in range(4)]
-    documents[:2] = documents[1], culprit
-    fatal = [upsert(scene, culprit) for _ in range(DEATHS)]
+    poison, *mates = documents = [document(f"note {i}") for i in range(4)]
+    documents[:2] = documents[1], poison
+    fatal = [upsert(scene, poison) for _ in range(DEATHS)]
     await scene.put(*documents, lane=Lane.BULK)
     deaths = iter(fatal)
     async for worker in scene.heirs(DEATHS + 1):
@@ -410,7 +411,7 @@ async def test_a_document_that_kills_its_worker_every_time_is_given_up_alone(
     status = await scene.finished(documents[0])
     assert (status.documents.indexed, status.documents.rejected) == (len(mates), 1)
     failed = await scene.broker.queue.failed_documents(documents[0].doc_id)
-    assert failed == [FailedDocument(culprit.doc_id, REASON)]
+    assert failed == [FailedDocument(poison.doc_id, REASON)]
     everything = Totals(len(documents), finished=len(documents), waiting=0, dead=1)
     assert await balanced(scene.broker.redis) == everything
     assert await scene.index() == await clean_run(mates)
@@ -441,25 +442,25 @@ async def test_a_worker_told_to_stop_puts_its_jobs_back_without_a_try(
 
     The next one finishes them and, told so at the same steps, what it has itself: it may.
     """
-    put_back = {name: document(name) for name in UNFINISHED_STEPS}
+    nacked = {name: document(name) for name in UNFINISHED_STEPS}
     worker = await scene.start(drain_seconds="0", pool_size="2")
     await worker.says(events.WORKER_STARTED)
     # What is claimed at the last moment may begin, but not get far.
-    beginning = look_up(scene, put_back["claim_answer"])
-    held = await held_at_unfinished_steps(scene, put_back)
+    beginning = look_up(scene, nacked["claim_answer"])
+    held = await held_at_unfinished_steps(scene, nacked)
     worker.send(signal.SIGTERM)
     await held["claim_answer"].let_go()
     await worker.ended_well()
     await beginning.let_go()
 
-    for each in put_back.values():
+    for each in nacked.values():
         assert await scene.failures_and_crashes(each) == [0, 0]
-    assert (await scene.broker.queue.depth()).ready == len(put_back)
-    everything = Totals(len(put_back), finished=0, waiting=len(put_back), dead=0)
+    assert (await scene.broker.queue.depth()).ready == len(nacked)
+    everything = Totals(len(nacked), finished=0, waiting=len(nacked), dead=0)
     assert await balanced(scene.broker.redis) == everything
 
     heir = await scene.start(drain_seconds="30")
-    for each in put_back.values():
+    for each in nacked.values():
         await scene.finished(each)
     drained = {name: document(f"{name} again") for name in UNFINISHED_STEPS}
     held = await held_at_unfinished_steps(scene, drained)
@@ -470,7 +471,7 @@ async def test_a_worker_told_to_stop_puts_its_jobs_back_without_a_try(
         await step.let_go()
     await heir.ended_well()
 
-    documents = [*put_back.values(), *drained.values()]
+    documents = [*nacked.values(), *drained.values()]
     everything = Totals(len(documents), finished=len(documents), waiting=0, dead=0)
     assert await balanced(scene.broker.redis) == everything
     assert await scene.index() == await clean_run(documents)
@@ -488,7 +489,7 @@ async def test_a_worker_told_twice_stops_at_once_but_finishes_what_had_ended(sce
     worker.send(signal.SIGTERM)
     await worker.says(events.WORKER_DRAINING)
     worker.send(signal.SIGTERM)
-    await worker.says(events.JOB_PUT_BACK)
+    await worker.says(events.JOB_NACKED)
     for name in ("finish", "finish_answer"):
         await held[name].let_go()
     await worker.ended_well()

@@ -1,6 +1,7 @@
 """Older jobs that cannot be run now, however many, do not hide the newer ones that can."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,11 +10,12 @@ from ingestq.app.composition import Broker
 from ingestq.broker import keys
 from ingestq.core.documents import Document
 from ingestq.core.jobs import IngestBatch
-from ingestq.core.results import BatchReport, DocumentCounts
+from ingestq.core.results import DocumentCounts
 from tests.books import Totals, balanced
 from tests.claims import lease_queue, take
 from tests.waiting import eventually
-from tests.workers import working
+from tests.workers import all_indexed, working
+from worker.pipeline.ingest import Outcome
 
 NEWER = 30
 AT_ONCE_SECONDS = 5
@@ -21,8 +23,8 @@ LONG_SECONDS = 3600.0
 SHORT_SECONDS = 0.5
 
 
-async def index(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
-    return BatchReport(DocumentCounts(indexed=len(batch.documents)))
+async def index(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
+    return all_indexed(batch)
 
 
 async def queue_jobs(broker: Broker, submission: str, count: int) -> None:
@@ -47,7 +49,7 @@ async def defer(broker: Broker, count: int) -> None:
     await queue_jobs(broker, "older", count)
     leases = lease_queue(broker)
     for claim in await take(leases, count):
-        assert await leases.put_back(claim, delay_seconds=LONG_SECONDS, failed=True)
+        assert await leases.nack(claim, delay_seconds=LONG_SECONDS, counts_as_try=True)
 
 
 async def completed(broker: Broker, submission: str) -> None:

@@ -173,7 +173,7 @@ async def test_the_status_is_that_of_the_command(api: AsyncClient, broker: Broke
     assert status["unserved"] == {}
     queue = status["queue"]
     assert queue.keys() >= {"ready", "deferred", "in_flight", "oldest_ready_seconds", "bytes"}
-    assert (queue["interactive"], queue["bulk"], queue["suspects"]) == (1, 0, 0)
+    assert (queue["interactive"], queue["bulk"], queue["poison"]) == (1, 0, 0)
     assert (queue["ready"], queue["deferred"], queue["in_flight"]) == (1, 0, 0)
     assert queue["bytes"] > len(NOTE["text"])
     [worker] = status["workers"]

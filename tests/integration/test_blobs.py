@@ -129,7 +129,7 @@ async def test_a_text_of_several_parts_is_copied_once(
         HashingModel(model.in_lane(Lane.BULK)),
         store := QdrantStore(qdrant, collection.chunks),
         QdrantLedger(qdrant, collection.ledger),
-        contents=BlobContents(blobs, len(text)),
+        BlobContents(blobs, len(text)),
     )
     document = Document(doc_id="d", version=1, source="d", blob=name, media_type="text/plain")
     seen: list[int] = []

@@ -21,7 +21,9 @@ from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult, Job
 from tests.books import balanced
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.waiting import eventually
+from tests.workers import all_indexed
 from worker.consumer.lease_worker import LeaseWorker
+from worker.pipeline.ingest import Outcome
 
 BOTH = {"x": "x__1", "y": "y__1"}
 ONLY_Y = {"y": "y__1"}
@@ -47,7 +49,7 @@ async def claimed(leases: LeaseQueue, n: int = 1) -> list[str]:
 
 async def end(leases: LeaseQueue, claim: Claim, reason: str | None = None) -> None:
     batch = batch_of(claim)
-    good = BatchReport(DocumentCounts(indexed=len(batch.documents)), healed=batch.letter_keys)
+    good = BatchReport(DocumentCounts(indexed=len(batch.documents)), healed=batch.dead_letter_keys)
     report = good if reason is None else bury(batch, reason, tries=1)
     assert await finish(leases, claim, report)
 
@@ -123,18 +125,18 @@ async def test_a_job_whose_worker_died_goes_back_to_its_collection(broker: Broke
     assert (claim.collection, claim.crashes) == ("x", 1)
 
 
-async def test_a_suspect_of_another_collection_lets_nobody_drain(broker: Broker) -> None:
+async def test_a_poison_job_of_another_collection_lets_nobody_drain(broker: Broker) -> None:
     await queued(broker, "x")
     x, y = lease_queue(broker, SHORT_LEASE, {"x": "x__1"}), lease_queue(broker, serving=ONLY_Y)
     for _ in range(2):
         await eventually(lambda: take(x))
     await eventually(broker.queue.depth, lambda depth: depth.in_flight == 0)
     await y.claim("busy", 1, bulk=1, running=1)  # makes it ready
-    assert (await broker.queue.depth()).suspects == 1
+    assert (await broker.queue.depth()).poison == 1
     assert not (await y.claim("busy", 1, bulk=1, running=1)).drain
     assert (await x.claim("busy", 1, bulk=1, running=1)).drain
     [claim] = (await x.claim("busy", 1, bulk=1, running=0)).claims
-    assert (claim.suspect, claim.collection) == (True, "x")
+    assert (claim.is_poison, claim.collection) == (True, "x")
 
 
 async def test_an_aborted_job_is_given_up_whoever_meets_it(broker: Broker) -> None:
@@ -199,9 +201,9 @@ async def test_an_idle_worker_is_woken_by_its_own_collections_only(broker: Broke
 
 
 def worker_of(leases: LeaseQueue, ran: list[str]) -> LeaseWorker:
-    async def index(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def index(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         ran.append(batch.collection)
-        return BatchReport(DocumentCounts(indexed=len(batch.documents)))
+        return all_indexed(batch)
 
     return LeaseWorker([func(index, name=INGEST)], leases, max_jobs=4, drain_seconds=5, ctx={})
 

@@ -100,7 +100,7 @@ def test_documents_are_queued_by_one_process_and_indexed_by_another(
         "bytes": 0,
         "interactive": 0,
         "bulk": 0,
-        "suspects": 0,
+        "poison": 0,
     }
     assert status["workers"] == []
     assert status["collection"]["documents"] == 12

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from starlette.responses import Response
 
 from ingestq.broker.queue.leases import Claim
-from ingestq.core.documents import Lane
+from ingestq.core.documents import Document, Lane
 from ingestq.core.errors import (
     BrokerUnavailable,
     DocumentRejected,
@@ -31,6 +31,7 @@ from ingestq.core.errors import (
     UsageError,
     classify,
 )
+from ingestq.core.jobs import IngestBatch
 from tests.embeddings_endpoint import (
     MAX_TEXTS,
     MAX_WORDS,
@@ -41,7 +42,7 @@ from tests.embeddings_endpoint import (
 )
 from tests.embeddings_endpoint.app import DIMENSION, MODEL
 from tests.embeddings_endpoint.server import Fault
-from worker.consumer.decision import STORE_FULL_SECONDS, PutBack, judge, pause_seconds
+from worker.consumer.decision import STORE_FULL_SECONDS, Nack, decide, outcome_of, pause_seconds
 from worker.embedding.backends.http import MAX_REQUEST_TEXTS, PROBE, HttpBackend, embeddings_url
 from worker.embedding.backends.http_answers import retry_after
 from worker.embedding.config import HttpConfig
@@ -516,17 +517,19 @@ async def test_a_password_in_the_url_is_sent_and_shown_nowhere(endpoint: Endpoin
 def test_a_job_goes_back_without_a_try_and_for_so_long() -> None:
     claim = Claim(
         *("job", 1, b"", Lane.BULK, "", 1, 4, 0, frozenset()),
-        suspect=False,
+        is_poison=False,
         aborted=False,
         collection="documents",
     )
 
-    verdict = judge(EmbedderUnavailable("away", 7), claim, None)
+    batch = IngestBatch("s", (Document(doc_id="d", version=1, source="d", text="t"),))
 
-    assert isinstance(verdict, PutBack)
-    assert not verdict.failed
-    assert verdict.pause_seconds == 7
-    assert verdict.delay_seconds > 7
+    decision = decide(claim, batch, outcome_of(EmbedderUnavailable("away", 7)), now_ms=1)
+
+    assert isinstance(decision, Nack)
+    assert not decision.counts_as_try
+    assert decision.pause_seconds == 7
+    assert decision.delay_seconds > 0
 
 
 def test_only_who_names_a_time_is_paused_for() -> None:

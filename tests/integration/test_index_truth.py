@@ -24,6 +24,7 @@ from qdrant_client import AsyncQdrantClient
 
 from ingestq.core.documents import Deletion, Document
 from tests.sized import sized
+from worker.consumer.blobs import BlobContents
 from worker.embedding.config import Precision
 from worker.pipeline.ingest import Outcome, Retry, Work, delete, ingest
 from worker.pipeline.points import DocumentKey, Fence
@@ -110,7 +111,10 @@ class Worker:
 
     async def _work(self) -> Outcome:
         ports = Ports(
-            Words(), QdrantStore(self, self.names.chunks), QdrantLedger(self, self.names.ledger)
+            Words(),
+            QdrantStore(self, self.names.chunks),
+            QdrantLedger(self, self.names.ledger),
+            BlobContents(),
         )
         if isinstance(self.change, Deletion):
             return await delete(self.change, self.attempt, ports)

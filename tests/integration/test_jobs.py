@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from arq.typing import WorkerCoroutine
 
 from ingestq.broker.queue.leases import Claim
 from ingestq.core.documents import Deletion, Document, Lane
-from ingestq.core.jobs import DeleteBatch, IngestBatch, dead_letter_key
+from ingestq.core.jobs import Batch, DeleteBatch, IngestBatch, dead_letter_key
 from ingestq.core.results import BatchReport, DocumentCounts
+from worker.consumer.blobs import BlobContents
+from worker.consumer.decision import Ack, decide
 from worker.consumer.jobs import CLAIM, INGESTOR, PROGRESS, Ingestor, delete, ingest
 from worker.embedding.pool import LaneModel, ModelPool
 from worker.lanes import LanePermits
@@ -55,21 +58,27 @@ class Bench:
     tokens: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     async def ingest(self, *documents: Document) -> BatchReport:
-        return await ingest(self._ctx(), IngestBatch("s", documents))
+        return await self._report(ingest, IngestBatch("s", documents))
 
     async def delete(self, *deletions: Deletion) -> BatchReport:
-        return await delete(self._ctx(), DeleteBatch("s", deletions))
+        return await self._report(delete, DeleteBatch("s", deletions))
 
-    def _ctx(self) -> dict[str, Any]:
+    async def _report(self, job: WorkerCoroutine, batch: Batch) -> BatchReport:
         claim = Claim(
             *("j", next(self.tokens), b"", Lane.BULK, "s", 1, 0, 0, frozenset()),
-            suspect=False,
+            is_poison=False,
             aborted=False,
             collection=COLLECTION,
         )
-        ports = Ports(self.model, self.store, self.ledger)
+        outcomes = await job(self._ctx(claim), batch)
+        decision = decide(claim, batch, outcomes, now_ms=1)
+        assert isinstance(decision, Ack)
+        return decision.report
+
+    def _ctx(self, claim: Claim) -> dict[str, Any]:
+        ports = Ports(self.model, self.store, self.ledger, BlobContents())
         ingestor = Ingestor({COLLECTION: {Lane.BULK: ports}}, LanePermits(4, bulk=3))
-        return {INGESTOR: ingestor, CLAIM: claim, PROGRESS: lambda *_: None, "job_try": 1}
+        return {INGESTOR: ingestor, CLAIM: claim, PROGRESS: lambda *_: None}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,11 +12,12 @@ from ingestq.broker.connection import BrokerConfig
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.core.documents import Document, Lane
 from ingestq.core.jobs import IngestBatch
-from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult
+from ingestq.core.results import BatchReport, EnqueueResult
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.waiting import eventually
-from tests.workers import working
+from tests.workers import all_indexed, working
 from worker.lanes import LanePermits
+from worker.pipeline.ingest import Outcome
 
 INTERACTIVE, BULK = Lane.INTERACTIVE, Lane.BULK
 
@@ -67,11 +69,11 @@ async def test_bulk_work_leaves_room_for_an_upload(broker: Broker) -> None:
     may_end = asyncio.Event()
     running: Counter[Lane] = Counter()
 
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         running[batch.lane] += 1
         if batch.lane is BULK:
             await may_end.wait()
-        return BatchReport(DocumentCounts(indexed=1))
+        return all_indexed(batch)
 
     async with working(broker, job):
         await broker.queue.offer(batches(20))
@@ -133,7 +135,7 @@ async def test_a_job_that_comes_back_keeps_its_place(broker: Broker) -> None:
     await broker.queue.offer(batches(10))
     leases = lease_queue(broker)
     [first] = await take(leases)
-    await leases.put_back(first, delay_seconds=0, failed=False)
+    await leases.nack(first, delay_seconds=0, counts_as_try=False)
     [again] = await take(leases)
     assert again.job_id == first.job_id
     assert await finish(leases, again, BatchReport())

@@ -1,31 +1,35 @@
-"""The worker on a real Redis: every job is finished, put back or buried, exactly once."""
+"""The worker on a real Redis: every job is acknowledged or put back, exactly once."""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
-from arq import Retry
 from arq.worker import func
 
 from ingestq.app.composition import Broker
 from ingestq.broker import keys
 from ingestq.broker.connection import awaited
+from ingestq.broker.queue.leases import Claim
 from ingestq.core.documents import Document
 from ingestq.core.errors import DocumentRejected, StoreUnavailable, UsageError
-from ingestq.core.jobs import IngestBatch
-from ingestq.core.results import BatchReport, DeadLetter, DocumentCounts, SubmissionStatus
+from ingestq.core.jobs import INGEST, IngestBatch
+from ingestq.core.results import DeadLetter, DocumentCounts, SubmissionStatus
 from tests.claims import lease_queue, take
 from tests.waiting import eventually
-from tests.workers import make_worker, working
-from worker.consumer.decision import MAX_TRIES, AwaitService
-from worker.consumer.lease_worker import POLL_SECONDS
+from tests.workers import all_indexed, make_worker, working
+from worker.consumer.decision import MAX_TRIES
+from worker.consumer.lease_worker import LeaseWorker
+from worker.consumer.listener import POLL_SECONDS
+from worker.pipeline.ingest import Outcome, Retry
 
 BATCH = IngestBatch(
     "s", (Document(collection="documents", doc_id="d", version=1, source="d", text="t"),)
 )
-INDEXED = BatchReport(DocumentCounts(indexed=1))
+INDEXED = all_indexed(BATCH)
 
 
 async def completed(broker: Broker, submission: str = "s") -> SubmissionStatus:
@@ -41,14 +45,14 @@ async def dead_letters(broker: Broker) -> list[DeadLetter]:
 
 
 async def test_a_job_is_run_as_soon_as_it_is_queued(broker: Broker) -> None:
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         assert batch == BATCH
         assert ctx["job_try"] == 1
         return INDEXED
 
     async with working(broker, job):
         await broker.queue.offer([BATCH])
-        assert (await completed(broker)).documents == INDEXED.documents
+        assert (await completed(broker)).documents == DocumentCounts(indexed=1)
     assert await broker.queue.is_empty()
     assert await broker.queue.workers() == []
 
@@ -56,7 +60,7 @@ async def test_a_job_is_run_as_soon_as_it_is_queued(broker: Broker) -> None:
 async def test_many_jobs_run_once_each_in_two_workers(broker: Broker) -> None:
     ran: list[str] = []
 
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         ran.append(batch.documents[0].doc_id)
         return INDEXED
 
@@ -79,7 +83,7 @@ async def test_many_jobs_run_once_each_in_two_workers(broker: Broker) -> None:
 async def test_progress_shown_at_the_last_moment_does_not_hold_up_a_job(
     broker: Broker, steps: int
 ) -> None:
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         ctx["progress"](1, 1)
         for _ in range(steps):  # so that the job ends while the progress is being sent
             await asyncio.sleep(0)
@@ -94,12 +98,12 @@ async def test_progress_shown_at_the_last_moment_does_not_hold_up_a_job(
 async def test_a_failure_is_tried_again(broker: Broker) -> None:
     tries: list[int] = []
 
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         tries.append(ctx["job_try"])
         if len(tries) == 1:
             raise RuntimeError("a passing fault")
         if len(tries) == 2:
-            raise Retry(0.01)
+            return [Retry("another one", counts_as_try=True)]
         return INDEXED
 
     async with working(broker, job):
@@ -108,31 +112,31 @@ async def test_a_failure_is_tried_again(broker: Broker) -> None:
     assert tries == [1, 2, 3]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("broken for good"), Retry(0)])
-async def test_after_the_last_try_every_document_is_buried(
-    broker: Broker, error: Exception
-) -> None:
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
-        raise error
+@pytest.mark.parametrize("raises", [True, False])
+async def test_after_the_last_try_every_document_is_buried(broker: Broker, raises: bool) -> None:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
+        if raises:
+            raise RuntimeError("broken for good")
+        return [Retry("broken for good", counts_as_try=True)]
 
     await broker.queue.offer([BATCH])
     await awaited(broker.redis.hset(keys.JOB_INFO + BATCH.job_id, "failures", str(MAX_TRIES - 1)))
     async with working(broker, job):
         assert (await completed(broker)).documents.rejected == 1
     [dead_letter] = await dead_letters(broker)
-    assert (dead_letter.doc_id, dead_letter.reason) == ("d", str(error))
+    assert (dead_letter.doc_id, dead_letter.reason) == ("d", "broken for good")
     assert await broker.queue.is_empty()
 
 
 async def test_waiting_for_a_service_burns_no_try(broker: Broker) -> None:
     tries: list[int] = []
 
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         tries.append(ctx["job_try"])
         if len(tries) == 1:
             raise StoreUnavailable("away")
         if len(tries) == 2:
-            raise AwaitService("still away")
+            return [Retry("somebody else is at it", counts_as_try=False)]
         return INDEXED
 
     async with working(broker, job):
@@ -150,7 +154,7 @@ async def test_an_unknown_function_and_an_undecodable_job_are_buried(broker: Bro
         info = keys.JOB_INFO + job_id
         await awaited(broker.redis.hset(info, "failures", str(MAX_TRIES - 1)))
 
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         raise AssertionError("is never called")
 
     worker = make_worker(broker, func(job, name="other"))
@@ -165,7 +169,7 @@ async def test_an_unknown_function_and_an_undecodable_job_are_buried(broker: Bro
 
 
 async def test_what_a_worker_does_not_know_waits_for_a_newer_one(broker: Broker) -> None:
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         raise AssertionError("is never called")
 
     await broker.queue.offer([BATCH])
@@ -182,7 +186,7 @@ async def test_draining_finishes_what_it_can_and_releases_the_rest(broker: Broke
     running: set[str] = set()
     both_run = asyncio.Event()
 
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         running.add(batch.submission)
         if len(running) == 2:
             both_run.set()
@@ -201,11 +205,50 @@ async def test_draining_finishes_what_it_can_and_releases_the_rest(broker: Broke
     assert (claim.job_id, claim.failures) == (batches[1].job_id, 0)
 
 
+async def test_a_worker_stops_though_a_job_loses_its_cancellation(broker: Broker) -> None:
+    started = asyncio.Event()
+
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
+        started.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+        return INDEXED
+
+    async with working(broker, job, drain_seconds=0):
+        await broker.queue.offer([BATCH])
+        await started.wait()
+    assert (await broker.queue.depth()).ready == 1
+
+
+async def test_a_worker_that_cannot_renew_its_leases_stops_at_once_and_says_why(
+    broker: Broker,
+) -> None:
+    started = asyncio.Event()
+
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
+        started.set()
+        await asyncio.Event().wait()
+        return INDEXED
+
+    async def renew(claims: Sequence[Claim]) -> frozenset[int]:
+        await started.wait()
+        raise LookupError("a bug")
+
+    leases = lease_queue(broker, lease_seconds=1)
+    leases.renew = renew  # type: ignore[method-assign]
+    worker = LeaseWorker([func(job, name=INGEST)], leases, max_jobs=4, drain_seconds=3600, ctx={})
+    await broker.queue.offer([BATCH])
+    with pytest.raises(LookupError):
+        await asyncio.wait_for(worker.run_until_stopped(), 20)
+    assert (await broker.queue.depth()).ready == 1
+
+
 async def test_leases_of_running_jobs_are_renewed(broker: Broker) -> None:
     starts: list[str] = []
     release = asyncio.Event()
 
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         starts.append(ctx["job_id"])
         await release.wait()
         return INDEXED
@@ -225,7 +268,7 @@ async def test_a_lost_lease_cancels_the_job(broker: Broker) -> None:
     cancelled = asyncio.Event()
     started = asyncio.Event()
 
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         if started.is_set():
             return INDEXED
         started.set()
@@ -245,7 +288,7 @@ async def test_a_lost_lease_cancels_the_job(broker: Broker) -> None:
 
 
 async def test_a_wrong_setup_stops_the_worker_and_keeps_the_job(broker: Broker) -> None:
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         raise UsageError("the key is refused")
 
     await broker.queue.offer([BATCH])
@@ -256,7 +299,7 @@ async def test_a_wrong_setup_stops_the_worker_and_keeps_the_job(broker: Broker) 
 
 
 async def test_after_a_burst_the_next_job_is_picked_up_at_once(broker: Broker) -> None:
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         return INDEXED
 
     seconds = []
@@ -273,7 +316,7 @@ async def test_after_a_burst_the_next_job_is_picked_up_at_once(broker: Broker) -
 
 
 async def test_a_reason_that_cannot_be_encoded_ends_no_worker(broker: Broker) -> None:
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         raise DocumentRejected("bad \udcff name")
 
     async with working(broker, job):

@@ -16,6 +16,7 @@ import pytest
 from ingestq.core.documents import Deletion, Document, Lane
 from ingestq.core.paths import file_state
 from ingestq.core.results import ChunkCounts
+from worker.consumer.blobs import BlobContents
 from worker.embedding.pool import ModelPool
 from worker.pipeline.ingest import (
     Deleted,
@@ -81,7 +82,12 @@ class Index:
 @pytest.fixture
 async def index(qdrant: Qdrant, model: ModelPool, collection: CollectionNames) -> Index:
     store = QdrantStore(qdrant, collection.chunks)
-    ports = Ports(model.in_lane(Lane.BULK), store, QdrantLedger(qdrant, collection.ledger))
+    ports = Ports(
+        model.in_lane(Lane.BULK),
+        store,
+        QdrantLedger(qdrant, collection.ledger),
+        BlobContents(),
+    )
     return Index(ports, store, qdrant, collection)
 
 

@@ -1,5 +1,6 @@
 """A document that kills its worker is found, and buried alone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ingestq.app.composition import Broker
@@ -7,11 +8,11 @@ from ingestq.broker import keys
 from ingestq.broker.connection import awaited
 from ingestq.core.documents import Document
 from ingestq.core.jobs import IngestBatch
-from ingestq.core.results import BatchReport, DocumentCounts
 from tests.books import balanced
 from tests.claims import lease_queue, take
 from tests.waiting import eventually
-from tests.workers import working
+from tests.workers import all_indexed, working
+from worker.pipeline.ingest import Outcome
 
 SHORT_LEASE = 0.1  # seconds
 
@@ -33,14 +34,14 @@ async def claim_and_die(broker: Broker, times: int) -> None:
         await eventually(lambda: take(leases, 1))  # noqa: B023
 
 
-async def index(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
-    return BatchReport(DocumentCounts(indexed=len(batch.documents)))
+async def index(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
+    return all_indexed(batch)
 
 
 async def test_a_job_over_which_two_workers_died_is_run_one_by_one(broker: Broker) -> None:
     ran: list[tuple[str, int]] = []
 
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         alone = await awaited(broker.redis.hget(keys.JOB_INFO + ctx["job_id"], "alone"))
         ran.append((batch.documents[0].doc_id, -1 if alone is None else int(alone)))
         return await index(ctx, batch)
@@ -57,9 +58,9 @@ async def test_the_document_at_which_a_worker_died_alone_is_buried(broker: Broke
     await broker.queue.offer([batch("a", "killer", "c")])
     await claim_and_die(broker, 2)
     leases = lease_queue(broker, SHORT_LEASE)
-    [suspect] = await eventually(lambda: take(leases, 9))
-    assert await leases.mark_alone(suspect, 0)
-    assert await leases.mark_alone(suspect, 1)  # and now it dies
+    [poison] = await eventually(lambda: take(leases, 9))
+    assert await leases.mark_alone(poison, 0)
+    assert await leases.mark_alone(poison, 1)  # and now it dies
 
     async with working(broker, index):
         status = await eventually(lambda: broker.queue.submission("s"), lambda s: s.complete)
@@ -70,8 +71,8 @@ async def test_the_document_at_which_a_worker_died_alone_is_buried(broker: Broke
     assert (await balanced(broker.redis)).dead == 1
 
 
-async def test_a_suspect_waits_until_nothing_else_runs(broker: Broker) -> None:
-    await broker.queue.offer([batch("suspect")])
+async def test_a_poison_job_waits_until_nothing_else_runs(broker: Broker) -> None:
+    await broker.queue.offer([batch("poison")])
     await claim_and_die(broker, 2)
     await broker.queue.offer([batch(str(i), submission="others") for i in range(9)])
     leases = lease_queue(broker)
@@ -82,38 +83,38 @@ async def test_a_suspect_waits_until_nothing_else_runs(broker: Broker) -> None:
     other = await leases.claim("other", 4, bulk=4, running=1)
     assert (len(other.claims), other.drain) == (4, False)  # one worker that waits is enough
     drained = await leases.claim("busy", 4, bulk=4, running=0)
-    [suspect] = drained.claims
-    assert suspect.suspect
-    assert suspect.crashes == 2
-    assert (await broker.queue.depth()).suspects == 0
+    [poison] = drained.claims
+    assert poison.is_poison
+    assert poison.crashes == 2
+    assert (await broker.queue.depth()).poison == 0
 
 
-async def test_a_job_that_is_put_back_again_and_again_is_no_suspect(broker: Broker) -> None:
+async def test_a_job_that_is_put_back_again_and_again_is_no_poison_job(broker: Broker) -> None:
     await broker.queue.offer([batch("a")])
     for _ in range(3):
         [claim] = await take(lease_queue(broker))
-        await lease_queue(broker).put_back(claim, delay_seconds=0, failed=False)
+        await lease_queue(broker).nack(claim, delay_seconds=0, counts_as_try=False)
     [claim] = await take(lease_queue(broker))
-    assert (claim.crashes, claim.failures, claim.suspect) == (0, 0, False)
+    assert (claim.crashes, claim.failures, claim.is_poison) == (0, 0, False)
 
 
-async def test_a_busy_worker_lets_its_jobs_end_for_a_suspect(broker: Broker) -> None:
+async def test_a_busy_worker_lets_its_jobs_end_for_a_poison_job(broker: Broker) -> None:
     together: set[int] = set()
     running = 0
 
-    async def job(ctx: dict[str, Any], batch: IngestBatch) -> BatchReport:
+    async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         nonlocal running
         running += 1
-        if batch.submission == "suspect":
+        if batch.submission == "poison":
             together.add(running)
         await broker.redis.ping()
         running -= 1
         return await index(ctx, batch)
 
-    await broker.queue.offer([batch("x", "y", submission="suspect")])
+    await broker.queue.offer([batch("x", "y", submission="poison")])
     await claim_and_die(broker, 2)
     await broker.queue.offer([batch(str(i), submission="others") for i in range(60)])
     async with working(broker, job):
-        for submission in ("suspect", "others"):
+        for submission in ("poison", "others"):
             await eventually(lambda s=submission: broker.queue.submission(s), lambda s: s.complete)  # type: ignore[misc]
     assert together == {1}

@@ -158,7 +158,7 @@ async def test_who_lost_the_lease_changes_nothing(
     report = BatchReport(DocumentCounts(indexed=1), ChunkCounts(embedded=3))
     assert await holder.renew([stale, current]) == {stale.token}
     assert not await finish(holder, stale, report)
-    assert not await holder.put_back(stale, delay_seconds=0, failed=True)
+    assert not await holder.nack(stale, delay_seconds=0, counts_as_try=True)
     assert (await queue.depth()).in_flight == 1
 
     assert await finish(owner, current, report)
@@ -176,11 +176,11 @@ async def test_a_job_that_failed_comes_back_later_and_remembers(
     await queue.offer([batch("a")])
     holder = leases(60)
     [claim] = await take(holder, 1)
-    await holder.put_back(claim, delay_seconds=SHORT_LEASE, failed=True)
+    await holder.nack(claim, delay_seconds=SHORT_LEASE, counts_as_try=True)
     assert (await queue.depth()).deferred == 1
     again = await eventually_claim(holder)
     assert again.failures == 1
-    await holder.put_back(again, delay_seconds=0, failed=False)
+    await holder.nack(again, delay_seconds=0, counts_as_try=False)
     [released] = await take(holder, 1)
     assert released.failures == 1
 
@@ -199,10 +199,10 @@ async def test_buried_documents_are_counted_and_kept_once_each(
 
     await queue.offer([batch("a", version=3)])
     [claim] = await take(holder, 1)
-    healed = BatchReport(DocumentCounts(indexed=1), healed=batch("a").letter_keys)
+    healed = BatchReport(DocumentCounts(indexed=1), healed=batch("a").dead_letter_keys)
     await finish(holder, claim, healed)
     left = await awaited(broker.redis.hkeys(keys.DEAD))
-    assert tuple(key.decode() for key in left) == batch("b").letter_keys
+    assert tuple(key.decode() for key in left) == batch("b").dead_letter_keys
 
 
 async def test_arqs_own_job_reads_status_and_result(

@@ -112,15 +112,15 @@ class QueueMachine(RuleBasedStateMachine):
             assert claim.collection in SERVING[who]
             assert batch_of(claim).collection == claim.collection
             assert claim.crashes == self.crashes[claim.job_id]
-            assert claim.suspect == (claim.crashes >= 2)
-            assert len(claimed) == 1 or not claim.suspect
+            assert claim.is_poison == (claim.crashes >= 2)
+            assert len(claimed) == 1 or not claim.is_poison
         return multiple(*claimed)
 
     @rule(target=claims)
     def claim_while_busy(self) -> Any:
-        """A busy worker is never given a suspect; it may be asked to let its jobs end."""
+        """A busy worker is never given a poison job; it may be asked to let its jobs end."""
         claimed = self.run(self.leases.claim("w0", 3, bulk=1, running=1))
-        assert not any(claim.suspect for claim in claimed.claims)
+        assert not any(claim.is_poison for claim in claimed.claims)
         assert sum(claim.lane is Lane.BULK for claim in claimed.claims) <= 1
         assert not (claimed.drain and claimed.claims)
         return multiple(*claimed.claims)
@@ -143,15 +143,15 @@ class QueueMachine(RuleBasedStateMachine):
         return claim
 
     @rule(claim=consumes(claims), failed=st.booleans(), delay=st.sampled_from([0, 0.001, 60]))
-    def put_back(self, claim: Claim, failed: bool, delay: float) -> None:
-        assert self.run(self.leases.put_back(claim, delay_seconds=delay, failed=failed))
+    def nack(self, claim: Claim, failed: bool, delay: float) -> None:
+        assert self.run(self.leases.nack(claim, delay_seconds=delay, counts_as_try=failed))
 
     @rule(claim=consumes(claims), dead=st.integers(0, 3))
     def finish(self, claim: Claim, dead: int) -> None:
         batch = batch_of(claim)
         assert self.run(worker.finish(self.leases, claim, report(batch, dead)))
         self.finished += len(batch.documents)
-        healed, buried = batch.letter_keys[dead:], batch.letter_keys[:dead]
+        healed, buried = batch.dead_letter_keys[dead:], batch.dead_letter_keys[:dead]
         self.dead = (self.dead - set(healed)) | set(buried)
         del self.crashes[claim.job_id]
 
@@ -159,7 +159,7 @@ class QueueMachine(RuleBasedStateMachine):
     def finish_late(self, claim: Claim, dead: int) -> None:
         late = report(batch_of(claim), dead)
         assert not self.run(worker.finish(self.leases, claim, late))
-        assert not self.run(self.leases.put_back(claim, delay_seconds=0, failed=True))
+        assert not self.run(self.leases.nack(claim, delay_seconds=0, counts_as_try=True))
         assert not self.run(self.leases.mark_alone(claim, 0))
         assert self.run(self.leases.renew([claim])) == {claim.token}
 
@@ -207,7 +207,7 @@ class QueueMachine(RuleBasedStateMachine):
 def report(batch: IngestBatch, dead: int) -> BatchReport:
     """The first ``dead`` documents failed, the others are indexed."""
     failed, good = batch.documents[:dead], batch.documents[dead:]
-    healed = batch.letter_keys[dead:]
+    healed = batch.dead_letter_keys[dead:]
     outcome = BatchReport(DocumentCounts(indexed=len(good)), healed=healed)
     if failed:
         outcome += bury(IngestBatch(batch.submission, failed), "because", tries=1)

@@ -43,7 +43,7 @@ def batch(*doc_ids: str, submission: str = "s") -> IngestBatch:
 
 def key_of(doc_id: str) -> str:
     """The key of a document's dead letter."""
-    [key] = batch(doc_id).letter_keys
+    [key] = batch(doc_id).dead_letter_keys
     return key
 
 
@@ -176,7 +176,7 @@ async def test_a_letter_goes_when_its_document_succeeds(
     await give_up(leases, "broken")
     await broker.queue.offer([batch("a", submission="later")])
     [claim] = await take(leases)
-    healed = batch("a").letter_keys
+    healed = batch("a").dead_letter_keys
     assert await finish(leases, claim, BatchReport(DocumentCounts(indexed=1), healed=healed))
     assert await dead_letters.newest(9) == []
     await balanced(broker.redis)

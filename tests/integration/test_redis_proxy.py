@@ -293,7 +293,7 @@ async def test_a_script_is_known_by_its_sha(
 async def test_the_scripts_of_the_broker_are_loaded(direct: Redis) -> None:
     await direct.script_flush()
     scripts = await loaded_scripts(direct)
-    assert await direct.script_exists(scripts.finish.sha, scripts.claim.sha) == [True, True]
+    assert await direct.script_exists(scripts.ack.sha, scripts.claim.sha) == [True, True]
 
 
 async def test_a_held_request_is_not_seen_by_the_server(

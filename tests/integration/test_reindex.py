@@ -27,6 +27,7 @@ from tests.books import balanced
 from tests.claims import lease_queue, take
 from tests.waiting import eventually
 from tests.workers import indexing_worker
+from worker.consumer.blobs import BlobContents
 from worker.embedding.pool import ModelPool
 from worker.maintenance.cut_over import exchange, find_previous, remove_abandoned, remove_expired
 from worker.maintenance.reindex import NotExchanged, Patience, Rebuild, Rebuilt, Side, reindex
@@ -116,7 +117,10 @@ class RebuiltHouse:
     async def working(self, names: CollectionNames) -> AsyncIterator["asyncio.Task[None]"]:
         """A worker of a collection, at work."""
         side = self.side(names)
-        ports = {lane: Ports(self.model.in_lane(lane), side.chunks, side.ledger) for lane in Lane}
+        ports = {
+            lane: Ports(self.model.in_lane(lane), side.chunks, side.ledger, BlobContents())
+            for lane in Lane
+        }
         served = ServedCollections({self.alias: names.chunks}, {self.alias: ports})
         worker = indexing_worker(self.broker, served)
         running = asyncio.create_task(worker.run_until_stopped())
@@ -291,7 +295,7 @@ async def test_jobs_that_run_long_do_not_hold_up_the_others_for_long(house: Rebu
     await eventually(successor, lambda name: name == NO_SUCCESSOR)
     await eventually(successor, lambda name: name is None)
     for claim in claims:
-        assert await leases.put_back(claim, delay_seconds=0, failed=False)
+        assert await leases.nack(claim, delay_seconds=0, counts_as_try=False)
     assert isinstance(await rebuilding, Rebuilt)
     assert (await house.broker.queue.depth()).ready == 2
 

@@ -37,7 +37,7 @@ def runs(broker: Broker) -> Runs:
 async def missed(broker: Broker, days: int = 3) -> None:
     """The last run of the daily entry was begun so many days ago."""
     begun_ms = await Runs(broker.redis, broker.config).now_ms() - days * DAY_MS
-    await awaited(broker.redis.hset(keys.CRON, "schedule:daily", cast(str, begun_ms)))
+    await awaited(broker.redis.hset(keys.RUN_CLOCK, "daily", cast(str, begun_ms)))
 
 
 @asynccontextmanager

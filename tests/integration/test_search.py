@@ -23,6 +23,7 @@ from ingestq.core.results import ChunkCounts
 from ingestq.core.search_query import Mode, SearchFilter, SearchQuery, parse_condition
 from tests.qdrant_standin import qdrant_standin
 from tests.sized import sized
+from worker.consumer.blobs import BlobContents
 from worker.embedding.config import ModelInfo
 from worker.embedding.pool import ModelPool
 from worker.pipeline.ingest import Indexed, Outcome, Work, ingest
@@ -351,6 +352,7 @@ class Corpus:
             self.model.in_lane(Lane.BULK),
             QdrantStore(self.place.qdrant, self.names.chunks),
             QdrantLedger(self.place.qdrant, self.names.ledger),
+            BlobContents(),
         )
 
     async def put(self, doc_id: str, text: str, version: int = 1, **more: Any) -> Outcome:

@@ -20,8 +20,9 @@ from ingestq.broker.queue.pending import Waiting
 from ingestq.core.documents import Deletion, Document, SeenDocuments
 from ingestq.core.paths import file_state, path_to_text
 from tests.integration.test_index_truth import SMALL, Memory, Words, words_at
+from worker.consumer.blobs import BlobContents
 from worker.maintenance.reconcile import Queue, Reconciler
-from worker.maintenance.repair import Mender
+from worker.maintenance.repair import Repairer
 from worker.maintenance.rules import Finding
 from worker.maintenance.sources import Sources
 from worker.pipeline.ingest import Work, delete, ingest
@@ -77,14 +78,18 @@ class IndexedFolder:
         return next(self.clock)
 
     async def write(self, documents: Sequence[Document]) -> None:
-        ports = Ports(FileWords(), QdrantStore(self.memory, self.names.chunks), self.ledger)
+        ports = Ports(
+            FileWords(), QdrantStore(self.memory, self.names.chunks), self.ledger, BlobContents()
+        )
         for document in documents:
             key = DocumentKey("", document.doc_id)
             entry = (await ports.ledger.look_up([key])).get(key)
             await ingest(Work(document, entry, next(self.clock)), ports, lambda *_: None)
 
     async def delete(self, deletions: Sequence[Deletion]) -> None:
-        ports = Ports(FileWords(), QdrantStore(self.memory, self.names.chunks), self.ledger)
+        ports = Ports(
+            FileWords(), QdrantStore(self.memory, self.names.chunks), self.ledger, BlobContents()
+        )
         for deletion in deletions:
             await delete(deletion, next(self.clock), ports)
 
@@ -110,13 +115,13 @@ class IndexedFolder:
             Sources([self.folder], 1000),
             allow_mass_delete=False,
         )
-        mender = Mender(self.ledger, self.inventory, self.write, self.delete)
+        repairer = Repairer(self.ledger, self.inventory, self.write, self.delete)
         found: list[Finding] = []
         for pages in (reconciler.findings(), reconciler.absent(self.documents())):
             async for page in pages:
                 found += page
                 if repair:
-                    assert all(await mender.mend(page))
+                    assert all(await repairer.repair(page))
         return found
 
     async def check(self) -> None:

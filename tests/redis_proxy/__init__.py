@@ -1,7 +1,7 @@
 """A proxy in front of Redis that loses, or delays, exactly the request that a test names.
 
     async with redis_proxy(redis_url) as proxy:
-        dropped = proxy.drop_after(script(scripts.finish.sha))
+        dropped = proxy.drop_after(script(scripts.ack.sha))
         ...  # a client at proxy.url finishes a job, and never learns that it did
         assert dropped.fired == 1
 

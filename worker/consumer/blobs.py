@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -14,6 +15,7 @@ from ingestq.core import events
 from ingestq.core.documents import Document
 from ingestq.core.errors import DocumentRejected, ServiceUnavailable, UsageError
 from ingestq.core.paths import path_to_text
+from ingestq.core.service import Service, happens_within
 from worker.text.content import too_large
 
 
@@ -48,22 +50,12 @@ CLEAN_SECONDS: Final = 3600.0
 """How often it is looked for objects that are left over; they are hours old by then."""
 
 
-@asynccontextmanager
-async def cleaning(leftovers: GarbageCollector) -> AsyncIterator[None]:
-    """Remove ``leftovers`` now and then, as long as inside."""
-    stopping = asyncio.Event()
-    task = asyncio.create_task(_clean_until(stopping, leftovers))
-    try:
-        yield
-    finally:
-        stopping.set()  # a cancellation alone may get lost inside a request to Redis
-        task.cancel()
-        await asyncio.wait([task])
-    if not task.cancelled():
-        task.result()
+def cleaning(leftovers: GarbageCollector) -> Service:
+    """Return a service that removes ``leftovers`` now and then."""
+    return Service(partial(_clean_until, leftovers), name="clean the blob store")
 
 
-async def _clean_until(stopping: asyncio.Event, leftovers: GarbageCollector) -> None:
+async def _clean_until(leftovers: GarbageCollector, stopping: asyncio.Event) -> None:
     while not stopping.is_set():
         try:
             removed = await leftovers.remove()
@@ -72,6 +64,4 @@ async def _clean_until(stopping: asyncio.Event, leftovers: GarbageCollector) -> 
         else:
             if removed:
                 log.info(events.BLOBS_COLLECTED, objects=removed)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLEAN_SECONDS):
-                await stopping.wait()
+        await happens_within(stopping, CLEAN_SECONDS)

@@ -1,19 +1,14 @@
 """What becomes of a job: acknowledged, or tried again; when and how often."""
 
 import random
-import time
 import traceback
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-import msgspec
-import structlog
-from arq.worker import Retry
+from typing import Final
 
 from ingestq.broker.queue.leases import Claim
-from ingestq.core import events
 from ingestq.core.errors import (
-    ContractError,
     Failure,
     ServiceUnavailable,
     StoreFull,
@@ -23,7 +18,18 @@ from ingestq.core.errors import (
     encodable,
 )
 from ingestq.core.jobs import Batch, bury
-from ingestq.core.results import BatchReport, DeadLetter, DocumentCounts
+from ingestq.core.results import BatchReport, ChunkCounts, DeadLetter, DocumentCounts
+from worker.pipeline.ingest import (
+    Deleted,
+    Indexed,
+    Misconfigured,
+    Outcome,
+    Rejected,
+    Retry,
+    Superseded,
+    Swept,
+    Unchanged,
+)
 
 MAX_TRIES: Final = 5
 """After this many failures a document is dead-lettered."""
@@ -39,22 +45,15 @@ BROKER_RETRY_SECONDS: Final = 1.0
 """The same for Redis: without it nothing at all can be done."""
 
 
-class AwaitService(Retry):
-    """Raised by a job that cannot go on while a service is away. Counts as no try."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(jittered(SERVICE_RETRY_SECONDS))
-        self.reason = reason
-
-
 def backoff_seconds(failures: int) -> float:
-    """How long to wait after the ``failures``-th failure: exponential, with jitter."""
-    return jittered(min(FIRST_BACKOFF_SECONDS * 2 ** (failures - 1), LONGEST_BACKOFF_SECONDS))
+    """Return how long to wait after the ``failures``-th failure; it grows exponentially."""
+    return min(FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1), LONGEST_BACKOFF_SECONDS)
 
 
 def pause_seconds(error: BaseException) -> float:
-    """How long a worker has to claim nothing after ``error``, because a service wants to be left
-    alone; mostly 0.
+    """Return for how long a worker has to claim nothing after ``error``; mostly 0.
+
+    A service may ask to be left alone, or may be full.
     """
     match error:
         case StoreFull():
@@ -66,151 +65,157 @@ def pause_seconds(error: BaseException) -> float:
 
 
 def jittered(seconds: float) -> float:
-    """``seconds`` give or take a quarter, so that workers do not come back all at once."""
+    """Return ``seconds`` give or take a quarter, so that workers do not come back all at once."""
     return seconds * random.uniform(0.75, 1.25)  # noqa: S311
 
 
-log = structlog.get_logger()
-
-
 @dataclass(frozen=True)
-class Finish:
-    """The job is done with; ``report`` says what became of its documents.
+class Ack:
+    """Remove the job. ``report`` says what became of its documents, dead letters included.
 
-    ``result`` is what arq's ``Job.result()`` answers; if the job was given up, ``error`` says why.
+    ``error`` says why the job was given up as a whole; None if it ran to its end.
     """
 
     report: BatchReport
-    result: Any = None
     error: str | None = None
     aborted: bool = False
 
 
 @dataclass(frozen=True)
-class PutBack:
-    """The job is to be run again.
+class Nack:
+    """Put the job back on the queue.
 
-    ``failed`` says whether this run counts as a try; ``fatal`` is why this worker must not run it,
-    ``pause_seconds`` how long it must not run any.
+    For ``pause_seconds`` this worker claims no job, because a service asks to be left alone. The
+    job may be claimed again about ``delay_seconds`` after that. ``fatal`` is the error for which
+    this worker has to stop.
     """
 
     reason: str
-    delay_seconds: float
-    failed: bool
-    fatal: UsageError | None = None
+    delay_seconds: float = 0.0
+    counts_as_try: bool = False
     pause_seconds: float = 0.0
+    fatal: UsageError | None = None
 
 
-Verdict = Finish | PutBack
+Decision = Ack | Nack
+Failed = Rejected | Retry | Misconfigured
+"""The outcomes that an exception can have."""
 
-RELEASE: Final = PutBack("the worker stops", delay_seconds=0, failed=False)
+RELEASE: Final = Nack("the worker stops")
 ABORTED: Final = "aborted"
 """The reason in the dead letters of a job that somebody aborted."""
 
 
-def accept(returned: Any, batch: Batch | None) -> Finish:
-    """The verdict on a job that returned.
-
-    Raises TypeError if it had documents and does not report what became of them.
-    """
-    if batch is None:
-        return Finish(BatchReport(), result=_encodable(returned))
-    if not isinstance(returned, BatchReport):
-        raise TypeError(f"the job returned {type(returned).__name__}, not a BatchReport")
-    return Finish(returned, result=returned)
-
-
-def judge(
-    error: Exception, claim: Claim, batch: Batch | None, max_tries: int = MAX_TRIES
-) -> Verdict:
-    """The verdict on a job that raised ``error``."""
-    tries = claim.failures + 1
+def outcome_of(error: Exception) -> Failed:
+    """Return what ``error`` means for the document, or for the whole job, that met it."""
     reason = describe(error)
-    if isinstance(error, AwaitService):
-        log.warning(events.SERVICE_AWAY, error=error.reason, retry_in=_defer_seconds(error))
-        return PutBack(error.reason, _defer_seconds(error), failed=False)
-    if isinstance(error, Retry) and tries < max_tries:
-        return PutBack(reason, _defer_seconds(error), failed=True)
     match classify(error):
+        case Failure.PERMANENT:
+            return Rejected(reason)
+        case Failure.TRANSIENT:
+            trace = encodable("".join(traceback.format_exception(error)))
+            return Retry(reason, counts_as_try=True, traceback=trace)
+        case Failure.UNAVAILABLE:
+            return Retry(reason, counts_as_try=False, pause_seconds=pause_seconds(error))
         case Failure.FATAL:
             assert isinstance(error, UsageError), "nothing else is fatal"
-            return PutBack(reason, delay_seconds=0, failed=False, fatal=error)
-        case Failure.UNAVAILABLE:
-            pause = pause_seconds(error)
-            delay = pause + jittered(SERVICE_RETRY_SECONDS)
-            log.warning(events.SERVICE_AWAY, error=reason, retry_in=delay)
-            return PutBack(reason, delay, failed=False, pause_seconds=pause)
-        case Failure.TRANSIENT if tries < max_tries:
-            log.warning(events.JOB_FAILED, job=claim.job_id, error=reason, exc_info=error)
-            return PutBack(reason, backoff_seconds(tries), failed=True)
-        case _:
-            log.error(events.JOB_BURIED, job=claim.job_id, reason=reason, exc_info=error)
-            trace = encodable("".join(traceback.format_exception(error)))
-            return _give_up(claim, batch, reason, trace=trace)
+            return Misconfigured(error)
 
 
-def judge_unknown(claim: Claim, reason: str, batch: Batch | None) -> Verdict:
-    """The verdict on a job this worker has no function for, or cannot even decode.
+def decide(
+    claim: Claim, batch: Batch, ended: Sequence[Outcome] | Failed, *, now_ms: int
+) -> Decision:
+    """Decide on a job by the outcomes of its documents, or by the error that it ended with.
+
+    A job is put back as a whole: when it is run again, documents that are done cost a look-up.
+    Pure; ``now_ms`` (Unix time) is what dead letters are dated with.
+    """
+    outcomes = [ended] * len(batch.documents) if isinstance(ended, Failed) else ended
+    for outcome in outcomes:
+        if isinstance(outcome, Misconfigured):
+            return Nack(outcome.reason, fatal=outcome.error)
+    retries = [outcome for outcome in outcomes if isinstance(outcome, Retry)]
+    waits = [retry for retry in retries if not retry.counts_as_try]
+    if waits:
+        longest = max(waits, key=lambda retry: retry.pause_seconds)
+        return Nack(longest.reason, SERVICE_RETRY_SECONDS, pause_seconds=longest.pause_seconds)
+    tries = claim.failures + 1
+    if retries and tries < MAX_TRIES:
+        return Nack(retries[0].reason, backoff_seconds(tries), counts_as_try=True)
+    error = ended.reason if isinstance(ended, Failed) else None
+    return Ack(_report(claim, batch, outcomes, now_ms), error)
+
+
+def decide_unknown(claim: Claim, reason: str, batch: Batch | None, *, now_ms: int) -> Decision:
+    """Decide on a job that this worker has no function for, or cannot even decode.
 
     It waits for a newer worker; in the end it is kept among the dead letters.
     """
     if claim.failures + 1 < MAX_TRIES:
-        return PutBack(reason, jittered(NEWER_WORKER_SECONDS), failed=True)
-    log.error(events.JOB_BURIED, job=claim.job_id, reason=reason)
-    return _give_up(claim, batch, reason)
+        return Nack(reason, NEWER_WORKER_SECONDS, counts_as_try=True)
+    return Ack(_give_up(claim, batch, reason, now_ms), error=reason)
 
 
-def judge_aborted(claim: Claim) -> Verdict:
-    """The verdict on a job that somebody aborted: its documents can be requeued."""
-    log.info(events.JOB_ABORTED, job=claim.job_id)
-    try:
-        batch = claim.job().known_batch
-    except ContractError:
-        batch = None
-    return _give_up(claim, batch, ABORTED, aborted=True)
+def decide_aborted(claim: Claim, batch: Batch | None, *, now_ms: int) -> Ack:
+    """Decide on a job that somebody aborted: its documents can be requeued."""
+    return Ack(_give_up(claim, batch, ABORTED, now_ms), error=ABORTED, aborted=True)
 
 
-def _give_up(
-    claim: Claim,
-    batch: Batch | None,
-    reason: str,
-    *,
-    trace: str = "",
-    aborted: bool = False,
-) -> Finish:
+def _report(claim: Claim, batch: Batch, outcomes: Sequence[Outcome], now_ms: int) -> BatchReport:
+    ends = Counter(map(type, outcomes))
+    chunks = [outcome.chunks for outcome in outcomes if isinstance(outcome, Indexed)]
+    chunks += [ChunkCounts(deleted=o.chunks) for o in outcomes if isinstance(o, Deleted | Swept)]
+    swept = sum(outcome.documents for outcome in outcomes if isinstance(outcome, Swept))
+    dead = [
+        dead_letter
+        for index, outcome in enumerate(outcomes)
+        for dead_letter in _dead_letters(claim, batch, index, outcome, now_ms)
+    ]
+    return BatchReport(
+        documents=DocumentCounts(
+            indexed=ends[Indexed],
+            unchanged=ends[Unchanged],
+            superseded=ends[Superseded],
+            deleted=ends[Deleted] + swept,
+            rejected=len(dead),
+        ),
+        chunks=sum(chunks, start=ChunkCounts()),
+        dead=tuple(dead),
+        healed=tuple(
+            key
+            for key, outcome in zip(batch.dead_letter_keys, outcomes, strict=True)
+            if isinstance(outcome, Indexed | Unchanged | Deleted | Swept)
+        ),
+    )
+
+
+def _dead_letters(
+    claim: Claim, batch: Batch, index: int, outcome: Outcome, now_ms: int
+) -> tuple[DeadLetter, ...]:
+    """Return the dead letter of a document that failed; none of any other."""
+    if not isinstance(outcome, Rejected | Retry):
+        return ()
+    trace = outcome.traceback if isinstance(outcome, Retry) else ""
+    tries = claim.crashes if index in claim.poison_documents else claim.failures + 1
+    alone = batch.alone(index)
+    return bury(alone, outcome.reason, tries=tries, traceback=trace, now_ms=now_ms).dead
+
+
+def _give_up(claim: Claim, batch: Batch | None, reason: str, now_ms: int) -> BatchReport:
+    """Report a job as dead: one dead letter a document, or one with its payload if it has no
+    batch."""
     tries = claim.failures + 1
-    if batch is None:
-        report = _bury_as_is(claim, reason, trace)
-    else:
-        report = bury(batch, reason, tries=tries, traceback=trace)
-    return Finish(report, error=reason, aborted=aborted)
-
-
-def _bury_as_is(claim: Claim, reason: str, trace: str) -> BatchReport:
-    """Give up a job that cannot be taken apart: there is one dead letter, with its payload."""
+    if batch is not None:
+        return bury(batch, reason, tries=tries, now_ms=now_ms)
     dead_letter = DeadLetter(
         key=claim.job_id,
         doc_id=claim.job_id,
         documents=claim.documents,
         reason=reason,
         payload=claim.payload,
-        tries=claim.failures + 1,
-        buried_ms=time.time_ns() // 1_000_000,
+        tries=tries,
+        buried_ms=now_ms,
         submission=claim.submission,
-        traceback=trace,
         collection=claim.collection,
     )
     return BatchReport(documents=DocumentCounts(rejected=claim.documents), dead=(dead_letter,))
-
-
-def _encodable(returned: Any) -> Any:
-    """What can be kept of ``returned``: a result nobody can store does not make a job fail."""
-    try:
-        msgspec.msgpack.encode(returned)
-    except (TypeError, ValueError, OverflowError):
-        return repr(returned)
-    return returned
-
-
-def _defer_seconds(retry: Retry) -> float:
-    return (retry.defer_score or 0) / 1000

@@ -13,37 +13,40 @@ import structlog
 from ingestq.broker.queue.leases import Claim
 from ingestq.core import events
 from ingestq.core.documents import Item
-from ingestq.core.jobs import Batch, bury
-from ingestq.core.results import BatchReport
-from worker.consumer.decision import RELEASE, Finish, PutBack, Verdict
+from ingestq.core.jobs import Batch
+from worker.consumer.decision import Failed
+from worker.pipeline.ingest import Misconfigured, Outcome, Rejected, Retry
 
 log = structlog.get_logger()
 
 REASON: Final = "the worker died while it worked on this document alone"
 
-RunBatch = Callable[[Batch], Awaitable[Verdict]]
+RunBatch = Callable[[Batch], Awaitable[Sequence[Outcome] | Failed]]
 Mark = Callable[[int], Awaitable[bool]]
 
 
-async def run_one_by_one(claim: Claim, batch: Batch, run: RunBatch, mark: Mark) -> Verdict:
-    """Run each document of ``batch`` by itself; ``mark`` writes down which one, if the job is ours.
+async def run_one_by_one(
+    claim: Claim, batch: Batch, run: RunBatch, mark: Mark
+) -> Sequence[Outcome] | None:
+    """Run each document of ``batch`` by itself; return the outcomes.
 
-    A document that has to be tried again puts the whole job back: the others are then recognised.
+    ``mark`` writes down which document is run, and says whether the job is still ours; None if it
+    is not. Documents after one that waits for a service, or must stop the worker, are left out.
     """
-    log.warning(events.JOB_SUSPECT, job=claim.job_id, crashes=claim.crashes)
-    report = BatchReport()
+    log.warning(events.JOB_POISON, job=claim.job_id, crashes=claim.crashes)
     documents: Sequence[Item] = batch.documents
+    outcomes: list[Outcome] = []
     for index, document in enumerate(documents):
-        alone = batch.alone(index)
-        if index in claim.culprits:
+        if index in claim.poison_documents:
             log.error(events.DOCUMENT_REJECTED, doc_id=document.doc_id, reason=REASON)
-            report += bury(alone, REASON, tries=claim.crashes)
+            outcomes.append(Rejected(REASON))
             continue
         if not await mark(index):
-            return RELEASE
-        match await run(alone):
-            case PutBack() as verdict:
-                return verdict
-            case Finish(part):
-                report += part
-    return Finish(report, result=report)
+            return None
+        ended = await run(batch.alone(index))
+        outcome = ended if isinstance(ended, Failed) else ended[0]
+        outcomes.append(outcome)
+        match outcome:
+            case Misconfigured() | Retry(counts_as_try=False):
+                break
+    return outcomes

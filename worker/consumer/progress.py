@@ -2,25 +2,32 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Set
 from contextlib import asynccontextmanager
 from typing import Final
 
+import structlog
+
 from ingestq.broker.queue.leases import Claim, LeaseQueue
-from ingestq.core.errors import IngestqError
+from ingestq.core import events
+from ingestq.core.errors import BrokerUnavailable, IngestqError
+from ingestq.core.results import WorkerInfo
+from ingestq.core.service import Service, happens_within
 
 PROGRESS_SECONDS: Final = 0.5
 """How often a running job shows how far it is."""
+GRACE_SECONDS: Final = 5.0
+"""How long the last request may take: to cancel one costs a connection."""
 
 
 @asynccontextmanager
 async def showing_progress(leases: LeaseQueue, claim: Claim) -> AsyncIterator["LiveProgress"]:
-    """The progress of a job while it runs; shown as often as it changes, within reason."""
+    """Yield the progress of a job while it runs; shown as often as it changes, within reason."""
     progress = LiveProgress(leases, claim)
     try:
         yield progress
     finally:
-        await progress.end()
+        await progress.stop()
 
 
 class LiveProgress:
@@ -31,35 +38,56 @@ class LiveProgress:
         self._claim = claim
         self._done = self._known = 0
         self._changed = asyncio.Event()
-        self._ended = asyncio.Event()
-        self._showing: asyncio.Task[None] | None = None
+        self._service = Service(
+            self._show_until, name=f"progress of {claim.job_id}", grace_seconds=GRACE_SECONDS
+        )
 
     def __call__(self, done: int, known: int) -> None:
         self._done += done
         self._known += known
         self._changed.set()
-        if self._showing is None:
-            self._showing = asyncio.create_task(self._show())
+        self._service.start()
 
-    async def end(self) -> None:
-        """Show nothing more.
-
-        The task is told to end rather than cancelled: up to Python 3.11 ``asyncio.wait_for``, in
-        which redis-py sends every command, may forget a cancellation.
-        """
-        self._ended.set()
+    async def stop(self) -> None:
+        """Show nothing more."""
         self._changed.set()
-        if self._showing is not None:
-            await asyncio.wait([self._showing])
+        await self._service.stop()
 
-    async def _show(self) -> None:
-        while not self._ended.is_set():
+    async def _show_until(self, stopping: asyncio.Event) -> None:
+        while not stopping.is_set():
             self._changed.clear()
-            with contextlib.suppress(IngestqError):  # it is only shown; settling says what is wrong
+            with contextlib.suppress(IngestqError):  # writing the decision says what is wrong
                 await self._leases.report_progress(
                     self._claim, chunks_done=self._done, chunks_known=self._known
                 )
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PROGRESS_SECONDS):
-                    await self._ended.wait()
+            await happens_within(stopping, PROGRESS_SECONDS)
             await self._changed.wait()
+
+
+log = structlog.get_logger()
+
+
+class Heartbeat:
+    """Tells every ``seconds`` that a worker is there and what it does, as ``info`` says.
+
+    Logs once for which collections jobs are ready that no worker serves.
+    """
+
+    def __init__(
+        self, leases: LeaseQueue, worker_id: str, info: Callable[[], WorkerInfo], seconds: float
+    ) -> None:
+        self._leases = leases
+        self._worker_id = worker_id
+        self._info = info
+        self._seconds = seconds
+        self._unserved: Set[str] = frozenset()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Beat until ``stopping``."""
+        while not stopping.is_set():
+            with contextlib.suppress(BrokerUnavailable):  # who claims jobs says so
+                unserved = await self._leases.sign_of_life(self._worker_id, self._info())
+                for name in sorted(unserved - self._unserved):
+                    log.warning(events.WORKER_LEAVES, worker=self._worker_id, collection=name)
+                self._unserved = unserved
+            await happens_within(stopping, self._seconds)

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -13,9 +13,9 @@ from ingestq.broker import keys
 from ingestq.broker.queue.leases import Claim, LeaseQueue
 from ingestq.core import events
 from ingestq.core.errors import BrokerUnavailable
+from ingestq.core.jobs import Job
 from ingestq.core.results import BatchReport, JobResult
-from worker.consumer.decision import BROKER_RETRY_SECONDS, Finish, PutBack, jittered
-from worker.consumer.runner import Ran
+from worker.consumer.decision import BROKER_RETRY_SECONDS, Ack, Decision, Nack, jittered
 
 WINDOW_SECONDS: Final = 60.0
 
@@ -50,76 +50,87 @@ class Rates:
 log = structlog.get_logger()
 
 
-class Settler:
-    """Writes down what became of a worker's jobs, and counts its ``rates``."""
+class DecisionWriter:
+    """Writes what was decided about a worker's jobs, and measures its ``rates``."""
 
     def __init__(self, leases: LeaseQueue) -> None:
         self.rates = Rates()
         self._leases = leases
 
-    async def settle(self, claim: Claim, ran: Ran, started_ms: int) -> bool:
-        """Write the verdict down. False if the job was not ours any more: then it says nothing."""
-        finished_ms = now_ms()
-        said: dict[str, Any]
-        match ran.verdict:
-            case Finish(report) as verdict:
-                result = _result(claim, ran, verdict, started_ms, finished_ms)
-                write = partial(
-                    self._leases.finish,
-                    claim,
-                    report,
-                    result,
-                    about=_first_document(ran),
-                    keep_ms=ran.keep_ms,
-                )
-                event, said = events.JOB_FINISHED, {"seconds": (finished_ms - started_ms) / 1000}
-            case PutBack(reason, delay, failed):
-                write = partial(self._leases.put_back, claim, delay_seconds=delay, failed=failed)
-                event, said = events.JOB_PUT_BACK, {"reason": reason, "failed": failed}
-        ours = await self._insist(write)
-        if not ours:
-            log.warning(events.LEASE_LOST, job=claim.job_id)
-            return False
-        log.info(event, job=claim.job_id, **said)
-        if isinstance(ran.verdict, Finish):
-            self.rates.count(ran.verdict.report)
-        return True
+    async def write(
+        self, claim: Claim, decision: Decision, job: Job | None, *, started_ms: int
+    ) -> None:
+        """Write ``decision``, unless this worker does not own the job any more.
 
-    async def _insist(self, write: Callable[[], Awaitable[bool]]) -> bool:
-        """Repeat ``write`` until Redis takes it, or nobody would believe it any more."""
+        ``job`` is None if it could not be decoded, or did not have to be.
+        """
+        match decision:
+            case Ack():
+                await self._ack(claim, decision, job, started_ms)
+            case Nack():
+                await self._nack(claim, decision)
+
+    async def _ack(self, claim: Claim, ack: Ack, job: Job | None, started_ms: int) -> None:
+        finished_ms = now_ms()
+        result = JobResult(
+            function="unknown" if job is None else job.function,
+            tries=claim.failures + 1,
+            enqueued_ms=0 if job is None else job.enqueued_ms,
+            success=ack.error is None,
+            result=ack.report if ack.error is None else ack.error,
+            started_ms=started_ms,
+            finished_ms=finished_ms,
+            queue=keys.QUEUE,
+            job_id=claim.job_id,
+            aborted=ack.aborted,
+        )
+        about = "" if job is None else job.batch.documents[0].doc_id
+        if not await self._written(
+            claim, partial(self._leases.ack, claim, ack.report, result, about=about)
+        ):
+            return
+        self.rates.count(ack.report)
+        if ack.aborted:
+            log.info(events.JOB_ABORTED, job=claim.job_id)
+        elif ack.error is not None:
+            log.error(events.JOB_BURIED, job=claim.job_id, reason=ack.error)
+        else:
+            seconds = (finished_ms - started_ms) / 1000
+            log.info(events.JOB_FINISHED, job=claim.job_id, seconds=seconds)
+
+    async def _nack(self, claim: Claim, nack: Nack) -> None:
+        # The pause has to be over before the job is claimed again, so only the delay is spread.
+        delay = nack.pause_seconds + jittered(nack.delay_seconds)
+        write = partial(
+            self._leases.nack, claim, delay_seconds=delay, counts_as_try=nack.counts_as_try
+        )
+        if await self._written(claim, write):
+            say = log.warning if delay else log.info
+            say(
+                events.JOB_NACKED,
+                job=claim.job_id,
+                reason=nack.reason,
+                counts_as_try=nack.counts_as_try,
+                retry_in=delay,
+            )
+
+    async def _written(self, claim: Claim, write: Callable[[], Awaitable[bool]]) -> bool:
+        """Repeat ``write`` until Redis takes it, or the lease must be over for long."""
         deadline = time.monotonic() + 2 * self._leases.lease_seconds
         while True:
             try:
-                return await write()
+                owned = await write()
             except BrokerUnavailable as error:
                 log.warning(events.SERVICE_AWAY, error=str(error), retry_in=BROKER_RETRY_SECONDS)
-                if time.monotonic() > deadline:
-                    return False
-                await asyncio.sleep(jittered(BROKER_RETRY_SECONDS))
-
-
-def _result(
-    claim: Claim, ran: Ran, verdict: Finish, started_ms: int, finished_ms: int
-) -> JobResult:
-    return JobResult(
-        function="unknown" if ran.job is None else ran.job.function,
-        tries=claim.failures + 1,
-        enqueued_ms=0 if ran.job is None else ran.job.enqueued_ms,
-        success=verdict.error is None,
-        result=verdict.result if verdict.error is None else verdict.error,
-        started_ms=started_ms,
-        finished_ms=finished_ms,
-        queue=keys.QUEUE,
-        job_id=claim.job_id,
-        aborted=verdict.aborted,
-    )
-
-
-def _first_document(ran: Ran) -> str:
-    batch = None if ran.job is None else ran.job.batch
-    return "" if batch is None else batch.documents[0].doc_id
+                owned = False
+                if time.monotonic() <= deadline:
+                    await asyncio.sleep(jittered(BROKER_RETRY_SECONDS))
+                    continue
+            if not owned:
+                log.warning(events.LEASE_LOST, job=claim.job_id)
+            return owned
 
 
 def now_ms() -> int:
-    """Unix time of this machine in ms: for what is shown, never for what is decided."""
+    """Return the Unix time of this machine in ms: for what is shown, never for what is decided."""
     return time.time_ns() // 1_000_000

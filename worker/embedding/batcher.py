@@ -10,6 +10,7 @@ import asyncio
 import math
 from bisect import insort
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -20,6 +21,7 @@ import structlog
 from ingestq.core import events
 from ingestq.core.documents import Lane
 from ingestq.core.errors import DocumentRejected, PoolBroken, PoolFailure
+from ingestq.core.service import Service
 from worker.embedding.backends import Vectors
 from worker.lanes import whose_turn
 from worker.text.parts import SizedText
@@ -150,10 +152,13 @@ class Batcher:
         self._arrived = asyncio.Event()
         self._batches = 0
         self._idle = 0
-        self._serving: list[asyncio.Task[None]] = []
+        self._slots = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._serving = [asyncio.create_task(self._serve()) for _ in range(self._embedder.slots)]
+        for slot in range(self._embedder.slots):
+            await self._slots.enter_async_context(
+                Service(self._serve, name=f"embed in slot {slot}")
+            )
         return self
 
     async def __aexit__(
@@ -162,9 +167,7 @@ class Batcher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for task in self._serving:
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
+        await self._slots.__aexit__(kind, error, trace)
 
     async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> Vectors:
         """Embed ``texts``; shape (texts, dimension).
@@ -186,9 +189,9 @@ class Batcher:
                 waiting.discard(text)
                 text.done.cancel()
 
-    async def _serve(self) -> None:
-        while True:
-            await self._settle(await self._next())
+    async def _serve(self, stopping: asyncio.Event) -> None:
+        while not stopping.is_set():
+            await self._embed_batch(await self._next())
 
     async def _next(self) -> list[_Text]:
         self._idle += 1
@@ -206,7 +209,9 @@ class Batcher:
         bulk, interactive = self._waiting[Lane.BULK], self._waiting[Lane.INTERACTIVE]
         return whose_turn(self._batches, bulk=bool(len(bulk)), interactive=bool(len(interactive)))
 
-    async def _settle(self, batch: list[_Text], *, died: bool = False, broke: bool = False) -> None:
+    async def _embed_batch(
+        self, batch: list[_Text], *, died: bool = False, broke: bool = False
+    ) -> None:
         """Give each text of ``batch`` its vector, or say why there is none, as soon as it is known.
 
         Anybody may kill a process once. A batch over which it died before is halved, again and
@@ -227,24 +232,24 @@ class Batcher:
             if broke:
                 _fail(batch, error)
             else:
-                await self._settle(batch, died=died, broke=True)
+                await self._embed_batch(batch, died=died, broke=True)
         except PoolFailure as error:
             log.warning(events.CHILD_FAILED, error=str(error))
             if not died:
-                await self._settle(batch, died=True, broke=broke)
+                await self._embed_batch(batch, died=True, broke=broke)
             else:
-                await self._settle_halves(batch, error)
+                await self._embed_halves(batch, error)
         except Exception as error:
             _fail(batch, error)
 
-    async def _settle_halves(self, batch: list[_Text], error: PoolFailure) -> None:
+    async def _embed_halves(self, batch: list[_Text], error: PoolFailure) -> None:
         """Find out which text of ``batch`` kills processes; it may do so once more alone."""
         if len(batch) == 1:
             batch[0].fail(DocumentRejected(f"twice, {error}"))
             return
         half = len(batch) // 2
         for part in (batch[:half], batch[half:]):
-            await self._settle(part, died=len(part) > 1)
+            await self._embed_batch(part, died=len(part) > 1)
 
 
 def _fail(batch: Sequence[_Text], error: Exception) -> None:

@@ -27,15 +27,16 @@ from qdrant_client import models
 from ingestq.broker.queue.pending import Place, Waiting
 from ingestq.core.documents import Document
 from worker.maintenance.rules import (
+    Assessment,
     Circumstances,
     Finding,
     Kind,
     Observation,
     Requeue,
     Tally,
-    judge,
+    assess,
+    delete,
     orphaned,
-    withdraw,
 )
 from worker.maintenance.sources import SAME, Sight, Sources, are_same
 from worker.pipeline.points import Digest, DocumentKey, LedgerEntry, State
@@ -113,7 +114,7 @@ class Reconciler:
     async def findings(self) -> AsyncIterator[Sequence[Finding]]:
         """All that is wrong with what is in the index or known to be; now and then nothing.
 
-        What is found may be mended before the next page is asked for.
+        What is found may be repaired before the next page is asked for.
         """
         async for page in self._strays():
             yield page
@@ -191,11 +192,18 @@ class Reconciler:
             for one in stable:
                 queued = waiting.may_change(*_place(one.entry))
                 under = Circumstances(queued, one.entry.key in given_up, now)
-                findings += judge(one, under, self.tally)
+                assessment = assess(one, under)
+                self._count(assessment)
+                findings += assessment.findings
             done = {one.entry.key for one in stable}
             keys = [one.entry.key for one in doubtful if one.entry.key not in done]
         self.tally.in_work += len(keys)
         return findings
+
+    def _count(self, assessment: Assessment) -> None:
+        self.tally.in_work += assessment.in_work
+        self.tally.gone += assessment.gone
+        self.tally.rejected += assessment.rejected
 
     async def _look_at(self, keys: Sequence[DocumentKey]) -> list[Observation]:
         """The entries first, and then what they stand for."""
@@ -266,7 +274,7 @@ class Reconciler:
                     Kind.STALE,
                     entry.key,
                     "the file is gone",
-                    withdraw(entry, now) if allowed else None,
+                    delete(entry, now) if allowed else None,
                 )
                 for entry in gone
                 if _is_still(entry, again) and not waiting.may_change(*_place(entry))
@@ -303,7 +311,7 @@ class Reconciler:
         """Whether so much may be deleted; says why not."""
         if self._allow_mass_delete or documents <= MASS_DOCUMENTS or not is_large_share:
             return True
-        self.tally.refused.append(f"{what}; they are kept unless you say --allow-mass-delete")
+        self.tally.refused.append(f"{what}; they are kept unless you pass --allow-mass-delete")
         return False
 
 

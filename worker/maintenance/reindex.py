@@ -19,6 +19,7 @@ from ingestq.broker.queue.gate import Gate
 from ingestq.core.documents import Document
 from ingestq.core.errors import CollectionMismatch, DocumentRejected, SourceChanged
 from ingestq.core.results import ChunkCounts, JobsFor
+from worker.consumer.blobs import BlobContents
 from worker.maintenance.cut_over import exchange
 from worker.pipeline import ingest as pipeline
 from worker.pipeline.ingest import Indexed, Outcome, Work
@@ -136,7 +137,7 @@ class Rebuild:
         self.live = live
         self.new = new
         donor = live.chunks if reuse else None
-        self._ports = Ports(model, new.chunks, new.ledger, donor)
+        self._ports = Ports(model, new.chunks, new.ledger, BlobContents(), donor)
         self._permits = asyncio.Semaphore(at_once)
         self._display = display
 

@@ -1,7 +1,7 @@
 """The rules that say what is wrong with one document, and the remedy. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -28,14 +28,14 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Requeue:
-    """Have the document written, once more if it was: then its entry is distrusted before."""
+    """Have the document written. If it was written before, invalidate its ledger entry first."""
 
     document: Document
-    distrust: LedgerEntry | None = None
+    invalidate: LedgerEntry | None = None
 
 
 @dataclass(frozen=True)
-class Withdraw:
+class Delete:
     """Have the document deleted."""
 
     deletion: Deletion
@@ -50,17 +50,17 @@ class Remove:
 
 @dataclass(frozen=True)
 class SendAgain:
-    """Only who sent the document can mend it: see to it that the same content is written then."""
+    """Only the sender can repair it: the document is written when the same content comes again."""
 
-    distrust: LedgerEntry
+    invalidate: LedgerEntry
 
 
-Remedy = Requeue | Withdraw | Remove | SendAgain | None
+Remedy = Requeue | Delete | Remove | SendAgain | None
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong, and what mends it; None if nothing may be done about it."""
+    """Something that is wrong, and its remedy; None if nothing may be done about it."""
 
     kind: Kind
     key: DocumentKey
@@ -73,8 +73,8 @@ class Finding:
 class Tally:
     """What was seen.
 
-    ``in_work`` documents are not judged, because somebody works at them; ``hidden`` ones neither,
-    because their files cannot be seen from here. ``rejected`` ones are among the dead letters;
+    ``in_work`` documents are not assessed, because a job may be about to change them; nor are
+    ``hidden`` ones, whose files cannot be seen from here. ``rejected`` ones are dead letters;
     ``unreadable`` ones were found in a folder, and are no documents.
     ``refused`` says which repairs look too much like a mistake to be made unasked.
     """
@@ -144,62 +144,71 @@ class Circumstances:
     now: int
 
 
-def judge(seen: Observation, under: Circumstances, tally: Tally) -> Sequence[Finding]:
-    """What is wrong with a document that nobody changed while it was looked at.
+@dataclass(frozen=True)
+class Assessment:
+    """What is wrong with a document, or why nobody can tell yet.
 
-    One whose file is gone is only counted in ``tally``: whether it may be deleted depends on how
-    many there are.
+    If it is ``in_work``, a job may be about to change it. Whether a document whose file is ``gone``
+    may be deleted depends on how many there are. A ``rejected`` one is among the dead letters.
     """
+
+    findings: Sequence[Finding] = ()
+    in_work: bool = False
+    gone: bool = False
+    rejected: bool = False
+
+
+def assess(seen: Observation, under: Circumstances) -> Assessment:
+    """Return what is wrong with a document that nobody changed while it was looked at."""
     match seen.entry.state:
         case State.DELETED:
-            return _others(seen, "the document was deleted", under, tally)
+            return _others(seen, "the document was deleted", under)
         case State.INDEXED:
-            chunks = _others(seen, "it is left of another version", under, tally)
-            return [*chunks, *_indexed(seen, under, tally)]
+            chunks = _others(seen, "it is left of another version", under)
+            document = _indexed(seen, under)
+            return replace(
+                document,
+                findings=[*chunks.findings, *document.findings],
+                in_work=chunks.in_work or document.in_work,
+            )
         case State.WRITING | State.CLEARING | State.DELETING:
-            return _begun(seen, under, tally)
+            return _begun(seen, under)
 
 
-def _others(
-    seen: Observation, reason: str, under: Circumstances, tally: Tally
-) -> Sequence[Finding]:
+def _others(seen: Observation, reason: str, under: Circumstances) -> Assessment:
     if seen.others and under.queued:
         # A worker that was overtaken may be about to delete them.
-        tally.in_work += 1
-        return []
-    return [orphaned(chunk, reason) for chunk in seen.others]
+        return Assessment(in_work=True)
+    return Assessment([orphaned(chunk, reason) for chunk in seen.others])
 
 
-def _indexed(seen: Observation, under: Circumstances, tally: Tally) -> Sequence[Finding]:
+def _indexed(seen: Observation, under: Circumstances) -> Assessment:
     if not seen.complete and seen.look.sight is not Sight.GONE:
         # Also if it is queued: a worker would find the content that is indexed already.
-        return [_incomplete(seen, under)]
+        return Assessment([_incomplete(seen, under)])
     if not seen.changed_file:
-        return []
+        return Assessment()
     if under.queued:
-        tally.in_work += not seen.others  # else it is counted already
-    elif seen.look.sight is Sight.GONE:
-        tally.gone += 1
-    elif under.given_up:
-        tally.rejected += 1
-    else:
-        remedy = Requeue(seen.document(under.now))
-        return [Finding(Kind.STALE, seen.entry.key, seen.look.reason, remedy)]
-    return []
-
-
-def _begun(seen: Observation, under: Circumstances, tally: Tally) -> Sequence[Finding]:
-    if under.queued:
-        tally.in_work += 1
-        return []
-    if seen.entry.state is State.DELETING:
-        remedy = withdraw(seen.entry, under.now)
-        reason = "its deletion was begun, and not ended"
-        return [Finding(Kind.STALE, seen.entry.key, reason, remedy)]
+        return Assessment(in_work=True)
     if seen.look.sight is Sight.GONE:
-        tally.gone += 1
-        return []
-    return [_half_done(Kind.STALE, "it was begun to be written, and not ended", seen, under)]
+        return Assessment(gone=True)
+    if under.given_up:
+        return Assessment(rejected=True)
+    remedy = Requeue(seen.document(under.now))
+    return Assessment([Finding(Kind.STALE, seen.entry.key, seen.look.reason, remedy)])
+
+
+def _begun(seen: Observation, under: Circumstances) -> Assessment:
+    if under.queued:
+        return Assessment(in_work=True)
+    if seen.entry.state is State.DELETING:
+        remedy = delete(seen.entry, under.now)
+        reason = "its deletion was begun, and not ended"
+        return Assessment([Finding(Kind.STALE, seen.entry.key, reason, remedy)])
+    if seen.look.sight is Sight.GONE:
+        return Assessment(gone=True)
+    reason = "it was begun to be written, and not ended"
+    return Assessment([_half_done(Kind.STALE, reason, seen, under)])
 
 
 def _incomplete(seen: Observation, under: Circumstances) -> Finding:
@@ -230,10 +239,10 @@ def orphaned(chunk: StoredChunk, reason: str, *, allowed: bool = True) -> Findin
     return Finding(Kind.ORPHANED, key, reason, Remove(chunk) if allowed else None, chunk.id)
 
 
-def withdraw(entry: LedgerEntry, now: int) -> Withdraw:
-    """Have the document of ``entry`` deleted, as it was observed ``now``."""
+def delete(entry: LedgerEntry, now: int) -> Delete:
+    """Return the remedy that deletes the document of ``entry``, as it was observed ``now``."""
     version = _next_version(entry, now)
-    return Withdraw(Deletion(doc_id=entry.doc_id, version=version, tenant=entry.tenant))
+    return Delete(Deletion(doc_id=entry.doc_id, version=version, tenant=entry.tenant))
 
 
 def _next_version(entry: LedgerEntry, now: int) -> int:

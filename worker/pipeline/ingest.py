@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from ingestq.core.documents import Deletion, Document
+from ingestq.core.errors import UsageError, describe
 from ingestq.core.paths import folders_of
 from ingestq.core.results import ChunkCounts
 from worker.pipeline.chunk_writer import ChunkWriter
@@ -71,18 +72,30 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Retry:
-    """The document may be indexed later; ``counts`` says whether this was a try of its own.
+    """The document may be indexed later.
 
-    ``away`` is the error of a service that is away, if that is why.
+    ``counts_as_try`` is False if neither the document nor its content is to blame. For
+    ``pause_seconds`` a service asks to be left alone.
     """
 
     reason: str
-    counts: bool
+    counts_as_try: bool
+    pause_seconds: float = 0.0
     traceback: str = ""
-    away: Exception | None = None
 
 
-Outcome = Indexed | Unchanged | Superseded | Deleted | Swept | Rejected | Retry
+@dataclass(frozen=True)
+class Misconfigured:
+    """The document cannot be processed until the user changes a setting of this worker."""
+
+    error: UsageError
+
+    @property
+    def reason(self) -> str:
+        return describe(self.error)
+
+
+Outcome = Indexed | Unchanged | Superseded | Deleted | Swept | Rejected | Retry | Misconfigured
 
 
 @dataclass(frozen=True)
@@ -193,7 +206,7 @@ async def _confirm(work: Work, prepared: Unprepared, ports: Ports) -> Outcome:
     )
     if await ports.ledger.confirm(work.entry, now):
         return Unchanged()
-    return Retry("another worker changed the document meanwhile", counts=False)
+    return Retry("another worker changed the document meanwhile", counts_as_try=False)
 
 
 async def replace(

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ingestq.core.documents import Document
-from worker.consumer.blobs import BlobContents
 from worker.pipeline.memory_budget import Room
 from worker.pipeline.points import Begun, ChunkPoint, DocumentKey, Fence, LedgerEntry
 from worker.text.parts import Part, Place, Prepared, SizedText, Unprepared
@@ -71,6 +70,6 @@ class Ports:
     model: Model
     chunks: Chunks
     ledger: Ledger
+    contents: Contents
     donor: Chunks | None = None
     room: Room = field(default_factory=Room)
-    contents: Contents = field(default_factory=BlobContents)

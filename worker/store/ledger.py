@@ -67,8 +67,8 @@ class QdrantLedger:
         [(entry, _)] = await self._read([now.key])
         return entry.fence == now.fence
 
-    async def distrust(self, seen: LedgerEntry) -> bool:
-        """Say that the document is not whole, so that the same content is written once more.
+    async def invalidate(self, seen: LedgerEntry) -> bool:
+        """Mark the document as not whole, so that the same content is written once more.
 
         Any attempt at it may begin then, and no earlier one may finish. False if somebody else has
         begun meanwhile: then nothing is changed.

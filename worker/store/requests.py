@@ -9,6 +9,7 @@ from typing import Final, Generic, TypeVar
 from qdrant_client import AsyncQdrantClient, models
 
 from ingestq.core.errors import Failure, StoreRejected, StoreTooSlow, classify
+from ingestq.core.service import Service
 from worker.store.client import Qdrant
 
 Fields = bool | list[str]
@@ -83,29 +84,28 @@ class GroupCommit(Generic[T, R]):
         self._commit = commit
         self._most = most
         self._waiting: dict[asyncio.Future[R], T] = {}
-        self._committing: asyncio.Task[None] | None = None
+        self._service = Service(self._commit_all, name="group commit")
 
     async def __call__(self, item: T) -> R:
         """Have ``item`` committed. Raises what ``commit`` raises for it."""
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting[answer] = item
-        if self._committing is None:
-            self._committing = asyncio.create_task(self._commit_all())
+        self._service.start()
         return await answer
 
-    async def _commit_all(self) -> None:
-        try:
-            while self._waiting:
-                group = dict(islice(self._waiting.items(), self._most))
-                for answer in group:
-                    del self._waiting[answer]
-                await self._commit_group(group)
-        finally:
-            self._committing = None
+    async def _commit_all(self, _: asyncio.Event) -> None:
+        """Run until nothing waits; the next item starts it again."""
+        while self._waiting:
+            group = dict(islice(self._waiting.items(), self._most))
+            for answer in group:
+                del self._waiting[answer]
+            await self._commit_group(group)
 
     async def _commit_group(self, group: dict[asyncio.Future[R], T]) -> None:
         try:
             results = await self._commit(list(group.values()))
+            if len(results) != len(group):
+                raise RuntimeError(f"{len(results)} results for {len(group)} items")
         except Exception as error:
             if len(group) > 1 and classify(error) in OF_ONE_ITEM:
                 for answer, item in group.items():

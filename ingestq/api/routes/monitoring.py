@@ -62,7 +62,7 @@ class _Scrape(Collector):
             self._overview.unserved,
         )
         for name, what, value in (
-            (events.METRIC_SUSPECT_JOBS, "Ready jobs over which workers died.", depth.suspects),
+            (events.METRIC_POISON_JOBS, "Ready jobs over which workers died.", depth.poison),
             (
                 events.METRIC_OLDEST_READY_SECONDS,
                 "How long the oldest ready job has waited.",

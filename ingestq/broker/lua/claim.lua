@@ -4,8 +4,8 @@
 --       5 lease in ms   then pairs: a collection that the worker serves, and what is behind that
 --       name
 -- Answers {jobs, drain, shut}: one {id, token, payload, lane, submission, documents, failures,
--- crashes, culprits, suspect, aborted, collection} a job, 1 if the worker is to let its jobs end
--- because a suspect is to be run alone, and pairs: a collection whose gate is shut, so that none of
+-- crashes, poison documents, poison, aborted, collection} a job, 1 if the worker is to let its jobs end
+-- because a poison job is to be run alone, and pairs: a collection whose gate is shut, so that none of
 -- its jobs is given out, and its successor. A claimed job's score moves to the end of its lease:
 -- until then nobody else sees it, and if its owner dies it comes back by itself.
 
@@ -28,7 +28,7 @@ if #open == 0 then
   return {claimed, 0, shut}
 end
 
-local function take(ids, collection, suspect, aborted)
+local function take(ids, collection, poison, aborted)
   -- Later claims have larger tokens, even if Redis was emptied in between: its clock goes on.
   local last_token = #ids + math.max(tonumber(redis.call('GET', K.FENCE) or '0'), now * 1000)
   redis.call('SET', K.FENCE, last_token)
@@ -40,8 +40,8 @@ local function take(ids, collection, suspect, aborted)
   local payloads = redis.call('MGET', unpack(payload_keys))
   redis.call('ZADD', K.QUEUE, unpack(scores))
   for i, id in ipairs(ids) do
-    local lane, submission, documents, failures, crashes, culprits = unpack(info_of(
-      id, 'lane', 'submission', 'documents', 'failures', 'crashes', 'culprits'))
+    local lane, submission, documents, failures, crashes, poison_documents = unpack(info_of(
+      id, 'lane', 'submission', 'documents', 'failures', 'crashes', 'poison'))
     -- What is missing was evicted: the worker finds that out from the payload, and says so.
     lane, submission, documents = lane or 'bulk', submission or '', documents or '0'
     local token = last_token - #ids + i
@@ -51,7 +51,7 @@ local function take(ids, collection, suspect, aborted)
     end
     claimed[#claimed + 1] = {
       id, token, payloads[i] or '', lane, submission, tonumber(documents),
-      tonumber(failures or '0'), tonumber(crashes or '0'), culprits or '', suspect, aborted,
+      tonumber(failures or '0'), tonumber(crashes or '0'), poison_documents or '', poison, aborted,
       collection}
   end
 end
@@ -107,10 +107,10 @@ local function take_from_lane(lane, lines, count)
 end
 
 local function worker_died(id)
-  local submission, alone, culprits = unpack(info_of(id, 'submission', 'alone', 'culprits'))
+  local submission, alone, poison = unpack(info_of(id, 'submission', 'alone', 'poison'))
   redis.call('HINCRBY', K.JOB_INFO .. id, 'crashes', 1)
   if alone then
-    redis.call('HSET', K.JOB_INFO .. id, 'culprits', (culprits or '') .. ' ' .. alone)
+    redis.call('HSET', K.JOB_INFO .. id, 'poison', (poison or '') .. ' ' .. alone)
   end
   redis.call('HDEL', K.JOB_INFO .. id, 'alone')
   redis.call('HDEL', K.SUBMISSION .. submission, 'live:' .. id)
@@ -142,25 +142,25 @@ for _, id in ipairs(redis.call('ZRANGE', K.ABORT, 0, REVIVED)) do
     redis.call('ZREM', K.ABORT, id)   -- it has ended; a later job of this name is not meant
   elseif #claimed < n and redis.call('EXISTS', K.LEASE .. id) == 0 then
     redis.call('ZREM', K.LANE .. line_of(lane, collection), id)
-    redis.call('ZREM', K.SUSPECTS .. collection, id)
+    redis.call('ZREM', K.POISON .. collection, id)
     take({id}, collection, 0, 1)
   end
 end
 
--- A suspect is run by a worker that runs nothing else, so that nobody else is taken for the culprit.
+-- A poison job is run by a worker that runs nothing else, so that no other job is blamed.
 for _, collection in ipairs(open) do
-  local suspects = K.SUSPECTS .. collection
-  if redis.call('ZCARD', suspects) > 0 then
-    local turn = redis.call('GET', K.SUSPECT_TURN)
+  local poison = K.POISON .. collection
+  if redis.call('ZCARD', poison) > 0 then
+    local turn = redis.call('GET', K.POISON_TURN)
     if turn and turn ~= worker then
       break
     end
-    redis.call('SET', K.SUSPECT_TURN, worker, 'PX', lease_ms)   -- refused if out of memory
+    redis.call('SET', K.POISON_TURN, worker, 'PX', lease_ms)   -- refused if out of memory
     if running + #claimed > 0 then
       return {claimed, 1, shut}
     end
-    redis.call('DEL', K.SUSPECT_TURN)
-    take({redis.call('ZPOPMIN', suspects)[1]}, collection, 1, 0)
+    redis.call('DEL', K.POISON_TURN)
+    take({redis.call('ZPOPMIN', poison)[1]}, collection, 1, 0)
     return {claimed, 0, shut}
   end
 end

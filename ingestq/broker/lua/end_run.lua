@@ -1,30 +1,30 @@
 -- End a run: its record becomes the first of the history. One that was interrupted is due again, if
 -- it was due at all.
 --
--- ARGV  1 entry   2 its field in K.CRON   3 token   4 record of the run   5 records that are kept
---       6 seconds for which they are kept   7 'ended', 'interrupted', or 'lost' (by whoever ran it)
---       8 runs in a row that may be lost and are due again
+-- ARGV  1 entry   2 token   3 record of the run   4 records that are kept
+--       5 seconds for which they are kept   6 'ended', 'interrupted', or 'lost' (by whoever ran it)
+--       7 runs in a row that may be lost and are due again
 -- Answers 1 if the run was ended, 0 if it is not that of the token any more, or is not lost.
 
 local run, lease, history = K.RUN .. ARGV[1], K.RUN_LEASE .. ARGV[1], K.RUNS .. ARGV[1]
-if redis.call('HGET', run, 'token') ~= ARGV[3] then
-  return redis.call('LINDEX', history, 0) == ARGV[4] and 1 or 0   -- the first answer was lost
+if redis.call('HGET', run, 'token') ~= ARGV[2] then
+  return redis.call('LINDEX', history, 0) == ARGV[3] and 1 or 0   -- the first answer was lost
 end
-local again = ARGV[7] == 'interrupted'
-if ARGV[7] == 'lost' then
+local again = ARGV[6] == 'interrupted'
+if ARGV[6] == 'lost' then
   if redis.call('EXISTS', lease) == 1 then
     return 0
   end
-  again = redis.call('HINCRBY', K.RUNS_LOST, ARGV[1], 1) <= tonumber(ARGV[8])
+  again = redis.call('HINCRBY', K.RUNS_LOST, ARGV[1], 1) <= tonumber(ARGV[7])
 else
   redis.call('HDEL', K.RUNS_LOST, ARGV[1])
 end
 local due = tonumber(redis.call('HGET', run, 'due'))
 if due and again then
-  redis.call('HSET', K.CRON, ARGV[2], due - 1)
+  redis.call('HSET', K.RUN_CLOCK, ARGV[1], due - 1)
 end
 redis.call('DEL', run, lease)
-redis.call('LPUSH', history, ARGV[4])
-redis.call('LTRIM', history, 0, ARGV[5] - 1)
-redis.call('EXPIRE', history, ARGV[6])
+redis.call('LPUSH', history, ARGV[3])
+redis.call('LTRIM', history, 0, ARGV[4] - 1)
+redis.call('EXPIRE', history, ARGV[5])
 return 1

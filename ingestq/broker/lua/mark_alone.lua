@@ -1,4 +1,4 @@
--- Write down which document of a suspect job is worked on, alone.
+-- Write down which document of a poison job is worked on, alone.
 --
 -- ARGV  1 job id   2 token   3 index of the document
 -- Answers 1, or 0 if the caller no longer owns the job.

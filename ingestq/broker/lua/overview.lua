@@ -2,7 +2,7 @@
 --
 -- ARGV  1 ms after which a silent worker is not listed
 -- Answers {ready, deferred, in flight, ms that the oldest ready job has waited, bytes, dead letters,
--- jobs of the interactive lane, jobs of the bulk lane, suspects, ready, workers}, where ready has each
+-- jobs of the interactive lane, jobs of the bulk lane, poison jobs, ready, workers}, where ready has each
 -- collection that jobs are ready for, and after it how many, and a worker is {id, ms
 -- since its last sign of life, info (MessagePack)}.
 
@@ -23,9 +23,9 @@ local oldest = redis.call('ZREVRANGEBYSCORE', K.QUEUE, '(0', '-inf', 'WITHSCORES
 local waited_ms = oldest[2] and now + oldest[2] or 0
 local interactive, bulk, interactive_bytes, bulk_bytes = unpack(redis.call(
   'HMGET', K.HELD, 'interactive:jobs', 'bulk:jobs', 'interactive:bytes', 'bulk:bytes'))
-local suspects, ready_by_collection = 0, {}
+local poison, ready_by_collection = 0, {}
 for _, collection in ipairs(redis.call('SMEMBERS', K.COLLECTIONS)) do
-  suspects = suspects + redis.call('ZCARD', K.SUSPECTS .. collection)
+  poison = poison + redis.call('ZCARD', K.POISON .. collection)
   ready_by_collection[#ready_by_collection + 1] = collection
   ready_by_collection[#ready_by_collection + 1] = ready_for(collection)
 end
@@ -36,4 +36,4 @@ for i = 1, #seen, 2 do
 end
 return {ready, deferred, in_flight, waited_ms, (interactive_bytes or 0) + (bulk_bytes or 0),
         redis.call('HLEN', K.DEAD), tonumber(interactive or '0'), tonumber(bulk or '0'),
-        suspects, ready_by_collection, workers}
+        poison, ready_by_collection, workers}

@@ -1,7 +1,7 @@
 -- What the scripts share. Prepended to each of them, after the names of the keys in K.
 
 local WAKE_TOKENS = 64      -- more than there can be idle workers are of no use
-local SUSPECT_CRASHES = 2   -- a job over which so many workers died is run alone
+local POISON_CRASHES = 2    -- a job over which so many workers died is run alone
 local RECENT = 100          -- so many submissions, and jobs that ended, are remembered at least
 
 local function now_ms()
@@ -39,8 +39,8 @@ local function make_ready(id, since_ms)
     unpack(info_of(id, 'lane', 'place', 'crashes', 'collection'))
   local line = line_of(lane, collection)
   redis.call('ZADD', K.QUEUE, -since_ms, id)
-  if tonumber(crashes or '0') >= SUSPECT_CRASHES then
-    redis.call('ZADD', K.SUSPECTS .. collection, since_ms, id)
+  if tonumber(crashes or '0') >= POISON_CRASHES then
+    redis.call('ZADD', K.POISON .. collection, since_ms, id)
   else
     redis.call('ZADD', K.LANE .. line, place, id)
   end
@@ -54,7 +54,7 @@ end
 local function ready_for(collection)
   return redis.call('ZCARD', K.LANE .. line_of('interactive', collection))
     + redis.call('ZCARD', K.LANE .. line_of('bulk', collection))
-    + redis.call('ZCARD', K.SUSPECTS .. collection)
+    + redis.call('ZCARD', K.POISON .. collection)
 end
 
 -- The place of a new job in its line: start-time fair queueing (Goyal, Vin and Cheng, 1996). A

@@ -18,11 +18,15 @@ from redis.asyncio import Redis
 from ingestq.broker import keys
 from ingestq.broker.connection import BrokerConfig, translated
 from ingestq.core.errors import BrokerUnavailable
+from ingestq.core.service import Service, happens_within
 
 SHUT_MS: Final = 10_000
 """If whoever shut the gate dies, it opens again after so long."""
 RENEWALS: Final = 4
 """How often that is renewed meanwhile."""
+GRACE_SECONDS: Final = 5.0
+"""How long a renewal under way may take to end. One that was cancelled might be carried out later,
+and shut a gate that was opened meanwhile."""
 NO_SUCCESSOR: Final = ""
 
 
@@ -36,23 +40,28 @@ class Gate:
         self._redis = redis
         self._config = config
         self._key = keys.GATE + collection
-        self._shutting: asyncio.Task[None] | None = None
+        self._is_replaced = False
+        self._renewal = Service(
+            self._keep_shut,
+            name=f"keep the gate of {collection} shut",
+            grace_seconds=GRACE_SECONDS,
+        )
 
     @asynccontextmanager
     async def shut(self) -> AsyncIterator[None]:
-        """No worker of the collection claims a job while inside, or ever after `replaced_by`."""
+        """Let no worker of the collection claim a job while inside, or ever after `replaced_by`."""
         await self._shut()
-        self._shutting = asyncio.create_task(self._keep_shut())
         try:
-            yield
+            async with self._renewal:
+                yield
         finally:
-            if self._shutting is not None:
-                await self._stop_shutting()
+            if not self._is_replaced:
                 await self.open()
 
     async def replaced_by(self, collection: str) -> None:
-        """Jobs are for workers of ``collection`` from now on."""
-        await self._stop_shutting()
+        """Give jobs to workers of ``collection`` only, from now on."""
+        await self._renewal.stop()  # it would take back what is written here
+        self._is_replaced = True
         with translated(self._config):
             async with self._redis.pipeline() as pipe:
                 pipe.set(self._key, collection)
@@ -68,14 +77,7 @@ class Gate:
         with translated(self._config):
             await self._redis.set(self._key, NO_SUCCESSOR, px=SHUT_MS)
 
-    async def _keep_shut(self) -> None:
-        while True:
-            await asyncio.sleep(SHUT_MS / 1000 / RENEWALS)
+    async def _keep_shut(self, stopping: asyncio.Event) -> None:
+        while not await happens_within(stopping, SHUT_MS / 1000 / RENEWALS):
             with contextlib.suppress(BrokerUnavailable):  # whoever shut it will notice
                 await self._shut()
-
-    async def _stop_shutting(self) -> None:
-        if self._shutting is not None:
-            self._shutting.cancel()
-            await asyncio.wait([self._shutting])
-            self._shutting = None

@@ -1,4 +1,4 @@
-"""The workers' side of the queue: claim under a lease, renew, put back, finish.
+"""The workers' side of the queue: claim under a lease, renew, ack, nack.
 
 A claim carries a fencing token. Every later step compares it with the one in Redis in the same
 script, so a worker that lost its lease (it was stopped, or cut off) changes nothing any more.
@@ -19,7 +19,6 @@ from ingestq.broker.blobs.store import BlobStore, delete_unnamed_blobs
 from ingestq.broker.connection import BrokerConfig, awaited, translated
 from ingestq.broker.queue.job_queue import SUBMISSION_SECONDS
 from ingestq.broker.queue.stats import EndedJob
-from ingestq.broker.schedule.clock import Schedule
 from ingestq.broker.scripts import Scripts
 from ingestq.core.documents import Lane
 from ingestq.core.errors import ContractError
@@ -43,9 +42,10 @@ class Claim:
 
     ``submission`` and ``documents`` (how many there are) are known even of a payload that cannot be
     decoded. ``failures`` counts earlier tries, ``crashes`` the workers that died while they had it.
-    A ``suspect`` has had too many and is to be run alone, one document after the other;
-    ``culprits`` are the indexes of documents at which a worker died that did nothing else.
-    ``aborted`` says that it is to be given up. It is for ``collection``, as the queue was told.
+    A poison job has had too many and is to be run alone, one document after the other;
+    ``poison_documents`` are the indexes of those at which a worker died that did nothing else.
+    ``aborted`` says that it is to be given up. It is for ``collection``; empty if neither the job
+    nor the worker names one.
     """
 
     job_id: str
@@ -56,8 +56,8 @@ class Claim:
     documents: int
     failures: int
     crashes: int
-    culprits: frozenset[int]
-    suspect: bool
+    poison_documents: frozenset[int]
+    is_poison: bool
     aborted: bool
     collection: str
 
@@ -76,7 +76,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Claimed:
-    """The answer to a claim. ``drain``: let all jobs end, then a suspect is there to be claimed.
+    """The answer to a claim. ``drain``: let all jobs end, then a poison job can be claimed.
 
     ``shut`` has the collections whose gates are shut, so that none of their jobs was claimed, and
     for each what it was replaced by, which is empty as long as that is going on; see
@@ -111,13 +111,12 @@ class LeaseQueue:
         self._lease_ms = int(lease_seconds * 1000)
         self._scripts = Scripts.register(redis)
         self._blobs = blobs
-        self.schedule = Schedule(redis, config, next(iter(serving)))
 
     async def claim(self, worker_id: str, n: int, *, bulk: int, running: int) -> Claimed:
         """Claim up to ``n`` jobs that are ready, up to ``bulk`` of them of the bulk lane.
 
         ``running`` says how many the worker owns already. Jobs that are to be aborted come first;
-        then a suspect, alone. Where both lanes have jobs, three of four are interactive ones; of
+        then a poison job, alone. Where both lanes have jobs, three of four are interactive ones; of
         those, collections take turns.
         """
         serving = chain.from_iterable(self.serving.items())
@@ -142,26 +141,20 @@ class LeaseQueue:
                 job_id.decode() for job_id in await self.redis.zrange(keys.ABORT, 0, -1)
             )
 
-    async def put_back(self, claim: Claim, *, delay_seconds: float, failed: bool) -> bool:
-        """Let the job be claimed again after ``delay_seconds``.
+    async def nack(self, claim: Claim, *, delay_seconds: float, counts_as_try: bool) -> bool:
+        """Put the job back on the queue; it can be claimed again after ``delay_seconds``.
 
-        ``failed`` says whether this counts as a try. False if the job was not ours any more.
+        False if the job was not ours any more.
         """
         with self._translated():
             return bool(
-                await self._scripts.put_back(
-                    args=[claim.job_id, claim.token, int(delay_seconds * 1000), int(failed)]
+                await self._scripts.nack(
+                    args=[claim.job_id, claim.token, int(delay_seconds * 1000), int(counts_as_try)]
                 )
             )
 
-    async def finish(
-        self,
-        claim: Claim,
-        report: BatchReport,
-        result: JobResult,
-        *,
-        about: str = "",
-        keep_ms: int = RESULT_MS,
+    async def ack(
+        self, claim: Claim, report: BatchReport, result: JobResult, *, about: str = ""
     ) -> bool:
         """Remove the job and record ``report`` under its submission, in one step; then remove from
         the blob store what only the job named, and dead letters that are out of date.
@@ -169,17 +162,17 @@ class LeaseQueue:
         What the report has beyond the documents of the job, or short of them, counts as accepted
         with it: nobody knew before how many documents a sweep would find.
 
-        ``result`` is kept for arq's ``Job.result()``; -1 ms means for ever. ``about`` is the first
-        document of the job, for who looks at what ended lately. False if the job was not ours any
-        more: then nothing was recorded.
+        ``result`` is kept for arq's ``Job.result()``. ``about`` is the first document of the job,
+        for who looks at what ended lately. False if the job was not ours any more: then nothing was
+        recorded.
         """
         with self._translated():
-            outdated = await self._scripts.finish(
+            outdated = await self._scripts.ack(
                 args=[
                     claim.job_id,
                     claim.token,
                     msgspec.msgpack.encode(result),
-                    keep_ms,
+                    RESULT_MS,
                     SUBMISSION_SECONDS,
                     msgspec.msgpack.encode(EndedJob.of(report, result, about)),
                     *_lists(claim, report),
@@ -203,7 +196,7 @@ class LeaseQueue:
             return bool(await self._scripts.mark_alone(args=[claim.job_id, claim.token, index]))
 
     async def report_progress(self, claim: Claim, *, chunks_done: int, chunks_known: int) -> None:
-        """Show how far a running job is; the figures go when it is finished or put back."""
+        """Show how far a running job is; the figures go with its ack or nack."""
         with self._translated():
             await awaited(
                 self.redis.hset(
@@ -249,8 +242,8 @@ def _claim(
     documents: int,
     failures: int,
     crashes: int,
-    culprits: bytes,
-    suspect: int,
+    poison_documents: bytes,
+    is_poison: int,
     aborted: int,
     collection: bytes,
 ) -> Claim:
@@ -263,15 +256,15 @@ def _claim(
         documents=documents,
         failures=failures,
         crashes=crashes,
-        culprits=frozenset(map(int, culprits.split())),
-        suspect=bool(suspect),
+        poison_documents=frozenset(map(int, poison_documents.split())),
+        is_poison=bool(is_poison),
         aborted=bool(aborted),
         collection=collection.decode(),
     )
 
 
 def _lists(claim: Claim, report: BatchReport) -> Iterator[str | int | bytes]:
-    """The lists that ``finish.lua`` takes, each after its length."""
+    """The lists that ``ack.lua`` takes, each after its length."""
     groups = {"documents": report.documents, "chunks": report.chunks}
     counts = {
         f"{group}.{name}": n

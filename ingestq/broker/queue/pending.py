@@ -76,8 +76,6 @@ class QueueWatch:
             job = decode_job(payload)
         except ContractError:
             return False
-        if job.batch is None:  # a run of a cron job
-            return True
         if job.known_batch is None:
             return False
         if job.batch.collection != self._collection:

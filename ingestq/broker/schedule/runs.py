@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import Struct
@@ -18,7 +18,6 @@ from redis.asyncio import Redis
 
 from ingestq.broker import keys
 from ingestq.broker.connection import BrokerConfig, awaited, translated
-from ingestq.broker.schedule.clock import Schedule
 from ingestq.broker.scripts import Scripts
 from ingestq.core.results import ChunkCounts, DocumentCounts
 
@@ -149,15 +148,21 @@ class Runs:
         self._redis = redis
         self._config = config
         self._scripts = Scripts.register(redis)
-        self._schedule = Schedule(redis, config)
 
     async def now_ms(self) -> int:
-        """The time of Redis."""
-        return await self._schedule.now_ms()
+        """Return the time of Redis."""
+        with self._translated():
+            seconds, microseconds = await self._redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def begun_until(self, entry: str) -> int:
-        """The time up to which runs of ``entry`` are begun; now, if it is a new one."""
-        return await self._schedule.queued_until(_clock(entry))
+        """Return the time up to which runs of ``entry`` are begun; now, if it is a new one."""
+        now_ms = await self.now_ms()
+        with self._translated():
+            await awaited(self._redis.hsetnx(keys.RUN_CLOCK, entry, cast(str, now_ms)))
+            known = await awaited(self._redis.hget(keys.RUN_CLOCK, entry))
+        assert known is not None, "was just set"
+        return int(known)
 
     async def begin(self, entry: str, *, due_ms: int | None, lease_ms: int) -> RunClaim | NotBegun:
         """Begin the run that was due at ``due_ms``, or one that somebody asks for.
@@ -168,7 +173,7 @@ class Runs:
         token, now_ms = uuid.uuid4().hex, await self.now_ms()
         run = Run(entry=entry, due_ms=now_ms if due_ms is None else due_ms, started_ms=now_ms)
         due = "" if due_ms is None else due_ms
-        arguments = (entry, _clock(entry), token, _encoded(run), lease_ms, due)
+        arguments = (entry, token, _encoded(run), lease_ms, due)
         with self._translated():
             answer = (await self._scripts.begin_run(args=arguments)).decode()
         return RunClaim(token, run, lease_ms) if answer == "begun" else NotBegun(answer)
@@ -232,17 +237,12 @@ class Runs:
 
     async def _end(self, token: str, ended: Run, how: str) -> bool:
         entry = ended.entry
-        arguments = (entry, _clock(entry), token, _encoded(ended), KEPT_RUNS, KEPT_SECONDS, how)
+        arguments = (entry, token, _encoded(ended), KEPT_RUNS, KEPT_SECONDS, how, LOST_IN_A_ROW)
         with self._translated():
-            return bool(await self._scripts.end_run(args=[*arguments, LOST_IN_A_ROW]))
+            return bool(await self._scripts.end_run(args=arguments))
 
     def _translated(self) -> AbstractContextManager[None]:
         return translated(self._config)
-
-
-def _clock(entry: str) -> str:
-    """What an entry is called among arq's cron jobs."""
-    return f"schedule:{entry}"
 
 
 def _status(

@@ -1,7 +1,7 @@
--- Finish a job: remove it, record what became of its documents, bury those that failed. All or
+-- Acknowledge a job: remove it, record what became of its documents, bury those that failed. All or
 -- nothing, and only by the job's present owner, so that every document is counted exactly once.
 --
--- ARGV  1 job id   2 token     3 result     4 ms to keep the result: 0 not at all, -1 for ever
+-- ARGV  1 job id   2 token     3 result     4 ms to keep the result
 --       5 seconds to keep the submission   6 what is told of the job (MessagePack)
 --       then four lists, each after its length: field and increment of each count; documents that
 --       failed; key and letter of each dead letter; keys of dead letters that are out of date
@@ -18,12 +18,7 @@ redis.call('HINCRBY', K.HELD, lane .. ':bytes', -bytes)
 redis.call('DEL', K.JOB .. id, K.JOB_INFO .. id, K.LEASE .. id)
 redis.call('ZREM', K.QUEUE, id)
 redis.call('HDEL', counts, 'live:' .. id)
-if ARGV[4] == '-1' then
-  redis.call('SET', K.RESULT .. id, ARGV[3])
-elseif ARGV[4] ~= '0' then
-  redis.call('SET', K.RESULT .. id, ARGV[3], 'PX', ARGV[4])
-end
-
+redis.call('SET', K.RESULT .. id, ARGV[3], 'PX', ARGV[4])
 if redis.call('RPUSH', K.ENDED, ARGV[6]) >= 2 * RECENT then
   redis.call('LTRIM', K.ENDED, -RECENT, -1)   -- not each time, as it is done for every job
 end

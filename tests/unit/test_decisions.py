@@ -1,0 +1,181 @@
+"""What becomes of a job is one decision, made of the outcomes of its documents."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from ingestq.broker.queue.leases import Claim
+from ingestq.core.documents import Document, Lane
+from ingestq.core.errors import (
+    BrokerUnavailable,
+    DocumentRejected,
+    PoolFailure,
+    StoreFull,
+    StoreUnavailable,
+    UsageError,
+)
+from ingestq.core.jobs import IngestBatch
+from ingestq.core.results import BatchReport, ChunkCounts, DocumentCounts
+from worker.consumer.decision import (
+    MAX_TRIES,
+    SERVICE_RETRY_SECONDS,
+    STORE_FULL_SECONDS,
+    Ack,
+    Decision,
+    Nack,
+    backoff_seconds,
+    decide,
+    decide_aborted,
+    decide_unknown,
+    outcome_of,
+)
+from worker.pipeline.ingest import (
+    Indexed,
+    Misconfigured,
+    Outcome,
+    Rejected,
+    Retry,
+    Superseded,
+    Unchanged,
+)
+
+INDEXED = Indexed(ChunkCounts(embedded=2))
+TRANSIENT = Retry("it died", counts_as_try=True, traceback="trace")
+AWAY = Retry("away", counts_as_try=False)
+FULL = Retry("full", counts_as_try=False, pause_seconds=STORE_FULL_SECONDS)
+WRONG = Misconfigured(UsageError("a wrong key"))
+
+
+def batch(size: int) -> IngestBatch:
+    return IngestBatch(
+        "s",
+        tuple(
+            Document(collection="c", doc_id=f"d{i}", version=1, source="", text="t")
+            for i in range(size)
+        ),
+    )
+
+
+def claim(failures: int = 0, crashes: int = 0, poison: frozenset[int] = frozenset()) -> Claim:
+    return Claim(
+        *("j", 1, b"job", Lane.BULK, "s", 3, failures, crashes, poison),
+        is_poison=bool(poison),
+        aborted=False,
+        collection="c",
+    )
+
+
+def decided(*outcomes: Outcome, failures: int = 0) -> Decision:
+    return decide(claim(failures), batch(len(outcomes)), outcomes, now_ms=7)
+
+
+def reasons(report: BatchReport) -> dict[str, str]:
+    return {dead_letter.doc_id: dead_letter.reason for dead_letter in report.dead}
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (DocumentRejected("no text"), Rejected("no text")),
+        (BrokerUnavailable("away"), AWAY),
+        (StoreUnavailable("away", 9), Retry("away", counts_as_try=False, pause_seconds=9)),
+        (StoreFull("full"), FULL),
+    ],
+)
+def test_an_error_is_classified_once(error: Exception, outcome: Outcome) -> None:
+    assert outcome_of(error) == outcome
+
+
+def test_an_error_that_may_pass_keeps_its_traceback() -> None:
+    try:
+        raise PoolFailure("it died")
+    except PoolFailure as error:
+        outcome = outcome_of(error)
+    assert isinstance(outcome, Retry)
+    assert outcome.counts_as_try
+    assert "raise PoolFailure" in outcome.traceback
+
+
+def test_a_wrong_setting_is_kept_to_be_raised() -> None:
+    error = UsageError("a wrong key")
+    assert outcome_of(error) == Misconfigured(error)
+
+
+def test_a_job_whose_documents_are_done_is_acknowledged_with_what_became_of_them() -> None:
+    decision = decided(INDEXED, Unchanged(), Superseded(), Rejected("no text"))
+    assert isinstance(decision, Ack)
+    assert decision.error is None
+    report = decision.report
+    assert report.documents == DocumentCounts(indexed=1, unchanged=1, superseded=1, rejected=1)
+    assert report.chunks == ChunkCounts(embedded=2)
+    assert report.healed == batch(2).dead_letter_keys
+    [dead_letter] = report.dead
+    assert (dead_letter.doc_id, dead_letter.reason, dead_letter.tries, dead_letter.buried_ms) == (
+        "d3",
+        "no text",
+        1,
+        7,
+    )
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "nack"),
+    [
+        ([INDEXED, TRANSIENT], Nack("it died", backoff_seconds(1), counts_as_try=True)),
+        ([TRANSIENT, AWAY], Nack("away", SERVICE_RETRY_SECONDS)),
+        ([AWAY, FULL], Nack("full", SERVICE_RETRY_SECONDS, pause_seconds=STORE_FULL_SECONDS)),
+        ([FULL, TRANSIENT, WRONG], Nack("a wrong key", fatal=WRONG.error)),
+    ],
+)
+def test_a_job_is_put_back_for_the_gravest_of_its_outcomes(
+    outcomes: Sequence[Outcome], nack: Nack
+) -> None:
+    assert decided(*outcomes) == nack
+
+
+def test_waiting_for_a_service_never_gives_a_document_up() -> None:
+    assert decided(TRANSIENT, AWAY, failures=MAX_TRIES) == Nack("away", SERVICE_RETRY_SECONDS)
+
+
+def test_after_the_last_try_only_the_documents_that_fail_are_dead_lettered() -> None:
+    decision = decided(INDEXED, TRANSIENT, failures=MAX_TRIES - 1)
+    assert isinstance(decision, Ack)
+    assert decision.report.documents == DocumentCounts(indexed=1, rejected=1)
+    [dead_letter] = decision.report.dead
+    assert (dead_letter.doc_id, dead_letter.tries, dead_letter.traceback) == (
+        "d1",
+        MAX_TRIES,
+        "trace",
+    )
+
+
+def test_a_job_that_raised_is_given_up_as_a_whole() -> None:
+    decision = decide(claim(MAX_TRIES - 1), batch(2), TRANSIENT, now_ms=7)
+    assert isinstance(decision, Ack)
+    assert decision.error == "it died"
+    assert reasons(decision.report) == {"d0": "it died", "d1": "it died"}
+
+
+def test_a_poison_document_counts_the_workers_that_died_over_it() -> None:
+    poison = claim(crashes=3, poison=frozenset([1]))
+    decision = decide(poison, batch(2), [INDEXED, Rejected("it kills")], now_ms=7)
+    assert isinstance(decision, Ack)
+    [dead_letter] = decision.report.dead
+    assert (dead_letter.doc_id, dead_letter.tries) == ("d1", 3)
+
+
+def test_an_unknown_job_waits_for_a_newer_worker_and_is_kept_as_it_came() -> None:
+    decision = decide_unknown(claim(), "unknown", None, now_ms=7)
+    assert isinstance(decision, Nack)
+    assert decision.counts_as_try
+    decision = decide_unknown(claim(MAX_TRIES - 1), "unknown", None, now_ms=7)
+    assert isinstance(decision, Ack)
+    [dead_letter] = decision.report.dead
+    assert (dead_letter.doc_id, dead_letter.payload, dead_letter.documents) == ("j", b"job", 3)
+    assert decision.report.documents == DocumentCounts(rejected=3)
+
+
+def test_an_aborted_job_keeps_its_documents() -> None:
+    decision = decide_aborted(claim(), batch(2), now_ms=7)
+    assert (decision.aborted, decision.error) == (True, "aborted")
+    assert reasons(decision.report) == {"d0": "aborted", "d1": "aborted"}
