@@ -20,18 +20,18 @@ from ingestq.broker.queue.pending import Waiting
 from ingestq.core.documents import Deletion, Document, SeenDocuments
 from ingestq.core.paths import file_state, path_to_text
 from tests.integration.test_index_truth import SMALL, Memory, Words, words_at
-from worker.maintenance.reconcile import Queue, Reconciler
-from worker.maintenance.repair import Mender
+from worker.maintenance.reconcile import QueueView, Reconciler
+from worker.maintenance.repair import Repairer
 from worker.maintenance.rules import Finding
 from worker.maintenance.sources import Sources
 from worker.pipeline.ingest import Work, delete, ingest
-from worker.pipeline.points import DocumentKey, State, ledger_id
+from worker.pipeline.points import DocumentKey, EntryState, ledger_id
 from worker.pipeline.ports import Ports
 from worker.store.chunks import QdrantStore
 from worker.store.collection import CollectionNames, open_collection
 from worker.store.inventory import Inventory
 from worker.store.ledger import QdrantLedger
-from worker.text.parts import Part, Place, Prepared, Unprepared
+from worker.text.parts import PreparedDocument, Segment, SegmentStart, UnchangedContent
 
 NAMES = ("a", "b", "c")
 LATER = 2 * 10**15
@@ -41,16 +41,18 @@ LATER = 2 * 10**15
 class FileWords(Words):
     """A model for which every word of a file is a chunk."""
 
-    async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
+    async def prepare(
+        self, document: Document, known_hash: str | None
+    ) -> PreparedDocument | UnchangedContent:
         assert document.path is not None
         text, state = _read(document, Path(document.path))
         inline = msgspec.structs.replace(document, text=text, path=None)
         prepared = await super().prepare(inline, known_hash)
-        if isinstance(prepared, Unprepared):
-            return Unprepared(prepared.content_hash, state)
-        return Prepared(prepared.content_hash, state, prepared.title, prepared.part)
+        if isinstance(prepared, UnchangedContent):
+            return UnchangedContent(prepared.content_hash, state)
+        return PreparedDocument(prepared.content_hash, state, prepared.title, prepared.first)
 
-    async def prepare_rest(self, document: Document, rest: Place) -> Part:
+    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment:
         assert document.path is not None
         text, _ = _read(document, Path(document.path))
         return words_at(text, rest.start)
@@ -106,17 +108,17 @@ class House:
         reconciler = Reconciler(
             self.ledger,
             self.inventory,
-            Queue(self.now, waiting, given_up),
+            QueueView(self.now, waiting, given_up),
             Sources([self.folder], 1000),
             allow_mass_delete=False,
         )
-        mender = Mender(self.ledger, self.inventory, self.write, self.delete)
+        repairer = Repairer(self.ledger, self.inventory, self.write, self.delete)
         found: list[Finding] = []
         for pages in (reconciler.findings(), reconciler.absent(self.documents())):
             async for page in pages:
                 found += page
                 if repair:
-                    assert all(await mender.mend(page))
+                    assert all(await repairer.repair(page))
         return found
 
     async def check(self) -> None:
@@ -143,7 +145,8 @@ def accidents(draw: Any) -> list[tuple[str, Any]]:
         "point is foreign": st.integers(0, 3),
         "entry is lost": st.sampled_from(NAMES),
         "worker dies": st.tuples(
-            st.sampled_from(NAMES), st.sampled_from([State.WRITING, State.CLEARING, State.DELETING])
+            st.sampled_from(NAMES),
+            st.sampled_from([EntryState.WRITING, EntryState.CLEARING, EntryState.DELETING]),
         ),
         "file changes": st.sampled_from(NAMES),
         "file goes": st.sampled_from(NAMES),
@@ -252,7 +255,7 @@ async def test_points_with_ids_that_no_worker_gives_are_removed_with_their_docum
     await house.write([document async for document in house.documents()])
     [one, *_], _ = await memory.client.scroll(names.chunks, limit=1)
     await _plant(house, 0, one.payload)
-    await happen_to_entry(house, ("c", State.DELETING))
+    await happen_to_entry(house, ("c", EntryState.DELETING))
     await house.reconcile(repair=True)
     await house.check()
     assert await house.reconcile(repair=False) == []

@@ -28,7 +28,7 @@ from worker.pipeline.ingest import (
     Rejected,
     Retry,
     Superseded,
-    Swept,
+    SweepResult,
     Unchanged,
     Work,
 )
@@ -159,8 +159,10 @@ def _report(batch: Batch, outcomes: Sequence[Outcome], tries: int) -> BatchRepor
     documents: Sequence[Item] = batch.documents
     ends = Counter(map(type, outcomes))
     chunks = [outcome.chunks for outcome in outcomes if isinstance(outcome, Indexed)]
-    chunks += [ChunkCounts(deleted=o.chunks) for o in outcomes if isinstance(o, Deleted | Swept)]
-    swept = sum(outcome.documents for outcome in outcomes if isinstance(outcome, Swept))
+    chunks += [
+        ChunkCounts(deleted=o.chunks) for o in outcomes if isinstance(o, Deleted | SweepResult)
+    ]
+    swept = sum(outcome.documents for outcome in outcomes if isinstance(outcome, SweepResult))
     dead_letters = [
         dead_letter
         for i, outcome in enumerate(outcomes)
@@ -179,7 +181,7 @@ def _report(batch: Batch, outcomes: Sequence[Outcome], tries: int) -> BatchRepor
         healed=tuple(
             dead_letter_key(document)
             for document, outcome in zip(documents, outcomes, strict=True)
-            if isinstance(outcome, Indexed | Unchanged | Deleted | Swept)
+            if isinstance(outcome, Indexed | Unchanged | Deleted | SweepResult)
         ),
     )
 

@@ -1,4 +1,4 @@
-"""Mends what `worker.maintenance.reconcile` found wrong: removes chunks itself, and has the rest
+"""Repairs what `worker.maintenance.reconcile` found wrong: removes chunks itself, and has the rest
 queued."""
 
 import asyncio
@@ -9,7 +9,14 @@ from typing import Final, Protocol
 import msgspec
 
 from ingestq.core.documents import Deletion, Document
-from worker.maintenance.rules import Finding, Remedy, Remove, Requeue, SendAgain, Withdraw
+from worker.maintenance.rules import (
+    DeleteDocument,
+    Finding,
+    Remedy,
+    RemoveChunk,
+    Requeue,
+    SubmitAgain,
+)
 from worker.pipeline.points import DocumentKey, LedgerEntry
 from worker.store.inventory import StoredChunk
 
@@ -17,64 +24,69 @@ CONFIRMATIONS: Final = 3
 """How often a worker may find a document unchanged while it is being repaired."""
 
 
-class Ledger(Protocol):
+class LedgerInvalidator(Protocol):
     """See `worker.store.ledger.QdrantLedger`."""
 
     async def look_up(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, LedgerEntry]: ...
 
-    async def distrust(self, seen: LedgerEntry) -> bool: ...
+    async def invalidate(self, seen: LedgerEntry) -> bool: ...
 
 
-class Chunks(Protocol):
+class ChunkRemover(Protocol):
     """See `worker.store.inventory.Inventory`."""
 
     async def remove(self, chunks: Iterable[StoredChunk]) -> None: ...
 
 
 @dataclass(frozen=True)
-class Mender:
-    """``queue`` and ``withdraw`` return when what they are given is on the queue.
+class Repairer:
+    """Repairs findings. ``queue`` and ``delete`` return when their arguments are on the queue.
 
     Raises what its neighbours raise; after that, the same comparison finds what is left to be done.
     """
 
-    ledger: Ledger
-    chunks: Chunks
+    ledger: LedgerInvalidator
+    chunks: ChunkRemover
     queue: Callable[[Sequence[Document]], Awaitable[None]]
-    withdraw: Callable[[Sequence[Deletion]], Awaitable[None]]
+    delete: Callable[[Sequence[Deletion]], Awaitable[None]]
 
-    async def mend(self, findings: Sequence[Finding]) -> list[bool]:
-        """Do what can be done about ``findings``; True for those that are mended, or will be."""
-        await self.chunks.remove(f.remedy.chunk for f in findings if isinstance(f.remedy, Remove))
+    async def repair(self, findings: Sequence[Finding]) -> list[bool]:
+        """Repair ``findings`` where possible; return whether each is repaired, or will be."""
+        await self.chunks.remove(
+            f.remedy.chunk for f in findings if isinstance(f.remedy, RemoveChunk)
+        )
         remedies = await asyncio.gather(*map(self._prepared, findings))
         if documents := [r.document for r in remedies if isinstance(r, Requeue)]:
             await self.queue(documents)
-        if deletions := [r.deletion for r in remedies if isinstance(r, Withdraw)]:
-            await self.withdraw(deletions)
+        if deletions := [r.deletion for r in remedies if isinstance(r, DeleteDocument)]:
+            await self.delete(deletions)
         return [remedy is not None for remedy in remedies]
 
     async def _prepared(self, finding: Finding) -> Remedy:
-        """What is left to be done, so that a worker will really write; None if nothing can be."""
+        """Return the remedy that is left to carry out; None if nothing can be done.
+
+        An entry is invalidated before, so that a worker will really write.
+        """
         match finding.remedy:
-            case SendAgain(entry):
-                await self._distrust(entry)
+            case SubmitAgain(entry):
+                await self._invalidate(entry)
                 return None
             case Requeue(document, LedgerEntry() as entry):
-                distrusted = await self._distrust(entry)
-                if distrusted is None:
+                invalidated = await self._invalidate(entry)
+                if invalidated is None:
                     return None
-                version = max(document.version, distrusted.version)
+                version = max(document.version, invalidated.version)
                 return Requeue(msgspec.structs.replace(document, version=version))
             case remedy:
                 return remedy
 
-    async def _distrust(self, entry: LedgerEntry) -> LedgerEntry | None:
-        """The entry that is distrusted now: ``entry``, or one that confirmed it meanwhile.
+    async def _invalidate(self, entry: LedgerEntry) -> LedgerEntry | None:
+        """Invalidate ``entry``, or one that confirmed it meanwhile, and return it.
 
-        None if somebody began to write the document: then it is left to them.
+        Returns None if a worker began to write the document: then it is left to that worker.
         """
         for _ in range(CONFIRMATIONS):
-            if await self.ledger.distrust(entry):
+            if await self.ledger.invalidate(entry):
                 return entry
             now = (await self.ledger.look_up([entry.key])).get(entry.key)
             if now is None or not now.indexed or now.content_hash != entry.content_hash:
