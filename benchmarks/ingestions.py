@@ -28,7 +28,7 @@ from worker.consumer.jobs import INGESTOR, Ingestor
 from worker.embedding.pool import LaneModel
 from worker.store.chunks import QdrantStore
 from worker.store.ledger import QdrantLedger
-from worker.text.parts import Prepared
+from worker.text.parts import PreparedDocument
 
 SETTLED_NS: Final = 10_000_000_000
 """Files seem to be so old, as most files are: one that was written less than 2 s before a scan is
@@ -188,5 +188,5 @@ async def _count_chunks(index: Index, path: Path) -> int:
         media_type=guess_media_type(path.name),
     )
     prepared = await index.model.prepare(document, None)
-    assert isinstance(prepared, Prepared)
-    return len(prepared.part.chunks)
+    assert isinstance(prepared, PreparedDocument)
+    return len(prepared.first.chunks)

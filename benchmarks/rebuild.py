@@ -12,7 +12,7 @@ from ingestq.app.reindex import build
 from ingestq.app.settings import Settings
 from ingestq.core.errors import IngestqError
 from ingestq.core.results import ChunkCounts
-from worker.maintenance.reindex import Rebuilt
+from worker.maintenance.reindex import ReindexResult
 from worker.store.chunks import QdrantStore
 from worker.store.client import Qdrant
 from worker.store.collection import find_collection
@@ -63,7 +63,7 @@ async def search_while_rebuilding(
         finally:
             ended.set()
         answers = await searching
-        assert isinstance(outcome, Rebuilt), outcome
+        assert isinstance(outcome, ReindexResult), outcome
         assert outcome.documents == question.documents
         assert await find_collection(qdrant, live.alias) == new != live
     return answers

@@ -80,7 +80,7 @@ def cache_dir() -> Path:
 async def model(cache_dir: Path) -> AsyncIterator[ModelPool]:
     """The default model in a real pool, loaded once."""
     processes = min(2, cores())
-    config = EmbeddingConfig(cache_dir, pool_size=processes, preparers=processes)
+    config = EmbeddingConfig(cache_dir, pool_size=processes, parse_processes=processes)
     async with ModelPool(config) as pool:
         yield pool
 

@@ -18,12 +18,12 @@ BULK_TURN: Final = 4
 
 
 def kept_for_interactive(places: int) -> int:
-    """How many of ``places`` bulk work may not take: an eighth, at least one, never the last."""
+    """Return how many of ``places`` bulk work may not take: an eighth, at least one, never all."""
     return min(max(1, places // 8), places - 1)
 
 
 def whose_turn(grants: int, *, bulk: bool, interactive: bool) -> Lane | None:
-    """The lane that is served after ``grants`` others were, of those that wait."""
+    """Return the lane to serve after ``grants`` grants; None if neither waits."""
     if bulk and (not interactive or grants % BULK_TURN == 0):
         return Lane.BULK
     return Lane.INTERACTIVE if interactive else None
@@ -67,7 +67,7 @@ class LanePermits:
             self._free_for_bulk -= permits
 
     def _next(self) -> Lane | None:
-        """The lane whose turn it is; None if no permit can be given."""
+        """Return the lane whose turn it is; None if no permit can be given."""
         if self._free == 0:
             return None
         bulk = self._waiting[Lane.BULK] > 0 and self._free_for_bulk > 0

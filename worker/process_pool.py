@@ -110,7 +110,7 @@ class Processes:
         ending.add_done_callback(self._stopping.discard)
 
 
-async def once_more(run: Callable[[], Awaitable[T]]) -> T:
+async def retry_once(run: Callable[[], Awaitable[T]]) -> T:
     """Await ``run``, and once more if its process died: anybody may have killed it."""
     try:
         return await run()
@@ -119,7 +119,7 @@ async def once_more(run: Callable[[], Awaitable[T]]) -> T:
 
 
 def _nothing() -> None:
-    """A task that only makes the processes start."""
+    """Do nothing: a task that only makes the processes start."""
 
 
 async def _end(pool: ProcessPool) -> None:
@@ -128,7 +128,7 @@ async def _end(pool: ProcessPool) -> None:
 
 
 def become_child() -> None:
-    """To be called by every child when it starts: it is quiet, and ends with its parent."""
+    """Make this process a quiet child that ends with its parent. Every child calls it first."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["TQDM_DISABLE"] = "1"

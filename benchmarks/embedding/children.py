@@ -17,7 +17,7 @@ from ingestq.core.documents import Document, Lane
 from worker.consumer.jobs import INGESTOR, Ingestor
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import LaneModel
-from worker.embedding.processes import Children
+from worker.embedding.processes import EmbeddingProcesses
 from worker.embedding.ready import ready
 from worker.text.parts import SizedText
 
@@ -47,7 +47,7 @@ def perfect_batches(
 class RawCeiling:
     """The ``count`` embedding children of a pool, of which each has one core."""
 
-    def __init__(self, children: Children, pids: Sequence[int]) -> None:
+    def __init__(self, children: EmbeddingProcesses, pids: Sequence[int]) -> None:
         self._children = children
         self.count = children.slots
         self.pids = pids
@@ -77,7 +77,7 @@ async def open_children(settings: Settings) -> AsyncIterator[RawCeiling]:
     config = embedding_config(settings, settings.pool_size)
     entry = await ready(config)
     others = descendants(os.getpid())
-    children = Children(config, entry)
+    children = EmbeddingProcesses(config, entry)
     try:
         # A child may take two batches while another still loads the model.
         for _ in range(WARM_UPS):

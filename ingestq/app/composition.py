@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 DOCUMENTS_PER_CHILD: Final = 16
 """Documents in work at once for each child that embeds: enough small ones to fill its batches."""
-FEWEST_PREPARERS: Final = 2
+MIN_PARSE_PROCESSES: Final = 2
 """One parser that is slow is not to hold up all others; beyond that, to prepare documents takes a
 fraction of the time that it takes to embed them."""
 
@@ -108,7 +108,7 @@ def embedding_config(settings: Settings, processes: int) -> "EmbeddingConfig":
         backend=settings.backend,
         precision=settings.precision,
         pool_size=processes,
-        preparers=min(processes, max(FEWEST_PREPARERS, processes // 2)),
+        parse_processes=min(processes, max(MIN_PARSE_PROCESSES, processes // 2)),
         max_document_bytes=settings.max_document_bytes,
         hybrid=settings.hybrid,
         chunk_tokens=settings.chunk_tokens,

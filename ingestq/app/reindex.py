@@ -8,7 +8,7 @@ from ingestq.core.documents import Lane
 from ingestq.core.errors import CollectionMismatch, UsageError
 
 if TYPE_CHECKING:
-    from worker.maintenance.reindex import Display, NotExchanged, Rebuilt
+    from worker.maintenance.reindex import CutoverRefusal, RebuildDisplay, ReindexResult
     from worker.store.client import Qdrant
     from worker.store.collection import CollectionNames
 
@@ -52,16 +52,16 @@ async def build(
     qdrant: "Qdrant",
     live: "CollectionNames",
     wanted: Settings,
-    display: "Display",
+    display: "RebuildDisplay",
     before: "CollectionNames | None" = None,
-) -> "tuple[CollectionNames, Rebuilt | NotExchanged | None]":
+) -> "tuple[CollectionNames, ReindexResult | CutoverRefusal | None]":
     """Build the collection that is ``wanted``; None if it is the live one.
 
     Raises CollectionMismatch if it is not the one that was there ``before``.
     """
     from ingestq.broker.queue.gate import Gate
     from worker.maintenance.cut_over import remove_abandoned
-    from worker.maintenance.reindex import Rebuild, Rebuilt, Side, reindex
+    from worker.maintenance.reindex import Rebuild, ReindexResult, Side, reindex
     from worker.store.client import PatientQdrant
     from worker.store.collection import CollectionNames, make_collection, stored_fingerprint
     from worker.store.fingerprint import fingerprint
@@ -93,6 +93,6 @@ async def build(
             display=display,
         )
         outcome = await reindex(rebuild, patient, broker.queue, gate, model)
-        if isinstance(outcome, Rebuilt):
+        if isinstance(outcome, ReindexResult):
             await remove_abandoned(qdrant, live.alias)
         return new, outcome

@@ -29,7 +29,7 @@ from producers.schedule.scheduler import Scheduler
 from producers.schedule.sources import FileSource, LineSource
 
 if TYPE_CHECKING:
-    from worker.maintenance.rules import Tally
+    from worker.maintenance.rules import VerifyCounts
     from worker.store.client import Qdrant
 
 
@@ -89,7 +89,7 @@ def _result(submission: str, summary: Summary, swept: set[str]) -> Result:
 
 
 class Building(Protocol):
-    """Shows a person how far a rebuild is, see `worker.maintenance.reindex.Display`."""
+    """Shows a person how far a rebuild is, see `worker.maintenance.reindex.RebuildDisplay`."""
 
     def begin(self, documents: int) -> None: ...
 
@@ -105,7 +105,7 @@ class Silent:
 
     def done(self, chunks: ChunkCounts) -> None: ...
 
-    def compared(self, tally: "Tally") -> None: ...
+    def compared(self, tally: "VerifyCounts") -> None: ...
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Shown:
 
     ingestion: Display = field(default_factory=Silent)
     building: Building = field(default_factory=Silent)
-    comparing: "Callable[[Tally], None]" = field(default_factory=lambda: Silent().compared)
+    comparing: "Callable[[VerifyCounts], None]" = field(default_factory=lambda: Silent().compared)
 
 
 def load_generators(entries: Sequence[ScheduledEntry]) -> None:
@@ -194,7 +194,7 @@ async def _reindex(
 ) -> Result:
     """What ``ingestq reindex`` does with the settings as they are."""
     await asyncio.to_thread(import_module, "worker.maintenance.reindex")
-    from worker.maintenance.reindex import NotExchanged
+    from worker.maintenance.reindex import CutoverRefusal
 
     settings = settings.of_collection(entry.collection)
     done = _Counting(display)
@@ -203,7 +203,7 @@ async def _reindex(
         new, outcome = await build(broker, opened, live, settings, done)
     if outcome is None:
         return Result(detail=f"{live.alias} was made with these settings already")
-    if isinstance(outcome, NotExchanged):
+    if isinstance(outcome, CutoverRefusal):
         return Result(RunOutcome.FAILED, "; ".join(outcome.reasons), chunks=done.chunks)
     return Result(
         detail=f"{live.alias} is now {new.chunks}: {outcome.documents:,} documents",
@@ -215,7 +215,7 @@ async def _verify(
     settings: Settings,
     broker: Broker,
     qdrant: QdrantOnDemand,
-    show: "Callable[[Tally], None]",
+    show: "Callable[[VerifyCounts], None]",
     allow_mass_delete: bool,
     entry: ScheduledEntry,
     queued: Callable[[str], None],

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from worker.embedding.pool import ModelPool
-    from worker.pipeline.points import Hit, LedgerEntry
+    from worker.pipeline.points import LedgerEntry, SearchHit
     from worker.store.client import Qdrant
     from worker.store.collection import CollectionNames
 
@@ -130,7 +130,7 @@ class SearchService:
     ) -> None:
         await self._kept.aclose()
 
-    async def __call__(self, question: SearchQuery) -> "list[Hit]":
+    async def __call__(self, question: SearchQuery) -> "list[SearchHit]":
         """The answer; nothing if nothing was ever indexed.
 
         Raises what `worker.store.search.search` raises, ModelUnavailable and StoreUnavailable.

@@ -16,9 +16,9 @@ from ingestq.core.errors import CollectionMismatch, UsageError
 from producers.files import walk as files
 from producers.files.walk import ReadOptions, Root, ScanRecord
 from worker.embedding.config import ModelInfo
-from worker.maintenance.reconcile import Queue, Reconciler
+from worker.maintenance.reconcile import QueueView, Reconciler
 from worker.maintenance.repair import Repairer
-from worker.maintenance.rules import Finding, Kind, Tally
+from worker.maintenance.rules import Finding, FindingKind, VerifyCounts
 from worker.maintenance.sources import Sources
 from worker.pipeline.points import DocumentKey, LedgerEntry
 from worker.store.client import PatientQdrant, Qdrant
@@ -54,13 +54,13 @@ class VerifyReport:
     was queued.
     """
 
-    tally: Tally
+    tally: VerifyCounts
     mismatch: str | None = None
     submission: str | None = None
     repaired: int = 0
-    found: Counter[Kind] = field(default_factory=Counter)
-    listed: dict[Kind, list[dict[str, Any]]] = field(
-        default_factory=lambda: {kind: [] for kind in Kind}
+    found: Counter[FindingKind] = field(default_factory=Counter)
+    listed: dict[FindingKind, list[dict[str, Any]]] = field(
+        default_factory=lambda: {kind: [] for kind in FindingKind}
     )
 
     @property
@@ -89,9 +89,9 @@ class VerifyReport:
             "consistent": self.consistent,
             "documents": tally.documents,
             "chunks": tally.chunks,
-            **{kind.value: self.listed[kind] for kind in Kind},
+            **{kind.value: self.listed[kind] for kind in FindingKind},
             "repaired": self.repaired,
-            "found": {kind.value: self.found[kind] for kind in Kind},
+            "found": {kind.value: self.found[kind] for kind in FindingKind},
             "in_work": tally.in_work,
             "not_visible": tally.hidden,
             "rejected": tally.rejected,
@@ -139,7 +139,7 @@ async def verify(
     qdrant: Qdrant,
     settings: Settings,
     wanted: VerifyRequest,
-    show: Callable[[Tally], None],
+    show: Callable[[VerifyCounts], None],
 ) -> VerifyReport:
     """Compare, and repair if that is ``wanted``; ``show`` is told now and then how far it is.
 
@@ -158,7 +158,7 @@ async def verify(
     reconciler = Reconciler(
         ledger,
         chunks,
-        Queue(
+        QueueView(
             broker.queue.now,
             QueueWatch(broker.redis, broker.config, settings.collection).look,
             partial(broker.dead_letters.about, collection=settings.collection),
@@ -172,9 +172,9 @@ async def verify(
 
     async def take(pages: AsyncIterator[Sequence[Finding]]) -> None:
         async for findings in pages:
-            repairs = await repairer.repair(findings) if wanted.repair else [False] * len(findings)
-            for finding, repaired in zip(findings, repairs, strict=True):
-                report.add(finding, repaired=repaired)
+            repaired = await repairer.repair(findings) if wanted.repair else [False] * len(findings)
+            for finding, is_repaired in zip(findings, repaired, strict=True):
+                report.add(finding, repaired=is_repaired)
             show(report.tally)
 
     await take(reconciler.findings())
@@ -208,7 +208,7 @@ async def _mismatch(
 
 
 async def _files(
-    wanted: VerifyRequest, clock: Callable[[], Awaitable[int]], tally: Tally
+    wanted: VerifyRequest, clock: Callable[[], Awaitable[int]], tally: VerifyCounts
 ) -> AsyncIterator[Document]:
     found = files.observe(wanted.paths, wanted.source, clock, ReadOptions(), ScanRecord())
     async for document in found:

@@ -26,7 +26,7 @@ from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
 from worker.lanes import LanePermits, kept_for_interactive
 from worker.maintenance.cut_over import remove_expired
-from worker.pipeline.memory_budget import Room
+from worker.pipeline.memory_budget import MemoryBudget
 from worker.pipeline.ports import Ports
 from worker.store.chunks import QdrantStore
 from worker.store.client import PatientQdrant, Qdrant
@@ -119,7 +119,7 @@ async def open_collections(
     """
     opened = [await _opened(name, settings, broker, qdrant, model) for name in settings.collections]
     models = {lane: model.in_lane(lane) for lane in Lane}
-    rooms = {lane: Room() for lane in Lane}
+    budgets = {lane: MemoryBudget() for lane in Lane}
     contents = BlobContents(broker.blobs, settings.max_document_bytes)
     patient = PatientQdrant(qdrant)
     ports = {}
@@ -127,7 +127,8 @@ async def open_collections(
         chunks = QdrantStore(patient, names.chunks, settings.vector_name)
         ledger = QdrantLedger(patient, names.ledger)
         ports[names.alias] = {
-            lane: Ports(models[lane], chunks, ledger, contents, room=rooms[lane]) for lane in Lane
+            lane: Ports(models[lane], chunks, ledger, contents, memory=budgets[lane])
+            for lane in Lane
         }
     return ServedCollections({names.alias: names.chunks for names in opened}, ports)
 

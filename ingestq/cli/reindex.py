@@ -22,7 +22,7 @@ from ingestq.core.errors import UsageError
 from ingestq.core.results import ChunkCounts
 
 if TYPE_CHECKING:
-    from worker.maintenance.reindex import NotExchanged, Rebuilt
+    from worker.maintenance.reindex import CutoverRefusal, ReindexResult
     from worker.store.collection import CollectionNames
 
 Model = Annotated[
@@ -99,21 +99,21 @@ class _Summary:
 
     live: "CollectionNames"
     new: "CollectionNames"
-    outcome: "Rebuilt | NotExchanged | None"
+    outcome: "ReindexResult | CutoverRefusal | None"
     chunks: ChunkCounts
     seconds: float
 
     @property
-    def rebuilt(self) -> "Rebuilt | None":
-        from worker.maintenance.reindex import Rebuilt
+    def rebuilt(self) -> "ReindexResult | None":
+        from worker.maintenance.reindex import ReindexResult
 
-        return self.outcome if isinstance(self.outcome, Rebuilt) else None
+        return self.outcome if isinstance(self.outcome, ReindexResult) else None
 
     @property
     def problems(self) -> Sequence[str]:
-        from worker.maintenance.reindex import NotExchanged
+        from worker.maintenance.reindex import CutoverRefusal
 
-        return self.outcome.reasons if isinstance(self.outcome, NotExchanged) else ()
+        return self.outcome.reasons if isinstance(self.outcome, CutoverRefusal) else ()
 
     def as_json(self) -> dict[str, Any]:
         return {

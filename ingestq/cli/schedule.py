@@ -28,7 +28,7 @@ from producers.schedule.entry import Action, ScheduledEntry, zone_named
 from producers.schedule.runner import Runner
 
 if TYPE_CHECKING:
-    from worker.maintenance.rules import Tally
+    from worker.maintenance.rules import VerifyCounts
 
 schedule = typer.Typer(
     name="schedule", no_args_is_help=True, help="Look at what is scheduled, and run it now."
@@ -151,7 +151,7 @@ def _shown(action: Action) -> Iterator[Shown]:
         case Action.VERIFY:
             with err.status("comparing") as status:
 
-                def compared(tally: "Tally") -> None:
+                def compared(tally: "VerifyCounts") -> None:
                     status.update(f"comparing: {tally.documents:,} documents")
 
                 yield Shown(comparing=compared)

@@ -25,7 +25,7 @@ from ingestq.core.search_query import (
 )
 
 if TYPE_CHECKING:
-    from worker.pipeline.points import Hit
+    from worker.pipeline.points import SearchHit
 
 EXCERPT_CHARACTERS: Final = 500
 
@@ -107,7 +107,7 @@ async def _search(question: SearchQuery, as_json: bool, settings: Settings) -> E
     return ExitCode.OK
 
 
-async def _hits(question: SearchQuery, settings: Settings) -> "list[Hit] | None":
+async def _hits(question: SearchQuery, settings: Settings) -> "list[SearchHit] | None":
     """The answer; None if there is no collection."""
     from worker.store.collection import find_collection
     from worker.store.search import search

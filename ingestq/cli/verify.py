@@ -15,7 +15,7 @@ from ingestq.core.errors import UsageError
 
 if TYPE_CHECKING:
     from ingestq.app.verify import VerifyReport, VerifyRequest
-    from worker.maintenance.rules import Tally
+    from worker.maintenance.rules import VerifyCounts
 
 SHOWN: Final = 20
 """Findings of a kind that are printed for a person; --json has more."""
@@ -65,7 +65,7 @@ async def _verify(wanted: "VerifyRequest", as_json: bool, settings: Settings) ->
 
     with err.status("comparing") as status:
 
-        def show(tally: "Tally") -> None:
+        def show(tally: "VerifyCounts") -> None:
             status.update(f"comparing: {tally.chunks:,} chunks, {tally.documents:,} documents")
 
         async with open_broker(settings) as broker, open_qdrant(settings) as qdrant:

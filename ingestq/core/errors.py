@@ -116,7 +116,7 @@ class UploadExpired(IngestqError):
 class StoreRejected(IngestqError):
     """Qdrant refused a request for good: sending it again changes nothing.
 
-    It may be too large, or ask for one thing too many: see `worker.store.requests`.
+    It may be too large, or ask for one thing too many: see `worker.store.client.ask_in_parts`.
     """
 
 

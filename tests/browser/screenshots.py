@@ -33,7 +33,7 @@ from ingestq.core.search_query import SearchQuery
 from ingestq.embedded.redis import embedded_redis
 from tests.claims import batch_of, lease_queue, take
 from tests.serving import listening, services
-from worker.pipeline.points import Hit
+from worker.pipeline.points import SearchHit
 
 COLORS: Final = 256
 VIEW: Final[ViewportSize] = {"width": 1280, "height": 1500}
@@ -50,7 +50,7 @@ REASONS = {
     "erp/invoice-20417": "the chunk at position 3 is refused: its payload is larger than 32 MiB",
 }
 HITS = [
-    Hit(
+    SearchHit(
         1.0,
         "handbook/seed-bank-inventory.docx",
         "/srv/handbook",
@@ -61,7 +61,7 @@ HITS = [
         "every plant grown today descends from eleven seeds that were still alive.",
         {"year": 2024, "department": "seed bank"},
     ),
-    Hit(
+    SearchHit(
         0.52,
         "handbook/letters/tennant.txt",
         "/srv/handbook",
@@ -73,7 +73,7 @@ HITS = [
 ]
 
 
-async def search(question: SearchQuery) -> Sequence[Hit]:
+async def search(question: SearchQuery) -> Sequence[SearchHit]:
     return HITS
 
 

@@ -15,7 +15,7 @@ from ingestq.core.search_query import SearchQuery
 from tests.browser.conftest import Opening
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.serving import listening, services
-from worker.pipeline.points import Hit
+from worker.pipeline.points import SearchHit
 
 NASTY = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 TOKEN = "an open sésame"
@@ -24,8 +24,8 @@ LEAST_CONTRAST = 4.5
 CONTRASTS = Path(__file__).with_name("contrasts.js").read_text()
 
 
-async def search(question: SearchQuery) -> list[Hit]:
-    return [Hit(0.5, NASTY, "notes", 2, f"The keeper says {NASTY}", {"page": 7})]
+async def search(question: SearchQuery) -> list[SearchHit]:
+    return [SearchHit(0.5, NASTY, "notes", 2, f"The keeper says {NASTY}", {"page": 7})]
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from worker.embedding.batcher import Batcher
 from worker.embedding.config import EmbeddingConfig
 from worker.embedding.pool import ModelPool
 from worker.process_pool import Processes, become_child
-from worker.text.parts import Prepared, Unprepared
+from worker.text.parts import PreparedDocument, UnchangedContent
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
 COPIES = 8
@@ -124,8 +124,8 @@ async def test_a_killed_child_that_prepares_costs_its_document_and_nothing_else(
     await is_busy(child)
     kill(child)
     prepared = await asking
-    assert isinstance(prepared, Prepared)
-    assert " ".join(prepared.part.chunks) == (SENTENCE * 60_000).strip()
+    assert isinstance(prepared, PreparedDocument)
+    assert " ".join(prepared.first.chunks) == (SENTENCE * 60_000).strip()
     assert one_more_than(others).pid != child.pid
 
 
@@ -143,7 +143,7 @@ async def test_a_document_over_which_two_children_die_is_rejected(pool: ModelPoo
     kill(second)
     with pytest.raises(DocumentRejected, match="twice, the process that worked on it died"):
         await asking
-    assert isinstance(await prepare(pool, "A new child reads this."), Prepared)
+    assert isinstance(await prepare(pool, "A new child reads this."), PreparedDocument)
 
 
 async def test_children_killed_while_they_do_nothing_are_replaced(pool: ModelPool) -> None:
@@ -155,7 +155,7 @@ async def test_children_killed_while_they_do_nothing_are_replaced(pool: ModelPoo
         kill(child)
         child.join()
     for _ in range(2):
-        assert isinstance(await prepare(pool, "A new child reads this."), Prepared)
+        assert isinstance(await prepare(pool, "A new child reads this."), PreparedDocument)
         assert (await pool.embed(Lane.BULK, sized(["a text"]))).shape == (1, 384)
 
 
@@ -277,7 +277,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-async def prepare(pool: ModelPool, text: str) -> Prepared | Unprepared:
+async def prepare(pool: ModelPool, text: str) -> PreparedDocument | UnchangedContent:
     document = Document(doc_id="a", version=1, source="a", text=text)
     return await pool.prepare(Lane.BULK, document, None)
 

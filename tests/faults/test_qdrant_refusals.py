@@ -48,7 +48,7 @@ from worker.consumer.jobs import INGESTOR, Ingestor, ingest
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.config import Precision
 from worker.lanes import LanePermits
-from worker.pipeline.points import ChunkPoint, Fence, LedgerEntry, State
+from worker.pipeline.points import ChunkPoint, EntryState, Fence, LedgerEntry
 from worker.pipeline.ports import Ports
 from worker.store.chunks import UPSERT_POINTS, QdrantStore
 from worker.store.client import (
@@ -61,7 +61,7 @@ from worker.store.client import (
 from worker.store.collection import CollectionNames, open_collection
 from worker.store.fingerprint import Fingerprint
 from worker.store.ledger import QdrantLedger
-from worker.text.parts import Part, Place, Prepared, SizedText
+from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText
 
 SMALL: Final = Fingerprint("test/small", "1", 4, 8, Precision.EXACT, "none", 1)
 """Of vectors with 4 dimensions. No model is loaded."""
@@ -74,7 +74,7 @@ TOMBSTONE: Final = LedgerEntry(
     attempt=FENCE.attempt,
     content_hash="",
     chunks=0,
-    state=State.DELETED,
+    state=EntryState.DELETED,
     written_ms=1,
 )
 POISON: Final = "poison"
@@ -90,11 +90,13 @@ class LineModel:
 
     embedded: list[str] = field(default_factory=list)
 
-    async def prepare(self, document: Document, known_hash: str | None) -> Prepared:
+    async def prepare(self, document: Document, known_hash: str | None) -> PreparedDocument:
         assert document.text is not None
-        return Prepared(document.text, None, None, Part.of(sized(document.text.split("\n"))))
+        return PreparedDocument(
+            document.text, None, None, Segment.of(sized(document.text.split("\n")))
+        )
 
-    async def prepare_rest(self, document: Document, rest: Place) -> Part:
+    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment:
         raise NotImplementedError
 
     async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:

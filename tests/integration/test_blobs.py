@@ -37,7 +37,7 @@ from worker.store.chunks import QdrantStore
 from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames
 from worker.store.ledger import QdrantLedger
-from worker.text.chunker import PART_CHARACTERS
+from worker.text.chunker import SEGMENT_CHARACTERS
 
 LONG = "The lamp is lit at dusk. " * (INLINE_TEXT_BYTES // 25 + 1)
 PAGE = b"<html><head><title>Ropes</title></head><body><p>A bowline holds.</p></body></html>"
@@ -122,7 +122,7 @@ async def test_a_text_of_several_parts_is_copied_once(
     monkeypatch.setattr(tempfile, "tempdir", str(copies))
     blobs = open_blob_store(f"local://{tmp_path}/elsewhere")
     text = "\n\n".join(f"{i}. {PARAGRAPHS[i % 6]}" for i in range(1200))
-    assert len(text) > PART_CHARACTERS
+    assert len(text) > SEGMENT_CHARACTERS
     name = new_name(*await broker.queue.space())
     await blobs.put(name, in_parts(text.encode()))
     ports = Ports(

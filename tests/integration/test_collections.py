@@ -27,7 +27,7 @@ from tests.books import balanced
 from tests.waiting import eventually
 from tests.workers import indexing_worker
 from worker.embedding.pool import ModelPool
-from worker.maintenance.reindex import Patience, Rebuild, Rebuilt, Side, reindex
+from worker.maintenance.reindex import Patience, Rebuild, ReindexResult, Side, reindex
 from worker.store.client import Qdrant
 from worker.store.collection import (
     CollectionNames,
@@ -287,7 +287,7 @@ async def test_one_collection_is_rebuilt_while_the_other_is_written(town: Town) 
         writing = asyncio.create_task(write_both())
         await eventually(lambda: town.texts(first.chunks), lambda texts: len(texts) > 3)
         outcome = await reindex(rebuild, town.qdrant, town.broker.queue, gate, town.model, QUIET)
-        assert isinstance(outcome, Rebuilt)
+        assert isinstance(outcome, ReindexResult)
         assert await find_collection(town.qdrant, first.alias) == new
         [error] = await asyncio.gather(running, return_exceptions=True)
         assert isinstance(error, CollectionMismatch), "the worker of the old one stops"

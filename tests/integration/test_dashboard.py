@@ -28,7 +28,7 @@ from tests.claims import batch_of, finish, lease_queue, take
 from tests.markup import Page
 from tests.serving import listening, services
 from tests.waiting import eventually
-from worker.pipeline.points import Hit
+from worker.pipeline.points import SearchHit
 
 NASTY = "<script>alert('x')</script><img src=x onerror=alert(1)>\" onfocus=alert(2) x='&lt;"
 URL = "http://localhost:8765"
@@ -206,8 +206,8 @@ def harmless(shown: Page) -> None:
 
 
 async def test_whatever_is_shown_is_shown_as_text(broker: Broker) -> None:
-    async def search(question: SearchQuery) -> list[Hit]:
-        return [Hit(0.5, NASTY, f"from {NASTY}", 0, f"alert {NASTY}", {NASTY: [NASTY]})]
+    async def search(question: SearchQuery) -> list[SearchHit]:
+        return [SearchHit(0.5, NASTY, f"from {NASTY}", 0, f"alert {NASTY}", {NASTY: [NASTY]})]
 
     info = WorkerInfo(NASTY, 1, 0, 0, 0, paused=NASTY)
     await lease_queue(broker).sign_of_life(NASTY, info)
@@ -265,10 +265,10 @@ async def test_the_dashboard_is_no_part_of_the_interface(site: AsyncClient) -> N
 async def test_a_question_is_asked(broker: Broker) -> None:
     asked: list[SearchQuery] = []
 
-    async def search(question: SearchQuery) -> list[Hit]:
+    async def search(question: SearchQuery) -> list[SearchHit]:
         asked.append(question)
         text = "The keeper owns two parrots.\nA parrot can talk."
-        return [Hit(0.98765, "/notes/keeper", "notes", 2, text, {"year": 2026, "title": "k"})]
+        return [SearchHit(0.98765, "/notes/keeper", "notes", 2, text, {"year": 2026, "title": "k"})]
 
     async with calling(broker, search=search) as site:
         shown = await page(site, "/?q=+who+owns+a+parrot%3F+")
@@ -282,7 +282,7 @@ async def test_a_question_is_asked(broker: Broker) -> None:
 async def test_a_collection_is_chosen_if_there_are_several(broker: Broker) -> None:
     asked: list[str] = []
 
-    async def search(question: SearchQuery) -> list[Hit]:
+    async def search(question: SearchQuery) -> list[SearchHit]:
         asked.append(question.collection)
         return []
 
@@ -305,7 +305,7 @@ async def test_a_collection_is_chosen_if_there_are_several(broker: Broker) -> No
     [StoreUnavailable("Qdrant does not answer; start it"), InvalidQuery("it has no words")],
 )
 async def test_why_nothing_can_be_found_is_said(broker: Broker, error: Exception) -> None:
-    async def search(question: SearchQuery) -> list[Hit]:
+    async def search(question: SearchQuery) -> list[SearchHit]:
         raise error
 
     async with calling(broker, search=search) as site:
@@ -315,7 +315,7 @@ async def test_why_nothing_can_be_found_is_said(broker: Broker, error: Exception
 
 
 async def test_nothing_is_found(broker: Broker) -> None:
-    async def search(question: SearchQuery) -> list[Hit]:
+    async def search(question: SearchQuery) -> list[SearchHit]:
         return []
 
     async with calling(broker, search=search) as site:

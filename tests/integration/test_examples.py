@@ -19,7 +19,7 @@ from tests.serving import listening, services
 from tests.waiting import eventually
 from tests.workers import indexing
 from worker.embedding.pool import ModelPool
-from worker.pipeline.points import Hit
+from worker.pipeline.points import SearchHit
 from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames
 from worker.store.search import search
@@ -79,7 +79,7 @@ async def test_the_notebook(
     model: ModelPool,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    async def answer(question: SearchQuery) -> list[Hit]:
+    async def answer(question: SearchQuery) -> list[SearchHit]:
         return await search(qdrant, collection, model, question)
 
     notebook = json.loads((ROOT / "examples" / "notebook.ipynb").read_text())

@@ -13,7 +13,7 @@ from ingestq.core.documents import Lane
 from tests.command import Ingestq
 from tests.sized import sized
 from worker.embedding.backends import Vectors
-from worker.embedding.cache import TOKENIZER, Entry
+from worker.embedding.cache import TOKENIZER, CacheEntry
 from worker.embedding.config import Backend, EmbeddingConfig, Precision
 from worker.embedding.pool import ModelPool
 from worker.embedding.ready import ready
@@ -36,11 +36,11 @@ async def fast(cache_dir: Path) -> AsyncIterator[ModelPool]:
 
 
 @pytest.fixture(scope="module")
-async def entry(fast: ModelPool) -> Entry:
+async def entry(fast: ModelPool) -> CacheEntry:
     return await ready(fast.config)
 
 
-async def test_it_computes_in_integers_and_says_how_near_it_comes(entry: Entry) -> None:
+async def test_it_computes_in_integers_and_says_how_near_it_comes(entry: CacheEntry) -> None:
     assert (entry.card.engine, entry.card.arithmetic) == ("openvino", "int8")
     assert entry.card.rejected == ()
     assert entry.card.proof is not None
@@ -48,7 +48,7 @@ async def test_it_computes_in_integers_and_says_how_near_it_comes(entry: Entry) 
 
 
 async def test_it_finds_what_the_exact_class_finds(
-    fast: ModelPool, model: ModelPool, entry: Entry
+    fast: ModelPool, model: ModelPool, entry: CacheEntry
 ) -> None:
     chunker = Chunker((entry.folder / TOKENIZER).read_text(), fast.info.max_tokens)
     text = "\n\n".join(topics[name] for name in sorted(topics))[:200_000]
@@ -82,7 +82,7 @@ async def test_a_collection_holds_vectors_of_one_class(fast: ModelPool, model: M
     assert not ours.has_vectors_of(theirs)
 
 
-async def test_it_is_made_once(fast: ModelPool, entry: Entry) -> None:
+async def test_it_is_made_once(fast: ModelPool, entry: CacheEntry) -> None:
     before = (entry.folder / "model.bin").stat()
     again = await ready(fast.config)
     assert again == entry
@@ -90,7 +90,7 @@ async def test_it_is_made_once(fast: ModelPool, entry: Entry) -> None:
 
 
 async def test_made_again_it_is_the_same_and_nncf_says_nothing(
-    fast: ModelPool, entry: Entry, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    fast: ModelPool, entry: CacheEntry, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     again = await ready(dataclasses.replace(fast.config, cache_dir=tmp_path))
     assert again.card.files == entry.card.files

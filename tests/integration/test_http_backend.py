@@ -44,8 +44,8 @@ from tests.embeddings_endpoint.app import DIMENSION, MODEL
 from tests.embeddings_endpoint.server import Fault
 from worker.consumer.decision import STORE_FULL_SECONDS, Nack, decide, outcome_of, pause_seconds
 from worker.embedding.backends.http import MAX_REQUEST_TEXTS, PROBE, HttpBackend, embeddings_url
-from worker.embedding.backends.http_answers import retry_after
 from worker.embedding.config import HttpConfig
+from worker.http_answers import retry_after
 
 RETRIES: Final = 3
 """In tests a request is repeated so many times, at once."""

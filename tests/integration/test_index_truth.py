@@ -34,7 +34,14 @@ from worker.store.client import Request
 from worker.store.collection import CollectionNames, open_collection
 from worker.store.fingerprint import Fingerprint
 from worker.store.ledger import QdrantLedger
-from worker.text.parts import FileStatus, Part, Place, Prepared, SizedText, Unprepared
+from worker.text.parts import (
+    FileStat,
+    PreparedDocument,
+    Segment,
+    SegmentStart,
+    SizedText,
+    UnchangedContent,
+)
 
 T = TypeVar("T")
 
@@ -54,25 +61,27 @@ class Memory:
         return await request(self.client)
 
 
-def words_at(text: str, start: int) -> Part:
+def words_at(text: str, start: int) -> Segment:
     """The words of ``text`` from ``start`` on, some of them."""
     end = start + PART_WORDS
-    rest = Place(end, 0, False, "", FileStatus(0, 0, 0)) if end < len(text.split()) else None
-    return Part.of(sized(text.split()[start:end]), rest=rest)
+    rest = SegmentStart(end, 0, False, "", FileStat(0, 0, 0)) if end < len(text.split()) else None
+    return Segment.of(sized(text.split()[start:end]), rest=rest)
 
 
 class Words:
     """A model for which every word is a chunk, and that reads a document two words at a time."""
 
-    async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
+    async def prepare(
+        self, document: Document, known_hash: str | None
+    ) -> PreparedDocument | UnchangedContent:
         assert document.text is not None
         content_hash = hashlib.sha1(document.text.encode()).hexdigest()
         if content_hash == known_hash:
-            return Unprepared(content_hash)
+            return UnchangedContent(content_hash)
         title = PurePath(document.source).name
-        return Prepared(content_hash, None, title, words_at(document.text, 0))
+        return PreparedDocument(content_hash, None, title, words_at(document.text, 0))
 
-    async def prepare_rest(self, document: Document, rest: Place) -> Part:
+    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment:
         assert document.text is not None
         return words_at(document.text, rest.start)
 

@@ -24,7 +24,7 @@ from worker.store.chunks import QdrantStore
 from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames
 from worker.store.ledger import QdrantLedger
-from worker.text.parts import Part, Place, Prepared, SizedText, Unprepared
+from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText, UnchangedContent
 
 COLLECTION = "notes"
 TEXT = "The tide comes in twice a day. " * 12
@@ -37,10 +37,12 @@ class CountingModel:
     model: LaneModel
     embedded: list[str] = field(default_factory=list)
 
-    async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
+    async def prepare(
+        self, document: Document, known_hash: str | None
+    ) -> PreparedDocument | UnchangedContent:
         return await self.model.prepare(document, known_hash)
 
-    async def prepare_rest(self, document: Document, rest: Place) -> Part:
+    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment:
         return await self.model.prepare_rest(document, rest)
 
     async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:

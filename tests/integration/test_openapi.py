@@ -19,11 +19,11 @@ from ingestq.core.search_query import SearchQuery
 from tests import schemathesis_hooks
 from tests.claims import finish, lease_queue, take
 from tests.serving import listening, services
-from worker.pipeline.points import Hit
+from worker.pipeline.points import SearchHit
 
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
 SETTINGS = Path(schemathesis_hooks.__file__).with_name("schemathesis.toml")
-HIT = Hit(0.5, "keeper", "notes", 2, "The keeper owns two parrots.", {"page": 7})
+HIT = SearchHit(0.5, "keeper", "notes", 2, "The keeper owns two parrots.", {"page": 7})
 NO_JOB_SECONDS = 0.05
 
 
@@ -41,7 +41,7 @@ async def index(tenant: str, doc_id: str, collection: str) -> Entry:
     return Entry()
 
 
-async def search(question: SearchQuery) -> list[Hit]:
+async def search(question: SearchQuery) -> list[SearchHit]:
     return [HIT]
 
 

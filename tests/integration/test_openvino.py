@@ -12,10 +12,10 @@ from ingestq.core.errors import UsageError
 from tests.sized import sized
 from tests.tiny_models import TEXTS, Rows, TinyModels
 from worker.embedding import process as child
-from worker.embedding.cache import Entry
+from worker.embedding.cache import CacheEntry
 from worker.embedding.config import DEFAULT_MODEL, Backend, EmbeddingConfig
 from worker.embedding.pool import ModelPool
-from worker.embedding.process import ChildConfig
+from worker.embedding.process import EmbeddingProcessConfig
 from worker.embedding.ready import ready
 from worker.process_pool import Processes
 
@@ -36,7 +36,7 @@ async def queries(pool: ModelPool) -> Rows:
     return np.array([(await pool.embed_query(text)).dense for text in TEXTS], np.float32)
 
 
-async def kept(config: EmbeddingConfig) -> Entry:
+async def kept(config: EmbeddingConfig) -> CacheEntry:
     """What the cache has of a model already."""
     with structlog.testing.capture_logs() as logs:
         entry = await ready(config)
@@ -171,7 +171,7 @@ async def test_a_child_loads_nothing_that_it_does_not_need(
     tiny_models: TinyModels, kind: str, needed: set[str]
 ) -> None:
     config = tiny_models.config(kind)
-    loading = ChildConfig(config.model, await kept(config), threads=1)
+    loading = EmbeddingProcessConfig(config.model, await kept(config), threads=1)
     processes = Processes(1, child.initialize, (loading,))
     try:
         await processes.run(SECONDS, child.embed_documents, ["a text"])

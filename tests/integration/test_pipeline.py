@@ -34,7 +34,7 @@ from worker.store.chunks import QdrantStore
 from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames
 from worker.store.ledger import QdrantLedger
-from worker.text.chunker import PART_CHARACTERS
+from worker.text.chunker import SEGMENT_CHARACTERS
 from worker.text.parts import SizedText
 
 PARAGRAPHS = [
@@ -288,7 +288,7 @@ async def test_a_document_of_several_parts_is_one_document(index: Index, tmp_pat
     index = dataclasses.replace(index, ports=fast)
     seen: list[tuple[int, int]] = []
     path.write_text("\n\n".join(paragraphs))
-    assert path.stat().st_size > 1.4 * PART_CHARACTERS
+    assert path.stat().st_size > 1.4 * SEGMENT_CHARACTERS
 
     outcome = await index.ingest(document, lambda done, known: seen.append((done, known)))
     assert outcome == Indexed(ChunkCounts(embedded=1700))

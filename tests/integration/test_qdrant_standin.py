@@ -33,7 +33,14 @@ from ingestq.core.errors import (
 )
 from tests.qdrant_standin import Standin, qdrant_standin
 from worker.embedding.config import Precision
-from worker.pipeline.points import Begun, ChunkPoint, DocumentKey, Fence, LedgerEntry, State
+from worker.pipeline.points import (
+    BeginResult,
+    ChunkPoint,
+    DocumentKey,
+    EntryState,
+    Fence,
+    LedgerEntry,
+)
 from worker.store.chunks import READ_POINTS, QdrantStore
 from worker.store.client import PatientQdrant, Qdrant, QdrantConfig, connect_qdrant
 from worker.store.collection import (
@@ -66,7 +73,7 @@ ENTRY = LedgerEntry(
     attempt=1,
     content_hash="h",
     chunks=2,
-    state=State.WRITING,
+    state=EntryState.WRITING,
     written_ms=1,
 )
 UNKNOWN = str(uuid.UUID(int=0))
@@ -74,7 +81,7 @@ UNKNOWN = str(uuid.UUID(int=0))
 
 def _tombstone(fence: Fence) -> LedgerEntry:
     """A document that is in no collection any more, as of ``fence``."""
-    return msgspec.structs.replace(ENTRY, state=State.DELETED, chunks=0, **fence._asdict())
+    return msgspec.structs.replace(ENTRY, state=EntryState.DELETED, chunks=0, **fence._asdict())
 
 
 TOMBSTONE = _tombstone(FENCE)
@@ -225,9 +232,9 @@ async def ledger(qdrant: Qdrant, alias: str) -> QdrantLedger:
 
 async def test_the_ledger_knows_what_began_and_what_is_done(ledger: QdrantLedger) -> None:
     assert await ledger.look_up([KEY]) == {}
-    assert await ledger.begin(ENTRY) == Begun(ours=True, first=True)
+    assert await ledger.begin(ENTRY) == BeginResult(ours=True, first=True)
     assert await ledger.look_up([KEY]) == {KEY: ENTRY}
-    done = msgspec.structs.replace(ENTRY, state=State.INDEXED)
+    done = msgspec.structs.replace(ENTRY, state=EntryState.INDEXED)
     assert await ledger.advance(done) == done
     assert await ledger.look_up([KEY, DocumentKey("t", "e"), KEY]) == {KEY: done}
     assert await ledger.count() == 1
@@ -246,7 +253,7 @@ async def test_only_the_newer_may_begin(ledger: QdrantLedger, fence: Fence, ours
     there = msgspec.structs.replace(ENTRY, version=2, attempt=3)
     await ledger.begin(there)
     mine = msgspec.structs.replace(ENTRY, **fence._asdict())
-    assert await ledger.begin(mine) == Begun(ours=ours, first=False)
+    assert await ledger.begin(mine) == BeginResult(ours=ours, first=False)
     owner = mine if ours else there
     assert await ledger.advance(mine) == owner
     assert await ledger.advance(there) == owner
@@ -254,13 +261,13 @@ async def test_only_the_newer_may_begin(ledger: QdrantLedger, fence: Fence, ours
 
 async def test_a_beginning_that_is_sent_twice_is_still_the_first(ledger: QdrantLedger) -> None:
     for _ in range(2):
-        assert await ledger.begin(ENTRY) == Begun(ours=True, first=True)
+        assert await ledger.begin(ENTRY) == BeginResult(ours=True, first=True)
 
 
 async def test_many_documents_begin_and_end_together(ledger: QdrantLedger) -> None:
     entries = [msgspec.structs.replace(ENTRY, doc_id=str(i), version=1 + i % 2) for i in range(100)]
     begun = await asyncio.gather(*(ledger.begin(entry) for entry in entries))
-    assert set(begun) == {Begun(ours=True, first=True)}
+    assert set(begun) == {BeginResult(ours=True, first=True)}
     stale = [msgspec.structs.replace(entry, version=1, attempt=0) for entry in entries]
     assert await asyncio.gather(*(ledger.advance(entry) for entry in stale)) == entries
     assert await asyncio.gather(*(ledger.advance(entry) for entry in entries)) == entries
@@ -268,7 +275,7 @@ async def test_many_documents_begin_and_end_together(ledger: QdrantLedger) -> No
 
 
 async def test_what_is_unchanged_is_confirmed_unless_it_changed(ledger: QdrantLedger) -> None:
-    done = msgspec.structs.replace(ENTRY, state=State.INDEXED)
+    done = msgspec.structs.replace(ENTRY, state=EntryState.INDEXED)
     await ledger.begin(ENTRY)
     later = msgspec.structs.replace(done, version=5, attempt=2, file="state")
     assert not await ledger.confirm(done, later)  # it is being written
@@ -279,7 +286,7 @@ async def test_what_is_unchanged_is_confirmed_unless_it_changed(ledger: QdrantLe
 
 
 async def test_a_tombstone_is_no_document(ledger: QdrantLedger) -> None:
-    tombstone = msgspec.structs.replace(ENTRY, state=State.DELETED, chunks=0)
+    tombstone = msgspec.structs.replace(ENTRY, state=EntryState.DELETED, chunks=0)
     await ledger.begin(tombstone)
     assert await ledger.count() == 0
 
@@ -533,7 +540,7 @@ async def test_an_entry_of_the_ledger_is_repeated_until_it_is_applied(
 
     ledger = QdrantLedger(PatientQdrant(network), names.ledger)
 
-    assert await ledger.begin(ENTRY) == Begun(ours=True, first=True)
+    assert await ledger.begin(ENTRY) == BeginResult(ours=True, first=True)
 
 
 async def test_a_rejected_write_is_sent_once(standin: Standin, faulty: QdrantStore) -> None:

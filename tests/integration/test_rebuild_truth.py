@@ -30,12 +30,12 @@ from tests.sized import sized
 from worker.embedding.config import Precision
 from worker.maintenance.reindex import Rebuild, Side
 from worker.pipeline.ingest import Outcome, Unchanged
-from worker.pipeline.points import Digest, DocumentKey, Fence, State
+from worker.pipeline.points import Digest, DocumentKey, EntryState, Fence
 from worker.store.collection import CollectionNames, make_collection, open_collection
 from worker.store.fingerprint import Fingerprint
 from worker.store.ledger import QdrantLedger
 from worker.store.schema import DEFAULT_STORAGE
-from worker.text.parts import Part, Prepared, Unprepared
+from worker.text.parts import PreparedDocument, Segment, UnchangedContent
 
 OTHER = Fingerprint("test/small", "1", 2, 9, Precision.EXACT, "none", 1)
 NEW = CollectionNames.of("documents", OTHER.digest)
@@ -55,13 +55,15 @@ class Shouting(Words):
 
     first = FIRST
 
-    async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
+    async def prepare(
+        self, document: Document, known_hash: str | None
+    ) -> PreparedDocument | UnchangedContent:
         prepared = await super().prepare(document, known_hash)
-        assert isinstance(prepared, Prepared)
+        assert isinstance(prepared, PreparedDocument)
         assert document.text is not None
         chunks = (self.first, *document.text.upper().split())
-        return Prepared(
-            prepared.content_hash, prepared.file, prepared.title, Part.of(sized(chunks))
+        return PreparedDocument(
+            prepared.content_hash, prepared.file, prepared.title, Segment.of(sized(chunks))
         )
 
 
@@ -212,7 +214,7 @@ async def test_documents_that_are_being_written_are_left_for_later() -> None:
     writer = Worker(memory, names, Document(doc_id="a", version=9, source="a", text="rope"), 9)
     ledger = QdrantLedger(memory, names.ledger)
     key = DocumentKey("", "a")
-    while (await ledger.look_up([key]))[key].state is not State.WRITING:
+    while (await ledger.look_up([key]))[key].state is not EntryState.WRITING:
         await advance(writer, 1)
     await advance(Builder(memory, names), TO_THE_END)
     assert not await QdrantLedger(memory, NEW.ledger).look_up([key])

@@ -29,8 +29,15 @@ from tests.waiting import eventually
 from tests.workers import indexing_worker
 from worker.consumer.blobs import BlobContents
 from worker.embedding.pool import ModelPool
-from worker.maintenance.cut_over import exchange, find_previous, remove_abandoned, remove_expired
-from worker.maintenance.reindex import NotExchanged, Patience, Rebuild, Rebuilt, Side, reindex
+from worker.maintenance.cut_over import cut_over, find_previous, remove_abandoned, remove_expired
+from worker.maintenance.reindex import (
+    CutoverRefusal,
+    Patience,
+    Rebuild,
+    ReindexResult,
+    Side,
+    reindex,
+)
 from worker.pipeline.ports import Ports
 from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames, find_collection, make_collection
@@ -105,7 +112,7 @@ class RebuiltHouse:
 
     async def rebuild(
         self, live: CollectionNames | None = None, new: CollectionNames | None = None
-    ) -> Rebuilt | NotExchanged:
+    ) -> ReindexResult | CutoverRefusal:
         """What ``ingestq reindex`` does."""
         live, new = live or self.live, new or self.other
         building = await self.prepare(live, new)
@@ -187,7 +194,7 @@ async def test_everything_is_carried_over(house: RebuiltHouse, tmp_path: Path) -
     before = await house.payloads(house.live.chunks)
     assert len(before) == 4
 
-    assert await house.rebuild() == Rebuilt(documents=4, chunks=4)
+    assert await house.rebuild() == ReindexResult(documents=4, chunks=4)
     assert (house.progress.embedded, house.progress.reused) == (0, 4)
     assert await find_collection(house.qdrant, house.alias) == house.other
     assert await house.payloads(house.alias) == before
@@ -223,7 +230,7 @@ async def test_readers_find_everything_at_every_moment(house: RebuiltHouse) -> N
 
     async with asyncio.TaskGroup() as group:
         group.create_task(read())
-        assert isinstance(await house.rebuild(), Rebuilt)
+        assert isinstance(await house.rebuild(), ReindexResult)
         seen = searches
         await eventually(lambda: asyncio.sleep(0, searches > seen))
         done.set()
@@ -236,8 +243,8 @@ async def test_what_is_written_meanwhile_is_in_the_new_collection(house: Rebuilt
         await house.progress.looked.wait()
         submissions = [await house.put("tides", "A second note about tides.")]
         submissions += [await house.put(f"new {i}", f"New note {i}.") for i in range(8)]
-        assert isinstance(await rebuilding, Rebuilt)
-        submissions += [await house.put("last", "What came after the exchange.")]
+        assert isinstance(await rebuilding, ReindexResult)
+        submissions += [await house.put("last", "What came after the cut-over.")]
         with pytest.raises(CollectionMismatch, match="INGESTQ_MODEL"):
             await old_worker
         async with house.working(house.other):
@@ -258,7 +265,7 @@ async def test_a_rebuild_that_went_wrong_changes_nothing(house: RebuiltHouse) ->
     stray = models.PointStruct(id=1, vector=vector, payload=payload)
     await house.qdrant.ask(lambda client: client.upsert(house.other.chunks, [stray]))
     outcome = await house.rebuild()
-    assert isinstance(outcome, NotExchanged)
+    assert isinstance(outcome, CutoverRefusal)
     assert outcome.reasons == ["it holds 7 chunks, and should hold 6"]
     assert await find_collection(house.qdrant, house.alias) == house.live
     async with house.working(house.live):
@@ -271,7 +278,7 @@ async def test_a_document_that_cannot_be_rebuilt_is_named(house: RebuiltHouse) -
     [lost] = [point for point, payload in chunks.items() if payload["doc_id"] == "lamps"]
     await house.qdrant.ask(lambda client: client.delete(house.live.chunks, [lost]))
     outcome = await house.rebuild()
-    assert isinstance(outcome, NotExchanged)
+    assert isinstance(outcome, CutoverRefusal)
     [reason] = outcome.reasons
     assert reason.startswith("lamps: ")
     assert await find_collection(house.qdrant, house.alias) == house.live
@@ -296,7 +303,7 @@ async def test_jobs_that_run_long_do_not_hold_up_the_others_for_long(house: Rebu
     await eventually(successor, lambda name: name is None)
     for claim in claims:
         assert await leases.nack(claim, delay_seconds=0, counts_as_try=False)
-    assert isinstance(await rebuilding, Rebuilt)
+    assert isinstance(await rebuilding, ReindexResult)
     assert (await house.broker.queue.depth()).ready == 2
 
 
@@ -332,7 +339,7 @@ async def test_it_goes_back_with_all_that_changed_since(house: RebuiltHouse) -> 
         await house.ended(await house.put("lamps", "Another note about lamps."))
         await house.ended(await house.put("new", "A new note."))
     now = await house.payloads(house.alias)
-    assert isinstance(await house.rebuild(house.other, house.live), Rebuilt)
+    assert isinstance(await house.rebuild(house.other, house.live), ReindexResult)
     assert await find_collection(house.qdrant, house.alias) == house.live
     assert await find_previous(house.qdrant, house.alias) == house.other
     assert await house.payloads(house.alias) == now
@@ -345,13 +352,13 @@ async def test_an_alias_that_somebody_else_changed_is_left_alone(house: RebuiltH
     await make_collection(
         house.qdrant, third, fingerprint(house.model.info, Schema("third")), Schema().storage
     )
-    await exchange(house.qdrant, house.live, third)
+    await cut_over(house.qdrant, house.live, third)
     with pytest.raises(CollectionMismatch, match="somebody else"):
         await reindex(
             building, house.qdrant, house.broker.queue, house.gate(house.live), house.model
         )
     assert await find_collection(house.qdrant, house.alias) == third
-    await exchange(house.qdrant, third, house.live)
+    await cut_over(house.qdrant, third, house.live)
     await house.qdrant.ask(lambda client: client.delete_collection(third.chunks))
     await house.qdrant.ask(lambda client: client.delete_collection(third.ledger))
 

@@ -27,7 +27,7 @@ from worker.consumer.blobs import BlobContents
 from worker.embedding.config import ModelInfo
 from worker.embedding.pool import ModelPool
 from worker.pipeline.ingest import Indexed, Outcome, Work, ingest
-from worker.pipeline.points import ChunkPoint, DocumentKey, Fence, Hit, QueryVectors
+from worker.pipeline.points import ChunkPoint, DocumentKey, Fence, QueryVectors, SearchHit
 from worker.pipeline.ports import Ports
 from worker.store.chunks import QdrantStore
 from worker.store.client import Qdrant, QdrantConfig, connect_qdrant
@@ -362,7 +362,7 @@ class Corpus:
         work = Work(document, entries.get(key), version)
         return await ingest(work, self.ports, lambda done, known: None)
 
-    async def hits(self, text: str, mode: Mode = Mode.HYBRID) -> list[Hit]:
+    async def hits(self, text: str, mode: Mode = Mode.HYBRID) -> list[SearchHit]:
         return await search(self.place.qdrant, self.names, self.model, SearchQuery(text, 5, mode))
 
     async def ask(self, text: str, mode: Mode = Mode.HYBRID) -> list[str]:

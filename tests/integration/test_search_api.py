@@ -16,9 +16,9 @@ from ingestq.core.search_query import MetadataCondition, Mode, SearchFilter, Sea
 from tests.command import Ingestq
 from tests.integration.test_api import refused, serving
 from tests.serving import services
-from worker.pipeline.points import Hit
+from worker.pipeline.points import SearchHit
 
-KEEPER = Hit(0.5, "keeper", "notes", 2, "The keeper owns two parrots.", {"page": 7})
+KEEPER = SearchHit(0.5, "keeper", "notes", 2, "The keeper owns two parrots.", {"page": 7})
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Answering:
     asked: list[SearchQuery] = field(default_factory=list)
     error: Exception | None = None
 
-    async def __call__(self, question: SearchQuery) -> list[Hit]:
+    async def __call__(self, question: SearchQuery) -> list[SearchHit]:
         self.asked.append(question)
         if self.error is not None:
             raise self.error

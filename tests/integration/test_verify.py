@@ -26,7 +26,7 @@ from tests.command import Ingestq
 from tests.house import House, Nowhere
 from tests.waiting import eventually
 from worker.embedding.pool import ModelPool
-from worker.maintenance.rules import Finding, Kind, Tally
+from worker.maintenance.rules import Finding, FindingKind, VerifyCounts
 from worker.pipeline.points import DocumentKey, ledger_id
 from worker.store.client import Qdrant, Request
 from worker.store.collection import CollectionNames
@@ -622,9 +622,9 @@ async def test_there_is_no_false_alarm_while_a_worker_works(house: VerifiedHouse
 
 
 def test_the_lists_are_bounded_and_the_counts_are_not() -> None:
-    report = VerifyReport(Tally())
+    report = VerifyReport(VerifyCounts())
     for i in range(LISTED + 1):
-        report.add(Finding(Kind.STALE, DocumentKey("", str(i)), "old", None), repaired=False)
+        report.add(Finding(FindingKind.STALE, DocumentKey("", str(i)), "old", None), repaired=False)
     answer = report.as_json()
     assert (len(answer["stale"]), answer["found"]["stale"]) == (LISTED, LISTED + 1)
 

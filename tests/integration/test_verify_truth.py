@@ -21,18 +21,18 @@ from ingestq.core.documents import Deletion, Document, SeenDocuments
 from ingestq.core.paths import file_state, path_to_text
 from tests.integration.test_index_truth import SMALL, Memory, Words, words_at
 from worker.consumer.blobs import BlobContents
-from worker.maintenance.reconcile import Queue, Reconciler
+from worker.maintenance.reconcile import QueueView, Reconciler
 from worker.maintenance.repair import Repairer
 from worker.maintenance.rules import Finding
 from worker.maintenance.sources import Sources
 from worker.pipeline.ingest import Work, delete, ingest
-from worker.pipeline.points import DocumentKey, State, ledger_id
+from worker.pipeline.points import DocumentKey, EntryState, ledger_id
 from worker.pipeline.ports import Ports
 from worker.store.chunks import QdrantStore
 from worker.store.collection import CollectionNames, open_collection
 from worker.store.inventory import Inventory
 from worker.store.ledger import QdrantLedger
-from worker.text.parts import Part, Place, Prepared, Unprepared
+from worker.text.parts import PreparedDocument, Segment, SegmentStart, UnchangedContent
 
 NAMES = ("a", "b", "c")
 LATER = 2 * 10**15
@@ -42,16 +42,18 @@ LATER = 2 * 10**15
 class FileWords(Words):
     """A model for which every word of a file is a chunk."""
 
-    async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
+    async def prepare(
+        self, document: Document, known_hash: str | None
+    ) -> PreparedDocument | UnchangedContent:
         assert document.path is not None
         text, state = _read(document, Path(document.path))
         inline = msgspec.structs.replace(document, text=text, path=None)
         prepared = await super().prepare(inline, known_hash)
-        if isinstance(prepared, Unprepared):
-            return Unprepared(prepared.content_hash, state)
-        return Prepared(prepared.content_hash, state, prepared.title, prepared.part)
+        if isinstance(prepared, UnchangedContent):
+            return UnchangedContent(prepared.content_hash, state)
+        return PreparedDocument(prepared.content_hash, state, prepared.title, prepared.first)
 
-    async def prepare_rest(self, document: Document, rest: Place) -> Part:
+    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment:
         assert document.path is not None
         text, _ = _read(document, Path(document.path))
         return words_at(text, rest.start)
@@ -111,7 +113,7 @@ class IndexedFolder:
         reconciler = Reconciler(
             self.ledger,
             self.inventory,
-            Queue(self.now, waiting, given_up),
+            QueueView(self.now, waiting, given_up),
             Sources([self.folder], 1000),
             allow_mass_delete=False,
         )
@@ -148,7 +150,8 @@ def accidents(draw: Any) -> list[tuple[str, Any]]:
         "point is foreign": st.integers(0, 3),
         "entry is lost": st.sampled_from(NAMES),
         "worker dies": st.tuples(
-            st.sampled_from(NAMES), st.sampled_from([State.WRITING, State.CLEARING, State.DELETING])
+            st.sampled_from(NAMES),
+            st.sampled_from([EntryState.WRITING, EntryState.CLEARING, EntryState.DELETING]),
         ),
         "file changes": st.sampled_from(NAMES),
         "file goes": st.sampled_from(NAMES),
@@ -257,7 +260,7 @@ async def test_points_with_ids_that_no_worker_gives_are_removed_with_their_docum
     await index.write([document async for document in index.documents()])
     [one, *_], _ = await memory.client.scroll(names.chunks, limit=1)
     await _plant(index, 0, one.payload)
-    await happen_to_entry(index, ("c", State.DELETING))
+    await happen_to_entry(index, ("c", EntryState.DELETING))
     await index.reconcile(repair=True)
     await index.check()
     assert await index.reconcile(repair=False) == []

@@ -34,7 +34,7 @@ from ingestq.client.client import IngestClient
 from ingestq.core import errors, events
 from ingestq.core.results import ChunkCounts, DocumentCounts
 from ingestq.core.search_query import SearchQuery
-from worker.maintenance.rules import Tally
+from worker.maintenance.rules import VerifyCounts
 
 ROOT: Final = Path(__file__).parents[2]
 README: Final = ROOT / "README.md"
@@ -273,7 +273,7 @@ def test_the_schedule_is_as_documented() -> None:
 
 
 def test_findings_are_as_documented() -> None:
-    assert_same_keys(example("ingestq verify"), VerifyReport(Tally()).as_json())
+    assert_same_keys(example("ingestq verify"), VerifyReport(VerifyCounts()).as_json())
 
 
 def assert_same_keys(documented: Mapping[str, Any], real: Mapping[str, Any]) -> None:

@@ -1,36 +1,36 @@
-"""What documents in work hold in memory is bounded."""
+"""The memory that documents in work hold is bounded."""
 
 import asyncio
 
-from worker.pipeline.memory_budget import Room
+from worker.pipeline.memory_budget import MemoryBudget
 
 
-async def test_a_document_waits_until_there_is_room() -> None:
-    room = Room(chunks=10)
-    await room.enter()
-    with room.hold(6):
-        await room.enter()
-        with room.hold(6):
-            waiting = [asyncio.create_task(room.enter()) for _ in range(2)]
+async def test_a_document_waits_until_memory_is_free() -> None:
+    budget = MemoryBudget(chunks=10)
+    await budget.admit()
+    with budget.hold(6):
+        await budget.admit()
+        with budget.hold(6):
+            waiting = [asyncio.create_task(budget.admit()) for _ in range(2)]
             await asyncio.sleep(0)
             assert not any(task.done() for task in waiting)
         await asyncio.gather(*waiting)
 
 
-async def test_a_document_that_is_larger_than_the_room_gets_in() -> None:
-    room = Room(chunks=1)
-    await room.enter()
-    with room.hold(1000):
-        waiting = asyncio.create_task(room.enter())
+async def test_a_document_that_is_larger_than_the_budget_is_admitted() -> None:
+    budget = MemoryBudget(chunks=1)
+    await budget.admit()
+    with budget.hold(1000):
+        waiting = asyncio.create_task(budget.admit())
         await asyncio.sleep(0)
         assert not waiting.done()
     await waiting
 
 
-async def test_one_that_fails_gives_its_room_back() -> None:
-    room = Room(chunks=1)
+async def test_one_that_fails_gives_its_memory_back() -> None:
+    budget = MemoryBudget(chunks=1)
     try:
-        with room.hold(1):
+        with budget.hold(1):
             raise ValueError
     except ValueError:
-        await room.enter()
+        await budget.admit()

@@ -19,7 +19,7 @@ from tests.unit.test_chunk import MAX_TOKENS, TOKENIZER
 from worker.text import text_file
 from worker.text.chunker import Chunker
 from worker.text.content import content_hash
-from worker.text.parts import Part, Prepared, Unprepared
+from worker.text.parts import PreparedDocument, Segment, UnchangedContent
 from worker.text.prepare import prepare, prepare_rest
 
 WINDOW = 200
@@ -57,16 +57,16 @@ def document_at(path: Path, media_type: str | None = "text/plain") -> Document:
     )
 
 
-def parts_of(document: Document, chunker: Chunker = streaming) -> list[Part]:
+def parts_of(document: Document, chunker: Chunker = streaming) -> list[Segment]:
     """All parts of ``document``."""
     return list(each_part_of(document, chunker))
 
 
-def each_part_of(document: Document, chunker: Chunker) -> Iterator[Part]:
+def each_part_of(document: Document, chunker: Chunker) -> Iterator[Segment]:
     """The parts of ``document``, one after the other."""
     prepared = prepare(document, None, LIMIT, chunker, None)
-    assert isinstance(prepared, Prepared)
-    part = prepared.part
+    assert isinstance(prepared, PreparedDocument)
+    part = prepared.first
     yield part
     while part.rest is not None:
         part = prepare_rest(document, part.rest, chunker, None)
@@ -157,10 +157,10 @@ def test_only_what_has_to_be_is_read(tmp_path: Path) -> None:
     path.write_text("\n\n".join(PARAGRAPHS))
     document = document_at(path)
     prepared = prepare(document, None, LIMIT, streaming, None)
-    assert isinstance(prepared, Prepared)
+    assert isinstance(prepared, PreparedDocument)
     assert prepared.content_hash == content_hash(document, LIMIT)
     again = prepare(document, prepared.content_hash, LIMIT, streaming, None)
-    assert isinstance(again, Unprepared)
+    assert isinstance(again, UnchangedContent)
     with pytest.raises(DocumentRejected, match="INGESTQ_MAX_DOCUMENT_BYTES"):
         prepare(document, None, 100, streaming, None)
 
@@ -174,8 +174,8 @@ def test_a_file_that_changes_between_its_parts_is_read_again_later(
     os.utime(path, (1, 1))
     document = document_at(path)
     prepared = prepare(document, None, LIMIT, streaming, None)
-    assert isinstance(prepared, Prepared)
-    assert prepared.part.rest is not None
+    assert isinstance(prepared, PreparedDocument)
+    assert prepared.first.rest is not None
     match change:
         case "longer":
             path.write_text("\n\n".join([*PARAGRAPHS, "More."]))
@@ -189,7 +189,7 @@ def test_a_file_that_changes_between_its_parts_is_read_again_later(
         case "gone":
             path.unlink()
     with pytest.raises(SourceChanged) as raised:
-        prepare_rest(document, prepared.part.rest, streaming, None)
+        prepare_rest(document, prepared.first.rest, streaming, None)
     assert classify(raised.value) is Failure.TRANSIENT
 
 

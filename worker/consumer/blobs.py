@@ -28,7 +28,7 @@ class BlobContents:
 
     @asynccontextmanager
     async def at_hand(self, document: Document) -> AsyncIterator[Document]:
-        """``document`` with a path, as long as inside, if its content is in the blob store.
+        """Give ``document`` a path, as long as inside, if its content is in the blob store.
 
         Raises DocumentRejected if it is not there or too large, SpoolUnavailable, and UsageError.
         """

@@ -27,7 +27,7 @@ from worker.pipeline.ingest import (
     Rejected,
     Retry,
     Superseded,
-    Swept,
+    SweepResult,
     Unchanged,
 )
 
@@ -164,8 +164,10 @@ def decide_aborted(claim: Claim, batch: Batch | None, *, now_ms: int) -> Ack:
 def _report(claim: Claim, batch: Batch, outcomes: Sequence[Outcome], now_ms: int) -> BatchReport:
     ends = Counter(map(type, outcomes))
     chunks = [outcome.chunks for outcome in outcomes if isinstance(outcome, Indexed)]
-    chunks += [ChunkCounts(deleted=o.chunks) for o in outcomes if isinstance(o, Deleted | Swept)]
-    swept = sum(outcome.documents for outcome in outcomes if isinstance(outcome, Swept))
+    chunks += [
+        ChunkCounts(deleted=o.chunks) for o in outcomes if isinstance(o, Deleted | SweepResult)
+    ]
+    swept = sum(outcome.documents for outcome in outcomes if isinstance(outcome, SweepResult))
     dead = [
         dead_letter
         for index, outcome in enumerate(outcomes)
@@ -184,7 +186,7 @@ def _report(claim: Claim, batch: Batch, outcomes: Sequence[Outcome], now_ms: int
         healed=tuple(
             key
             for key, outcome in zip(batch.dead_letter_keys, outcomes, strict=True)
-            if isinstance(outcome, Indexed | Unchanged | Deleted | Swept)
+            if isinstance(outcome, Indexed | Unchanged | Deleted | SweepResult)
         ),
     )
 

@@ -34,7 +34,7 @@ class Rates:
         self._forget(moment)
 
     def per_second(self) -> tuple[float, float]:
-        """Documents and chunks a second."""
+        """Return documents and chunks a second."""
         moment = time.monotonic()
         self._forget(moment)
         seconds = max(min(moment - self._started, WINDOW_SECONDS), 1.0)

@@ -12,6 +12,7 @@ from bisect import insort
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -22,6 +23,7 @@ from ingestq.core import events
 from ingestq.core.documents import Lane
 from ingestq.core.errors import DocumentRejected, PoolBroken, PoolFailure
 from ingestq.core.service import Service
+from worker.bisection import bisect_on_failure
 from worker.embedding.backends import Vectors
 from worker.lanes import whose_turn
 from worker.text.parts import SizedText
@@ -209,52 +211,53 @@ class Batcher:
         bulk, interactive = self._waiting[Lane.BULK], self._waiting[Lane.INTERACTIVE]
         return whose_turn(self._batches, bulk=bool(len(bulk)), interactive=bool(len(interactive)))
 
-    async def _embed_batch(
-        self, batch: list[_Text], *, died: bool = False, broke: bool = False
-    ) -> None:
-        """Give each text of ``batch`` its vector, or say why there is none, as soon as it is known.
+    async def _embed_batch(self, batch: list[_Text]) -> None:
+        """Give each text of ``batch`` its vector, or the reason why it has none, once it is known.
 
-        Anybody may kill a process once. A batch over which it died before is halved, again and
-        again, until the text that does it is alone, and dies alone. If twice nobody knows over
-        which batch (it ``broke`` before), no document is to blame.
+        A batch over which processes die is halved, again and again, until the text that kills them
+        is alone, and rejected alone.
         """
-        batch = [text for text in batch if not text.done.done()]  # somebody waits for them
-        if not batch:
-            return
-        try:
-            outcomes = await self._embedder.embed_each([text.text for text in batch])
-            for text, outcome in list(zip(batch, outcomes, strict=True)):
-                if isinstance(outcome, DocumentRejected):
-                    text.fail(outcome)
-                else:
-                    text.give(outcome)
-        except PoolBroken as error:
-            if broke:
-                _fail(batch, error)
+        embed = partial(self._embed, len(batch))
+        async for text, outcome in bisect_on_failure(batch, embed, _may_be_one_text):
+            if isinstance(outcome, Exception):
+                text.fail(outcome)
+            elif outcome is not None:
+                text.give(outcome)
+
+    async def _embed(
+        self, batch_size: int, texts: Sequence[_Text]
+    ) -> Sequence[Vectors | DocumentRejected | None]:
+        """Embed all or some of a batch; None for texts that nobody waits for any more.
+
+        Raises PoolFailure if one of ``texts`` may kill processes. Anything else may also kill one,
+        once: the whole batch, and a text that is alone, have a second try. A text over which a
+        process died twice is rejected. PoolBroken, if nobody knows twice over which batch the
+        processes died, is no document's fault.
+        """
+        deaths_left = 2 if len(texts) in (1, batch_size) else 1
+        pools_left = 2
+        while waiting := [text for text in texts if not text.done.done()]:
+            try:
+                outcomes = await self._embedder.embed_each([text.text for text in waiting])
+            except PoolBroken:
+                pools_left -= 1
+                if not pools_left:
+                    raise
+            except PoolFailure as error:
+                log.warning(events.CHILD_FAILED, error=str(error))
+                deaths_left -= 1
+                if not deaths_left and len(texts) == 1:
+                    raise DocumentRejected(f"twice, {error}") from error
+                if not deaths_left:
+                    raise
             else:
-                await self._embed_batch(batch, died=died, broke=True)
-        except PoolFailure as error:
-            log.warning(events.CHILD_FAILED, error=str(error))
-            if not died:
-                await self._embed_batch(batch, died=True, broke=broke)
-            else:
-                await self._embed_halves(batch, error)
-        except Exception as error:
-            _fail(batch, error)
-
-    async def _embed_halves(self, batch: list[_Text], error: PoolFailure) -> None:
-        """Find out which text of ``batch`` kills processes; it may do so once more alone."""
-        if len(batch) == 1:
-            batch[0].fail(DocumentRejected(f"twice, {error}"))
-            return
-        half = len(batch) // 2
-        for part in (batch[:half], batch[half:]):
-            await self._embed_batch(part, died=len(part) > 1)
+                by_text = dict(zip(waiting, outcomes, strict=True))
+                return [by_text.get(text) for text in texts]
+        return [None] * len(texts)
 
 
-def _fail(batch: Sequence[_Text], error: Exception) -> None:
-    for text in batch:
-        text.fail(error)
+def _may_be_one_text(error: Exception) -> bool:
+    return isinstance(error, PoolFailure) and not isinstance(error, PoolBroken)
 
 
 def _tokens(text: _Text) -> int:

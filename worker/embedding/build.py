@@ -132,7 +132,7 @@ def _make(
 def _fastest(
     reference: SentenceTransformer, card: Card, config: EmbeddingConfig, folder: Path
 ) -> Card:
-    """The card with the first candidate that proves itself, or with torch."""
+    """Return the card of the first candidate that proves itself, else of torch."""
     try:
         candidates = list(_candidates(reference, card, config, folder))
     except Exception as error:  # whatever a converter raises over a model it does not know
@@ -160,7 +160,7 @@ def _fastest(
 def _candidates(
     reference: SentenceTransformer, card: Card, config: EmbeddingConfig, folder: Path
 ) -> Iterator[Candidate]:
-    """What to try, the fastest first. Raises whatever a converter raises."""
+    """Yield what to try, the fastest first. Raises whatever a converter raises."""
     if config.backend is Backend.TORCH or card.gpus:
         return
     if card.static:
@@ -173,7 +173,7 @@ def _candidates(
 
 
 def _arithmetics(precision: Precision) -> Iterator[Arithmetic]:
-    """In which OpenVINO may compute, the fastest first."""
+    """Yield the arithmetics in which OpenVINO may compute, the fastest first."""
     if precision is Precision.FAST:
         yield "int8"  # what is exact is within the class too
     if supports_bfloat16():
@@ -208,7 +208,7 @@ def _openvino(network: Any, card: Card, arithmetic: Arithmetic, folder: Path) ->
 
 
 def _network_in(arithmetic: Arithmetic, network: Any, folder: Path, card: Card) -> Any:
-    """The network to compute in ``arithmetic``; floating point is chosen when it is loaded."""
+    """Return the network for ``arithmetic``; floating point is chosen when it is loaded."""
     return quantized(network, folder, card) if arithmetic == "int8" else network
 
 

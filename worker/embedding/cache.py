@@ -92,7 +92,7 @@ class CacheKey(Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """An entry of the cache that was found complete."""
 
     folder: Path
@@ -105,20 +105,22 @@ class ModelCache:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def load(self, key: CacheKey) -> Entry | None:
-        """The entry of ``key``; None if there is none, or if it is damaged."""
+    def load(self, key: CacheKey) -> CacheEntry | None:
+        """Return the entry of ``key``; None if there is none, or if it is damaged."""
         folder = self._folder / key.digest
         try:
             card = msgspec.json.decode((folder / CARD).read_bytes(), type=Card)
             if all(_digest(folder / name) == digest for name, digest in card.files.items()):
-                return Entry(folder, card)
+                return CacheEntry(folder, card)
         except (OSError, msgspec.DecodeError):
             pass
         return None
 
-    def store(self, key: CacheKey, make: Callable[[Path], Card]) -> Entry:
-        """The entry of ``key``; unless somebody else stores it meanwhile, ``make`` is called with
-        an empty folder to fill.
+    def store(self, key: CacheKey, make: Callable[[Path], Card]) -> CacheEntry:
+        """Return the entry of ``key``; make it if there is none.
+
+        ``make`` is called with an empty folder to fill, unless another process stores the entry
+        meanwhile.
 
         Raises UsageError if the cache cannot be written, and what ``make`` raises.
         """
@@ -132,7 +134,7 @@ class ModelCache:
                 "INGESTQ_CACHE_DIR to a folder that can be written"
             ) from error
 
-    def _make(self, key: CacheKey, make: Callable[[Path], Card]) -> Entry:
+    def _make(self, key: CacheKey, make: Callable[[Path], Card]) -> CacheEntry:
         unfinished = self._folder / (key.digest + UNFINISHED)
         _remove(unfinished)  # of a process that was killed
         unfinished.mkdir()
@@ -146,11 +148,11 @@ class ModelCache:
             unfinished.rename(folder)
         finally:
             _remove(unfinished)
-        return Entry(folder, card)
+        return CacheEntry(folder, card)
 
 
 def cache_key(revision: str, backend: Backend, precision: Precision) -> CacheKey:
-    """The key of a model's entry on this machine, with what is installed now."""
+    """Return the key of a model's entry on this machine, with what is installed now."""
     libraries = ["openvino", "sentence-transformers", "tokenizers"]
     if precision is Precision.FAST:
         libraries.append("nncf")
@@ -173,8 +175,10 @@ def _version(library: str) -> str:
 
 @cache
 def _processor() -> str:
-    """The kind of processor, as far as it decides how to compute; others than Linux's are known by
-    their architecture only."""
+    """Return the kind of processor, as far as it decides how to compute.
+
+    Outside Linux only the architecture is known.
+    """
     features: frozenset[str] = frozenset()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

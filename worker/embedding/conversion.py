@@ -19,7 +19,7 @@ from worker.embedding.backends.openvino import openvino
 from worker.embedding.cache import NETWORK, TOKENIZER, Card
 
 
-class _Whole(torch.nn.Module):
+class _SentenceModel(torch.nn.Module):
     """The model as a function of a batch of tokens, which is what a converter can follow."""
 
     def __init__(self, model: SentenceTransformer) -> None:
@@ -33,14 +33,16 @@ class _Whole(torch.nn.Module):
 
 
 def converted(model: SentenceTransformer) -> Any:
-    """The ``openvino.Model`` of ``model``: from ``input_ids`` and ``attention_mask``, each of shape
-    (texts, tokens), to vectors. Raises whatever a converter raises over a model it does not know.
+    """Convert ``model`` to an ``openvino.Model``.
+
+    It maps ``input_ids`` and ``attention_mask``, each of shape (texts, tokens), to vectors. Raises
+    whatever a converter raises over a model it does not know.
     """
     ones = torch.ones((2, 8), dtype=torch.long)
     example = {"input_ids": ones, "attention_mask": ones}
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracing: whether it went well, the probes tell
-        return openvino.convert_model(_Whole(model).eval(), example_input=example)
+        return openvino.convert_model(_SentenceModel(model).eval(), example_input=example)
 
 
 def save(network: Any, folder: Path) -> None:
@@ -63,7 +65,7 @@ with the default model, searches lose one in 80 of what exact ones find if they 
 
 
 def quantized(network: Any, folder: Path, card: Card) -> Any:
-    """A copy of the ``openvino.Model`` ``network`` in 8-bit integers.
+    """Return a copy of the ``openvino.Model`` ``network`` in 8-bit integers.
 
     ``folder`` holds its tokenizer; ``card`` says how long texts may be. Raises UsageError if nncf
     is not installed, and whatever nncf raises over a network that it cannot quantize.
@@ -91,7 +93,7 @@ def quantized(network: Any, folder: Path, card: Card) -> Any:
 
 
 def _nncf() -> Any:
-    """The library, imported after `discreet`: it finds no telemetry module and stays quiet."""
+    """Import the library, after `discreet`: it finds no telemetry module and stays quiet."""
     try:
         nncf = importlib.import_module("nncf")
     except ImportError as error:
@@ -103,7 +105,7 @@ def _nncf() -> Any:
 
 
 def _narrowing(network: Any) -> list[str]:
-    """Names of the matrix products that give shorter rows than they take, the first ones first."""
+    """Return the names of the matrix products that shorten rows, in the network's order."""
     names = []
     for operation in network.get_ordered_ops():
         if operation.get_type_name() == "MatMul":
@@ -115,7 +117,7 @@ def _narrowing(network: Any) -> list[str]:
 
 
 def _texts(tokenizer: Tokenizer, longest: int) -> Iterator[str]:
-    """Each passage by itself, as short chunks and queries are, and many joined to ``longest``
+    """Yield each passage by itself, as short chunks and queries are, and many joined to ``longest``
     tokens, as most chunks are."""
     passages = CALIBRATION.read_text(encoding="utf-8").strip().split("\n\n")
     encodings = tokenizer.encode_batch_fast(passages, add_special_tokens=False)
@@ -131,6 +133,6 @@ def _texts(tokenizer: Tokenizer, longest: int) -> Iterator[str]:
 
 
 def _input(tokens: list[int]) -> dict[str, Any]:
-    """One text as the network takes it. It comes alone: padding is nothing to calibrate with."""
+    """Return one text as input of the network, alone: padding is nothing to calibrate with."""
     ids = np.array([tokens], np.int64)
     return {"input_ids": ids, "attention_mask": np.ones_like(ids)}

@@ -25,12 +25,12 @@ from worker.embedding.config import (
     ModelInfo,
     model_location,
 )
-from worker.embedding.processes import Children
+from worker.embedding.processes import EmbeddingProcesses
 from worker.embedding.ready import ready
 from worker.pipeline.points import QueryVectors
-from worker.text.parts import Part, Place, Prepared, SizedText, Unprepared
-from worker.text.process import PreparerConfig
-from worker.text.processes import Preparers
+from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText, UnchangedContent
+from worker.text.process import ParseConfig
+from worker.text.processes import ParseProcesses
 
 ENDPOINT_CHUNK_TOKENS: Final = 384
 """Tokens are counted by the default model's tokenizer, because an endpoint does not tell its own.
@@ -57,7 +57,7 @@ class ModelPool:
         self._open = AsyncExitStack()
         self._embedder: Embedder
         self._batcher: Batcher
-        self._preparers: Preparers
+        self._parsers: ParseProcesses
 
     async def __aenter__(self) -> Self:
         """Make the model ready, should it be used for the first time.
@@ -82,15 +82,15 @@ class ModelPool:
             tokenizer = Path(model_location(DEFAULT_MODEL), TOKENIZER)
         else:
             entry = await ready(config)
-            children = Children(config, entry)
+            children = EmbeddingProcesses(config, entry)
             self._open.push_async_callback(children.stop)
             embedder = children
             self.how = _how(entry.card)
             self.info = _computed(config, entry.card)
             tokenizer = entry.folder / TOKENIZER
-        preparing = PreparerConfig(tokenizer, self.info.max_tokens, config.hybrid)
-        self._preparers = Preparers(config.preparers, preparing, config.max_document_bytes)
-        self._open.push_async_callback(self._preparers.stop)
+        preparing = ParseConfig(tokenizer, self.info.max_tokens, config.hybrid)
+        self._parsers = ParseProcesses(config.parse_processes, preparing, config.max_document_bytes)
+        self._open.push_async_callback(self._parsers.stop)
         self._embedder = embedder
         self._batcher = await self._open.enter_async_context(Batcher(embedder))
 
@@ -103,21 +103,21 @@ class ModelPool:
         await self._open.aclose()
 
     def in_lane(self, lane: Lane) -> "LaneModel":
-        """The model as the documents of one lane use it."""
+        """Return the model as the documents of one lane use it."""
         return LaneModel(self, lane)
 
     async def prepare(
         self, lane: Lane, document: Document, known_hash: str | None
-    ) -> Prepared | Unprepared:
+    ) -> PreparedDocument | UnchangedContent:
         """Read, extract and chunk ``document``, unless its content is ``known_hash``.
 
         Raises DocumentRejected if it can never be prepared, or killed its child twice.
         """
-        return await self._preparers.prepare(lane, document, known_hash)
+        return await self._parsers.prepare(lane, document, known_hash)
 
-    async def prepare_rest(self, lane: Lane, document: Document, rest: Place) -> Part:
+    async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment:
         """Read and chunk the next part of ``document``. Raises as `prepare`, and SourceChanged."""
-        return await self._preparers.prepare_rest(lane, document, rest)
+        return await self._parsers.prepare_rest(lane, document, rest)
 
     async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> Vectors:
         """Embed chunks of documents; shape (texts, dimension).
@@ -129,7 +129,7 @@ class ModelPool:
     async def embed_query(self, text: str) -> QueryVectors:
         """Embed what somebody searches for."""
         dense, sparse = await asyncio.gather(
-            self._embedder.embed_query(text), self._preparers.encode_query(text)
+            self._embedder.embed_query(text), self._parsers.encode_query(text)
         )
         return QueryVectors(dense.tolist(), sparse)
 
@@ -141,11 +141,13 @@ class LaneModel:
     pool: ModelPool
     lane: Lane
 
-    async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
+    async def prepare(
+        self, document: Document, known_hash: str | None
+    ) -> PreparedDocument | UnchangedContent:
         """See `ModelPool.prepare`."""
         return await self.pool.prepare(self.lane, document, known_hash)
 
-    async def prepare_rest(self, document: Document, rest: Place) -> Part:
+    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment:
         """See `ModelPool.prepare_rest`."""
         return await self.pool.prepare_rest(self.lane, document, rest)
 
@@ -155,7 +157,10 @@ class LaneModel:
 
 
 def _computed(config: EmbeddingConfig, card: Card) -> ModelInfo:
-    """What is computed here. Raises ModelUnavailable if chunks are to be longer than is read."""
+    """Describe a model that is computed here.
+
+    Raises ModelUnavailable if chunks would be longer than what it reads.
+    """
     longest = card.longest or MAX_CHUNK_TOKENS
     max_tokens = config.chunk_tokens or min(longest, MAX_CHUNK_TOKENS)
     if card.longest is not None and max_tokens > card.longest:
@@ -167,8 +172,10 @@ def _computed(config: EmbeddingConfig, card: Card) -> ModelInfo:
 
 
 async def _served(config: EmbeddingConfig, endpoint: HttpConfig, backend: HttpBackend) -> ModelInfo:
-    """What is computed at an endpoint, which knows no revisions: a prompt is all that is known of
-    how documents become vectors."""
+    """Describe a model behind an endpoint.
+
+    An endpoint names no revision: the prompt is all that is known of how documents become vectors.
+    """
     prompt = endpoint.document_prompt
     revision = f"endpoint, with the prompt {prompt!r}" if prompt else "endpoint"
     max_tokens = config.chunk_tokens or ENDPOINT_CHUNK_TOKENS

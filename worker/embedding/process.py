@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 from ingestq.core.errors import ModelUnavailable, in_one_line
 from worker.embedding.backends import LoadedModel, Vectors
-from worker.embedding.cache import Entry
+from worker.embedding.cache import CacheEntry
 from worker.process_pool import become_child
 
 
 @dataclass(frozen=True)
-class ChildConfig:
+class EmbeddingProcessConfig:
     """The model to load, which the cache's ``entry`` describes, and the threads it may use."""
 
     model: str
-    entry: Entry
+    entry: CacheEntry
     threads: int
 
 
@@ -22,7 +22,7 @@ _model: LoadedModel
 _load_error: str | None = None
 
 
-def initialize(config: ChildConfig) -> None:
+def initialize(config: EmbeddingProcessConfig) -> None:
     """Load the model. A failure is kept and raised by the first task, where it can be read."""
     global _model, _load_error
     become_child()
@@ -32,7 +32,7 @@ def initialize(config: ChildConfig) -> None:
         _load_error = in_one_line(error)
 
 
-def _load(config: ChildConfig) -> LoadedModel:
+def _load(config: EmbeddingProcessConfig) -> LoadedModel:
     # Imported here, because each takes time and memory, and only one is needed.
     folder, card = config.entry.folder, config.entry.card
     match card.engine:

@@ -6,10 +6,10 @@ from typing import Final
 
 from worker.embedding import process as child
 from worker.embedding.backends import Vectors
-from worker.embedding.cache import Card, Entry
+from worker.embedding.cache import CacheEntry, Card
 from worker.embedding.config import EmbeddingConfig, cores
-from worker.embedding.process import ChildConfig
-from worker.process_pool import Processes, once_more
+from worker.embedding.process import EmbeddingProcessConfig
+from worker.process_pool import Processes, retry_once
 
 BATCH_TEXTS: Final = 128
 """More vectors at once would hold up the event loop when they arrive."""
@@ -20,14 +20,14 @@ STATIC_BATCH_TOKENS: Final = 262_144
 """Vectors that are looked up cost less than handing the texts over."""
 EMBED_SECONDS: Final = 300.0
 """A child that takes longer over a batch hangs, and is killed."""
-BATCHES_A_CHILD: Final = 4096
+BATCHES_PER_PROCESS: Final = 4096
 """Then it is replaced, so that memory it does not give back is bounded."""
 
 
-class Children:
+class EmbeddingProcesses:
     """See `worker.embedding.batcher.Embedder`. The processes start with the first text."""
 
-    def __init__(self, config: EmbeddingConfig, entry: Entry) -> None:
+    def __init__(self, config: EmbeddingConfig, entry: CacheEntry) -> None:
         self.slots = entry.card.gpus or config.pool_size
         self.batch_texts = BATCH_TEXTS
         self.batch_tokens = _batch_tokens(entry.card)
@@ -35,8 +35,8 @@ class Children:
         self._processes = Processes(
             self.slots,
             child.initialize,
-            (ChildConfig(config.model, entry, threads),),
-            max_tasks=BATCHES_A_CHILD,
+            (EmbeddingProcessConfig(config.model, entry, threads),),
+            max_tasks=BATCHES_PER_PROCESS,
         )
 
     async def embed_each(self, texts: Sequence[str]) -> Sequence[Vectors]:
@@ -45,7 +45,9 @@ class Children:
 
     async def embed_query(self, text: str) -> Vectors:
         """See `Embedder`."""
-        return await once_more(partial(self._processes.run, EMBED_SECONDS, child.embed_query, text))
+        return await retry_once(
+            partial(self._processes.run, EMBED_SECONDS, child.embed_query, text)
+        )
 
     async def stop(self) -> None:
         """End the processes at once. Stopping twice, or before starting, is fine."""

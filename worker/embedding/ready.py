@@ -1,4 +1,4 @@
-"""Makes sure that a model is ready to be used: it is in the cache, or is put there."""
+"""Makes sure that a model is in the cache, ready to be used."""
 
 import asyncio
 import time
@@ -7,24 +7,26 @@ import structlog
 
 from ingestq.core import events
 from ingestq.core.errors import ModelUnavailable, PoolFailure
-from worker.embedding.cache import Card, Entry, ModelCache, cache_key
-from worker.embedding.config import EmbeddingConfig, find_model
+from worker.embedding.cache import CacheEntry, Card, ModelCache, cache_key
+from worker.embedding.config import EmbeddingConfig, check_weights, find_model
 from worker.process_pool import START_SECONDS, Processes, become_child
 
 log = structlog.get_logger()
 
 
-async def ready(config: EmbeddingConfig) -> Entry:
-    """What the cache has of the model, after it was made ready if that is the first time.
+async def ready(config: EmbeddingConfig) -> CacheEntry:
+    """Return the cache's entry of the model; make the model ready if it has none.
 
-    Raises ModelUnavailable if there is no such model or it cannot be loaded, and UsageError if the
-    backend cannot compute it, or the cache cannot be written.
+    Raises ModelUnavailable if there is no such model, it cannot be loaded, or the weights of the
+    default model are not its own; UsageError if the backend cannot compute it, or the cache cannot
+    be written.
     """
     entry = await asyncio.to_thread(_kept, config)
     if entry is not None:
         return entry
     log.info(events.MODEL_PREPARING, model=config.model, cache=str(config.cache_dir))
     started = time.monotonic()
+    await asyncio.to_thread(check_weights, config.model)
     await _prepare(config)
     entry = await asyncio.to_thread(_kept, config)
     if entry is None:
@@ -43,7 +45,7 @@ def _say(card: Card, config: EmbeddingConfig, seconds: float) -> None:
     log.info(events.MODEL_READY, **chosen, cosine=cosine, seconds=round(seconds, 1))
 
 
-def _kept(config: EmbeddingConfig) -> Entry | None:
+def _kept(config: EmbeddingConfig) -> CacheEntry | None:
     files = find_model(config.model)
     if files is None:
         return None
@@ -65,7 +67,7 @@ async def _prepare(config: EmbeddingConfig) -> None:
 
 
 def _build(config: EmbeddingConfig) -> None:
-    """Runs in a child: only there may torch be imported."""
+    """Build the entry, in a child process: only there may torch be imported."""
     from worker.embedding.build import build
 
     build(config)

@@ -16,27 +16,27 @@ RETIRED_KEY: Final = "retired_ms"
 MS_PER_HOUR: Final = 3_600_000
 
 
-async def exchange(qdrant: Qdrant, live: CollectionNames, new: CollectionNames) -> None:
-    """Let the alias stand for ``new``, in one step. ``live`` is kept: see `find_previous`."""
+async def cut_over(qdrant: Qdrant, live: CollectionNames, new: CollectionNames) -> None:
+    """Switch the alias to ``new`` in one step. ``live`` is kept: see `find_previous`."""
     await retire(qdrant, live)
     both = [stands_for(new.alias, new), stands_for(live.alias + PREVIOUS, live)]
     await qdrant.ask(lambda client: client.update_collection_aliases(both))
 
 
 async def retire(qdrant: Qdrant, names: CollectionNames) -> None:
-    """Say that the collection is out of use from now on."""
+    """Mark the collection as out of use from now on."""
     retired = {RETIRED_KEY: time.time_ns() // 1_000_000}
     await qdrant.ask(lambda client: client.update_collection(names.chunks, metadata=retired))
 
 
 async def find_previous(qdrant: Qdrant, alias: str) -> CollectionNames | None:
-    """The collection that ``alias`` stood for before, or None if it was removed."""
+    """Return the collection that ``alias`` stood for before; None if it was removed."""
     target = await alias_target(qdrant, alias + PREVIOUS)
     return None if target is None else CollectionNames.at(alias, target)
 
 
 async def remove_expired(qdrant: Qdrant, alias: str, hours: float) -> CollectionNames | None:
-    """Remove the previous collection if it has been out of use for ``hours``; answers its names."""
+    """Remove the previous collection if it was out of use for ``hours``; return its names if so."""
     previous = await find_previous(qdrant, alias)
     if previous is None or await _hours_retired(qdrant, previous) < hours:
         return None
@@ -51,7 +51,7 @@ async def remove_expired(qdrant: Qdrant, alias: str, hours: float) -> Collection
 async def remove_abandoned(qdrant: Qdrant, alias: str) -> None:
     """Remove the collections of ``alias`` that it neither stands for nor stood for before.
 
-    Rebuilding that was given up leaves them. To be called only while nobody builds one.
+    A rebuild that was abandoned leaves them behind. Call it only while nobody builds one.
     """
     kept = {await find_collection(qdrant, alias), await find_previous(qdrant, alias)}
     existing = (await qdrant.ask(lambda client: client.get_collections())).collections

@@ -1,10 +1,10 @@
-"""Compares index, ledger and sources, page by page. What is found wrong is a value.
+"""Compares index, ledger and sources, page by page. Each difference is a `Finding`.
 
 Workers may be at work meanwhile. What they do to a document begins with its ledger entry and ends
-with it, so an entry that is the same before and after a look at its chunks was nobody's in between.
-Only one who was overtaken may still have chunks to take away, and then its job is on the queue. Nor
-is a file that changed wrong while the queue holds a job for it. Whatever looks wrong is looked at
-again before it is called so.
+with it, so if an entry is the same before and after its chunks were read, nobody worked at them in
+between. Only a worker that was overtaken may still have chunks to delete, and then its job is on
+the queue. A file that has changed is not wrong either while the queue holds a job for it. Whatever
+looks wrong is read once more before it is reported.
 """
 
 import asyncio
@@ -28,18 +28,18 @@ from ingestq.broker.queue.pending import Place, Waiting
 from ingestq.core.documents import Document
 from worker.maintenance.rules import (
     Assessment,
-    Circumstances,
     Finding,
-    Kind,
+    FindingKind,
     Observation,
+    QueueFacts,
     Requeue,
-    Tally,
-    assess,
-    delete,
+    VerifyCounts,
+    check_document,
+    delete_document,
     orphaned,
 )
-from worker.maintenance.sources import SAME, Sight, Sources, are_same
-from worker.pipeline.points import Digest, DocumentKey, LedgerEntry, State
+from worker.maintenance.sources import SAME, FileChange, Sources, are_same
+from worker.pipeline.points import Digest, DocumentKey, EntryState, LedgerEntry
 from worker.pipeline.sweep import MASS_DOCUMENTS, MASS_SHARE
 from worker.store.inventory import StoredChunk
 
@@ -50,7 +50,7 @@ LOOKS: Final = 5
 """A document that changes before each of so many looks is being worked at."""
 
 
-class Ledger(Protocol):
+class LedgerReader(Protocol):
     """See `worker.store.ledger.QdrantLedger`."""
 
     def entries(self) -> AsyncIterator[Sequence[LedgerEntry]]: ...
@@ -58,7 +58,7 @@ class Ledger(Protocol):
     async def look_up(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, LedgerEntry]: ...
 
 
-class Chunks(Protocol):
+class ChunkReader(Protocol):
     """See `worker.store.inventory.Inventory`."""
 
     def pages(
@@ -67,8 +67,8 @@ class Chunks(Protocol):
 
 
 @dataclass
-class _Held:
-    """Chunks of a document: those that carry the fence of its entry, and by id the others."""
+class _DocumentChunks:
+    """The chunks of a document: those that carry the fence of its entry, and the others by id."""
 
     own: int = 0
     digest: Digest = field(default_factory=Digest)
@@ -84,8 +84,8 @@ class _Held:
 
 
 @dataclass(frozen=True)
-class Queue:
-    """What the queue can tell: its time, what waits on it, and what was given up."""
+class QueueView:
+    """What the comparison asks the queue: its time, what waits on it, and what was given up."""
 
     now: Callable[[], Awaitable[int]]
     waiting: Callable[[Iterable[Place]], Awaitable[Waiting]]
@@ -93,13 +93,13 @@ class Queue:
 
 
 class Reconciler:
-    """One comparison. Raises what its neighbours raise."""
+    """Compares once. Raises what the ledger, the chunk store and the queue raise."""
 
     def __init__(
         self,
-        ledger: Ledger,
-        chunks: Chunks,
-        queue: Queue,
+        ledger: LedgerReader,
+        chunks: ChunkReader,
+        queue: QueueView,
         sources: Sources,
         *,
         allow_mass_delete: bool,
@@ -109,10 +109,10 @@ class Reconciler:
         self._queue = queue
         self._sources = sources
         self._allow_mass_delete = allow_mass_delete
-        self.tally = Tally()
+        self.tally = VerifyCounts()
 
     async def findings(self) -> AsyncIterator[Sequence[Finding]]:
-        """All that is wrong with what is in the index or known to be; now and then nothing.
+        """Yield what is wrong with the index and the ledger, page by page; a page may be empty.
 
         What is found may be repaired before the next page is asked for.
         """
@@ -124,7 +124,7 @@ class Reconciler:
             yield page
 
     async def absent(self, documents: AsyncIterable[Document]) -> AsyncIterator[Sequence[Finding]]:
-        """Those of ``documents``, as they were found in folders, that the index does not have."""
+        """Yield a finding for each of ``documents``, found in folders, that is not in the index."""
         page: list[Document] = []
         async for document in documents:
             page.append(document)
@@ -135,7 +135,7 @@ class Reconciler:
             yield await self._absent(page)
 
     async def _strays(self) -> AsyncIterator[Sequence[Finding]]:
-        """Chunks of documents that the ledger does not know.
+        """Yield the chunks of documents that the ledger does not know.
 
         A worker writes the ledger first: nobody is writing these. They are counted before any is
         given out, because a ledger that was lost must not take the index along.
@@ -168,18 +168,18 @@ class Reconciler:
 
     async def _documents(self) -> AsyncIterator[Sequence[Finding]]:
         async for entries in self._ledger.entries():
-            self.tally.documents += sum(e.state is not State.DELETED for e in entries)
+            self.tally.documents += sum(e.state is not EntryState.DELETED for e in entries)
             for group in _groups(entries):
                 yield await self._compare(group)
 
     async def _compare(self, keys: Sequence[DocumentKey]) -> Sequence[Finding]:
-        """What is wrong with some documents; those that change meanwhile are looked at again."""
+        """Check some documents; those that change meanwhile are checked again."""
         findings: list[Finding] = []
         for looks in range(LOOKS):
             now = await self._queue.now()  # before looking: what changes later is newer
             seen = await self._look_at(keys)
             if looks == 0:
-                self.tally.hidden += sum(one.look.sight is Sight.HIDDEN for one in seen)
+                self.tally.hidden += sum(one.file.change is FileChange.HIDDEN for one in seen)
                 self.tally.files += sum(one.has_file for one in seen)
             doubtful = [one for one in seen if one.doubtful]
             if not doubtful:
@@ -191,40 +191,41 @@ class Reconciler:
             given_up = await self._given_up([one for one in stable if one.changed_file], now)
             for one in stable:
                 queued = waiting.may_change(*_place(one.entry))
-                under = Circumstances(queued, one.entry.key in given_up, now)
-                assessment = assess(one, under)
-                self._count(assessment)
-                findings += assessment.findings
+                under = QueueFacts(queued, one.entry.key in given_up, now)
+                findings += self._count(check_document(one, under))
             done = {one.entry.key for one in stable}
             keys = [one.entry.key for one in doubtful if one.entry.key not in done]
         self.tally.in_work += len(keys)
         return findings
 
-    def _count(self, assessment: Assessment) -> None:
+    def _count(self, assessment: Assessment) -> Sequence[Finding]:
         self.tally.in_work += assessment.in_work
         self.tally.gone += assessment.gone
         self.tally.rejected += assessment.rejected
+        return assessment.findings
 
     async def _look_at(self, keys: Sequence[DocumentKey]) -> list[Observation]:
-        """The entries first, and then what they stand for."""
+        """Read the entries first, and then the chunks and files that they stand for."""
         entries = await self._ledger.look_up(keys)
         held = await self._held(list(entries.values()))
-        looks = await asyncio.to_thread(self._sources.look, list(entries.values()))
+        files = await asyncio.to_thread(self._sources.check, list(entries.values()))
         return [
             Observation(
                 entry=entry,
                 chunks=held[key].own,
                 complete=not entry.indexed or str(held[key].digest) == entry.chunks_digest,
                 others=list(held[key].others.values()),
-                look=looks.get(key, SAME),
+                file=files.get(key, SAME),
             )
             for key, entry in entries.items()
         ]
 
-    async def _held(self, entries: Sequence[LedgerEntry]) -> Mapping[DocumentKey, "_Held"]:
-        """The chunks there are of documents, but of none that is unfinished."""
+    async def _held(
+        self, entries: Sequence[LedgerEntry]
+    ) -> Mapping[DocumentKey, "_DocumentChunks"]:
+        """Return the chunks there are of each document; none of those that are unfinished."""
         final = {entry.key: entry for entry in entries if not entry.unfinished}
-        held = {entry.key: _Held() for entry in entries}
+        held = {entry.key: _DocumentChunks() for entry in entries}
         if not final:
             return held
         async for chunks in self._chunks.pages(list({key.doc_id for key in final})):
@@ -234,7 +235,7 @@ class Reconciler:
         return held
 
     async def _without_passing(self, seen: Sequence[Observation]) -> list[Observation]:
-        """``seen`` without those other chunks that were deleted meanwhile.
+        """Return ``seen`` without those other chunks that were deleted meanwhile.
 
         A worker that was overtaken deletes what is stale before its job ends. So what is still
         there after a look at the queue, and has no job on it, is nobody's any more.
@@ -248,14 +249,14 @@ class Reconciler:
         return [replace(one, others=still_there(one)) for one in seen]
 
     async def _given_up(self, changed: Sequence[Observation], now: int) -> frozenset[DocumentKey]:
-        """Those of which just what is at their path now is among the dead letters."""
+        """Return those whose path holds just what is among the dead letters."""
         documents = [one.document(now) for one in changed]
         before = await self._queue.given_up(documents)
         same = await asyncio.to_thread(are_same, before, documents)
         return frozenset(compress(map(_key, documents), same))
 
     async def _gone(self) -> AsyncIterator[Sequence[Finding]]:
-        """Documents whose files are gone: counted before, so that one can tell whether too many."""
+        """Yield the documents whose files are gone, unless those are too many to delete unasked."""
         tally = self.tally
         if not tally.gone:
             return
@@ -271,10 +272,10 @@ class Reconciler:
             again = await self._ledger.look_up(entry.key for entry in gone)
             yield [
                 Finding(
-                    Kind.STALE,
+                    FindingKind.STALE,
                     entry.key,
                     "the file is gone",
-                    delete(entry, now) if allowed else None,
+                    delete_document(entry, now) if allowed else None,
                 )
                 for entry in gone
                 if _is_still(entry, again) and not waiting.may_change(*_place(entry))
@@ -293,7 +294,7 @@ class Reconciler:
         self.tally.rejected += sum(rejected)
         reason = "the file is not in the index"
         return [
-            Finding(Kind.MISSING, _key(document), reason, Requeue(document))
+            Finding(FindingKind.MISSING, _key(document), reason, Requeue(document))
             for document, is_rejected in zip(idle, rejected, strict=True)
             if not is_rejected
         ]
@@ -304,11 +305,11 @@ class Reconciler:
             document
             for document in documents
             if (entry := entries.get(_key(document))) is None
-            or (entry.state is State.DELETED and entry.version <= document.version)
+            or (entry.state is EntryState.DELETED and entry.version <= document.version)
         ]
 
     def _allows(self, what: str, documents: int, is_large_share: bool) -> bool:
-        """Whether so much may be deleted; says why not."""
+        """Return whether so much may be deleted; note the reason if not."""
         if self._allow_mass_delete or documents <= MASS_DOCUMENTS or not is_large_share:
             return True
         self.tally.refused.append(f"{what}; they are kept unless you pass --allow-mass-delete")
@@ -337,6 +338,6 @@ def _groups(entries: Sequence[LedgerEntry]) -> Iterator[list[DocumentKey]]:
 
 
 def _is_still(seen: LedgerEntry, now: Mapping[DocumentKey, LedgerEntry]) -> bool:
-    """Whether nobody began or ended anything since the entry was ``seen``."""
+    """Return whether nobody began or ended anything since the entry was ``seen``."""
     entry = now.get(seen.key)
     return entry is not None and (entry.fence, entry.state) == (seen.fence, seen.state)

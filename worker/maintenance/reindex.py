@@ -1,8 +1,8 @@
-"""Builds a collection beside the live one, keeps it up to date, and exchanges the two.
+"""Builds a collection beside the live one, keeps it up to date, and cuts the alias over to it.
 
 The ledger of the live collection says what has to be in the new one: `Rebuild.catch_up` goes
 through it and brings over whatever differs, as often as it takes. So writes that arrive meanwhile
-reach both, and a rebuild that was interrupted goes on where it was. For the exchange the jobs of
+reach both, and a rebuild that was interrupted goes on where it was. For the cut-over the jobs of
 the collection are kept from workers for some seconds (see `ingestq.broker.queue.gate`): nothing is
 written while the last differences are brought over, and from then on workers write to the new
 collection only. Readers of the alias see one collection or the other, each complete.
@@ -20,10 +20,10 @@ from ingestq.core.documents import Document
 from ingestq.core.errors import CollectionMismatch, DocumentRejected, SourceChanged
 from ingestq.core.results import ChunkCounts, JobsFor
 from worker.consumer.blobs import BlobContents
-from worker.maintenance.cut_over import exchange
+from worker.maintenance.cut_over import cut_over
 from worker.pipeline import ingest as pipeline
 from worker.pipeline.ingest import Indexed, Outcome, Work
-from worker.pipeline.points import LedgerEntry, State
+from worker.pipeline.points import EntryState, LedgerEntry
 from worker.pipeline.ports import Model, Ports
 from worker.store.chunks import QdrantStore
 from worker.store.client import Qdrant
@@ -31,7 +31,7 @@ from worker.store.collection import CollectionNames, find_collection
 from worker.store.fingerprint import Fingerprint
 from worker.store.ledger import QdrantLedger
 from worker.store.search import QueryModel
-from worker.text.parts import Prepared
+from worker.text.parts import PreparedDocument
 
 PLAIN_TEXT: Final = "text/plain"
 MARKDOWN: Final = "text/markdown"
@@ -44,7 +44,7 @@ FOUND_SHARE: Final = 0.9
 """Of chunks that are searched for by their own text, so many are among the first hits."""
 
 
-class Queue(Protocol):
+class JobCounter(Protocol):
     """Tells how many jobs run; see `ingestq.broker.queue.job_queue.JobQueue`."""
 
     async def jobs_for(self, collections: Iterable[str]) -> JobsFor: ...
@@ -89,29 +89,29 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Rebuilt:
-    """The alias now stands for the new collection."""
+class ReindexResult:
+    """What a reindex did: the alias now stands for the new collection."""
 
     documents: int
     chunks: int
 
 
 @dataclass(frozen=True)
-class NotExchanged:
-    """The new collection is not as it should be; the alias stands for the old one as before."""
+class CutoverRefusal:
+    """Why there was no cut-over: the alias stands for the old collection as before."""
 
     reasons: Sequence[str]
 
 
-class Display(Protocol):
+class RebuildDisplay(Protocol):
     """Shows a person how far a rebuild is."""
 
     def begin(self, documents: int) -> None:
-        """A pass over so many documents begins."""
+        """Show that a pass over so many documents begins."""
         ...
 
     def done(self, chunks: ChunkCounts) -> None:
-        """One of them was looked at; ``chunks`` is what was done to it."""
+        """Show that one of them is done; ``chunks`` says what was done to it."""
         ...
 
 
@@ -132,7 +132,7 @@ class Rebuild:
         *,
         reuse: bool,
         at_once: int,
-        display: Display,
+        display: RebuildDisplay,
     ) -> None:
         self.live = live
         self.new = new
@@ -172,7 +172,7 @@ class Rebuild:
         self._display.done(done)
 
     async def _bring_over(self, entry: LedgerEntry, known: LedgerEntry | None) -> Outcome | None:
-        if entry.state is State.DELETED:
+        if entry.state is EntryState.DELETED:
             return await pipeline.remove(entry, self._ports)
         if known is not None and known.indexed and known.content_hash == entry.content_hash:
             # Nothing but the version is new: somebody looked, and found it unchanged.
@@ -184,28 +184,31 @@ class Rebuild:
             )
             await self.new.ledger.confirm(known, now)
             return None
-        if known is not None and known.state in (State.WRITING, State.CLEARING):
+        if known is not None and known.state in (EntryState.WRITING, EntryState.CLEARING):
             # A rebuild was interrupted here. It wrote under the same fence as this one does.
             await self.new.chunks.delete_stale(msgspec.structs.replace(known, chunks_fence=None))
-        await self._ports.room.enter()
+        await self._ports.memory.admit()
         document, prepared = await self._read(entry)
         work = Work(document, known, entry.attempt)
         return await pipeline.replace(
             work, prepared, self._ports, lambda done, known: None, document
         )
 
-    async def _read(self, entry: LedgerEntry) -> tuple[Document, Prepared]:
-        """The document from its source or, if that is gone or another by now, from its chunks."""
+    async def _read(self, entry: LedgerEntry) -> tuple[Document, PreparedDocument]:
+        """Read the document from its source or, if that is gone or has changed, from its chunks."""
         if entry.document is not None:
             try:
                 prepared = await self._ports.model.prepare(entry.document, None)
             except DocumentRejected:
                 prepared = None
-            if isinstance(prepared, Prepared) and prepared.content_hash == entry.content_hash:
+            if (
+                isinstance(prepared, PreparedDocument)
+                and prepared.content_hash == entry.content_hash
+            ):
                 return entry.document, prepared
         return await self._read_stored(entry)
 
-    async def _read_stored(self, entry: LedgerEntry) -> tuple[Document, Prepared]:
+    async def _read_stored(self, entry: LedgerEntry) -> tuple[Document, PreparedDocument]:
         stored = await self.live.chunks.stored_text(entry.key)
         plain = entry.media_type in (None, PLAIN_TEXT)
         document = Document(
@@ -219,7 +222,7 @@ class Rebuild:
             scanned=bool(entry.folders),
         )
         prepared = await self._ports.model.prepare(document, None)
-        assert isinstance(prepared, Prepared), "nothing is known of it"
+        assert isinstance(prepared, PreparedDocument), "nothing is known of it"
         original = entry.document or msgspec.structs.replace(
             document, text="", media_type=entry.media_type
         )
@@ -227,15 +230,15 @@ class Rebuild:
             prepared, content_hash=entry.content_hash, file=entry.file, title=stored.title
         )
 
-    async def is_alike(self, seen: Pass) -> NotExchanged | None:
-        """Whether the new collection has as many chunks as it should, after a last pass."""
+    async def is_alike(self, seen: Pass) -> CutoverRefusal | None:
+        """Check that the new collection has as many chunks as it should, after a last pass."""
         chunks = await self.new.chunks.count()
         if chunks == seen.chunks:
             return None
-        return NotExchanged([f"it holds {chunks:,} chunks, and should hold {seen.chunks:,}"])
+        return CutoverRefusal([f"it holds {chunks:,} chunks, and should hold {seen.chunks:,}"])
 
-    async def answers(self, model: QueryModel) -> NotExchanged | None:
-        """Whether chunks of the new collection are found by their own text."""
+    async def answers(self, model: QueryModel) -> CutoverRefusal | None:
+        """Check that chunks of the new collection are found by their own text."""
         texts = await self.new.chunks.sample(SAMPLES)
         found = 0
         for text in texts:
@@ -244,17 +247,17 @@ class Rebuild:
             found += any(hit.text == text for hit in hits)
         if found >= FOUND_SHARE * len(texts):
             return None
-        return NotExchanged([f"only {found} of {len(texts)} chunks were found by their own text"])
+        return CutoverRefusal([f"only {found} of {len(texts)} chunks were found by their own text"])
 
 
 async def reindex(
     rebuild: Rebuild,
     qdrant: Qdrant,
-    queue: Queue,
+    queue: JobCounter,
     gate: Gate,
     model: QueryModel,
     patience: Patience = DEFAULT_PATIENCE,
-) -> Rebuilt | NotExchanged:
+) -> ReindexResult | CutoverRefusal:
     """Build the new collection, and let the alias stand for it once it is complete.
 
     ``gate`` is that of the live one.
@@ -265,19 +268,19 @@ async def reindex(
     while True:
         seen = await rebuild.catch_up()
         if seen.failed:
-            return NotExchanged([f"{doc_id}: {reason}" for doc_id, reason in seen.failed.items()])
+            return CutoverRefusal([f"{doc_id}: {reason}" for doc_id, reason in seen.failed.items()])
         if seen.changed > FEW_CHANGES:
             continue
         if (refused := await rebuild.answers(model)) is not None:
             return refused
         async with gate.shut():
             if await _becomes_quiet(queue, rebuild.live.names.alias, patience.closed_seconds):
-                return await _exchange(rebuild, qdrant, gate)
+                return await _cut_over(rebuild, qdrant, gate)
         await asyncio.sleep(patience.open_seconds)
 
 
-async def _becomes_quiet(queue: Queue, collection: str, seconds: float) -> bool:
-    """Whether all jobs for ``collection`` end before others have to wait too long."""
+async def _becomes_quiet(queue: JobCounter, collection: str, seconds: float) -> bool:
+    """Return whether all jobs for ``collection`` end before others have to wait too long."""
     try:
         async with asyncio.timeout(seconds):
             # The jobs run elsewhere.
@@ -288,13 +291,13 @@ async def _becomes_quiet(queue: Queue, collection: str, seconds: float) -> bool:
     return True
 
 
-async def _exchange(rebuild: Rebuild, qdrant: Qdrant, gate: Gate) -> Rebuilt | NotExchanged:
-    """To be called while nothing is written."""
+async def _cut_over(rebuild: Rebuild, qdrant: Qdrant, gate: Gate) -> ReindexResult | CutoverRefusal:
+    """Bring over the last differences and switch the alias. Call it while nothing is written."""
     seen = await rebuild.catch_up()
     while seen.changed and not seen.failed:
         seen = await rebuild.catch_up()
     if seen.failed:
-        return NotExchanged([f"{doc_id}: {reason}" for doc_id, reason in seen.failed.items()])
+        return CutoverRefusal([f"{doc_id}: {reason}" for doc_id, reason in seen.failed.items()])
     if (refused := await rebuild.is_alike(seen)) is not None:
         return refused
     live, new = rebuild.live.names, rebuild.new.names
@@ -304,5 +307,5 @@ async def _exchange(rebuild: Rebuild, qdrant: Qdrant, gate: Gate) -> Rebuilt | N
         )
     # If this process dies before the next line is done, no worker writes until it is run again.
     await gate.replaced_by(new.chunks)
-    await exchange(qdrant, live, new)
-    return Rebuilt(seen.documents, seen.chunks)
+    await cut_over(qdrant, live, new)
+    return ReindexResult(seen.documents, seen.chunks)

@@ -1,4 +1,4 @@
-"""Repairs what `worker.maintenance.reconcile` found: removes chunks itself, and has the rest
+"""Repairs what `worker.maintenance.reconcile` found wrong: removes chunks itself, and has the rest
 queued."""
 
 import asyncio
@@ -9,7 +9,14 @@ from typing import Final, Protocol
 import msgspec
 
 from ingestq.core.documents import Deletion, Document
-from worker.maintenance.rules import Delete, Finding, Remedy, Remove, Requeue, SendAgain
+from worker.maintenance.rules import (
+    DeleteDocument,
+    Finding,
+    Remedy,
+    RemoveChunk,
+    Requeue,
+    SubmitAgain,
+)
 from worker.pipeline.points import DocumentKey, LedgerEntry
 from worker.store.inventory import StoredChunk
 
@@ -17,7 +24,7 @@ CONFIRMATIONS: Final = 3
 """How often a worker may find a document unchanged while it is being repaired."""
 
 
-class Ledger(Protocol):
+class LedgerInvalidator(Protocol):
     """See `worker.store.ledger.QdrantLedger`."""
 
     async def look_up(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, LedgerEntry]: ...
@@ -25,7 +32,7 @@ class Ledger(Protocol):
     async def invalidate(self, seen: LedgerEntry) -> bool: ...
 
 
-class Chunks(Protocol):
+class ChunkRemover(Protocol):
     """See `worker.store.inventory.Inventory`."""
 
     async def remove(self, chunks: Iterable[StoredChunk]) -> None: ...
@@ -33,45 +40,50 @@ class Chunks(Protocol):
 
 @dataclass(frozen=True)
 class Repairer:
-    """``queue`` and ``delete`` return when what they are given is on the queue.
+    """Repairs findings. ``queue`` and ``delete`` return when their arguments are on the queue.
 
     Raises what its neighbours raise; after that, the same comparison finds what is left to be done.
     """
 
-    ledger: Ledger
-    chunks: Chunks
+    ledger: LedgerInvalidator
+    chunks: ChunkRemover
     queue: Callable[[Sequence[Document]], Awaitable[None]]
     delete: Callable[[Sequence[Deletion]], Awaitable[None]]
 
     async def repair(self, findings: Sequence[Finding]) -> list[bool]:
-        """Do what can be done about ``findings``; True for those that are repaired, or will be."""
-        await self.chunks.remove(f.remedy.chunk for f in findings if isinstance(f.remedy, Remove))
+        """Repair ``findings`` where possible; return whether each is repaired, or will be."""
+        await self.chunks.remove(
+            f.remedy.chunk for f in findings if isinstance(f.remedy, RemoveChunk)
+        )
         remedies = await asyncio.gather(*map(self._prepared, findings))
         if documents := [r.document for r in remedies if isinstance(r, Requeue)]:
             await self.queue(documents)
-        if deletions := [r.deletion for r in remedies if isinstance(r, Delete)]:
+        if deletions := [r.deletion for r in remedies if isinstance(r, DeleteDocument)]:
             await self.delete(deletions)
         return [remedy is not None for remedy in remedies]
 
     async def _prepared(self, finding: Finding) -> Remedy:
-        """What is left to be done, so that a worker will really write; None if nothing can be."""
+        """Return the remedy that is left to carry out; None if nothing can be done.
+
+        An entry is invalidated before, so that a worker will really write.
+        """
         match finding.remedy:
-            case SendAgain(entry):
+            case SubmitAgain(entry):
                 await self._invalidate(entry)
                 return None
             case Requeue(document, LedgerEntry() as entry):
-                invalid = await self._invalidate(entry)
-                if invalid is None:
+                invalidated = await self._invalidate(entry)
+                if invalidated is None:
                     return None
-                version = max(document.version, invalid.version)
+                version = max(document.version, invalidated.version)
                 return Requeue(msgspec.structs.replace(document, version=version))
             case remedy:
                 return remedy
 
     async def _invalidate(self, entry: LedgerEntry) -> LedgerEntry | None:
-        """Return the entry that is invalid now: ``entry``, or one that confirmed it meanwhile.
+        """Invalidate ``entry``, or one that confirmed it meanwhile, and return it.
 
-        None if somebody began to write the document: then it is left to them.
+        Returns None if a worker began to write the document: then it is left to that worker.
         """
         for _ in range(CONFIRMATIONS):
             if await self.ledger.invalidate(entry):

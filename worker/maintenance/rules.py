@@ -9,12 +9,12 @@ import msgspec
 from qdrant_client import models
 
 from ingestq.core.documents import Deletion, Document
-from worker.maintenance.sources import Look, Sight
-from worker.pipeline.points import DocumentKey, LedgerEntry, State
+from worker.maintenance.sources import FileChange, FileCheck
+from worker.pipeline.points import DocumentKey, EntryState, LedgerEntry
 from worker.store.inventory import StoredChunk
 
 
-class Kind(StrEnum):
+class FindingKind(StrEnum):
     """What is wrong.
 
     ``missing``: a document of which the index lacks something. ``orphaned``: a chunk that belongs
@@ -28,41 +28,41 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Requeue:
-    """Have the document written. If it was written before, invalidate its ledger entry first."""
+    """Have the document written. If it is indexed, its entry is invalidated first."""
 
     document: Document
     invalidate: LedgerEntry | None = None
 
 
 @dataclass(frozen=True)
-class Delete:
+class DeleteDocument:
     """Have the document deleted."""
 
     deletion: Deletion
 
 
 @dataclass(frozen=True)
-class Remove:
+class RemoveChunk:
     """Remove the chunk."""
 
     chunk: StoredChunk
 
 
 @dataclass(frozen=True)
-class SendAgain:
-    """Only the sender can repair it: the document is written when the same content comes again."""
+class SubmitAgain:
+    """Have the document invalidated: only its sender can repair it, by submitting it again."""
 
     invalidate: LedgerEntry
 
 
-Remedy = Requeue | Delete | Remove | SendAgain | None
+Remedy = Requeue | DeleteDocument | RemoveChunk | SubmitAgain | None
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong, and its remedy; None if nothing may be done about it."""
+    """Something that is wrong, and the remedy; None if nothing may be done about it."""
 
-    kind: Kind
+    kind: FindingKind
     key: DocumentKey
     reason: str
     remedy: Remedy
@@ -70,11 +70,11 @@ class Finding:
 
 
 @dataclass
-class Tally:
-    """What was seen.
+class VerifyCounts:
+    """What a verification has counted so far.
 
-    ``in_work`` documents are not assessed, because a job may be about to change them; nor are
-    ``hidden`` ones, whose files cannot be seen from here. ``rejected`` ones are dead letters;
+    ``in_work`` documents are not checked, because a worker is at them; ``hidden`` ones neither,
+    because their files cannot be seen from here. ``rejected`` ones are among the dead letters;
     ``unreadable`` ones were found in a folder, and are no documents.
     ``refused`` says which repairs look too much like a mistake to be made unasked.
     """
@@ -98,7 +98,7 @@ FIRST_REDIS_TIME: Final = 10**15
 
 @dataclass(frozen=True)
 class Observation:
-    """What was seen of one document.
+    """What was observed of one document.
 
     There are ``chunks`` that carry the fence of its entry; the ``others`` say that they are its
     own, and do not. Of an unfinished document neither is known. ``complete`` says
@@ -109,16 +109,17 @@ class Observation:
     chunks: int
     complete: bool
     others: Sequence[StoredChunk]
-    look: Look
+    file: FileCheck
 
     @property
     def changed_file(self) -> bool:
-        return self.look.sight in (Sight.CHANGED, Sight.GONE)
+        """Whether its file has changed or is gone."""
+        return self.file.change in (FileChange.CHANGED, FileChange.GONE)
 
     @property
     def has_file(self) -> bool:
-        """Whether it has one that can be seen, or was seen to be gone."""
-        return self.entry.path is not None and self.look.sight is not Sight.HIDDEN
+        """Whether it has a file that can be seen, or was seen to be gone."""
+        return self.entry.path is not None and self.file.change is not FileChange.HIDDEN
 
     @property
     def doubtful(self) -> bool:
@@ -127,17 +128,20 @@ class Observation:
         return unfinished or self.changed_file or not self.complete or bool(self.others)
 
     def document(self, now: int) -> Document:
-        """The document as its file is now. It has a path."""
+        """Return the document, which has a path, as its file is now."""
         document = self.entry.document
         assert document is not None, "the caller looked"
         version = _next_version(self.entry, now)
-        return msgspec.structs.replace(document, version=version, file=self.look.state)
+        return msgspec.structs.replace(document, version=version, file=self.file.state)
 
 
 @dataclass(frozen=True)
-class Circumstances:
-    """Whether the queue holds a job for the document, or what its path holds was given up before;
-    and the time of Redis from before it was looked at."""
+class QueueFacts:
+    """What Redis told of a document.
+
+    ``queued`` says that a job for it waits or runs, ``given_up`` that what its path holds is among
+    the dead letters. ``now`` is the time of Redis from before the document was looked at.
+    """
 
     queued: bool
     given_up: bool
@@ -146,11 +150,7 @@ class Circumstances:
 
 @dataclass(frozen=True)
 class Assessment:
-    """What is wrong with a document, or why nobody can tell yet.
-
-    If it is ``in_work``, a job may be about to change it. Whether a document whose file is ``gone``
-    may be deleted depends on how many there are. A ``rejected`` one is among the dead letters.
-    """
+    """What is wrong with one document, and how it counts; see `VerifyCounts`."""
 
     findings: Sequence[Finding] = ()
     in_work: bool = False
@@ -158,95 +158,101 @@ class Assessment:
     rejected: bool = False
 
 
-def assess(seen: Observation, under: Circumstances) -> Assessment:
-    """Return what is wrong with a document that nobody changed while it was looked at."""
+def check_document(seen: Observation, under: QueueFacts) -> Assessment:
+    """Return what is wrong with a document that nobody changed while it was looked at.
+
+    A file that is gone is no finding yet: whether its document may be deleted depends on how many
+    there are.
+    """
     match seen.entry.state:
-        case State.DELETED:
-            return _others(seen, "the document was deleted", under)
-        case State.INDEXED:
-            chunks = _others(seen, "it is left of another version", under)
-            document = _indexed(seen, under)
+        case EntryState.DELETED:
+            return _leftovers(seen, "the document was deleted", under)
+        case EntryState.INDEXED:
+            leftovers = _leftovers(seen, "it is left of another version", under)
+            indexed = _indexed(seen, under)
             return replace(
-                document,
-                findings=[*chunks.findings, *document.findings],
-                in_work=chunks.in_work or document.in_work,
+                indexed,
+                findings=(*leftovers.findings, *indexed.findings),
+                in_work=leftovers.in_work or indexed.in_work,
             )
-        case State.WRITING | State.CLEARING | State.DELETING:
-            return _begun(seen, under)
+        case EntryState.WRITING | EntryState.CLEARING | EntryState.DELETING:
+            return _unfinished(seen, under)
 
 
-def _others(seen: Observation, reason: str, under: Circumstances) -> Assessment:
+def _leftovers(seen: Observation, reason: str, under: QueueFacts) -> Assessment:
     if seen.others and under.queued:
         # A worker that was overtaken may be about to delete them.
         return Assessment(in_work=True)
     return Assessment([orphaned(chunk, reason) for chunk in seen.others])
 
 
-def _indexed(seen: Observation, under: Circumstances) -> Assessment:
-    if not seen.complete and seen.look.sight is not Sight.GONE:
+def _indexed(seen: Observation, under: QueueFacts) -> Assessment:
+    if not seen.complete and seen.file.change is not FileChange.GONE:
         # Also if it is queued: a worker would find the content that is indexed already.
         return Assessment([_incomplete(seen, under)])
     if not seen.changed_file:
         return Assessment()
     if under.queued:
         return Assessment(in_work=True)
-    if seen.look.sight is Sight.GONE:
+    if seen.file.change is FileChange.GONE:
         return Assessment(gone=True)
     if under.given_up:
         return Assessment(rejected=True)
     remedy = Requeue(seen.document(under.now))
-    return Assessment([Finding(Kind.STALE, seen.entry.key, seen.look.reason, remedy)])
+    return Assessment([Finding(FindingKind.STALE, seen.entry.key, seen.file.reason, remedy)])
 
 
-def _begun(seen: Observation, under: Circumstances) -> Assessment:
+def _unfinished(seen: Observation, under: QueueFacts) -> Assessment:
     if under.queued:
         return Assessment(in_work=True)
-    if seen.entry.state is State.DELETING:
-        remedy = delete(seen.entry, under.now)
+    if seen.entry.state is EntryState.DELETING:
+        remedy = delete_document(seen.entry, under.now)
         reason = "its deletion was begun, and not ended"
-        return Assessment([Finding(Kind.STALE, seen.entry.key, reason, remedy)])
-    if seen.look.sight is Sight.GONE:
+        return Assessment([Finding(FindingKind.STALE, seen.entry.key, reason, remedy)])
+    if seen.file.change is FileChange.GONE:
         return Assessment(gone=True)
     reason = "it was begun to be written, and not ended"
-    return Assessment([_half_done(Kind.STALE, reason, seen, under)])
+    return Assessment([_half_done(FindingKind.STALE, reason, seen, under)])
 
 
-def _incomplete(seen: Observation, under: Circumstances) -> Finding:
+def _incomplete(seen: Observation, under: QueueFacts) -> Finding:
     wanted = seen.entry.chunks
     if seen.chunks > wanted:
         reason = f"{seen.chunks:,} chunks say that they are its {wanted:,}"
-        return _half_done(Kind.ORPHANED, reason, seen, under)
+        return _half_done(FindingKind.ORPHANED, reason, seen, under)
     if seen.chunks == wanted:
         reason = f"its {wanted:,} chunks are not those that were written"
-        return _half_done(Kind.MISSING, reason, seen, under)
+        return _half_done(FindingKind.MISSING, reason, seen, under)
     reason = f"{wanted - seen.chunks:,} of its {wanted:,} chunks are missing"
-    return _half_done(Kind.MISSING, reason, seen, under)
+    return _half_done(FindingKind.MISSING, reason, seen, under)
 
 
-def _half_done(kind: Kind, reason: str, seen: Observation, under: Circumstances) -> Finding:
+def _half_done(kind: FindingKind, reason: str, seen: Observation, under: QueueFacts) -> Finding:
     entry = seen.entry
     if entry.path is None:
         told = f"{reason}; its text is not in a file, so send it again"
         # One that is not indexed will be written as it is.
-        return Finding(kind, entry.key, told, SendAgain(entry) if entry.indexed else None)
+        return Finding(kind, entry.key, told, SubmitAgain(entry) if entry.indexed else None)
     remedy = Requeue(seen.document(under.now), entry)
     return Finding(kind, entry.key, reason, remedy)
 
 
 def orphaned(chunk: StoredChunk, reason: str, *, allowed: bool = True) -> Finding:
-    """A chunk that is too many; it is removed if that is ``allowed``."""
+    """Report a chunk that is too many; it is removed if that is ``allowed``."""
     key = chunk.key or DocumentKey("", "")
-    return Finding(Kind.ORPHANED, key, reason, Remove(chunk) if allowed else None, chunk.id)
+    return Finding(
+        FindingKind.ORPHANED, key, reason, RemoveChunk(chunk) if allowed else None, chunk.id
+    )
 
 
-def delete(entry: LedgerEntry, now: int) -> Delete:
-    """Return the remedy that deletes the document of ``entry``, as it was observed ``now``."""
+def delete_document(entry: LedgerEntry, now: int) -> DeleteDocument:
+    """Return the deletion of the document of ``entry``, as it was observed ``now``."""
     version = _next_version(entry, now)
-    return Delete(Deletion(doc_id=entry.doc_id, version=version, tenant=entry.tenant))
+    return DeleteDocument(Deletion(doc_id=entry.doc_id, version=version, tenant=entry.tenant))
 
 
 def _next_version(entry: LedgerEntry, now: int) -> int:
-    """The version at which a document is repaired: ``now``, if times are what it is counted in.
+    """Return the version at which a document is repaired: ``now``, if its versions are times.
 
     Numbers of the caller's own stay: a later attempt at the same one is enough, and the caller's
     next one has to be newer.

@@ -1,4 +1,4 @@
-"""What became of the files that the index was made from. Blocks: to be called in a thread."""
+"""Compares the files that the index was made from with the ledger. Blocks: call it in a thread."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -14,10 +14,10 @@ from worker.pipeline.points import DocumentKey, LedgerEntry
 from worker.text.content import content_hash
 
 
-class Sight(Enum):
-    """How a file compares with what is known of it.
+class FileChange(Enum):
+    """How a file compares with what the ledger says of it.
 
-    ``hidden`` is a file that cannot be seen from here: nothing is known of it.
+    Nothing is known of a ``hidden`` file: it cannot be seen from this machine.
     """
 
     SAME = "same"
@@ -27,50 +27,50 @@ class Sight(Enum):
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was seen of a file, and of one that changed, why and its state now."""
+class FileCheck:
+    """How a file compares, and of one that changed, the reason and its state now."""
 
-    sight: Sight
+    change: FileChange
     reason: str = ""
     state: str | None = None
 
 
-SAME: Final = Look(Sight.SAME)
+SAME: Final = FileCheck(FileChange.SAME)
 
 
 @dataclass(frozen=True)
 class Sources:
     """The files, as this machine sees them.
 
-    ``roots`` are folders of which it is known that they are sources: what is missing in one of
-    them is gone. Elsewhere a file is gone only if the folder it was in is there.
+    ``roots`` are the folders that are compared: a file that is missing in one of them is
+    gone. Elsewhere a file is gone only if the folder it was in is there.
     """
 
     roots: Sequence[Path]
     max_bytes: int
 
-    def look(self, entries: Iterable[LedgerEntry]) -> dict[DocumentKey, Look]:
-        """Compare the files of ``entries`` with them; one is read only if its state differs."""
+    def check(self, entries: Iterable[LedgerEntry]) -> dict[DocumentKey, FileCheck]:
+        """Compare the files of ``entries`` with them; a file is read only if its state differs."""
         return {
-            entry.key: self._look(entry, document)
+            entry.key: self._check(entry, document)
             for entry in entries
             if (document := entry.document) is not None
         }
 
     def gone(self, entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
-        """Those of ``entries`` whose files are gone."""
+        """Return those of ``entries`` whose files are gone."""
         return [
             entry
             for entry in entries
-            if entry.path is not None and self._missing(text_to_path(entry.path)) is Sight.GONE
+            if entry.path is not None and self._missing(text_to_path(entry.path)) is FileChange.GONE
         ]
 
-    def _look(self, entry: LedgerEntry, document: Document) -> Look:
+    def _check(self, entry: LedgerEntry, document: Document) -> FileCheck:
         assert document.path is not None, "a ledger gives documents that have a path"
         path = text_to_path(document.path)
         missing = self._missing(path)
         if missing is not None:
-            return Look(missing)
+            return FileCheck(missing)
         try:
             state = file_state(document, path.stat())
             if state is not None and state == entry.file:
@@ -78,26 +78,26 @@ class Sources:
             if content_hash(document, self.max_bytes) == entry.content_hash:
                 return SAME
         except OSError:
-            return Look(Sight.HIDDEN)
+            return FileCheck(FileChange.HIDDEN)
         except DocumentRejected as error:
-            return Look(Sight.CHANGED, str(error), state)
-        return Look(Sight.CHANGED, "the file has changed", state)
+            return FileCheck(FileChange.CHANGED, str(error), state)
+        return FileCheck(FileChange.CHANGED, "the file has changed", state)
 
-    def _missing(self, path: Path) -> Sight | None:
-        """None if there is something at ``path``."""
+    def _missing(self, path: Path) -> FileChange | None:
+        """Return how it is missing; None if there is something at ``path``."""
         try:
             path.lstat()
         except (FileNotFoundError, NotADirectoryError):
             known = (path.parent, *(root for root in self.roots if path.is_relative_to(root)))
             # Path.is_dir() raises on an impossible name.
-            return Sight.GONE if any(map(os.path.isdir, known)) else Sight.HIDDEN
+            return FileChange.GONE if any(map(os.path.isdir, known)) else FileChange.HIDDEN
         except (OSError, ValueError):
-            return Sight.HIDDEN
+            return FileChange.HIDDEN
         return None
 
 
 def are_same(known: Sequence[Document | None], now: Sequence[Document]) -> list[bool]:
-    """Whether the file of each document of ``now`` is as it was when it was ``known``."""
+    """Return for each document of ``now`` whether its file is as it was when it was ``known``."""
     return [
         before is not None and _is_same(before, after)
         for before, after in zip(known, now, strict=True)

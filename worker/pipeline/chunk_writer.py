@@ -1,4 +1,4 @@
-"""Writes the chunks of a document, part by part."""
+"""Writes the chunks of a document, segment by segment."""
 
 import hashlib
 from collections import Counter
@@ -11,7 +11,7 @@ import numpy as np
 from ingestq.core.documents import Document
 from worker.pipeline.points import ChunkPoint, Digest, Fence, chunk_id
 from worker.pipeline.ports import Ports, Progress
-from worker.text.parts import Part, SizedText, SparseVector
+from worker.text.parts import Segment, SizedText, SparseVector
 
 SLICE_CHUNKS: Final = 256
 """Chunks of one document that are embedded and upserted before the next are looked at: vectors in
@@ -59,13 +59,13 @@ class ChunkWriter:
         self._known = known
         self._sections: Counter[str] = Counter()
 
-    async def write(self, part: Part) -> None:
+    async def write(self, segment: Segment) -> None:
         """Write the chunks that come next in the document; durable on return.
 
         Raises what the model and the store raise.
         """
-        self._progress(0, len(part.chunks))
-        chunks = list(self._identified(part))
+        self._progress(0, len(segment.chunks))
+        chunks = list(self._identified(segment))
         for start in range(0, len(chunks), SLICE_CHUNKS):
             some = chunks[start : start + SLICE_CHUNKS]
             await self._write(some)
@@ -92,7 +92,7 @@ class ChunkWriter:
         await ports.chunks.upsert(points, self._fence)
         self.embedded += len(new)
 
-    def _identified(self, part: Part) -> Iterator[_Chunk]:
+    def _identified(self, part: Segment) -> Iterator[_Chunk]:
         """Give every chunk its id and payload."""
         document = self._document
         hashes = [_hash(text) for text in part.chunks]
@@ -115,10 +115,10 @@ class ChunkWriter:
             yield _Chunk(key, text, payload, part.sparse[i] if part.sparse else None)
 
     def _section(self, hashes: Sequence[str]) -> str:
-        """What tells equal chunks of different parts apart: the chunk that a part begins with.
+        """Return what tells equal chunks of different segments apart: the chunk each begins with.
 
-        So an edit leaves the ids in other parts as they are, and nobody has to remember every
-        chunk of a long document. The first part needs no name.
+        So an edit leaves the ids in other segments as they are, and nobody has to remember every
+        chunk of a long document. The first segment needs no name.
         """
         if not self.chunks or not hashes:
             return ""

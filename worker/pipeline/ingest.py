@@ -1,4 +1,4 @@
-"""What happens to one document: the index is made equal to it, and the outcome is a value.
+"""Makes the index equal to one document; the outcome is a value.
 
 The pipeline knows its neighbours by what it needs of them, see `worker.pipeline.ports`. Several
 workers may be at the same document, at different versions, and any of them may be stopped at any
@@ -26,9 +26,9 @@ from ingestq.core.errors import UsageError, describe
 from ingestq.core.paths import folders_of
 from ingestq.core.results import ChunkCounts
 from worker.pipeline.chunk_writer import ChunkWriter
-from worker.pipeline.points import DocumentKey, Fence, LedgerEntry, State
+from worker.pipeline.points import DocumentKey, EntryState, Fence, LedgerEntry
 from worker.pipeline.ports import Ports, Progress
-from worker.text.parts import Prepared, Unprepared
+from worker.text.parts import PreparedDocument, UnchangedContent
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Deleted:
 
 
 @dataclass(frozen=True)
-class Swept:
+class SweepResult:
     """Those documents of a folder that are gone are no longer in the index."""
 
     documents: int
@@ -95,7 +95,9 @@ class Misconfigured:
         return describe(self.error)
 
 
-Outcome = Indexed | Unchanged | Superseded | Deleted | Swept | Rejected | Retry | Misconfigured
+Outcome = (
+    Indexed | Unchanged | Superseded | Deleted | SweepResult | Rejected | Retry | Misconfigured
+)
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Work:
 
 
 def outcome_at_once(work: Work) -> Outcome | None:
-    """The outcome, if the ledger alone can tell it and there is nothing to be done."""
+    """Return the outcome if the ledger alone can tell it and nothing has to be done."""
     entry, file = work.entry, work.document.file
     if entry is None:
         return None
@@ -143,10 +145,10 @@ async def ingest(work: Work, ports: Ports, progress: Progress) -> Outcome:
     if work.entry is not None and work.entry.version > work.document.version:
         return await _superseded_by(work.entry, ports)
     known_hash = work.entry.content_hash if work.entry and work.entry.indexed else None
-    await ports.room.enter()
+    await ports.memory.admit()
     async with ports.contents.at_hand(work.document) as content:
         prepared = await ports.model.prepare(content, known_hash)
-        if isinstance(prepared, Unprepared):
+        if isinstance(prepared, UnchangedContent):
             return await _confirm(work, prepared, ports)
         return await replace(work, prepared, ports, progress, content)
 
@@ -161,7 +163,7 @@ async def delete(deletion: Deletion, attempt: int, ports: Ports) -> Outcome:
     entry = (await ports.ledger.look_up([key])).get(key)
     if entry is not None and entry.version > deletion.version:
         return Superseded()
-    known = entry is not None and entry.state is not State.DELETED
+    known = entry is not None and entry.state is not EntryState.DELETED
     tombstone = LedgerEntry(
         tenant=deletion.tenant,
         doc_id=deletion.doc_id,
@@ -170,7 +172,7 @@ async def delete(deletion: Deletion, attempt: int, ports: Ports) -> Outcome:
         attempt=attempt,
         content_hash="",
         chunks=0,
-        state=State.DELETED,
+        state=EntryState.DELETED,
         written_ms=_now_ms(),
     )
     outcome = await remove(tombstone, ports)
@@ -182,7 +184,7 @@ async def remove(tombstone: LedgerEntry, ports: Ports) -> Deleted | Superseded:
 
     May be repeated after any interruption. Raises what its neighbours raise.
     """
-    deleting = msgspec.structs.replace(tombstone, state=State.DELETING)
+    deleting = msgspec.structs.replace(tombstone, state=EntryState.DELETING)
     if not (await ports.ledger.begin(deleting)).ours:
         return Superseded()
     deleted = await ports.chunks.delete_stale(deleting)
@@ -191,8 +193,8 @@ async def remove(tombstone: LedgerEntry, ports: Ports) -> Deleted | Superseded:
     return Deleted(deleted)
 
 
-async def _confirm(work: Work, prepared: Unprepared, ports: Ports) -> Outcome:
-    """The content is what is indexed: only write down that it still was at this version."""
+async def _confirm(work: Work, prepared: UnchangedContent, ports: Ports) -> Outcome:
+    """Record that the content, which is indexed, was still the same at this version."""
     assert work.entry is not None, "only a known document can be unchanged"
     if work.entry.version == work.document.version:
         # An earlier try got to the end, but its worker did not live to say so.
@@ -210,7 +212,7 @@ async def _confirm(work: Work, prepared: Unprepared, ports: Ports) -> Outcome:
 
 
 async def replace(
-    work: Work, prepared: Prepared, ports: Ports, progress: Progress, content: Document
+    work: Work, prepared: PreparedDocument, ports: Ports, progress: Progress, content: Document
 ) -> Indexed | Superseded:
     """Make the index equal to what was ``prepared`` of the document.
 
@@ -226,34 +228,34 @@ async def replace(
         attempt=work.attempt,
         content_hash=prepared.content_hash,
         chunks=0,
-        state=State.WRITING,
+        state=EntryState.WRITING,
         written_ms=_now_ms(),
         **_origin(document, prepared),
     )
-    with ports.room.hold(len(prepared.part.chunks)):
+    with ports.memory.hold(len(prepared.first.chunks)):
         begun = await ports.ledger.begin(entry)
         if not begun.ours:
             return Superseded()
         title = prepared.title or PurePath(document.source).name
         writer = ChunkWriter(document, work.fence, title, ports, progress, known=not begun.first)
-        await writer.write(prepared.part)
-    rest = prepared.part.rest
+        await writer.write(prepared.first)
+    rest = prepared.first.rest
     while rest is not None:
-        await ports.room.enter()
+        await ports.memory.admit()
         part = await ports.model.prepare_rest(content, rest)
-        with ports.room.hold(len(part.chunks)):
+        with ports.memory.hold(len(part.chunks)):
             await writer.write(part)
         rest = part.rest
     done = msgspec.structs.replace(
         entry,
-        state=State.INDEXED,
+        state=EntryState.INDEXED,
         chunks=writer.chunks,
         chunks_fence=work.fence,
         chunks_digest=str(writer.digest),
     )
     deleted = 0
     if not begun.first:
-        clearing = msgspec.structs.replace(done, state=State.CLEARING)
+        clearing = msgspec.structs.replace(done, state=EntryState.CLEARING)
         now = await ports.ledger.advance(clearing)
         if now.fence != work.fence:
             return await _superseded_by(now, ports)
@@ -265,8 +267,8 @@ async def replace(
     return Indexed(ChunkCounts(embedded=writer.embedded, reused=reused, deleted=deleted))
 
 
-def _origin(document: Document, prepared: Prepared | Unprepared) -> dict[str, Any]:
-    """The fields of a ledger entry that say where the document came from."""
+def _origin(document: Document, prepared: PreparedDocument | UnchangedContent) -> dict[str, Any]:
+    """Return the fields of a ledger entry that say where the document came from."""
     stays = document.path is not None and not document.hot
     return {
         "file": prepared.file if stays else None,
@@ -278,8 +280,8 @@ def _origin(document: Document, prepared: Prepared | Unprepared) -> dict[str, An
 
 
 async def _superseded_by(owner: LedgerEntry, ports: Ports) -> Superseded:
-    """What is left of others may have been written after the owner looked for it."""
-    if owner.state is not State.WRITING:
+    """Delete stale chunks, which may have been written after the owner looked for them."""
+    if owner.state is not EntryState.WRITING:
         await ports.chunks.delete_stale(owner)
     return Superseded()
 

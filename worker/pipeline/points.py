@@ -37,7 +37,7 @@ class ChunkPoint:
 
 
 @dataclass(frozen=True)
-class Hit:
+class SearchHit:
     """A chunk that a search found.
 
     ``score`` is higher for a better hit, and to be compared within one search only. A dense
@@ -55,7 +55,7 @@ class Hit:
 
 
 def chunk_id(tenant: str, doc_id: str, chunk_hash: str, occurrence: str) -> str:
-    """Id of a chunk, made of its content: it stays as long as the chunk does.
+    """Return the id of a chunk, made of its content: it stays as long as the chunk does.
 
     ``occurrence`` tells it apart from equal chunks of the same document, see
     `worker.pipeline.chunk_writer`.
@@ -97,8 +97,8 @@ class Fence(NamedTuple):
     attempt: int
 
 
-class State(StrEnum):
-    """How far the index is with a document.
+class EntryState(StrEnum):
+    """How far the index is with a document that has an entry in the ledger.
 
     ``writing``: there may be chunks of a version that is half there. ``clearing``: all its chunks
     are there, and stale ones may be. ``deleting``: the same for a version without chunks.
@@ -133,7 +133,7 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
     attempt: int
     content_hash: str
     chunks: int
-    state: State
+    state: EntryState
     written_ms: int
     chunks_fence: Fence | None = None
     chunks_digest: str = ""
@@ -169,16 +169,16 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
 
     @property
     def indexed(self) -> bool:
-        return self.state is State.INDEXED
+        return self.state is EntryState.INDEXED
 
     @property
     def unfinished(self) -> bool:
         """Whether somebody is at work on it, or died over it."""
-        return self.state not in (State.INDEXED, State.DELETED)
+        return self.state not in (EntryState.INDEXED, EntryState.DELETED)
 
 
-class Begun(Struct, frozen=True):
-    """The ledger's answer to who begins to write a document.
+class BeginResult(Struct, frozen=True):
+    """The ledger's answer to a worker that begins to write a document.
 
     Not ``ours`` if a newer version, or a later attempt, has begun or ended. ``first`` if nobody
     wrote the document before, so there can be no chunks of others.
@@ -189,5 +189,5 @@ class Begun(Struct, frozen=True):
 
 
 def ledger_id(key: DocumentKey) -> str:
-    """Id of a document's entry in the ledger."""
+    """Return the id of a document's entry in the ledger."""
     return str(uuid.uuid5(LEDGER_NAMESPACE, f"{key.tenant}\0{key.doc_id}"))

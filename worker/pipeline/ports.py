@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ingestq.core.documents import Document
-from worker.pipeline.memory_budget import Room
-from worker.pipeline.points import Begun, ChunkPoint, DocumentKey, Fence, LedgerEntry
-from worker.text.parts import Part, Place, Prepared, SizedText, Unprepared
+from worker.pipeline.memory_budget import MemoryBudget
+from worker.pipeline.points import BeginResult, ChunkPoint, DocumentKey, Fence, LedgerEntry
+from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText, UnchangedContent
 
 Progress = Callable[[int, int], None]
 """Called with the chunks that were done and became known since the last call."""
@@ -22,14 +22,14 @@ class Model(Protocol):
 
     async def prepare(
         self, document: Document, known_hash: str | None
-    ) -> Prepared | Unprepared: ...
+    ) -> PreparedDocument | UnchangedContent: ...
 
-    async def prepare_rest(self, document: Document, rest: Place) -> Part: ...
+    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment: ...
 
     async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]: ...
 
 
-class Chunks(Protocol):
+class ChunkStore(Protocol):
     """The chunks in the index; see `worker.store.chunks.QdrantStore`."""
 
     async def upsert(self, points: Sequence[ChunkPoint], fence: Fence) -> None: ...
@@ -44,7 +44,7 @@ class Ledger(Protocol):
 
     async def look_up(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, LedgerEntry]: ...
 
-    async def begin(self, entry: LedgerEntry) -> Begun: ...
+    async def begin(self, entry: LedgerEntry) -> BeginResult: ...
 
     async def advance(self, entry: LedgerEntry) -> LedgerEntry: ...
 
@@ -63,13 +63,13 @@ class Contents(Protocol):
 class Ports:
     """The pipeline's neighbours.
 
-    A ``donor`` has vectors of the same model: what it has need not be embedded. ``room`` bounds
+    A ``donor`` has vectors of the same model: what it has need not be embedded. ``memory`` bounds
     what is held in memory.
     """
 
     model: Model
-    chunks: Chunks
+    chunks: ChunkStore
     ledger: Ledger
     contents: Contents
-    donor: Chunks | None = None
-    room: Room = field(default_factory=Room)
+    donor: ChunkStore | None = None
+    memory: MemoryBudget = field(default_factory=MemoryBudget)

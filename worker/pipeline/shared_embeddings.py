@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ingestq.core.documents import Document
 from worker.pipeline.ports import Model, Ports
-from worker.text.parts import Part, Place, Prepared, SizedText, Unprepared
+from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText, UnchangedContent
 
 Row = npt.NDArray[np.float32]
 
@@ -19,7 +19,7 @@ KEPT_TEXTS: Final = 4096
 
 
 def sharing_embeddings(ports: Ports) -> Ports:
-    """``ports`` with which a text is embedded once, however many documents hold it."""
+    """Return ``ports`` with which a text is embedded once, however many documents hold it."""
     return replace(ports, model=SharedEmbeddings(ports.model))
 
 
@@ -30,11 +30,13 @@ class SharedEmbeddings:
         self._model = model
         self._rows: dict[SizedText, asyncio.Future[Row]] = {}
 
-    async def prepare(self, document: Document, known_hash: str | None) -> Prepared | Unprepared:
+    async def prepare(
+        self, document: Document, known_hash: str | None
+    ) -> PreparedDocument | UnchangedContent:
         """See `worker.pipeline.ports.Model`."""
         return await self._model.prepare(document, known_hash)
 
-    async def prepare_rest(self, document: Document, rest: Place) -> Part:
+    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment:
         """See `worker.pipeline.ports.Model`."""
         return await self._model.prepare_rest(document, rest)
 

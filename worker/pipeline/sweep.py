@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from ingestq.core.documents import Deletion, SeenDocuments, Sweep
-from worker.pipeline.ingest import Deleted, Outcome, Rejected, Swept
+from worker.pipeline.ingest import Deleted, Outcome, Rejected, SweepResult
 from worker.pipeline.points import LedgerEntry
 from worker.pipeline.ports import Ledger
 
@@ -21,7 +21,7 @@ empty mount point looks the same."""
 
 async def sweep(
     scan: Sweep, ledger: Ledger, delete: Callable[[Deletion], Awaitable[Outcome]]
-) -> Swept | Rejected:
+) -> SweepResult | Rejected:
     """Have every document of the folder deleted that ``scan`` did not see.
 
     Deletes nothing if that is suspiciously much. May be repeated after any interruption.
@@ -48,7 +48,7 @@ async def sweep(
         deleted = [outcome.chunks for outcome in outcomes if isinstance(outcome, Deleted)]
         documents += len(deleted)
         chunks += sum(deleted)
-    return Swept(documents, chunks)
+    return SweepResult(documents, chunks)
 
 
 def _is_gone(entry: LedgerEntry, scan: Sweep, seen: SeenDocuments) -> bool:

@@ -1,9 +1,8 @@
-"""What an answer of Qdrant that is no success means: one table."""
+"""What Qdrant's failed answers mean: one table. See `worker.http_answers`."""
 
 import json
 import re
-from collections.abc import Container
-from typing import Final, NamedTuple
+from typing import Final
 
 from ingestq.core.errors import (
     CollectionMissing,
@@ -14,67 +13,55 @@ from ingestq.core.errors import (
     StoreUnavailable,
     UsageError,
 )
+from worker.http_answers import (
+    ANY_REASON,
+    ANY_STATUS,
+    SERVER_ERRORS,
+    AnswerRule,
+    FailedAnswer,
+    to_error,
+)
 
-
-class Meaning(NamedTuple):
-    """What answers with one of ``statuses`` mean, if Qdrant itself ``said`` so (None: whoever)."""
-
-    statuses: Container[int]
-    said: re.Pattern[str] | None
-    error: type[IngestqError]
-    words: str
-
-
-ANYTHING: Final = re.compile("")
-NO_ROOM: Final = re.compile(
+ERRORS: Final = range(400, 600)
+FULL: Final = re.compile(
     r"no space left|out of (disk|memory)|exceeding the configured limit of \d+%"
     r"|max [a-z ]+ limit of \S+ reached",
     re.IGNORECASE,
 )
 """A full disk is answered 500, a quota of the server or a limit of the collection 400 or 507."""
 NO_COLLECTION: Final = re.compile("Collection .*doesn't exist")
-ERRORS: Final = range(400, 600)
-SERVER_ERRORS: Final = range(500, 600)
-MEANINGS: Final = (
-    Meaning({401, 403}, None, UsageError, "refuses INGESTQ_QDRANT_API_KEY"),
-    Meaning({507}, None, StoreFull, "has no room, make some"),
-    Meaning(ERRORS, NO_ROOM, StoreFull, "has no room, make some"),
-    Meaning(
+RULES: Final = (
+    AnswerRule({401, 403}, None, UsageError, "refuses INGESTQ_QDRANT_API_KEY"),
+    AnswerRule({507}, None, StoreFull, "has no room, make some"),
+    AnswerRule(ERRORS, FULL, StoreFull, "has no room, make some"),
+    AnswerRule(
         {404},
         NO_COLLECTION,
         CollectionMissing,
         "misses a collection; if it was deleted, a worker that starts makes it anew",
     ),
-    Meaning({408}, None, StoreTooSlow, "ran out of time"),
-    Meaning(SERVER_ERRORS, None, StoreUnavailable, "cannot serve now"),
+    AnswerRule({408}, None, StoreTooSlow, "ran out of time"),
+    AnswerRule(SERVER_ERRORS, None, StoreUnavailable, "cannot serve now"),
     # 400 (too large, dimension, strict mode), 409, 422, and 429: one with a Retry-After arrives as
     # another exception; without it the request costs more than is ever allowed.
-    Meaning(ERRORS, ANYTHING, StoreRejected, "refuses a request"),
-    Meaning({413}, None, StoreRejected, "refuses a request"),
-    # A proxy knows nothing of documents: none is rejected for what it says.
-    Meaning(
-        range(1000), None, StoreUnavailable, "does not answer as Qdrant does (INGESTQ_QDRANT_URL)"
+    AnswerRule(ERRORS, ANY_REASON, StoreRejected, "refuses a request"),
+    AnswerRule({413}, None, StoreRejected, "refuses a request"),
+    # A proxy knows nothing of documents: none is rejected because of its answer.
+    AnswerRule(
+        ANY_STATUS, None, StoreUnavailable, "does not answer as Qdrant does (INGESTQ_QDRANT_URL)"
     ),
 )
-"""The one place that knows which answers may pass; the first that fits is meant. What becomes of
-each error says `ingestq.core.errors.classify`."""
+"""The first rule that applies counts. `ingestq.core.errors.classify` says what each error leads
+to."""
 
 
-def meaning(place: str, status: int, body: bytes) -> IngestqError:
-    """The error that an answer of Qdrant, or of a proxy before it, stands for."""
-    said = _said(body)
-    reason = body.decode(errors="replace")[:200] if said is None else said
-    kind, words = next(
-        (rule.error, rule.words)
-        for rule in MEANINGS
-        if status in rule.statuses
-        and (rule.said is None or (said is not None and rule.said.search(said)))
-    )
-    return kind(f"Qdrant at {place} {words}: {status} {reason}".rstrip())
+def qdrant_error(place: str, answer: FailedAnswer) -> IngestqError:
+    """Return the error that an answer of the Qdrant at ``place``, or of a proxy, stands for."""
+    return to_error(RULES, f"Qdrant at {place}", answer, _reason(answer.body))
 
 
-def _said(body: bytes) -> str | None:
-    """The error in Qdrant's own form, or None: then a proxy answered, or a key was refused."""
+def _reason(body: bytes) -> str | None:
+    """Return the error in Qdrant's own form; None if a proxy answered, or a key was refused."""
     try:
         return str(json.loads(body)["status"]["error"])
     except (ValueError, KeyError, TypeError):

@@ -10,10 +10,10 @@ from typing import Final, NamedTuple, cast
 import msgspec
 from qdrant_client import AsyncQdrantClient, models
 
-from worker.pipeline.points import ChunkPoint, DocumentKey, Fence, Hit, LedgerEntry
-from worker.store.client import Qdrant, applied
+from worker.pipeline.points import ChunkPoint, DocumentKey, Fence, LedgerEntry, SearchHit
+from worker.store.client import Qdrant, applied, ask_in_parts
 from worker.store.fence import is_equal, is_exactly, is_not_newer
-from worker.store.requests import in_parts, pages
+from worker.store.requests import pages
 from worker.store.schema import SPARSE_NAME
 from worker.text.parts import SparseVector
 
@@ -70,11 +70,12 @@ class QdrantStore:
 
         for batch in _upsert_batches(points):
             async with self._upserts:
-                await in_parts(batch, ask, _name_of)
+                await ask_in_parts(batch, ask, _name_of)
 
     async def delete_stale(self, entry: LedgerEntry) -> int:
-        """Delete the chunks of a document that are not those of its ``entry``, but none that is
-        newer; how many. Durable on return.
+        """Delete a document's chunks that are not those of its ``entry``; durable on return.
+
+        Chunks of a newer fence stay. Returns how many were deleted.
         """
         stale = _stale(entry)
 
@@ -84,12 +85,12 @@ class QdrantStore:
         deleted = 0
         async for page in pages(self._qdrant, self._name, stale, False, READ_POINTS):
             if page:
-                await in_parts([record.id for record in page], ask, "point {}".format)
+                await ask_in_parts([record.id for record in page], ask, "point {}".format)
                 deleted += len(page)
         return deleted
 
     async def vectors(self, ids: Iterable[str]) -> dict[str, list[float]]:
-        """The dense vectors of those of ``ids`` that exist."""
+        """Return the dense vectors of those of ``ids`` that exist."""
         found: dict[str, list[float]] = {}
         for batch in _batched(ids, READ_POINTS):
             request = partial(_retrieve_vectors, self._name, batch, self._vector_name)
@@ -97,7 +98,7 @@ class QdrantStore:
         return found
 
     async def stored_text(self, key: DocumentKey) -> StoredText:
-        """The text of all chunks of a document, one after the other, and its title."""
+        """Return the text of all chunks of a document, one after the other, and its title."""
         chunks: list[tuple[int, str]] = []
         title: str | None = None
         fields = ["chunk_index", "page_content", "metadata"]
@@ -109,7 +110,7 @@ class QdrantStore:
         return StoredText("\n\n".join(text for _, text in sorted(chunks)), title)
 
     async def sample(self, n: int) -> list[str]:
-        """The texts of up to ``n`` chunks, at random."""
+        """Return the texts of up to ``n`` chunks, at random."""
         any_chunk = models.SampleQuery(sample=models.Sample.RANDOM)
         response = await self._qdrant.ask(
             lambda client: client.query_points(
@@ -119,7 +120,7 @@ class QdrantStore:
         return [(point.payload or {})["page_content"] for point in response.points]
 
     async def count(self) -> int:
-        """How many chunks there are."""
+        """Return how many chunks there are."""
         return (await self._qdrant.ask(lambda client: client.count(self._name))).count
 
     async def search(
@@ -129,8 +130,8 @@ class QdrantStore:
         *,
         sparse: SparseVector | None = None,
         only: models.Filter | None = None,
-    ) -> list[Hit]:
-        """The ``limit`` chunks nearest to ``dense``, to ``sparse``, or to both; best first.
+    ) -> list[SearchHit]:
+        """Return the ``limit`` chunks nearest to ``dense``, to ``sparse``, or to both; best first.
 
         Both are fused by their ranks (RRF: Cormack, Clarke and Büttcher 2009,
         https://doi.org/10.1145/1571941.1572114), as their scores cannot be compared.
@@ -237,9 +238,9 @@ def _stale(entry: LedgerEntry) -> models.Filter:
     return models.Filter(must=[*_of(entry.key), is_not_newer(entry.fence)], must_not=kept)
 
 
-def _hit(point: models.ScoredPoint) -> Hit:
+def _hit(point: models.ScoredPoint) -> SearchHit:
     payload = point.payload or {}
-    return Hit(
+    return SearchHit(
         score=point.score,
         doc_id=payload["doc_id"],
         source=payload["source"],
@@ -250,7 +251,7 @@ def _hit(point: models.ScoredPoint) -> Hit:
 
 
 def _batched(ids: Iterable[str], size: int) -> Iterator[tuple[str, ...]]:
-    """``itertools.batched``, which Python has from 3.12 on."""
+    """Do what ``itertools.batched`` does, which Python has from 3.12 on."""
     rest = iter(ids)
     while batch := tuple(islice(rest, size)):
         yield batch
@@ -272,7 +273,7 @@ def _upsert_batches(points: Sequence[ChunkPoint]) -> Iterator[list[ChunkPoint]]:
 
 
 def _json_bytes(point: ChunkPoint) -> int:
-    """At most so many bytes a point takes on the wire."""
+    """Return a bound of the bytes that a point takes on the wire."""
     size = len(msgspec.json.encode(point.payload)) + JSON_FLOAT_BYTES * len(point.vector)
     if point.sparse is not None:
         size += (JSON_INDEX_BYTES + JSON_FLOAT_BYTES) * len(point.sparse.indices)

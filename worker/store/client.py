@@ -9,7 +9,7 @@ import json
 import sqlite3
 import threading
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Final, Protocol, TypeVar
 import httpx
 import stamina
 from qdrant_client import AsyncQdrantClient, models
-from qdrant_client.common.client_exceptions import QdrantException
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from ingestq.core.errors import (
@@ -29,7 +29,9 @@ from ingestq.core.errors import (
     StoreUnavailable,
     UsageError,
 )
-from worker.store.answers import meaning
+from worker.bisection import bisect_on_failure
+from worker.http_answers import FailedAnswer, retry_after, retry_delay
+from worker.store.answers import qdrant_error
 
 T = TypeVar("T")
 Request = Callable[[AsyncQdrantClient], Awaitable[T]]
@@ -75,7 +77,7 @@ class Qdrant(Protocol):
 
 
 def applied(write: Request[models.UpdateResult]) -> Request[models.UpdateResult]:
-    """``write``, which raises StoreUnavailable unless it was applied.
+    """Return a request for ``write`` that raises StoreUnavailable unless it was applied.
 
     A wait for it that ran out is answered with success.
     """
@@ -94,6 +96,32 @@ def check_applied(result: models.UpdateResult) -> None:
         raise StoreUnavailable(f"Qdrant has accepted a write but not applied it: {result}")
 
 
+async def ask_in_parts(
+    items: Sequence[T],
+    ask: Callable[[Sequence[T]], Awaitable[object]],
+    name: Callable[[T], str],
+) -> None:
+    """Ask for all ``items`` at once, and in parts if Qdrant refuses or cannot do that many.
+
+    Ends at the first item that is refused by itself, and raises why, with the ``name`` of the item;
+    those before it are done.
+    """
+
+    async def ask_for(part: Sequence[T]) -> Sequence[None]:
+        await ask(part)
+        return [None] * len(part)
+
+    async for item, error in bisect_on_failure(items, ask_for, _may_pass_in_parts):
+        if isinstance(error, StoreRejected):
+            raise type(error)(f"{name(item)}: {error}") from error
+        if error is not None:
+            raise error
+
+
+def _may_pass_in_parts(error: Exception) -> bool:
+    return isinstance(error, StoreRejected | StoreTooSlow)
+
+
 class PatientQdrant:
     """A Qdrant that is asked again, with jittered back-off, while it cannot answer.
 
@@ -106,7 +134,7 @@ class PatientQdrant:
         self._qdrant = qdrant
         self._retrying = stamina.AsyncRetryingCaller(
             attempts=None, timeout=PATIENCE_SECONDS, wait_initial=0.2, wait_max=5.0
-        ).on(_retry_after)
+        ).on(_when_to_retry)
 
     async def ask(self, request: Request[T]) -> T:
         """See `Qdrant.ask`."""
@@ -116,13 +144,11 @@ class PatientQdrant:
             return await self._retrying(self._qdrant.ask, request)
 
 
-def _retry_after(error: Exception) -> bool | float:
-    """When to ask again: True is with back-off, False never, else the seconds Qdrant named."""
+def _when_to_retry(error: Exception) -> bool | float:
+    """Return when to repeat a request in place; see `retry_delay`."""
     if not isinstance(error, StoreUnavailable) or isinstance(error, StoreTooSlow | StoreFull):
         return False
-    if not error.retry_after:
-        return True
-    return error.retry_after if error.retry_after <= PATIENCE_SECONDS else False
+    return retry_delay(error, PATIENCE_SECONDS)
 
 
 @asynccontextmanager
@@ -132,20 +158,20 @@ async def connect_qdrant(config: QdrantConfig) -> AsyncIterator[Qdrant]:
     Raises StoreUnavailable if the local mode is in use by another process. A server is first
     asked when something is wanted from it.
     """
-    opened = await (_Server.open(config) if config.url else _Local.open(config))
+    opened = await (_RemoteQdrant.open(config) if config.url else _LocalQdrant.open(config))
     try:
         yield opened
     finally:
         await opened.close()
 
 
-class _Server:
+class _RemoteQdrant:
     def __init__(self, config: QdrantConfig, client: AsyncQdrantClient) -> None:
         self._config = config
         self._client = client
 
     @classmethod
-    async def open(cls, config: QdrantConfig) -> "_Server":
+    async def open(cls, config: QdrantConfig) -> "_RemoteQdrant":
         try:
             # A key that travels in the clear is for the user to decide: inside a private network
             # that is usual. The client would warn at every start.
@@ -175,19 +201,20 @@ class _Server:
                 f"{self._config.place} does not answer as Qdrant does ({error}); set "
                 "INGESTQ_QDRANT_URL to a Qdrant server"
             ) from error
-        except QdrantException as error:  # 429; without a number of seconds if it cannot be read
+        except QdrantException as error:  # 429; the client reads its Retry-After, but no dates
             raise StoreUnavailable(
                 f"Qdrant at {self._config.place} asks to be left alone for a while: {error}",
-                getattr(error, "retry_after_s", None),
+                _named_seconds(error),
             ) from error
         except UnexpectedResponse as error:
-            raise meaning(self._config.place, error.status_code or 0, error.content) from error
+            answer = FailedAnswer(error.status_code or 0, error.headers, error.content)
+            raise qdrant_error(self._config.place, answer) from error
 
     async def close(self) -> None:
         await self._client.close()
 
 
-class _Local:
+class _LocalQdrant:
     def __init__(self, config: QdrantConfig) -> None:
         self._config = config
         self._loop = asyncio.new_event_loop()
@@ -197,7 +224,7 @@ class _Local:
         self._client: AsyncQdrantClient
 
     @classmethod
-    async def open(cls, config: QdrantConfig) -> "_Local":
+    async def open(cls, config: QdrantConfig) -> "_LocalQdrant":
         local = cls(config)
         local._thread.start()
         try:
@@ -243,6 +270,12 @@ class _Local:
         self._loop.call_soon_threadsafe(self._loop.stop)
         await asyncio.to_thread(self._thread.join)
         self._loop.close()
+
+
+def _named_seconds(error: QdrantException) -> float | None:
+    if not isinstance(error, ResourceExhaustedResponse):
+        return None
+    return retry_after({"retry-after": str(error.retry_after_s)})
 
 
 def _unavailable(config: QdrantConfig, error: Exception) -> StoreUnavailable:

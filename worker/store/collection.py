@@ -75,12 +75,12 @@ class CollectionNames:
 
     @classmethod
     def of(cls, alias: str, digest: str) -> "CollectionNames":
-        """The names under ``alias`` of what was made with a fingerprint."""
+        """Return the names under ``alias`` of what was made with a fingerprint."""
         return cls.at(alias, f"{alias}__{digest}")
 
     @classmethod
     def at(cls, alias: str, chunks: str) -> "CollectionNames":
-        """The names of what ``alias`` stands for."""
+        """Return the names of what ``alias`` stands for."""
         return cls(alias, chunks, f"{chunks}__ledger")
 
 
@@ -118,7 +118,7 @@ async def _check_version(qdrant: Qdrant) -> None:
 
 
 def is_supported(version: str) -> bool:
-    """Whether a server of this version checks the conditions of `worker.store.fence`.
+    """Return whether a server of this version checks the conditions of `worker.store.fence`.
 
     An older one would write without checking. What is no number (a development build) is trusted.
     """
@@ -127,7 +127,7 @@ def is_supported(version: str) -> bool:
 
 
 async def find_collection(qdrant: Qdrant, alias: str) -> CollectionNames | None:
-    """The collection under ``alias``, or None if nothing was ever indexed under that name."""
+    """Return the collection under ``alias``; None if nothing was ever indexed under it."""
     target = await alias_target(qdrant, alias)
     return None if target is None else CollectionNames.at(alias, target)
 
@@ -139,7 +139,7 @@ async def check_fingerprint(qdrant: Qdrant, names: CollectionNames, mine: Finger
 
 
 async def check_searchable(qdrant: Qdrant, names: CollectionNames, model: ModelInfo) -> Fingerprint:
-    """What the collection was made with.
+    """Return the fingerprint of a collection that may be searched with ``model``.
 
     Raises CollectionMismatch unless ``model`` made its vectors. How its texts were cut, and which
     vectors there are, may differ from the settings: a search takes what it finds.
@@ -152,7 +152,7 @@ async def check_searchable(qdrant: Qdrant, names: CollectionNames, model: ModelI
 
 
 async def stored_fingerprint(qdrant: Qdrant, names: CollectionNames) -> Fingerprint | None:
-    """What a collection was made with; None if that was not this version of ingestq."""
+    """Return what a collection was made with; None if not by this version of ingestq."""
     info = await qdrant.ask(lambda client: client.get_collection(names.chunks))
     stored = (info.config.metadata or {}).get(FINGERPRINT_KEY)
     try:
@@ -162,7 +162,7 @@ async def stored_fingerprint(qdrant: Qdrant, names: CollectionNames) -> Fingerpr
 
 
 async def alias_target(qdrant: Qdrant, alias: str) -> str | None:
-    """Name of the collection that ``alias`` stands for."""
+    """Return the name of the collection that ``alias`` stands for; None if there is none."""
     aliases = await qdrant.ask(lambda client: client.get_aliases())
     return next((a.collection_name for a in aliases.aliases if a.alias_name == alias), None)
 

@@ -10,14 +10,14 @@ from worker.pipeline.points import Fence
 
 
 def is_exactly(fence: Fence) -> models.Filter:
-    """The point was written under this very fence."""
+    """Match points that were written under this very fence."""
     return models.Filter(
         must=[is_equal("version", fence.version), is_equal("attempt", fence.attempt)]
     )
 
 
 def is_older(fence: Fence) -> models.Filter:
-    """The point was written under an earlier fence."""
+    """Match points that were written under an earlier fence."""
     return models.Filter(
         should=[
             models.FieldCondition(key="version", range=models.Range(lt=fence.version)),
@@ -32,17 +32,17 @@ def is_older(fence: Fence) -> models.Filter:
 
 
 def is_not_newer(fence: Fence) -> models.Filter:
-    """The point was written under this fence, or an earlier one."""
+    """Match points that were written under this fence, or an earlier one."""
     return models.Filter(should=[is_exactly(fence), is_older(fence)])
 
 
 def is_equal(field: str, value: str | int) -> models.FieldCondition:
-    """The point's ``field`` is ``value``."""
+    """Match points whose ``field`` is ``value``."""
     return models.FieldCondition(key=field, match=models.MatchValue(value=value))
 
 
 def has_none() -> models.Filter:
-    """The point was written under no fence at all: not by a worker."""
+    """Match points that have no fence: no worker wrote them."""
     return models.Filter(
         must_not=[
             models.Filter(

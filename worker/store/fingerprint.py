@@ -28,7 +28,7 @@ class Fingerprint(Struct, frozen=True, omit_defaults=True):
     sparse: str = ""
 
     def has_vectors_of(self, other: "Fingerprint") -> bool:
-        """Whether the same text has the same dense vector in both."""
+        """Return whether the same text has the same dense vector in both."""
         return _decides_vector(self) == _decides_vector(other)
 
     @property
@@ -42,7 +42,7 @@ def _decides_vector(made_with: Fingerprint) -> tuple[str, str, int, Precision]:
 
 
 def fingerprint(model: ModelInfo, schema: Schema = DEFAULT_SCHEMA) -> Fingerprint:
-    """The fingerprint of what this installation makes with ``model``, stored as ``schema`` says."""
+    """Return the fingerprint of ``model`` in this installation, stored as ``schema`` says."""
     return Fingerprint(
         model=model.name,
         revision=model.revision,

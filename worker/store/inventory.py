@@ -1,4 +1,4 @@
-"""Which chunks there really are, whoever wrote them; without their texts and vectors."""
+"""The chunks that are really there, whoever wrote them; without their texts and vectors."""
 
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Inventory:
     async def pages(
         self, doc_ids: Collection[str] | None = None
     ) -> AsyncIterator[Sequence[StoredChunk]]:
-        """All chunks, or those of the documents ``doc_ids`` of any tenant."""
+        """Yield all chunks, or those of the documents ``doc_ids`` of any tenant, page by page."""
         only = None if doc_ids is None else _of_documents(doc_ids)
         async for page in pages(self._qdrant, self._name, only, FIELDS, PAGE_CHUNKS):
             yield [_stored(record) for record in page]

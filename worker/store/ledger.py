@@ -13,10 +13,17 @@ from typing import Final
 import msgspec
 from qdrant_client import AsyncQdrantClient, models
 
-from worker.pipeline.points import Begun, DocumentKey, Fence, LedgerEntry, State, ledger_id
-from worker.store.client import Qdrant, applied, check_applied
+from worker.pipeline.points import (
+    BeginResult,
+    DocumentKey,
+    EntryState,
+    Fence,
+    LedgerEntry,
+    ledger_id,
+)
+from worker.store.client import Qdrant, applied, ask_in_parts, check_applied
 from worker.store.fence import is_equal, is_exactly, is_older
-from worker.store.requests import GroupCommit, in_parts, pages
+from worker.store.requests import GroupCommit, pages
 
 FIRST: Final = "first"
 """Field of an entry: nobody wrote this document before."""
@@ -37,21 +44,21 @@ class QdrantLedger:
         self._advance = GroupCommit(self._advance_all, GROUP_ENTRIES)
 
     async def look_up(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, LedgerEntry]:
-        """The entries of those documents that ever reached the index."""
+        """Return the entries of those documents that ever reached the index."""
         entries = [entry for entry, _ in await self._read(list(dict.fromkeys(keys)))]
         return {entry.key: entry for entry in entries}
 
-    async def begin(self, entry: LedgerEntry) -> Begun:
-        """Say that the document is being written, or deleted; durable on return.
+    async def begin(self, entry: LedgerEntry) -> BeginResult:
+        """Record that the document is being written, or deleted; durable on return.
 
         Not ``ours`` if a newer version, or a later attempt, has begun or ended.
         """
         return await self._begin(entry)
 
     async def advance(self, entry: LedgerEntry) -> LedgerEntry:
-        """Say that the document, which was begun, is as ``entry`` says; durable on return.
+        """Record that the document, which was begun, is as ``entry`` says; durable on return.
 
-        The entry that there is now: if somebody else has begun meanwhile, theirs.
+        Returns the entry that there is now: if another worker has begun meanwhile, its entry.
         """
         return await self._advance(entry)
 
@@ -59,7 +66,7 @@ class QdrantLedger:
         """Replace ``seen`` by ``now``, which has the same content; False if it had changed."""
         change = msgspec.structs.asdict(now)
         same = models.Filter(
-            must=[_of(seen), is_exactly(seen.fence), is_equal("state", State.INDEXED)]
+            must=[_of(seen), is_exactly(seen.fence), is_equal("state", EntryState.INDEXED)]
         )
         await self._qdrant.ask(
             applied(lambda client: client.set_payload(self._name, change, points=same, wait=True))
@@ -68,12 +75,12 @@ class QdrantLedger:
         return entry.fence == now.fence
 
     async def invalidate(self, seen: LedgerEntry) -> bool:
-        """Mark the document as not whole, so that the same content is written once more.
+        """Record that the document is not whole, so that the same content is written once more.
 
-        Any attempt at it may begin then, and no earlier one may finish. False if somebody else has
-        begun meanwhile: then nothing is changed.
+        Any attempt at it may begin then, and no earlier one may finish. Returns False, and changes
+        nothing, if another worker has begun meanwhile.
         """
-        nobodys = {"state": State.WRITING, "attempt": NO_ATTEMPT, "chunks_fence": None}
+        nobodys = {"state": EntryState.WRITING, "attempt": NO_ATTEMPT, "chunks_fence": None}
         same = models.Filter(
             must=[_of(seen), is_exactly(seen.fence), is_equal("state", seen.state)]
         )
@@ -84,7 +91,7 @@ class QdrantLedger:
         return entry.fence == Fence(seen.version, NO_ATTEMPT)
 
     async def in_folder(self, tenant: str, folder: str) -> AsyncIterator[Sequence[LedgerEntry]]:
-        """The entries of scanned documents in ``folder`` and the folders in it, page by page.
+        """Yield the entries of scanned documents in ``folder`` and below it, page by page.
 
         Deleted documents are in no folder.
         """
@@ -93,27 +100,27 @@ class QdrantLedger:
             yield page
 
     async def entries(self) -> AsyncIterator[Sequence[LedgerEntry]]:
-        """All entries, page by page, also those of deleted documents."""
+        """Yield all entries, page by page, also those of deleted documents."""
         async for page in self._pages(None):
             yield page
 
     async def count(self) -> int:
-        """How many documents the index holds."""
-        alive = models.Filter(must_not=[is_equal("state", State.DELETED)])
+        """Return how many documents the index holds."""
+        alive = models.Filter(must_not=[is_equal("state", EntryState.DELETED)])
         counted = await self._qdrant.ask(
             lambda client: client.count(self._name, count_filter=alive)
         )
         return counted.count
 
     async def size(self) -> int:
-        """How many entries there are, with those of deleted documents."""
+        """Return how many entries there are, with those of deleted documents."""
         return (await self._qdrant.ask(lambda client: client.count(self._name))).count
 
     async def _pages(self, only: models.Filter | None) -> AsyncIterator[Sequence[LedgerEntry]]:
         async for page in pages(self._qdrant, self._name, only, True, READ_ENTRIES):
             yield [msgspec.convert(record.payload, LedgerEntry) for record in page]
 
-    async def _begin_all(self, begun: Sequence[LedgerEntry]) -> Sequence[Begun]:
+    async def _begin_all(self, begun: Sequence[LedgerEntry]) -> Sequence[BeginResult]:
         operations = []
         for entry in begun:
             nobody = models.Filter(must_not=[_of(entry)])
@@ -123,7 +130,7 @@ class QdrantLedger:
             ]
         await self._write(operations)
         return [
-            Begun(ours=(ours := entry.fence == current.fence), first=ours and first)
+            BeginResult(ours=(ours := entry.fence == current.fence), first=ours and first)
             for entry, (current, first) in zip(begun, await self._states(begun), strict=True)
         ]
 
@@ -137,7 +144,7 @@ class QdrantLedger:
         async def ask(part: Sequence[models.UpsertOperation]) -> None:
             await self._qdrant.ask(partial(_batch_update, self._name, part))
 
-        await in_parts(operations, ask, _name_of)
+        await ask_in_parts(operations, ask, _name_of)
 
     async def _states(self, entries: Sequence[LedgerEntry]) -> list[tuple[LedgerEntry, bool]]:
         found = {entry.key: (entry, first) for entry, first in await self._read(_keys(entries))}

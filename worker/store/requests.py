@@ -8,8 +8,9 @@ from typing import Final, Generic, TypeVar
 
 from qdrant_client import AsyncQdrantClient, models
 
-from ingestq.core.errors import Failure, StoreRejected, StoreTooSlow, classify
+from ingestq.core.errors import Failure, classify
 from ingestq.core.service import Service
+from worker.bisection import bisect_on_failure
 from worker.store.client import Qdrant
 
 Fields = bool | list[str]
@@ -19,7 +20,7 @@ Fields = bool | list[str]
 async def pages(
     qdrant: Qdrant, name: str, only: models.Filter | None, fields: Fields, size: int
 ) -> AsyncIterator[list[models.Record]]:
-    """The points of the collection ``name`` that ``only`` lets through, ``size`` at a time."""
+    """Yield the points of the collection ``name`` that match ``only``, ``size`` at a time."""
     offset: models.ExtendedPointId | None = None
     while True:
         records, offset = await qdrant.ask(partial(_page, name, only, fields, size, offset))
@@ -42,31 +43,6 @@ async def _page(
 
 
 T = TypeVar("T")
-
-
-async def in_parts(
-    items: Sequence[T],
-    ask: Callable[[Sequence[T]], Awaitable[object]],
-    name: Callable[[T], str],
-) -> None:
-    """Ask for ``items``; for one half after the other, if Qdrant refuses or cannot do all at once.
-
-    Ends at the first item that is refused by itself, after few requests. Raises why, with the
-    ``name`` of the item; those before it are done.
-    """
-    try:
-        await ask(items)
-    except (StoreRejected, StoreTooSlow) as error:
-        if len(items) > 1:
-            half = len(items) // 2
-            await in_parts(items[:half], ask, name)
-            await in_parts(items[half:], ask, name)
-        elif isinstance(error, StoreRejected):
-            raise type(error)(f"{name(items[0])}: {error}") from error
-        else:
-            raise
-
-
 R = TypeVar("R")
 
 OF_ONE_ITEM: Final = (Failure.PERMANENT, Failure.TRANSIENT)
@@ -76,8 +52,8 @@ OF_ONE_ITEM: Final = (Failure.PERMANENT, Failure.TRANSIENT)
 class GroupCommit(Generic[T, R]):
     """Calls ``commit`` with up to ``most`` items; it answers in their order.
 
-    If ``commit`` raises for a group, each item is tried by itself, so that one that is refused
-    fails alone; but not if a service is away: that would be asked once more for each.
+    If ``commit`` raises for a group, its halves are tried, so that an item that is refused fails
+    alone; but not if a service is away: that would be asked once more for each half.
     """
 
     def __init__(self, commit: Callable[[Sequence[T]], Awaitable[Sequence[R]]], most: int) -> None:
@@ -102,19 +78,17 @@ class GroupCommit(Generic[T, R]):
             await self._commit_group(group)
 
     async def _commit_group(self, group: dict[asyncio.Future[R], T]) -> None:
-        try:
-            results = await self._commit(list(group.values()))
-            if len(results) != len(group):
-                raise RuntimeError(f"{len(results)} results for {len(group)} items")
-        except Exception as error:
-            if len(group) > 1 and classify(error) in OF_ONE_ITEM:
-                for answer, item in group.items():
-                    await self._commit_group({answer: item})
-                return
-            for answer in group:
-                if not answer.done():
-                    answer.set_exception(error)
-            return
-        for answer, result in zip(group, results, strict=True):
-            if not answer.done():  # else whoever asked was cancelled
+        async def commit(answers: Sequence[asyncio.Future[R]]) -> Sequence[R]:
+            return await self._commit([group[answer] for answer in answers])
+
+        async for answer, result in bisect_on_failure(list(group), commit, _may_be_one_item):
+            if answer.done():  # whoever asked was cancelled
+                continue
+            if isinstance(result, Exception):
+                answer.set_exception(result)
+            else:
                 answer.set_result(result)
+
+
+def _may_be_one_item(error: Exception) -> bool:
+    return classify(error) in OF_ONE_ITEM

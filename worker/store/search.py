@@ -9,7 +9,7 @@ from qdrant_client import models
 from ingestq.core.errors import InvalidQuery
 from ingestq.core.search_query import MetadataCondition, Mode, SearchFilter, SearchQuery
 from worker.embedding.config import ModelInfo
-from worker.pipeline.points import Hit, QueryVectors
+from worker.pipeline.points import QueryVectors, SearchHit
 from worker.store.chunks import QdrantStore
 from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames, check_searchable
@@ -22,7 +22,7 @@ INTEGERS: Final = range(-(2**63), 2**63)
 
 
 def meets(where: SearchFilter) -> models.Filter | None:
-    """The point meets every condition; None if there is none."""
+    """Match points that meet every condition; None if there is none."""
     conditions: list[models.Condition] = [_metadata_is(wanted) for wanted in where.metadata]
     for field in ("source", "tenant"):
         value = getattr(where, field)
@@ -32,7 +32,7 @@ def meets(where: SearchFilter) -> models.Filter | None:
 
 
 def _metadata_is(wanted: MetadataCondition) -> models.Filter:
-    """Whatever a value is written as, JSON knows text, numbers and booleans."""
+    """Match a metadata value as text and, if it can be read so, as a number or boolean."""
     # Quoted, as keys may hold what is no plain path; with a dot, either may be meant.
     nested = ".".join(f'"{part}"' for part in wanted.key.split("."))
     paths = dict.fromkeys((f"metadata.{nested}", f'metadata."{wanted.key}"'))
@@ -67,8 +67,8 @@ class QueryModel(Protocol):
 
 async def search(
     qdrant: Qdrant, names: CollectionNames, model: QueryModel, question: SearchQuery
-) -> list[Hit]:
-    """The chunks that answer ``question``, best first.
+) -> list[SearchHit]:
+    """Search for the chunks that answer ``question``, best first.
 
     Raises CollectionMismatch if the collection was made with another model, and WrongQuestion
     if it has no sparse vectors and nothing else may be searched.

@@ -18,14 +18,14 @@ class SparseEncoder:
         self._bm25 = Bm25()
 
     def document(self, text: str) -> SparseVector:
-        """The words of a chunk, each weighted by how often it comes in how long a text.
+        """Return the words of a chunk, each weighted by its count and the length of the text.
 
         How rare a word is in the collection is left to the server (``Modifier.IDF``).
         """
         return _vector(self._bm25.embed_document(text))
 
     def query(self, text: str) -> SparseVector:
-        """The words that somebody searches for, each once."""
+        """Return the words of a search query, each once."""
         return _vector(self._bm25.embed_query(text))
 
 

@@ -67,8 +67,10 @@ def sentences(text: str, *, markdown: bool, fence: str = "") -> Iterator[Unit]:
 
 
 def open_fence(text: str, fence: str) -> str:
-    """The mark that opened the block of code in which Markdown stands after ``text``; empty if in
-    none. See `sentences`."""
+    """Return the mark of the block of code that is open after ``text``; empty if none is.
+
+    See `sentences`.
+    """
     for line in LINE.findall(text):
         fence = _fence_after(line, fence)
     return fence
@@ -93,7 +95,7 @@ def pieces(unit: Unit) -> Iterator[Unit]:
 
 
 def _cut(unit: Unit, end: re.Pattern[str], boundary: Boundary) -> Iterator[Unit]:
-    """The parts of ``unit`` up to each ``end``, divided by ``boundary``."""
+    """Yield the pieces of ``unit`` up to each ``end``, divided by ``boundary``."""
     start, before = 0, unit.boundary
     for match in end.finditer(unit.text):
         yield Unit(unit.text[start : match.end()], before)
@@ -107,13 +109,13 @@ CHARACTERS_A_TOKEN: Final = 16
 megabyte without white space is a single token, which it does not know."""
 
 
-PART_CHARACTERS: Final = 1024 * 1024
+SEGMENT_CHARACTERS: Final = 1024 * 1024
 """Cutting so many takes about 25 MiB of memory."""
 CR_LF: Final = re.compile("\r\n")
 
 
-class Cut(NamedTuple):
-    """The chunks of the part that a text begins with, which is so many ``characters`` long.
+class FirstSegment(NamedTuple):
+    """The chunks of the segment that a text begins with, which is ``characters`` long.
 
     What comes after it is inside a block of code if there is a ``fence``, see
     `worker.text.chunker`.
@@ -127,15 +129,15 @@ class Cut(NamedTuple):
 class Chunker:
     """Cuts texts into chunks of at most ``max_tokens`` tokens, special tokens not counted.
 
-    A part is at most ``part_characters`` long.
+    A segment is at most ``segment_characters`` long.
     """
 
     def __init__(
-        self, tokenizer_json: str, max_tokens: int, part_characters: int = PART_CHARACTERS
+        self, tokenizer_json: str, max_tokens: int, segment_characters: int = SEGMENT_CHARACTERS
     ) -> None:
         self._tokens = token_counts(tokenizer_json)
         self.max_tokens = max_tokens
-        self.part_characters = part_characters
+        self.segment_characters = segment_characters
 
     def chunks(self, text: str, *, markdown: bool) -> list[SizedText]:
         """Cut ``text``; the chunks are in its order, without white space around them.
@@ -146,19 +148,19 @@ class Chunker:
         chunks: list[SizedText] = []
         start, fence = 0, ""
         while start < len(text):
-            head = text[start : start + self.part_characters + 1]
-            cut = self.part(head, markdown=markdown, fence=fence)
+            head = text[start : start + self.segment_characters + 1]
+            cut = self.first_segment(head, markdown=markdown, fence=fence)
             chunks += cut.chunks
             start, fence = start + cut.characters, cut.fence
         return chunks
 
-    def part(self, text: str, *, markdown: bool, fence: str = "") -> Cut:
-        """Cut the part that ``text`` begins with; all of it, if it is not longer than a part.
+    def first_segment(self, text: str, *, markdown: bool, fence: str = "") -> FirstSegment:
+        """Cut the segment that ``text`` begins with; all of it, if it is no longer than one.
 
-        For the rest nothing beyond the first ``part_characters`` is looked at. The text begins
+        For the rest nothing beyond the first ``segment_characters`` is looked at. The text begins
         inside a block of code if there is a ``fence``.
         """
-        head = text[: self.part_characters]
+        head = text[: self.segment_characters]
         lines = "\n".join(head.splitlines())
         blank = len(lines) - len(lines.lstrip("\n"))  # such lines are no units
         units = list(sentences(lines, markdown=markdown, fence=fence))
@@ -171,7 +173,7 @@ class Chunker:
             elif head.endswith("\r"):
                 end -= 1  # a line feed may follow
         chunks = self._joined_chunks(units)
-        return Cut(chunks, end, open_fence(lines, fence) if markdown else "")
+        return FirstSegment(chunks, end, open_fence(lines, fence) if markdown else "")
 
     def _joined_chunks(self, units: Iterable[Unit]) -> list[SizedText]:
         sized = list(self._sized(units, words, pieces))
@@ -181,8 +183,11 @@ class Chunker:
     def _sized(
         self, units: Iterable[Unit], *cuts: Callable[[Unit], Iterator[Unit]]
     ) -> Iterator[tuple[Unit, int]]:
-        """Units with their tokens. Those too large for a chunk are cut: by the first of ``cuts``,
-        and what is still too large by the next."""
+        """Yield units with their tokens.
+
+        Those too large for a chunk are cut by the first of ``cuts``, and what is still too large by
+        the next.
+        """
         units = list(units)
         for unit, size in zip(units, self._sizes([unit.text for unit in units]), strict=True):
             if size > self.max_tokens and cuts:
@@ -191,7 +196,7 @@ class Chunker:
                 yield unit, size
 
     def _fitting(self, group: Sequence[Unit]) -> Iterator[SizedText]:
-        """The chunk that ``group`` makes; the chunks, if it turns out not to fit in one.
+        """Yield the chunk that ``group`` makes, or several if it turns out not to fit in one.
 
         No tokenizer promises that units have as many tokens together as one by one.
         """
@@ -208,7 +213,7 @@ class Chunker:
         yield from self._fitting(group[middle:])
 
     def _sizes(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens each text has, or counts as having."""
+        """Return how many tokens each text has, or counts as having."""
         return [
             max(tokens, len(text.strip()) // CHARACTERS_A_TOKEN)
             for text, tokens in zip(texts, self._tokens.read(texts), strict=True)
@@ -216,8 +221,10 @@ class Chunker:
 
 
 def _strongest(units: Sequence[Unit], half: int) -> int | None:
-    """Which unit is kept apart most firmly of those that begin beyond ``half`` a window; None if
-    none does. The last one does not count: it may go on beyond the window."""
+    """Return the index of the unit with the strongest boundary beyond ``half`` a window.
+
+    None if no unit begins there. The last one does not count: it may go on beyond the window.
+    """
     start, candidates = 0, []
     for index, unit in enumerate(units[:-1]):
         if start >= half and index:
@@ -227,8 +234,10 @@ def _strongest(units: Sequence[Unit], half: int) -> int | None:
 
 
 def _length_before(text: str, characters: int) -> int:
-    """How long the beginning of ``text`` is that has so many ``characters`` if every end of a line
-    counts as one."""
+    """Return the length of the beginning of ``text`` that has so many ``characters``.
+
+    Every end of a line counts as one of them.
+    """
     extra = 0
     for found in CR_LF.finditer(text):
         if found.start() - extra >= characters:
@@ -238,7 +247,7 @@ def _length_before(text: str, characters: int) -> int:
 
 
 def _strength(unit: Unit) -> tuple[int, bytes]:
-    """How firmly ``unit`` is kept apart from the one before it."""
+    """Return how firmly ``unit`` is kept apart from the one before it."""
     return unit.boundary, blake2b(unit.text.strip().encode(), digest_size=8).digest()
 
 

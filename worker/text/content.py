@@ -19,7 +19,7 @@ HASH_BYTES: Final = 16
 
 
 def content_hash(document: Document, max_bytes: int) -> str:
-    """The hash that `prepare` would give ``document``, which has a path.
+    """Return the hash that `prepare` would give ``document``, which has a path.
 
     Raises DocumentRejected as that does.
     """
@@ -29,14 +29,14 @@ def content_hash(document: Document, max_bytes: int) -> str:
 
 
 def path_of(document: Document) -> Path:
-    """Where the file of a document is that came without its text."""
+    """Return where the file of a document is that came without its text."""
     assert document.path is not None, "what is in the blob store has been fetched"
     return text_to_path(document.path)
 
 
 @contextmanager
 def reading(path: Path, max_bytes: int) -> Iterator[os.stat_result]:
-    """What the file is like before it is read inside.
+    """Yield the status of the file from before it is read inside.
 
     Raises DocumentRejected if it cannot be, or is larger than ``max_bytes``.
     """
@@ -55,7 +55,7 @@ def reading(path: Path, max_bytes: int) -> Iterator[os.stat_result]:
 
 
 def too_large(size: int, max_bytes: int) -> str:
-    """Reason of the rejection of a document of ``size`` bytes."""
+    """Return the reason to reject a document of ``size`` bytes."""
     return f"{size:,} bytes; the limit is {max_bytes:,} (INGESTQ_MAX_DOCUMENT_BYTES)"
 
 

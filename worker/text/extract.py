@@ -32,7 +32,7 @@ BINARY: Final = "a binary file, whatever its name says"
 
 
 @dataclass(frozen=True)
-class Extracted:
+class ExtractedText:
     """The text of a document. ``markdown`` says whether its structure is written in Markdown."""
 
     text: str
@@ -40,7 +40,7 @@ class Extracted:
     title: str | None
 
 
-def extract(data: bytes, media_type: str | None) -> Extracted:
+def extract(data: bytes, media_type: str | None) -> ExtractedText:
     """Extract the text of ``data``.
 
     ``media_type`` is what the name suggests; without it the content is asked.
@@ -50,7 +50,7 @@ def extract(data: bytes, media_type: str | None) -> Extracted:
         raise DocumentRejected("the file is empty")
     media_type = known_type(data, media_type)
     if is_decoded_only(media_type):
-        extracted = Extracted(_decode(data), markdown=media_type == MARKDOWN, title=None)
+        extracted = ExtractedText(_decode(data), markdown=media_type == MARKDOWN, title=None)
     elif media_type.startswith("image/") and media_type != SVG:
         raise DocumentRejected(f"{media_type}: there is no OCR to read text in pictures with")
     else:
@@ -61,17 +61,17 @@ def extract(data: bytes, media_type: str | None) -> Extracted:
 
 
 def known_type(data: bytes, media_type: str | None) -> str:
-    """``media_type``, or if that says nothing, what a file that begins with ``data`` looks like."""
+    """Return ``media_type``; if it says nothing, the type of a file that begins with ``data``."""
     return _detect(data) if media_type is None or media_type == UNKNOWN else media_type
 
 
 def is_decoded_only(media_type: str) -> bool:
-    """Whether files of this type are text as they are; the others are parsed."""
+    """Return whether files of this type are text as they are; the others are parsed."""
     return media_type in {MARKDOWN, *DECODED_AS_IS} or not _kreuzberg_reads(media_type)
 
 
 def no_text(media_type: str) -> str:
-    """Reason of the rejection of a file without text."""
+    """Return the reason to reject a file without text."""
     return f"there is no text in this {media_type} file"
 
 
@@ -126,7 +126,7 @@ def _config() -> kreuzberg.ExtractionConfig:
     )
 
 
-def _parse(data: bytes, media_type: str) -> Extracted:
+def _parse(data: bytes, media_type: str) -> ExtractedText:
     title = None
     if media_type in HTML_TYPES:
         title, data = _split_head(_decode(data))
@@ -138,7 +138,9 @@ def _parse(data: bytes, media_type: str) -> Extracted:
         reason = str(error).splitlines()[0].strip()[:REASON_CHARACTERS]
         raise DocumentRejected(f"cannot be read as {media_type}: {reason}") from error
     found = result.metadata.get("title") or result.metadata.get("subject")
-    return Extracted(result.content, markdown=True, title=title or (str(found) if found else None))
+    return ExtractedText(
+        result.content, markdown=True, title=title or (str(found) if found else None)
+    )
 
 
 def _split_head(page: str) -> tuple[str | None, bytes]:

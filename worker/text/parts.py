@@ -38,21 +38,21 @@ class SizedText(NamedTuple):
     tokens: int
 
 
-class FileStatus(NamedTuple):
-    """What tells whether a file is still the one that it was."""
+class FileStat(NamedTuple):
+    """What identifies a state of a file."""
 
     bytes: int
     mtime_ns: int
     inode: int
 
     @classmethod
-    def of(cls, status: os.stat_result) -> "FileStatus":
+    def of(cls, status: os.stat_result) -> "FileStat":
         return cls(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a part of a file begins: at the byte ``start`` of a text that goes up to ``end``.
+class SegmentStart:
+    """Where a segment of a file begins: at the byte ``start`` of a text that goes up to ``end``.
 
     It is Markdown or not, and inside a block of code if there is a ``fence``; see
     `worker.text.chunker`.
@@ -62,12 +62,12 @@ class Place:
     end: int
     markdown: bool
     fence: str
-    status: FileStatus
+    status: FileStat
 
 
 @dataclass(frozen=True)
-class Unprepared:
-    """The document's content is the one that is known already: there is nothing to prepare.
+class UnchangedContent:
+    """The result for a document whose content is known already: there is nothing to prepare.
 
     ``file`` is the state of the file it was read from, see `ingestq.core.paths.file_state`.
     """
@@ -77,41 +77,40 @@ class Unprepared:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Chunks of a document, one after the other; ``tokens`` has how many each counts as having.
+class Segment:
+    """Consecutive chunks of a document; ``tokens`` has how many each counts as having.
 
     ``sparse`` has the sparse vector of each; it is empty if none are wanted. ``rest`` is where the
-    next part begins, see `prepare_rest`; None after the last.
+    next segment begins, see `prepare_rest`; None after the last.
     """
 
     chunks: tuple[str, ...]
     tokens: tuple[int, ...]
     sparse: tuple[SparseVector, ...] = ()
-    rest: Place | None = None
+    rest: SegmentStart | None = None
 
     @classmethod
     def of(
         cls,
         chunks: Sequence[SizedText],
         sparse: Callable[[str], SparseVector] | None = None,
-        rest: Place | None = None,
+        rest: SegmentStart | None = None,
     ) -> Self:
-        """``chunks``, with what ``sparse``, if there is one, makes of their text."""
+        """Return a segment of ``chunks``, with what ``sparse``, if there is one, makes of them."""
         texts = tuple(chunk.text for chunk in chunks)
         words = tuple(map(sparse, texts)) if sparse else ()
         return cls(texts, tuple(chunk.tokens for chunk in chunks), words, rest)
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A document cut into chunks; ``part`` are the first of them, or all.
+class PreparedDocument:
+    """A document cut into chunks; ``first`` is the first segment of it, often the only one.
 
-    ``content_hash`` covers everything that is stored of it.
-
-    ``file`` is the state of the file it was read from, see `ingestq.core.paths.file_state`.
+    ``content_hash`` covers everything that is stored of it. ``file`` is the state of the file it
+    was read from, see `ingestq.core.paths.file_state`.
     """
 
     content_hash: str
     file: str | None
     title: str | None
-    part: Part
+    first: Segment

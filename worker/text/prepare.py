@@ -1,4 +1,4 @@
-"""A document to chunks that are ready to be embedded. Runs in the pool's children.
+"""Turns a document into chunks that are ready to be embedded. Runs in the parse processes.
 
 Reading, parsing and cutting happen together, so a file's bytes never pass through the process
 that runs the event loop.
@@ -14,7 +14,14 @@ from worker.text import text_file
 from worker.text.chunker import Chunker
 from worker.text.content import hash_of, hash_of_file, path_of, reading, too_large
 from worker.text.extract import PLAIN_TEXT, extract
-from worker.text.parts import FileStatus, Part, Place, Prepared, SparseVector, Unprepared
+from worker.text.parts import (
+    FileStat,
+    PreparedDocument,
+    Segment,
+    SegmentStart,
+    SparseVector,
+    UnchangedContent,
+)
 
 
 def prepare(
@@ -23,11 +30,11 @@ def prepare(
     max_bytes: int,
     chunker: Chunker,
     sparse: Callable[[str], SparseVector] | None,
-) -> Prepared | Unprepared:
+) -> PreparedDocument | UnchangedContent:
     """Read ``document``, extract its text and cut it, unless its content is ``known_hash``.
 
     Its chunks get the vectors that ``sparse``, if there is one, makes of their text. A large file
-    that is text as it is is read part by part, anything else as a whole.
+    that is plain text is read segment by segment, anything else as a whole.
     Raises DocumentRejected if it cannot be read, is larger than ``max_bytes`` or holds no text, and
     SourceChanged.
     """
@@ -39,35 +46,37 @@ def prepare(
     path = path_of(document)
     with reading(path, max_bytes) as status:
         file = file_state(document, status)
-        if status.st_size <= chunker.part_characters:
+        if status.st_size <= chunker.segment_characters:
             data = path.read_bytes()
             return _prepare_whole(document, data, file, known_hash, chunker, sparse)
         found_hash = hash_of_file(document, path)
         if found_hash == known_hash:
-            return Unprepared(found_hash, file)
+            return UnchangedContent(found_hash, file)
         place = text_file.scan(path, document.media_type)
         if place is None:
             return _prepare_whole(document, path.read_bytes(), file, known_hash, chunker, sparse)
-        if place.status != FileStatus.of(status):
+        if place.status != FileStat.of(status):
             raise SourceChanged("the file was changed while it was read")
-        return Prepared(found_hash, file, None, prepare_rest(document, place, chunker, sparse))
+        return PreparedDocument(
+            found_hash, file, None, prepare_rest(document, place, chunker, sparse)
+        )
 
 
 def prepare_rest(
     document: Document,
-    place: Place,
+    place: SegmentStart,
     chunker: Chunker,
     sparse: Callable[[str], SparseVector] | None,
-) -> Part:
-    """The part of ``document`` at ``place``, which was the ``rest`` of the one before it.
+) -> Segment:
+    """Prepare the segment of ``document`` at ``place``, the ``rest`` of the one before it.
 
     Raises SourceChanged if its file is another one by now.
     """
     try:
-        chunks, rest = text_file.read_part(path_of(document), place, chunker)
+        chunks, rest = text_file.read_segment(path_of(document), place, chunker)
     except OSError as error:
         raise SourceChanged(f"the file was removed while it was read: {error.strerror}") from error
-    return Part.of(chunks, sparse, rest)
+    return Segment.of(chunks, sparse, rest)
 
 
 def _prepare_whole(
@@ -77,11 +86,11 @@ def _prepare_whole(
     known_hash: str | None,
     chunker: Chunker,
     sparse: Callable[[str], SparseVector] | None,
-) -> Prepared | Unprepared:
+) -> PreparedDocument | UnchangedContent:
     found_hash = hash_of(document, BytesIO(data))
     if found_hash == known_hash:
-        return Unprepared(found_hash, file)
+        return UnchangedContent(found_hash, file)
     unnamed = None if document.text is None else PLAIN_TEXT
     extracted = extract(data, document.media_type or unnamed)
     chunks = chunker.chunks(extracted.text, markdown=extracted.markdown)
-    return Prepared(found_hash, file, extracted.title, Part.of(chunks, sparse))
+    return PreparedDocument(found_hash, file, extracted.title, Segment.of(chunks, sparse))

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 from ingestq.core.documents import Document
 from worker.process_pool import become_child
 from worker.text import prepare
-from worker.text.parts import Part, Place, Prepared, SparseVector, Unprepared
+from worker.text.parts import (
+    PreparedDocument,
+    Segment,
+    SegmentStart,
+    SparseVector,
+    UnchangedContent,
+)
 
 if TYPE_CHECKING:
     from worker.text.bm25 import SparseEncoder
@@ -15,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PreparerConfig:
+class ParseConfig:
     """How to cut: by the tokens of ``tokenizer``, into chunks of up to ``max_tokens``.
 
     Documents are prepared for a ``hybrid`` collection, or for one without sparse vectors.
@@ -31,8 +37,8 @@ _sparse: "SparseEncoder"
 _hybrid: bool
 
 
-def initialize(config: PreparerConfig) -> None:
-    """Load what is needed; no model is."""
+def initialize(config: ParseConfig) -> None:
+    """Load the tokenizer and the word encoder; no model is needed."""
     global _chunker, _sparse, _hybrid
     become_child()
     # Imported here, because only children may load them.
@@ -46,17 +52,17 @@ def initialize(config: PreparerConfig) -> None:
 
 def prepare_document(
     document: Document, known_hash: str | None, max_bytes: int
-) -> Prepared | Unprepared:
+) -> PreparedDocument | UnchangedContent:
     """See `worker.text.prepare.prepare`."""
     words = _sparse.document if _hybrid else None
     return prepare.prepare(document, known_hash, max_bytes, _chunker, words)
 
 
-def prepare_rest(document: Document, place: Place) -> Part:
+def prepare_rest(document: Document, place: SegmentStart) -> Segment:
     """See `worker.text.prepare.prepare_rest`."""
     return prepare.prepare_rest(document, place, _chunker, _sparse.document if _hybrid else None)
 
 
 def encode_query(text: str) -> SparseVector:
-    """The words of what somebody searches for."""
+    """Return the sparse vector of a search query."""
     return _sparse.query(text)

@@ -10,37 +10,43 @@ from ingestq.core import events
 from ingestq.core.documents import Document, Lane
 from ingestq.core.errors import DocumentRejected, PoolBroken, PoolFailure
 from worker.lanes import LanePermits
-from worker.process_pool import Processes, once_more
+from worker.process_pool import Processes, retry_once
 from worker.text import process as preparing
-from worker.text.parts import Part, Place, Prepared, SparseVector, Unprepared
-from worker.text.process import PreparerConfig
+from worker.text.parts import (
+    PreparedDocument,
+    Segment,
+    SegmentStart,
+    SparseVector,
+    UnchangedContent,
+)
+from worker.text.process import ParseConfig
 
 log = structlog.get_logger()
 
 PREPARE_SECONDS: Final = 1800.0
 """A parser that takes longer hangs; the child is killed and the document counted as failed."""
 QUERY_SECONDS: Final = 60.0
-DOCUMENTS_A_CHILD: Final = 10_000
+DOCUMENTS_PER_PROCESS: Final = 10_000
 """Then it is replaced, so that memory a parser does not give back is bounded."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Preparers:
-    """``count`` processes, which start with the first document."""
+class ParseProcesses:
+    """``count`` processes that read, parse and cut documents; the first one starts them."""
 
-    def __init__(self, count: int, config: PreparerConfig, max_document_bytes: int) -> None:
+    def __init__(self, count: int, config: ParseConfig, max_document_bytes: int) -> None:
         self._max_document_bytes = max_document_bytes
         # No child has a queue of its own: an upload waits for one document of bulk work, not many.
         self._free = LanePermits(count, bulk=count)
         self._processes = Processes(
-            count, preparing.initialize, (config,), max_tasks=DOCUMENTS_A_CHILD
+            count, preparing.initialize, (config,), max_tasks=DOCUMENTS_PER_PROCESS
         )
 
     async def prepare(
         self, lane: Lane, document: Document, known_hash: str | None
-    ) -> Prepared | Unprepared:
+    ) -> PreparedDocument | UnchangedContent:
         """See `worker.text.prepare.prepare`.
 
         Raises DocumentRejected also if a child died over it twice in a row, and PoolFailure if
@@ -51,7 +57,7 @@ class Preparers:
             lane, partial(preparing.prepare_document, document, known_hash, limit)
         )
 
-    async def prepare_rest(self, lane: Lane, document: Document, rest: Place) -> Part:
+    async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment:
         """See `worker.text.prepare.prepare_rest`; raises as `prepare` does."""
         return await self._prepare(lane, partial(preparing.prepare_rest, document, rest))
 
@@ -70,8 +76,8 @@ class Preparers:
                 raise DocumentRejected(f"twice, {second}") from second
 
     async def encode_query(self, text: str) -> SparseVector:
-        """The words of what somebody searches for."""
-        return await once_more(
+        """Return the sparse vector of a search query."""
+        return await retry_once(
             partial(self._run, Lane.INTERACTIVE, QUERY_SECONDS, preparing.encode_query, text)
         )
 

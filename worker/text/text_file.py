@@ -1,4 +1,4 @@
-"""Reads a large text file part by part, so that memory does not depend on its size.
+"""Reads a large text file segment by segment, so that memory does not depend on its size.
 
 Each reading stands by itself: any process may go on where another one ended.
 """
@@ -11,20 +11,20 @@ from typing import BinaryIO, Final
 from ingestq.core.errors import DocumentRejected, SourceChanged
 from worker.text.chunker import Chunker
 from worker.text.extract import BINARY, MARKDOWN, is_decoded_only, known_type, no_text
-from worker.text.parts import FileStatus, Place, SizedText
+from worker.text.parts import FileStat, SegmentStart, SizedText
 
 BLOCK_BYTES: Final = 1024 * 1024
 MOST_BYTES_A_CHARACTER: Final = 4
 """Of UTF-8."""
 
 
-def scan(path: Path, media_type: str | None) -> Place | None:
-    """Where the text of a file begins, if it can be read part by part: if it is UTF-8 as it is.
+def scan(path: Path, media_type: str | None) -> SegmentStart | None:
+    """Return where the text of a file begins; None unless it is UTF-8, read segment by segment.
 
     Raises DocumentRejected if it holds no text, and OSError.
     """
     with path.open("rb") as file:
-        status = FileStatus.of(os.fstat(file.fileno()))
+        status = FileStat.of(os.fstat(file.fileno()))
         media_type = known_type(file.read(BLOCK_BYTES), media_type)
         if not is_decoded_only(media_type):
             return None
@@ -35,32 +35,36 @@ def scan(path: Path, media_type: str | None) -> Place | None:
             return None
     if extent is None:
         raise DocumentRejected(no_text(media_type))
-    return Place(*extent, media_type == MARKDOWN, "", status)
+    return SegmentStart(*extent, media_type == MARKDOWN, "", status)
 
 
-def read_part(path: Path, place: Place, chunker: Chunker) -> tuple[list[SizedText], Place | None]:
-    """The chunks of the part at ``place``, and the place of the next part; None after the last.
+def read_segment(
+    path: Path, place: SegmentStart, chunker: Chunker
+) -> tuple[list[SizedText], SegmentStart | None]:
+    """Return the chunks of the segment at ``place``, and the next place; None after the last.
 
     Raises SourceChanged if the file is not the one that it was, and OSError.
     """
-    wanted = MOST_BYTES_A_CHARACTER * (chunker.part_characters + 1)
+    wanted = MOST_BYTES_A_CHARACTER * (chunker.segment_characters + 1)
     with path.open("rb") as file:
         file.seek(place.start)
         data = file.read(min(wanted, place.end - place.start))
-        if FileStatus.of(os.fstat(file.fileno())) != place.status:
+        if FileStat.of(os.fstat(file.fileno())) != place.status:
             raise SourceChanged("the file was changed while it was read")
     at_end = place.start + len(data) == place.end
     text = codecs.getincrementaldecoder("utf-8")().decode(data, final=at_end)
-    cut = chunker.part(text, markdown=place.markdown, fence=place.fence)
+    cut = chunker.first_segment(text, markdown=place.markdown, fence=place.fence)
     start = place.start + len(text[: cut.characters].encode())
     if start == place.end:
         return cut.chunks, None
-    return cut.chunks, Place(start, place.end, place.markdown, cut.fence, place.status)
+    return cut.chunks, SegmentStart(start, place.end, place.markdown, cut.fence, place.status)
 
 
 def _extent(file: BinaryIO) -> tuple[int, int] | None:
-    """Where the text without the white space around it begins and ends, in bytes; None if there is
-    none. Raises DocumentRejected if it is binary, and UnicodeDecodeError."""
+    """Return where the text begins and ends, in bytes, without white space around it.
+
+    None if there is no text. Raises DocumentRejected if it is binary, and UnicodeDecodeError.
+    """
     decoder = codecs.getincrementaldecoder("utf-8-sig")()  # without a byte order mark
     start, end, read, binary = -1, -1, 0, False
     while block := file.read(BLOCK_BYTES):

@@ -30,8 +30,8 @@ NOTHING: Final = r"(?!)"
 """Matches no text."""
 
 
-class WordByWord(Generic[T]):
-    """Knows what is wanted of words, and so of texts, without special tokens that a model adds.
+class WordCache(Generic[T]):
+    """Tokenizes texts word by word, and remembers words; leaves out a model's special tokens.
 
     ``measure`` takes it from what the tokenizer makes of a word, and ``join`` makes that of a text
     out of those of its words. Words of about ``kept_characters`` together are remembered.
@@ -63,7 +63,7 @@ class WordByWord(Generic[T]):
         self._kept_characters = kept_characters
 
     def read(self, texts: Sequence[str]) -> list[T]:
-        """What is wanted of each of ``texts``."""
+        """Return what is wanted of each of ``texts``."""
         if not self._words_are_apart:
             return self._encoded(texts)
         split = [_words(text) for text in texts]
@@ -99,16 +99,16 @@ class WordByWord(Generic[T]):
         return [self._measure(tokens) for tokens in encoded]
 
 
-def token_counts(tokenizer_json: str, kept_characters: int = KEPT_CHARACTERS) -> WordByWord[int]:
-    """Reads how many tokens texts have."""
-    return WordByWord(tokenizer_json, len, sum, kept_characters)
+def token_counts(tokenizer_json: str, kept_characters: int = KEPT_CHARACTERS) -> WordCache[int]:
+    """Return a reader of how many tokens texts have."""
+    return WordCache(tokenizer_json, len, sum, kept_characters)
 
 
 def token_ids(
     tokenizer_json: str, kept_characters: int = KEPT_CHARACTERS
-) -> WordByWord[Sequence[int]]:
-    """Reads the numbers of the tokens that texts have, in their order."""
-    return WordByWord(tokenizer_json, _ids, _chained, kept_characters)
+) -> WordCache[Sequence[int]]:
+    """Return a reader of the numbers of the tokens that texts have, in their order."""
+    return WordCache(tokenizer_json, _ids, _chained, kept_characters)
 
 
 def _ids(encoding: Encoding) -> Sequence[int]:
@@ -121,7 +121,7 @@ def _chained(words: Iterable[Sequence[int]]) -> Sequence[int]:
 
 
 def words_are_apart(tokenizer_json: str) -> bool:
-    """Whether a text has as many tokens as its words, which stand between spaces, have together.
+    """Return whether a text has as many tokens as its words, split at spaces, have together.
 
     False also for a tokenizer that is not known well enough to say so.
     """

@@ -28,7 +28,7 @@ class LoadedModel(Protocol):
 
 
 def unit_length(rows: Vectors) -> Vectors:
-    """``rows``, each divided by its length."""
+    """Return ``rows``, each divided by its length."""
     unit: Vectors = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), SHORTEST)
     return unit
 
@@ -50,4 +50,4 @@ class CachedModel(ABC):
 
     @abstractmethod
     def _embed(self, texts: Sequence[str]) -> Vectors:
-        """The vectors of ``texts``, which have their prompts; shape (texts, dimension)."""
+        """Embed ``texts``, which have their prompts; shape (texts, dimension)."""

@@ -19,19 +19,21 @@ from ingestq.core.errors import (
     UsageError,
     encodable,
 )
+from worker.bisection import bisect_on_failure
 from worker.embedding.backends.http_answers import (
-    Failing,
     NotAnEndpoint,
-    Refused,
-    Unusable,
-    meaning,
+    RequestFailed,
+    RequestRefused,
+    UnusableAnswer,
+    endpoint_error,
     read_vectors,
 )
 from worker.embedding.config import HttpConfig
+from worker.http_answers import FailedAnswer, retry_delay
 
 
 def embeddings_url(url: str) -> httpx.URL:
-    """Where to send requests for the endpoint at ``url``. Raises UsageError if that is no URL."""
+    """Return where to send requests for the endpoint at ``url``. Raises UsageError if invalid."""
     try:
         parsed = httpx.URL(url.rstrip("/") + "/embeddings")
     except httpx.InvalidURL:
@@ -46,7 +48,7 @@ def embeddings_url(url: str) -> httpx.URL:
 
 
 def headers(api_key: str | None) -> dict[str, str]:
-    """What comes with every request. Raises UsageError if that is no key; it shows none of it."""
+    """Return the headers of every request. Raises UsageError, without the key, if it is no key."""
     sent = {"Content-Type": "application/json"}
     if api_key is None:
         return sent
@@ -92,10 +94,10 @@ class HttpBackend:
         )
         self._retrying = stamina.AsyncRetryingCaller(
             attempts=None, timeout=config.patience_seconds, wait_initial=0.2, wait_max=5.0
-        ).on(self._retry_after)
+        ).on(self._when_to_retry)
 
     async def __aenter__(self) -> Self:
-        """Nothing is asked yet: see `describe`."""
+        """Return itself. Nothing is asked yet: see `describe`."""
         return self
 
     async def __aexit__(
@@ -111,13 +113,13 @@ class HttpBackend:
         await self._client.aclose()
 
     async def describe(self) -> int:
-        """Ask for one vector; how many dimensions it has.
+        """Ask for one vector, and return how many dimensions it has.
 
         Raises ModelUnavailable if the endpoint, or what is there instead, makes none.
         """
         try:
             vectors = await self._ask([PROBE])
-        except (Refused, NotAnEndpoint, Unusable) as error:
+        except (RequestRefused, NotAnEndpoint, UnusableAnswer) as error:
             raise _wrong_setup(error) from error
         return int(vectors.shape[1])
 
@@ -133,25 +135,40 @@ class HttpBackend:
         return outcome
 
     async def _each(self, texts: Sequence[str]) -> list[Row | DocumentRejected]:
-        """Ask for all at once, then for halves: nobody says which text it was about."""
+        """Ask for all at once, then for halves: the endpoint does not say which text it is about.
+
+        Raises what is wrong with the endpoint; then the rest is not asked for.
+        """
+        outcomes: list[Row | DocumentRejected] = []
+        async for _, outcome in bisect_on_failure(texts, self._ask_for, _may_be_one_text):
+            if isinstance(outcome, Exception) and not isinstance(outcome, DocumentRejected):
+                raise outcome
+            outcomes.append(outcome)
+        return outcomes
+
+    async def _ask_for(self, texts: Sequence[str]) -> Sequence[Row | DocumentRejected]:
+        """Ask for the vectors of ``texts``, or say why the only one has none.
+
+        Raises Refused or Failing if one of several texts may be the reason.
+        """
         try:
             return list(await self._retrying(self._ask, texts))
-        except Refused as error:
-            if len(texts) == 1:
-                await self._check_serving()
-                return [_rejected(texts[0], error)]
-        except Failing:
+        except RequestRefused as error:
+            if len(texts) > 1:
+                raise
+            await self._check_serving()
+            return [_rejected(texts[0], error)]
+        except RequestFailed:
             await self._check_serving()  # a text may bring it down each time that it is asked
-            if len(texts) == 1:
-                return [await self._last_try(texts[0])]
-        half = len(texts) // 2
-        return [*await self._each(texts[:half]), *await self._each(texts[half:])]
+            if len(texts) > 1:
+                raise
+            return [await self._last_try(texts[0])]
 
     async def _last_try(self, text: str) -> Row | DocumentRejected:
         """Ask for the vector of a text over which the endpoint failed, while it served another."""
         try:
             [row] = await self._retrying(self._ask, [text])
-        except (Refused, Failing) as error:
+        except (RequestRefused, RequestFailed) as error:
             await self._check_serving()
             return _rejected(text, error)
         return np.asarray(row)
@@ -159,17 +176,21 @@ class HttpBackend:
     async def _check_serving(self) -> None:
         """Raise what is wrong with the endpoint, unless it serves a text that is known to be good.
 
-        Otherwise one that lost its model would make dead letters of all documents.
+        Otherwise one that lost its model would make dead letters of all documents. Never raises
+        Refused or Failing: no text is to blame.
         """
         try:
             await self._ask([PROBE])
-        except Refused as error:
+        except RequestRefused as error:
             raise _wrong_setup(error) from error
+        except RequestFailed as error:
+            raise EmbedderUnavailable(str(error), error.retry_after) from error
 
     async def _ask(self, texts: Sequence[str]) -> Row:
         response = await self._answer(texts)
         if response.status_code != httpx.codes.OK:
-            raise meaning(self.place, response.status_code, response.headers, response.content)
+            answer = FailedAnswer(response.status_code, response.headers, response.content)
+            raise endpoint_error(self.place, answer)
         vectors = read_vectors(response.content, len(texts), self._dimension, self.place)
         self._dimension = vectors.shape[1]
         return vectors
@@ -181,14 +202,14 @@ class HttpBackend:
             async with asyncio.timeout(seconds):
                 return await self._client.post(self._url, content=msgspec.json.encode(request))
         except TimeoutError as error:
-            raise Failing(f"{self._who} has not answered within {seconds:g} s") from error
+            raise RequestFailed(f"{self._who} has not answered within {seconds:g} s") from error
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
             raise EmbedderUnavailable(
                 f"{self._who} does not answer ({_detail(error)}); start it or set "
                 "INGESTQ_EMBEDDINGS_URL"
             ) from error
         except httpx.TransportError as error:  # also what a server does that dies of a text
-            raise Failing(f"{self._who} broke off ({_detail(error)})") from error
+            raise RequestFailed(f"{self._who} broke off ({_detail(error)})") from error
         except httpx.RequestError as error:  # content encoded in another way than it says
             raise NotAnEndpoint(f"{self._who} answers what cannot be read: {error}") from error
 
@@ -196,15 +217,17 @@ class HttpBackend:
     def _who(self) -> str:
         return f"the embeddings endpoint at {self.place}"
 
-    def _retry_after(self, error: Exception) -> bool | float:
-        """When to ask again: True is with back-off, False never, else the seconds it named."""
+    def _when_to_retry(self, error: Exception) -> bool | float:
+        """Return when to repeat a request in place; see `retry_delay`."""
         if not isinstance(error, EmbedderUnavailable) or isinstance(
-            error, NotAnEndpoint | Unusable
+            error, NotAnEndpoint | UnusableAnswer
         ):
             return False
-        if error.retry_after is None:
-            return True
-        return error.retry_after if error.retry_after <= self._config.patience_seconds else False
+        return retry_delay(error, self._config.patience_seconds)
+
+
+def _may_be_one_text(error: Exception) -> bool:
+    return isinstance(error, RequestRefused | RequestFailed)
 
 
 def _rejected(text: str, error: Exception) -> DocumentRejected:

@@ -26,7 +26,7 @@ often, a tenth faster."""
 
 
 def supports_bfloat16() -> bool:
-    """Whether this processor computes bfloat16 in hardware (AVX512-BF16 or AMX)."""
+    """Return whether this processor computes bfloat16 in hardware (AVX512-BF16 or AMX)."""
     capabilities: list[str] = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "BF16" in capabilities
 
@@ -64,7 +64,7 @@ class OpenVinoModel(CachedModel):
 
 
 def packed(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices of texts, batch by batch, that together take at most ``budget`` tokens with padding.
+    """Yield indices of texts in batches of at most ``budget`` tokens, padding counted.
 
     Texts of about the same length come together. A text above the budget comes alone.
     """

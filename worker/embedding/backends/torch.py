@@ -62,12 +62,12 @@ def load(name: str, device: str = "cpu") -> SentenceTransformer:
 
 
 def is_static(model: SentenceTransformer) -> bool:
-    """Whether vectors are looked up word by word, not computed."""
+    """Return whether vectors are looked up word by word, not computed."""
     return isinstance(model[0], StaticEmbedding)
 
 
 def table_of(model: SentenceTransformer) -> Vectors:
-    """The vectors of a static model's tokens, by their numbers; shape (tokens, dimension).
+    """Return the vectors of a static model's tokens, by their numbers; shape (tokens, dimension).
 
     Raises ValueError if anything but Normalize comes after the look-up.
     """
@@ -80,7 +80,7 @@ def table_of(model: SentenceTransformer) -> Vectors:
 
 
 def fast_tokenizer(model: SentenceTransformer) -> Tokenizer:
-    """A copy of the model's tokenizer that neither cuts nor pads.
+    """Return a copy of the model's tokenizer that neither cuts nor pads.
 
     Raises ValueError if it is none of the tokenizers library, or if it knows special tokens only:
     without the file of its words the library would make one, to which all texts are the same.
@@ -100,7 +100,7 @@ def fast_tokenizer(model: SentenceTransformer) -> Tokenizer:
 
 
 def describe(model: SentenceTransformer, revision: str) -> Card:
-    """What is known of a loaded model; it is to be computed by torch on the processor."""
+    """Return the card of a loaded model, to be computed by torch on the processor."""
     dimension = model.get_embedding_dimension()
     assert dimension is not None, "every sentence-transformers model ends in a vector"
     tokenizer = fast_tokenizer(model)
@@ -162,7 +162,7 @@ class TorchModel:
 
 
 def _claim_gpu(count: int) -> str:
-    """One of the machine's GPUs that no other child of the same pool has.
+    """Claim one of the machine's GPUs that no other child of the same pool has.
 
     A lock says whose it is, because that ends with its process, however it ends.
     """

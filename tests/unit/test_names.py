@@ -1,0 +1,22 @@
+"""A class name means one thing in the whole product."""
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+from typing import Final
+
+PACKAGES: Final = ("broker", "ingestq", "producers", "worker")
+ROOT: Final = Path(__file__).parents[2]
+TO_BE_RENAMED: Final = frozenset({"DeadLetter", "Finding", "Indexed", "Line", "Wanted"})
+
+
+def test_no_public_class_name_is_defined_twice() -> None:
+    places = defaultdict(list)
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places[node.name].append(str(path.relative_to(ROOT)))
+    assert places, "no class was found"
+    twice = {name: where for name, where in places.items() if len(where) > 1}
+    assert {name: twice[name] for name in twice.keys() - TO_BE_RENAMED} == {}
