@@ -11,8 +11,9 @@ from typing import Any
 from arq.worker import func
 
 from ingestq.app.composition import Broker
-from ingestq.app.ingestion import Ingestion, IngestionState, Summary
+from ingestq.app.ingestion import Ingestion, Summary
 from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters
+from ingestq.core.display import Silent
 from ingestq.core.documents import Lane
 from ingestq.core.jobs import DELETE, INGEST, SWEEP
 from producers.files.walk import ReadOptions, ScanRecord, observe
@@ -28,11 +29,6 @@ from worker.store.chunks import QdrantStore
 from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames
 from worker.store.ledger import QdrantLedger
-
-
-class Nowhere:
-    def show(self, state: IngestionState) -> None:
-        """Nobody looks."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class House:
         inline: bool = False,
     ) -> Summary:
         """What ``ingestq run`` does with ``paths``; without any, with the whole folder."""
-        ingestion = Ingestion(self.broker.client, Nowhere())
+        ingestion = Ingestion(self.broker.client, Silent())
         sightings = ScanRecord()
         await ingestion.produce(
             observe(

@@ -1,4 +1,6 @@
-"""The ``ingestq`` command: one module a command."""
+"""The ``ingestq`` command: one module for each command."""
+
+from typing import Final
 
 import typer
 
@@ -18,11 +20,18 @@ from ingestq.cli.up import up
 from ingestq.cli.verify import verify
 from ingestq.cli.worker import worker
 
+EXIT_CODES: Final = (
+    "Exit codes: 0 success, 1 some documents failed, 2 wrong usage, 3 a service is unreachable, "
+    "130 interrupted."
+)
+
 app = typer.Typer(
     name="ingestq",
     help="Keep a Qdrant collection equal to your documents.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (
@@ -47,5 +56,5 @@ app.add_typer(schedule)
 
 
 def main() -> None:
-    """Entry point of the ``ingestq`` command."""
+    """Run the ``ingestq`` command."""
     app()

@@ -17,10 +17,11 @@ from arq.worker import func
 from qdrant_client import QdrantClient, models
 
 from ingestq.app.composition import Broker
-from ingestq.app.ingestion import Ingestion, IngestionState
+from ingestq.app.ingestion import Ingestion
 from ingestq.app.settings import Settings, load_settings
 from ingestq.app.verify import LISTED, VerifyReport, VerifyRequest, verify
 from ingestq.client.client import IngestClient, new_submission
+from ingestq.core.display import Silent
 from ingestq.core.documents import Deletion, Lane
 from ingestq.core.errors import CollectionMismatch, UsageError
 from ingestq.core.jobs import DELETE, INGEST, SWEEP
@@ -45,11 +46,6 @@ ENOUGH = 11
 """More documents than may be deleted without a question."""
 LONG = "\n\n".join(f"Paragraph {i} goes on about {i}. " * 40 for i in range(3))
 """A text of several chunks."""
-
-
-class Nowhere:
-    def show(self, state: IngestionState) -> None:
-        """Nobody looks."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ class House:
 
     async def add(self, *paths: Path, source: str | None = None) -> None:
         """Queue the folder, or ``paths``."""
-        ingestion = Ingestion(self.broker.client, Nowhere())
+        ingestion = Ingestion(self.broker.client, Silent())
         clock = self.broker.queue.now
         sightings = ScanRecord()
         found = observe(paths or [self.root], source, clock, ReadOptions(), sightings)
@@ -119,7 +115,7 @@ class House:
         allow_mass_delete: bool = False,
     ) -> dict[str, Any]:
         wanted = VerifyRequest(paths, source, repair, allow_mass_delete)
-        report = await verify(self.broker, self.qdrant, self.settings, wanted, lambda tally: None)
+        report = await verify(self.broker, self.qdrant, self.settings, wanted, Silent())
         return report.as_json()
 
     async def repair(self, *paths: Path, **more: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Shows how far running jobs are."""
+"""What a worker reports while it works: progress of its jobs, and that it is alive."""
 
 import asyncio
 import contextlib

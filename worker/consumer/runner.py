@@ -1,4 +1,4 @@
-"""Runs one job: finds its function, calls it and arq's hooks, and says what becomes of the job."""
+"""Runs one job in a task of its own, and decides what becomes of it."""
 
 import asyncio
 from collections.abc import Mapping
