@@ -17,9 +17,10 @@ import msgspec
 
 from benchmarks.prose import Prose
 from ingestq.app.composition import Broker, open_broker
-from ingestq.app.ingestion import Ingestion, IngestionState, Summary
+from ingestq.app.ingestion import Ingestion, Summary
 from ingestq.app.settings import Settings
 from ingestq.app.worker import open_worker
+from ingestq.core.display import Silent
 from ingestq.core.documents import Document, Lane
 from ingestq.core.paths import guess_media_type, path_to_text
 from ingestq.core.results import ChunkCounts, DocumentCounts
@@ -56,11 +57,6 @@ class Folder:
     chunks: dict[Path, int]
 
 
-class Nowhere:
-    def show(self, state: IngestionState) -> None:
-        """Nobody looks."""
-
-
 @asynccontextmanager
 async def open_index(settings: Settings) -> AsyncIterator[Index]:
     """Start a worker, and stop it on leaving."""
@@ -82,7 +78,7 @@ async def ingest(index: Index, folder: Folder) -> Summary:
     """Ingest ``folder``, and see that the index is equal to it afterwards."""
     sightings = ScanRecord()
     queue = index.broker.queue
-    ingestion = Ingestion(index.broker.client, Nowhere())
+    ingestion = Ingestion(index.broker.client, Silent())
     found = observe([folder.path], None, queue.now, ReadOptions(), sightings)
     sweeps = partial(sightings.sweeps, allow_mass_delete=False)
     async with asyncio.TaskGroup() as group:

@@ -10,8 +10,8 @@ from typing import Final
 from ingestq.app.composition import open_broker, open_qdrant
 from ingestq.app.reindex import build
 from ingestq.app.settings import Settings
+from ingestq.core.display import Silent
 from ingestq.core.errors import IngestqError
-from ingestq.core.results import ChunkCounts
 from worker.maintenance.reindex import ReindexResult
 from worker.store.chunks import QdrantStore
 from worker.store.client import Qdrant
@@ -40,14 +40,6 @@ class Answer(StrEnum):
     FAILED = "failed"
 
 
-class Unseen:
-    def begin(self, documents: int) -> None:
-        """Nobody looks."""
-
-    def done(self, chunks: ChunkCounts) -> None:
-        """Nobody looks."""
-
-
 async def search_while_rebuilding(
     settings: Settings, chunk_tokens: int, question: SearchQuery
 ) -> Counter[Answer]:
@@ -59,13 +51,13 @@ async def search_while_rebuilding(
         ended = asyncio.Event()
         searching = asyncio.create_task(_search_until(ended, qdrant, live.alias, question))
         try:
-            new, outcome = await build(broker, qdrant, live, wanted, Unseen())
+            built = await build(broker, qdrant, live, wanted, Silent())
         finally:
             ended.set()
         answers = await searching
-        assert isinstance(outcome, ReindexResult), outcome
-        assert outcome.documents == question.documents
-        assert await find_collection(qdrant, live.alias) == new != live
+        assert isinstance(built.outcome, ReindexResult), built.outcome
+        assert built.outcome.documents == question.documents
+        assert await find_collection(qdrant, live.alias) == built.new != live
     return answers
 
 

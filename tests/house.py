@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from ingestq.app.composition import Broker
-from ingestq.app.ingestion import Ingestion, IngestionState, Summary
+from ingestq.app.ingestion import Ingestion, Summary
 from ingestq.broker.queue.dead_letters import DeadLetterFilter
 from ingestq.client.client import IngestClient
+from ingestq.core.display import Silent
 from producers.files.walk import ReadOptions, ScanRecord, observe
 from tests.books import balanced
 from tests.workers import indexing
@@ -18,11 +19,6 @@ from worker.embedding.pool import ModelPool
 from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames
 from worker.store.ledger import QdrantLedger
-
-
-class Nowhere:
-    def show(self, state: IngestionState) -> None:
-        """Nobody looks."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ class House:
         inline: bool = False,
     ) -> Summary:
         """What ``ingestq run`` does with ``paths``; without any, with the whole folder."""
-        ingestion = Ingestion(self.broker.client, Nowhere())
+        ingestion = Ingestion(self.broker.client, Silent())
         sightings = ScanRecord()
         await ingestion.produce(
             observe(

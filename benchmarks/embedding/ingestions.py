@@ -13,11 +13,11 @@ import msgspec
 from benchmarks.embedding.processes import Asked, asked
 from benchmarks.embedding.qdrant import SearchFilter
 from benchmarks.embedding.resources import Memory, children_cpu_seconds, cpu_seconds, memory
-from benchmarks.ingestions import Nowhere
 from ingestq.app.composition import Broker
 from ingestq.app.ingestion import Ingestion
 from ingestq.broker import keys
 from ingestq.broker.connection import awaited
+from ingestq.core.display import Silent
 from ingestq.core.jobs import INGEST
 from ingestq.core.results import JobResult
 from producers.files.walk import ReadOptions, ScanRecord, observe
@@ -114,7 +114,7 @@ async def _add(broker: Broker, path: Path) -> tuple[int, list[JobResult]]:
     """How many chunks were embedded, and what the worker wrote down of each job."""
     known = await _results(broker)
     sightings = ScanRecord()
-    ingestion = Ingestion(broker.client, Nowhere())
+    ingestion = Ingestion(broker.client, Silent())
     found = observe([path], None, broker.queue.now, ReadOptions(), sightings)
     sweeps = partial(sightings.sweeps, allow_mass_delete=False)
     async with asyncio.TaskGroup() as group:

@@ -47,14 +47,25 @@ class BearerAuth:
         return False
 
 
+LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 OWN_SITES: Final = frozenset({"same-origin", "none"})
 """Of ``Sec-Fetch-Site``: a page of this server, or the user (an address that was typed)."""
 
 
 def is_of_another_site(headers: Mapping[str, str]) -> bool:
-    """Whether a browser says so; other programs say nothing."""
+    """Return whether a browser says that a page of another site makes the request.
+
+    ``Sec-Fetch-Site`` decides where it is sent: no page can set it. Otherwise the host of
+    ``Origin`` has to be ``Host``. Clients other than browsers send neither.
+    """
     site = headers.get("sec-fetch-site")
-    if site is not None and site not in OWN_SITES:
-        return True
+    if site is not None:
+        return site not in OWN_SITES
     origin = headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+    if origin is None:
+        return False
+    try:
+        host = urlsplit(origin).netloc
+    except ValueError:
+        return True
+    return not host or host.lower() != headers.get("host", "").lower()

@@ -2,24 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 import structlog
 
+from ingestq.api.auth import LOOPBACK_HOSTS
 from ingestq.app.composition import Broker
 from ingestq.app.search import DocumentLookup, QdrantOnDemand, SearchService
 from ingestq.app.services import ProcessPart
 from ingestq.app.settings import Settings
 from ingestq.core import events
 from ingestq.core.errors import UsageError
+from ingestq.core.service import run_together
 
 if TYPE_CHECKING:
     from socket import socket
 
     from worker.store.client import Qdrant
-
-LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 log = structlog.get_logger()
 
@@ -32,7 +32,7 @@ async def listening(settings: Settings) -> "AsyncIterator[socket]":
     """
     from ingestq.api.server import listen
 
-    if settings.api_token is None and settings.api_host not in LOOPBACK:
+    if settings.api_token is None and settings.api_host not in LOOPBACK_HOSTS:
         raise UsageError(
             f"INGESTQ_API_HOST is {settings.api_host!r} and INGESTQ_API_TOKEN is not set: anybody "
             "who reaches this host could queue documents; set a token, or listen on 127.0.0.1"
@@ -54,16 +54,14 @@ async def open_api(
     from ingestq.broker.schedule.runs import Runs
 
     stopping = asyncio.Event()
-    async with (
-        QdrantOnDemand(settings, qdrant) as on_demand,
-        SearchService(settings, on_demand) as search,
-    ):
+    async with AsyncExitStack() as opened:
+        on_demand = QdrantOnDemand(settings, opened, qdrant)
         recent, runs = Recent(broker.redis, broker.config), Runs(broker.redis, broker.config)
         board = Board(broker.queue, broker.dead_letters, recent, runs, History())
         services = Services(
             broker.client,
             broker.dead_letters,
-            search,
+            SearchService(settings, opened, on_demand),
             DocumentLookup(on_demand),
             board,
         )
@@ -73,10 +71,11 @@ async def open_api(
         server = Server(create_app(services, config, stopping), settings.drain_seconds)
 
         async def serve() -> None:
-            async with asyncio.TaskGroup() as parts:
-                parts.create_task(board.run(stopping))
-                await server.serve([listener])
-                stopping.set()
+            await run_together(board.run(stopping), serve_until_stopped())
+
+        async def serve_until_stopped() -> None:
+            await server.serve([listener])
+            stopping.set()
 
         def stop() -> None:
             stopping.set()

@@ -4,14 +4,21 @@ import asyncio
 import time
 from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
 from ingestq.broker.queue.job_queue import patiently
 from ingestq.client.client import IngestClient, new_submission
+from ingestq.core.display import Activity, Display
 from ingestq.core.documents import Document, Lane, Sweep
-from ingestq.core.results import ChunkCounts, DocumentCounts, FailedDocument, SubmissionStatus
+from ingestq.core.results import (
+    ChunkCounts,
+    DocumentCounts,
+    FailedDocument,
+    Stage,
+    SubmissionStatus,
+)
 
 POLL_SECONDS: Final = 0.05
 """How often progress is looked at: one request to Redis, and a run with nothing to do takes hardly
@@ -19,11 +26,11 @@ longer than that."""
 
 
 @dataclass(frozen=True)
-class IngestionState:
+class _Snapshot:
     """How far an ingestion is.
 
-    ``listing`` as long as there may be more documents to come, ``stopping`` once it was
-    interrupted. ``unread`` counts the documents that never reached the queue.
+    ``listing`` as long as more documents may come, ``stopping`` once it was interrupted. ``unread``
+    counts the documents that never reached the queue.
     """
 
     submission: SubmissionStatus
@@ -33,20 +40,28 @@ class IngestionState:
     seconds: float
 
     @property
-    def found(self) -> int:
-        """Documents found so far."""
-        return self.submission.accepted + self.unread
+    def complete(self) -> bool:
+        return self.submission.complete and not self.listing
 
-    @property
-    def done(self) -> int:
-        """Documents that came to their end."""
-        return self.submission.documents.total + self.unread
+    def activity(self) -> Activity:
+        """Return what a person is shown."""
+        chunks = self.submission.chunks.embedded + self.submission.chunks_running
+        rate = chunks / self.seconds if self.seconds else 0.0
+        return Activity(
+            self._name(),
+            done=self.submission.documents.total + self.unread,
+            total=self.submission.accepted + self.unread,
+            detail=f"{chunks} chunks, {rate:.1f}/s",
+            growing=self.listing,
+            finished=self.complete,
+        )
 
-
-class Display(Protocol):
-    """Shows a person how far an ingestion is."""
-
-    def show(self, state: IngestionState) -> None: ...
+    def _name(self) -> str:
+        if self.stopping:
+            return "finishing running jobs (interrupt again to stop at once)"
+        if self.listing:
+            return "listing"
+        return "waiting" if self.submission.stage is Stage.WAITING else "indexing"
 
 
 @dataclass(frozen=True)
@@ -125,31 +140,30 @@ class Ingestion:
         collections: what is for others is not done here.
         """
         while not self._ended:
-            state = await self._state()
-            self._display.show(state)
-            complete = state.submission.complete and not state.listing
-            if complete and (not until_queue_is_empty or not await self._jobs_left()):
+            snapshot = await self._snapshot()
+            self._display.show(snapshot.activity())
+            if snapshot.complete and (not until_queue_is_empty or not await self._jobs_left()):
                 return
             await asyncio.sleep(POLL_SECONDS)
 
     async def summary(self, collection: str) -> Summary:
         """What became of the documents until now."""
-        state = await self._state()
-        counts = state.submission.documents
+        snapshot = await self._snapshot()
+        counts = snapshot.submission.documents
         return Summary(
-            documents=msgspec.structs.replace(counts, rejected=counts.rejected + state.unread),
-            chunks=state.submission.chunks,
-            seconds=state.seconds,
+            documents=msgspec.structs.replace(counts, rejected=counts.rejected + snapshot.unread),
+            chunks=snapshot.submission.chunks,
+            seconds=snapshot.seconds,
             collection=collection,
             failed=[*self._unread, *await self._queue.failed_documents(self.submission)],
-            waiting=state.submission.accepted - counts.total,
+            waiting=snapshot.submission.accepted - counts.total,
         )
 
     async def _jobs_left(self) -> int:
         return (await patiently(self._queue.jobs_for, self._collections)).jobs
 
-    async def _state(self) -> IngestionState:
+    async def _snapshot(self) -> _Snapshot:
         listing = self._listing  # before asking, else the last batch might be missed
         status = await patiently(self._queue.submission, self.submission)
         seconds = time.monotonic() - self._started
-        return IngestionState(status, listing, self._stopping, len(self._unread), seconds)
+        return _Snapshot(status, listing, self._stopping, len(self._unread), seconds)

@@ -1,16 +1,31 @@
 """A rebuild of the collection: which one is wanted, and what it takes to build it."""
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ingestq.app.composition import DOCUMENTS_PER_CHILD, Broker, open_model
 from ingestq.app.settings import Settings
+from ingestq.core.display import Display
 from ingestq.core.documents import Lane
 from ingestq.core.errors import CollectionMismatch, UsageError
+from ingestq.core.results import ChunkCounts
 
 if TYPE_CHECKING:
-    from worker.maintenance.reindex import CutoverRefusal, RebuildDisplay, ReindexResult
+    from worker.maintenance.reindex import CutoverRefusal, ReindexResult
     from worker.store.client import Qdrant
     from worker.store.collection import CollectionNames
+
+
+@dataclass(frozen=True)
+class Build:
+    """How a build of the collection ``new`` ended.
+
+    Without an ``outcome`` it was live already. ``chunks`` counts what was done to chunks.
+    """
+
+    new: "CollectionNames"
+    outcome: "ReindexResult | CutoverRefusal | None" = None
+    chunks: ChunkCounts = field(default_factory=ChunkCounts)
 
 
 async def live_collection(qdrant: "Qdrant", settings: Settings) -> "CollectionNames":
@@ -52,10 +67,10 @@ async def build(
     qdrant: "Qdrant",
     live: "CollectionNames",
     wanted: Settings,
-    display: "RebuildDisplay",
+    display: Display,
     before: "CollectionNames | None" = None,
-) -> "tuple[CollectionNames, ReindexResult | CutoverRefusal | None]":
-    """Build the collection that is ``wanted``; None if it is the live one.
+) -> Build:
+    """Build the collection that is ``wanted``.
 
     Raises CollectionMismatch if it is not the one that was there ``before``.
     """
@@ -73,7 +88,7 @@ async def build(
         gate = Gate(broker.redis, broker.config, live.chunks)
         if new == live:
             await gate.open()  # should somebody have been interrupted
-            return new, None
+            return Build(new)
         if before is not None and new != before:
             raise CollectionMismatch(
                 f"{before.chunks!r} was made by another version of ingestq: this one cannot bring "
@@ -95,4 +110,4 @@ async def build(
         outcome = await reindex(rebuild, patient, broker.queue, gate, model)
         if isinstance(outcome, ReindexResult):
             await remove_abandoned(qdrant, live.alias)
-        return new, outcome
+        return Build(new, outcome, rebuild.chunks)

@@ -1,35 +1,34 @@
 """What scheduled entries do: rescan a source, reindex, verify."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ingestq.app.composition import Broker
-from ingestq.app.ingestion import Display, Ingestion, IngestionState, Summary
+from ingestq.app.ingestion import Ingestion, Summary
 from ingestq.app.reindex import build, live_collection
 from ingestq.app.search import QdrantOnDemand
 from ingestq.app.services import ProcessPart
 from ingestq.app.settings import Settings
-from ingestq.broker.connection import end
 from ingestq.broker.schedule.runs import RunOutcome, Runs
 from ingestq.client.client import IngestClient
+from ingestq.core.display import Display, Silent
 from ingestq.core.documents import Sweep
 from ingestq.core.errors import UsageError
-from ingestq.core.results import ChunkCounts
+from ingestq.core.service import run_together
 from producers.files.walk import ScanRecord
 from producers.schedule.entry import Action, ScheduledEntry
 from producers.schedule.generators import Generator, import_from
-from producers.schedule.runner import Act, Result, Runner, outside_quiet_hours
+from producers.schedule.runner import Act, Result, Runner
 from producers.schedule.scheduler import Scheduler
 from producers.schedule.sources import FileSource, LineSource
 
 if TYPE_CHECKING:
-    from worker.maintenance.rules import VerifyCounts
     from worker.store.client import Qdrant
 
 
@@ -43,7 +42,6 @@ class Rescan:
     """
 
     client: IngestClient
-    now_ms: Callable[[], Awaitable[int]]
     display: Display
     allow_mass_delete: bool = False
 
@@ -63,16 +61,12 @@ class Rescan:
             return all_sweeps
 
         source = entry.source
-        paced = outside_quiet_hours(entry, source.documents(client.now, sightings), self.now_ms)
-        following = asyncio.create_task(ingestion.follow(until_queue_is_empty=False))
-        try:
-            await ingestion.produce(paced, sweeps, entry.lane)
-            await following
-        finally:
-            await end(following)
-            await paced.aclose()
-        summary = await ingestion.summary(entry.collection)
-        return _result(ingestion.submission, summary, swept)
+        async with aclosing(source.documents(client.now, sightings)) as documents:
+            await run_together(
+                ingestion.produce(documents, sweeps, entry.lane),
+                ingestion.follow(until_queue_is_empty=False),
+            )
+        return _result(ingestion.submission, await ingestion.summary(entry.collection), swept)
 
 
 def _result(submission: str, summary: Summary, swept: set[str]) -> Result:
@@ -86,35 +80,6 @@ def _result(submission: str, summary: Summary, swept: set[str]) -> Result:
     else:
         outcome, detail = RunOutcome.DONE, ""
     return Result(outcome, detail, summary.documents, summary.chunks, submission)
-
-
-class Building(Protocol):
-    """Shows a person how far a rebuild is, see `worker.maintenance.reindex.RebuildDisplay`."""
-
-    def begin(self, documents: int) -> None: ...
-
-    def done(self, chunks: ChunkCounts) -> None: ...
-
-
-class Silent:
-    """Shows nothing."""
-
-    def show(self, state: IngestionState) -> None: ...
-
-    def begin(self, documents: int) -> None: ...
-
-    def done(self, chunks: ChunkCounts) -> None: ...
-
-    def compared(self, tally: "VerifyCounts") -> None: ...
-
-
-@dataclass(frozen=True)
-class Shown:
-    """Who is shown how far a run is."""
-
-    ingestion: Display = field(default_factory=Silent)
-    building: Building = field(default_factory=Silent)
-    comparing: "Callable[[VerifyCounts], None]" = field(default_factory=lambda: Silent().compared)
 
 
 def load_generators(entries: Sequence[ScheduledEntry]) -> None:
@@ -143,9 +108,10 @@ async def open_schedule(
     Raises UsageError if a generator cannot be imported.
     """
     await asyncio.to_thread(load_generators, entries)
-    async with QdrantOnDemand(settings, qdrant) as on_demand:
+    async with AsyncExitStack() as opened:
+        on_demand = QdrantOnDemand(settings, opened, qdrant)
         runs = Runs(broker.redis, broker.config)
-        runner = Runner(runs, actions(settings, broker, on_demand, Shown()))
+        runner = Runner(runs, actions(settings, broker, on_demand, Silent()))
         scheduler = Scheduler(entries, runs, runner, settings.lease_seconds)
         yield ProcessPart(scheduler.run, scheduler.stop)
 
@@ -154,41 +120,23 @@ def actions(
     settings: Settings,
     broker: Broker,
     qdrant: QdrantOnDemand,
-    shown: Shown,
+    display: Display,
     *,
     allow_mass_delete: bool = False,
 ) -> Mapping[Action, Act]:
     """What is done, by whom it is called."""
-    runs = Runs(broker.redis, broker.config)
     return {
-        Action.RESCAN: Rescan(broker.client, runs.now_ms, shown.ingestion, allow_mass_delete),
-        Action.REINDEX: partial(_reindex, settings, broker, qdrant, shown.building),
-        Action.VERIFY: partial(
-            _verify, settings, broker, qdrant, shown.comparing, allow_mass_delete
-        ),
+        Action.RESCAN: Rescan(broker.client, display, allow_mass_delete),
+        Action.REINDEX: partial(_reindex, settings, broker, qdrant, display),
+        Action.VERIFY: partial(_verify, settings, broker, qdrant, display, allow_mass_delete),
     }
-
-
-class _Counting:
-    """Counts what is done, and passes it on."""
-
-    def __init__(self, display: Building) -> None:
-        self._display = display
-        self.chunks = ChunkCounts()
-
-    def begin(self, documents: int) -> None:
-        self._display.begin(documents)
-
-    def done(self, chunks: ChunkCounts) -> None:
-        self.chunks += chunks
-        self._display.done(chunks)
 
 
 async def _reindex(
     settings: Settings,
     broker: Broker,
     qdrant: QdrantOnDemand,
-    display: Building,
+    display: Display,
     entry: ScheduledEntry,
     queued: Callable[[str], None],
 ) -> Result:
@@ -197,17 +145,17 @@ async def _reindex(
     from worker.maintenance.reindex import CutoverRefusal
 
     settings = settings.of_collection(entry.collection)
-    done = _Counting(display)
     async with qdrant.opened() as opened:
         live = await live_collection(opened, settings)
-        new, outcome = await build(broker, opened, live, settings, done)
+        built = await build(broker, opened, live, settings, display)
+    outcome = built.outcome
     if outcome is None:
         return Result(detail=f"{live.alias} was made with these settings already")
     if isinstance(outcome, CutoverRefusal):
-        return Result(RunOutcome.FAILED, "; ".join(outcome.reasons), chunks=done.chunks)
+        return Result(RunOutcome.FAILED, "; ".join(outcome.reasons), chunks=built.chunks)
     return Result(
-        detail=f"{live.alias} is now {new.chunks}: {outcome.documents:,} documents",
-        chunks=done.chunks,
+        detail=f"{live.alias} is now {built.new.chunks}: {outcome.documents:,} documents",
+        chunks=built.chunks,
     )
 
 
@@ -215,7 +163,7 @@ async def _verify(
     settings: Settings,
     broker: Broker,
     qdrant: QdrantOnDemand,
-    show: "Callable[[VerifyCounts], None]",
+    display: Display,
     allow_mass_delete: bool,
     entry: ScheduledEntry,
     queued: Callable[[str], None],
@@ -231,7 +179,7 @@ async def _verify(
     paths, name = ([], None) if source is None else ([source.path], source.name)
     wanted = Wanted(paths, name, repair=True, allow_mass_delete=allow_mass_delete)
     async with qdrant.opened() as opened:
-        report = await verify(broker, opened, settings, wanted, show)
+        report = await verify(broker, opened, settings, wanted, display)
     found = ", ".join(f"{report.found[kind]:,} {kind.value}" for kind in report.listed)
     detail = f"{report.tally.documents:,} documents, {found}; {report.repaired:,} repaired"
     outcome = RunOutcome.DONE if report.good else RunOutcome.FAILED

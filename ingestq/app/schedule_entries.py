@@ -10,7 +10,7 @@ from typing import Final
 from ingestq.app.settings import ScheduleTable, Settings
 from ingestq.core.errors import UsageError
 from producers.files.patterns import Patterns
-from producers.schedule.entry import Action, QuietHours, ScheduledEntry, Timetable
+from producers.schedule.entry import Action, ScheduledEntry, Timetable
 from producers.schedule.generators import Generator
 from producers.schedule.sources import FileSource, LineSource, Source
 
@@ -40,15 +40,12 @@ def scheduled_entries(settings: Settings) -> list[ScheduledEntry]:
 
 def _entry(table: ScheduleTable, default_collection: str) -> ScheduledEntry:
     try:
-        timetable = Timetable(table.cron, table.timezone)
-        quiet = table.quiet_hours
         return ScheduledEntry(
             table.name,
-            timetable,
+            Timetable(table.cron, table.timezone),
             table.action,
             _source(table),
             table.lane,
-            None if quiet is None else QuietHours.parse(quiet, timetable.zone),
             default_collection if table.collection is None else table.collection,
         )
     except ValueError as error:

@@ -4,15 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 from ingestq.app.composition import open_model, open_qdrant
 from ingestq.app.settings import Settings
 from ingestq.core.search_query import SearchQuery
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from worker.embedding.pool import ModelPool
     from worker.pipeline.points import LedgerEntry, SearchHit
     from worker.store.client import Qdrant
@@ -38,29 +36,20 @@ async def query_settings(
 
 
 class QdrantOnDemand:
-    """Opens Qdrant for whoever asks, as an asynchronous context manager.
+    """Opens Qdrant for whoever asks.
 
-    The connection to a server is kept. The local Qdrant is opened for each question anew and for
-    one at a time, as only one process may have it open, and workers need it, too. One that somebody
-    else keeps open is ``shared``.
+    The connection to a server is kept until ``closing`` is closed. The local Qdrant is opened for
+    each question anew and for one at a time, as only one process may have it open, and workers need
+    it, too. One that somebody else keeps open is ``shared``.
     """
 
-    def __init__(self, settings: Settings, shared: "Qdrant | None" = None) -> None:
+    def __init__(
+        self, settings: Settings, closing: AsyncExitStack, shared: "Qdrant | None" = None
+    ) -> None:
         self._settings = settings
-        self._kept = AsyncExitStack()
+        self._closing = closing
         self._turn = asyncio.Lock()
         self._open: Qdrant | None = shared
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: "type[BaseException] | None",
-        error: "BaseException | None",
-        trace: "TracebackType | None",
-    ) -> None:
-        await self._kept.aclose()
 
     @asynccontextmanager
     async def opened(self) -> "AsyncIterator[Qdrant]":
@@ -74,7 +63,7 @@ class QdrantOnDemand:
         async with self._turn:
             if self._open is None:
                 opening = open_qdrant(self._settings)
-                self._open = await self._kept.enter_async_context(opening)
+                self._open = await self._closing.enter_async_context(opening)
         yield self._open
 
 
@@ -106,29 +95,18 @@ PROCESSES: Final = 1
 
 
 class SearchService:
-    """Answers questions, as an asynchronous context manager.
+    """Answers questions.
 
-    A model is kept once it is loaded. There is a second one when the collection was rebuilt with
-    another one.
+    A model is kept once it is loaded, until ``closing`` is closed. There is a second one when the
+    collection was rebuilt with another one.
     """
 
-    def __init__(self, settings: Settings, qdrant: QdrantOnDemand) -> None:
+    def __init__(self, settings: Settings, closing: AsyncExitStack, qdrant: QdrantOnDemand) -> None:
         self._settings = settings
         self._qdrant = qdrant
-        self._kept = AsyncExitStack()
+        self._closing = closing
         self._loading = asyncio.Lock()
         self._models: dict[tuple[str, str], ModelPool] = {}
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: "type[BaseException] | None",
-        error: "BaseException | None",
-        trace: "TracebackType | None",
-    ) -> None:
-        await self._kept.aclose()
 
     async def __call__(self, question: SearchQuery) -> "list[SearchHit]":
         """The answer; nothing if nothing was ever indexed.
@@ -154,5 +132,5 @@ class SearchService:
         async with self._loading:
             if wanted not in self._models:
                 opening = open_model(settings, PROCESSES)
-                self._models[wanted] = await self._kept.enter_async_context(opening)
+                self._models[wanted] = await self._closing.enter_async_context(opening)
             return self._models[wanted]

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ingestq.core.service import cancel
+
 
 @contextmanager
 def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
@@ -51,7 +53,10 @@ async def run_parts(*parts: ProcessPart) -> None:
                 stop()
 
     with stop_signals(stop):
-        ended = await asyncio.gather(*map(run, parts), return_exceptions=True)
-    for error in ended:
-        if error is not None:
-            raise error
+        tasks = [asyncio.create_task(run(part)) for part in parts]
+        try:
+            await asyncio.wait(tasks)
+        finally:
+            await cancel(*tasks)
+    for task in tasks:
+        task.result()

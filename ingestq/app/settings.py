@@ -91,7 +91,6 @@ class ScheduleTable(BaseModel):
     metadata: dict[str, JsonValue] = {}
     delete_missing: bool = False
     lane: Lane = Lane.BULK
-    quiet_hours: str | None = None
 
 
 class Settings(BaseSettings):

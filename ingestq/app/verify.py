@@ -11,6 +11,7 @@ from ingestq.app.composition import Broker
 from ingestq.app.settings import Settings
 from ingestq.broker.queue.pending import QueueWatch
 from ingestq.client.client import IngestClient, new_submission
+from ingestq.core.display import Activity, Display
 from ingestq.core.documents import Deletion, Document
 from ingestq.core.errors import CollectionMismatch, UsageError
 from producers.files import walk as files
@@ -139,9 +140,9 @@ async def verify(
     qdrant: Qdrant,
     settings: Settings,
     wanted: VerifyRequest,
-    show: Callable[[VerifyCounts], None],
+    display: Display,
 ) -> VerifyReport:
-    """Compare, and repair if that is ``wanted``; ``show`` is told now and then how far it is.
+    """Compare, repair if that is ``wanted``, and show progress on ``display``.
 
     Raises what broker and qdrant raise, CollectionMismatch if a repair would have to write into a
     collection that the settings do not fit, and UsageError if there is none of the paths.
@@ -175,12 +176,16 @@ async def verify(
             repaired = await repairer.repair(findings) if wanted.repair else [False] * len(findings)
             for finding, is_repaired in zip(findings, repaired, strict=True):
                 report.add(finding, repaired=is_repaired)
-            show(report.tally)
+            display.show(_activity(report.tally))
 
     await take(reconciler.findings())
     await take(reconciler.absent(_files(wanted, broker.queue.now, report.tally)))
     report.submission = queueing.submission
     return report
+
+
+def _activity(tally: VerifyCounts) -> Activity:
+    return Activity("comparing", tally.documents, detail=f"{tally.chunks:,} chunks")
 
 
 def _check_paths(paths: Sequence[Path]) -> None:

@@ -36,18 +36,17 @@ def watched_folders(
     """
     if wanted.source is not None and len(wanted.folders) != 1:
         raise UsageError(
-            "--source names one folder: for several, write a table [[drop]] for each into "
-            "ingestq.toml"
+            "--source names one folder; for several, add a [[drop]] table for each to ingestq.toml"
         )
     if wanted.source == "":
         raise UsageError("--source is empty; leave it out, or give the folder a name")
     if wanted.hot and not wanted.folders:
-        raise UsageError('--hot is for folders that are named; write mode = "hot" into a table')
+        raise UsageError('--hot needs a DIR; for a [[drop]] table, set mode = "hot" in it')
     mode: Literal["mirror", "hot"] = "hot" if wanted.hot else "mirror"
     tables = [DropTable(path=path, source=wanted.source, mode=mode) for path in wanted.folders]
     folders = [_folder(table, settings.collection) for table in tables or settings.drop]
     if required and not folders:
-        raise UsageError("name a folder, or write a table [[drop]] into ingestq.toml")
+        raise UsageError("pass a DIR, or add a [[drop]] table to ingestq.toml")
     for one, other in combinations(folders, 2):
         _check_apart(one, other)
     return folders

@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import structlog
 from redis.asyncio import Redis
@@ -141,26 +141,13 @@ log = structlog.get_logger()
 
 RETRY_SECONDS: Final = 1.0
 """How soon to try again."""
-CANCEL_SECONDS: Final = 0.1
-"""How long a task may take to notice that it was cancelled, before it is told again."""
 
 
 async def while_redis_is_away(call: Callable[[], Awaitable[T]]) -> T:
-    """The answer of ``call``, which is made again for as long as Redis is away."""
+    """Return what ``call`` returns; call it again for as long as Redis is away."""
     while True:
         try:
             return await call()
         except BrokerUnavailable as error:
             log.warning(events.SERVICE_AWAY, error=str(error), retry_in=RETRY_SECONDS)
             await asyncio.sleep(RETRY_SECONDS)
-
-
-async def end(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel ``tasks`` and wait until they have ended.
-
-    Each is told again and again: one cancellation may get lost inside a request to Redis.
-    """
-    while running := [task for task in tasks if not task.done()]:
-        for task in running:
-            task.cancel()
-        await asyncio.wait(running, timeout=CANCEL_SECONDS)

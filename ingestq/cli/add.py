@@ -18,10 +18,11 @@ from ingestq.app.settings import Settings
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Checksum, Json, Paths, Source
-from ingestq.cli.output import configure_logging, err, line, print_json, print_summary
+from ingestq.cli.output import configure_logging, line, print_json, print_summary
 from ingestq.cli.progress import progress_display
 from ingestq.core.documents import Document
 from ingestq.core.results import FailedDocument
+from ingestq.core.service import run_together, run_until_first
 from producers.files import json_lines as jsonl
 from producers.files import walk as files
 from producers.files.walk import ReadOptions, ScanRecord
@@ -29,14 +30,15 @@ from producers.files.walk import ReadOptions, ScanRecord
 STDIN = Path("-")
 
 Wait = Annotated[
-    bool, typer.Option("--wait", help="Follow the documents until a worker is done with them.")
+    bool, typer.Option("--wait", help="Wait until a worker has processed the documents.")
 ]
 
 
 Inline = Annotated[
     bool,
     typer.Option(
-        "--inline", help="Send the text of short files along, for workers that cannot read them."
+        "--inline",
+        help="Send short text files with their content, for workers that cannot read the files.",
     ),
 ]
 
@@ -50,9 +52,10 @@ def add(
     wait: Wait = False,
     json: Json = False,
 ) -> None:
-    """Queue every file under PATH, or the documents on stdin (-) as JSON Lines.
+    """Queue documents; a worker indexes them.
 
-    What is gone from a folder since it was last indexed is removed.
+    Queues every file under PATH. If PATH is -, reads documents as JSON Lines from stdin. Files that
+    were deleted from a folder since it was last indexed are removed from the index.
     """
     configure_logging(logging.WARNING)
     sending = ReadOptions(inline, checksum)
@@ -69,23 +72,17 @@ async def _add(
     settings: Settings,
 ) -> ExitCode:
     async with open_broker(settings) as broker:
-        with progress_display(err, "queueing") as display:
+        with progress_display("queueing") as display:
             ingestion = Ingestion(broker.client, display)
+            sightings = ScanRecord()
+            found = _documents(paths, source, sending, sightings, broker.queue)
+            sweeps = partial(sightings.sweeps, allow_mass_delete=allow_mass_delete)
+            work = [ingestion.produce(found, sweeps)]
+            if wait:
+                work.append(ingestion.follow(until_queue_is_empty=False))
             interrupted = asyncio.Event()
-
-            def stop() -> None:
-                interrupted.set()
-                producing.cancel()
-                ingestion.end()
-
-            with stop_signals(stop):
-                async with asyncio.TaskGroup() as group:
-                    sightings = ScanRecord()
-                    found = _documents(paths, source, sending, sightings, broker.queue)
-                    sweeps = partial(sightings.sweeps, allow_mass_delete=allow_mass_delete)
-                    producing = group.create_task(ingestion.produce(found, sweeps))
-                    if wait:
-                        group.create_task(ingestion.follow(until_queue_is_empty=False))
+            with stop_signals(interrupted.set):
+                await run_until_first(run_together(*work), interrupted.wait())
             summary = await ingestion.summary(settings.collection)
     if wait:
         code = print_summary(summary, as_json=as_json)

@@ -1,4 +1,4 @@
-"""``ingestq api``: the HTTP API, until told to stop."""
+"""``ingestq api``: serve the HTTP API until stopped."""
 
 import logging
 
@@ -11,10 +11,10 @@ from ingestq.cli.output import configure_logging
 
 
 def api() -> None:
-    """Serve the HTTP API on INGESTQ_API_HOST and INGESTQ_API_PORT, until stopped.
+    """Serve the HTTP API and the dashboard.
 
-    SIGTERM or Ctrl-C lets running requests end within INGESTQ_DRAIN_SECONDS. A second one stops
-    at once.
+    Listens on INGESTQ_API_HOST and INGESTQ_API_PORT until it is stopped. SIGTERM or Ctrl-C lets
+    running requests finish within INGESTQ_DRAIN_SECONDS; a second one stops at once.
     """
     configure_logging(logging.INFO)
     run_command(_api)

@@ -36,11 +36,18 @@ VERSIONS_SHOWN: Final = (
 )
 """Distributions that a bug report should name, as far as they are installed."""
 
+EXIT_CODES: Final = (
+    "Exit codes: 0 success, 1 some documents failed, 2 wrong usage, 3 a service is unreachable, "
+    "130 interrupted."
+)
+
 app = typer.Typer(
     name="ingestq",
     help="Keep a Qdrant collection equal to your documents.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (

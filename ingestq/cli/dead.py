@@ -1,4 +1,4 @@
-"""``ingestq dead``: the documents that were given up."""
+"""``ingestq dead``: list, requeue and purge dead letters."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -21,20 +21,28 @@ from ingestq.core.jobs import decode_job
 from ingestq.core.results import DeadLetter
 
 dead = typer.Typer(
-    name="dead", no_args_is_help=True, help="Look at documents that failed, and try them again."
+    name="dead",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="List, requeue or purge documents that failed.",
 )
 
 EXCERPT_CHARACTERS: Final = 500
 
-DocIds = Annotated[list[str] | None, typer.Argument(metavar="[DOC_ID]…", help="Ids of documents.")]
-DocId = Annotated[str, typer.Argument(metavar="DOC_ID", show_default=False)]
-Everything = Annotated[bool, typer.Option("--all", help="All dead letters.")]
-Reason = Annotated[
-    str | None, typer.Option("--reason", metavar="TEXT", help="Those with TEXT in their reason.")
+DocIds = Annotated[
+    list[str] | None, typer.Argument(metavar="DOC_ID", help="Document ids.", show_default=False)
 ]
-Tenant = Annotated[str | None, typer.Option("--tenant", help="Those of one tenant.")]
+DocId = Annotated[str, typer.Argument(metavar="DOC_ID", help="Document id.", show_default=False)]
+Everything = Annotated[bool, typer.Option("--all", help="Select all dead letters.")]
+Reason = Annotated[
+    str | None,
+    typer.Option("--reason", metavar="TEXT", help="Select those with TEXT in their reason."),
+]
+Tenant = Annotated[
+    str | None, typer.Option("--tenant", metavar="TENANT", help="Select those of one tenant.")
+]
 Collection = Annotated[
-    str | None, typer.Option("--collection", metavar="NAME", help="Those of one collection.")
+    str | None, typer.Option("--collection", metavar="NAME", help="Select those of one collection.")
 ]
 
 
@@ -45,7 +53,7 @@ def list_dead_letters(
     collection: Collection = None,
     json: Json = False,
 ) -> None:
-    """List the dead letters, the newest first."""
+    """List dead letters, newest first."""
     configure_logging(logging.WARNING)
     run_command(partial(_list, DeadLetterFilter(frozenset(), tenant, reason, collection), json))
 
@@ -54,7 +62,7 @@ def list_dead_letters(
 def show(
     doc_id: DocId, tenant: Tenant = None, collection: Collection = None, json: Json = False
 ) -> None:
-    """Show everything that is known of a document that failed."""
+    """Show everything known about a document that failed."""
     configure_logging(logging.WARNING)
     wanted = DeadLetterFilter(frozenset([doc_id]), tenant, collection=collection)
     run_command(partial(_show, wanted, json))
@@ -69,7 +77,10 @@ def requeue(
     collection: Collection = None,
     json: Json = False,
 ) -> None:
-    """Queue documents that failed again, with all their tries."""
+    """Queue failed documents again, with all their retries.
+
+    Select them by DOC_ID, --reason, --tenant and --collection, or pass --all.
+    """
     configure_logging(logging.WARNING)
     wanted = DeadLetterFilter(frozenset(doc_ids or ()), tenant, reason, collection)
     run_command(partial(_requeue, wanted, everything, json))
@@ -84,7 +95,11 @@ def purge(
     collection: Collection = None,
     json: Json = False,
 ) -> None:
-    """Delete dead letters for good."""
+    """Delete dead letters.
+
+    Select them by DOC_ID, --reason, --tenant and --collection, or pass --all. The documents are not
+    indexed, and cannot be requeued afterwards.
+    """
     configure_logging(logging.WARNING)
     wanted = DeadLetterFilter(frozenset(doc_ids or ()), tenant, reason, collection)
     run_command(partial(_purge, wanted, everything, json))
@@ -143,25 +158,23 @@ async def _purge(
 
 
 def _check_choice(wanted: DeadLetterFilter, everything: bool) -> None:
-    """Raise UsageError unless the user said which dead letters are meant: some, or else all."""
+    """Raise UsageError unless the user selected some dead letters, or else all."""
     if everything == (wanted != DeadLetterFilter()):
-        raise UsageError(
-            "name documents, or give --reason, --tenant or --collection, or else --all"
-        )
+        raise UsageError("pass DOC_ID, --reason, --tenant or --collection; or else --all")
 
 
 @asynccontextmanager
 async def _found(
     settings: Settings, wanted: DeadLetterFilter
 ) -> AsyncIterator[tuple[DeadLetters, list[StoredDeadLetter]]]:
-    """The dead letters, and those that are wanted. Raises UsageError if a named one is missing."""
+    """Yield the dead letters and the selected ones. Raises UsageError if a named one is missing."""
     async with open_broker(settings) as broker:
         dead_letters = broker.dead_letters
         found = [stored async for stored in dead_letters.find(wanted)]
         missing = wanted.doc_ids - {stored.dead_letter.doc_id for stored in found}
         if missing:
             names = ", ".join(sorted(missing))
-            raise UsageError(f"no dead letter is about {names}; see `ingestq dead list`")
+            raise UsageError(f"no dead letter for {names}; list them with `ingestq dead list`")
         yield dead_letters, found
 
 
@@ -178,13 +191,14 @@ def _as_json(dead_letter: DeadLetter) -> dict[str, Any]:
 
 
 def _content(dead_letter: DeadLetter) -> dict[str, Any]:
-    """What the dead letter holds: the document, or how many bytes that nobody can read."""
+    """Return what the dead letter holds: the document, or the size of a payload of unknown
+    format."""
     try:
         job = decode_job(dead_letter.payload)
     except ContractError:
-        return {"payload": f"{len(dead_letter.payload)} bytes that are no job of a known version"}
+        return {"payload": f"{len(dead_letter.payload)} bytes in an unknown format"}
     if job.known_batch is None or len(job.known_batch.documents) != 1:
-        whole = f"a job of the function {job.function!r} with {dead_letter.documents} documents"
+        whole = f"a {job.function!r} job with {dead_letter.documents} documents"
         return {"payload": whole, "traceback": dead_letter.traceback}
     [document] = job.known_batch.documents
     if isinstance(document, Deletion):

@@ -1,4 +1,4 @@
-"""``ingestq delete``: remove documents from the index."""
+"""``ingestq delete``: delete documents from the index."""
 
 import logging
 from functools import partial
@@ -15,17 +15,17 @@ from ingestq.client.client import new_submission
 from ingestq.core.documents import Deletion, Lane
 
 DocIds = Annotated[
-    list[str], typer.Argument(metavar="DOC_ID…", help="Ids of documents.", show_default=False)
+    list[str], typer.Argument(metavar="DOC_ID", help="Document ids.", show_default=False)
 ]
-Tenant = Annotated[str, typer.Option("--tenant", help="Whose documents they are.")]
+Tenant = Annotated[str, typer.Option("--tenant", metavar="TENANT", help="Tenant of the documents.")]
 
 
 def delete(
     doc_ids: DocIds, tenant: Tenant = "", collection: InCollection = None, json: Json = False
 ) -> None:
-    """Queue the removal of documents; a worker carries it out.
+    """Queue the deletion of documents; a worker carries it out.
 
-    Whatever was queued of them before does not bring them back.
+    Older versions that are still queued do not bring a document back.
     """
     configure_logging(logging.WARNING)
     run_command(partial(_delete, doc_ids, tenant, collection, json))

@@ -1,4 +1,4 @@
-"""``ingestq doctor``: check settings and services, and say how to mend what is wrong."""
+"""``ingestq doctor``: check settings and services, and say how to fix them."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ SMALL_COLLECTION_CHUNKS: Final = 20_000
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What one check found. ``code`` is the exit code it asks for."""
+    """The result of one check, and the exit code it asks for."""
 
     check: str
     result: Literal["ok", "warning", "wrong"]
@@ -40,7 +40,10 @@ Check = Callable[[Settings], Awaitable[list[Diagnosis]]]
 
 
 def doctor(json: Json = False) -> None:
-    """Check the settings, Redis, the blob store, Qdrant and the model."""
+    """Check the settings, Redis, the blob store, Qdrant and the model.
+
+    Exits with the code of the worst problem found.
+    """
     configure_logging(logging.WARNING)
     run_command(partial(_doctor, json))
 
@@ -79,7 +82,7 @@ async def _checked(name: str, check: Check, settings: Settings) -> list[Diagnosi
 
 async def _settings(settings: Settings) -> list[Diagnosis]:
     findings = [
-        Diagnosis("settings", "warning", f"{name} is no setting of ingestq; is it misspelt?")
+        Diagnosis("settings", "warning", f"{name} is not an ingestq setting; is it misspelled?")
         for name in unknown_variables()
     ]
     free = await asyncio.to_thread(_free_bytes, settings.data_dir) // MEBIBYTE
@@ -89,7 +92,7 @@ async def _settings(settings: Settings) -> list[Diagnosis]:
 
 
 def _free_bytes(folder: Path) -> int:
-    """Free space where ``folder`` is, or will be."""
+    """Return the free space where ``folder`` is, or will be."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     return shutil.disk_usage(existing).free
 
@@ -99,13 +102,13 @@ async def _redis(settings: Settings) -> list[Diagnosis]:
         info = await broker.redis.info()
         options = await broker.redis.config_get("*")
     place = broker.config.public_url if settings.redis_url else "the bundled server"
-    findings = [Diagnosis("redis", "ok", f"{place} answers, version {info['redis_version']}")]
+    findings = [Diagnosis("redis", "ok", f"{place} answers (version {info['redis_version']})")]
     if options.get("appendonly") == "no":
-        detail = "accepted documents are lost when Redis crashes; set appendonly yes"
+        detail = "a crash of Redis loses accepted documents; set appendonly yes"
         findings.append(Diagnosis("redis", "warning", detail))
     policy = options.get("maxmemory-policy", "noeviction")
     if policy != "noeviction":
-        detail = f"maxmemory-policy {policy} may drop waiting jobs; set noeviction"
+        detail = f"maxmemory-policy {policy} may drop queued jobs; set noeviction"
         findings.append(Diagnosis("redis", "warning", detail))
     return findings
 
@@ -116,7 +119,7 @@ async def _blobs(settings: Settings) -> list[Diagnosis]:
     await blobs.put(probe, _content())
     await blobs.size(probe)
     await blobs.remove([probe])
-    return [Diagnosis("blobs", "ok", f"{public(settings.blobs)} can be written and read")]
+    return [Diagnosis("blobs", "ok", f"{public(settings.blobs)} is readable and writable")]
 
 
 async def _content() -> AsyncIterator[bytes]:
@@ -133,7 +136,7 @@ async def _model_and_qdrant(settings: Settings) -> list[Diagnosis]:
         findings = [Diagnosis("qdrant", "ok", f"{place} answers")]
         async with open_model(settings, processes=1) as model:
             await model.embed_query("Does it work?")
-            detail = f"{model.info.name}: {model.info.dimension} dimensions, by {model.how}"
+            detail = f"{model.info.name}: {model.info.dimension} dimensions, {model.how}"
             findings.append(Diagnosis("model", "ok", detail))
             mine = fingerprint(model.info, settings.collection_schema)
         for name in settings.collections:
@@ -145,6 +148,6 @@ async def _model_and_qdrant(settings: Settings) -> list[Diagnosis]:
             chunks = await QdrantStore(qdrant, names.chunks).count()
             findings.append(Diagnosis("collection", "ok", f"{name}: {chunks:,} chunks"))
             if settings.qdrant_url is None and chunks > SMALL_COLLECTION_CHUNKS:
-                detail = f"{chunks:,} chunks are many for the local Qdrant; set INGESTQ_QDRANT_URL"
+                detail = f"{chunks:,} chunks are slow in the local Qdrant; set INGESTQ_QDRANT_URL"
                 findings.append(Diagnosis("qdrant", "warning", detail))
     return findings

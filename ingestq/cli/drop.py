@@ -1,4 +1,4 @@
-"""``ingestq drop``: keep the index equal to folders until told to stop."""
+"""``ingestq drop``: keep the index equal to folders until stopped."""
 
 import asyncio
 import logging
@@ -19,8 +19,8 @@ from ingestq.cli.output import configure_logging
 Folders = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="[DIR]…",
-        help="Folders; by default those of the tables [[drop]] in ingestq.toml.",
+        metavar="DIR",
+        help="Folders to watch. Default: the [[drop]] tables in ingestq.toml.",
         show_default=False,
     ),
 ]
@@ -28,9 +28,7 @@ Folders = Annotated[
 
 Hot = Annotated[
     bool,
-    typer.Option(
-        "--hot", help="Hand the files over: they are moved to done/ or failed/ in the folder."
-    ),
+    typer.Option("--hot", help="Move processed files to done/ or failed/ in the folder."),
 ]
 
 
@@ -40,11 +38,11 @@ def drop(
     allow_mass_delete: AllowMassDelete = False,
     hot: Hot = False,
 ) -> None:
-    """Keep the index equal to the folders, until stopped.
+    """Watch folders and keep the index equal to them.
 
-    What changed is queued as soon as it has been still for a while; a worker indexes it. What is
-    gone is removed, but not from --hot folders. --allow-mass-delete is for what changed while
-    nobody watched.
+    Runs until it is stopped. Queues a file once it has not changed for INGESTQ_DROP_SETTLE_SECONDS;
+    a worker indexes it. Removes deleted files from the index, unless the folder is a hot folder
+    (--hot): there the documents of processed files stay.
     """
     configure_logging(logging.INFO)
     run_command(partial(_drop, WatchRequest(tuple(folders or ()), source, allow_mass_delete, hot)))

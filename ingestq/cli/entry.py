@@ -1,5 +1,7 @@
-"""From a coroutine to an exit code: the one ``asyncio.run``, and the one place that turns errors
-into a line for the user."""
+"""Run a command's coroutine and exit with its code.
+
+This is the only ``asyncio.run``, and the only place that prints errors for the user.
+"""
 
 import asyncio
 import sys
@@ -14,7 +16,12 @@ from ingestq.core.errors import IngestqError, QueueFull, ServiceUnavailable, Usa
 
 
 class ExitCode(IntEnum):
-    """What the commands answer to a shell."""
+    """Exit codes of all commands.
+
+    A one-shot command exits with 130 when Ctrl-C interrupts it, as a shell expects (128 + SIGINT);
+    so do `run`, `add` and `schedule run` on SIGTERM. Commands that run until they are stopped exit
+    with 0 then.
+    """
 
     OK = 0
     DOCUMENTS_FAILED = 1
@@ -24,10 +31,10 @@ class ExitCode(IntEnum):
 
 
 def run_command(command: Callable[[Settings], Coroutine[None, None, ExitCode]]) -> None:
-    """Run ``command`` with the settings, and exit with its code.
+    """Run ``command`` with the settings and exit with its code.
 
-    An error that ingestq foresaw is one line on stderr; any other keeps its traceback, because it
-    is a defect.
+    Prints an `IngestqError` as one line to stderr. Any other error is a defect and keeps its
+    traceback.
     """
     try:
         code = asyncio.run(command(load_settings()))

@@ -1,4 +1,4 @@
-"""Options and arguments that several commands share."""
+"""Options and arguments shared by several commands."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,24 +7,24 @@ import typer
 
 from ingestq.core.errors import UsageError, encodable
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 Source = Annotated[
     str | None,
     typer.Option(
         "--source",
         metavar="NAME",
-        help="Name the folder: ids become NAME/relative path instead of absolute paths.",
+        help="Use NAME/relative path as document ids instead of absolute paths.",
     ),
 ]
 Checksum = Annotated[
     bool,
-    typer.Option("--checksum", help="Read files even if size and time of modification are known."),
+    typer.Option("--checksum", help="Read files even if their size and mtime have not changed."),
 ]
 AllowMassDelete = Annotated[
     bool,
     typer.Option(
         "--allow-mass-delete",
-        help="Remove what is gone from a folder, even if that is most of it.",
+        help="Delete from the index even if most of a folder is gone.",
     ),
 ]
 InCollection = Annotated[
@@ -32,17 +32,18 @@ InCollection = Annotated[
     typer.Option(
         "--collection",
         metavar="NAME",
-        help="Another collection than INGESTQ_COLLECTION says.",
+        help="Use this collection instead of INGESTQ_COLLECTION.",
         show_default=False,
     ),
 ]
 Paths = Annotated[
-    list[Path], typer.Argument(metavar="PATH…", help="Files and folders.", show_default=False)
+    list[Path],
+    typer.Argument(metavar="PATH", help="Files and folders to index.", show_default=False),
 ]
 
 
 def require_text(*arguments: str) -> None:
-    """Raise UsageError unless all can be encoded: a shell may hand over any bytes."""
+    """Raise UsageError unless all can be encoded: a shell can pass any bytes."""
     for argument in arguments:
         if encodable(argument) != argument:
-            raise UsageError(f"{encodable(argument)!r} is not UTF-8")
+            raise UsageError(f"{encodable(argument)!r} is not valid UTF-8")

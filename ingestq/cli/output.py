@@ -12,27 +12,27 @@ from ingestq.app.ingestion import Summary
 from ingestq.cli.entry import ExitCode
 
 out = Console(soft_wrap=True, highlight=False)
-"""Answers for a person. Names of files are printed as they are, not read as markup."""
+"""For results that a person reads. File names are printed as they are, not read as markup."""
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def print_json(answer: dict[str, Any]) -> None:
-    """Print one JSON object, and nothing else, on stdout."""
+    """Print one JSON object to stdout."""
     sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
 
 
 def line(text: str, *, style: str | None = None) -> None:
-    """Print one line on stdout; control characters in it are made visible."""
+    """Print one line to stdout, with control characters escaped."""
     out.print(printable(text), style=style, markup=False)
 
 
 def printable(text: str) -> str:
-    """``text`` on one line: a file name may hold anything, an escape sequence too."""
+    """Return ``text`` as one line: file names may contain anything, even escape sequences."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def configure_logging(level: int) -> None:
-    """Log events of ``level`` and above on stderr, one line each."""
+    """Log events of ``level`` and above to stderr, one line each."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -50,12 +50,12 @@ def configure_logging(level: int) -> None:
 
 
 def _stderr_logger(*_: Any) -> structlog.PrintLogger:
-    """A logger on what is stderr now: a progress bar replaces it while it is shown."""
+    """Return a logger to the current stderr: a progress bar replaces it while it is shown."""
     return structlog.PrintLogger(sys.stderr)
 
 
 def print_summary(summary: Summary, *, as_json: bool) -> ExitCode:
-    """Print ``summary``; the exit code says whether every document is in the index."""
+    """Print ``summary``; return the exit code, which says whether any document failed."""
     if as_json:
         print_json(summary.as_json())
     else:
@@ -71,7 +71,7 @@ def _print_for_people(summary: Summary) -> None:
         f"{documents.indexed} indexed, {documents.unchanged} unchanged, "
         f"{documents.rejected} rejected"
         + (f", {documents.superseded} superseded" if documents.superseded else "")
-        + (f", {summary.waiting} still queued: run again to go on" if summary.waiting else "")
+        + (f", {summary.waiting} still queued: run again to continue" if summary.waiting else "")
     )
     line(
         f"{chunks.embedded} chunks embedded, {chunks.reused} reused, {chunks.deleted} deleted "

@@ -1,11 +1,10 @@
-"""How far an ingestion is: a bar on a terminal, a line now and then elsewhere."""
+"""Show the progress of long work: as a bar on a terminal, elsewhere as a line now and then."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,85 +14,85 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from ingestq.app.ingestion import Display, IngestionState
-from ingestq.core.results import Stage
+from ingestq.cli.output import err
+from ingestq.core.display import Activity, Display
 
 LINE_SECONDS: Final = 5.0
 """How often a line is printed where there is no terminal."""
 
 
 @contextmanager
-def progress_display(console: Console, starting: str) -> Iterator[Display]:
-    """Show progress on ``console``; ``starting`` is shown until the first figures come."""
-    if not console.is_terminal:
-        yield _Lines(console, starting)
+def progress_display(starting: str) -> Iterator[Display]:
+    """Show progress on stderr; ``starting`` is shown until the first figures come."""
+    if not err.is_terminal:
+        yield _Lines(starting)
         return
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("documents  {task.fields[chunks]}"),
+        TextColumn("documents  {task.fields[detail]}"),
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
-        console=console,
+        console=err,
         transient=True,
     )
     with progress:
-        yield _Bar(progress, progress.add_task(starting, total=None, chunks="", left=""))
+        yield _Bar(progress, progress.add_task(starting, total=None, detail="", left=""))
 
 
 class _Bar:
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress = progress
         self._task = task
+        self._estimate = _Estimate()
 
-    def show(self, state: IngestionState) -> None:
+    def show(self, activity: Activity) -> None:
         self._progress.update(
             self._task,
-            description=_activity(state),
-            total=state.found,
-            completed=state.done,
-            chunks=_chunks(state),
-            left=_time_left(state),
+            description=activity.name,
+            total=activity.total,
+            completed=activity.done,
+            detail=activity.detail,
+            left=self._estimate.left(activity),
         )
 
 
 class _Lines:
-    def __init__(self, console: Console, starting: str) -> None:
-        self._console = console
+    def __init__(self, starting: str) -> None:
         self._next = 0.0
+        self._estimate = _Estimate()
         self._print(starting)
 
-    def show(self, state: IngestionState) -> None:
-        finished = not state.listing and state.submission.complete
-        if time.monotonic() >= self._next or finished:
-            counts = f"{_activity(state)} {state.done}/{state.found} documents"
-            parts = [counts, _chunks(state), _time_left(state)]
-            self._print(", ".join(filter(None, parts)))
+    def show(self, activity: Activity) -> None:
+        left = self._estimate.left(activity)
+        if time.monotonic() >= self._next or activity.finished:
+            of = "" if activity.total is None else f"/{activity.total}"
+            counts = f"{activity.name} {activity.done}{of} documents"
+            self._print(", ".join(filter(None, (counts, activity.detail, left))))
 
     def _print(self, text: str) -> None:
         self._next = time.monotonic() + LINE_SECONDS
-        self._console.print(text)
+        err.print(text, markup=False)
 
 
-def _activity(state: IngestionState) -> str:
-    if state.stopping:
-        return "finishing what runs (again: stop at once)"
-    if state.listing:
-        return "listing"
-    return "waiting" if state.submission.stage is Stage.WAITING else "indexing"
+class _Estimate:
+    """Estimates the time left from the documents done since the work began, or began anew."""
 
+    def __init__(self) -> None:
+        self._since = 0.0
+        self._done: int | None = None
 
-def _chunks(state: IngestionState) -> str:
-    done = state.submission.chunks.embedded + state.submission.chunks_running
-    rate = done / state.seconds if state.seconds else 0.0
-    return f"{done} chunks, {rate:.1f}/s"
-
-
-def _time_left(state: IngestionState) -> str:
-    """An estimate from the documents done; nothing while nobody knows how many there are."""
-    left = state.found - state.done
-    if state.listing or not state.done or not left:
-        return ""
-    minutes, seconds = divmod(round(state.seconds / state.done * left), 60)
-    return f"{minutes}:{seconds:02} left"
+    def left(self, activity: Activity) -> str:
+        """Return the time left in words; nothing while nobody can tell."""
+        now = time.monotonic()
+        if self._done is None or activity.done < self._done:
+            self._since = now
+        self._done = activity.done
+        if activity.total is None or activity.growing or not activity.done:
+            return ""
+        if (waiting := activity.total - activity.done) <= 0:
+            return ""
+        seconds_left = (now - self._since) / activity.done * waiting
+        minutes, seconds = divmod(round(seconds_left), 60)
+        return f"{minutes}:{seconds:02} left"

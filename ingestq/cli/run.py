@@ -1,9 +1,10 @@
-"""``ingestq run``: everything in one process, once."""
+"""``ingestq run``: queue files and process the queue, in one process and once."""
 
 import asyncio
 import logging
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from ingestq.app.composition import open_broker
 from ingestq.app.ingestion import Ingestion
@@ -11,10 +12,14 @@ from ingestq.app.services import stop_signals
 from ingestq.app.settings import Settings
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Checksum, Json, Paths, Source
-from ingestq.cli.output import configure_logging, err, print_summary
+from ingestq.cli.output import configure_logging, print_summary
 from ingestq.cli.progress import progress_display
+from ingestq.core.service import Service, run_together, run_until_first
 from producers.files import walk as files
 from producers.files.walk import ReadOptions, ScanRecord
+
+RELEASE_SECONDS: Final = 5.0
+"""How long the worker may take to put back the jobs that it could not finish."""
 
 
 def run(
@@ -24,9 +29,10 @@ def run(
     allow_mass_delete: AllowMassDelete = False,
     json: Json = False,
 ) -> None:
-    """Queue every file under PATH, work the queue empty, and print a summary.
+    """Index files and folders, print a summary, and exit.
 
-    What is gone from a folder since it was last indexed is removed.
+    Queues every file under PATH and runs a worker until the queue is empty. Files that were deleted
+    from a folder since it was last indexed are removed from the index.
     """
     configure_logging(logging.WARNING)
     sending = ReadOptions(checksum=checksum)
@@ -43,34 +49,39 @@ async def _run(
 ) -> ExitCode:
     from ingestq.app.worker import open_worker
 
-    with progress_display(err, "loading the model") as display:
+    interrupted = asyncio.Event()
+    with progress_display("loading the model") as display:
         async with open_broker(settings) as broker, open_worker(settings, broker) as worker:
             ingestion = Ingestion(broker.client, display, settings.collections)
             sightings = ScanRecord()
             found = files.observe(paths, source, broker.queue.now, sending, sightings)
             sweeps = partial(sightings.sweeps, allow_mass_delete=allow_mass_delete)
-            interrupted = asyncio.Event()
+            over = asyncio.Event()
 
-            def stop() -> None:
+            def interrupt() -> None:
                 interrupted.set()
-                producing.cancel()
+                over.set()
                 ingestion.stop()
                 worker.stop()
 
-            async def work() -> None:
-                await worker.run_until_stopped()
-                ingestion.end()
+            async def work(_: asyncio.Event) -> None:
+                try:
+                    await worker.run_until_stopped()
+                finally:
+                    over.set()
+                    ingestion.end()
 
-            async def follow() -> None:
-                await ingestion.follow(until_queue_is_empty=True)
-                if not interrupted.is_set():
-                    worker.stop()
-
-            with stop_signals(stop):
-                async with asyncio.TaskGroup() as group:
-                    producing = group.create_task(ingestion.produce(found, sweeps))
-                    group.create_task(work())
-                    group.create_task(follow())
+            grace_seconds = settings.drain_seconds + RELEASE_SECONDS
+            with stop_signals(interrupt):
+                async with Service(work, name="worker", grace_seconds=grace_seconds):
+                    try:
+                        await run_together(
+                            run_until_first(ingestion.produce(found, sweeps), over.wait()),
+                            ingestion.follow(until_queue_is_empty=True),
+                        )
+                    finally:
+                        if not interrupted.is_set():
+                            worker.stop()
             summary = await ingestion.summary(settings.collection)
     code = print_summary(summary, as_json=as_json)
     return ExitCode.INTERRUPTED if interrupted.is_set() else code

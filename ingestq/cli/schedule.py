@@ -1,18 +1,16 @@
-"""``ingestq schedule``: what is scheduled, and what became of it; run it now."""
+"""``ingestq schedule``: list scheduled entries, or run one now."""
 
 import asyncio
-import dataclasses
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
 from ingestq.app.composition import open_broker
-from ingestq.app.schedule_actions import Shown, actions, load_generators
+from ingestq.app.schedule_actions import actions, load_generators
 from ingestq.app.schedule_entries import entry_named, scheduled_entries
 from ingestq.app.search import QdrantOnDemand
 from ingestq.app.services import stop_signals
@@ -20,35 +18,39 @@ from ingestq.app.settings import Settings
 from ingestq.broker.schedule.runs import EntryStatus, NotBegun, Run, RunOutcome, Runs
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Json
-from ingestq.cli.output import configure_logging, err, line, print_json
+from ingestq.cli.output import configure_logging, line, print_json
 from ingestq.cli.progress import progress_display
-from ingestq.cli.reindex import building_display
 from ingestq.core.errors import UsageError
-from producers.schedule.entry import Action, ScheduledEntry, zone_named
+from producers.schedule.entry import Action, zone_named
 from producers.schedule.runner import Runner
 
-if TYPE_CHECKING:
-    from worker.maintenance.rules import VerifyCounts
-
 schedule = typer.Typer(
-    name="schedule", no_args_is_help=True, help="Look at what is scheduled, and run it now."
+    name="schedule",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="List scheduled entries, or run one now.",
 )
 
+STARTING: Final = {
+    Action.RESCAN: "queueing",
+    Action.REINDEX: "building",
+    Action.VERIFY: "comparing",
+}
 STYLES: Final = {RunOutcome.FAILED: "red", RunOutcome.REFUSED: "red"}
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a table [[schedule]].")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a [[schedule]] table.")]
 
 
 @schedule.command("list")
 def list_entries(json: Json = False) -> None:
-    """List what is scheduled: when it runs next, and what became of the last runs."""
+    """List scheduled entries with their next and last runs."""
     configure_logging(logging.WARNING)
     run_command(partial(_list, json))
 
 
 @schedule.command()
 def run(name: Name, allow_mass_delete: AllowMassDelete = False, json: Json = False) -> None:
-    """Run an entry now, whatever the time, and follow it to its end."""
+    """Run a scheduled entry now and wait until it ends."""
     configure_logging(logging.WARNING)
     run_command(partial(_run, name, allow_mass_delete, json))
 
@@ -58,23 +60,19 @@ async def _list(as_json: bool, settings: Settings) -> ExitCode:
     async with open_broker(settings) as broker:
         runs = Runs(broker.redis, broker.config)
         now_ms = await runs.now_ms()
-        listed = await runs.overview([entry.status(_next_ms(entry, now_ms)) for entry in entries])
+        listed = await runs.overview(
+            [entry.status(entry.timetable.next_after(now_ms)) for entry in entries]
+        )
     if as_json:
         print_json({"schedule": [entry.as_json() for entry in listed]})
         return ExitCode.OK
     for status in listed:
         _print_entry(status)
     if listed and not any(status.live for status in listed):
-        line("no scheduler is up: start `ingestq up` or `ingestq scheduler`", style="red")
+        line("no scheduler is running: start `ingestq up` or `ingestq scheduler`", style="red")
     if not listed:
-        line("nothing is scheduled; write a table [[schedule]] into ingestq.toml")
+        line("nothing is scheduled: add a [[schedule]] table to ingestq.toml")
     return ExitCode.OK
-
-
-def _next_ms(entry: ScheduledEntry, now_ms: int) -> int | None:
-    """When a scheduler would begin the next run."""
-    due_ms = entry.timetable.next_after(now_ms)
-    return None if due_ms is None else entry.begins_at(due_ms, now_ms)
 
 
 def _print_entry(entry: EntryStatus) -> None:
@@ -91,7 +89,7 @@ def _local(ms: int, entry: EntryStatus) -> str:
 
 
 def _told(run: Run) -> str:
-    """What became of a run, in one line."""
+    """Return the result of a run in one line."""
     documents, chunks = run.documents, run.chunks
     counts = {
         "indexed": documents.indexed,
@@ -111,19 +109,21 @@ def _told(run: Run) -> str:
 async def _run(name: str, allow_mass_delete: bool, as_json: bool, settings: Settings) -> ExitCode:
     entry = entry_named(scheduled_entries(settings), name)
     await asyncio.to_thread(load_generators, [entry])
-    entry = dataclasses.replace(entry, quiet=None)  # somebody asked for it
     stopping = asyncio.Event()
-    async with open_broker(settings) as broker, QdrantOnDemand(settings) as qdrant:
+    async with open_broker(settings) as broker, AsyncExitStack() as opened:
+        qdrant = QdrantOnDemand(settings, opened)
         runs = Runs(broker.redis, broker.config)
         lease_ms = int(settings.lease_seconds * 1000)
         claim = await runs.begin(name, due_ms=None, lease_ms=lease_ms)
         if isinstance(claim, NotBegun):
-            raise UsageError(f"{name!r} runs already; see `ingestq schedule list`")
-        with _shown(entry.action) as shown, stop_signals(stopping.set):
-            done = actions(settings, broker, qdrant, shown, allow_mass_delete=allow_mass_delete)
+            raise UsageError(f"{name!r} is already running; see `ingestq schedule list`")
+        with progress_display(STARTING[entry.action]) as display, stop_signals(stopping.set):
+            done = actions(settings, broker, qdrant, display, allow_mass_delete=allow_mass_delete)
             ended = await Runner(runs, done).run(entry, claim, stopping)
     if ended is None:
-        raise UsageError(f"{name!r} was taken over: Redis could not be reached for too long")
+        raise UsageError(
+            f"{name!r} was lost: Redis was unreachable for longer than INGESTQ_LEASE_SECONDS"
+        )
     if as_json:
         print_json({"entry": name, **ended.as_json()})
     else:
@@ -136,22 +136,3 @@ def _code(ended: Run) -> ExitCode:
         return ExitCode.INTERRUPTED
     good = ended.outcome is RunOutcome.DONE and not ended.documents.rejected
     return ExitCode.OK if good else ExitCode.DOCUMENTS_FAILED
-
-
-@contextmanager
-def _shown(action: Action) -> Iterator[Shown]:
-    """Show on stderr how far an action is."""
-    match action:
-        case Action.RESCAN:
-            with progress_display(err, "queueing") as ingestion:
-                yield Shown(ingestion=ingestion)
-        case Action.REINDEX:
-            with building_display() as building:
-                yield Shown(building=building)
-        case Action.VERIFY:
-            with err.status("comparing") as status:
-
-                def compared(tally: "VerifyCounts") -> None:
-                    status.update(f"comparing: {tally.documents:,} documents")
-
-                yield Shown(comparing=compared)

@@ -1,4 +1,4 @@
-"""``ingestq scheduler``: begin what is scheduled until told to stop."""
+"""``ingestq scheduler``: start scheduled runs until stopped."""
 
 import logging
 
@@ -13,10 +13,10 @@ from ingestq.core.errors import UsageError
 
 
 def scheduler() -> None:
-    """Begin the runs of the tables [[schedule]] when they are due, until stopped.
+    """Start the runs of the [[schedule]] tables when they are due.
 
-    Several may be up with the same tables: each run is begun once. SIGTERM or Ctrl-C interrupts
-    what runs; the next scheduler makes up for it.
+    Runs until it is stopped. You can start several schedulers with the same tables: each run starts
+    once. SIGTERM or Ctrl-C interrupts the current runs; the next scheduler starts them again.
     """
     configure_logging(logging.INFO)
     run_command(_scheduler)
@@ -25,7 +25,7 @@ def scheduler() -> None:
 async def _scheduler(settings: Settings) -> ExitCode:
     entries = scheduled_entries(settings)
     if not entries:
-        raise UsageError("nothing is scheduled; write a table [[schedule]] into ingestq.toml")
+        raise UsageError("nothing is scheduled: add a [[schedule]] table to ingestq.toml")
     async with (
         open_broker(settings) as broker,
         open_schedule(entries, settings, broker) as part,

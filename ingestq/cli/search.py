@@ -1,4 +1,4 @@
-"""``ingestq search``: ask the collection."""
+"""``ingestq search``: search the collection."""
 
 import dataclasses
 import logging
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 
 EXCERPT_CHARACTERS: Final = 500
 
-Query = Annotated[str, typer.Argument(metavar="QUERY", show_default=False)]
+Query = Annotated[
+    str, typer.Argument(metavar="QUERY", help="What to search for.", show_default=False)
+]
 Limit = Annotated[
-    int, typer.Option("--limit", "-n", min=1, max=LARGEST_LIMIT, help="Hits at most.")
+    int, typer.Option("--limit", "-n", min=1, max=LARGEST_LIMIT, help="Print up to this many hits.")
 ]
 Dense = Annotated[bool, typer.Option("--dense", help="Search by meaning only.")]
 Sparse = Annotated[bool, typer.Option("--sparse", help="Search by words only (BM25).")]
@@ -40,15 +42,15 @@ Filters = Annotated[
     typer.Option(
         "--filter",
         metavar="KEY=VALUE",
-        help="Only chunks whose metadata has this value under this key; may be repeated.",
+        help="Find only chunks with this metadata. Can be repeated.",
         show_default=False,
     ),
 ]
 OfSource = Annotated[
-    str | None, typer.Option("--source", metavar="SOURCE", help="Only chunks of this source.")
+    str | None, typer.Option("--source", metavar="SOURCE", help="Find only chunks of this source.")
 ]
 OfTenant = Annotated[
-    str | None, typer.Option("--tenant", metavar="TENANT", help="Only chunks of this tenant.")
+    str | None, typer.Option("--tenant", metavar="TENANT", help="Find only chunks of this tenant.")
 ]
 
 
@@ -63,7 +65,7 @@ def search(
     collection: InCollection = None,
     json: Json = False,
 ) -> None:
-    """Find the chunks that are nearest to QUERY, in meaning and in words."""
+    """Search the collection by meaning and by words."""
     configure_logging(logging.WARNING)
 
     async def ask(settings: Settings) -> ExitCode:
@@ -78,7 +80,7 @@ def search(
 
 def _mode(dense: bool, sparse: bool) -> Mode:
     if dense and sparse:
-        raise UsageError("--dense and --sparse exclude each other; without either, both are used")
+        raise UsageError("--dense and --sparse cannot be combined; without either, both are used")
     return Mode.DENSE if dense else Mode.SPARSE if sparse else Mode.HYBRID
 
 
@@ -95,9 +97,9 @@ async def _search(question: SearchQuery, as_json: bool, settings: Settings) -> E
     if as_json:
         print_json({"hits": [dataclasses.asdict(hit) for hit in hits or []]})
     elif hits is None:
-        line(f"nothing is indexed under {settings.collection!r} yet; see `ingestq run --help`")
+        line(f"collection {settings.collection!r} does not exist yet; see `ingestq run --help`")
     elif not hits:
-        line("nothing was found")
+        line("no results")
     else:
         for hit in hits:
             line(f"{hit.score:.3f}  {hit.doc_id}  #{hit.chunk_index}", style="bold")
@@ -108,7 +110,7 @@ async def _search(question: SearchQuery, as_json: bool, settings: Settings) -> E
 
 
 async def _hits(question: SearchQuery, settings: Settings) -> "list[SearchHit] | None":
-    """The answer; None if there is no collection."""
+    """Return the hits; None if there is no collection."""
     from worker.store.collection import find_collection
     from worker.store.search import search
 

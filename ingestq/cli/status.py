@@ -1,4 +1,4 @@
-"""``ingestq status``: how things stand."""
+"""``ingestq status``: show the queue, the workers and the collections."""
 
 import logging
 from functools import partial
@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 Submission = Annotated[
     str | None,
-    typer.Argument(metavar="[SUBMISSION]", help="Show how far this submission is instead."),
+    typer.Argument(metavar="SUBMISSION", help="Show this submission instead."),
 ]
 
 
 def status(submission: Submission = None, json: Json = False) -> None:
-    """Show the queue, the workers and the collection."""
+    """Show the queue, the workers and the collections.
+
+    Exits with 1 if documents of the SUBMISSION failed.
+    """
     configure_logging(logging.WARNING)
     if submission is None:
         run_command(partial(_status, json))
@@ -56,7 +59,9 @@ async def _submission(submission: str, as_json: bool, settings: Settings) -> Exi
         state = await broker.queue.submission(submission)
         failed = await broker.queue.failed_documents(submission)
     if not state.accepted:
-        raise UsageError(f"there is no submission {submission!r}; it may be older than a week")
+        raise UsageError(
+            f"no submission {submission!r}: it does not exist, or is older than a week"
+        )
     if as_json:
         dead_letters = [msgspec.structs.asdict(document) for document in failed]
         print_json({"submission": submission, **state.as_json(), "dead_letters": dead_letters})
@@ -71,7 +76,7 @@ async def _submission(submission: str, as_json: bool, settings: Settings) -> Exi
 
 
 async def _collections(settings: Settings, *, busy: bool) -> list[dict[str, Any]]:
-    """Counts of each collection. None while a worker on this machine has the local Qdrant open."""
+    """Return counts of each collection; None while a local worker has the bundled Qdrant open."""
     try:
         async with open_qdrant(settings) as qdrant:
             return [await _counted(qdrant, name) for name in settings.collections]
@@ -102,7 +107,7 @@ def _print_for_people(answer: dict[str, Any]) -> None:
     )
     line(f"lanes       {queue['interactive']} interactive, {queue['bulk']} bulk")
     if queue["poison"]:
-        line(f"poison      {queue['poison']} jobs over which workers died, to be run alone")
+        line(f"poison      {queue['poison']} jobs that killed workers; each runs alone")
     line(f"dead        {answer['dead_letters']} documents")
     for worker in answer["workers"]:
         line(
@@ -115,10 +120,10 @@ def _print_for_people(answer: dict[str, Any]) -> None:
     if not answer["workers"]:
         line("worker      none")
     for name, jobs in answer["unserved"].items():
-        line(f"unserved    {name}: {jobs} jobs wait for a worker of this collection", style="red")
+        line(f"unserved    {name}: {jobs} jobs, and no worker serves this collection", style="red")
     for collection in answer["collections"]:
         if collection["chunks"] is None:
-            line(f"collection  {collection['name']}: open in a worker on this machine")
+            line(f"collection  {collection['name']}: in use by a worker on this machine")
         else:
             line(
                 f"collection  {collection['name']}: {collection['documents']} documents, "

@@ -1,4 +1,4 @@
-"""``ingestq up``: worker, API, watched folders and schedule in one process, until told to stop."""
+"""``ingestq up``: run worker, API, watched folders and schedule in one process until stopped."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ Folders = Annotated[
     typer.Option(
         "--drop",
         metavar="DIR",
-        help="A folder to be watched; by default those of the tables [[drop]] in ingestq.toml.",
+        help="Folder to watch. Can be repeated. Default: the [[drop]] tables in ingestq.toml.",
         show_default=False,
     ),
 ]
@@ -33,11 +33,10 @@ Folders = Annotated[
 def up(
     folders: Folders = None, source: Source = None, allow_mass_delete: AllowMassDelete = False
 ) -> None:
-    """Run everything: index what is queued, serve the API, watch folders, begin what is scheduled,
-    until stopped.
+    """Run worker, API, watched folders and schedule in one process.
 
-    SIGTERM or Ctrl-C lets what is running end within INGESTQ_DRAIN_SECONDS; a second one stops at
-    once. If a part cannot go on, all are stopped.
+    Runs until it is stopped. SIGTERM or Ctrl-C lets running jobs and requests finish within
+    INGESTQ_DRAIN_SECONDS; a second one stops at once. If one part fails, all are stopped.
     """
     configure_logging(logging.INFO)
     run_command(partial(_up, WatchRequest(tuple(folders or ()), source, allow_mass_delete)))

@@ -1,4 +1,4 @@
-"""``ingestq verify``: compare index, ledger and sources; repair."""
+"""``ingestq verify``: compare index, ledger and sources, and repair differences."""
 
 import logging
 from pathlib import Path
@@ -10,26 +10,27 @@ from ingestq.app.composition import open_broker, open_qdrant
 from ingestq.app.settings import Settings
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, InCollection, Json, Source
-from ingestq.cli.output import configure_logging, err, line, print_json
+from ingestq.cli.output import configure_logging, line, print_json
+from ingestq.cli.progress import progress_display
 from ingestq.core.errors import UsageError
 
 if TYPE_CHECKING:
     from ingestq.app.verify import VerifyReport, VerifyRequest
-    from worker.maintenance.rules import VerifyCounts
 
 SHOWN: Final = 20
-"""Findings of a kind that are printed for a person; --json has more."""
+"""How many findings of each kind are printed; --json has more."""
 
 OptionalPaths = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="[PATH]…",
-        help="Files and folders that have to be in the index.",
+        metavar="PATH",
+        help="Files and folders that must be in the index.",
         show_default=False,
     ),
 ]
 Repair = Annotated[
-    bool, typer.Option("--repair", help="Queue what is missing or stale, remove what is orphaned.")
+    bool,
+    typer.Option("--repair", help="Queue missing and stale documents, remove orphaned chunks."),
 ]
 
 
@@ -41,11 +42,11 @@ def verify(
     collection: InCollection = None,
     json: Json = False,
 ) -> None:
-    """Compare the index with its ledger, and with the files that it was made from.
+    """Check the index against its ledger and its source files.
 
-    New files are found only under PATH: without it, no folder is walked. Workers may be running:
-    what they are at, or is queued, is not called wrong. What is repaired is queued in part; a
-    worker carries it out. Exit code 1 if something is wrong and not repaired.
+    Finds new files only under PATH: without PATH, no folder is read. Workers may run meanwhile:
+    documents that are queued or in work are not reported. --repair queues documents, so run a
+    worker to finish the repair. Exits with 1 if problems remain.
     """
     configure_logging(logging.WARNING)
 
@@ -53,7 +54,7 @@ def verify(
         from ingestq.app.verify import VerifyRequest as VerifyRequest
 
         if source is not None and not paths:
-            raise UsageError("--source names the folder at PATH: say which one")
+            raise UsageError("--source names the folder at PATH; pass a PATH")
         wanted = VerifyRequest(paths or (), source, repair, allow_mass_delete)
         return await _verify(wanted, json, settings.of_collection(collection))
 
@@ -63,13 +64,9 @@ def verify(
 async def _verify(wanted: "VerifyRequest", as_json: bool, settings: Settings) -> ExitCode:
     from ingestq.app.verify import verify as compare
 
-    with err.status("comparing") as status:
-
-        def show(tally: "VerifyCounts") -> None:
-            status.update(f"comparing: {tally.chunks:,} chunks, {tally.documents:,} documents")
-
+    with progress_display("comparing") as display:
         async with open_broker(settings) as broker, open_qdrant(settings) as qdrant:
-            report = await compare(broker, qdrant, settings, wanted, show)
+            report = await compare(broker, qdrant, settings, wanted, display)
     if as_json:
         print_json(report.as_json())
     else:
@@ -89,10 +86,10 @@ def _print_for_people(report: "VerifyReport", *, repair: bool) -> None:
         line(refused, style="red")
     tally = report.tally
     notes = {
-        "are being worked at, and were not compared": tally.in_work,
-        "have files that cannot be seen from here, which were not compared": tally.hidden,
-        "were given up: see `ingestq dead list`": tally.rejected,
-        "cannot be read: `ingestq run PATH` says why": tally.unreadable,
+        "are queued or in work and were not checked": tally.in_work,
+        "have source files that are not visible from here and were not checked": tally.hidden,
+        "were rejected; see `ingestq dead list`": tally.rejected,
+        "cannot be read; `ingestq run PATH` says why": tally.unreadable,
     }
     for note, count in notes.items():
         if count:
@@ -102,10 +99,10 @@ def _print_for_people(report: "VerifyReport", *, repair: bool) -> None:
     line(f"{verdict}: {tally.documents:,} documents, {tally.chunks:,} chunks; {counts}")
     if report.submission is not None:
         line(
-            f"{report.repaired:,} repaired, in part by submission {report.submission}: "
-            "it is done when a worker has worked the queue empty"
+            f"{report.repaired:,} repaired, some of them by submission {report.submission}, which "
+            "a worker has to process"
         )
     elif report.repaired:
         line(f"{report.repaired:,} repaired")
     elif not report.good and not repair:
-        line("`ingestq verify --repair` repairs what can be repaired")
+        line("run `ingestq verify --repair` to repair them")

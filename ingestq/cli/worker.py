@@ -1,4 +1,4 @@
-"""``ingestq worker``: take documents off the queue until told to stop."""
+"""``ingestq worker``: index queued documents until stopped."""
 
 import logging
 
@@ -10,10 +10,10 @@ from ingestq.cli.output import configure_logging
 
 
 def worker() -> None:
-    """Index what is queued, until stopped.
+    """Index queued documents.
 
-    SIGTERM or Ctrl-C drains: running jobs may finish within INGESTQ_DRAIN_SECONDS, the rest goes
-    back on the queue. A second one stops at once.
+    Runs until it is stopped. SIGTERM or Ctrl-C lets running jobs finish within
+    INGESTQ_DRAIN_SECONDS and puts the others back on the queue; a second one stops at once.
     """
     configure_logging(logging.INFO)
     run_command(_worker)

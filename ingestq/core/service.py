@@ -1,14 +1,15 @@
-"""Background services: one way to start a loop, stop it, and wait until it has ended.
+"""Background work: one way to start a loop, stop it, and wait until it has ended.
 
 asyncio can lose a cancellation: up to Python 3.11, ``asyncio.wait_for``, in which redis-py sends
 every command, swallows one that arrives in the moment its result does. A loop that was cancelled
 once and then awaited may therefore run for ever. A `Service` is asked to stop by an event, and
-cancelled again and again until it has ended.
+cancelled again and again until it has ended. `run_together` and `run_until_first` do the same for
+coroutines that run side by side.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -25,14 +26,49 @@ async def happens_within(event: asyncio.Event, seconds: float) -> bool:
 
 
 async def cancel(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel ``tasks`` until all have ended. Does not raise what they raised."""
+    """Cancel ``tasks`` until all have ended. Does not raise what they raised.
+
+    If the caller is cancelled meanwhile, its cancellation goes on once they have ended.
+    """
+    cancelled = False
     while running := [task for task in tasks if not task.done()]:
         for task in running:
             task.cancel()
-        await asyncio.wait(running, timeout=CANCEL_SECONDS)
+        try:
+            await asyncio.wait(running, timeout=CANCEL_SECONDS)
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+
+
+async def run_together(*coroutines: Coroutine[Any, Any, Any]) -> None:
+    """Run ``coroutines`` side by side until all have ended.
+
+    If one fails, or the caller is cancelled, the others are cancelled until they have ended. Raises
+    the error of one that failed; if several did, that of the first argument among them.
+    `asyncio.TaskGroup` cancels once, and may then wait for ever.
+    """
+    await _run(coroutines, asyncio.FIRST_EXCEPTION)
+
+
+async def run_until_first(*coroutines: Coroutine[Any, Any, Any]) -> None:
+    """Run ``coroutines`` side by side until one has ended, and cancel the others until they have.
+
+    Raises as `run_together` does.
+    """
+    await _run(coroutines, asyncio.FIRST_COMPLETED)
+
+
+async def _run(coroutines: Iterable[Coroutine[Any, Any, Any]], return_when: str) -> None:
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.wait(tasks, return_when=return_when)
+    finally:
+        await cancel(*tasks)
     for task in tasks:
         if not task.cancelled():
-            task.exception()  # else asyncio complains that nobody looked at it
+            task.result()
 
 
 class Service:

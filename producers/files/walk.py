@@ -51,6 +51,8 @@ class ScanRecord:
         ]
 
 
+Clock = Callable[[], Awaitable[int]]
+"""Redis time in microseconds, see `ingestq.broker.queue.job_queue.JobQueue.now`."""
 LISTING_ENTRIES: Final = 256
 """Directory entries that are looked at in one visit to a thread."""
 NO_METADATA: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -157,7 +159,7 @@ class ReadOptions:
 async def observe(
     paths: Sequence[Path],
     name: str | None,
-    clock: Callable[[], Awaitable[int]],
+    clock: Clock,
     sending: ReadOptions,
     sightings: ScanRecord,
 ) -> AsyncIterator[Document | FailedDocument]:
@@ -187,7 +189,7 @@ class Listing:
 
 async def scan(
     root: Root,
-    clock: Callable[[], Awaitable[int]],
+    clock: Clock,
     sightings: ScanRecord,
     leave_out: LeaveOut = lambda *_: False,
 ) -> AsyncIterator[Listing]:

@@ -1,11 +1,10 @@
 """A scheduled entry: what to do, and when."""
 
-import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, tzinfo
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import Final, Self
+from typing import Final
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -25,55 +24,6 @@ class Action(StrEnum):
     RESCAN = "rescan"
     REINDEX = "reindex"
     VERIFY = "verify"
-
-
-MINUTE_MS: Final = 60_000
-_HOURS: Final = re.compile(r"(\d{1,2}):(\d{2})-(\d{1,2}):(\d{2})", re.ASCII)
-
-
-@dataclass(frozen=True)
-class QuietHours:
-    """From ``start`` until before ``end``, on the clocks of ``zone``; may cross midnight."""
-
-    start: time
-    end: time
-    zone: tzinfo
-
-    @classmethod
-    def parse(cls, hours: str, zone: tzinfo) -> Self:
-        """Read ``HH:MM-HH:MM``. Raises ValueError that says what is wrong."""
-        matched = _HOURS.fullmatch(hours.strip())
-        try:
-            if matched is None:
-                raise ValueError("not two times of day")
-            numbers = [int(number) for number in matched.groups()]
-            start, end = time(numbers[0], numbers[1]), time(numbers[2], numbers[3])
-            if start == end:
-                raise ValueError("nothing would ever be begun")
-        except ValueError as error:
-            raise ValueError(
-                f'quiet_hours is {hours!r}: {error}; write them as in "08:00-18:00"'
-            ) from error
-        return cls(start, end, zone)
-
-    def __str__(self) -> str:
-        return f"{self.start:%H:%M}-{self.end:%H:%M}"
-
-    def contain(self, ms: int) -> bool:
-        """Whether it is quiet at a Unix time in ms."""
-        now = datetime.fromtimestamp(ms / 1000, self.zone).time()
-        if self.start < self.end:
-            return self.start <= now < self.end
-        return now >= self.start or now < self.end
-
-    def over_at(self, ms: int) -> int:
-        """The first time from ``ms`` on at which it is not quiet.
-
-        Looked for minute by minute: a day in which clocks are changed has other hours than most.
-        """
-        while self.contain(ms):
-            ms += MINUTE_MS - ms % MINUTE_MS
-        return ms
 
 
 EPOCH: Final = datetime.fromtimestamp(0, UTC)
@@ -130,8 +80,7 @@ class Timetable:
 class ScheduledEntry:
     """One line of the schedule. ``rescan`` has a source, ``verify`` may have one.
 
-    It is about ``collection``. No run is begun in the ``quiet`` hours; it begins when they end.
-    Times are Unix times in ms.
+    ``collection`` is the one it is about; empty for the one that is configured.
     """
 
     name: str
@@ -139,19 +88,10 @@ class ScheduledEntry:
     action: Action = Action.RESCAN
     source: Source | None = None
     lane: Lane = Lane.BULK
-    quiet: QuietHours | None = None
     collection: str = DEFAULT_COLLECTION
 
-    def begins_at(self, due_ms: int, now_ms: int) -> int:
-        """When a run that was due at ``due_ms`` may begin; not in the past."""
-        return self.not_quiet_at(max(due_ms, now_ms))
-
-    def not_quiet_at(self, ms: int) -> int:
-        """The first time from ``ms`` on that is not in the quiet hours."""
-        return ms if self.quiet is None else self.quiet.over_at(ms)
-
     def status(self, next_ms: int | None) -> EntryStatus:
-        """The entry as people are told of it, with when the next run begins."""
+        """Return the entry as people are told of it, with when its next run begins (Unix ms)."""
         return EntryStatus(
             name=self.name,
             cron=self.timetable.cron,

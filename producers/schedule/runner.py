@@ -1,58 +1,23 @@
 """Runs an entry under its lease, and records how that ended."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import structlog
 from msgspec import Struct
 
-from ingestq.broker.connection import end, while_redis_is_away
+from ingestq.broker.connection import while_redis_is_away
 from ingestq.broker.schedule.runs import Run, RunClaim, RunOutcome, Runs
 from ingestq.core import events
 from ingestq.core.errors import describe, foreseen, in_one_line
 from ingestq.core.results import ChunkCounts, DocumentCounts
+from ingestq.core.service import cancel
 from producers.schedule.entry import Action, ScheduledEntry
-from producers.schedule.sources import Documents
 
 log = structlog.get_logger()
-
-LOOK_SECONDS: Final = 1.0
-"""How often it is asked what time it is, while documents are queued."""
-LONGEST_SLEEP_SECONDS: Final = 60.0
-"""The clock of Redis is looked at as often: it may be set, and ours may run differently."""
-
-
-async def outside_quiet_hours(
-    entry: ScheduledEntry,
-    documents: Documents,
-    now_ms: Callable[[], Awaitable[int]],
-    look_seconds: float = LOOK_SECONDS,
-) -> Documents:
-    """``documents``, none of which comes in the quiet hours of ``entry``, give or take a look."""
-    look_at = time.monotonic()
-    async with aclosing(documents) as each:
-        async for document in each:
-            if entry.quiet is not None and time.monotonic() >= look_at:
-                await _until_not_quiet(entry, now_ms)
-                look_at = time.monotonic() + look_seconds
-            yield document
-
-
-async def _until_not_quiet(entry: ScheduledEntry, now_ms: Callable[[], Awaitable[int]]) -> None:
-    now = await now_ms()
-    if entry.not_quiet_at(now) == now:
-        return
-    log.info(events.RUN_PAUSED, entry=entry.name)
-    while (until := entry.not_quiet_at(now)) > now:
-        await asyncio.sleep(min((until - now) / 1000, LONGEST_SLEEP_SECONDS))
-        now = await now_ms()
-    log.info(events.RUN_RESUMED, entry=entry.name)
-
 
 RENEWALS: Final = 3
 """How often a lease is renewed in the time that it lasts."""
@@ -97,7 +62,7 @@ class Runner:
         queued: list[str] = []
         acting = asyncio.create_task(self._act(entry, queued.append))
         renewing = asyncio.create_task(self._renew(claim, queued))
-        stop = asyncio.create_task(_wait(stopping))
+        stop = asyncio.create_task(stopping.wait())
         try:
             await asyncio.wait({acting, renewing, stop}, return_when=asyncio.FIRST_COMPLETED)
             if acting.done():
@@ -108,11 +73,11 @@ class Runner:
                 return None
             else:
                 result = Result(RunOutcome.INTERRUPTED, STOPPED)
-                await end(acting)
+                await cancel(acting)
             submission = result.submission or next(reversed(queued), None)
             return await self._write_down(entry, claim, result, submission, stop)
         finally:
-            await end(acting, renewing, stop)
+            await cancel(acting, renewing, stop)
 
     async def _act(self, entry: ScheduledEntry, queued: Callable[[str], None]) -> Result:
         act = partial(self._actions[entry.action], entry, queued)
@@ -140,7 +105,7 @@ class Runner:
         claim: RunClaim,
         result: Result,
         submission: str | None,
-        stop: asyncio.Task[None],
+        stop: asyncio.Task[Literal[True]],
     ) -> Run | None:
         run = msgspec.structs.replace(
             claim.run,
@@ -156,7 +121,7 @@ class Runner:
             await asyncio.wait({writing}, timeout=LAST_WORDS_SECONDS)
             ended = writing.result() if writing.done() else None
         finally:
-            await end(writing)
+            await cancel(writing)
         if ended is None:
             log.warning(events.RUN_LOST, entry=entry.name)
             return None
@@ -173,7 +138,3 @@ class Runner:
     async def _end(self, claim: RunClaim, run: Run) -> Run | None:
         ended = msgspec.structs.replace(run, finished_ms=await self._runs.now_ms())
         return ended if await self._runs.end(claim, ended) else None
-
-
-async def _wait(event: asyncio.Event) -> None:
-    await event.wait()

@@ -1,16 +1,16 @@
 """Begins the runs of all entries when they are due, until it is stopped."""
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from typing import Final
 
 import structlog
 
 from ingestq.broker.connection import RETRY_SECONDS
-from ingestq.broker.schedule.runs import NotBegun, RunClaim, Runs, iso
+from ingestq.broker.schedule.runs import NotBegun, Run, RunClaim, Runs, iso
 from ingestq.core import events
 from ingestq.core.errors import BrokerUnavailable
+from ingestq.core.service import cancel, happens_within
 from producers.schedule.entry import ScheduledEntry
 from producers.schedule.runner import Runner
 
@@ -36,6 +36,7 @@ class Scheduler:
         self._runner = runner
         self._lease_ms = int(lease_seconds * 1000)
         self._stopping = asyncio.Event()
+        self._running: set[asyncio.Task[Run | None]] = set()
 
     def stop(self) -> None:
         """Let `run` return; what runs is interrupted, and due again."""
@@ -44,18 +45,28 @@ class Scheduler:
     async def run(self) -> None:
         """Begin runs until `stop` is called. Raises UsageError if Redis refuses the credentials."""
         log.info(events.SCHEDULE_STARTED, entries=len(self._entries))
-        async with asyncio.TaskGroup() as running:
+        try:
             while not self._stopping.is_set():
-                seconds = await self._look(running)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(seconds):
-                        await self._stopping.wait()
+                seconds = await self._look()
+                await happens_within(self._stopping, seconds)
+                self._forget_ended()
+            if self._running:
+                await asyncio.wait(self._running)
+                self._forget_ended()
+        finally:
+            await cancel(*self._running)
         log.info(events.SCHEDULE_STOPPED)
 
-    async def _look(self, running: asyncio.TaskGroup) -> float:
-        """Begin what is due; in how many seconds to look again."""
+    def _forget_ended(self) -> None:
+        """Forget the runs that have ended. Raises what one of them raised."""
+        for task in [task for task in self._running if task.done()]:
+            self._running.remove(task)
+            task.result()
+
+    async def _look(self) -> float:
+        """Begin what is due; return in how many seconds to look again."""
         try:
-            next_ms = [await self._look_at(entry, running) for entry in self._entries]
+            next_ms = [await self._look_at(entry) for entry in self._entries]
             await self._runs.publish(
                 [entry.status(ms) for entry, ms in zip(self._entries, next_ms, strict=True)]
             )
@@ -68,18 +79,18 @@ class Scheduler:
             return LOOK_SECONDS
         return min(max(soonest - now_ms, 0) / 1000, LOOK_SECONDS)
 
-    async def _look_at(self, entry: ScheduledEntry, running: asyncio.TaskGroup) -> int | None:
+    async def _look_at(self, entry: ScheduledEntry) -> int | None:
         """Begin a run of ``entry`` if one is due; when the next one begins."""
         if await self._runs.end_lost(entry.name) is not None:
             log.warning(events.RUN_LOST, entry=entry.name)
         due_ms = entry.timetable.next_after(await self._runs.begun_until(entry.name))
         now_ms = await self._runs.now_ms()
-        if due_ms is not None and entry.begins_at(due_ms, now_ms) <= now_ms:
-            await self._begin(entry, due_ms, running)
+        if due_ms is not None and due_ms <= now_ms:
+            await self._begin(entry, due_ms)
             due_ms = entry.timetable.next_after(max(due_ms, now_ms))
-        return None if due_ms is None else entry.begins_at(due_ms, now_ms)
+        return None if due_ms is None else max(due_ms, now_ms)
 
-    async def _begin(self, entry: ScheduledEntry, due_ms: int, running: asyncio.TaskGroup) -> None:
+    async def _begin(self, entry: ScheduledEntry, due_ms: int) -> None:
         begun = await self._runs.begin(entry.name, due_ms=due_ms, lease_ms=self._lease_ms)
         match begun:
             case RunClaim():
@@ -90,11 +101,9 @@ class Scheduler:
                     due=iso(due_ms),
                     late_seconds=(begun.run.started_ms - due_ms) / 1000,
                 )
-                running.create_task(self._run(entry, begun))
+                running = self._runner.run(entry, begun, self._stopping)
+                self._running.add(asyncio.create_task(running))
             case NotBegun.RUNNING:
                 log.warning(events.RUN_SKIPPED, entry=entry.name, due=iso(due_ms))
             case NotBegun.BEFORE:
                 pass  # another scheduler was first
-
-    async def _run(self, entry: ScheduledEntry, claim: RunClaim) -> None:
-        await self._runner.run(entry, claim, self._stopping)

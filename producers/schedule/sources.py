@@ -3,7 +3,7 @@
 import asyncio
 import os
 import stat
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,9 @@ from ingestq.core.results import FailedDocument
 from producers.files import json_lines as jsonl
 from producers.files import walk as files
 from producers.files.patterns import Patterns
-from producers.files.walk import FoundFile, Root, ScanRecord, by_path
+from producers.files.walk import Clock, FoundFile, Root, ScanRecord, by_path
 from producers.schedule.generators import Generator
 
-Clock = Callable[[], Awaitable[int]]
-"""Redis time in microseconds, see `ingestq.broker.queue.job_queue.JobQueue.now`."""
 Documents = AsyncGenerator[Document | FailedDocument, None]
 EVERYTHING: Final = Patterns()
 

@@ -1,9 +1,10 @@
 """Decides what to do about each changed file of a watched folder. Blocks."""
 
+import asyncio
 import os
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,7 @@ from ingestq.core import events
 from ingestq.core.documents import Deletion, Document
 from ingestq.core.paths import file_state
 from ingestq.core.results import FailedDocument
-from producers.files.walk import FoundFile, Listing, Root, by_path, walk
+from producers.files.walk import Clock, FoundFile, Listing, Root, ScanRecord, by_path, scan, walk
 from producers.watch.folder import Presence, WatchedFolder, read_sidecar
 from producers.watch.settling import MOST_CHANGES, FileState, is_still
 
@@ -103,6 +104,11 @@ class FileClassifier:
         if gone and self._presence.check():  # else nothing is known of any file
             self._decide_about_gone(gone, version, looked)
         return looked
+
+    async def scan(self, clock: Clock, sightings: ScanRecord) -> AsyncIterator[ClassifiedFiles]:
+        """Decide about all files of the folder; ``sightings`` is told of each. Does not block."""
+        async for listing in scan(self.root, clock, sightings, self.leave_out):
+            yield await asyncio.to_thread(self.judge, listing)
 
     def judge(self, listing: Listing) -> ClassifiedFiles:
         """Decide about what a scan found."""

@@ -18,7 +18,6 @@ from ingestq.core import events
 from ingestq.core.documents import Document, Lane
 from ingestq.core.paths import text_to_path
 from ingestq.core.results import FailedDocument
-from producers.files import walk as files
 from producers.files.walk import ScanRecord
 from producers.watch.decisions import ClassifiedFiles, FileClassifier
 from producers.watch.folder import DONE, FAILED, WatchedFolder, read_sidecar, sidecar_of
@@ -183,9 +182,7 @@ class HotFolder:
 
     async def _take_all(self) -> None:
         taken = 0
-        clock, leave_out = self._client.now, self._looker.leave_out
-        async for listing in files.scan(self._looker.root, clock, ScanRecord(), leave_out):
-            looked = await asyncio.to_thread(self._looker.judge, listing)
+        async for looked in self._looker.scan(self._client.now, ScanRecord()):
             self._keep_an_eye_on(looked.changing)
             taken += await self.take(looked, Lane.BULK)
         log.info(events.DROP_SCANNED, folder=str(self._folder.path), documents=taken)

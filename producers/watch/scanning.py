@@ -14,7 +14,6 @@ from ingestq.core import events
 from ingestq.core.documents import Document
 from ingestq.core.paths import text_to_path
 from ingestq.core.results import FailedDocument
-from producers.files import walk as files
 from producers.files.walk import ScanRecord
 from producers.watch.decisions import FileClassifier
 from producers.watch.folder import Presence, WatchedFolder
@@ -104,9 +103,7 @@ class Scanner:
         return submission
 
     async def _found(self, sightings: ScanRecord) -> AsyncIterator[Document]:
-        clock, leave_out = self._client.now, self._looker.leave_out
-        async for listing in files.scan(self._looker.root, clock, sightings, leave_out):
-            looked = await asyncio.to_thread(self._looker.judge, listing)
+        async for looked in self._looker.scan(self._client.now, sightings):
             self._keep_an_eye_on(looked.changing)
             for document in looked.documents.values():
                 yield document

@@ -12,12 +12,13 @@ from typing import Final
 
 import structlog
 
-from ingestq.broker.connection import end, while_redis_is_away
+from ingestq.broker.connection import while_redis_is_away
 from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.client.client import IngestClient, new_submission
 from ingestq.core import events
 from ingestq.core.documents import Lane
 from ingestq.core.results import FailedDocument
+from ingestq.core.service import cancel, run_until_first
 from producers.watch.changes import Paths, Watcher
 from producers.watch.decisions import ClassifiedFiles, FileClassifier
 from producers.watch.folder import Presence, WatchedFolder, document_beside, is_visible
@@ -100,14 +101,10 @@ class FolderWatch:
             source=self._looker.root.folder,
             collection=self._folder.collection,
         )
-        async with asyncio.TaskGroup() as group:
-            watching = group.create_task(self._watch())
-            tasks = [group.create_task(self._take_what_is_still())]
-            if self._handing is not None:
-                tasks.append(group.create_task(self._handing.run()))
-            await self._stopping.wait()
-            watching.cancel()  # it asks Redis for nothing itself, and ends the scan
-            await end(*tasks)
+        loops = [self._watch(), self._take_what_is_still()]
+        if self._handing is not None:
+            loops.append(self._handing.run())
+        await run_until_first(self._stopping.wait(), *loops)
         log.info(events.DROP_STOPPED, folder=str(self._folder.path))
 
     async def _watch(self) -> None:
@@ -137,7 +134,7 @@ class FolderWatch:
             await asyncio.sleep(RETRY_SECONDS)
         finally:
             if scanning is not None:
-                await end(scanning)
+                await cancel(scanning)
 
     async def _until_there(self) -> None:
         if await asyncio.to_thread(self._presence.check):

@@ -1,11 +1,14 @@
 """Ctrl-C: what runs may end, what is queued stays queued, and the next run goes on."""
 
+import asyncio
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.command import Ingestq
+from tests.qdrant_standin import Standin, qdrant_standin
 
 
 @pytest.fixture
@@ -15,6 +18,12 @@ def documents(tmp_path: Path) -> Path:
     for i in range(200):
         (folder / f"{i}.txt").write_text(f"Note {i}. " + f"The tide turns at {i}. " * 25)
     return folder
+
+
+@pytest.fixture
+async def standin() -> AsyncIterator[Standin]:
+    async with qdrant_standin() as server:
+        yield server
 
 
 @pytest.mark.slow
@@ -28,7 +37,7 @@ async def test_an_interrupted_run_says_what_is_left_and_the_next_goes_on(
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130, err
     assert "Traceback" not in err
-    assert "still queued: run again to go on" in out
+    assert "still queued: run again to continue" in out
 
     again = ingestq("run", documents / "0.txt", "--json")
     assert again.code == 0, again.err
@@ -48,3 +57,21 @@ def test_an_interrupted_wait_leaves_the_documents_queued(ingestq: Ingestq) -> No
     _, err = waiting.communicate(timeout=60)
     assert waiting.returncode == 130, err
     assert ingestq("status", "--json").json["queue"]["ready"] == 1
+
+
+@pytest.mark.parametrize("command", [["run", "."], ["search", "tides"], ["verify"], ["reindex"]])
+async def test_a_command_that_waits_for_qdrant_can_be_interrupted(
+    ingestq: Ingestq, standin: Standin, command: list[str]
+) -> None:
+    ingestq.settings["qdrant_url"] = standin.url
+    held = standin.holds.request(lambda request, body: True)
+    waiting = ingestq.start(*command)
+    try:
+        await held.struck()
+        waiting.send_signal(signal.SIGINT)
+        _, err = await asyncio.to_thread(waiting.communicate, timeout=60)
+    finally:
+        held.release()
+        waiting.kill()
+    assert waiting.returncode == 130, err
+    assert "Traceback" not in err

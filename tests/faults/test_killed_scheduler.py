@@ -8,20 +8,21 @@ from typing import Any, cast
 
 import pytest
 
-from ingestq.app.schedule_actions import Rescan, Silent
+from ingestq.app.schedule_actions import Rescan
 from ingestq.broker import keys
 from ingestq.broker.connection import BrokerConfig, awaited, connected
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.broker.queue.leases import LeaseQueue
 from ingestq.broker.schedule.runs import RunClaim, RunOutcome, Runs
 from ingestq.client.client import IngestClient
+from ingestq.core.display import Silent
 from ingestq.core.documents import Document
 from ingestq.core.results import BatchReport, DocumentCounts
 from ingestq.embedded.redis import embedded_redis
-from producers.files.walk import ScanRecord
+from producers.files.walk import Clock, ScanRecord
 from producers.schedule.entry import Action, ScheduledEntry, Timetable
 from producers.schedule.runner import Runner
-from producers.schedule.sources import Clock, Documents, LineSource
+from producers.schedule.sources import Documents, LineSource
 from tests.claims import DOCUMENTS, batch_of, finish, take
 from tests.command import Ingestq
 from tests.waiting import crash, eventually
@@ -116,7 +117,7 @@ async def test_a_run_outlasts_a_redis_that_is_killed(tmp_path: Path) -> None:
         config = BrokerConfig(url)
         async with connected(config) as redis:
             runs, queue = Runs(redis, config), JobQueue(redis, config)
-            act = Rescan(IngestClient(queue), runs.now_ms, Silent())
+            act = Rescan(IngestClient(queue), Silent())
             claim = await runs.begin("nightly", due_ms=None, lease_ms=500)
             assert isinstance(claim, RunClaim)
             running = asyncio.create_task(

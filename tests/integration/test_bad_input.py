@@ -92,7 +92,7 @@ def test_a_person_reads_names_and_reasons(ingestq: Ingestq) -> None:
     ],
 )
 def test_arguments_that_are_no_text_are_named(ingestq: Ingestq, arguments: tuple[str, ...]) -> None:
-    ingestq(*arguments).failed_with(2, r"caf\\udce9' is not UTF-8")
+    ingestq(*arguments).failed_with(2, r"caf\\udce9' is not valid UTF-8")
 
 
 def test_a_file_that_vanishes_before_it_is_read(ingestq: Ingestq) -> None:
@@ -117,7 +117,7 @@ def test_a_file_that_vanishes_before_it_is_read(ingestq: Ingestq) -> None:
 def test_dead_letters_are_named_or_chosen(ingestq: Ingestq) -> None:
     ingestq("dead", "requeue").failed_with(2, "--all")
     ingestq("dead", "purge", "--all", "x").failed_with(2, "--all")
-    ingestq("dead", "show", "x").failed_with(2, "no dead letter is about x")
+    ingestq("dead", "show", "x").failed_with(2, "no dead letter for x")
     assert ingestq("dead", "purge", "--all", "--json").json == {"purged": 0}
 
 

@@ -19,6 +19,7 @@ from ingestq.app.worker import open_collections
 from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters
 from ingestq.broker.queue.gate import Gate
 from ingestq.client.client import IngestClient, new_submission
+from ingestq.core.display import Silent
 from ingestq.core.documents import Deletion, Document, Lane
 from ingestq.core.errors import CollectionMismatch
 from producers.watch.folder import WatchedFolder
@@ -42,12 +43,6 @@ from worker.store.schema import Schema
 QUIET = Patience(closed_seconds=5, open_seconds=0.1)
 TENANTS = ("", "t")
 IDS = ("a", "b", "c")
-
-
-class Unseen:
-    def begin(self, documents: int) -> None: ...
-
-    def done(self, chunks: object) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,7 @@ class Town:
     async def verified(self, collection: str) -> dict[str, Any]:
         wanted = VerifyRequest((), None, repair=False, allow_mass_delete=False)
         mine = self.settings.of_collection(collection)
-        report = await verify(self.broker, self.qdrant, mine, wanted, lambda tally: None)
+        report = await verify(self.broker, self.qdrant, mine, wanted, Silent())
         return report.as_json()
 
     async def done(self) -> None:
@@ -270,7 +265,7 @@ async def test_one_collection_is_rebuilt_while_the_other_is_written(town: Town) 
         town.model.in_lane(Lane.BULK),
         reuse=True,
         at_once=4,
-        display=Unseen(),
+        display=Silent(),
     )
     put = 0
 

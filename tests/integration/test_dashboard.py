@@ -381,6 +381,9 @@ async def test_what_is_no_form_is_refused(site: AsyncClient, body: bytes) -> Non
         ({"Sec-Fetch-Site": "same-origin"}, True),
         ({"Sec-Fetch-Site": "cross-site"}, False),
         ({"Sec-Fetch-Site": "same-site"}, False),
+        # Where the two disagree: a proxy may have changed Host, and no page can set the first.
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "https://name.of.the.proxy"}, True),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": URL}, False),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}, False),
         ({"Origin": URL}, True),
         ({"Origin": "http://localhost:1"}, False),

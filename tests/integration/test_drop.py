@@ -334,7 +334,7 @@ def test_a_folder_is_polled_where_the_system_cannot_watch_it(
 @pytest.mark.parametrize(
     ("arguments", "toml", "said"),
     [
-        ((), "", "name a folder, or write a table [[drop]]"),
+        ((), "", "pass a DIR, or add a [[drop]] table"),
         (("nowhere",), "", "nowhere cannot be watched: there is no such folder"),
         (("in", "in/sub"), "", "cannot both be watched"),
         ((), '[[drop]]\npath = "in"\nsuorce = "x"', "there is no setting 'drop.0.suorce'"),

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ingestq.core.display import Silent
 from ingestq.core.documents import Deletion, Document
-from ingestq.core.results import ChunkCounts
 from tests.integration.test_index_truth import (
     SMALL,
     Change,
@@ -73,12 +73,6 @@ class Otherwise(Shouting):
     first = "OTHERWISE"
 
 
-class Unseen:
-    def begin(self, documents: int) -> None: ...
-
-    def done(self, chunks: ChunkCounts) -> None: ...
-
-
 @dataclass
 class Builder(Worker):
     """A process that brings the new collection up to date, once."""
@@ -89,7 +83,7 @@ class Builder(Worker):
 
     async def _work(self) -> Outcome:
         live, new = Side.of(self, self.names, SMALL), Side.of(self, NEW, OTHER)
-        rebuild = Rebuild(live, new, self.model, reuse=False, at_once=2, display=Unseen())
+        rebuild = Rebuild(live, new, self.model, reuse=False, at_once=2, display=Silent())
         seen = await rebuild.catch_up()
         assert not seen.failed
         return Unchanged()

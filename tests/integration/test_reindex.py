@@ -19,10 +19,11 @@ from ingestq.app.worker import ServedCollections
 from ingestq.broker import keys
 from ingestq.broker.queue.gate import NO_SUCCESSOR, SHUT_MS, Gate
 from ingestq.broker.queue.leases import LeaseQueue
+from ingestq.core.display import Activity
 from ingestq.core.documents import Deletion, Document, Lane
 from ingestq.core.errors import CollectionMismatch, StoreRejected
 from ingestq.core.jobs import IngestBatch
-from ingestq.core.results import ChunkCounts, SubmissionStatus
+from ingestq.core.results import SubmissionStatus
 from tests.books import balanced
 from tests.claims import lease_queue, take
 from tests.waiting import eventually
@@ -50,18 +51,15 @@ TOPICS = ["tides", "geese", "lamps", "bread", "ropes", "bells"]
 
 @dataclass
 class Progress:
-    """What a rebuild says of itself."""
+    """What a rebuild shows of itself."""
 
-    embedded: int = 0
-    reused: int = 0
+    shown: list[Activity] = field(default_factory=list)
     looked: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def begin(self, documents: int) -> None: ...
-
-    def done(self, chunks: ChunkCounts) -> None:
-        self.embedded += chunks.embedded
-        self.reused += chunks.reused
-        self.looked.set()
+    def show(self, activity: Activity) -> None:
+        self.shown.append(activity)
+        if activity.done:
+            self.looked.set()
 
 
 @dataclass
@@ -195,7 +193,7 @@ async def test_everything_is_carried_over(house: RebuiltHouse, tmp_path: Path) -
     assert len(before) == 4
 
     assert await house.rebuild() == ReindexResult(documents=4, chunks=4)
-    assert (house.progress.embedded, house.progress.reused) == (0, 4)
+    assert house.progress.shown[-1].detail == "0 chunks embedded, 4 reused"
     assert await find_collection(house.qdrant, house.alias) == house.other
     assert await house.payloads(house.alias) == before
     async with house.working(house.other):

@@ -56,7 +56,7 @@ def test_runs_are_listed_without_a_scheduler(ingestq: Ingestq) -> None:
     assert "nightly: rescan export:documents" in told
     assert "03:00:00  (0 3 * * *, Europe/Berlin)" in told
     assert "failed in " in told
-    assert "no scheduler is up: start `ingestq up`" in told
+    assert "no scheduler is running: start `ingestq up`" in told
 
 
 async def begun(ingestq: Ingestq) -> subprocess.Popen[str]:
@@ -75,7 +75,7 @@ async def test_an_entry_is_run_by_one_at_a_time_and_an_interruption_is_written_d
     (ingestq.folder / "note.txt").write_text("A short note.")
     write(ingestq, NIGHTLY, 'path = "note.txt"')
     running = await begun(ingestq)
-    ingestq("schedule", "run", "nightly").failed_with(2, "'nightly' runs already")
+    ingestq("schedule", "run", "nightly").failed_with(2, "'nightly' is already running")
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=30)
     assert running.returncode == 130, err
@@ -86,14 +86,14 @@ async def test_an_entry_is_run_by_one_at_a_time_and_an_interruption_is_written_d
 
 
 def test_a_wrong_table_is_named(ingestq: Ingestq) -> None:
-    write(ingestq, NIGHTLY, 'path = "notes"\nquiet_hours = "late"')
-    ingestq("up").failed_with(2, "[[schedule]] 'nightly': quiet_hours is 'late'")
+    write(ingestq, NIGHTLY, 'path = "notes"\nexclude = ["!"]')
+    ingestq("up").failed_with(2, "[[schedule]] 'nightly': include or exclude")
     write(ingestq, NIGHTLY, 'generator = "no_such_module:f"')
     ingestq("scheduler").failed_with(2, "[[schedule]] 'nightly': generator 'no_such_module:f'")
 
 
 def test_a_scheduler_without_tables_says_what_to_write(ingestq: Ingestq) -> None:
-    ingestq("scheduler").failed_with(2, "nothing is scheduled; write a table [[schedule]]")
+    ingestq("scheduler").failed_with(2, "nothing is scheduled: add a [[schedule]] table")
 
 
 @pytest.mark.slow

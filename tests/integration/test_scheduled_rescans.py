@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from ingestq.app.composition import Broker
-from ingestq.app.schedule_actions import Rescan, Silent
-from ingestq.broker.schedule.runs import RunOutcome, Runs
+from ingestq.app.schedule_actions import Rescan
+from ingestq.broker.schedule.runs import RunOutcome
+from ingestq.core.display import Silent
 from ingestq.core.documents import Document, Lane
 from ingestq.core.errors import SourceFailed
 from ingestq.core.results import DocumentCounts
@@ -28,8 +29,7 @@ ENOUGH = 11
 
 async def rescan(house: House, source: Source, *, allow_mass_delete: bool = False) -> Result:
     """Run an entry with that source to its end."""
-    runs = Runs(house.broker.redis, house.broker.config)
-    act = Rescan(house.broker.client, runs.now_ms, Silent(), allow_mass_delete)
+    act = Rescan(house.broker.client, Silent(), allow_mass_delete)
     submissions: list[str] = []
     timetable, collection = Timetable("0 3 * * *"), house.names.alias
     entry = ScheduledEntry("e", timetable, source=source, collection=collection)
@@ -227,7 +227,6 @@ async def test_documents_are_for_lane_and_collection_of_their_entry(
     broker: Broker, tmp_path: Path
 ) -> None:
     (tmp_path / "a.txt").write_text("A note.")
-    runs = Runs(broker.redis, broker.config)
     entry = ScheduledEntry(
         "e",
         Timetable("0 3 * * *"),
@@ -235,9 +234,7 @@ async def test_documents_are_for_lane_and_collection_of_their_entry(
         lane=Lane.INTERACTIVE,
         collection="other",
     )
-    running = asyncio.create_task(
-        Rescan(broker.client, runs.now_ms, Silent())(entry, lambda submission: None)
-    )
+    running = asyncio.create_task(Rescan(broker.client, Silent())(entry, lambda submission: None))
     depth = await eventually(broker.queue.depth, lambda depth: depth.ready == 2)
     assert (depth.interactive, depth.bulk) == (1, 1)  # the sweep is bulk work
     assert (await broker.queue.overview()).ready == {"other": 2}

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
@@ -14,13 +13,11 @@ from ingestq.broker import keys
 from ingestq.broker.connection import awaited
 from ingestq.broker.schedule.runs import NotBegun, Run, RunClaim, RunOutcome, Runs
 from ingestq.core import events
-from ingestq.core.documents import Document
 from ingestq.core.errors import BrokerUnavailable, SourceFailed
 from ingestq.core.results import DocumentCounts
-from producers.schedule.entry import Action, QuietHours, ScheduledEntry, Timetable
-from producers.schedule.runner import STOPPED, Act, Result, Runner, outside_quiet_hours
+from producers.schedule.entry import Action, ScheduledEntry, Timetable
+from producers.schedule.runner import STOPPED, Act, Result, Runner
 from producers.schedule.scheduler import Scheduler
-from producers.schedule.sources import Documents
 from tests.waiting import eventually
 
 DAY_MS = 24 * 3600 * 1000
@@ -263,48 +260,3 @@ async def test_redis_going_away_costs_time_only(broker: Broker, runs: Runs) -> N
     finally:
         await broker.redis.config_set("maxmemory", "0")
     assert (run.outcome, tries) == (RunOutcome.DONE, 2)
-
-
-def quiet_now(end: timedelta) -> QuietHours:
-    now = datetime.now(UTC)
-    return QuietHours((now - timedelta(hours=1)).time(), (now + end).time(), UTC)
-
-
-async def test_nothing_is_begun_in_quiet_hours(broker: Broker, runs: Runs) -> None:
-    await missed(broker)
-    act = Acting()
-    quiet = QuietHours.parse(f"{quiet_now(timedelta(hours=2))}", UTC)
-    entry = ScheduledEntry("daily", Timetable("0 3 * * *"), quiet=quiet)
-    async with scheduling(broker, act, entry):
-        await published(runs)
-        [status] = await runs.overview()
-    assert act.begun == 0
-    assert status.next_ms == quiet.over_at(await runs.now_ms())
-
-
-async def three_documents() -> Documents:
-    for doc_id in "abc":
-        yield Document(doc_id=doc_id, version=1, source="", text=doc_id)
-
-
-async def test_what_is_queued_pauses_in_quiet_hours() -> None:
-    start = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
-    at_noon = int(start.timestamp() * 1000)
-    entry = ScheduledEntry(
-        "daily", Timetable("0 3 * * *"), quiet=QuietHours.parse("11:00-12:00", UTC)
-    )
-    times = iter([at_noon - 3_600_001, at_noon - 60, at_noon - 30, at_noon, at_noon + 1])
-    told_at: list[int] = []
-
-    async def now_ms() -> int:
-        told_at.append(next(times))
-        return told_at[-1]
-
-    came = []
-    with capture_logs() as logs:
-        documents = outside_quiet_hours(entry, three_documents(), now_ms, look_seconds=0)
-        async for document in documents:
-            assert isinstance(document, Document)
-            came.append((document.doc_id, told_at[-1] - at_noon))
-    assert came == [("a", -3_600_001), ("b", 0), ("c", 1)]
-    assert [entry["event"] for entry in logs] == [events.RUN_PAUSED, events.RUN_RESUMED]

@@ -34,11 +34,13 @@ def test_a_search_is_by_meaning_and_by_words(ingestq: Ingestq) -> None:
     only = ("--filter", "year=2024", "--filter", "title=818", "--source", "818", "--tenant", "")
     assert found(ingestq, *only[2:], "invoice") == ["818"]
     nothing = ingestq("search", *only, "invoice")
-    assert (nothing.code, nothing.out) == (0, "nothing was found\n")
+    assert (nothing.code, nothing.out) == (0, "no results\n")
 
 
 def test_a_wrong_question_is_refused(ingestq: Ingestq) -> None:
-    ingestq("search", "--dense", "--sparse", "x").failed_with(2, "--dense and --sparse exclude")
+    ingestq("search", "--dense", "--sparse", "x").failed_with(
+        2, "--dense and --sparse cannot be combined"
+    )
     ingestq("search", "--filter", "year", "x").failed_with(2, "--filter 'year' is not KEY=VALUE")
 
 

@@ -193,6 +193,7 @@ async def test_the_same_files_with_the_same_key_are_queued_once(
         {"Origin": "http://api:81"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site", "Origin": "http://api"},
+        {"Origin": "http://["},
     ],
 )
 async def test_forms_of_other_sites_are_refused_without_a_token(
@@ -206,7 +207,12 @@ async def test_forms_of_other_sites_are_refused_without_a_token(
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Origin": "http://api", "Sec-Fetch-Site": "same-origin"}, {"Origin": "http://API"}]
+    "headers",
+    [
+        {"Origin": "http://api", "Sec-Fetch-Site": "same-origin"},
+        {"Origin": "https://name.of.the.proxy", "Sec-Fetch-Site": "same-origin"},
+        {"Origin": "http://API"},
+    ],
 )
 async def test_forms_of_its_own_pages_are_taken(api: AsyncClient, headers: dict[str, str]) -> None:
     assert (await api.post("/documents", files=TWO, headers=headers)).status_code == 202

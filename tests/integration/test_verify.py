@@ -19,11 +19,12 @@ from ingestq.app.ingestion import Ingestion
 from ingestq.app.settings import Settings, load_settings
 from ingestq.app.verify import LISTED, VerifyReport, VerifyRequest, verify
 from ingestq.client.client import new_submission
+from ingestq.core.display import Silent
 from ingestq.core.documents import Deletion
 from ingestq.core.errors import CollectionMismatch, UsageError
 from producers.files.walk import ReadOptions, ScanRecord, observe
 from tests.command import Ingestq
-from tests.house import House, Nowhere
+from tests.house import House
 from tests.waiting import eventually
 from worker.embedding.pool import ModelPool
 from worker.maintenance.rules import Finding, FindingKind, VerifyCounts
@@ -53,7 +54,7 @@ class VerifiedHouse(House):
 
     async def add(self, *paths: Path, source: str | None = None) -> None:
         """Queue the folder, or ``paths``."""
-        ingestion = Ingestion(self.broker.client, Nowhere())
+        ingestion = Ingestion(self.broker.client, Silent())
         clock = self.broker.queue.now
         sightings = ScanRecord()
         found = observe(paths or [self.root], source, clock, ReadOptions(), sightings)
@@ -76,7 +77,7 @@ class VerifiedHouse(House):
         allow_mass_delete: bool = False,
     ) -> dict[str, Any]:
         wanted = VerifyRequest(paths, source, repair, allow_mass_delete)
-        report = await verify(self.broker, self.qdrant, self.settings, wanted, lambda tally: None)
+        report = await verify(self.broker, self.qdrant, self.settings, wanted, Silent())
         return report.as_json()
 
     async def repair(self, *paths: Path, **more: Any) -> dict[str, Any]:

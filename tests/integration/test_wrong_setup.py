@@ -90,7 +90,7 @@ def test_a_misspelt_variable_is_found_by_the_doctor(ingestq: Ingestq) -> None:
     ingestq.settings["colection"] = "notes"
     ran = ingestq("doctor")
     assert ran.code == 0
-    assert "INGESTQ_COLECTION is no setting" in ran.out
+    assert "INGESTQ_COLECTION is not an ingestq setting" in ran.out
 
 
 def test_the_doctor_says_what_to_mend(ingestq: Ingestq) -> None:

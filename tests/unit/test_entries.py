@@ -1,9 +1,7 @@
 """What is scheduled, by what ingestq.toml says."""
 
 from dataclasses import replace
-from datetime import time
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -13,7 +11,7 @@ from ingestq.app.settings import load_settings
 from ingestq.core.documents import Lane
 from ingestq.core.errors import UsageError
 from producers.files.patterns import Patterns
-from producers.schedule.entry import Action, QuietHours, ScheduledEntry, Timetable
+from producers.schedule.entry import Action, ScheduledEntry, Timetable
 from producers.schedule.generators import Generator
 from producers.schedule.sources import FileSource, LineSource
 
@@ -28,7 +26,6 @@ tenant = "island"
 include = ["*.md"]
 exclude = ["draft.*"]
 metadata = {shelf = 7}
-quiet_hours = "08:00-18:00"
 lane = "interactive"
 
 [[schedule]]
@@ -82,7 +79,6 @@ def test_entries_are_those_of_the_tables(here: Path) -> None:
                 here / "notes", "notes", "island", Patterns(("*.md",), ("draft.*",)), {"shelf": 7}
             ),
             Lane.INTERACTIVE,
-            QuietHours(time(8), time(18), ZoneInfo("Europe/Berlin")),
         ),
         ScheduledEntry(
             "some",
@@ -122,7 +118,6 @@ def test_an_entry_may_have_a_collection_of_its_own() -> None:
         ('cron = "61 * * * *"\npath = "x"', "'e': cron is '61 * * * *': bad minute; write"),
         ('cron = "0 0 30 2 *"\npath = "x"', "'e': cron is '0 0 30 2 *': bad day-of-month"),
         ('timezone = "Mars"\npath = "x"', "'e': timezone is 'Mars': there is no such time zone"),
-        ('quiet_hours = "8-18"\npath = "x"', "'e': quiet_hours is '8-18'"),
         ("", "'e': it has no source; name one of path, glob, jsonl, generator"),
         ('path = "x"\nglob = "*"', "'e': it has path and glob; name one of"),
         ('path = "x"\ndelete_missing = true', "'e': delete_missing: a folder is kept equal"),
@@ -140,7 +135,10 @@ def test_an_entry_may_have_a_collection_of_its_own() -> None:
         ('action = "verify"\njsonl = "x"', "'e': action 'verify' has no use for jsonl"),
         ('action = "verify"\nsource = "x"', "'e': source names the folder at path"),
         ('action = "dance"', "schedule.0.action in ingestq.toml is 'dance'"),
-        ('path = "x"\nspeed = 1', "there is no setting 'schedule.0.speed'"),
+        (
+            'path = "x"\nquiet_hours = "08:00-18:00"',
+            "ingestq.toml: there is no setting 'schedule.0.quiet_hours'",
+        ),
         ('path = "x"\nlane = "fast"', "schedule.0.lane in ingestq.toml is 'fast'"),
     ],
 )

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from ingestq.core.service import Service, happens_within
+from ingestq.core.service import Service, cancel, happens_within, run_together, run_until_first
 
 
 async def loses_cancellations(count: int, ended: asyncio.Event) -> None:
@@ -111,3 +111,47 @@ async def test_waiting_for_an_event_tells_whether_it_happened() -> None:
     assert not await happens_within(event, 0)
     event.set()
     assert await happens_within(event, 0)
+
+
+async def test_cancelling_is_not_given_up_when_its_caller_is_cancelled() -> None:
+    ended = asyncio.Event()
+    task = asyncio.create_task(loses_cancellations(2, ended))
+    await asyncio.sleep(0)
+    cancelling = asyncio.create_task(cancel(task))
+    for _ in range(2):
+        await asyncio.sleep(0)
+        cancelling.cancel()
+    await asyncio.wait([cancelling])
+    assert cancelling.cancelled()
+    assert ended.is_set()
+
+
+async def fails() -> None:
+    raise LookupError("broken")
+
+
+async def test_what_runs_together_ends_together_although_cancellations_are_lost() -> None:
+    ended = asyncio.Event()
+    with pytest.raises(LookupError):
+        await asyncio.wait_for(run_together(loses_cancellations(2, ended), fails()), 5)
+    assert ended.is_set()
+
+
+async def test_what_runs_together_is_waited_for_to_its_end() -> None:
+    first, second = asyncio.Event(), asyncio.Event()
+
+    async def waits() -> None:
+        await first.wait()
+        second.set()
+
+    async def sets() -> None:
+        first.set()
+
+    await asyncio.wait_for(run_together(waits(), sets()), 5)
+    assert second.is_set()
+
+
+async def test_the_others_are_cancelled_when_the_first_has_ended() -> None:
+    ended = asyncio.Event()
+    await asyncio.wait_for(run_until_first(loses_cancellations(2, ended), asyncio.sleep(0)), 5)
+    assert ended.is_set()

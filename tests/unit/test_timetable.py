@@ -1,22 +1,19 @@
-"""When scheduled entries are due, and when they may begin."""
+"""When scheduled entries are due."""
 
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, available_timezones
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.schedule.entry import MINUTE_MS, QuietHours, ScheduledEntry, Timetable
+from producers.schedule.entry import Timetable
 
 BERLIN = ZoneInfo("Europe/Berlin")
-DAY_MS = 24 * 60 * MINUTE_MS
 
 moments = st.datetimes(datetime(2000, 1, 1), datetime(2060, 1, 1), timezones=st.just(UTC)).map(
     lambda moment: int(moment.timestamp() * 1000)
 )
 zones = st.sampled_from(sorted(available_timezones()))
-hours = st.builds(time, st.integers(0, 23), st.integers(0, 59))
 crons = st.builds(
     "{} {} {} * {}".format,
     st.sampled_from(["*", "*/15", "0", "30", "59"]),
@@ -66,61 +63,3 @@ def test_clocks_that_are_changed() -> None:
     # What runs every hour goes on every hour.
     hourly = Timetable("0 * * * *", "Europe/Berlin")
     assert hourly.next_after(ms("2026-10-25T02:00")) == ms("2026-10-25T02:00", fold=1)
-
-
-quiets = st.builds(
-    lambda start, end, zone: (start, end, ZoneInfo(zone)), hours, hours, zones
-).filter(lambda parts: parts[0] != parts[1])
-
-
-@given(quiets, moments, moments)
-def test_nothing_begins_in_quiet_hours(
-    parts: tuple[time, time, ZoneInfo], due: int, now: int
-) -> None:
-    quiet = QuietHours(*parts)
-    entry = ScheduledEntry("e", Timetable("0 3 * * *"), quiet=quiet)
-    begins = entry.begins_at(due, now)
-    assert begins >= max(due, now)
-    assert not quiet.contain(begins)
-    assert begins - max(due, now) <= DAY_MS + 60 * MINUTE_MS  # a day may have 25 hours
-    if begins > max(due, now):
-        assert quiet.contain(begins - 1)
-
-
-@given(moments)
-def test_without_quiet_hours_what_is_due_begins(now: int) -> None:
-    entry = ScheduledEntry("e", Timetable("0 3 * * *"))
-    assert entry.begins_at(now - 1, now) == now
-    assert entry.begins_at(now + 1, now) == now + 1
-
-
-def test_quiet_hours_may_cross_midnight() -> None:
-    quiet = QuietHours.parse("22:30-6:00", BERLIN)
-    assert str(quiet) == "22:30-06:00"
-    assert quiet.over_at(ms("2026-07-01T23:15")) == ms("2026-07-02T06:00")
-    assert quiet.over_at(ms("2026-07-02T00:00")) == ms("2026-07-02T06:00")
-    assert quiet.over_at(ms("2026-07-02T06:00")) == ms("2026-07-02T06:00")
-    assert quiet.contain(ms("2026-07-01T22:30"))
-    assert not quiet.contain(ms("2026-07-01T22:29"))
-
-
-def test_quiet_hours_that_end_in_the_hour_that_is_left_out() -> None:
-    quiet = QuietHours.parse("01:00-02:30", BERLIN)
-    assert quiet.over_at(ms("2026-03-29T01:30")) == ms("2026-03-29T03:00")
-
-
-@pytest.mark.parametrize("hours", ["8-18", "08:00-08:00", "08:00-24:00", "08:00", "", "08:60-9:00"])
-def test_what_are_no_quiet_hours_is_said(hours: str) -> None:
-    with pytest.raises(ValueError, match="quiet_hours is '"):
-        QuietHours.parse(hours, UTC)
-
-
-def test_a_run_that_is_due_in_quiet_hours_begins_when_they_end() -> None:
-    quiet = QuietHours.parse("08:00-18:00", BERLIN)
-    entry = ScheduledEntry("e", Timetable("0 12 * * *", "Europe/Berlin"), quiet=quiet)
-    noon = ms("2026-07-01T12:00")
-    assert entry.begins_at(noon, noon) == ms("2026-07-01T18:00")
-    # One that was missed at night waits as well.
-    assert entry.begins_at(noon - int(timedelta(hours=9) / timedelta(milliseconds=1)), noon) == ms(
-        "2026-07-01T18:00"
-    )

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import msgspec
 
 from ingestq.broker.queue.gate import Gate
+from ingestq.core.display import Activity, Display
 from ingestq.core.documents import Document
 from ingestq.core.errors import CollectionMismatch, DocumentRejected, SourceChanged
 from ingestq.core.results import ChunkCounts, JobsFor
@@ -103,25 +104,14 @@ class CutoverRefusal:
     reasons: Sequence[str]
 
 
-class RebuildDisplay(Protocol):
-    """Shows a person how far a rebuild is."""
-
-    def begin(self, documents: int) -> None:
-        """Show that a pass over so many documents begins."""
-        ...
-
-    def done(self, chunks: ChunkCounts) -> None:
-        """Show that one of them is done; ``chunks`` says what was done to it."""
-        ...
-
-
 DEFAULT_PATIENCE: Final = Patience()
 
 
 class Rebuild:
     """Makes ``new`` hold what ``live`` holds, with up to ``at_once`` documents in work.
 
-    ``reuse`` says that vectors of ``live`` are as good as new ones. Raises what `Qdrant` raises.
+    ``reuse`` says that vectors of ``live`` are as good as new ones. ``chunks`` counts what was done
+    to chunks in all passes. Raises what `Qdrant` raises.
     """
 
     def __init__(
@@ -132,7 +122,7 @@ class Rebuild:
         *,
         reuse: bool,
         at_once: int,
-        display: RebuildDisplay,
+        display: Display,
     ) -> None:
         self.live = live
         self.new = new
@@ -140,11 +130,14 @@ class Rebuild:
         self._ports = Ports(model, new.chunks, new.ledger, BlobContents(), donor)
         self._permits = asyncio.Semaphore(at_once)
         self._display = display
+        self._looked_at = self._documents = 0
+        self.chunks = ChunkCounts()
 
     async def catch_up(self) -> Pass:
         """Bring over every document that differs."""
         seen = Pass()
-        self._display.begin(await self.live.ledger.size())
+        self._looked_at, self._documents = 0, await self.live.ledger.size()
+        self._show()
         async for entries in self.live.ledger.entries():
             known = await self.new.ledger.look_up(entry.key for entry in entries)
             async with asyncio.TaskGroup() as group:
@@ -158,7 +151,6 @@ class Rebuild:
         seen.documents += entry.indexed
         if known is not None and known.indexed:
             seen.chunks += known.chunks
-        done = ChunkCounts()
         if entry.unfinished:
             seen.unsettled += 1
         elif known is None or (known.fence, known.state) != (entry.fence, entry.state):
@@ -168,8 +160,14 @@ class Rebuild:
             except (DocumentRejected, SourceChanged) as error:
                 seen.failed[entry.doc_id] = str(error)
             else:
-                done = outcome.chunks if isinstance(outcome, Indexed) else done
-        self._display.done(done)
+                if isinstance(outcome, Indexed):
+                    self.chunks += outcome.chunks
+        self._looked_at += 1
+        self._show()
+
+    def _show(self) -> None:
+        detail = f"{self.chunks.embedded} chunks embedded, {self.chunks.reused} reused"
+        self._display.show(Activity("building", self._looked_at, self._documents, detail))
 
     async def _bring_over(self, entry: LedgerEntry, known: LedgerEntry | None) -> Outcome | None:
         if entry.state is EntryState.DELETED:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ingestq.api.auth import LOOPBACK_HOSTS, is_of_another_site
 from ingestq.api.dashboard.paths import EVENTS, OPEN_PATHS, PATHS, SIGN_IN
 from ingestq.api.errors import problem_response
 
@@ -54,7 +55,6 @@ class Sessions:
         return hmac.new(self.token.encode(), said, hashlib.sha256).hexdigest()
 
 
-LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; "
@@ -100,7 +100,7 @@ class DashboardGuard:
                 "the dashboard is at http://127.0.0.1 and http://localhost, and by no other name "
                 "as long as INGESTQ_API_TOKEN is not set",
             )
-        if not _comes_from_here(request):
+        if is_of_another_site(request.headers) and not _is_link(request):
             return problem_response(403, "another site may not use the dashboard")
         if self._sessions is None or request.url.path in OPEN_PATHS:
             return None
@@ -119,15 +119,9 @@ def _host(request: Request) -> str | None:
         return None
 
 
-def _comes_from_here(request: Request) -> bool:
-    """Whether a browser says so; what is no browser says nothing, and carries no cookie unasked.
+def _is_link(request: Request) -> bool:
+    """Return whether a browser opens a page: other sites may link here, as they see nothing of it.
 
-    Other sites may link to the page: they do not see what it says.
+    A form that is sent with POST also opens a page, and is none.
     """
-    headers = request.headers
-    site = headers.get("sec-fetch-site")
-    if site is not None:
-        is_link = request.method == "GET" and headers.get("sec-fetch-dest") == "document"
-        return site in ("same-origin", "none") or is_link
-    host = headers.get("host")
-    return headers.get("origin") in (None, f"http://{host}", f"https://{host}")
+    return request.method == "GET" and request.headers.get("sec-fetch-dest") == "document"

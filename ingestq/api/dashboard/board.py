@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,6 +19,7 @@ from ingestq.broker.schedule.runs import EntryStatus, Runs
 from ingestq.core import events
 from ingestq.core.errors import ServiceUnavailable, UsageError
 from ingestq.core.results import Overview
+from ingestq.core.service import happens_within
 
 MARK_SECONDS: Final = 5.0
 """How far apart two looks have to be to tell a speed."""
@@ -139,8 +139,7 @@ class Board:
         """Keep the history until ``stopping`` is set."""
         while not stopping.is_set():
             await self.look()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), SAMPLE_SECONDS)
+            await happens_within(stopping, SAMPLE_SECONDS)
 
     async def look(self, *, fresh: bool = False) -> View:
         """How things stand; with ``fresh`` as of now, else as of a second ago at most."""

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from importlib.resources import files
 from pathlib import PurePosixPath
 from typing import Annotated, Final
@@ -24,6 +23,7 @@ from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.client.client import new_submission
 from ingestq.core.errors import IngestqError, ServiceUnavailable, UsageError
 from ingestq.core.search_query import SearchQuery
+from ingestq.core.service import happens_within
 
 FORM_BYTES: Final = 1024 * 1024
 """Enough for the names of all dead letters that are shown, unless they are very long."""
@@ -114,8 +114,7 @@ class Dashboard:
                 if sent.get(name) != html:
                     yield ServerSentEvent(event=name, data=html)
                     sent[name] = html
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), FRESH_SECONDS)
+            await happens_within(stopping, FRESH_SECONDS)
 
 
 def dashboard_routes(

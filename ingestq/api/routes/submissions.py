@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -17,6 +16,7 @@ from ingestq.client.client import IngestClient
 from ingestq.core import events
 from ingestq.core.errors import ServiceUnavailable, UsageError
 from ingestq.core.results import SubmissionStatus
+from ingestq.core.service import happens_within
 
 log = structlog.get_logger()
 
@@ -87,8 +87,7 @@ async def _events(
             yield _event("progress", Progress.model_validate(progress))
             seen = status
             while status == seen and not stopping.is_set():
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(stopping.wait(), PROGRESS_POLL_SECONDS)
+                await happens_within(stopping, PROGRESS_POLL_SECONDS)
                 status = await client.status(submission)
         if status.complete:
             yield _event("complete", await _answer(client, submission, status))
