@@ -14,7 +14,7 @@ from ingestq.core.documents import Lane
 from ingestq.core.jobs import Batch
 from ingestq.core.results import ChunkCounts
 from tests.claims import DOCUMENTS, lease_queue
-from worker.consumer.blobs import BlobContents
+from worker.blobs import BlobContents
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
 from worker.lanes import LanePermits

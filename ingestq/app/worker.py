@@ -20,7 +20,7 @@ from ingestq.broker.queue.gate import Gate
 from ingestq.broker.queue.leases import LeaseQueue
 from ingestq.core.documents import Lane
 from ingestq.core.jobs import DELETE, INGEST, SWEEP
-from worker.consumer.blobs import BlobContents, cleaning
+from worker.blobs import BlobContents, cleaning
 from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest, sweep
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool

@@ -42,8 +42,8 @@ from tests.qdrant_standin.holds import Matches
 from tests.sized import sized
 from tests.waiting import eventually
 from tests.workers import MAX_JOBS, make_worker, working
+from worker.blobs import BlobContents
 from worker.consumer import decision as retries
-from worker.consumer.blobs import BlobContents
 from worker.consumer.jobs import INGESTOR, Ingestor, ingest
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.config import Precision

@@ -30,7 +30,7 @@ from tests.qdrant_standin.holds import Matches
 from tests.redis_proxy import RedisProxy, command, loaded_scripts, redis_proxy, script
 from tests.redis_proxy.faults import Hold
 from tests.waiting import eventually
-from worker.consumer.blobs import BlobContents
+from worker.blobs import BlobContents
 from worker.consumer.poison import REASON
 from worker.embedding.pool import ModelPool
 from worker.pipeline import ingest as pipeline

@@ -28,7 +28,7 @@ from tests.claims import batch_of, finish, lease_queue, take
 from tests.house import House
 from tests.integration.test_pipeline import PARAGRAPHS, HashingModel
 from tests.waiting import eventually
-from worker.consumer.blobs import BlobContents
+from worker.blobs import BlobContents
 from worker.embedding.pool import ModelPool
 from worker.pipeline.ingest import Indexed, Work, ingest
 from worker.pipeline.points import DocumentKey

@@ -24,7 +24,7 @@ from qdrant_client import AsyncQdrantClient
 
 from ingestq.core.documents import Deletion, Document
 from tests.sized import sized
-from worker.consumer.blobs import BlobContents
+from worker.blobs import BlobContents
 from worker.embedding.config import Precision
 from worker.pipeline.ingest import Outcome, Retry, Work, delete, ingest
 from worker.pipeline.points import DocumentKey, Fence

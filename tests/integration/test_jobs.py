@@ -14,7 +14,7 @@ from ingestq.broker.queue.leases import Claim
 from ingestq.core.documents import Deletion, Document, Lane
 from ingestq.core.jobs import Batch, DeleteBatch, IngestBatch, dead_letter_key
 from ingestq.core.results import BatchReport, DocumentCounts
-from worker.consumer.blobs import BlobContents
+from worker.blobs import BlobContents
 from worker.consumer.decision import Ack, decide
 from worker.consumer.jobs import CLAIM, INGESTOR, PROGRESS, Ingestor, delete, ingest
 from worker.embedding.pool import LaneModel, ModelPool

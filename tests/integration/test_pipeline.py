@@ -16,7 +16,7 @@ import pytest
 from ingestq.core.documents import Deletion, Document, Lane
 from ingestq.core.paths import file_state
 from ingestq.core.results import ChunkCounts
-from worker.consumer.blobs import BlobContents
+from worker.blobs import BlobContents
 from worker.embedding.pool import ModelPool
 from worker.pipeline.ingest import (
     Deleted,

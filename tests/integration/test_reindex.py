@@ -28,7 +28,7 @@ from tests.books import balanced
 from tests.claims import lease_queue, take
 from tests.waiting import eventually
 from tests.workers import indexing_worker
-from worker.consumer.blobs import BlobContents
+from worker.blobs import BlobContents
 from worker.embedding.pool import ModelPool
 from worker.maintenance.cut_over import cut_over, find_previous, remove_abandoned, remove_expired
 from worker.maintenance.reindex import (

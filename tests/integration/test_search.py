@@ -23,7 +23,7 @@ from ingestq.core.results import ChunkCounts
 from ingestq.core.search_query import Mode, SearchFilter, SearchQuery, parse_condition
 from tests.qdrant_standin import qdrant_standin
 from tests.sized import sized
-from worker.consumer.blobs import BlobContents
+from worker.blobs import BlobContents
 from worker.embedding.config import ModelInfo
 from worker.embedding.pool import ModelPool
 from worker.pipeline.ingest import Indexed, Outcome, Work, ingest

@@ -20,7 +20,7 @@ from ingestq.broker.queue.pending import Waiting
 from ingestq.core.documents import Deletion, Document, SeenDocuments
 from ingestq.core.paths import file_state, path_to_text
 from tests.integration.test_index_truth import SMALL, Memory, Words, words_at
-from worker.consumer.blobs import BlobContents
+from worker.blobs import BlobContents
 from worker.maintenance.reconcile import QueueView, Reconciler
 from worker.maintenance.repair import Repairer
 from worker.maintenance.rules import Finding

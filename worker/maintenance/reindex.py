@@ -20,7 +20,7 @@ from ingestq.core.display import Activity, Display
 from ingestq.core.documents import Document
 from ingestq.core.errors import CollectionMismatch, DocumentRejected, SourceChanged
 from ingestq.core.results import ChunkCounts, JobsFor
-from worker.consumer.blobs import BlobContents
+from worker.blobs import BlobContents
 from worker.maintenance.cut_over import cut_over
 from worker.pipeline import ingest as pipeline
 from worker.pipeline.ingest import Indexed, Outcome, Work

@@ -54,7 +54,7 @@ class Ledger(Protocol):
 
 
 class Contents(Protocol):
-    """What came through the blob store; see `worker.consumer.blobs.BlobContents`."""
+    """What came through the blob store; see `worker.blobs.BlobContents`."""
 
     def at_hand(self, document: Document) -> AbstractAsyncContextManager[Document]: ...
 
