@@ -33,7 +33,7 @@ from worker.embedding.config import EmbeddingConfig, cores
 from worker.embedding.pool import ModelPool
 from worker.store.client import Qdrant, QdrantConfig, connect_qdrant
 from worker.store.collection import CollectionNames, open_collection
-from worker.store.fingerprint import fingerprint
+from worker.store.schema import fingerprint
 
 REDIS_URL = os.environ.get("INGESTQ_TEST_REDIS_URL")
 QDRANT_URL = os.environ.get("INGESTQ_TEST_QDRANT_URL")

@@ -79,7 +79,7 @@ async def build(
     from worker.maintenance.reindex import Rebuild, ReindexResult, Side, reindex
     from worker.store.client import PatientQdrant
     from worker.store.collection import CollectionNames, make_collection, stored_fingerprint
-    from worker.store.fingerprint import fingerprint
+    from worker.store.schema import fingerprint
 
     async with open_model(wanted, wanted.pool_size) as model:
         schema = wanted.collection_schema

@@ -29,9 +29,9 @@ from worker.store.collection import (
     find_collection,
     stored_fingerprint,
 )
-from worker.store.fingerprint import fingerprint
 from worker.store.inventory import Inventory, StoredChunk
 from worker.store.ledger import QdrantLedger
+from worker.store.schema import fingerprint
 
 LISTED: Final = 10_000
 """Findings of a kind that are kept to be shown; all of them are counted and repaired."""

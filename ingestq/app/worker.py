@@ -31,8 +31,8 @@ from worker.pipeline.ports import Ports
 from worker.store.chunks import QdrantStore
 from worker.store.client import PatientQdrant, Qdrant
 from worker.store.collection import CollectionNames, find_collection, open_collection
-from worker.store.fingerprint import fingerprint
 from worker.store.ledger import QdrantLedger
+from worker.store.schema import fingerprint
 
 JOBS_PER_CHILD: Final = 3
 """Jobs a worker owns at once for each child of its pool: one for each lane, and the next is at hand

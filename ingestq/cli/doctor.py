@@ -129,7 +129,7 @@ async def _content() -> AsyncIterator[bytes]:
 async def _model_and_qdrant(settings: Settings) -> list[Diagnosis]:
     from worker.store.chunks import QdrantStore
     from worker.store.collection import check_fingerprint, find_collection
-    from worker.store.fingerprint import fingerprint
+    from worker.store.schema import fingerprint
 
     async with open_qdrant(settings) as qdrant:
         place = settings.qdrant_url or "the local Qdrant"

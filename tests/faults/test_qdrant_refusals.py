@@ -59,8 +59,8 @@ from worker.store.client import (
     connect_qdrant,
 )
 from worker.store.collection import CollectionNames, open_collection
-from worker.store.fingerprint import Fingerprint
 from worker.store.ledger import QdrantLedger
+from worker.store.schema import Fingerprint
 from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText
 
 SMALL: Final = Fingerprint("test/small", "1", 4, 8, Precision.EXACT, "none", 1)

@@ -20,8 +20,8 @@ from tests.books import balanced
 from tests.claims import lease_queue, take
 from tests.waiting import eventually
 from tests.workers import all_indexed, make_worker, working
-from worker.consumer.arq_client import arq_client, read_envelope
 from worker.consumer.decision import MAX_TRIES
+from worker.consumer.lease_worker import arq_client, read_envelope
 from worker.pipeline.ingest import Outcome
 
 BATCH = IngestBatch(

@@ -36,9 +36,8 @@ from worker.store.collection import (
     make_collection,
     open_collection,
 )
-from worker.store.fingerprint import fingerprint
 from worker.store.requests import pages
-from worker.store.schema import Schema
+from worker.store.schema import Schema, fingerprint
 
 QUIET = Patience(closed_seconds=5, open_seconds=0.1)
 TENANTS = ("", "t")

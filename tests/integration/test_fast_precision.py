@@ -17,7 +17,7 @@ from worker.embedding.cache import TOKENIZER, CacheEntry
 from worker.embedding.config import Backend, EmbeddingConfig, Precision
 from worker.embedding.pool import ModelPool
 from worker.embedding.ready import ready
-from worker.store.fingerprint import fingerprint
+from worker.store.schema import fingerprint
 from worker.text.chunker import Chunker
 
 CHUNKS = 120

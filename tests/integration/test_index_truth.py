@@ -32,8 +32,8 @@ from worker.pipeline.ports import Ports
 from worker.store.chunks import QdrantStore
 from worker.store.client import Request
 from worker.store.collection import CollectionNames, open_collection
-from worker.store.fingerprint import Fingerprint
 from worker.store.ledger import QdrantLedger
+from worker.store.schema import Fingerprint
 from worker.text.parts import (
     FileStat,
     PreparedDocument,

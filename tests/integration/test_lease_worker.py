@@ -21,9 +21,9 @@ from ingestq.core.results import DeadLetter, DocumentCounts, SubmissionStatus
 from tests.claims import lease_queue, take
 from tests.waiting import eventually
 from tests.workers import all_indexed, make_worker, working
+from worker.consumer.claiming import POLL_SECONDS
 from worker.consumer.decision import MAX_TRIES
 from worker.consumer.lease_worker import LeaseWorker
-from worker.consumer.listener import POLL_SECONDS
 from worker.pipeline.ingest import Outcome, Retry
 
 BATCH = IngestBatch(

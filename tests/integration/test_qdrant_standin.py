@@ -50,8 +50,8 @@ from worker.store.collection import (
     find_collection,
     open_collection,
 )
-from worker.store.fingerprint import Fingerprint
 from worker.store.ledger import QdrantLedger
+from worker.store.schema import Fingerprint
 
 SERVERS = ["standin", *(["server"] if "INGESTQ_TEST_QDRANT_URL" in os.environ else [])]
 PLACES = [*SERVERS, "local"]

@@ -24,7 +24,7 @@ from ingestq.core.results import (
     WorkerInfo,
 )
 from tests.claims import finish, lease_queue, take
-from worker.consumer.arq_client import arq_client, read_envelope
+from worker.consumer.lease_worker import arq_client, read_envelope
 
 SHORT_LEASE = 0.2  # seconds
 

@@ -32,9 +32,8 @@ from worker.maintenance.reindex import Rebuild, Side
 from worker.pipeline.ingest import Outcome, Unchanged
 from worker.pipeline.points import Digest, DocumentKey, EntryState, Fence
 from worker.store.collection import CollectionNames, make_collection, open_collection
-from worker.store.fingerprint import Fingerprint
 from worker.store.ledger import QdrantLedger
-from worker.store.schema import DEFAULT_STORAGE
+from worker.store.schema import DEFAULT_STORAGE, Fingerprint
 from worker.text.parts import PreparedDocument, Segment, UnchangedContent
 
 OTHER = Fingerprint("test/small", "1", 2, 9, Precision.EXACT, "none", 1)

@@ -42,8 +42,7 @@ from worker.maintenance.reindex import (
 from worker.pipeline.ports import Ports
 from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames, find_collection, make_collection
-from worker.store.fingerprint import Fingerprint, fingerprint
-from worker.store.schema import Schema
+from worker.store.schema import Fingerprint, Schema, fingerprint
 
 BRIEF = Patience(closed_seconds=0.5, open_seconds=0.1)
 TOPICS = ["tides", "geese", "lamps", "bread", "ropes", "bells"]

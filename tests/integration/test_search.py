@@ -32,9 +32,8 @@ from worker.pipeline.ports import Ports
 from worker.store.chunks import QdrantStore
 from worker.store.client import Qdrant, QdrantConfig, connect_qdrant
 from worker.store.collection import CollectionNames, open_collection
-from worker.store.fingerprint import fingerprint
 from worker.store.ledger import QdrantLedger
-from worker.store.schema import Quantization, Schema, Storage
+from worker.store.schema import Quantization, Schema, Storage, fingerprint
 from worker.store.search import search
 from worker.text.bm25 import SparseEncoder
 

@@ -16,7 +16,7 @@ from ingestq.core.documents import Document
 from ingestq.core.errors import DocumentRejected, Failure, SourceChanged, classify
 from ingestq.core.paths import path_to_text
 from tests.unit.test_chunk import MAX_TOKENS, TOKENIZER
-from worker.text import text_file
+from worker.text import prepare as preparing
 from worker.text.chunker import Chunker
 from worker.text.content import content_hash
 from worker.text.parts import PreparedDocument, Segment, UnchangedContent
@@ -97,13 +97,13 @@ def test_it_comes_to_what_it_comes_to_as_a_whole(
 
     def read_whole() -> Any:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(text_file, "scan", lambda *_: None)
+            patch.setattr(preparing, "scan", lambda *_: None)
             [part] = parts_of(document)
             return [*zip(part.chunks, part.tokens, strict=True)]
 
     def read_in_parts() -> Any:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(text_file, "BLOCK_BYTES", block)
+            patch.setattr(preparing, "BLOCK_BYTES", block)
             parts = parts_of(document)
         return [pair for part in parts for pair in zip(part.chunks, part.tokens, strict=True)]
 

@@ -14,8 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
+import msgspec
 import structlog
-from arq.worker import Function, Worker
+from arq.connections import ArqRedis
+from arq.worker import Function, JobExecutionFailed, Worker
+from redis.asyncio import Redis
 
 from ingestq.broker.queue.gate import NO_SUCCESSOR
 from ingestq.broker.queue.leases import Claim, LeaseQueue
@@ -24,14 +27,35 @@ from ingestq.core.documents import Lane
 from ingestq.core.errors import BrokerUnavailable, CollectionMismatch
 from ingestq.core.results import WorkerInfo
 from ingestq.core.service import Service, happens_within
-from worker.consumer.arq_client import arq_client
+from worker.consumer.claiming import POLL_SECONDS, BackPressure, Listener
 from worker.consumer.decision import BROKER_RETRY_SECONDS, RELEASE, Ack, Decision, Nack, jittered
-from worker.consumer.listener import POLL_SECONDS, Listener
-from worker.consumer.pause import BackPressure
 from worker.consumer.progress import Heartbeat
 from worker.consumer.runner import Interruption, JobRunner, RunningJob, RunResult, aborted
 from worker.consumer.settle import DecisionWriter, now_ms
 from worker.lanes import kept_for_interactive
+
+
+def arq_client(redis: Redis) -> ArqRedis:
+    """Return arq's client on the connections of ``redis``, reading and writing our envelopes."""
+    return ArqRedis(
+        redis.connection_pool,
+        job_serializer=msgspec.msgpack.encode,
+        job_deserializer=read_envelope,
+    )
+
+
+def read_envelope(data: bytes) -> dict[str, Any]:
+    """Decode a job or its result for arq's ``Job``, as its ``_deserializer``.
+
+    ``Job.result()`` then raises JobExecutionFailed with the reason why a job was given up, and
+    ``Job.abort()`` is true for one that was aborted.
+    """
+    envelope: dict[str, Any] = msgspec.msgpack.decode(data)
+    if envelope.get("s") is False:
+        aborted = envelope["aborted"]
+        envelope["r"] = asyncio.CancelledError() if aborted else JobExecutionFailed(envelope["r"])
+    return envelope
+
 
 log = structlog.get_logger()
 

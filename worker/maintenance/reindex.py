@@ -29,8 +29,8 @@ from worker.pipeline.ports import Model, Ports
 from worker.store.chunks import QdrantStore
 from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames, find_collection
-from worker.store.fingerprint import Fingerprint
 from worker.store.ledger import QdrantLedger
+from worker.store.schema import Fingerprint
 from worker.store.search import QueryModel
 from worker.text.parts import PreparedDocument
 

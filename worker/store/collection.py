@@ -18,8 +18,14 @@ from ingestq.core import events
 from ingestq.core.errors import CollectionMismatch, StoreRejected, UsageError
 from worker.embedding.config import ModelInfo
 from worker.store.client import Qdrant, Request, applied
-from worker.store.fingerprint import Fingerprint, fingerprint
-from worker.store.schema import DEFAULT_STORAGE, SPARSE_NAME, Quantization, Storage
+from worker.store.schema import (
+    DEFAULT_STORAGE,
+    SPARSE_NAME,
+    Fingerprint,
+    Quantization,
+    Storage,
+    fingerprint,
+)
 
 log = structlog.get_logger()
 

@@ -1,27 +1,44 @@
-"""Turns a document into chunks that are ready to be embedded. Runs in the parse processes.
+"""A document to chunks that are ready to be embedded. Runs in parse processes.
 
-Reading, parsing and cutting happen together, so a file's bytes never pass through the process
-that runs the event loop.
+Reading, parsing and chunking happen together, so the bytes of a file never pass through the process
+that runs the event loop. A large text file is read segment by segment, so that memory does not
+depend on its size; each reading stands by itself, and any process may go on where another ended.
 """
 
+import codecs
+import os
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, Final
 
 from ingestq.core.documents import Document
 from ingestq.core.errors import DocumentRejected, SourceChanged
 from ingestq.core.paths import file_state
-from worker.text import text_file
 from worker.text.chunker import Chunker
 from worker.text.content import hash_of, hash_of_file, path_of, reading, too_large
-from worker.text.extract import PLAIN_TEXT, extract
+from worker.text.extract import (
+    BINARY,
+    MARKDOWN,
+    PLAIN_TEXT,
+    extract,
+    is_decoded_only,
+    known_type,
+    no_text,
+)
 from worker.text.parts import (
     FileStat,
     PreparedDocument,
     Segment,
     SegmentStart,
+    SizedText,
     SparseVector,
     UnchangedContent,
 )
+
+BLOCK_BYTES: Final = 1024 * 1024
+MOST_BYTES_A_CHARACTER: Final = 4
+"""Of UTF-8."""
 
 
 def prepare(
@@ -52,7 +69,7 @@ def prepare(
         found_hash = hash_of_file(document, path)
         if found_hash == known_hash:
             return UnchangedContent(found_hash, file)
-        place = text_file.scan(path, document.media_type)
+        place = scan(path, document.media_type)
         if place is None:
             return _prepare_whole(document, path.read_bytes(), file, known_hash, chunker, sparse)
         if place.status != FileStat.of(status):
@@ -73,7 +90,7 @@ def prepare_rest(
     Raises SourceChanged if its file is another one by now.
     """
     try:
-        chunks, rest = text_file.read_segment(path_of(document), place, chunker)
+        chunks, rest = read_segment(path_of(document), place, chunker)
     except OSError as error:
         raise SourceChanged(f"the file was removed while it was read: {error.strerror}") from error
     return Segment.of(chunks, sparse, rest)
@@ -94,3 +111,67 @@ def _prepare_whole(
     extracted = extract(data, document.media_type or unnamed)
     chunks = chunker.chunks(extracted.text, markdown=extracted.markdown)
     return PreparedDocument(found_hash, file, extracted.title, Segment.of(chunks, sparse))
+
+
+def scan(path: Path, media_type: str | None) -> SegmentStart | None:
+    """Return where the text of a file begins; None unless it is UTF-8, read segment by segment.
+
+    Raises DocumentRejected if it holds no text, and OSError.
+    """
+    with path.open("rb") as file:
+        status = FileStat.of(os.fstat(file.fileno()))
+        media_type = known_type(file.read(BLOCK_BYTES), media_type)
+        if not is_decoded_only(media_type):
+            return None
+        file.seek(0)
+        try:
+            extent = _extent(file)
+        except UnicodeDecodeError:
+            return None
+    if extent is None:
+        raise DocumentRejected(no_text(media_type))
+    return SegmentStart(*extent, media_type == MARKDOWN, "", status)
+
+
+def read_segment(
+    path: Path, place: SegmentStart, chunker: Chunker
+) -> tuple[list[SizedText], SegmentStart | None]:
+    """Return the chunks of the segment at ``place``, and the next place; None after the last.
+
+    Raises SourceChanged if the file is not the one that it was, and OSError.
+    """
+    wanted = MOST_BYTES_A_CHARACTER * (chunker.segment_characters + 1)
+    with path.open("rb") as file:
+        file.seek(place.start)
+        data = file.read(min(wanted, place.end - place.start))
+        if FileStat.of(os.fstat(file.fileno())) != place.status:
+            raise SourceChanged("the file was changed while it was read")
+    at_end = place.start + len(data) == place.end
+    text = codecs.getincrementaldecoder("utf-8")().decode(data, final=at_end)
+    cut = chunker.first_segment(text, markdown=place.markdown, fence=place.fence)
+    start = place.start + len(text[: cut.characters].encode())
+    if start == place.end:
+        return cut.chunks, None
+    return cut.chunks, SegmentStart(start, place.end, place.markdown, cut.fence, place.status)
+
+
+def _extent(file: BinaryIO) -> tuple[int, int] | None:
+    """Return where the text begins and ends, in bytes, without white space around it.
+
+    None if there is no text. Raises DocumentRejected if it is binary, and UnicodeDecodeError.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()  # without a byte order mark
+    start, end, read, binary = -1, -1, 0, False
+    while block := file.read(BLOCK_BYTES):
+        text = decoder.decode(block)
+        read += len(block)
+        binary = binary or "\0" in text
+        pending, _ = decoder.getstate()  # a character that goes on in the next block
+        if begun := text.lstrip():
+            if start < 0:
+                start = read - len(pending) - len(begun.encode())
+            end = read - len(pending) - len(begun[len(begun.rstrip()) :].encode())
+    decoder.decode(b"", final=True)
+    if binary:
+        raise DocumentRejected(BINARY)
+    return None if start < 0 else (start, end)

@@ -1,4 +1,8 @@
-"""What runs in a parse process: reading, parsing, chunking, and counting words."""
+"""What runs in a parse process: reading, parsing, chunking, and counting words.
+
+Parsers and tokenizers are imported inside the functions: the worker, which only names these
+functions, must not load them.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from ingestq.core.documents import Document
 from worker.process_pool import become_child
-from worker.text import prepare
 from worker.text.parts import (
     PreparedDocument,
     Segment,
@@ -41,7 +44,6 @@ def initialize(config: ParseConfig) -> None:
     """Load the tokenizer and the word encoder; no model is needed."""
     global _chunker, _sparse, _hybrid
     become_child()
-    # Imported here, because only children may load them.
     from worker.text.bm25 import SparseEncoder
     from worker.text.chunker import Chunker
 
@@ -54,13 +56,17 @@ def prepare_document(
     document: Document, known_hash: str | None, max_bytes: int
 ) -> PreparedDocument | UnchangedContent:
     """See `worker.text.prepare.prepare`."""
+    from worker.text.prepare import prepare
+
     words = _sparse.document if _hybrid else None
-    return prepare.prepare(document, known_hash, max_bytes, _chunker, words)
+    return prepare(document, known_hash, max_bytes, _chunker, words)
 
 
 def prepare_rest(document: Document, place: SegmentStart) -> Segment:
     """See `worker.text.prepare.prepare_rest`."""
-    return prepare.prepare_rest(document, place, _chunker, _sparse.document if _hybrid else None)
+    from worker.text.prepare import prepare_rest as prepare_segment
+
+    return prepare_segment(document, place, _chunker, _sparse.document if _hybrid else None)
 
 
 def encode_query(text: str) -> SparseVector:
