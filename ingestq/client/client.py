@@ -30,15 +30,17 @@ from ingestq.client.batching import (
     round_trips,
 )
 from ingestq.client.uploads import BlobWriter, Upload, blob_writer, read_parts
-from ingestq.core.documents import DEFAULT_COLLECTION, Deletion, Document, Lane, Sweep, meant_for
-from ingestq.core.errors import DocumentRejected, KeyReused, QueueFull, UploadExpired
-from ingestq.core.jobs import (
-    FULL_RETRY_SECONDS,
-    DeleteBatch,
-    IngestBatch,
-    SweepBatch,
+from ingestq.core.documents import (
+    DEFAULT_COLLECTION,
+    Deletion,
+    Document,
+    Lane,
+    Sweep,
     check_collection,
+    meant_for,
 )
+from ingestq.core.errors import DocumentRejected, KeyReused, QueueFull, UploadExpired
+from ingestq.core.jobs import FULL_RETRY_SECONDS, DeleteBatch, IngestBatch, SweepBatch
 from ingestq.core.paths import guess_media_type
 from ingestq.core.results import EnqueueResult, FailedDocument, Receipt, SubmissionStatus
 

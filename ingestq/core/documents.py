@@ -15,7 +15,6 @@ import msgspec
 from msgspec import Struct
 
 from ingestq.core.blobs import is_name
-from ingestq.core.jobs import check_collection
 
 DIGEST_BYTES: Final = 8
 
@@ -64,6 +63,12 @@ _is_collection = re.compile(COLLECTION_NAME).fullmatch
 
 INLINE_TEXT_BYTES: Final = 64 * 1024
 """Text up to this size travels in the job; a larger one by its path, or through the blob store."""
+
+
+def check_collection(name: str) -> None:
+    """Raise ValueError if no collection may have this ``name``."""
+    if not _is_collection(name):
+        raise ValueError(f"collection is {name!r}; it must match {COLLECTION_NAME}")
 
 
 def _check_identity(doc_id: str, version: int, collection: str | None) -> None:

@@ -14,15 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ingestq.core.blobs import QUEUE_WITHIN_MS, named_ms
-from ingestq.core.documents import (
-    COLLECTION_NAME,
-    Deletion,
-    Document,
-    Item,
-    Lane,
-    Sweep,
-    _is_collection,
-)
+from ingestq.core.documents import Deletion, Document, Item, Lane, Sweep
 from ingestq.core.errors import ContractError
 from ingestq.core.results import BatchReport, DeadLetter, DocumentCounts
 
@@ -35,12 +27,6 @@ SWEEP: Final = "sweep"
 """Wire name of the job function that removes what a scan did not find any more."""
 LATEST_MS: Final = 253_402_300_799_999
 """The last Unix time in ms that is a date: the end of the year 9999."""
-
-
-def check_collection(name: str) -> None:
-    """Raise ValueError if no collection may have this ``name``."""
-    if not _is_collection(name):
-        raise ValueError(f"collection is {name!r}; it must match {COLLECTION_NAME}")
 
 
 class _Batch(Struct, frozen=True):
