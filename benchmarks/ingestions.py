@@ -84,7 +84,7 @@ async def ingest(index: Index, folder: Folder) -> Summary:
     async with asyncio.TaskGroup() as group:
         group.create_task(ingestion.produce(found, sweeps))
         group.create_task(ingestion.follow(until_queue_is_empty=True))
-    summary = await ingestion.summary("")
+    summary = await ingestion.summary(index.broker.collection)
     assert not summary.failed, summary
     assert summary.documents.total == len(folder.chunks), summary
     assert await index.ledger.count() == len(folder.chunks)

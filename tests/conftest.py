@@ -27,7 +27,7 @@ from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.embedded.redis import embedded_redis
 from tests.command import Ingestq
-from tests.house import House
+from tests.harness import Harness
 from tests.tiny_models import TinyModels
 from worker.embedding.config import EmbeddingConfig, cores
 from worker.embedding.pool import ModelPool
@@ -117,15 +117,15 @@ async def collection(qdrant: Qdrant, model: ModelPool) -> AsyncIterator[Collecti
 
 
 @pytest.fixture
-async def house(
+async def harness(
     broker: Broker, qdrant: Qdrant, model: ModelPool, collection: CollectionNames, tmp_path: Path
-) -> AsyncIterator[House]:
+) -> AsyncIterator[Harness]:
     """An empty folder, and a worker at work."""
     root = tmp_path / "root"
     root.mkdir()
-    house = House.of(broker, qdrant, collection, model, root)
-    async with house.working():
-        yield house
+    harness = Harness.of(broker, qdrant, collection, model, root)
+    async with harness.working():
+        yield harness
 
 
 @pytest.fixture

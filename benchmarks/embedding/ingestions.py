@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -84,7 +84,7 @@ async def working(
         **settings,
     }
     async with asked(MODULE, log=folder / f"{name}.log", env=env) as process:
-        yield Working(broker, process, qdrant, collection)
+        yield Working(replace(broker, collection=collection), process, qdrant, collection)
 
 
 async def ingest(worker: Working, path: Path) -> Ingested:
@@ -120,7 +120,7 @@ async def _add(broker: Broker, path: Path) -> tuple[int, list[JobResult]]:
     async with asyncio.TaskGroup() as group:
         group.create_task(ingestion.produce(found, sweeps))
         group.create_task(ingestion.follow(until_queue_is_empty=True))
-    summary = await ingestion.summary("")
+    summary = await ingestion.summary(broker.collection)
     if summary.failed or summary.documents.total != summary.documents.indexed:
         raise NotIndexed(str(summary.failed or summary.documents))
     results = await _results(broker)

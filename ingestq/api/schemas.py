@@ -138,10 +138,7 @@ class StatusResponse(Answer):
 
 
 class DeadLetterResponse(Answer):
-    """A document that was given up, after so many tries; ``buried`` says when (ISO 8601).
-
-    ``collection`` is empty if it named none.
-    """
+    """A document that was given up, after so many tries; ``buried`` says when (ISO 8601)."""
 
     doc_id: str
     tenant: str

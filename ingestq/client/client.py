@@ -40,12 +40,7 @@ from ingestq.core.documents import (
     meant_for,
 )
 from ingestq.core.errors import DocumentRejected, KeyReused, QueueFull, UploadExpired
-from ingestq.core.jobs import (
-    FULL_RETRY_SECONDS,
-    DeleteBatch,
-    IngestBatch,
-    SweepBatch,
-)
+from ingestq.core.jobs import FULL_RETRY_SECONDS, DeleteBatch, IngestBatch, SweepBatch
 from ingestq.core.paths import guess_media_type
 from ingestq.core.results import EnqueueResult, FailedDocument, Receipt, SubmissionStatus
 

@@ -14,13 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ingestq.core.blobs import QUEUE_WITHIN_MS, named_ms
-from ingestq.core.documents import (
-    Deletion,
-    Document,
-    Item,
-    Lane,
-    Sweep,
-)
+from ingestq.core.documents import Deletion, Document, Item, Lane, Sweep
 from ingestq.core.errors import ContractError
 from ingestq.core.results import BatchReport, DeadLetter, DocumentCounts
 

@@ -25,7 +25,7 @@ from ingestq.core.results import (
     SubmissionStatus,
 )
 from tests.claims import batch_of, finish, lease_queue, take
-from tests.house import House
+from tests.harness import Harness
 from tests.integration.test_pipeline import PARAGRAPHS, HashingModel
 from tests.waiting import eventually
 from worker.blobs import BlobContents
@@ -56,20 +56,20 @@ async def objects(broker: Broker) -> set[str]:
     return set(await broker.blobs.names(space))
 
 
-async def end(house: House, submission: str) -> SubmissionStatus:
-    return await house.broker.client.wait(submission, timeout=60)
+async def end(harness: Harness, submission: str) -> SubmissionStatus:
+    return await harness.broker.client.wait(submission, timeout=60)
 
 
-async def test_a_long_text_is_indexed_and_leaves_nothing(house: House) -> None:
-    client = house.broker.client
+async def test_a_long_text_is_indexed_and_leaves_nothing(harness: Harness) -> None:
+    client = harness.broker.client
     for outcome in ("indexed", "unchanged"):
         receipt = await client.submit("lamp", source="notes", text=LONG)
-        status = await end(house, receipt.submission)
+        status = await end(harness, receipt.submission)
         assert getattr(status.documents, outcome) == 1
-    chunks = await house.payloads()
+    chunks = await harness.payloads()
     assert {chunk["doc_id"] for chunk in chunks} == {"lamp"}
     assert "The lamp is lit" in chunks[0]["page_content"]
-    assert await objects(house.broker) == set()
+    assert await objects(harness.broker) == set()
 
 
 @pytest.mark.parametrize("url", ["", "local://"])
@@ -84,26 +84,26 @@ async def test_uploaded_files_are_parsed_wherever_they_were_kept(
     page = tmp_path / "page.html"
     page.write_bytes(PAGE)
     broker = Broker(broker.redis, broker.config, open_blob_store(f"{url}{tmp_path}/elsewhere"))
-    house = House.of(broker, qdrant, collection, model, tmp_path)
-    async with house.working():
+    harness = Harness.of(broker, qdrant, collection, model, tmp_path)
+    async with harness.working():
         receipts = [
-            await house.client.upload("path", page, source="page.html"),
-            await house.client.upload("parts", in_parts(PAGE[:9], PAGE[9:]), source="page.html"),
+            await harness.client.upload("path", page, source="page.html"),
+            await harness.client.upload("parts", in_parts(PAGE[:9], PAGE[9:]), source="page.html"),
         ]
         for receipt in receipts:
-            assert (await end(house, receipt.submission)).documents.indexed == 1
-        chunks = {chunk["doc_id"]: chunk for chunk in await house.payloads()}
+            assert (await end(harness, receipt.submission)).documents.indexed == 1
+        chunks = {chunk["doc_id"]: chunk for chunk in await harness.payloads()}
         assert chunks.keys() == {"path", "parts"}
         assert chunks["path"]["page_content"] == chunks["parts"]["page_content"]
         assert chunks["parts"]["metadata"]["title"] == "Ropes"
     assert await objects(broker) == set()
 
 
-async def test_a_spooled_document_is_no_source_to_compare_with(house: House) -> None:
-    receipt = await house.broker.client.upload("page", in_parts(PAGE), source="page.html")
-    await end(house, receipt.submission)
+async def test_a_spooled_document_is_no_source_to_compare_with(harness: Harness) -> None:
+    receipt = await harness.broker.client.upload("page", in_parts(PAGE), source="page.html")
+    await end(harness, receipt.submission)
     key = DocumentKey("", "page")
-    entry = (await QdrantLedger(house.qdrant, house.names.ledger).look_up([key]))[key]
+    entry = (await QdrantLedger(harness.qdrant, harness.names.ledger).look_up([key]))[key]
     assert entry.indexed
     assert (entry.document, entry.file, entry.folders) == (None, None, ())
 
@@ -158,36 +158,36 @@ async def test_a_document_larger_than_the_limit_is_not_even_copied(
             pass
 
 
-async def test_a_dead_letter_keeps_its_content_until_it_goes(house: House) -> None:
-    client, dead_letters = house.broker.client, house.broker.dead_letters
+async def test_a_dead_letter_keeps_its_content_until_it_goes(harness: Harness) -> None:
+    client, dead_letters = harness.broker.client, harness.broker.dead_letters
 
     async def stored() -> list[object]:
         return [dead_letter async for dead_letter in dead_letters.find(DeadLetterFilter())]
 
     receipt = await client.upload("blob", in_parts(b"\0\1\2" * 100), source="blob")
-    assert (await end(house, receipt.submission)).documents.rejected == 1
-    kept = await objects(house.broker)
+    assert (await end(harness, receipt.submission)).documents.rejected == 1
+    kept = await objects(harness.broker)
     assert len(kept) == 1
 
     [dead_letter] = [stored async for stored in dead_letters.find(DeadLetterFilter())]
     assert await dead_letters.requeue([dead_letter], "again") == 1
-    assert (await end(house, "again")).documents.rejected == 1
-    assert await objects(house.broker) == kept
+    assert (await end(harness, "again")).documents.rejected == 1
+    assert await objects(harness.broker) == kept
 
     receipt = await client.upload("blob", in_parts(b"\0\3\4" * 100), source="blob")
-    await end(house, receipt.submission)
-    assert len(newer := await objects(house.broker)) == 1
+    await end(harness, receipt.submission)
+    assert len(newer := await objects(harness.broker)) == 1
     assert newer != kept
 
     [dead_letter] = [stored async for stored in dead_letters.find(DeadLetterFilter())]
     assert await dead_letters.purge([dead_letter]) == 1
-    assert await objects(house.broker) == set()
+    assert await objects(harness.broker) == set()
 
-    await end(house, (await client.upload("b", in_parts(b"\0" * 9), source="b")).submission)
-    assert len(await objects(house.broker)) == 1
+    await end(harness, (await client.upload("b", in_parts(b"\0" * 9), source="b")).submission)
+    assert len(await objects(harness.broker)) == 1
     receipt = await client.submit("b", source="b", text="Now it is text.")
-    assert (await end(house, receipt.submission)).documents.indexed == 1
-    assert await objects(house.broker) == set()
+    assert (await end(harness, receipt.submission)).documents.indexed == 1
+    assert await objects(harness.broker) == set()
     assert await stored() == []
 
 

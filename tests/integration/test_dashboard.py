@@ -18,9 +18,9 @@ from ingestq.app.composition import Broker
 from ingestq.broker import keys
 from ingestq.broker.connection import BrokerConfig, connect
 from ingestq.broker.schedule.runs import EntryStatus, RunClaim, RunOutcome, Runs
-from ingestq.core.documents import Document
+from ingestq.core.documents import DEFAULT_COLLECTION, Document
 from ingestq.core.errors import InvalidQuery, StoreUnavailable
-from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.jobs import IngestBatch, bury, dead_letter_key
 from ingestq.core.results import BatchReport, ChunkCounts, DocumentCounts, WorkerInfo
 from ingestq.core.search_query import SearchQuery
 from ingestq.embedded.redis import embedded_redis
@@ -92,7 +92,8 @@ async def post(site: AsyncClient, path: str, *fields: tuple[str, str], **headers
 
 
 def dead_letter(doc_id: str, tenant: str = "") -> tuple[str, str]:
-    return ("letter", quote(f"{tenant}:{doc_id}", safe=""))
+    key = dead_letter_key(DEFAULT_COLLECTION, tenant, doc_id)
+    return ("letter", quote(key, safe=""))
 
 
 # The page
@@ -147,9 +148,9 @@ async def test_the_newest_dead_letters_are_shown(site: AsyncClient, broker: Brok
     leases = lease_queue(broker)
     for claim in await take(leases, 30):
         await finish(leases, claim, bury(batch_of(claim), "broken", tries=1))
-        [document] = batch_of(claim).documents
+        [document], [key] = batch_of(claim).documents, batch_of(claim).letter_keys
         written_ms = 1000 + int(document.doc_id[-2:])
-        await broker.redis.zadd(keys.DEAD_TIMES, {f":{document.doc_id}": written_ms})
+        await broker.redis.zadd(keys.DEAD_TIMES, {key: written_ms})
     shown = await page(site)
     assert "The newest 20 of 30" in shown.text
     listed = [e.text for e in shown.all("bdi") if e.text.startswith("file-")]

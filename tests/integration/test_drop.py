@@ -28,7 +28,7 @@ from producers.watch.folder import WatchedFolder
 from producers.watch.watched_folder import FEW_DOCUMENTS, RETRY_SECONDS, FolderWatch, WatchConfig
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.command import Ingestq
-from tests.house import House
+from tests.harness import Harness
 from tests.integration.test_api import Serving, serving
 from tests.waiting import crash, eventually
 
@@ -64,59 +64,59 @@ async def told(logs: Logs, event: str) -> Mapping[str, Any]:
     return (await eventually(found))[0]
 
 
-async def become(house: House, *names: str) -> None:
+async def become(harness: Harness, *names: str) -> None:
     """The index holds these files in the end, and nothing else."""
-    wanted = [str(house.root / name) for name in sorted(names)]
+    wanted = [str(harness.root / name) for name in sorted(names)]
 
     async def ids() -> list[str]:
-        return sorted(payload["doc_id"] for payload in await house.payloads())
+        return sorted(payload["doc_id"] for payload in await harness.payloads())
 
     await eventually(ids, lambda ids: ids == wanted)
 
 
 @pytest.mark.parametrize("poll_seconds", [None, 0.2])
 async def test_whatever_happens_in_the_folder_is_followed(
-    house: House, poll_seconds: float | None
+    harness: Harness, poll_seconds: float | None
 ) -> None:
     config = WatchConfig(settle_seconds=0.3, poll_seconds=poll_seconds)
-    house.write("old.txt", "sub/old.txt")
-    async with dropping(house.broker, house.root, config):
-        await become(house, "old.txt", "sub/old.txt")
-        house.write("new.txt", "deep/er/new.txt", "upload.txt.part")
-        await become(house, "old.txt", "sub/old.txt", "new.txt", "deep/er/new.txt")
-        (house.root / "upload.txt.part").rename(house.root / "upload.txt")
-        (house.root / "old.txt").unlink()
-        (house.root / "sub").rename(house.root / "moved")
-        await become(house, "upload.txt", "moved/old.txt", "new.txt", "deep/er/new.txt")
-        (house.root / "new.txt").write_text("It says something else now.")
+    harness.write("old.txt", "sub/old.txt")
+    async with dropping(harness.broker, harness.root, config):
+        await become(harness, "old.txt", "sub/old.txt")
+        harness.write("new.txt", "deep/er/new.txt", "upload.txt.part")
+        await become(harness, "old.txt", "sub/old.txt", "new.txt", "deep/er/new.txt")
+        (harness.root / "upload.txt.part").rename(harness.root / "upload.txt")
+        (harness.root / "old.txt").unlink()
+        (harness.root / "sub").rename(harness.root / "moved")
+        await become(harness, "upload.txt", "moved/old.txt", "new.txt", "deep/er/new.txt")
+        (harness.root / "new.txt").write_text("It says something else now.")
         await eventually(
-            house.payloads,
+            harness.payloads,
             lambda chunks: any("else" in chunk["page_content"] for chunk in chunks),
         )
-        shutil.rmtree(house.root / "deep")
-        (house.root / "moved" / "old.txt").rename(house.root / "new.txt")
-        await become(house, "upload.txt", "new.txt")
-    assert await house.dead_letters() == {}
+        shutil.rmtree(harness.root / "deep")
+        (harness.root / "moved" / "old.txt").rename(harness.root / "new.txt")
+        await become(harness, "upload.txt", "new.txt")
+    assert await harness.dead_letters() == {}
 
 
-async def test_what_changed_while_nobody_watched_is_found(house: House) -> None:
-    house.write("a.txt", "b.txt", "c.txt")
-    async with dropping(house.broker, house.root):
-        await become(house, "a.txt", "b.txt", "c.txt")
-    (house.root / "a.txt").unlink()
-    (house.root / "b.txt").rename(house.root / "d.txt")
-    async with dropping(house.broker, house.root):
-        await become(house, "c.txt", "d.txt")
+async def test_what_changed_while_nobody_watched_is_found(harness: Harness) -> None:
+    harness.write("a.txt", "b.txt", "c.txt")
+    async with dropping(harness.broker, harness.root):
+        await become(harness, "a.txt", "b.txt", "c.txt")
+    (harness.root / "a.txt").unlink()
+    (harness.root / "b.txt").rename(harness.root / "d.txt")
+    async with dropping(harness.broker, harness.root):
+        await become(harness, "c.txt", "d.txt")
 
 
-async def test_what_no_event_told_of_is_found_by_a_rescan(house: House) -> None:
+async def test_what_no_event_told_of_is_found_by_a_rescan(harness: Harness) -> None:
     """Here, because nothing is polled before the test is over."""
     config = WatchConfig(settle_seconds=0.3, rescan_seconds=1, poll_seconds=3600)
-    async with dropping(house.broker, house.root, config):
-        house.write("a.txt")
-        await become(house, "a.txt")
-        (house.root / "a.txt").unlink()
-        await become(house)
+    async with dropping(harness.broker, harness.root, config):
+        harness.write("a.txt")
+        await become(harness, "a.txt")
+        (harness.root / "a.txt").unlink()
+        await become(harness)
 
 
 async def test_somebody_waits_for_single_files_but_not_for_many(
@@ -140,41 +140,41 @@ async def test_somebody_waits_for_single_files_but_not_for_many(
         assert (await broker.queue.depth()).interactive == 1
 
 
-async def test_a_folder_that_goes_away_loses_nothing(house: House) -> None:
-    house.write("a.txt", "sub/b.txt")
-    elsewhere = house.root.with_name("elsewhere")
-    async with dropping(house.broker, house.root) as logs:
-        await become(house, "a.txt", "sub/b.txt")
-        house.root.rename(elsewhere)
+async def test_a_folder_that_goes_away_loses_nothing(harness: Harness) -> None:
+    harness.write("a.txt", "sub/b.txt")
+    elsewhere = harness.root.with_name("elsewhere")
+    async with dropping(harness.broker, harness.root) as logs:
+        await become(harness, "a.txt", "sub/b.txt")
+        harness.root.rename(elsewhere)
         await told(logs, events.DROP_AWAY)
-        house.root.mkdir()  # as the mount point of a folder that is not mounted
+        harness.root.mkdir()  # as the mount point of a folder that is not mounted
         await asyncio.sleep(2 * RETRY_SECONDS)
         assert events.DROP_BACK not in [entry["event"] for entry in logs]
-        house.root.rmdir()
+        harness.root.rmdir()
         (elsewhere / "a.txt").unlink()
-        elsewhere.rename(house.root)
+        elsewhere.rename(harness.root)
         await told(logs, events.DROP_BACK)
-        house.write("c.txt")
-        await become(house, "sub/b.txt", "c.txt")
+        harness.write("c.txt")
+        await become(harness, "sub/b.txt", "c.txt")
         deleted = [entry["deletions"] for entry in logs if entry["event"] == events.DROP_QUEUED]
         assert sum(deleted) == 0, "what was gone was found by the scan"
 
 
-async def test_that_most_of_a_folder_is_gone_needs_permission(house: House) -> None:
+async def test_that_most_of_a_folder_is_gone_needs_permission(harness: Harness) -> None:
     names = [f"{i}.txt" for i in range(FEW_DELETIONS + 3)]
-    house.write(*names)
-    async with dropping(house.broker, house.root) as logs:
-        await become(house, *names)
+    harness.write(*names)
+    async with dropping(harness.broker, harness.root) as logs:
+        await become(harness, *names)
         for name in names[2:]:
-            (house.root / name).unlink()
+            (harness.root / name).unlink()
         refused = await told(logs, events.DROP_REFUSED)
         assert "--allow-mass-delete" in refused["reason"]
-        assert await house.dead_letters() == {str(house.root): refused["reason"]}
-        await become(house, *names)
+        assert await harness.dead_letters() == {str(harness.root): refused["reason"]}
+        await become(harness, *names)
     allowed = WatchConfig(settle_seconds=0.3, allow_mass_delete=True)
-    async with dropping(house.broker, house.root, allowed):
-        await become(house, *names[:2])
-        assert await eventually(house.dead_letters, lambda dead_letters: not dead_letters) == {}
+    async with dropping(harness.broker, harness.root, allowed):
+        await become(harness, *names[:2])
+        assert await eventually(harness.dead_letters, lambda dead_letters: not dead_letters) == {}
 
 
 async def test_documents_are_as_the_folder_is_described(broker: Broker, tmp_path: Path) -> None:
@@ -201,17 +201,17 @@ async def test_documents_are_as_the_folder_is_described(broker: Broker, tmp_path
     assert {document.tenant for document in documents.values()} == {"island"}
 
 
-async def test_metadata_beside_a_file_follows_too(house: House) -> None:
-    house.write("a.txt")
-    sidecar = house.root / "a.txt.meta.json"
+async def test_metadata_beside_a_file_follows_too(harness: Harness) -> None:
+    harness.write("a.txt")
+    sidecar = harness.root / "a.txt.meta.json"
     sidecar.write_text('{"year": 2023')
 
     async def years() -> list[object]:
-        return [payload["metadata"].get("year") for payload in await house.payloads()]
+        return [payload["metadata"].get("year") for payload in await harness.payloads()]
 
-    async with dropping(house.broker, house.root) as logs:
+    async with dropping(harness.broker, harness.root) as logs:
         left_out = await told(logs, events.DROP_LEFT_OUT)
-        assert left_out["path"] == str(house.root / "a.txt")
+        assert left_out["path"] == str(harness.root / "a.txt")
         assert "a.txt.meta.json is not metadata" in left_out["reason"]
         sidecar.write_text('{"year": 2024}')
         await eventually(years, lambda years: years == [2024])
@@ -233,18 +233,18 @@ async def test_the_folder_may_be_a_link(broker: Broker, tmp_path: Path) -> None:
         assert batch_of(claimed).documents[0].doc_id == str(link / "a.txt")
 
 
-async def test_nobody_has_to_look_at_failures_of_files_that_are_gone(house: House) -> None:
+async def test_nobody_has_to_look_at_failures_of_files_that_are_gone(harness: Harness) -> None:
     config = WatchConfig(settle_seconds=0.3, rescan_seconds=1)
-    (house.root / "a.bin").write_bytes(bytes(100))
-    (house.root / "b.bin").write_bytes(bytes(100))
-    async with dropping(house.broker, house.root, config):
-        await eventually(house.dead_letters, lambda dead_letters: len(dead_letters) == 2)
-    (house.root / "a.bin").unlink()
-    async with dropping(house.broker, house.root, config):
+    (harness.root / "a.bin").write_bytes(bytes(100))
+    (harness.root / "b.bin").write_bytes(bytes(100))
+    async with dropping(harness.broker, harness.root, config):
+        await eventually(harness.dead_letters, lambda dead_letters: len(dead_letters) == 2)
+    (harness.root / "a.bin").unlink()
+    async with dropping(harness.broker, harness.root, config):
         dead_letters = await eventually(
-            house.dead_letters, lambda dead_letters: len(dead_letters) == 1
+            harness.dead_letters, lambda dead_letters: len(dead_letters) == 1
         )
-        assert dead_letters.keys() == {str(house.root / "b.bin")}
+        assert dead_letters.keys() == {str(harness.root / "b.bin")}
 
 
 async def test_files_wait_while_redis_is_away(tmp_path: Path) -> None:

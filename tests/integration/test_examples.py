@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from httpx import ASGITransport, AsyncClient
 from examples import fastapi_service
 from ingestq.api.app import ApiConfig, create_app
 from ingestq.app.composition import Broker
+from ingestq.core.documents import DEFAULT_COLLECTION
 from ingestq.core.search_query import SearchQuery
 from tests.serving import listening, services
 from tests.waiting import eventually
@@ -33,7 +35,9 @@ DEFAULT_API = "http://127.0.0.1:8765"
 async def worker(
     broker: Broker, qdrant: Qdrant, collection: CollectionNames, model: ModelPool
 ) -> AsyncIterator[None]:
-    async with indexing(broker, qdrant, collection, model):
+    """A worker of the collection that everybody means who names none."""
+    default = replace(collection, alias=DEFAULT_COLLECTION)
+    async with indexing(broker, qdrant, default, model):
         yield
 
 

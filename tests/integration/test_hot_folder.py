@@ -20,7 +20,7 @@ from producers.watch.hot_folder import HotFolder
 from producers.watch.watched_folder import WatchConfig
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.command import Ingestq
-from tests.house import House
+from tests.harness import Harness
 from tests.integration.test_drop import Logs, dropping, told
 from tests.waiting import eventually
 from worker.embedding.pool import ModelPool
@@ -63,48 +63,50 @@ async def become(root: Path, *names: str) -> dict[str, str]:
     return await eventually(look, lambda files: sorted(files) == sorted(names))
 
 
-async def test_files_are_moved_when_it_is_known_what_became_of_them(house: House) -> None:
-    house.write("there.txt", "done/old.txt", "failed/old.txt")
-    (house.root / "there.txt.meta.json").write_text(json.dumps({"page": 7}))
+async def test_files_are_moved_when_it_is_known_what_became_of_them(harness: Harness) -> None:
+    harness.write("there.txt", "done/old.txt", "failed/old.txt")
+    (harness.root / "there.txt.meta.json").write_text(json.dumps({"page": 7}))
     results = ["done/old.txt", "failed/old.txt", "done/there.txt", "done/there.txt.meta.json"]
-    async with dropping(house.broker, hot(house.root)):
-        await become(house.root, *results)
-        house.write("sub/new.txt")
-        (house.root / "bad.txt").write_bytes(b"\0\1\2")
+    async with dropping(harness.broker, hot(harness.root)):
+        await become(harness.root, *results)
+        harness.write("sub/new.txt")
+        (harness.root / "bad.txt").write_bytes(b"\0\1\2")
         results += ["done/sub/new.txt", "failed/bad.txt", "failed/bad.txt.error.txt"]
-        files = await become(house.root, *results)
+        files = await become(harness.root, *results)
     assert "binary" in files["failed/bad.txt.error.txt"]
-    chunks = {chunk["doc_id"]: chunk for chunk in await house.payloads()}
-    assert chunks.keys() == {str(house.root / name) for name in ("there.txt", "sub/new.txt")}
-    assert chunks[str(house.root / "there.txt")]["metadata"]["page"] == 7
+    chunks = {chunk["doc_id"]: chunk for chunk in await harness.payloads()}
+    assert chunks.keys() == {str(harness.root / name) for name in ("there.txt", "sub/new.txt")}
+    assert chunks[str(harness.root / "there.txt")]["metadata"]["page"] == 7
 
 
-async def test_the_document_stays_and_has_no_source(house: House) -> None:
-    house.write("a.txt")
-    doc_id = str(house.root / "a.txt")
-    async with dropping(house.broker, hot(house.root), WatchConfig(0.3, rescan_seconds=1)) as logs:
-        await become(house.root, "done/a.txt")
+async def test_the_document_stays_and_has_no_source(harness: Harness) -> None:
+    harness.write("a.txt")
+    doc_id = str(harness.root / "a.txt")
+    async with dropping(
+        harness.broker, hot(harness.root), WatchConfig(0.3, rescan_seconds=1)
+    ) as logs:
+        await become(harness.root, "done/a.txt")
         scans = len([entry for entry in logs if entry["event"] == events.DROP_SCANNED])
 
         async def scanned() -> int:
             return len([entry for entry in logs if entry["event"] == events.DROP_SCANNED])
 
         await eventually(scanned, lambda n: n > scans)
-    await eventually(house.broker.queue.is_empty)
-    assert await house.indexed() == {doc_id}
+    await eventually(harness.broker.queue.is_empty)
+    assert await harness.indexed() == {doc_id}
     key = DocumentKey("", doc_id)
-    entry = (await QdrantLedger(house.qdrant, house.names.ledger).look_up([key]))[key]
+    entry = (await QdrantLedger(harness.qdrant, harness.names.ledger).look_up([key]))[key]
     assert (entry.document, entry.file, entry.folders) == (None, None, ())
 
 
-async def test_a_name_that_exists_gets_a_number(house: House) -> None:
-    async with dropping(house.broker, hot(house.root)):
-        (house.root / "a.txt").write_text("The first.")
-        await become(house.root, "done/a.txt")
-        (house.root / "a.txt").write_text("The second.")
-        files = await become(house.root, "done/a.txt", "done/a-2.txt")
+async def test_a_name_that_exists_gets_a_number(harness: Harness) -> None:
+    async with dropping(harness.broker, hot(harness.root)):
+        (harness.root / "a.txt").write_text("The first.")
+        await become(harness.root, "done/a.txt")
+        (harness.root / "a.txt").write_text("The second.")
+        files = await become(harness.root, "done/a.txt", "done/a-2.txt")
     assert files == {"done/a.txt": "The first.", "done/a-2.txt": "The second."}
-    [chunk] = await house.payloads()
+    [chunk] = await harness.payloads()
     assert chunk["page_content"] == "The second."
 
 
@@ -149,16 +151,16 @@ async def test_a_file_of_which_the_sidecar_changed_is_taken_again(
         await become(root, "done/a.txt", "done/a.txt.meta.json")
 
 
-async def test_what_was_queued_before_a_restart_is_moved_after_it(house: House) -> None:
-    house.write("a.txt", "b.txt")
+async def test_what_was_queued_before_a_restart_is_moved_after_it(harness: Harness) -> None:
+    harness.write("a.txt", "b.txt")
     for name in ("a.txt", "b.txt"):
-        os.utime(house.root / name, (1, 1))
-    broker = house.broker
-    summary = await house.scan(house.root / "a.txt")  # as if it had died when that was indexed
+        os.utime(harness.root / name, (1, 1))
+    broker = harness.broker
+    summary = await harness.scan(harness.root / "a.txt")  # as if it had died when that was indexed
     assert summary.documents.indexed == 1
-    async with dropping(broker, hot(house.root)):
-        await become(house.root, "done/a.txt", "done/b.txt")
-    assert len(await house.payloads()) == 2
+    async with dropping(broker, hot(harness.root)):
+        await become(harness.root, "done/a.txt", "done/b.txt")
+    assert len(await harness.payloads()) == 2
 
 
 async def test_nothing_is_moved_if_redis_forgot_what_became_of_it(
@@ -175,13 +177,13 @@ async def test_nothing_is_moved_if_redis_forgot_what_became_of_it(
     assert not any(entry["event"] == events.DROP_LEFT_OUT for entry in logs)
 
 
-async def test_a_file_that_cannot_be_moved_is_said_and_stays(house: House) -> None:
-    (house.root / "done").write_text("in the way")
-    house.write("a.txt")
-    async with dropping(house.broker, hot(house.root)) as logs:
+async def test_a_file_that_cannot_be_moved_is_said_and_stays(harness: Harness) -> None:
+    (harness.root / "done").write_text("in the way")
+    harness.write("a.txt")
+    async with dropping(harness.broker, hot(harness.root)) as logs:
         left_out = await told(logs, events.DROP_LEFT_OUT)
         assert "cannot be moved" in left_out["reason"]
-    assert set(tree(house.root)) == {"a.txt", "done"}
+    assert set(tree(harness.root)) == {"a.txt", "done"}
 
 
 def ended(logs: Logs) -> int:
@@ -211,18 +213,18 @@ async def test_no_dead_letter_is_left_of_a_file_that_a_worker_did_not_find(
     broker: Broker, qdrant: Qdrant, model: ModelPool, collection: CollectionNames, root: Path
 ) -> None:
     """The dead letters are those that a real worker writes."""
-    house = House.of(broker, qdrant, collection, model, root)
-    house.write("gone.txt")
-    (house.root / "bad.txt").write_bytes(b"\0\1\2")
+    harness = Harness.of(broker, qdrant, collection, model, root)
+    harness.write("gone.txt")
+    (harness.root / "bad.txt").write_bytes(b"\0\1\2")
     for name in ("gone.txt", "bad.txt"):
-        os.utime(house.root / name, (1, 1))  # so that the first scan takes both
-    async with dropping(house.broker, hot(house.root), NO_RESCANS):
-        await queued(house.broker)
-        (house.root / "gone.txt").unlink()
-        async with house.working():
-            await become(house.root, "failed/bad.txt", "failed/bad.txt.error.txt")
-            await eventually(house.dead_letters, lambda dead_letters: len(dead_letters) == 1)
-    assert list(await house.dead_letters()) == [str(house.root / "bad.txt")]
+        os.utime(harness.root / name, (1, 1))  # so that the first scan takes both
+    async with dropping(harness.broker, hot(harness.root), NO_RESCANS):
+        await queued(harness.broker)
+        (harness.root / "gone.txt").unlink()
+        async with harness.working():
+            await become(harness.root, "failed/bad.txt", "failed/bad.txt.error.txt")
+            await eventually(harness.dead_letters, lambda dead_letters: len(dead_letters) == 1)
+    assert list(await harness.dead_letters()) == [str(harness.root / "bad.txt")]
 
 
 async def test_what_a_scan_and_an_event_find_together_is_queued_once(
@@ -243,18 +245,18 @@ async def test_what_a_scan_and_an_event_find_together_is_queued_once(
 
 
 @pytest.mark.slow
-async def test_more_files_than_fit_on_the_queue_at_once(house: House) -> None:
+async def test_more_files_than_fit_on_the_queue_at_once(harness: Harness) -> None:
     names = [f"{n}.txt" for n in range(300)]
     for name in names:
-        (house.root / name).write_text("The same in all of them.")
-        os.utime(house.root / name, (1, 1))
-    async with dropping(house.broker, hot(house.root)) as logs:
+        (harness.root / name).write_text("The same in all of them.")
+        os.utime(harness.root / name, (1, 1))
+    async with dropping(harness.broker, hot(harness.root)) as logs:
 
         async def moved() -> int:
             return ended(logs)
 
         await eventually(moved, lambda n: n == len(names), seconds=60)
-    assert set(tree(house.root)) == {f"done/{name}" for name in names}
+    assert set(tree(harness.root)) == {f"done/{name}" for name in names}
 
 
 def test_the_command_takes_hot_folders_only_by_name(ingestq: Ingestq) -> None:

@@ -12,7 +12,7 @@ from ingestq.core.jobs import IngestBatch, bury
 from ingestq.core.results import BatchReport, ChunkCounts, DocumentCounts
 from tests.books import balanced
 from tests.claims import batch_of, finish, lease_queue, take
-from tests.house import House
+from tests.harness import Harness
 
 REMEMBERED = 100
 
@@ -136,16 +136,18 @@ async def test_the_jobs_that_are_remembered_are_bounded(
     assert REMEMBERED <= min(kept[REMEMBERED:]) <= max(kept) < 2 * REMEMBERED
 
 
-async def test_a_worker_says_which_document_it_was(house: House) -> None:
-    recent = Recent(house.broker.redis, house.broker.config)
+async def test_a_worker_says_which_document_it_was(harness: Harness) -> None:
+    recent = Recent(harness.broker.redis, harness.broker.config)
     name = "n" * 200
-    house.write(f"{name}/{name}/{name}.txt")
-    await house.scan()
+    harness.write(f"{name}/{name}/{name}.txt")
+    await harness.scan()
     told = {ended.function: ended for ended in (await recent.read(9)).ended}
-    assert told["ingest"].about == str(house.root / name / name / f"{name}.txt")[:ABOUT_CHARACTERS]
+    assert (
+        told["ingest"].about == str(harness.root / name / name / f"{name}.txt")[:ABOUT_CHARACTERS]
+    )
     assert told["ingest"].documents.indexed == 1
     assert told["ingest"].seconds >= 0
-    assert told["sweep"].about == str(house.root)
+    assert told["sweep"].about == str(harness.root)
 
 
 async def test_the_newest_letters_are_found_without_reading_the_others(

@@ -22,7 +22,6 @@ from ingestq.broker.queue.leases import LeaseQueue
 from ingestq.core.display import Activity
 from ingestq.core.documents import Deletion, Document, Lane
 from ingestq.core.errors import CollectionMismatch, StoreRejected
-from ingestq.core.jobs import IngestBatch
 from ingestq.core.results import SubmissionStatus
 from tests.books import balanced
 from tests.claims import lease_queue, take
@@ -62,7 +61,7 @@ class Progress:
 
 
 @dataclass
-class RebuiltHouse:
+class ReindexHarness:
     """A live collection, and what it takes to rebuild it."""
 
     broker: Broker
@@ -153,72 +152,74 @@ class RebuiltHouse:
 
 
 @pytest.fixture
-async def house(
+async def harness(
     broker: Broker, qdrant: Qdrant, model: ModelPool, collection: CollectionNames
-) -> AsyncIterator[RebuiltHouse]:
-    house = RebuiltHouse(replace(broker, collection=collection.alias), qdrant, model, collection)
-    yield house
-    await qdrant.ask(lambda client: client.delete_collection(house.other.chunks))
-    await qdrant.ask(lambda client: client.delete_collection(house.other.ledger))
+) -> AsyncIterator[ReindexHarness]:
+    harness = ReindexHarness(
+        replace(broker, collection=collection.alias), qdrant, model, collection
+    )
+    yield harness
+    await qdrant.ask(lambda client: client.delete_collection(harness.other.chunks))
+    await qdrant.ask(lambda client: client.delete_collection(harness.other.ledger))
 
 
-async def fill(house: RebuiltHouse) -> None:
+async def fill(harness: ReindexHarness) -> None:
     """Index a document a topic, with a worker."""
-    async with house.working(house.live):
+    async with harness.working(harness.live):
         for topic in TOPICS:
-            submission = await house.put(topic, f"A note about {topic}.")
-            assert (await house.ended(submission)).documents.indexed == 1
+            submission = await harness.put(topic, f"A note about {topic}.")
+            assert (await harness.ended(submission)).documents.indexed == 1
 
 
-async def test_everything_is_carried_over(house: RebuiltHouse, tmp_path: Path) -> None:
+async def test_everything_is_carried_over(harness: ReindexHarness, tmp_path: Path) -> None:
     here, gone, changed = (tmp_path / name for name in ("here.txt", "gone.md", "changed.txt"))
     here.write_text("A file that is there.")
     changed.write_text("What a file said.")
     gone.write_text("# Gone\n\nA file that will be gone.\n")
-    client = house.broker.client
-    async with house.working(house.live):
-        await house.put("inline", "A text.", metadata={"page": 3, "title": "T"}, tenant="t")
+    client = harness.broker.client
+    async with harness.working(harness.live):
+        await harness.put("inline", "A text.", metadata={"page": 3, "title": "T"}, tenant="t")
         await client.submit("here", source=str(here), path=str(here))
         await client.submit("changed", source=str(changed), path=str(changed))
         await client.submit("gone", source=str(gone), path=str(gone), media_type="text/markdown")
-        await house.put("deleted", "A text that goes.")
-        await eventually(house.broker.queue.is_empty)
-        version = await house.broker.queue.now()
+        await harness.put("deleted", "A text that goes.")
+        await eventually(harness.broker.queue.is_empty)
+        version = await harness.broker.queue.now()
         await client.delete_many([Deletion(doc_id="deleted", version=version)], submission="d")
-        await house.ended("d")
+        await harness.ended("d")
     gone.unlink()
     changed.write_text("What nobody has looked at yet.")
-    before = await house.payloads(house.live.chunks)
+    before = await harness.payloads(harness.live.chunks)
     assert len(before) == 4
 
-    assert await house.rebuild() == ReindexResult(documents=4, chunks=4)
-    assert house.progress.shown[-1].detail == "0 chunks embedded, 4 reused"
-    assert await find_collection(house.qdrant, house.alias) == house.other
-    assert await house.payloads(house.alias) == before
-    async with house.working(house.other):
+    assert await harness.rebuild() == ReindexResult(documents=4, chunks=4)
+    assert harness.progress.shown[-1].detail == "0 chunks embedded, 4 reused"
+    assert await find_collection(harness.qdrant, harness.alias) == harness.other
+    assert await harness.payloads(harness.alias) == before
+    async with harness.working(harness.other):
         old = Document(doc_id="deleted", version=version - 1, source="", text="A text that goes.")
-        await house.broker.queue.offer([IngestBatch("late", (old,))])
-        assert (await house.ended("late")).documents.superseded == 1
+        await client.submit_many([old], submission="late")
+        assert (await harness.ended("late")).documents.superseded == 1
         again = await client.submit("here", source=str(here), path=str(here))
-        assert (await house.ended(again.submission)).documents.unchanged == 1
-    await balanced(house.broker.redis)
+        assert (await harness.ended(again.submission)).documents.unchanged == 1
+    await balanced(harness.broker.redis)
 
 
-async def test_readers_find_everything_at_every_moment(house: RebuiltHouse) -> None:
-    await fill(house)
-    question = await house.model.embed_query("Where do I read of lamps?")
+async def test_readers_find_everything_at_every_moment(harness: ReindexHarness) -> None:
+    await fill(harness)
+    question = await harness.model.embed_query("Where do I read of lamps?")
     searches = 0
     done = asyncio.Event()
 
     async def read() -> None:
         nonlocal searches
         while not done.is_set():
-            held = await house.payloads(house.alias)
+            held = await harness.payloads(harness.alias)
             assert {payload["doc_id"] for payload in held.values()} == set(TOPICS)
-            live = await find_collection(house.qdrant, house.alias)
+            live = await find_collection(harness.qdrant, harness.alias)
             assert live is not None
             try:
-                hits = await house.side(live).chunks.search(question.dense, len(TOPICS))
+                hits = await harness.side(live).chunks.search(question.dense, len(TOPICS))
             except StoreRejected:  # the vector has another name since the line before
                 continue
             assert len(hits) == len(TOPICS)
@@ -227,157 +228,165 @@ async def test_readers_find_everything_at_every_moment(house: RebuiltHouse) -> N
 
     async with asyncio.TaskGroup() as group:
         group.create_task(read())
-        assert isinstance(await house.rebuild(), ReindexResult)
+        assert isinstance(await harness.rebuild(), ReindexResult)
         seen = searches
         await eventually(lambda: asyncio.sleep(0, searches > seen))
         done.set()
 
 
-async def test_what_is_written_meanwhile_is_in_the_new_collection(house: RebuiltHouse) -> None:
-    await fill(house)
-    async with house.working(house.live) as old_worker:
-        rebuilding = asyncio.create_task(house.rebuild())
-        await house.progress.looked.wait()
-        submissions = [await house.put("tides", "A second note about tides.")]
-        submissions += [await house.put(f"new {i}", f"New note {i}.") for i in range(8)]
+async def test_what_is_written_meanwhile_is_in_the_new_collection(harness: ReindexHarness) -> None:
+    await fill(harness)
+    async with harness.working(harness.live) as old_worker:
+        rebuilding = asyncio.create_task(harness.rebuild())
+        await harness.progress.looked.wait()
+        submissions = [await harness.put("tides", "A second note about tides.")]
+        submissions += [await harness.put(f"new {i}", f"New note {i}.") for i in range(8)]
         assert isinstance(await rebuilding, ReindexResult)
-        submissions += [await house.put("last", "What came after the cut-over.")]
+        submissions += [await harness.put("last", "What came after the cut-over.")]
         with pytest.raises(CollectionMismatch, match="INGESTQ_MODEL"):
             await old_worker
-        async with house.working(house.other):
+        async with harness.working(harness.other):
             for submission in submissions:
-                assert (await house.ended(submission)).documents.indexed == 1
-    texts = {p["doc_id"]: p["page_content"] for p in (await house.payloads(house.alias)).values()}
+                assert (await harness.ended(submission)).documents.indexed == 1
+    texts = {
+        p["doc_id"]: p["page_content"] for p in (await harness.payloads(harness.alias)).values()
+    }
     assert texts.keys() == {*TOPICS, "last", *(f"new {i}" for i in range(8))}
     assert texts["tides"] == "A second note about tides."
-    await balanced(house.broker.redis)
+    await balanced(harness.broker.redis)
 
 
-async def test_a_rebuild_that_went_wrong_changes_nothing(house: RebuiltHouse) -> None:
-    await fill(house)
-    building = await house.prepare(house.live, house.other)
+async def test_a_rebuild_that_went_wrong_changes_nothing(harness: ReindexHarness) -> None:
+    await fill(harness)
+    building = await harness.prepare(harness.live, harness.other)
     await building.catch_up()
-    [payload, *_] = (await house.payloads(house.live.chunks)).values()
-    vector: dict[str, Any] = {"text": [1.0] * house.model.info.dimension}
+    [payload, *_] = (await harness.payloads(harness.live.chunks)).values()
+    vector: dict[str, Any] = {"text": [1.0] * harness.model.info.dimension}
     stray = models.PointStruct(id=1, vector=vector, payload=payload)
-    await house.qdrant.ask(lambda client: client.upsert(house.other.chunks, [stray]))
-    outcome = await house.rebuild()
+    await harness.qdrant.ask(lambda client: client.upsert(harness.other.chunks, [stray]))
+    outcome = await harness.rebuild()
     assert isinstance(outcome, CutoverRefusal)
     assert outcome.reasons == ["it holds 7 chunks, and should hold 6"]
-    assert await find_collection(house.qdrant, house.alias) == house.live
-    async with house.working(house.live):
-        assert (await house.ended(await house.put("next", "Next."))).documents.indexed == 1
+    assert await find_collection(harness.qdrant, harness.alias) == harness.live
+    async with harness.working(harness.live):
+        assert (await harness.ended(await harness.put("next", "Next."))).documents.indexed == 1
 
 
-async def test_a_document_that_cannot_be_rebuilt_is_named(house: RebuiltHouse) -> None:
-    await fill(house)
-    chunks = await house.payloads(house.live.chunks)
+async def test_a_document_that_cannot_be_rebuilt_is_named(harness: ReindexHarness) -> None:
+    await fill(harness)
+    chunks = await harness.payloads(harness.live.chunks)
     [lost] = [point for point, payload in chunks.items() if payload["doc_id"] == "lamps"]
-    await house.qdrant.ask(lambda client: client.delete(house.live.chunks, [lost]))
-    outcome = await house.rebuild()
+    await harness.qdrant.ask(lambda client: client.delete(harness.live.chunks, [lost]))
+    outcome = await harness.rebuild()
     assert isinstance(outcome, CutoverRefusal)
     [reason] = outcome.reasons
     assert reason.startswith("lamps: ")
-    assert await find_collection(house.qdrant, house.alias) == house.live
+    assert await find_collection(harness.qdrant, harness.alias) == harness.live
 
 
-async def test_jobs_that_run_long_do_not_hold_up_the_others_for_long(house: RebuiltHouse) -> None:
-    await fill(house)
-    leases = lease_queue(house.broker)
-    await house.put("slow", "Slow.")
-    [slow] = await take(leases)
-    rebuilding = asyncio.create_task(house.rebuild())
-    await house.put("other", "Other.")
-    mine = house.leases(house.live)
+async def test_jobs_that_run_long_do_not_hold_up_the_others_for_long(
+    harness: ReindexHarness,
+) -> None:
+    await fill(harness)
+    mine = harness.leases(harness.live)
+    await harness.put("slow", "Slow.")
+    [slow] = await take(mine)
+    rebuilding = asyncio.create_task(harness.rebuild())
+    await harness.put("other", "Other.")
     claims = [slow]
 
     async def successor() -> str | None:
         claimed = await mine.claim("w", 1, bulk=1, running=0)
         claims.extend(claimed.claims)
-        return claimed.shut.get("")
+        return claimed.shut.get(harness.alias)
 
     await eventually(successor, lambda name: name == NO_SUCCESSOR)
     await eventually(successor, lambda name: name is None)
     for claim in claims:
-        assert await leases.nack(claim, delay_seconds=0, counts_as_try=False)
+        assert await mine.nack(claim, delay_seconds=0, counts_as_try=False)
     assert isinstance(await rebuilding, ReindexResult)
-    assert (await house.broker.queue.depth()).ready == 2
+    assert (await harness.broker.queue.depth()).ready == 2
 
 
-async def test_a_gate_opens_by_itself_if_whoever_shut_it_died(house: RebuiltHouse) -> None:
-    gate, leases = house.gate(house.live), house.leases(house.live)
+async def test_a_gate_opens_by_itself_if_whoever_shut_it_died(harness: ReindexHarness) -> None:
+    gate, leases = harness.gate(harness.live), harness.leases(harness.live)
     async with gate.shut():
         assert await successor_at(leases) == NO_SUCCESSOR
-        assert 0 < await house.broker.redis.pttl(keys.GATE + house.live.chunks) <= SHUT_MS
-        assert await successor_at(house.leases(house.other)) is None
+        assert 0 < await harness.broker.redis.pttl(keys.GATE + harness.live.chunks) <= SHUT_MS
+        assert await successor_at(harness.leases(harness.other)) is None
     assert await successor_at(leases) is None
 
 
-async def test_who_replaced_a_collection_is_said_at_its_gate(house: RebuiltHouse) -> None:
-    gate, leases = house.gate(house.live), house.leases(house.live)
+async def test_who_replaced_a_collection_is_said_at_its_gate(harness: ReindexHarness) -> None:
+    gate, leases = harness.gate(harness.live), harness.leases(harness.live)
     async with gate.shut():
-        await gate.replaced_by(house.other.chunks)
-    assert await successor_at(leases) == house.other.chunks
-    back = house.gate(house.other)
+        await gate.replaced_by(harness.other.chunks)
+    assert await successor_at(leases) == harness.other.chunks
+    back = harness.gate(harness.other)
     async with back.shut():
-        await back.replaced_by(house.live.chunks)
+        await back.replaced_by(harness.live.chunks)
     assert await successor_at(leases) is None
 
 
 async def successor_at(leases: LeaseQueue) -> str | None:
-    return (await leases.claim("w", 1, bulk=1, running=0)).shut.get("")
+    [collection] = leases.serving
+    return (await leases.claim("w", 1, bulk=1, running=0)).shut.get(collection)
 
 
-async def test_it_goes_back_with_all_that_changed_since(house: RebuiltHouse) -> None:
-    await fill(house)
-    await house.rebuild()
-    assert await find_previous(house.qdrant, house.alias) == house.live
-    async with house.working(house.other):
-        await house.ended(await house.put("lamps", "Another note about lamps."))
-        await house.ended(await house.put("new", "A new note."))
-    now = await house.payloads(house.alias)
-    assert isinstance(await house.rebuild(house.other, house.live), ReindexResult)
-    assert await find_collection(house.qdrant, house.alias) == house.live
-    assert await find_previous(house.qdrant, house.alias) == house.other
-    assert await house.payloads(house.alias) == now
+async def test_it_goes_back_with_all_that_changed_since(harness: ReindexHarness) -> None:
+    await fill(harness)
+    await harness.rebuild()
+    assert await find_previous(harness.qdrant, harness.alias) == harness.live
+    async with harness.working(harness.other):
+        await harness.ended(await harness.put("lamps", "Another note about lamps."))
+        await harness.ended(await harness.put("new", "A new note."))
+    now = await harness.payloads(harness.alias)
+    assert isinstance(await harness.rebuild(harness.other, harness.live), ReindexResult)
+    assert await find_collection(harness.qdrant, harness.alias) == harness.live
+    assert await find_previous(harness.qdrant, harness.alias) == harness.other
+    assert await harness.payloads(harness.alias) == now
 
 
-async def test_an_alias_that_somebody_else_changed_is_left_alone(house: RebuiltHouse) -> None:
-    await fill(house)
-    building = await house.prepare(house.live, house.other)
-    third = CollectionNames.of(house.alias, "0" * 12)
+async def test_an_alias_that_somebody_else_changed_is_left_alone(harness: ReindexHarness) -> None:
+    await fill(harness)
+    building = await harness.prepare(harness.live, harness.other)
+    third = CollectionNames.of(harness.alias, "0" * 12)
     await make_collection(
-        house.qdrant, third, fingerprint(house.model.info, Schema("third")), Schema().storage
+        harness.qdrant, third, fingerprint(harness.model.info, Schema("third")), Schema().storage
     )
-    await cut_over(house.qdrant, house.live, third)
+    await cut_over(harness.qdrant, harness.live, third)
     with pytest.raises(CollectionMismatch, match="somebody else"):
         await reindex(
-            building, house.qdrant, house.broker.queue, house.gate(house.live), house.model
+            building,
+            harness.qdrant,
+            harness.broker.queue,
+            harness.gate(harness.live),
+            harness.model,
         )
-    assert await find_collection(house.qdrant, house.alias) == third
-    await cut_over(house.qdrant, third, house.live)
-    await house.qdrant.ask(lambda client: client.delete_collection(third.chunks))
-    await house.qdrant.ask(lambda client: client.delete_collection(third.ledger))
+    assert await find_collection(harness.qdrant, harness.alias) == third
+    await cut_over(harness.qdrant, third, harness.live)
+    await harness.qdrant.ask(lambda client: client.delete_collection(third.chunks))
+    await harness.qdrant.ask(lambda client: client.delete_collection(third.ledger))
 
 
-async def test_the_collection_before_is_kept_for_a_while(house: RebuiltHouse) -> None:
-    await fill(house)
-    given_up = CollectionNames.of(house.alias, "0" * 12)
-    made_with = fingerprint(house.model.info, Schema("third"))
-    await make_collection(house.qdrant, given_up, made_with, Schema().storage)
-    await house.rebuild()
-    await remove_abandoned(house.qdrant, house.alias)
-    assert await names_of(house) == {house.live.chunks, house.other.chunks}
-    assert await remove_expired(house.qdrant, house.alias, hours=1) is None
-    assert await remove_expired(house.qdrant, house.alias, hours=0) == house.live
-    assert await names_of(house) == {house.other.chunks}
-    assert await find_previous(house.qdrant, house.alias) is None
+async def test_the_collection_before_is_kept_for_a_while(harness: ReindexHarness) -> None:
+    await fill(harness)
+    given_up = CollectionNames.of(harness.alias, "0" * 12)
+    made_with = fingerprint(harness.model.info, Schema("third"))
+    await make_collection(harness.qdrant, given_up, made_with, Schema().storage)
+    await harness.rebuild()
+    await remove_abandoned(harness.qdrant, harness.alias)
+    assert await names_of(harness) == {harness.live.chunks, harness.other.chunks}
+    assert await remove_expired(harness.qdrant, harness.alias, hours=1) is None
+    assert await remove_expired(harness.qdrant, harness.alias, hours=0) == harness.live
+    assert await names_of(harness) == {harness.other.chunks}
+    assert await find_previous(harness.qdrant, harness.alias) is None
 
 
-async def names_of(house: RebuiltHouse) -> set[str]:
+async def names_of(harness: ReindexHarness) -> set[str]:
     """The collections that belong to the alias, without their ledgers."""
-    known = (await house.qdrant.ask(lambda client: client.get_collections())).collections
-    names = {one.name for one in known if one.name.startswith(house.alias)}
+    known = (await harness.qdrant.ask(lambda client: client.get_collections())).collections
+    names = {one.name for one in known if one.name.startswith(harness.alias)}
     ledgers = {name for name in names if name.endswith("__ledger")}
     assert ledgers == {f"{name}__ledger" for name in names - ledgers}
     return names - ledgers

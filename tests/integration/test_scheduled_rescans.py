@@ -20,18 +20,18 @@ from producers.schedule.entry import ScheduledEntry, Timetable
 from producers.schedule.generators import Generator
 from producers.schedule.runner import Result
 from producers.schedule.sources import FileSource, LineSource, Source
-from tests.house import House
+from tests.harness import Harness
 from tests.waiting import eventually
 
 ENOUGH = 11
 """More documents than may be deleted without a question if they are many of the folder's."""
 
 
-async def rescan(house: House, source: Source, *, allow_mass_delete: bool = False) -> Result:
+async def rescan(harness: Harness, source: Source, *, allow_mass_delete: bool = False) -> Result:
     """Run an entry with that source to its end."""
-    act = Rescan(house.broker.client, Silent(), allow_mass_delete)
+    act = Rescan(harness.broker.client, Silent(), allow_mass_delete)
     submissions: list[str] = []
-    timetable, collection = Timetable("0 3 * * *"), house.names.alias
+    timetable, collection = Timetable("0 3 * * *"), harness.names.alias
     entry = ScheduledEntry("e", timetable, source=source, collection=collection)
     result = await act(entry, submissions.append)
     assert submissions == [result.submission]
@@ -73,152 +73,156 @@ def note(doc_id: str, **more: Any) -> dict[str, Any]:
     return {"doc_id": doc_id, "text": f"A note called {doc_id}.", **more}
 
 
-async def test_a_folder_is_kept_equal(house: House) -> None:
-    house.write("a.md", "b.md", "c.txt", "draft.md", "sub/d.md")
+async def test_a_folder_is_kept_equal(harness: Harness) -> None:
+    harness.write("a.md", "b.md", "c.txt", "draft.md", "sub/d.md")
     patterns = Patterns(("*.md",), ("draft.*",))
-    source = FileSource(house.root, "notes", "island", patterns, {"shelf": 7})
-    result = await rescan(house, source)
+    source = FileSource(harness.root, "notes", "island", patterns, {"shelf": 7})
+    result = await rescan(harness, source)
     assert result.outcome is RunOutcome.DONE
     assert result.documents == DocumentCounts(indexed=3)
     assert result.chunks.embedded == 3
-    payloads = await house.payloads()
+    payloads = await harness.payloads()
     assert {p["doc_id"] for p in payloads} == {"notes/a.md", "notes/b.md", "notes/sub/d.md"}
     assert {(p["tenant"], p["metadata"]["shelf"]) for p in payloads} == {("island", 7)}
-    (house.root / "a.md").unlink()
-    assert (await rescan(house, source)).documents == DocumentCounts(unchanged=2, deleted=1)
-    assert await house.indexed() == {"notes/b.md", "notes/sub/d.md"}
+    (harness.root / "a.md").unlink()
+    assert (await rescan(harness, source)).documents == DocumentCounts(unchanged=2, deleted=1)
+    assert await harness.indexed() == {"notes/b.md", "notes/sub/d.md"}
 
 
-async def test_one_file_is_a_source(house: House) -> None:
-    house.write("a.txt", "b.txt")
-    result = await rescan(house, FileSource(house.root / "a.txt"))
+async def test_one_file_is_a_source(harness: Harness) -> None:
+    harness.write("a.txt", "b.txt")
+    result = await rescan(harness, FileSource(harness.root / "a.txt"))
     assert result.documents == DocumentCounts(indexed=1)
-    assert await house.indexed_files() == {"a.txt"}
+    assert await harness.indexed_files() == {"a.txt"}
 
 
-async def test_a_mass_deletion_is_refused_until_it_is_allowed(house: House) -> None:
-    house.write("stays.txt", *(f"{i}.txt" for i in range(ENOUGH)))
-    source = FileSource(house.root)
-    await rescan(house, source)
+async def test_a_mass_deletion_is_refused_until_it_is_allowed(harness: Harness) -> None:
+    harness.write("stays.txt", *(f"{i}.txt" for i in range(ENOUGH)))
+    source = FileSource(harness.root)
+    await rescan(harness, source)
     for i in range(ENOUGH):
-        (house.root / f"{i}.txt").unlink()
-    refused = await rescan(house, source)
+        (harness.root / f"{i}.txt").unlink()
+    refused = await rescan(harness, source)
     assert refused.outcome is RunOutcome.REFUSED
     assert f"{ENOUGH} of {ENOUGH + 1} documents of this folder are gone" in refused.detail
-    assert len(await house.indexed()) == ENOUGH + 1
-    allowed = await rescan(house, source, allow_mass_delete=True)
+    assert len(await harness.indexed()) == ENOUGH + 1
+    allowed = await rescan(harness, source, allow_mass_delete=True)
     assert allowed.outcome is RunOutcome.DONE
     assert allowed.documents == DocumentCounts(unchanged=1, deleted=ENOUGH)
 
 
-async def test_a_folder_that_is_not_there_is_a_failure_and_removes_nothing(house: House) -> None:
-    house.write("a.txt")
-    await rescan(house, FileSource(house.root))
-    house.root.rename(house.root.with_name("elsewhere"))
+async def test_a_folder_that_is_not_there_is_a_failure_and_removes_nothing(
+    harness: Harness,
+) -> None:
+    harness.write("a.txt")
+    await rescan(harness, FileSource(harness.root))
+    harness.root.rename(harness.root.with_name("elsewhere"))
     with pytest.raises(SourceFailed, match="there is no such file or folder"):
-        await rescan(house, FileSource(house.root))
-    assert await house.indexed_files() == {"a.txt"}
+        await rescan(harness, FileSource(harness.root))
+    assert await harness.indexed_files() == {"a.txt"}
 
 
-async def test_a_glob_removes_nothing_unless_its_ids_are_its_own(house: House) -> None:
-    house.write("a.md", "b.md", "x.txt", "sub/c.md")
-    await rescan(house, FileSource(house.root))
+async def test_a_glob_removes_nothing_unless_its_ids_are_its_own(harness: Harness) -> None:
+    harness.write("a.md", "b.md", "x.txt", "sub/c.md")
+    await rescan(harness, FileSource(harness.root))
     flat = Patterns(("/*.md",))
-    (house.root / "a.md").unlink()
-    glob = FileSource(house.root, patterns=flat, glob="*.md", complete=False)
-    assert (await rescan(house, glob)).documents == DocumentCounts(unchanged=1)
-    assert "a.md" in await house.indexed_files()
-    own = FileSource(house.root, "own", patterns=flat, glob="*.md", complete=True)
-    assert (await rescan(house, own)).documents == DocumentCounts(indexed=1)
-    (house.root / "b.md").rename(house.root / "e.md")
-    assert (await rescan(house, own)).documents == DocumentCounts(indexed=1, deleted=1)
-    assert {doc_id for doc_id in await house.indexed() if doc_id.startswith("own")} == {"own/e.md"}
+    (harness.root / "a.md").unlink()
+    glob = FileSource(harness.root, patterns=flat, glob="*.md", complete=False)
+    assert (await rescan(harness, glob)).documents == DocumentCounts(unchanged=1)
+    assert "a.md" in await harness.indexed_files()
+    own = FileSource(harness.root, "own", patterns=flat, glob="*.md", complete=True)
+    assert (await rescan(harness, own)).documents == DocumentCounts(indexed=1)
+    (harness.root / "b.md").rename(harness.root / "e.md")
+    assert (await rescan(harness, own)).documents == DocumentCounts(indexed=1, deleted=1)
+    assert {doc_id for doc_id in await harness.indexed() if doc_id.startswith("own")} == {
+        "own/e.md"
+    }
 
 
-async def test_a_file_of_lines_that_is_complete(house: House) -> None:
-    path = house.root.with_name("all.jsonl")
+async def test_a_file_of_lines_that_is_complete(harness: Harness) -> None:
+    path = harness.root.with_name("all.jsonl")
     source = LineSource(path, "erp", metadata={"kind": "line"}, complete=True)
     lines(path, note("1", metadata={"year": 2024}), note("2", version=7), "", note("sub/3"))
-    assert (await rescan(house, source)).documents == DocumentCounts(indexed=3)
-    metadata = {p["doc_id"]: p["metadata"] for p in await house.payloads()}
+    assert (await rescan(harness, source)).documents == DocumentCounts(indexed=3)
+    metadata = {p["doc_id"]: p["metadata"] for p in await harness.payloads()}
     assert metadata.keys() == {"erp/1", "erp/2", "erp/sub/3"}
     assert (metadata["erp/1"]["kind"], metadata["erp/1"]["year"]) == ("line", 2024)
     lines(path, note("1", metadata={"year": 2024}))
-    assert (await rescan(house, source)).documents == DocumentCounts(unchanged=1, deleted=2)
+    assert (await rescan(harness, source)).documents == DocumentCounts(unchanged=1, deleted=2)
     # Versions are those of Redis, so what comes back is newer than its deletion.
     lines(path, note("1", metadata={"year": 2024}), note("2", version=7))
-    assert (await rescan(house, source)).documents == DocumentCounts(indexed=1, unchanged=1)
-    assert await house.indexed() == {"erp/1", "erp/2"}
+    assert (await rescan(harness, source)).documents == DocumentCounts(indexed=1, unchanged=1)
+    assert await harness.indexed() == {"erp/1", "erp/2"}
 
 
 @pytest.mark.parametrize(
     "wrong",
     ["no document", *(json.dumps(note("9", **{key: "other"})) for key in ("tenant", "collection"))],
 )
-async def test_a_list_that_is_not_understood_removes_nothing(house: House, wrong: str) -> None:
-    path = house.root.with_name("all.jsonl")
+async def test_a_list_that_is_not_understood_removes_nothing(harness: Harness, wrong: str) -> None:
+    path = harness.root.with_name("all.jsonl")
     source = LineSource(path, "erp", complete=True)
     lines(path, note("1"), note("2"))
-    await rescan(house, source)
+    await rescan(harness, source)
     lines(path, note("1"), wrong)
-    result = await rescan(house, source)
+    result = await rescan(harness, source)
     assert result.outcome is RunOutcome.DONE
     assert result.documents == DocumentCounts(unchanged=1, rejected=1)
     assert result.detail.startswith("1 rejected: ")
-    assert await house.indexed() == {"erp/1", "erp/2"}
+    assert await harness.indexed() == {"erp/1", "erp/2"}
     path.unlink()
     with pytest.raises(SourceFailed, match=r"all\.jsonl cannot be read: No such file"):
-        await rescan(house, source)
-    assert await house.indexed() == {"erp/1", "erp/2"}
+        await rescan(harness, source)
+    assert await harness.indexed() == {"erp/1", "erp/2"}
 
 
-async def test_lines_of_other_sources_and_tenants_are_left_alone(house: House) -> None:
-    path = house.root.with_name("all.jsonl")
+async def test_lines_of_other_sources_and_tenants_are_left_alone(harness: Harness) -> None:
+    path = harness.root.with_name("all.jsonl")
     lines(path, note("1"), note("2", tenant="own"))
-    assert (await rescan(house, LineSource(path, tenant="isle"))).documents.indexed == 2
+    assert (await rescan(harness, LineSource(path, tenant="isle"))).documents.indexed == 2
     lines(path, note("1"))
-    assert (await rescan(house, LineSource(path, "erp", "isle", complete=True))).documents == (
+    assert (await rescan(harness, LineSource(path, "erp", "isle", complete=True))).documents == (
         DocumentCounts(indexed=1)
     )
-    tenants = {p["doc_id"]: p["tenant"] for p in await house.payloads()}
+    tenants = {p["doc_id"]: p["tenant"] for p in await harness.payloads()}
     assert tenants == {"1": "isle", "2": "own", "erp/1": "isle"}
 
 
-async def test_a_generator_of_ones_own(house: House, export: type[Export]) -> None:
+async def test_a_generator_of_ones_own(harness: Harness, export: type[Export]) -> None:
     document = Document(doc_id="b", version=1, source="https://b", text="A note.")
     export.items = (note("a", source="https://a"), document)
     source = LineSource(OWN, "erp", complete=True)
-    assert (await rescan(house, source)).documents == DocumentCounts(indexed=2)
-    sources = {p["doc_id"]: p["metadata"]["source"] for p in await house.payloads()}
+    assert (await rescan(harness, source)).documents == DocumentCounts(indexed=2)
+    sources = {p["doc_id"]: p["metadata"]["source"] for p in await harness.payloads()}
     assert sources == {"erp/a": "https://a", "erp/b": "https://b"}
     export.items = (document,)
-    assert (await rescan(house, source)).documents == DocumentCounts(unchanged=1, deleted=1)
-    assert await house.indexed() == {"erp/b"}
+    assert (await rescan(harness, source)).documents == DocumentCounts(unchanged=1, deleted=1)
+    assert await harness.indexed() == {"erp/b"}
     assert export.closed == 2
 
 
 async def test_a_generator_that_fails_midway_removes_nothing(
-    house: House, export: type[Export]
+    harness: Harness, export: type[Export]
 ) -> None:
     source = LineSource(OWN, "erp", complete=True)
     export.items = (note("a"), note("b"))
-    await rescan(house, source)
+    await rescan(harness, source)
     export.items = (note("c"), KeyError("price"))
     with pytest.raises(SourceFailed, match=r"documents failed: KeyError: 'price'"):
-        await rescan(house, source)
+        await rescan(harness, source)
     assert export.closed == 2
-    await eventually(house.broker.queue.is_empty)
-    assert {"erp/a", "erp/b"} <= await house.indexed()
+    await eventually(harness.broker.queue.is_empty)
+    assert {"erp/a", "erp/b"} <= await harness.indexed()
 
 
 @pytest.mark.parametrize(
     "wrong", [{"doc_id": "a"}, {"doc_id": "a", "text": "x", "color": 1}, 7, note("\ud800")]
 )
 async def test_what_a_generator_yields_has_to_be_a_document(
-    house: House, export: type[Export], wrong: Any
+    harness: Harness, export: type[Export], wrong: Any
 ) -> None:
     export.items = (wrong, note("b"))
-    result = await rescan(house, LineSource(OWN, "erp", complete=True))
+    result = await rescan(harness, LineSource(OWN, "erp", complete=True))
     assert result.documents == DocumentCounts(indexed=1, rejected=1)
     assert "item 1: not a document" in result.detail
 

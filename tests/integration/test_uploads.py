@@ -17,7 +17,7 @@ from ingestq.broker.blobs import open_blob_store
 from ingestq.broker.connection import BrokerConfig
 from ingestq.core.documents import MAX_VERSION, METADATA_BYTES, Document, Lane
 from tests.claims import batch_of, lease_queue, take
-from tests.house import House
+from tests.harness import Harness
 from tests.integration.test_blobs import objects
 from tests.serving import listening, services
 from tests.waiting import eventually
@@ -91,16 +91,16 @@ async def test_a_single_file_may_be_called_anything(api: AsyncClient, broker: Br
     assert content == PAGE
 
 
-async def test_an_uploaded_file_is_indexed(house: House) -> None:
+async def test_an_uploaded_file_is_indexed(harness: Harness) -> None:
     files: Files = [("file", ("rope.html", PAGE, "text/html"))]
-    async with calling(house.broker) as api:
+    async with calling(harness.broker) as api:
         answer = await api.post("/documents", files=files)
-    status = await house.broker.client.wait(answer.json()["submission"], timeout=60)
+    status = await harness.broker.client.wait(answer.json()["submission"], timeout=60)
     assert status.documents.indexed == 1
-    [chunk] = await house.payloads()
+    [chunk] = await harness.payloads()
     assert chunk["doc_id"] == "rope.html"
     assert "bowline" in chunk["page_content"]
-    assert await objects(house.broker) == set()
+    assert await objects(harness.broker) == set()
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from ingestq.core.documents import Deletion
 from ingestq.core.errors import CollectionMismatch, UsageError
 from producers.files.walk import ReadOptions, ScanRecord, observe
 from tests.command import Ingestq
-from tests.house import House
+from tests.harness import Harness
 from tests.waiting import eventually
 from worker.embedding.pool import ModelPool
 from worker.maintenance.rules import Finding, FindingKind, VerifyCounts
@@ -40,7 +40,7 @@ LONG = "\n\n".join(f"Paragraph {i} goes on about {i}. " * 40 for i in range(3))
 
 
 @dataclass(frozen=True)
-class VerifiedHouse(House):
+class VerifyHarness(Harness):
     """One whose index can be broken, compared with the folder, and repaired."""
 
     settings: Settings
@@ -136,22 +136,22 @@ class VerifiedHouse(House):
 
 
 @pytest.fixture
-async def house(
+async def harness(
     broker: Broker,
     qdrant: Qdrant,
     model: ModelPool,
     collection: CollectionNames,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> VerifiedHouse:
+) -> VerifyHarness:
     """With three documents in it that are as they should be."""
     monkeypatch.setenv("INGESTQ_COLLECTION", collection.alias)
     root = tmp_path / "root"
     root.mkdir()
-    house = VerifiedHouse.of(broker, qdrant, collection, model, root, settings=load_settings())
-    house.write_texts(tide="The tide comes in.", geese="Geese fly south.", long=LONG)
-    await house.run()
-    return house
+    harness = VerifyHarness.of(broker, qdrant, collection, model, root, settings=load_settings())
+    harness.write_texts(tide="The tide comes in.", geese="Geese fly south.", long=LONG)
+    await harness.run()
+    return harness
 
 
 def ids(found: dict[str, Any]) -> dict[str, set[str]]:
@@ -163,16 +163,16 @@ def ids(found: dict[str, Any]) -> dict[str, set[str]]:
     }
 
 
-async def test_what_is_in_order_is_consistent(house: VerifiedHouse) -> None:
-    await house.client.delete_many(
-        [Deletion(doc_id=house.doc_id("geese"), version=await house.broker.queue.now())],
+async def test_what_is_in_order_is_consistent(harness: VerifyHarness) -> None:
+    await harness.client.delete_many(
+        [Deletion(doc_id=harness.doc_id("geese"), version=await harness.broker.queue.now())],
         submission=new_submission(),
     )
-    (house.root / "geese.txt").unlink()
-    await house.work()
-    chunks = len(await house.chunks())
+    (harness.root / "geese.txt").unlink()
+    await harness.work()
+    chunks = len(await harness.chunks())
     assert chunks > 2, "the long text has several"
-    found = await house.verify(house.root)
+    found = await harness.verify(harness.root)
     assert found == {
         "consistent": True,
         "documents": 2,
@@ -189,98 +189,98 @@ async def test_what_is_in_order_is_consistent(house: VerifiedHouse) -> None:
         "refused": [],
         "submission": None,
     }
-    assert await house.verify(repair=True) == found
+    assert await harness.verify(repair=True) == found
 
 
-async def a_chunk_is_gone(house: VerifiedHouse) -> None:
-    await house.lose((await house.chunk_of("long")).id)
+async def a_chunk_is_gone(harness: VerifyHarness) -> None:
+    await harness.lose((await harness.chunk_of("long")).id)
 
 
-async def all_chunks_are_gone(house: VerifiedHouse) -> None:
-    await house.lose(*[record.id for record in await house.chunks()])
+async def all_chunks_are_gone(harness: VerifyHarness) -> None:
+    await harness.lose(*[record.id for record in await harness.chunks()])
 
 
-async def a_point_is_of_another_tool(house: VerifiedHouse) -> None:
-    await house.plant(7, {"text": "not ours"})
+async def a_point_is_of_another_tool(harness: VerifyHarness) -> None:
+    await harness.plant(7, {"text": "not ours"})
 
 
-async def a_chunk_is_too_many(house: VerifiedHouse) -> None:
-    payload = (await house.chunk_of("tide")).payload
-    await house.plant(str(uuid.uuid4()), dict(payload or {}))
+async def a_chunk_is_too_many(harness: VerifyHarness) -> None:
+    payload = (await harness.chunk_of("tide")).payload
+    await harness.plant(str(uuid.uuid4()), dict(payload or {}))
 
 
-async def a_chunk_is_left(house: VerifiedHouse) -> None:
+async def a_chunk_is_left(harness: VerifyHarness) -> None:
     """Of an earlier attempt."""
-    payload = dict((await house.chunk_of("tide")).payload or {})
-    await house.plant(str(uuid.uuid4()), payload | {"attempt": payload["attempt"] - 1})
+    payload = dict((await harness.chunk_of("tide")).payload or {})
+    await harness.plant(str(uuid.uuid4()), payload | {"attempt": payload["attempt"] - 1})
 
 
-async def a_chunk_too_many_has_no_fence(house: VerifiedHouse) -> None:
-    payload = dict((await house.chunk_of("tide")).payload or {})
+async def a_chunk_too_many_has_no_fence(harness: VerifyHarness) -> None:
+    payload = dict((await harness.chunk_of("tide")).payload or {})
     del payload["version"]
-    await house.plant(str(uuid.uuid4()), payload)
+    await harness.plant(str(uuid.uuid4()), payload)
 
 
-async def a_chunk_is_of_an_unknown_document(house: VerifiedHouse) -> None:
-    payload = dict((await house.chunk_of("tide")).payload or {})
-    await house.plant(str(uuid.uuid4()), payload | {"doc_id": "unknown"})
+async def a_chunk_is_of_an_unknown_document(harness: VerifyHarness) -> None:
+    payload = dict((await harness.chunk_of("tide")).payload or {})
+    await harness.plant(str(uuid.uuid4()), payload | {"doc_id": "unknown"})
 
 
-async def a_chunk_is_of_an_unknown_tenant(house: VerifiedHouse) -> None:
-    payload = dict((await house.chunk_of("tide")).payload or {})
-    await house.plant(str(uuid.uuid4()), payload | {"tenant": "unknown"})
+async def a_chunk_is_of_an_unknown_tenant(harness: VerifyHarness) -> None:
+    payload = dict((await harness.chunk_of("tide")).payload or {})
+    await harness.plant(str(uuid.uuid4()), payload | {"tenant": "unknown"})
 
 
-async def a_chunk_of_a_deleted_document_is_back(house: VerifiedHouse) -> None:
-    record = await house.chunk_of("geese")
-    (house.root / "geese.txt").unlink()
-    await house.run()
-    await house.plant(record.id, dict(record.payload or {}))
+async def a_chunk_of_a_deleted_document_is_back(harness: VerifyHarness) -> None:
+    record = await harness.chunk_of("geese")
+    (harness.root / "geese.txt").unlink()
+    await harness.run()
+    await harness.plant(record.id, dict(record.payload or {}))
 
 
-async def a_chunk_says_that_it_is_of_another_document(house: VerifiedHouse) -> None:
+async def a_chunk_says_that_it_is_of_another_document(harness: VerifyHarness) -> None:
     """Under the id of one of this document, and with a fence that no worker may replace."""
-    record, other = await house.chunk_of("tide"), await house.chunk_of("geese")
+    record, other = await harness.chunk_of("tide"), await harness.chunk_of("geese")
     newer = {"version": 2**52, "attempt": 1}
-    await house.plant(record.id, dict(other.payload or {}) | newer)
+    await harness.plant(record.id, dict(other.payload or {}) | newer)
 
 
-async def a_worker_died_over_a_document(house: VerifiedHouse) -> None:
-    await house.set_ledger("tide", state="writing")
+async def a_worker_died_over_a_document(harness: VerifyHarness) -> None:
+    await harness.set_ledger("tide", state="writing")
 
 
-async def a_worker_died_before_it_wrote_a_document(house: VerifiedHouse) -> None:
-    await house.set_ledger("tide", state="writing", chunks_fence=None)
-    await house.lose((await house.chunk_of("tide")).id)
+async def a_worker_died_before_it_wrote_a_document(harness: VerifyHarness) -> None:
+    await harness.set_ledger("tide", state="writing", chunks_fence=None)
+    await harness.lose((await harness.chunk_of("tide")).id)
 
 
-async def a_worker_died_over_a_deletion(house: VerifiedHouse) -> None:
-    (house.root / "tide.txt").unlink()
-    await house.set_ledger("tide", state="deleting", path=None, chunks=0, chunks_fence=None)
+async def a_worker_died_over_a_deletion(harness: VerifyHarness) -> None:
+    (harness.root / "tide.txt").unlink()
+    await harness.set_ledger("tide", state="deleting", path=None, chunks=0, chunks_fence=None)
 
 
-async def a_worker_died_over_clearing_up(house: VerifiedHouse) -> None:
-    await house.set_ledger("tide", state="clearing")
-    await a_chunk_is_left(house)
+async def a_worker_died_over_clearing_up(harness: VerifyHarness) -> None:
+    await harness.set_ledger("tide", state="clearing")
+    await a_chunk_is_left(harness)
 
 
-async def a_chunk_is_another(house: VerifiedHouse) -> None:
-    record = await house.chunk_of("tide")
-    await house.lose(record.id)
-    await house.plant(str(uuid.uuid4()), dict(record.payload or {}))
+async def a_chunk_is_another(harness: VerifyHarness) -> None:
+    record = await harness.chunk_of("tide")
+    await harness.lose(record.id)
+    await harness.plant(str(uuid.uuid4()), dict(record.payload or {}))
 
 
-async def a_file_has_changed(house: VerifiedHouse) -> None:
-    house.write_texts(tide="The tide goes out.")
+async def a_file_has_changed(harness: VerifyHarness) -> None:
+    harness.write_texts(tide="The tide goes out.")
 
 
-async def a_file_is_gone(house: VerifiedHouse) -> None:
-    (house.root / "tide.txt").unlink()
+async def a_file_is_gone(harness: VerifyHarness) -> None:
+    (harness.root / "tide.txt").unlink()
 
 
-async def a_file_is_gone_and_so_are_chunks(house: VerifiedHouse) -> None:
-    (house.root / "long.txt").unlink()
-    await house.lose((await house.chunk_of("long")).id)
+async def a_file_is_gone_and_so_are_chunks(harness: VerifyHarness) -> None:
+    (harness.root / "long.txt").unlink()
+    await harness.lose((await harness.chunk_of("long")).id)
 
 
 @pytest.mark.parametrize(
@@ -308,227 +308,236 @@ async def a_file_is_gone_and_so_are_chunks(house: VerifiedHouse) -> None:
     ids=lambda value: value.__name__ if callable(value) else "",
 )
 async def test_damage_is_found_and_repaired(
-    house: VerifiedHouse, damage: Callable[[House], Awaitable[None]], kind: str, documents: set[str]
+    harness: VerifyHarness,
+    damage: Callable[[Harness], Awaitable[None]],
+    kind: str,
+    documents: set[str],
 ) -> None:
-    await damage(house)
-    found = await house.verify()
+    await damage(harness)
+    found = await harness.verify()
     assert not found["consistent"]
     assert {Path(doc_id).stem for doc_id in ids(found)[kind]} == documents
     assert (found["repaired"], found["submission"]) == (0, None)
-    assert await house.verify() == found, "looking changes nothing"
+    assert await harness.verify() == found, "looking changes nothing"
 
-    repaired = await house.repair()
+    repaired = await harness.repair()
     assert repaired["repaired"] == sum(repaired["found"].values()) > 0
     assert all(one["repaired"] for one in repaired[kind])
-    assert await house.is_in_order()
+    assert await harness.is_in_order()
 
 
 async def test_a_document_that_the_ledger_forgot_comes_back_from_its_folder(
-    house: VerifiedHouse,
+    harness: VerifyHarness,
 ) -> None:
-    await house.forget("long")
-    found = await house.repair(house.root)
+    await harness.forget("long")
+    found = await harness.repair(harness.root)
     assert ids(found) == {
-        "missing": {house.doc_id("long")},
-        "orphaned": {house.doc_id("long")},
+        "missing": {harness.doc_id("long")},
+        "orphaned": {harness.doc_id("long")},
     }
-    assert await house.is_in_order()
+    assert await harness.is_in_order()
 
 
 @pytest.mark.parametrize("source", [None, "notes"])
 async def test_new_files_are_found_where_one_looks(
-    house: VerifiedHouse, source: str | None
+    harness: VerifyHarness, source: str | None
 ) -> None:
-    await house.run(source=source)
-    house.write_texts(new="A new note.")
-    (house.root / ".hidden.txt").write_text("Not looked at.")
-    assert (await house.verify())["consistent"], "no folder is walked unless it is named"
-    found = await house.verify(house.root, source=source)
+    await harness.run(source=source)
+    harness.write_texts(new="A new note.")
+    (harness.root / ".hidden.txt").write_text("Not looked at.")
+    assert (await harness.verify())["consistent"], "no folder is walked unless it is named"
+    found = await harness.verify(harness.root, source=source)
     [missing] = found["missing"]
-    assert missing["doc_id"] == ("notes/new.txt" if source else house.doc_id("new"))
-    await house.repair(house.root, source=source)
-    assert (await house.verify(house.root, source=source))["consistent"]
-    assert missing["doc_id"] in await house.texts()
+    assert missing["doc_id"] == ("notes/new.txt" if source else harness.doc_id("new"))
+    await harness.repair(harness.root, source=source)
+    assert (await harness.verify(harness.root, source=source))["consistent"]
+    assert missing["doc_id"] in await harness.texts()
 
 
-async def test_a_file_that_was_only_touched_is_as_it_was(house: VerifiedHouse) -> None:
-    os.utime(house.root / "tide.txt", (1, 1))
-    assert (await house.verify())["consistent"]
+async def test_a_file_that_was_only_touched_is_as_it_was(harness: VerifyHarness) -> None:
+    os.utime(harness.root / "tide.txt", (1, 1))
+    assert (await harness.verify())["consistent"]
 
 
-async def test_what_was_lost_with_redis_is_found(house: VerifiedHouse) -> None:
-    house.write_texts(tide="The tide goes out.", new="A new note.")
-    (house.root / "geese.txt").unlink()
-    await house.add()
-    await house.broker.redis.flushdb()
-    found = await house.repair(house.root)
+async def test_what_was_lost_with_redis_is_found(harness: VerifyHarness) -> None:
+    harness.write_texts(tide="The tide goes out.", new="A new note.")
+    (harness.root / "geese.txt").unlink()
+    await harness.add()
+    await harness.broker.redis.flushdb()
+    found = await harness.repair(harness.root)
     assert ids(found) == {
-        "missing": {house.doc_id("new")},
-        "stale": {house.doc_id("tide"), house.doc_id("geese")},
+        "missing": {harness.doc_id("new")},
+        "stale": {harness.doc_id("tide"), harness.doc_id("geese")},
     }
-    assert await house.is_in_order()
-    assert (await house.verify(house.root))["consistent"]
+    assert await harness.is_in_order()
+    assert (await harness.verify(harness.root))["consistent"]
 
 
-async def test_the_index_is_made_from_nothing(house: VerifiedHouse) -> None:
+async def test_the_index_is_made_from_nothing(harness: VerifyHarness) -> None:
     """No collection, and an empty queue."""
-    nowhere = replace(house, settings=house.settings.model_copy(update={"collection": "none"}))
-    found = await nowhere.verify(house.root)
+    nowhere = replace(harness, settings=harness.settings.model_copy(update={"collection": "none"}))
+    found = await nowhere.verify(harness.root)
     assert (len(found["missing"]), found["documents"]) == (3, 0)
-    found = await nowhere.verify(house.root, repair=True)
+    found = await nowhere.verify(harness.root, repair=True)
     assert found["repaired"] == 3
-    status = await house.broker.queue.submission(found["submission"])
+    status = await harness.broker.queue.submission(found["submission"])
     assert status.accepted == 3
 
 
-async def test_what_waits_on_the_queue_is_not_wrong(house: VerifiedHouse) -> None:
-    house.write_texts(tide="The tide goes out.", new="A new note.")
-    (house.root / "geese.txt").unlink()
-    await house.set_ledger("long", state="writing")
-    await a_chunk_is_left(house)  # as of a worker that was overtaken, and will clear up
-    await house.add()
-    before = await house.chunks()
-    found = await house.verify(house.root, repair=True)
+async def test_what_waits_on_the_queue_is_not_wrong(harness: VerifyHarness) -> None:
+    harness.write_texts(tide="The tide goes out.", new="A new note.")
+    (harness.root / "geese.txt").unlink()
+    await harness.set_ledger("long", state="writing")
+    await a_chunk_is_left(harness)  # as of a worker that was overtaken, and will clear up
+    await harness.add()
+    before = await harness.chunks()
+    found = await harness.verify(harness.root, repair=True)
     assert (found["consistent"], found["in_work"], found["repaired"]) == (True, 4, 0)
-    assert await house.chunks() == before
-    await house.work()
-    assert await house.is_in_order()
+    assert await harness.chunks() == before
+    await harness.work()
+    assert await harness.is_in_order()
 
 
-async def test_of_files_that_are_gone_only_those_not_queued_are_wrong(house: VerifiedHouse) -> None:
-    paths = [house.root.parent / f"{name}.txt" for name in ("one", "two")]
+async def test_of_files_that_are_gone_only_those_not_queued_are_wrong(
+    harness: VerifyHarness,
+) -> None:
+    paths = [harness.root.parent / f"{name}.txt" for name in ("one", "two")]
     for path in paths:
         path.write_text(f"A note called {path.stem}.")
-        await house.client.submit(path.stem, source="elsewhere", path=str(path))
-    await house.work()
+        await harness.client.submit(path.stem, source="elsewhere", path=str(path))
+    await harness.work()
     for path in paths:
         path.unlink()
-    deletion = Deletion(doc_id="one", version=await house.broker.queue.now())
-    await house.client.delete_many([deletion], submission=new_submission())
-    found = await house.repair()
+    deletion = Deletion(doc_id="one", version=await harness.broker.queue.now())
+    await harness.client.delete_many([deletion], submission=new_submission())
+    found = await harness.repair()
     assert (ids(found), found["in_work"]) == ({"stale": {"two"}}, 1)
-    assert await house.is_in_order()
+    assert await harness.is_in_order()
 
 
-async def test_what_was_deleted_is_missing_from_the_folder_it_is_in(house: VerifiedHouse) -> None:
-    deletion = Deletion(doc_id=house.doc_id("tide"), version=await house.broker.queue.now())
-    await house.client.delete_many([deletion], submission=new_submission())
-    await house.work()
-    assert (await house.verify())["consistent"]
-    assert ids(await house.repair(house.root)) == {"missing": {house.doc_id("tide")}}
-    assert await house.is_in_order()
+async def test_what_was_deleted_is_missing_from_the_folder_it_is_in(harness: VerifyHarness) -> None:
+    deletion = Deletion(doc_id=harness.doc_id("tide"), version=await harness.broker.queue.now())
+    await harness.client.delete_many([deletion], submission=new_submission())
+    await harness.work()
+    assert (await harness.verify())["consistent"]
+    assert ids(await harness.repair(harness.root)) == {"missing": {harness.doc_id("tide")}}
+    assert await harness.is_in_order()
 
 
 async def test_a_document_that_is_not_whole_is_wrong_also_while_it_is_queued(
-    house: VerifiedHouse,
+    harness: VerifyHarness,
 ) -> None:
     """A worker would take it for unchanged."""
-    await house.lose((await house.chunk_of("long")).id)
-    await house.add()
-    assert ids(await house.repair()) == {"missing": {house.doc_id("long")}}
-    assert await house.is_in_order()
+    await harness.lose((await harness.chunk_of("long")).id)
+    await harness.add()
+    assert ids(await harness.repair()) == {"missing": {harness.doc_id("long")}}
+    assert await harness.is_in_order()
 
 
-async def test_a_text_that_is_in_no_file_has_to_be_sent_again(house: VerifiedHouse) -> None:
+async def test_a_text_that_is_in_no_file_has_to_be_sent_again(harness: VerifyHarness) -> None:
     async def send() -> None:
-        await house.client.submit("letter", source="post", text=LONG, version=7)
-        await house.work()
+        await harness.client.submit("letter", source="post", text=LONG, version=7)
+        await harness.work()
 
     await send()
-    lost = next(r for r in await house.chunks() if (r.payload or {})["doc_id"] == "letter")
-    await house.lose(lost.id)
+    lost = next(r for r in await harness.chunks() if (r.payload or {})["doc_id"] == "letter")
+    await harness.lose(lost.id)
     for kind in ("missing", "stale"):  # from the first on it is known to be not whole
-        found = await house.repair()
+        found = await harness.repair()
         assert (found["consistent"], found["repaired"]) == (False, 0)
         [finding] = found[kind]
         assert (finding["doc_id"], finding["repaired"]) == ("letter", False)
         assert "send it again" in finding["reason"]
     await send()
-    assert (await house.verify())["consistent"]
-    assert (await house.texts())["letter"] == "".join(LONG.split())
+    assert (await harness.verify())["consistent"]
+    assert (await harness.texts())["letter"] == "".join(LONG.split())
 
 
-async def test_a_repair_leaves_the_callers_own_versions_room(house: VerifiedHouse) -> None:
-    path = house.root.parent / "own.txt"
+async def test_a_repair_leaves_the_callers_own_versions_room(harness: VerifyHarness) -> None:
+    path = harness.root.parent / "own.txt"
     path.write_text("As it was.")
-    put = partial(house.client.submit, "own", source="own", path=str(path))
+    put = partial(harness.client.submit, "own", source="own", path=str(path))
     await put(version=7)
-    await house.work()
+    await harness.work()
     path.write_text("As it is.")
-    assert ids(await house.repair()) == {"stale": {"own"}}
-    assert (await house.texts())["own"] == "Asitis."
+    assert ids(await harness.repair()) == {"stale": {"own"}}
+    assert (await harness.texts())["own"] == "Asitis."
     path.write_text("As it will be.")
     await put(version=8)
-    await house.work()
-    assert (await house.texts())["own"] == "Asitwillbe."
+    await harness.work()
+    assert (await harness.texts())["own"] == "Asitwillbe."
     path.unlink()
-    await house.repair()
-    assert "own" not in await house.texts()
+    await harness.repair()
+    assert "own" not in await harness.texts()
 
 
-async def test_files_that_cannot_be_seen_are_not_gone(house: VerifiedHouse) -> None:
-    shutil.move(house.root, house.root.with_name("elsewhere"))
-    found = await house.verify(repair=True, allow_mass_delete=True)
+async def test_files_that_cannot_be_seen_are_not_gone(harness: VerifyHarness) -> None:
+    shutil.move(harness.root, harness.root.with_name("elsewhere"))
+    found = await harness.verify(repair=True, allow_mass_delete=True)
     assert (found["consistent"], found["not_visible"]) == (True, 3)
     with pytest.raises(UsageError, match="root"):
-        await house.verify(house.root)
+        await harness.verify(harness.root)
 
 
-async def test_a_folder_in_a_folder_that_is_there_is_gone(house: VerifiedHouse) -> None:
-    (house.root / "sub").mkdir()
-    (house.root / "sub" / "deep.txt").write_text("A note far down.")
-    await house.run()
-    shutil.rmtree(house.root / "sub")
-    assert (await house.verify())["not_visible"] == 1
-    assert ids(await house.repair(house.root)) == {"stale": {str(house.root / "sub" / "deep.txt")}}
-    assert await house.is_in_order()
+async def test_a_folder_in_a_folder_that_is_there_is_gone(harness: VerifyHarness) -> None:
+    (harness.root / "sub").mkdir()
+    (harness.root / "sub" / "deep.txt").write_text("A note far down.")
+    await harness.run()
+    shutil.rmtree(harness.root / "sub")
+    assert (await harness.verify())["not_visible"] == 1
+    assert ids(await harness.repair(harness.root)) == {
+        "stale": {str(harness.root / "sub" / "deep.txt")}
+    }
+    assert await harness.is_in_order()
 
 
-async def test_many_files_that_are_gone_wait_for_permission(house: VerifiedHouse) -> None:
-    house.write_texts(**{f"n{i}": f"Note {i}." for i in range(ENOUGH)})
-    await house.run()
+async def test_many_files_that_are_gone_wait_for_permission(harness: VerifyHarness) -> None:
+    harness.write_texts(**{f"n{i}": f"Note {i}." for i in range(ENOUGH)})
+    await harness.run()
     for i in range(ENOUGH):
-        (house.root / f"n{i}.txt").unlink()
-    found = await house.repair()
+        (harness.root / f"n{i}.txt").unlink()
+    found = await harness.repair()
     assert (found["found"]["stale"], found["repaired"]) == (ENOUGH, 0)
     [refused] = found["refused"]
     assert refused.startswith(f"{ENOUGH} of {ENOUGH + 3} files are gone")
     assert "--allow-mass-delete" in refused
-    assert len(await house.texts()) == ENOUGH + 3
-    assert (await house.repair(allow_mass_delete=True))["repaired"] == ENOUGH
-    assert await house.is_in_order()
+    assert len(await harness.texts()) == ENOUGH + 3
+    assert (await harness.repair(allow_mass_delete=True))["repaired"] == ENOUGH
+    assert await harness.is_in_order()
 
 
-async def test_a_ledger_that_was_lost_does_not_take_the_index_along(house: VerifiedHouse) -> None:
+async def test_a_ledger_that_was_lost_does_not_take_the_index_along(harness: VerifyHarness) -> None:
     names = [f"n{i}" for i in range(ENOUGH)]
-    house.write_texts(**{name: f"Note {name}." for name in names})
-    await house.run()
-    await house.forget(*names)
-    found = await house.repair()
+    harness.write_texts(**{name: f"Note {name}." for name in names})
+    await harness.run()
+    await harness.forget(*names)
+    found = await harness.repair()
     assert (found["found"]["orphaned"], found["repaired"]) == (ENOUGH, 0)
     assert "the ledger does not know" in found["refused"][0]
-    assert await house.is_equal_to_its_folder()
-    await house.repair(house.root, allow_mass_delete=True)
-    assert await house.is_in_order()
+    assert await harness.is_equal_to_its_folder()
+    await harness.repair(harness.root, allow_mass_delete=True)
+    assert await harness.is_in_order()
 
 
-async def test_what_was_given_up_is_not_missing_until_it_changes(house: VerifiedHouse) -> None:
-    scan, tide = house.root / "scan.pdf", house.root / "tide.txt"
+async def test_what_was_given_up_is_not_missing_until_it_changes(harness: VerifyHarness) -> None:
+    scan, tide = harness.root / "scan.pdf", harness.root / "tide.txt"
     scan.write_bytes(b"%PDF-1.4 nothing")
     tide.write_text(" ")
     for path in (scan, tide):
         os.utime(path, (1, 1))
-    (house.root / "broken").symlink_to("nowhere")
-    assert ids(await house.repair(house.root)) == {"missing": {str(scan)}, "stale": {str(tide)}}
-    found = await house.verify(house.root)
+    (harness.root / "broken").symlink_to("nowhere")
+    assert ids(await harness.repair(harness.root)) == {"missing": {str(scan)}, "stale": {str(tide)}}
+    found = await harness.verify(harness.root)
     assert (found["consistent"], found["rejected"], found["unreadable"]) == (True, 2, 1)
     tide.write_text("A tide again.")
     scan.write_text("Not a scan any more.")
-    assert ids(await house.repair(house.root)) == {"missing": {str(scan)}, "stale": {str(tide)}}
+    assert ids(await harness.repair(harness.root)) == {"missing": {str(scan)}, "stale": {str(tide)}}
 
 
-async def test_a_collection_of_another_model_is_not_written(house: VerifiedHouse) -> None:
-    other = replace(house, settings=house.settings.model_copy(update={"model": "another/model"}))
+async def test_a_collection_of_another_model_is_not_written(harness: VerifyHarness) -> None:
+    other = replace(
+        harness, settings=harness.settings.model_copy(update={"model": "another/model"})
+    )
     found = await other.verify()
     assert not found["consistent"]
     assert "another/model" in found["refused"][0]
@@ -553,12 +562,12 @@ class Meddling:
 
 
 async def meddled(
-    house: VerifiedHouse, happen: Callable[[], Awaitable[None]]
-) -> AsyncIterator[tuple[int, VerifiedHouse]]:
-    """A house for each request that a verification makes: after that one, it happens."""
+    harness: VerifyHarness, happen: Callable[[], Awaitable[None]]
+) -> AsyncIterator[tuple[int, VerifyHarness]]:
+    """A harness for each request that a verification makes: after that one, it happens."""
     for at in itertools.count(1):
-        meddling = Meddling(house.qdrant, at, happen)
-        yield at, replace(house, qdrant=meddling)
+        meddling = Meddling(harness.qdrant, at, happen)
+        yield at, replace(harness, qdrant=meddling)
         if meddling.left > 0:
             assert at > REQUESTS
             return
@@ -568,58 +577,58 @@ REQUESTS = 6
 """Fewer than a verification makes."""
 
 
-async def test_what_changes_meanwhile_is_no_false_alarm(house: VerifiedHouse) -> None:
+async def test_what_changes_meanwhile_is_no_false_alarm(harness: VerifyHarness) -> None:
     versions = itertools.count(1)
 
     async def happen() -> None:
         version = next(versions)
-        house.write_texts(tide=f"Tide {version}.", **{f"new{version}": "New."})
-        await house.client.submit(
+        harness.write_texts(tide=f"Tide {version}.", **{f"new{version}": "New."})
+        await harness.client.submit(
             "letter", source="post", text=f"Letter {version}. {LONG[version:]}"
         )
-        await house.add()
-        await house.work()
+        await harness.add()
+        await harness.work()
 
-    async for at, changing in meddled(house, happen):
+    async for at, changing in meddled(harness, happen):
         found = await changing.verify()
         assert found["consistent"], (at, found)
 
 
-async def test_a_repair_keeps_what_a_worker_writes_meanwhile(house: VerifiedHouse) -> None:
+async def test_a_repair_keeps_what_a_worker_writes_meanwhile(harness: VerifyHarness) -> None:
     """Also if it writes just the chunks that were found to belong to nothing."""
     versions = itertools.count(1)
 
     async def happen() -> None:
-        house.write_texts(geese=f"Geese {next(versions)}.")
-        await house.run()
+        harness.write_texts(geese=f"Geese {next(versions)}.")
+        await harness.run()
 
-    async for at, changing in meddled(house, happen):
-        await house.forget("tide")
-        await house.lose((await house.chunk_of("long")).id)
-        await changing.verify(house.root, repair=True)
-        await house.work()
-        assert await house.is_equal_to_its_folder(), at
+    async for at, changing in meddled(harness, happen):
+        await harness.forget("tide")
+        await harness.lose((await harness.chunk_of("long")).id)
+        await changing.verify(harness.root, repair=True)
+        await harness.work()
+        assert await harness.is_equal_to_its_folder(), at
 
 
-async def test_there_is_no_false_alarm_while_a_worker_works(house: VerifiedHouse) -> None:
+async def test_there_is_no_false_alarm_while_a_worker_works(harness: VerifyHarness) -> None:
     async def change(name: str) -> None:
         for i in range(6):
-            await house.client.submit(name, source=name, text=f"Version {i}. {LONG[:2000]}")
+            await harness.client.submit(name, source=name, text=f"Version {i}. {LONG[:2000]}")
             if i % 3 == 2:
-                version = await house.broker.queue.now()
+                version = await harness.broker.queue.now()
                 deletion = Deletion(doc_id=name, version=version)
-                await house.client.delete_many([deletion], submission=new_submission())
+                await harness.client.delete_many([deletion], submission=new_submission())
 
-    async with house.working():
+    async with harness.working():
         changing = asyncio.gather(*(change(f"letter {i}") for i in range(4)))
         looks = 0
-        while not (changing.done() and await house.broker.queue.is_empty()):
-            found = await house.verify(repair=True)
+        while not (changing.done() and await harness.broker.queue.is_empty()):
+            found = await harness.verify(repair=True)
             assert (found["consistent"], found["repaired"]) == (True, 0), found
             looks += 1
         await changing
     assert looks > 2
-    assert (await house.verify())["consistent"]
+    assert (await harness.verify())["consistent"]
 
 
 def test_the_lists_are_bounded_and_the_counts_are_not() -> None:

@@ -22,7 +22,7 @@ from worker.store.ledger import QdrantLedger
 
 
 @dataclass(frozen=True)
-class House:
+class Harness:
     """An index, the folder ``root`` that it is made from, and a worker that works when told to.
 
     What is queued through ``broker`` is for the collection.
