@@ -148,7 +148,7 @@ async def test_the_newest_dead_letters_are_shown(site: AsyncClient, broker: Brok
     leases = lease_queue(broker)
     for claim in await take(leases, 30):
         await finish(leases, claim, bury(batch_of(claim), "broken", tries=1))
-        [document], [key] = batch_of(claim).documents, batch_of(claim).letter_keys
+        [document], [key] = batch_of(claim).documents, batch_of(claim).dead_letter_keys
         written_ms = 1000 + int(document.doc_id[-2:])
         await broker.redis.zadd(keys.DEAD_TIMES, {key: written_ms})
     shown = await page(site)
