@@ -51,7 +51,7 @@ async def redis_url(tmp_path_factory: pytest.TempPathFactory, worker_id: str) ->
 
 @pytest.fixture
 async def broker(redis_url: str, tmp_path: Path) -> AsyncIterator[Broker]:
-    """A connected broker with empty queues, and its blob store."""
+    """A connected broker on an empty database, with a blob store."""
     config = BrokerConfig(redis_url)
     async with connected(config) as redis:
         await redis.flushdb()

@@ -32,7 +32,7 @@ class DocumentLine(Struct, frozen=True, forbid_unknown_fields=True):
 
 _decoder = msgspec.json.Decoder(DocumentLine)
 NOT_A_DOCUMENT: Final = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
-"""What decoding a line, or `to_document`, raises for a value that is not a valid document."""
+"""Exceptions of decoding a line, and of `to_document`, for a value that is not a valid document."""
 
 
 async def parse(

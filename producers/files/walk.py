@@ -160,7 +160,7 @@ def _reason(path: Path, error: OSError) -> str:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What is sent of a file besides its path.
+    """Options for what is sent of a file besides its path.
 
     ``inline`` sends short text in the job, for workers that cannot read the file themselves.
     Otherwise the file's state is sent (see `ingestq.core.paths.file_state`), and workers skip a

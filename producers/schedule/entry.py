@@ -15,11 +15,11 @@ from producers.schedule.sources import Source
 
 
 class Action(StrEnum):
-    """What a run does.
+    """The action of a scheduled run.
 
     ``rescan`` queues what its source has, and deletes what it no longer has; ``reindex`` rebuilds
-    the collection with the current settings; ``verify`` compares the index with the ledger and
-    repairs it.
+    the collection with the current settings; ``verify`` compares the index with its ledger,
+    and with the source if there is one, and repairs it.
     """
 
     RESCAN = "rescan"

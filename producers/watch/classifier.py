@@ -61,7 +61,7 @@ class SkippedFileLog:
 
 @dataclass
 class ClassifiedFiles:
-    """What to do about some paths.
+    """The decisions about some paths.
 
     ``states`` has the state of each document's file, by document id. ``unsettled`` are files that
     are still being written, with their current state. ``needs_scan`` says that only a scan of the
@@ -121,7 +121,7 @@ class FileClassifier:
             yield await asyncio.to_thread(self.classify_listing, listing)
 
     def classify_listing(self, listing: Listing) -> ClassifiedFiles:
-        """Classify what a scan found."""
+        """Classify the entries that a scan found."""
         classified = ClassifiedFiles()
         self._classify_entries(listing.entries, listing.version, classified, {})
         return classified
