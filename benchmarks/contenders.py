@@ -1,4 +1,4 @@
-"""The two queues that are compared, behind one interface."""
+"""Stock arq and ingestq's queue behind one interface."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -18,7 +18,7 @@ SUBMISSION: Final = "benchmark"
 OFFERED_AT_ONCE: Final = 256
 """Jobs put on the lease worker's queue in one round trip while it is filled."""
 ENQUEUED_AT_ONCE: Final = 32
-"""Calls of ``enqueue_job`` that run at the same time, each on a connection of its own."""
+"""Concurrent calls of ``enqueue_job``, each on a connection of its own."""
 
 
 class Contender(Protocol):
@@ -37,14 +37,14 @@ class Contender(Protocol):
         ...
 
     async def enqueue_documents(self, documents: Sequence[Document]) -> None:
-        """Put documents on the queue in the fastest way there is."""
+        """Put documents on the queue in the fastest way that it offers."""
         ...
 
 
 @dataclass(frozen=True)
-class Stock:
-    """arq as it is released. ``job_timeout`` in seconds decides when a dead worker's job returns;
-    ``at_once`` is how many documents are enqueued at the same time."""
+class StockArq:
+    """arq as it is released. ``job_timeout`` in seconds decides when a dead worker's job runs
+    again; ``at_once`` is the number of documents enqueued concurrently."""
 
     redis: ArqRedis
     job_timeout: float = 300
@@ -74,7 +74,7 @@ class Stock:
 
 
 @dataclass(frozen=True)
-class Leased:
+class IngestqQueue:
     """This project's queue and `LeaseWorker`; ``lease`` in seconds."""
 
     queue: JobQueue

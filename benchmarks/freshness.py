@@ -1,7 +1,7 @@
-"""How soon a file is found after it was written: ``python -m benchmarks.freshness``.
+"""Measure how soon a written file is searchable: ``python -m benchmarks.freshness``.
 
 Starts ``ingestq up --drop`` with its defaults, and writes one small file after the other into the
-folder while nothing else is to be done. Takes about three minutes, prints a table with the targets
+folder while there is no other work. Takes about three minutes, prints a table with the targets
 and writes ``benchmarks/results/freshness.json``. Qdrant is the local one, unless
 ``INGESTQ_QDRANT_URL`` names a server; Redis is embedded.
 """
@@ -25,10 +25,10 @@ from urllib.parse import quote
 import httpx
 from rich.console import Console
 
-from benchmarks.arguments import parsed, parser
+from benchmarks.arguments import make_parser, parse_args
 from benchmarks.machine import describe
 from benchmarks.prose import Prose
-from benchmarks.report import Row, Target, show, summarised, write
+from benchmarks.report import Row, Target, show, summarise, write
 from ingestq.app.composition import open_broker
 from ingestq.app.settings import Settings, load_settings
 from ingestq.cli.output import configure_logging
@@ -39,9 +39,9 @@ FILES: Final = 60
 QUICK_FILES: Final = 8
 CHARACTERS: Final = 1500
 LONGEST_GAP_SECONDS: Final = 1.0
-"""Files come at random moments, as what waits for them may wake up now and then."""
+"""Files are written at random moments, so that they do not align with polling intervals."""
 POLL_SECONDS: Final = 0.01
-"""How often it is asked whether a file is indexed: an error of less than 1 %."""
+"""Time between two checks whether a file is indexed: an error of less than 1 %."""
 LONGEST_WAIT_SECONDS: Final = 60.0
 ALLOWED_MS: Final = 300
 """Beyond the settling time, at p95."""
@@ -51,7 +51,7 @@ SCANNED: Final = b"drop.scanned"
 
 @asynccontextmanager
 async def running(folder: Path, settings: Settings) -> AsyncIterator[str]:
-    """``ingestq up`` with a watched folder; the URL of its API, once the folder was scanned."""
+    """Run ``ingestq up`` with a watched folder; yield its API's URL once the folder was scanned."""
     environment = os.environ | {
         "INGESTQ_DATA_DIR": str(settings.data_dir),
         "INGESTQ_COLLECTION": settings.collection,
@@ -80,17 +80,17 @@ async def _read(stream: asyncio.StreamReader, lines: list[bytes]) -> None:
 async def _started(process: Process, lines: Sequence[bytes]) -> str:
     async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         while True:
-            said = b"".join(lines)
+            output = b"".join(lines)
             if process.returncode is not None:
-                raise RuntimeError(f"ingestq up has ended: {said.decode(errors='replace')}")
-            started = STARTED.search(said)
-            if started and SCANNED in said:
+                raise RuntimeError(f"ingestq up has ended: {output.decode(errors='replace')}")
+            started = STARTED.search(output)
+            if started and SCANNED in output:
                 return started["url"].decode()
             await asyncio.sleep(POLL_SECONDS)
 
 
 async def seconds_until_found(api: httpx.AsyncClient, path: Path, text: str) -> float:
-    """From the moment when the file at ``path`` is closed until its text can be found."""
+    """Write a file; return the time from closing it until its text is found, in seconds."""
     closed = await asyncio.to_thread(_write, path, text)
     async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         while not await _is_indexed(api, path):  # noqa: ASYNC110 - there is no event to await
@@ -102,13 +102,13 @@ async def seconds_until_found(api: httpx.AsyncClient, path: Path, text: str) -> 
 
 
 def _write(path: Path, text: str) -> float:
-    """Write a file; the moment when it was closed."""
-    path.write_text(text)
+    """Write a file; return the time at which it was closed."""
+    path.write_text(text, encoding="utf-8")
     return time.monotonic()
 
 
 async def _is_indexed(api: httpx.AsyncClient, path: Path) -> bool:
-    """What the ledger says; it does so after the chunks are written."""
+    """Return whether the ledger says so; it is written after the chunks."""
     answer = await api.get("/documents/" + quote(str(path), safe=""))
     if answer.status_code == httpx.codes.NOT_FOUND:
         return False
@@ -117,7 +117,7 @@ async def _is_indexed(api: httpx.AsyncClient, path: Path) -> bool:
 
 
 async def measure(folder: Path, settings: Settings, files: int) -> list[float]:
-    """Milliseconds beyond the settling time, of each file."""
+    """Return the milliseconds beyond the settling time, for each file."""
     prose, rng = Prose(SEED), random.Random(SEED)  # noqa: S311 - a benchmark
     console = Console(stderr=True)
     async with (
@@ -137,7 +137,7 @@ async def measure(folder: Path, settings: Settings, files: int) -> list[float]:
 
 
 def rows(beyond: Sequence[float]) -> list[Row]:
-    """The table, with its target."""
+    """Return the table, with its target."""
     cuts = statistics.quantiles(beyond, n=20, method="inclusive")
     figures = {"p50": statistics.median(beyond), "p95": cuts[-1], "longest": max(beyond)}
     targets = {"p95": Target(f"{ALLOWED_MS} ms", at_most=ALLOWED_MS)}
@@ -146,7 +146,7 @@ def rows(beyond: Sequence[float]) -> list[Row]:
             f"file closed to searchable, beyond the settling time: {name}",
             "ms",
             None,
-            summarised([value]),
+            summarise([value]),
             targets.get(name),
         )
         for name, value in figures.items()
@@ -155,7 +155,7 @@ def rows(beyond: Sequence[float]) -> list[Row]:
 
 async def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table and write ``--output``."""
-    args = parsed(parser(__doc__, RESULTS), argv, RESULTS)
+    args = parse_args(make_parser(__doc__, RESULTS), argv, RESULTS)
     configure_logging(logging.WARNING)
     files = QUICK_FILES if args.quick else FILES
     with tempfile.TemporaryDirectory(prefix="ingestq-bench-") as temporary:

@@ -1,7 +1,7 @@
-"""What ingesting again costs, and searching meanwhile: ``python -m benchmarks.index``.
+"""Measure repeated ingestion, and searches during a rebuild: ``python -m benchmarks.index``.
 
-Redis is embedded. Qdrant is the local one unless INGESTQ_QDRANT_URL is set; what is written there
-is removed at the end.
+Redis is embedded. Qdrant is the local one unless INGESTQ_QDRANT_URL is set; what the
+benchmark writes there is deleted at the end.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks.arguments import parsed, parser
+from benchmarks.arguments import make_parser, parse_args
 from benchmarks.ingestions import (
     command_seconds,
     ingest,
@@ -29,7 +29,7 @@ from benchmarks.ingestions import (
 from benchmarks.machine import Machine, describe
 from benchmarks.prose import Prose
 from benchmarks.rebuild import Answer, SearchQuery, search_while_rebuilding
-from benchmarks.report import Row, Target, show, summarised, write
+from benchmarks.report import Row, Target, show, summarise, write
 from ingestq.app.composition import open_broker, open_qdrant
 from ingestq.app.settings import Settings, load_settings
 from ingestq.cli.output import configure_logging
@@ -43,12 +43,12 @@ PLACES: Final = (0.5, 0.1, 0.7, 0.3, 0.9)
 """Where large files are edited, one after the other."""
 LARGE: Final = {".md": "Markdown", ".txt": "plain text"}
 SMALLER_CHUNK_TOKENS: Final = 128
-"""Half of what the bundled model reads, which is the default."""
+"""Half of the default, which is the limit of the bundled model."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured; ``characters`` of each small file are one to three chunks."""
+    """The amount of work. ``characters`` of each small file make one to three chunks."""
 
     files: int = 600
     characters: tuple[int, int] = (300, 2000)
@@ -64,7 +64,7 @@ Samples = defaultdict[str, list[float]]
 
 @dataclass(frozen=True)
 class Bench:
-    """A run: all values so far, by name of the row."""
+    """One run of the benchmark; ``samples`` has all values so far, by name of the row."""
 
     folder: Path
     settings: Settings
@@ -73,7 +73,7 @@ class Bench:
     console: Console
 
     def part(self, name: str) -> Settings:
-        """Settings for a part of the run, which has an index of its own."""
+        """Return settings for a part of the run, which has an index of its own."""
         change = {"data_dir": self.folder / name, "collection": f"{COLLECTION}-{name}"}
         return self.settings.model_copy(update=change)
 
@@ -82,7 +82,7 @@ class Bench:
 
 
 async def measure_reruns(bench: Bench) -> SearchQuery:
-    """A first run, and in turn unchanged and edited ones; answers what can be searched for."""
+    """Measure a first run, then unchanged and edited ones in turn; return a query for the index."""
     prose, plan = Prose(SEED), bench.plan
     rng = random.Random(SEED)  # noqa: S311 - a benchmark
     settings = bench.part("small")
@@ -104,15 +104,15 @@ async def measure_reruns(bench: Bench) -> SearchQuery:
             bench.samples["edited ratio"].append(first.seconds / edited.seconds)
             bench.samples["edited chunks"].append(edited.chunks.embedded)
         wanted = next(iter(folder.chunks))
-        question = await index.model.pool.embed_query(wanted.read_text())
+        query = await index.model.pool.embed_query(wanted.read_text(encoding="utf-8"))
     for i in range(plan.commands):
         bench.say(f"whole command {i + 1} of {plan.commands}")
         bench.samples["command"].append(await command_seconds(folder, settings))
-    return SearchQuery(question.dense, str(wanted), plan.files)
+    return SearchQuery(query.dense, str(wanted), plan.files)
 
 
 async def measure_edits(bench: Bench) -> None:
-    """Chunks that are embedded after each edit of a large file."""
+    """Measure how many chunks are embedded after each edit of a large file."""
     prose = Prose(SEED + 1)
     for suffix in LARGE:
         async with open_index(bench.part(f"large{suffix}")) as index:
@@ -128,20 +128,20 @@ async def measure_edits(bench: Bench) -> None:
                 bench.samples[f"large seconds{suffix}"].append(edited.seconds)
 
 
-async def measure_searches(bench: Bench, question: SearchQuery) -> None:
-    """Searches while the collection of `measure_reruns` is rebuilt."""
+async def measure_searches(bench: Bench, query: SearchQuery) -> None:
+    """Measure searches while the collection of `measure_reruns` is rebuilt."""
     bench.say("rebuilding")
-    answers = await search_while_rebuilding(bench.part("small"), SMALLER_CHUNK_TOKENS, question)
+    answers = await search_while_rebuilding(bench.part("small"), SMALLER_CHUNK_TOKENS, query)
     bench.samples["searches"].append(answers.total())
     bench.samples["failed"].append(answers[Answer.FAILED])
     bench.samples["incomplete"].append(answers[Answer.INCOMPLETE])
 
 
 def rows(bench: Bench) -> list[Row]:
-    """The table, with its targets."""
+    """Return the table, with its targets."""
 
     def row(name: str, unit: str, key: str, target: Target | None = None) -> Row:
-        return Row(name, unit, None, summarised(bench.samples[key]), target)
+        return Row(name, unit, None, summarise(bench.samples[key]), target)
 
     def large(suffix: str) -> list[Row]:
         name = f"{bench.plan.large_characters / 1e6:g} MB {LARGE[suffix]}"
@@ -171,7 +171,7 @@ def rows(bench: Bench) -> list[Row]:
 
 
 def notes(settings: Settings) -> Sequence[str]:
-    """How to read the table."""
+    """Return how to read the table."""
     where = "a server" if settings.qdrant_url else "the local mode"
     return (
         f"Qdrant is {where}; {settings.pool_size} processes embed with {settings.model}.",
@@ -184,7 +184,7 @@ def notes(settings: Settings) -> Sequence[str]:
 
 
 async def clean_up(settings: Settings) -> None:
-    """Remove what the run wrote to a server."""
+    """Delete what the run wrote to a server."""
     async with open_qdrant(settings) as qdrant:
         existing = (await qdrant.ask(lambda client: client.get_collections())).collections
         for name in (collection.name for collection in existing):
@@ -196,15 +196,15 @@ async def run(bench: Bench) -> Machine:
     """Measure everything."""
     async with open_broker(bench.part("small")) as broker:
         machine = await describe(broker.redis)
-    question = await measure_reruns(bench)
-    await measure_searches(bench, question)
+    query = await measure_reruns(bench)
+    await measure_searches(bench, query)
     await measure_edits(bench)
     return machine
 
 
 async def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table and write ``--output``."""
-    args = parsed(parser(__doc__, RESULTS), argv, RESULTS)
+    args = parse_args(make_parser(__doc__, RESULTS), argv, RESULTS)
     configure_logging(logging.WARNING)
     settings = load_settings().model_copy(update={"redis_url": None})
     with tempfile.TemporaryDirectory(prefix="ingestq-bench-") as folder:

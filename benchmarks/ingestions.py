@@ -1,4 +1,4 @@
-"""A folder that is ingested again and again, as ``ingestq run`` does it with the model loaded."""
+"""Ingest a folder again and again, as ``ingestq run`` does once its model is loaded."""
 
 import asyncio
 import os
@@ -32,16 +32,16 @@ from worker.store.ledger import QdrantLedger
 from worker.text.parts import PreparedDocument
 
 SETTLED_NS: Final = 10_000_000_000
-"""Files seem to be so old, as most files are: one that was written less than 2 s before a scan is
+"""Age given to written files, as most files are old: one written less than 2 s before a scan is
 always read."""
 PARAGRAPH_BREAK: Final = "\n\n"
 HITS: Final = 10
-OWN_WORD_LETTERS: Final = 12
+UNIQUE_WORD_LETTERS: Final = 12
 
 
 @dataclass(frozen=True)
 class Index:
-    """A worker at work: where its documents are queued, and what it writes to."""
+    """A running worker: the broker it claims jobs from, its model, and the store it writes to."""
 
     broker: Broker
     model: LaneModel
@@ -51,7 +51,7 @@ class Index:
 
 @dataclass(frozen=True)
 class Folder:
-    """Files, and of each how many chunks the index is to hold."""
+    """Files, with the number of chunks that the index must hold for each."""
 
     path: Path
     chunks: dict[Path, int]
@@ -75,12 +75,12 @@ async def open_index(settings: Settings) -> AsyncIterator[Index]:
 
 
 async def ingest(index: Index, folder: Folder) -> Summary:
-    """Ingest ``folder``, and see that the index is equal to it afterwards."""
-    sightings = ScanRecord()
+    """Ingest ``folder``, and check that the index is equal to it afterwards."""
+    record = ScanRecord()
     queue = index.broker.queue
     ingestion = Ingestion(index.broker.client, Silent())
-    found = observe([folder.path], None, queue.now, ReadOptions(), sightings)
-    sweeps = partial(sightings.sweeps, allow_mass_delete=False)
+    found = observe([folder.path], None, queue.now, ReadOptions(), record)
+    sweeps = partial(record.sweeps, allow_mass_delete=False)
     async with asyncio.TaskGroup() as group:
         group.create_task(ingestion.produce(found, sweeps))
         group.create_task(ingestion.follow(until_queue_is_empty=True))
@@ -103,15 +103,15 @@ async def rerun(index: Index, folder: Folder) -> Summary:
 async def rerun_edited(
     index: Index, folder: Folder, files: Sequence[Path], share: float, prose: Prose
 ) -> Summary:
-    """Edit ``files``, ingest ``folder``, and see that what is new in it is found."""
+    """Edit ``files``, ingest ``folder``, and check that searches find the new text."""
     new = {path: _edit(path, share, prose) for path in files}
     folder.chunks.update({path: await _count_chunks(index, path) for path in files})
     summary = await ingest(index, folder)
     unchanged = len(folder.chunks) - len(files)
     assert summary.documents == DocumentCounts(indexed=len(files), unchanged=unchanged), summary
     for path, sentence in new.items():
-        question = await index.model.pool.embed_query(sentence)
-        hits = await index.chunks.search(question.dense, HITS, sparse=question.sparse)
+        query = await index.model.pool.embed_query(sentence)
+        hits = await index.chunks.search(query.dense, HITS, sparse=query.sparse)
         assert any(hit.doc_id == str(path) and sentence in hit.text for hit in hits), path
     return summary
 
@@ -124,7 +124,7 @@ async def write_folder(
     prose: Prose,
     suffixes: Sequence[str] = (".md", ".txt"),
 ) -> Folder:
-    """Write ``files`` of prose of so many characters each, in turn with each of ``suffixes``."""
+    """Write ``files`` files of prose, of ``characters`` each, with ``suffixes`` in turn."""
     sizes = random.Random(files)  # noqa: S311 - a benchmark
     folder = Folder(path, {})
     for i in range(files):
@@ -136,15 +136,15 @@ async def write_folder(
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file that seems to have been written a while ago."""
+    """Write a file with an older modification time."""
     path.parent.mkdir(exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     settled = time.time_ns() - SETTLED_NS
     os.utime(path, ns=(settled, settled))
 
 
 async def command_seconds(folder: Folder, settings: Settings) -> float:
-    """Wall time of ``ingestq run``, in a process of its own, on a folder that has not changed."""
+    """Return the wall time of the command ``ingestq run`` on an unchanged folder, in seconds."""
     environment = os.environ | {
         "INGESTQ_DATA_DIR": str(settings.data_dir),
         "INGESTQ_COLLECTION": settings.collection,
@@ -163,13 +163,13 @@ async def command_seconds(folder: Folder, settings: Settings) -> float:
 
 
 def _edit(path: Path, share: float, prose: Prose) -> str:
-    """Replace the paragraph at ``share`` of a file; answers the new one's first sentence."""
-    paragraphs = path.read_text().split(PARAGRAPH_BREAK)
+    """Replace the paragraph at ``share`` of a file; return the new one's first sentence."""
+    paragraphs = path.read_text(encoding="utf-8").split(PARAGRAPH_BREAK)
     at = int(share * len(paragraphs))
     at += paragraphs[at].startswith("#")  # a heading stands before a paragraph
-    # Prose has few words, so a sentence of it may be found elsewhere: this one has one of its own.
-    dead_letters = random.Random(paragraphs[at]).choices(ascii_lowercase, k=OWN_WORD_LETTERS)  # noqa: S311
-    sentence = f"{prose.sentence()[:-1]} {''.join(dead_letters)}."
+    # Prose has few words, so a sentence may be found elsewhere: this one has a unique word.
+    unique = random.Random(paragraphs[at]).choices(ascii_lowercase, k=UNIQUE_WORD_LETTERS)  # noqa: S311
+    sentence = f"{prose.sentence()[:-1]} {''.join(unique)}."
     paragraphs[at] = f"{sentence} {prose.paragraph()}"
     _write(path, PARAGRAPH_BREAK.join(paragraphs))
     return sentence

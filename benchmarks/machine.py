@@ -1,4 +1,4 @@
-"""On what a benchmark ran."""
+"""The machine and versions that a benchmark ran on."""
 
 import os
 import platform
@@ -24,7 +24,7 @@ class Machine:
 
 
 async def describe(redis: Redis) -> Machine:
-    """Look at this machine and at the server behind ``redis``."""
+    """Return the details of this machine and of the server behind ``redis``."""
     info = await redis.info("server")
     name = info.get("server_name", "redis")
     return Machine(
@@ -39,7 +39,7 @@ async def describe(redis: Redis) -> Machine:
 
 
 def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.processor() or "unknown"

@@ -1,8 +1,8 @@
-"""Whether a worker's memory stays what it is: ``python -m benchmarks.memory``.
+"""Measure whether a worker's memory stays flat: ``python -m benchmarks.memory``.
 
 Ingests documents until the collection has 1,000, 10,000 and 100,000 chunks, then one large file,
-and samples the memory of the worker and of its children meanwhile. The model is a static one, to be
-quick. Takes from ten minutes to more than an hour, nearly all of it for the large file.
+and samples the memory of the worker and of its child processes meanwhile. The model is a static
+one, to be quick. Takes from ten minutes to more than an hour, nearly all of it for the large file.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.arguments import parsed, parser
-from benchmarks.embedding.ingestions import NotIndexed, Working, ingest, working
+from benchmarks.arguments import make_parser, parse_args
+from benchmarks.embedding.ingestions import NotIndexedError, RunningWorker, ingest, running_worker
 from benchmarks.embedding.measures import make_static_model
-from benchmarks.embedding.qdrant import SearchFilter, open_qdrant
+from benchmarks.embedding.qdrant import BenchQdrant, open_qdrant
 from benchmarks.embedding.resources import MEBIBYTE, Memory, memory
 from benchmarks.machine import Machine, describe
 from benchmarks.prose import Prose
@@ -38,18 +38,18 @@ QUICK_STAGES: Final = (200, 1_000)
 LARGE_MIB: Final = 1024
 QUICK_LARGE_MIB: Final = 2
 FLAT: Final = 1.1
-"""Memory counts as flat if its peak is at most so many times that of the first stage."""
+"""Memory is flat if its peak is at most this many times that of the first stage."""
 FILE_CHARACTERS: Final = 50_000
 CHUNK_CHARACTERS: Final = 1_100
-"""About so many of generated prose are a chunk."""
+"""Generated prose in one chunk, about."""
 SEED_CHARACTERS: Final = 1_000_000
-"""Of prose that are generated for a large file; the rest repeats them, numbered."""
+"""Prose generated for a large file; the rest of it repeats that, numbered."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Memory while something was ingested. ``peak`` has that of the worker and that of its
-    children, each at its highest; ``failed`` says why it was not indexed."""
+    """Memory during one ingestion. ``peak`` has the highest value for the worker, and the highest
+    for its child processes; ``failed`` is the reason if it was not indexed."""
 
     name: str
     chunks: int
@@ -59,20 +59,20 @@ class Stage:
     failed: str | None = None
 
 
-async def stage(worker: Working, name: str, path: Path) -> Stage:
-    """Ingest ``path`` and watch the worker's memory."""
+async def stage(worker: RunningWorker, name: str, path: Path) -> Stage:
+    """Ingest ``path`` and sample the worker's memory."""
     samples: list[Memory] = []
-    watching = asyncio.create_task(_watch(worker.process.pid, samples))
+    sampling = asyncio.create_task(_sample(worker.process.pid, samples))
     try:
         done = await ingest(worker, path)
-    except NotIndexed as error:
+    except NotIndexedError as error:
         return Stage(name, 0, 0.0, _peak(samples), None, str(error))
     finally:
-        watching.cancel()
+        sampling.cancel()
     return Stage(name, done.chunks, done.seconds, _peak([*samples, done.memory]), done.memory)
 
 
-async def _watch(pid: int, samples: list[Memory]) -> None:
+async def _sample(pid: int, samples: list[Memory]) -> None:
     while True:
         samples.append(await asyncio.to_thread(memory, pid))
         await asyncio.sleep(SAMPLE_SECONDS)
@@ -83,18 +83,18 @@ def _peak(samples: Sequence[Memory]) -> Memory:
 
 
 def write_files(folder: Path, chunks: int, prose: Prose) -> None:
-    """Write files that come to about so many chunks."""
+    """Write files with about ``chunks`` chunks in total."""
     folder.mkdir()
     for i in range(max(1, round(chunks * CHUNK_CHARACTERS / FILE_CHARACTERS))):
         text = prose.text(FILE_CHARACTERS, markdown=False)
-        (folder / f"{i:05}.txt").write_text(text)
+        (folder / f"{i:05}.txt").write_text(text, encoding="utf-8")
 
 
 def write_large_file(path: Path, size: int, prose: Prose) -> None:
     """Write ``size`` bytes of paragraphs, no two of them equal."""
     path.parent.mkdir()
     written = 0
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for paragraph in _numbered(prose.text(SEED_CHARACTERS, markdown=False).split("\n\n")):
             written += file.write(paragraph)
             if written >= size:
@@ -108,15 +108,15 @@ def _numbered(paragraphs: Sequence[str]) -> Iterator[str]:
 
 
 async def measure(
-    folder: Path, broker: Broker, qdrant: SearchFilter, sizes: Sequence[int], large_mib: int
+    folder: Path, broker: Broker, qdrant: BenchQdrant, sizes: Sequence[int], large_mib: int
 ) -> list[Stage]:
-    """All stages, in one worker each for the chunks and for the large file."""
+    """Measure all stages: one worker for the chunks, and one for the large file."""
     say, prose = Console(stderr=True), Prose(1)
     model = folder / "model"
     await make_static_model(model)
     settings = {"INGESTQ_MODEL": str(model)}
     stages: list[Stage] = []
-    async with working(broker, qdrant, folder, "memory", settings) as worker:
+    async with running_worker(broker, qdrant, folder, "memory", settings) as worker:
         there = 0
         for size in sizes:
             path = folder / f"until-{size}"
@@ -129,7 +129,7 @@ async def measure(
         await asyncio.to_thread(write_large_file, path, large_mib * MEBIBYTE, prose)
         say.print(f"a text file of {large_mib:,} MiB", highlight=False)
         settings["INGESTQ_MAX_DOCUMENT_BYTES"] = str(2 * large_mib * MEBIBYTE)
-        async with working(broker, qdrant, folder, "large", settings) as worker:
+        async with running_worker(broker, qdrant, folder, "large", settings) as worker:
             stages.append(await stage(worker, f"a file of {large_mib:,} MiB", path))
     return stages
 
@@ -159,9 +159,9 @@ def show(stages: Sequence[Stage], machine: Machine) -> None:
 
 async def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table and write ``--output``."""
-    options = parser(__doc__, RESULTS)
+    options = make_parser(__doc__, RESULTS)
     options.add_argument("--mebibytes", type=int, help="size of the large file; 0 leaves it out")
-    args = parsed(options, argv, RESULTS)
+    args = parse_args(options, argv, RESULTS)
     sizes = QUICK_STAGES if args.quick else STAGES
     large = QUICK_LARGE_MIB if args.quick else LARGE_MIB
     large = large if args.mebibytes is None else args.mebibytes

@@ -8,50 +8,53 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from benchmarks.contenders import Contender
+
+LOG_TAIL_CHARACTERS: Final = 2000
 
 
 @dataclass(frozen=True)
 class Start:
-    """A job began: its name, and the kernel's monotonic time in ns."""
+    """The start of a job: its name, and the kernel's monotonic time in ns."""
 
     job: str
     ns: int
 
 
 @dataclass(frozen=True)
-class Crew:
-    """Worker processes that are ready, and the starts of jobs that they report."""
+class WorkerGroup:
+    """Worker processes that are ready, and the job starts that they report."""
 
     processes: tuple[Process, ...]
     starts: asyncio.Queue[Start] = field(default_factory=asyncio.Queue)
 
     def go(self) -> None:
-        """Let all of them begin to work."""
+        """Let all processes begin to work."""
         for process in self.processes:
             assert process.stdin is not None
             process.stdin.write(b"go\n")
 
     def kill(self) -> None:
-        """Send SIGKILL to all of them."""
+        """Send SIGKILL to all processes."""
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
 
 
 @asynccontextmanager
-async def crew(
+async def worker_group(
     contender: Contender, url: str, job: str, *, workers: int, log: Path
-) -> AsyncIterator[Crew]:
+) -> AsyncIterator[WorkerGroup]:
     """Start ``workers`` processes that run ``job``; when this yields, each is connected and waits
-    for `Crew.go`. They are killed on leaving. What they log is added to ``log``."""
+    for `WorkerGroup.go`. They are killed on leaving. What they log is added to ``log``."""
     async with AsyncExitStack() as stack:
         processes = [
             await stack.enter_async_context(_process(contender, url, job, log))
             for _ in range(workers)
         ]
-        ready = Crew(tuple(processes))
+        ready = WorkerGroup(tuple(processes))
         readers = [asyncio.create_task(_read(process, ready.starts)) for process in processes]
         try:
             yield ready
@@ -71,7 +74,7 @@ async def _process(contender: Contender, url: str, job: str, log: Path) -> Async
     try:
         assert process.stdout is not None
         if await process.stdout.readline() != b"ready\n":
-            raise RuntimeError(f"a worker did not start: {_last_words(log)}")
+            raise RuntimeError(f"a worker did not start: {_log_tail(log)}")
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -86,5 +89,5 @@ async def _read(process: Process, starts: asyncio.Queue[Start]) -> None:
         starts.put_nowait(Start(job, int(ns)))
 
 
-def _last_words(log: Path) -> str:
-    return log.read_text(errors="replace")[-2000:]
+def _log_tail(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL_CHARACTERS:]

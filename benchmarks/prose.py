@@ -1,4 +1,4 @@
-"""Text that looks like prose, the same on every machine."""
+"""Generated text that resembles prose, the same on every machine."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -17,14 +17,14 @@ SYLLABLES: Final = (
 )
 LEXICON_WORDS: Final = 30_000
 RANK_SHIFT: Final = 2.7
-"""How often a word comes is proportional to 1 / (rank + this), as in English (Mandelbrot 1953)."""
-PARAGRAPHS_A_SECTION: Final = 5
+"""A word's frequency is proportional to 1 / (rank + this), as in English (Mandelbrot 1953)."""
+PARAGRAPHS_PER_SECTION: Final = 5
 DRAWN_WORDS: Final = 1024
-"""At once, which is faster than one by one."""
+"""Words drawn at once, which is faster than one by one."""
 
 
 class Prose:
-    """A seeded author, whose paragraphs have from one to fourteen sentences."""
+    """A seeded generator of prose, in paragraphs of one to fourteen sentences."""
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)  # noqa: S311 - a benchmark
@@ -34,21 +34,21 @@ class Prose:
         self._words = self._drawn()
 
     def sentence(self) -> str:
-        """About twenty words, with a full stop."""
+        """Return about twenty words, with a full stop."""
         length = max(3, int(self._rng.lognormvariate(2.7, 0.5)))
         return " ".join(self._word() for _ in range(length)).capitalize() + "."
 
     def paragraph(self) -> str:
-        """One line of sentences."""
+        """Return one line of sentences."""
         length = min(14, max(1, int(self._rng.lognormvariate(1.2, 0.6))))
         return " ".join(self.sentence() for _ in range(length))
 
     def text(self, characters: int, *, markdown: bool) -> str:
-        """At least ``characters`` in paragraphs; in Markdown also headings, of three levels."""
+        """Return paragraphs of at least ``characters``; Markdown with three levels of headings."""
         parts: list[str] = []
         size = 0
         while size < characters:
-            if markdown and self._rng.random() < 1 / PARAGRAPHS_A_SECTION:
+            if markdown and self._rng.random() < 1 / PARAGRAPHS_PER_SECTION:
                 title = " ".join(self._word() for _ in range(3)).capitalize()
                 parts.append("#" * self._rng.choice((1, 2, 2, 3, 3, 3)) + " " + title)
             parts.append(self.paragraph())
@@ -63,7 +63,7 @@ class Prose:
             yield from self._rng.choices(self._lexicon, cum_weights=self._weights, k=DRAWN_WORDS)
 
     def _invented_after(self, words: Sequence[str]) -> list[str]:
-        """``words``, and then others made of syllables, the shorter ones more often."""
+        """Return ``words`` followed by invented ones, of one to three syllables."""
         lexicon, syllables = dict.fromkeys(words), SYLLABLES.split()
         while len(lexicon) < LEXICON_WORDS:
             word = "".join(self._rng.choices(syllables, k=self._rng.choice((1, 2, 2, 3))))

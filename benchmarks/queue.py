@@ -1,4 +1,4 @@
-"""Stock arq beside the lease worker: ``python -m benchmarks.queue``, or ``make bench``.
+"""Compare stock arq with the lease worker: ``python -m benchmarks.queue``, or ``make bench``.
 
 Both use one Redis server, embedded and durable (append-only file, ``appendfsync always``, Unix
 socket), which is emptied between measurements. Rounds alternate between the two. Workers are
@@ -21,12 +21,12 @@ from arq.connections import RedisSettings
 from rich.console import Console
 
 from benchmarks import measures
-from benchmarks.arguments import parsed, parser
-from benchmarks.contenders import ENQUEUED_AT_ONCE, Leased, Stock
+from benchmarks.arguments import make_parser, parse_args
+from benchmarks.contenders import ENQUEUED_AT_ONCE, IngestqQueue, StockArq
 from benchmarks.machine import describe
 from benchmarks.measures import IDLE_WORKERS, Server
 from benchmarks.queue_worker import MAX_JOBS
-from benchmarks.report import Row, Target, show, summarised, write
+from benchmarks.report import Row, Target, show, summarise, write
 from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.embedded.redis import embedded_redis
@@ -37,13 +37,13 @@ WORKERS: Final = (1, 4)
 STOCK_JOB_TIMEOUT: Final = 10.0
 """Seconds; at its default of 300 stock arq restarts a job after 310 s."""
 STOCK_POLL_SECONDS: Final = 0.5
-"""Gaps between stock's samples spread over one of its polls."""
+"""Longest gap between stock's samples: they spread over one of its poll intervals."""
 OUR_GAP_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured: rounds, jobs and documents a round, pickups a round, leases in s."""
+    """The amount of work: rounds, jobs, documents and pickups a round, leases in seconds."""
 
     rounds: int = 3
     stock_jobs: int = 1200
@@ -83,25 +83,25 @@ Samples = defaultdict[str, list[float]]
 
 @dataclass(frozen=True)
 class Bench:
-    """A run: both contenders on one server, and all values so far, by name of the row."""
+    """One run: both contenders on one server; ``samples`` has all values so far, by row name."""
 
     server: Server
-    stock: Stock
-    ours: Leased
+    stock: StockArq
+    ours: IngestqQueue
     plan: Plan
     samples: dict[str, Samples]
     rng: random.Random
 
-    def add(self, contender: Stock | Leased, row: str, value: float) -> None:
+    def add(self, contender: StockArq | IngestqQueue, row: str, value: float) -> None:
         self.samples[contender.name][row].append(value)
 
     @property
-    def both(self) -> tuple[Stock | Leased, ...]:
+    def both(self) -> tuple[StockArq | IngestqQueue, ...]:
         return (self.stock, self.ours)
 
 
 async def measure_throughput(bench: Bench) -> None:
-    """One round of no-op jobs a second, and of what they cost."""
+    """Measure one round of no-op jobs: how many a second, and what they cost the server."""
     for workers in WORKERS:
         for contender in bench.both:
             jobs = bench.plan.stock_jobs if contender is bench.stock else bench.plan.our_jobs
@@ -112,7 +112,7 @@ async def measure_throughput(bench: Bench) -> None:
 
 
 async def measure_pickup(bench: Bench) -> None:
-    """One round of pickup latencies."""
+    """Measure one round of pickup latencies."""
     for contender in bench.both:
         stock = contender is bench.stock
         latencies = await measures.pickup_latencies(
@@ -129,7 +129,7 @@ async def measure_pickup(bench: Bench) -> None:
 
 
 async def measure_enqueueing(bench: Bench) -> None:
-    """One round of documents enqueued a second."""
+    """Measure one round of documents enqueued a second."""
     few, many = (
         measures.documents(n) for n in (bench.plan.stock_documents, bench.plan.our_documents)
     )
@@ -143,7 +143,7 @@ async def measure_enqueueing(bench: Bench) -> None:
 
 
 async def measure_restart(bench: Bench, round_: int) -> None:
-    """One round of restarts after a SIGKILL, at a random moment between two renewals."""
+    """Measure one round of restarts after a SIGKILL at a random moment between two renewals."""
     if round_ < bench.plan.stock_restarts:
         stock = replace(bench.stock, job_timeout=STOCK_JOB_TIMEOUT)
         seconds = await measures.restart_seconds(bench.server, stock, 1.0, bench.rng)
@@ -156,7 +156,7 @@ async def measure_restart(bench: Bench, round_: int) -> None:
 
 
 async def run(bench: Bench) -> None:
-    """Make all rounds."""
+    """Measure all rounds."""
     console = Console(stderr=True)
     for round_ in range(bench.plan.rounds):
         for name, measure in (
@@ -170,11 +170,11 @@ async def run(bench: Bench) -> None:
 
 
 def rows(bench: Bench) -> list[Row]:
-    """The table, with its targets."""
+    """Return the table, with its targets."""
 
     def row(name: str, unit: str, key: str, target: Target | None = None) -> Row:
         stock, ours = (bench.samples[c.name][key] for c in bench.both)
-        return Row(name, unit, summarised(stock), summarised(ours), target)
+        return Row(name, unit, summarise(stock), summarise(ours), target)
 
     ten_times = Target("10 x stock", at_least=10, of_ratio=True)
     many = Target("20,000", at_least=20_000)
@@ -209,8 +209,8 @@ async def open_bench(folder: Path, plan: Plan) -> AsyncIterator[Bench]:
             try:
                 yield Bench(
                     server=Server(redis, url, folder / "workers.log"),
-                    stock=Stock(pool),
-                    ours=Leased(JobQueue(redis, config)),
+                    stock=StockArq(pool),
+                    ours=IngestqQueue(JobQueue(redis, config)),
                     plan=plan,
                     samples=defaultdict(lambda: defaultdict(list)),
                     rng=random.Random(SEED),  # noqa: S311 - only spreads samples
@@ -221,7 +221,7 @@ async def open_bench(folder: Path, plan: Plan) -> AsyncIterator[Bench]:
 
 async def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table and write ``--output``."""
-    args = parsed(parser(__doc__, RESULTS), argv, RESULTS)
+    args = parse_args(make_parser(__doc__, RESULTS), argv, RESULTS)
     with tempfile.TemporaryDirectory(prefix="ingestq-bench-") as folder:
         async with open_bench(Path(folder), QUICK if args.quick else Plan()) as bench:
             machine = await describe(bench.server.redis)

@@ -38,11 +38,11 @@ SERVING: Final = {DEFAULT_COLLECTION: "no collection: nothing is indexed"}
 NOTHING: Final = "nothing"
 NOTE: Final = "note"
 BLOCK: Final = "block"
-"""What a job does: nothing, print its id and start time, or print them and never end."""
+"""Kinds of jobs: do nothing; print id and start time; print them and never end."""
 
 
 def note_start(job: str) -> None:
-    """Print the job's name and the time in ns at which it started, on the clock of the kernel."""
+    """Print the job's name and start time, in ns of the kernel's monotonic clock."""
     os.write(1, f"{job} {time.monotonic_ns()}\n".encode())
 
 
@@ -52,7 +52,7 @@ async def block(job: str) -> None:
 
 
 def stock_job(kind: str) -> WorkerCoroutine:
-    """The job function for stock arq."""
+    """Return the job function for stock arq."""
 
     async def job(ctx: dict[str, Any], name: str) -> None:
         if kind == NOTE:
@@ -64,7 +64,7 @@ def stock_job(kind: str) -> WorkerCoroutine:
 
 
 def lease_job(kind: str) -> WorkerCoroutine:
-    """The job function for the lease worker."""
+    """Return the job function for the lease worker."""
 
     async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         name = batch.documents[0].doc_id
@@ -78,14 +78,14 @@ def lease_job(kind: str) -> WorkerCoroutine:
 
 
 async def wait_for_start() -> None:
-    """Tell the benchmark that this process is ready, and wait until it says go."""
+    """Tell the benchmark that this process is ready, and wait for its go."""
     os.write(1, b"ready\n")
     await asyncio.to_thread(sys.stdin.readline)
     threading.Thread(target=_end_with_stdin, daemon=True).start()
 
 
 def _end_with_stdin() -> None:
-    """Leave no worker behind when the benchmark itself ends."""
+    """End this process when the benchmark ends."""
     sys.stdin.read()
     os._exit(0)
 

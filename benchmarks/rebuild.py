@@ -1,4 +1,4 @@
-"""Searches that go on while a collection is rebuilt and exchanged."""
+"""Search while a collection is rebuilt and the alias is cut over."""
 
 import asyncio
 from collections import Counter
@@ -19,13 +19,13 @@ from worker.store.collection import find_collection
 
 HITS: Final = 10
 PAUSE_SECONDS: Final = 0.02
-"""Between two searches, so that they do not keep the rebuild from its work."""
+"""Between two searches, so that they do not slow the rebuild down."""
 
 
 @dataclass(frozen=True)
 class SearchQuery:
-    """What is searched for: all answers have `HITS` chunks, some of ``doc_id``, out of
-    ``documents``."""
+    """A query and its expected answer: `HITS` chunks, one of them of ``doc_id``, in a collection of
+    ``documents`` documents."""
 
     vector: Sequence[float]
     doc_id: str
@@ -33,7 +33,7 @@ class SearchQuery:
 
 
 class Answer(StrEnum):
-    """What a search came to."""
+    """Whether a search was answered."""
 
     COMPLETE = "complete"
     INCOMPLETE = "incomplete"
@@ -41,49 +41,47 @@ class Answer(StrEnum):
 
 
 async def search_while_rebuilding(
-    settings: Settings, chunk_tokens: int, question: SearchQuery
+    settings: Settings, chunk_tokens: int, query: SearchQuery
 ) -> Counter[Answer]:
-    """Rebuild the collection as ``ingestq reindex --chunk-tokens`` does; how searches went."""
+    """Rebuild the collection like ``ingestq reindex --chunk-tokens``; return the search answers."""
     wanted = settings.model_copy(update={"chunk_tokens": chunk_tokens})
     async with open_broker(settings) as broker, open_qdrant(settings) as qdrant:
         live = await find_collection(qdrant, settings.collection)
         assert live is not None, "it was just made"
         ended = asyncio.Event()
-        searching = asyncio.create_task(_search_until(ended, qdrant, live.alias, question))
+        searching = asyncio.create_task(_search_until(ended, qdrant, live.alias, query))
         try:
             built = await build(broker, qdrant, live, wanted, Silent())
         finally:
             ended.set()
         answers = await searching
         assert isinstance(built.outcome, ReindexResult), built.outcome
-        assert built.outcome.documents == question.documents
+        assert built.outcome.documents == query.documents
         assert await find_collection(qdrant, live.alias) == built.new != live
     return answers
 
 
 async def _search_until(
-    ended: asyncio.Event, qdrant: Qdrant, alias: str, question: SearchQuery
+    ended: asyncio.Event, qdrant: Qdrant, alias: str, query: SearchQuery
 ) -> Counter[Answer]:
-    """Search again and again; the last search begins after the event."""
+    """Search again and again; the last search begins after ``ended`` is set."""
     answers: Counter[Answer] = Counter()
     last = False
     while not last:
         last = ended.is_set()
-        answers[await _search(qdrant, alias, question)] += 1
+        answers[await _search(qdrant, alias, query)] += 1
         await asyncio.sleep(PAUSE_SECONDS)
     return answers
 
 
-async def _search(qdrant: Qdrant, alias: str, question: SearchQuery) -> Answer:
+async def _search(qdrant: Qdrant, alias: str, query: SearchQuery) -> Answer:
     try:
-        hits = await QdrantStore(qdrant, alias).search(question.vector, HITS)
+        hits = await QdrantStore(qdrant, alias).search(query.vector, HITS)
         documents = await qdrant.ask(
-            lambda client: client.facet(
-                alias, key="doc_id", limit=question.documents + 1, exact=True
-            )
+            lambda client: client.facet(alias, key="doc_id", limit=query.documents + 1, exact=True)
         )
     except IngestqError:
         return Answer.FAILED
-    found = question.doc_id in {hit.doc_id for hit in hits}
-    complete = len(hits) == HITS and len(documents.hits) == question.documents
+    found = query.doc_id in {hit.doc_id for hit in hits}
+    complete = len(hits) == HITS and len(documents.hits) == query.documents
     return Answer.COMPLETE if found and complete else Answer.INCOMPLETE

@@ -13,12 +13,12 @@ from rich.table import Table
 from benchmarks.machine import Machine
 
 PRINTED_COLUMNS: Final = 120
-"""Width where there is no terminal to ask."""
+"""Width of tables where there is no terminal."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One value a round, and what they come to."""
+    """Median, minimum and maximum of one value a round."""
 
     median: float
     min: float
@@ -33,8 +33,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Target:
-    """What is aimed at: ``at_least`` or ``at_most``, of our median, of its ratio to stock's, or of
-    each of our values."""
+    """A target for our median: ``at_least`` or ``at_most``; with ``of_ratio`` for its ratio to
+    stock's, with ``of_each`` for each of our values."""
 
     text: str
     at_least: float | None = None
@@ -50,7 +50,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement of both; None where it was not made, or there is nothing to compare with."""
+    """One measurement of both contenders; None where there is none."""
 
     name: str
     unit: str
@@ -77,8 +77,8 @@ class Row:
         return all(map(self.target.is_met_by, values))
 
 
-def summarised(values: Sequence[float]) -> Summary | None:
-    """The summary of one value a round; None if there was no round."""
+def summarise(values: Sequence[float]) -> Summary | None:
+    """Return the summary of one value a round; None if there was no round."""
     if not values:
         return None
     return Summary(statistics.median(values), min(values), max(values), tuple(values))
@@ -116,7 +116,7 @@ def show(rows: Sequence[Row], machine: Machine, notes: Sequence[str]) -> None:
 
 
 def write(path: Path, rows: Sequence[Row], machine: Machine, notes: Sequence[str]) -> None:
-    """Write everything that `show` prints as JSON."""
+    """Write what `show` prints as JSON."""
     measurements: list[dict[str, Any]] = [
         {**msgspec.to_builtins(row), "ratio": row.ratio, "met": row.met} for row in rows
     ]
@@ -130,7 +130,7 @@ def write(path: Path, rows: Sequence[Row], machine: Machine, notes: Sequence[str
 
 
 def _figure(value: float) -> str:
-    """``value`` with three digits or so; a count as it is."""
+    """Return ``value`` with about three digits, or a count in full."""
     if isinstance(value, int):
         return f"{value:,}"
     if abs(value) >= 100:

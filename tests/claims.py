@@ -1,4 +1,4 @@
-"""Do as a worker does, a step at a time."""
+"""Act as a worker, one step at a time: claim jobs and finish them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -11,28 +11,29 @@ from ingestq.core.jobs import IngestBatch
 from ingestq.core.results import BatchReport, JobResult
 
 DOCUMENTS: Final[Mapping[str, str]] = {DEFAULT_COLLECTION: "documents__test"}
-"""Serves what is queued by default."""
+"""Serves the default collection."""
 
 
 def lease_queue(
     broker: Broker, lease_seconds: float = 15, serving: Mapping[str, str] = DOCUMENTS
 ) -> LeaseQueue:
+    """Return the queue of a worker that serves ``serving``."""
     return LeaseQueue(broker.redis, broker.config, lease_seconds, serving, broker.blobs)
 
 
 async def take(leases: LeaseQueue, n: int = 1, worker: str = "w") -> Sequence[Claim]:
-    """Claim up to ``n`` jobs of any lane, as a worker that runs nothing."""
+    """Claim up to ``n`` jobs of any lane, as a worker without running jobs."""
     return (await leases.claim(worker, n, bulk=n, running=0)).claims
 
 
 async def finish(leases: LeaseQueue, claimed: Claim, report: BatchReport) -> bool:
-    """Finish a job with ``report``."""
+    """Finish a job with ``report``; return whether its lease was still held."""
     result = JobResult("ingest", 1, 0, True, report, 0, 0, keys.QUEUE, claimed.job_id)
     return await leases.ack(claimed, report, result)
 
 
 def batch_of(claimed: Claim) -> IngestBatch:
-    """The batch in a job's payload."""
+    """Return the batch in a job's payload."""
     batch = claimed.job().batch
     assert isinstance(batch, IngestBatch)
     return batch

@@ -1,8 +1,8 @@
-"""What the tests share: real services, started once.
+"""Fixtures shared by all tests: real services, started once.
 
-``INGESTQ_TEST_REDIS_URL`` and ``INGESTQ_TEST_QDRANT_URL`` make the tests use those servers. The
-Redis database that is named is emptied, and so is the one after it for each further process that
-runs tests (``pytest -n``); in Qdrant only collections made by the tests are touched.
+With ``INGESTQ_TEST_REDIS_URL`` and ``INGESTQ_TEST_QDRANT_URL`` the tests use those servers. They
+empty the named Redis database, and the following ones for further processes of ``pytest -n``; in
+Qdrant they touch only collections of their own.
 """
 
 import os
@@ -51,7 +51,7 @@ async def redis_url(tmp_path_factory: pytest.TempPathFactory, worker_id: str) ->
 
 @pytest.fixture
 async def broker(redis_url: str, tmp_path: Path) -> AsyncIterator[Broker]:
-    """A connected broker with nothing in it, and its blob store."""
+    """A connected broker on an empty database, with a blob store."""
     config = BrokerConfig(redis_url)
     async with connected(config) as redis:
         await redis.flushdb()
@@ -64,7 +64,7 @@ def queue(broker: Broker) -> JobQueue:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let all tests, and the commands they run, share what is made ready of a model."""
+    """Let all tests, and the commands they run, share one cache of prepared models."""
     if "INGESTQ_CACHE_DIR" not in os.environ:
         assert config.cache is not None
         os.environ["INGESTQ_CACHE_DIR"] = str(config.cache.mkdir("models"))
@@ -72,7 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def cache_dir() -> Path:
-    """Where models that were made ready are kept."""
+    """The folder with prepared models."""
     return Path(os.environ["INGESTQ_CACHE_DIR"])
 
 
@@ -87,7 +87,7 @@ async def model(cache_dir: Path) -> AsyncIterator[ModelPool]:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> TinyModels:
-    """Small models of many kinds, made once for all processes of tests."""
+    """Small models of many kinds, made once for all test processes."""
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "tiny-models"
     with FileLock(folder.with_suffix(".lock")):
@@ -101,7 +101,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Tin
 
 @pytest.fixture(scope="session")
 async def qdrant(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Qdrant]:
-    """A Qdrant for the whole session: the server that is named, or the local mode."""
+    """A Qdrant for the whole session: the named server, or the local mode."""
     path = tmp_path_factory.mktemp("qdrant")
     async with connect_qdrant(QdrantConfig(QDRANT_URL, None, path)) as opened:
         yield opened
@@ -109,7 +109,7 @@ async def qdrant(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Qdra
 
 @pytest.fixture
 async def collection(qdrant: Qdrant, model: ModelPool) -> AsyncIterator[CollectionNames]:
-    """A new, empty collection; removed afterwards."""
+    """A new, empty collection, deleted afterwards."""
     names = await open_collection(qdrant, f"test-{uuid.uuid4().hex[:12]}", fingerprint(model.info))
     yield names
     await qdrant.ask(lambda client: client.delete_collection(names.chunks))
@@ -120,7 +120,7 @@ async def collection(qdrant: Qdrant, model: ModelPool) -> AsyncIterator[Collecti
 async def harness(
     broker: Broker, qdrant: Qdrant, model: ModelPool, collection: CollectionNames, tmp_path: Path
 ) -> AsyncIterator[Harness]:
-    """An empty folder, and a worker at work."""
+    """An empty folder and collection, with a running worker."""
     root = tmp_path / "root"
     root.mkdir()
     harness = Harness.of(broker, qdrant, collection, model, root)
@@ -143,19 +143,19 @@ def debian_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """The system's own browser, which CI installs."""
+    """The path of the system's browser, which CI installs."""
     return _installed("chromium")
 
 
 @pytest.fixture(scope="session")
 def libfaketime() -> str:
-    """The library that gives a process another time when it is preloaded; CI installs it."""
+    """The path of a library that fakes the clock when it is preloaded; CI installs it."""
     asked = [_installed("faketime"), "-f", "+0s", "printenv", "LD_PRELOAD"]
     return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _own_database(url: str, worker_id: str) -> str:
-    """``url`` with a database that no other process of tests uses."""
+    """Return ``url`` with a database that no other test process uses."""
     number = worker_id.removeprefix("gw")
     if not number.isdecimal():  # the only one
         return url
@@ -166,7 +166,7 @@ def _own_database(url: str, worker_id: str) -> str:
 
 
 def _installed(program: str) -> str:
-    """The path of a program that CI installs; without it the test fails there, or is skipped."""
+    """Return the path of a program that CI installs; without it fail in CI, else skip the test."""
     path = shutil.which(program)
     if path is None:
         if "CI" in os.environ:

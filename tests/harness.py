@@ -1,4 +1,4 @@
-"""A folder, the collection that is made from it, and a worker."""
+"""The harness of the tests: a folder, a collection, and a worker that keeps them equal."""
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -23,9 +23,9 @@ from worker.store.ledger import QdrantLedger
 
 @dataclass(frozen=True)
 class Harness:
-    """An index, the folder ``root`` that it is made from, and a worker that works when told to.
+    """A folder ``root``, the collection that it is indexed in, and a worker to be started.
 
-    What is queued through ``broker`` is for the collection.
+    Jobs queued through ``broker`` are for the collection.
     """
 
     broker: Broker
@@ -44,7 +44,7 @@ class Harness:
         root: Path,
         **more: Any,
     ) -> Self:
-        """Make one around a collection, whatever ``broker`` is for."""
+        """Return a harness for the collection ``names``, whichever collection ``broker`` is for."""
         return cls(replace(broker, collection=names.alias), qdrant, names, model, root, **more)
 
     @property
@@ -56,10 +56,11 @@ class Harness:
         return QdrantLedger(self.qdrant, self.names.ledger)
 
     def working(self) -> AbstractAsyncContextManager[LeaseWorker]:
-        """A worker at work; stopped and awaited on leaving."""
+        """Run a worker; stop it and wait for it on leaving."""
         return indexing(self.broker, self.qdrant, self.names, self.model)
 
     def write(self, *names: str) -> None:
+        """Write a small text file for each name, which may have folders in it."""
         for name in names:
             path = self.root / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,41 +73,42 @@ class Harness:
         allow_mass_delete: bool = False,
         inline: bool = False,
     ) -> Summary:
-        """What ``ingestq run`` does with ``paths``; without any, with the whole folder."""
+        """Do what ``ingestq run`` does with ``paths``, or with the whole folder."""
         ingestion = Ingestion(self.broker.client, Silent())
-        sightings = ScanRecord()
+        record = ScanRecord()
         await ingestion.produce(
             observe(
                 paths or [self.root],
                 name,
                 self.broker.queue.now,
                 ReadOptions(inline=inline),
-                sightings,
+                record,
             ),
-            partial(sightings.sweeps, allow_mass_delete=allow_mass_delete),
+            partial(record.sweeps, allow_mass_delete=allow_mass_delete),
         )
         await ingestion.follow(until_queue_is_empty=True)
         await balanced(self.broker.redis)
         return await ingestion.summary(self.names.alias)
 
     async def payloads(self) -> list[dict[str, Any]]:
-        """Those of all chunks; the worker may be at work."""
+        """Return the payloads of all chunks."""
         records, _ = await self.qdrant.ask(
             lambda client: client.scroll(self.names.chunks, limit=1000, with_payload=True)
         )
         return [record.payload or {} for record in records]
 
     async def indexed(self) -> set[str]:
-        """The ids of the documents of which there are chunks."""
+        """Return the ids of all documents with chunks, and check them against the ledger."""
         ids = {payload["doc_id"] for payload in await self.payloads()}
         assert await self.ledger.count() == len(ids)
         return ids
 
     async def indexed_files(self) -> set[str]:
+        """Return the paths of all indexed files, relative to the folder."""
         return {str(Path(doc_id).relative_to(self.root)) for doc_id in await self.indexed()}
 
     async def dead_letters(self) -> dict[str, str]:
-        """Reason of each dead letter."""
+        """Return the reason of each dead letter, by document id."""
         return {
             stored.dead_letter.doc_id: stored.dead_letter.reason
             async for stored in self.broker.dead_letters.find(DeadLetterFilter())

@@ -1,12 +1,12 @@
-"""Texts as the pool wants them: with the tokens that somebody counted."""
+"""Texts with their number of tokens, as the embedding pool takes them."""
 
 from collections.abc import Iterable
 
 from worker.text.parts import SizedText
 
-CHARACTERS_A_TOKEN = 4
+CHARACTERS_PER_TOKEN = 4
 
 
 def sized(texts: Iterable[str]) -> list[SizedText]:
-    """``texts`` with about as many tokens as prose of that length has."""
-    return [SizedText(text, len(text) // CHARACTERS_A_TOKEN) for text in texts]
+    """Return ``texts`` with about as many tokens as prose of that length has."""
+    return [SizedText(text, len(text) // CHARACTERS_PER_TOKEN) for text in texts]

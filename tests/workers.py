@@ -1,4 +1,4 @@
-"""A lease worker inside a test."""
+"""Lease workers for tests: with a job of the test, or the one that indexes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -26,7 +26,7 @@ from worker.store.collection import CollectionNames
 from worker.store.ledger import QdrantLedger
 
 MAX_JOBS = 4
-"""Three of them for bulk jobs."""
+"""Jobs that a worker runs at once, three of them bulk jobs."""
 
 
 def all_indexed(batch: Batch) -> list[Indexed]:
@@ -42,7 +42,7 @@ def make_worker(
     drain_seconds: float = 5,
     serving: Mapping[str, str] = DOCUMENTS,
 ) -> LeaseWorker:
-    """A worker that runs ``job``, as the one that ingests if it is a plain coroutine function."""
+    """Return a worker that runs ``job``; a plain coroutine function is its ingest job."""
     match job:
         case Function():
             functions: Sequence[Function] = [job]
@@ -68,7 +68,7 @@ async def working(
     drain_seconds: float = 5,
     serving: Mapping[str, str] = DOCUMENTS,
 ) -> AsyncIterator[LeaseWorker]:
-    """A worker at work; stopped and awaited on leaving."""
+    """Run a worker with ``job``; stop it and wait for it on leaving."""
     worker = make_worker(
         broker,
         job,
@@ -81,7 +81,7 @@ async def working(
 
 
 def indexing_worker(broker: Broker, served: ServedCollections) -> LeaseWorker:
-    """The worker that the commands start, of a size for tests."""
+    """Return the worker that the commands start, in a size for tests."""
     return app_worker.make_worker(
         lease_queue(broker, serving=served.chunks),
         served.ports,
@@ -91,10 +91,10 @@ def indexing_worker(broker: Broker, served: ServedCollections) -> LeaseWorker:
     )
 
 
-def serving(
+def served_collection(
     broker: Broker, qdrant: Qdrant, names: CollectionNames, model: ModelPool
 ) -> ServedCollections:
-    """One collection, and what it takes to index documents of it."""
+    """Return one collection, with the ports that index its documents."""
     store, ledger = QdrantStore(qdrant, names.chunks), QdrantLedger(qdrant, names.ledger)
     contents = BlobContents(broker.blobs, model.config.max_document_bytes)
     ports = {lane: Ports(model.in_lane(lane), store, ledger, contents=contents) for lane in Lane}
@@ -105,14 +105,16 @@ def serving(
 async def indexing(
     broker: Broker, qdrant: Qdrant, names: CollectionNames, model: ModelPool
 ) -> AsyncIterator[LeaseWorker]:
-    """A worker that really indexes; stopped and awaited on leaving."""
-    async with at_work(indexing_worker(broker, serving(broker, qdrant, names, model))) as worker:
+    """Run a worker that indexes; stop it and wait for it on leaving."""
+    async with at_work(
+        indexing_worker(broker, served_collection(broker, qdrant, names, model))
+    ) as worker:
         yield worker
 
 
 @asynccontextmanager
 async def at_work(worker: LeaseWorker) -> AsyncIterator[LeaseWorker]:
-    """Let ``worker`` work; it is stopped and awaited on leaving."""
+    """Run ``worker``; stop it and wait for it on leaving."""
     running = asyncio.create_task(worker.run_until_stopped())
     try:
         yield worker

@@ -1,4 +1,4 @@
-"""Embedding a corpus: ingestq beside its own raw ceiling and beside what users run instead.
+"""Embedding a corpus: ingestq compared with its raw ceiling and with other libraries.
 
 See `benchmarks.embedding.__main__`.
 """

@@ -1,4 +1,4 @@
-"""ingestq beside its raw ceiling and what users run instead: ``python -m benchmarks.embedding``.
+"""Compare ingestq with its ceiling and other libraries: ``python -m benchmarks.embedding``.
 
 Redis is embedded. Qdrant is a stand-in in a process of its own, or the server that
 INGESTQ_TEST_QDRANT_URL names. LangChain and LlamaIndex take part where the ``bench`` extra is
@@ -16,7 +16,7 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks.arguments import parsed, parser
+from benchmarks.arguments import make_parser, parse_args
 from benchmarks.embedding.corpus import real_prose
 from benchmarks.embedding.figures import Conditions
 from benchmarks.embedding.measures import (
@@ -43,8 +43,8 @@ RESULTS: Final = Path(__file__).parents[1] / "results" / "embedding.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured. Each round has all chunks for ingestq and its children, and an equal
-    part of them for the slower contenders."""
+    """The amount of work. Each round has all chunks for ingestq and its embedding processes, and an
+    equal part of them for the slower contenders."""
 
     rounds: int = 3
     chunks: int = 900
@@ -73,12 +73,12 @@ async def run(folder: Path, plan: Plan, console: Console) -> Report:
         broker = Broker(redis, BrokerConfig(url))
         bench = Bench(folder, broker, qdrant, corpus, corpus.queries(plan.queries), console)
         rivals = {name: await stack.enter_async_context(open_rival(bench, name)) for name in RIVALS}
-        there = {name: rival for name, rival in rivals.items() if rival is not None}
+        available = {name: rival for name, rival in rivals.items() if rival is not None}
         parts = corpus.parts(plan.rounds)
         before = Usage.now()
-        await run_rounds(bench, parts, there)
+        await run_rounds(bench, parts, available)
         others = Usage.now().taken_by_others(before, cores())
-        await measure_agreement(bench, there[SENTENCE_TRANSFORMERS], parts)
+        await measure_agreement(bench, available[SENTENCE_TRANSFORMERS], parts)
         await measure_static(
             bench, plan.static_rounds, plan.static_documents, plan.static_characters
         )
@@ -87,7 +87,7 @@ async def run(folder: Path, plan: Plan, console: Console) -> Report:
 
 async def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the tables and write ``--output``."""
-    args = parsed(parser(__doc__, RESULTS), argv, RESULTS)
+    args = parse_args(make_parser(__doc__, RESULTS), argv, RESULTS)
     configure_logging(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="ingestq-bench-") as folder:
         plan = QUICK if args.quick else Plan()

@@ -1,4 +1,4 @@
-"""How far two sets of vectors of the same texts agree: by cosine, and by what searches find."""
+"""Compare two sets of vectors of the same texts, by cosine and by search results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 TOP: Final = 10
-"""Chunks that a search finds."""
+"""Chunks that a search returns."""
 
 Matrix = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """What one model made of chunks and of queries; one row a text."""
+    """One model's vectors of chunks and of queries, one row a text."""
 
     chunks: Matrix
     queries: Matrix

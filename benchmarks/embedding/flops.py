@@ -1,4 +1,4 @@
-"""How much work a chunk is, from the shape of the model."""
+"""The floating point operations of a chunk, from the shape of the model."""
 
 import json
 from collections.abc import Iterable
@@ -24,11 +24,12 @@ class Shape:
 
     @classmethod
     def of(cls, model_dir: Path) -> "Shape":
-        config = json.loads((model_dir / "config.json").read_text())
+        """Return the shape in a model's config.json."""
+        config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
         return cls(config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"])
 
     def gflop(self, tokens: Iterable[int]) -> float:
-        """Billions of operations for chunks of so many tokens."""
+        """Return the billions of operations for chunks with these numbers of tokens."""
         d, f = self.width, self.inner
         return (
             sum(2 * self.layers * (n * (4 * d * d + 2 * d * f) + 2 * n * n * d) for n in tokens)

@@ -1,4 +1,4 @@
-"""A folder ingested by a worker in a process of its own, with Redis and Qdrant in the loop."""
+"""Ingest a folder with a worker in a process of its own, through Redis and into Qdrant."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
-from benchmarks.embedding.processes import Asked, asked
-from benchmarks.embedding.qdrant import SearchFilter
+from benchmarks.embedding.processes import JsonProcess, open_process
+from benchmarks.embedding.qdrant import BenchQdrant
 from benchmarks.embedding.resources import Memory, children_cpu_seconds, cpu_seconds, memory
 from ingestq.app.composition import Broker
 from ingestq.app.ingestion import Ingestion
@@ -25,13 +25,13 @@ from producers.files.walk import ReadOptions, ScanRecord, observe
 MODULE: Final = "benchmarks.embedding.worker"
 
 
-class NotIndexed(RuntimeError):
-    """Not every document could be indexed."""
+class NotIndexedError(RuntimeError):
+    """A document could not be indexed."""
 
 
 @dataclass(frozen=True)
 class Lag:
-    """Milliseconds that the worker's event loop was late, at each of so many looks."""
+    """Milliseconds by which the worker's event loop was late, over ``samples`` samples."""
 
     samples: int
     p50: float
@@ -40,9 +40,9 @@ class Lag:
 
 
 @dataclass(frozen=True)
-class Ingested:
-    """``seconds``: from the claim of the first job to the end of the last, as the worker wrote them
-    down. The processor times are seconds, too. ``memory`` is that of the worker when all was done.
+class IngestResult:
+    """``seconds``: from the claim of the first job to the end of the last, as the worker
+    recorded them. CPU times are in seconds. ``memory`` is the worker's once all was indexed.
     """
 
     chunks: int
@@ -60,20 +60,20 @@ class Ingested:
 
 
 @dataclass(frozen=True)
-class Working:
-    """A worker with its model loaded, and what it writes to."""
+class RunningWorker:
+    """A worker with its model loaded, its broker, and the collection it writes to."""
 
     broker: Broker
-    process: Asked
-    qdrant: SearchFilter
+    process: JsonProcess
+    qdrant: BenchQdrant
     collection: str
 
 
 @asynccontextmanager
-async def working(
-    broker: Broker, qdrant: SearchFilter, folder: Path, name: str, settings: Mapping[str, str]
-) -> AsyncIterator[Working]:
-    """Start a worker on an empty queue and an empty collection, with ``settings`` besides."""
+async def running_worker(
+    broker: Broker, qdrant: BenchQdrant, folder: Path, name: str, settings: Mapping[str, str]
+) -> AsyncIterator[RunningWorker]:
+    """Start a worker on an empty queue and an empty collection, with more ``settings``."""
     await awaited(broker.redis.flushall())
     collection = qdrant.new_collection(name)
     env = {
@@ -83,15 +83,15 @@ async def working(
         "INGESTQ_DATA_DIR": str(folder),
         **settings,
     }
-    async with asked(MODULE, log=folder / f"{name}.log", env=env) as process:
-        yield Working(replace(broker, collection=collection), process, qdrant, collection)
+    async with open_process(MODULE, log=folder / f"{name}.log", env=env) as process:
+        yield RunningWorker(replace(broker, collection=collection), process, qdrant, collection)
 
 
-async def ingest(worker: Working, path: Path) -> Ingested:
+async def ingest(worker: RunningWorker, path: Path) -> IngestResult:
     """Queue the files under ``path`` as ``ingestq add`` does, and wait until they are indexed."""
     parent = worker.process.pid
     qdrant = [] if worker.qdrant.pid is None else [worker.qdrant.pid]
-    await worker.process.ask(lag=True)  # forget what was before
+    await worker.process.ask(lag=True)  # resets the samples
     before = [cpu_seconds(parent), children_cpu_seconds(parent), cpu_seconds(*qdrant)]
     chunks, results = await _add(worker.broker, path)
     after = [cpu_seconds(parent), children_cpu_seconds(parent), cpu_seconds(*qdrant)]
@@ -99,7 +99,7 @@ async def ingest(worker: Working, path: Path) -> Ingested:
     first = min(result.started_ms for result in results)
     last = max(result.finished_ms for result in results)
     parent_cpu, children_cpu, qdrant_cpu = (b - a for a, b in zip(before, after, strict=True))
-    return Ingested(
+    return IngestResult(
         chunks=chunks,
         seconds=(last - first) / 1000,
         lag=lag,
@@ -111,18 +111,18 @@ async def ingest(worker: Working, path: Path) -> Ingested:
 
 
 async def _add(broker: Broker, path: Path) -> tuple[int, list[JobResult]]:
-    """How many chunks were embedded, and what the worker wrote down of each job."""
+    """Queue and wait; return the number of embedded chunks, and the result of each job."""
     known = await _results(broker)
-    sightings = ScanRecord()
+    record = ScanRecord()
     ingestion = Ingestion(broker.client, Silent())
-    found = observe([path], None, broker.queue.now, ReadOptions(), sightings)
-    sweeps = partial(sightings.sweeps, allow_mass_delete=False)
+    found = observe([path], None, broker.queue.now, ReadOptions(), record)
+    sweeps = partial(record.sweeps, allow_mass_delete=False)
     async with asyncio.TaskGroup() as group:
         group.create_task(ingestion.produce(found, sweeps))
         group.create_task(ingestion.follow(until_queue_is_empty=True))
     summary = await ingestion.summary(broker.collection)
     if summary.failed or summary.documents.total != summary.documents.indexed:
-        raise NotIndexed(str(summary.failed or summary.documents))
+        raise NotIndexedError(str(summary.failed or summary.documents))
     results = await _results(broker)
     new = [results[key] for key in results.keys() - known.keys()]
     return summary.chunks.embedded, [result for result in new if result.function == INGEST]

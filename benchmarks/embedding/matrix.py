@@ -1,7 +1,7 @@
-"""This machine's own rate of matrix products: ``python -m benchmarks.embedding.matrix``.
+"""Measure this machine's rate of matrix products: ``python -m benchmarks.embedding.matrix``.
 
-A process of its own, because nothing else in the benchmark's own process loads torch. Prints JSON:
-GFLOP/s by type and number of threads.
+Runs in a process of its own, because nothing else in the benchmark's process loads torch. Prints
+JSON: GFLOP/s by type and number of threads.
 """
 
 import json
@@ -14,12 +14,12 @@ import torch
 SIZES: Final = (1024, 2048)
 """Rows and columns; the faster of them counts."""
 SECONDS: Final = 1.0
-"""How long each is repeated; the fastest product counts."""
+"""Time for which each product is repeated; the fastest one counts."""
 KINDS: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def rate(kind: torch.dtype, size: int, threads: int) -> float:
-    """GFLOP/s of one kind of product."""
+    """Return the GFLOP/s of one kind of product."""
     torch.set_num_threads(threads)
     left, right = (torch.randn(size, size).to(kind) for _ in range(2))
     fastest = float("inf")

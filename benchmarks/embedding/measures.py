@@ -1,4 +1,4 @@
-"""What the embedding benchmark measures: each function makes one round of one contender."""
+"""Measurements of the embedding benchmark: each function measures a round of one contender."""
 
 import asyncio
 import json
@@ -16,11 +16,11 @@ from rich.console import Console
 
 from benchmarks.embedding import static_model
 from benchmarks.embedding.agreement import Agreement, Vectors, agreement
-from benchmarks.embedding.children import RawCeiling, open_children
 from benchmarks.embedding.corpus import MODEL_DIR, Corpus, Query
-from benchmarks.embedding.ingestions import Ingested, ingest, working
-from benchmarks.embedding.processes import Asked, asked
-from benchmarks.embedding.qdrant import SearchFilter, remove_collections, stored_vectors
+from benchmarks.embedding.ingestions import IngestResult, ingest, running_worker
+from benchmarks.embedding.pool import RawCeiling, open_embedding_processes
+from benchmarks.embedding.processes import JsonProcess, open_process
+from benchmarks.embedding.qdrant import BenchQdrant, remove_collections, stored_vectors
 from benchmarks.embedding.resources import cpu_seconds
 from benchmarks.embedding.rivals import SENTENCE_TRANSFORMERS
 from benchmarks.prose import Prose
@@ -33,7 +33,7 @@ MATRIX_MODULE: Final = "benchmarks.embedding.matrix"
 RAW: Final = "raw ceiling"
 INGESTQ: Final = "ingestq"
 PRECISIONS: Final = (Precision.FAST,)
-"""Classes of precision besides the default one."""
+"""Precisions that are measured besides the default."""
 
 
 @dataclass(frozen=True)
@@ -53,34 +53,34 @@ class Variant:
 
     @property
     def suffix(self) -> str:
-        """To the names of its rows."""
+        """The suffix of the names of its rows."""
         return f", {self.name}" if self.name else ""
 
 
 def variants() -> list[Variant]:
-    """The default, and each other precision that this version has."""
+    """Return the default, and each other precision."""
     return [Variant("", {}), *(Variant(p.value, {"precision": p}) for p in PRECISIONS)]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A run. ``rates`` has chunks/s by name of the contender, ``cpu_ms`` the processor time of its
+    """One run. ``rates`` has chunks/s by name of the contender, ``cpu_ms`` the CPU time of its
     processes for a chunk. ``ingested`` has the rounds by variant, ``missing`` why a contender did
     not take part."""
 
     folder: Path
     broker: Broker
-    qdrant: SearchFilter
+    qdrant: BenchQdrant
     corpus: Corpus
     queries: list[Query]
     console: Console
     rates: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     cpu_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    ingested: dict[str, list[Ingested]] = field(default_factory=lambda: defaultdict(list))
+    ingested: dict[str, list[IngestResult]] = field(default_factory=lambda: defaultdict(list))
     missing: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     agreements: dict[str, Agreement] = field(default_factory=dict)
-    static: list[Ingested] = field(default_factory=list)
+    static: list[IngestResult] = field(default_factory=list)
 
     def add(self, name: str, chunks: int, seconds: float, cpu_seconds: float) -> None:
         rate, cpu_ms = chunks / seconds, 1e3 * cpu_seconds / chunks
@@ -92,12 +92,12 @@ class Bench:
         self.console.print(text, highlight=False)
 
     def saved(self, name: str) -> Path:
-        """Where vectors are kept."""
+        """Return the file for vectors of that name."""
         return self.folder / f"{name}.npy"
 
 
 async def matrix_rates(cores: int) -> dict[str, dict[str, float]]:
-    """GFLOP/s of matrix products by type and threads, of which there are one, and all cores."""
+    """Return the GFLOP/s of matrix products by type and threads: one thread, and all cores."""
     threads = [str(n) for n in sorted({1, cores})]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", MATRIX_MODULE, *threads), stdout=PIPE
@@ -107,20 +107,22 @@ async def matrix_rates(cores: int) -> dict[str, dict[str, float]]:
     return rates
 
 
-async def raw_round(bench: Bench, variant: Variant, children: RawCeiling, part: Corpus) -> None:
-    """The children alone: all of them on everything, one of them on a part."""
-    for at_work, corpus in ((children.count, bench.corpus), (1, part)):
-        before = cpu_seconds(*children.pids)
-        seconds = await children.seconds(corpus.chunks, corpus.tokens, at_work)
+async def raw_round(bench: Bench, variant: Variant, processes: RawCeiling, part: Corpus) -> None:
+    """Measure the embedding processes alone: all of them on everything, one of them on a part."""
+    for at_work, corpus in ((processes.count, bench.corpus), (1, part)):
+        before = cpu_seconds(*processes.pids)
+        seconds = await processes.seconds(corpus.chunks, corpus.tokens, at_work)
         name = f"{RAW}{variant.suffix}, children: {at_work}"
-        bench.add(name, len(corpus.chunks), seconds, cpu_seconds(*children.pids) - before)
+        bench.add(name, len(corpus.chunks), seconds, cpu_seconds(*processes.pids) - before)
 
 
 async def ingestq_round(bench: Bench, variant: Variant) -> None:
-    """ingestq end to end, with a new worker; after the first round its vectors are kept."""
+    """Measure ingestq end to end with a new worker; save the vectors of the first round."""
     name = f"{INGESTQ}{variant.suffix}"
     change = variant.environment
-    async with working(bench.broker, bench.qdrant, bench.folder, "ingestq", change) as worker:
+    async with running_worker(
+        bench.broker, bench.qdrant, bench.folder, "ingestq", change
+    ) as worker:
         done = await ingest(worker, bench.folder / "corpus")
         assert done.chunks == len(bench.corpus.chunks), f"{done.chunks} chunks were embedded"
         bench.add(name, done.chunks, done.seconds, done.worker_cpu + done.children_cpu)
@@ -134,8 +136,10 @@ async def ingestq_round(bench: Bench, variant: Variant) -> None:
     await remove_collections(bench.qdrant.url)
 
 
-async def rival_round(bench: Bench, name: str, rival: Asked, part: Corpus, number: int) -> None:
-    """What users run instead, on a part; sentence-transformers' vectors are kept."""
+async def rival_round(
+    bench: Bench, name: str, rival: JsonProcess, part: Corpus, number: int
+) -> None:
+    """Measure another library on a part; save the vectors of sentence-transformers."""
     save = str(bench.saved(f"reference-{number}")) if name == SENTENCE_TRANSFORMERS else None
     collection = bench.qdrant.new_collection("rival")
     before = cpu_seconds(rival.pid)
@@ -146,11 +150,11 @@ async def rival_round(bench: Bench, name: str, rival: Asked, part: Corpus, numbe
 
 
 @asynccontextmanager
-async def open_rival(bench: Bench, name: str) -> AsyncIterator[Asked | None]:
-    """Start the process of a rival; None if it is not installed, which is noted."""
+async def open_rival(bench: Bench, name: str) -> AsyncIterator[JsonProcess | None]:
+    """Start the process of a rival; yield None, and record why, if it is not installed."""
     bench.say(f"starting {name}")
     arguments = (name, str(MODEL_DIR), bench.qdrant.url)
-    async with asked(RIVAL_MODULE, *arguments, log=bench.folder / "rivals.log") as process:
+    async with open_process(RIVAL_MODULE, *arguments, log=bench.folder / "rivals.log") as process:
         if "missing" in process.first:
             bench.missing[name] = process.first["missing"]
             yield None
@@ -159,8 +163,8 @@ async def open_rival(bench: Bench, name: str) -> AsyncIterator[Asked | None]:
             yield process
 
 
-async def measure_agreement(bench: Bench, reference: Asked, parts: list[Corpus]) -> None:
-    """Compare what ingestq stored with what sentence-transformers made of the same texts."""
+async def measure_agreement(bench: Bench, reference: JsonProcess, parts: list[Corpus]) -> None:
+    """Compare the vectors that ingestq stored with those of sentence-transformers."""
     texts = [query.text for query in bench.queries]
     path = bench.saved("reference-queries")
     await reference.ask(embed=texts, save=str(path))
@@ -178,7 +182,7 @@ async def measure_agreement(bench: Bench, reference: Asked, parts: list[Corpus])
 
 
 async def make_static_model(folder: Path) -> None:
-    """See `static_model.make`."""
+    """Make a static model in a process of its own, see `static_model.make`."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", static_model.MODULE, str(folder)), stderr=asyncio.subprocess.DEVNULL
     )
@@ -186,31 +190,33 @@ async def make_static_model(folder: Path) -> None:
 
 
 async def measure_static(bench: Bench, rounds: int, documents: int, characters: int) -> None:
-    """The pipeline with a model that costs nothing, on generated prose."""
+    """Measure the pipeline with a static model, which costs nothing, on generated prose."""
     model, prose = bench.folder / "static-model", Prose(1)
     bench.say("with a static model")
     await make_static_model(model)
     texts = bench.folder / "generated"
     texts.mkdir()
     for i in range(documents):
-        (texts / f"{i:04}.txt").write_text(prose.text(characters, markdown=False))
+        (texts / f"{i:04}.txt").write_text(prose.text(characters, markdown=False), encoding="utf-8")
     settings = {"INGESTQ_MODEL": str(model)}
     for _ in range(rounds):
-        async with working(bench.broker, bench.qdrant, bench.folder, "static", settings) as worker:
+        async with running_worker(
+            bench.broker, bench.qdrant, bench.folder, "static", settings
+        ) as worker:
             done = await ingest(worker, texts)
         await remove_collections(bench.qdrant.url)
         bench.static.append(done)
         bench.say(f"  {done.chunks} chunks in {done.seconds:.1f} s, {done.rate:.0f} a second")
 
 
-async def run_rounds(bench: Bench, parts: list[Corpus], rivals: Mapping[str, Asked]) -> None:
-    """All contenders in turn, as often as there are parts."""
+async def run_rounds(bench: Bench, parts: list[Corpus], rivals: Mapping[str, JsonProcess]) -> None:
+    """Measure all contenders in turn, one round for each part."""
     for number, part in enumerate(parts):
         bench.say(f"round {number + 1} of {len(parts)}")
         for variant in variants():
-            # Started anew each time: its memory is not held beside the others.
-            async with open_children(variant.settings) as children:
-                await raw_round(bench, variant, children, part)
+            # Started anew each time, so that its memory is free for the others.
+            async with open_embedding_processes(variant.settings) as processes:
+                await raw_round(bench, variant, processes, part)
             await ingestq_round(bench, variant)
         for name, rival in rivals.items():
             await rival_round(bench, name, rival, part, number)

@@ -1,4 +1,4 @@
-"""Bars as SVG, by hand: one a contender, with the spread of its rounds."""
+"""Draws an SVG bar chart: one bar a contender, with the spread of its rounds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from benchmarks.report import Summary
 
 WIDTH: Final = 860
 LABELS: Final = 290
-"""Width of what stands left of the bars."""
+"""Width of the labels left of the bars."""
 VALUES: Final = 150
-"""Width of what stands right of the longest bar."""
+"""Width of the value right of the longest bar."""
 ROW: Final = 36
 BAR: Final = 22
 TOP: Final = 64
@@ -26,7 +26,7 @@ FONT: Final = 'font-family="system-ui, sans-serif"'
 
 @dataclass(frozen=True)
 class Bar:
-    """``note`` stands behind the value."""
+    """A bar; ``note`` follows its value."""
 
     label: str
     value: Summary
@@ -35,7 +35,7 @@ class Bar:
 
 
 def write_bars(path: Path, title: str, subtitle: str, bars: Sequence[Bar], footer: str) -> None:
-    """Draw ``bars`` below each other, in one scale that begins at 0."""
+    """Draw ``bars`` below each other, on one scale from 0."""
     longest = max(bar.value.max for bar in bars)
     scale = (WIDTH - LABELS - VALUES) / longest
     height = TOP + ROW * len(bars) + BOTTOM

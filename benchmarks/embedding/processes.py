@@ -1,4 +1,4 @@
-"""Processes that are asked and answer, one line of JSON each way."""
+"""Processes that answer requests, one line of JSON each way."""
 
 import asyncio
 import json
@@ -14,13 +14,14 @@ from typing import Any, Final
 LONGEST_LINE: Final = 64 * 1024 * 1024
 LONGEST_ANSWER_SECONDS: Final = 600.0
 STOP_SECONDS: Final = 60.0
+LOG_TAIL_CHARACTERS: Final = 2000
 
 Answer = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A process that is ready to be asked; ``first`` is the line with which it said so."""
+class JsonProcess:
+    """A process that is ready for requests; ``first`` is the line that it sent when it was."""
 
     process: Process
     log: Path
@@ -30,18 +31,18 @@ class Asked:
     def pid(self) -> int:
         return self.process.pid
 
-    async def ask(self, **question: Any) -> Answer:
-        """Its answer. Raises RuntimeError with what it logged if it ends instead."""
+    async def ask(self, **request: Any) -> Answer:
+        """Return the answer to a request. Raises RuntimeError with its log if the process ends."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(question).encode() + b"\n")
+        self.process.stdin.write(json.dumps(request).encode() + b"\n")
         return await _next_line(self.process, self.log)
 
 
 @asynccontextmanager
-async def asked(
+async def open_process(
     module: str, *arguments: str, log: Path, env: Mapping[str, str] | None = None
-) -> AsyncIterator[Asked]:
-    """Run ``python -m module``; yields when it is ready. It ends when its stdin does."""
+) -> AsyncIterator[JsonProcess]:
+    """Run ``python -m module``; yield once it is ready. It ends when its stdin does."""
     with log.open("ab") as stderr:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", module, *arguments),
@@ -52,7 +53,7 @@ async def asked(
             env={**os.environ, **(env or {})},
         )
     try:
-        yield Asked(process, log, await _next_line(process, log))
+        yield JsonProcess(process, log, await _next_line(process, log))
     finally:
         assert process.stdin is not None
         process.stdin.close()
@@ -70,26 +71,27 @@ async def _next_line(process: Process, log: Path) -> Answer:
     async with asyncio.timeout(LONGEST_ANSWER_SECONDS):
         line = await process.stdout.readline()
     if not line:
-        raise RuntimeError(f"a process ended: {_last_words(log)}")
+        raise RuntimeError(f"a process ended: {_log_tail(log)}")
     answer: Answer = json.loads(line)
     return answer
 
 
-def _last_words(log: Path) -> str:
-    return log.read_text(errors="replace")[-2000:]
+def _log_tail(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL_CHARACTERS:]
 
 
-def speaker(first: Answer) -> Callable[[Answer], None]:
-    """The other side: says ``first``, and returns how to say more. Questions come on stdin.
+def open_replies(first: Answer) -> Callable[[Answer], None]:
+    """Send ``first`` from within such a process, and return a function that sends answers.
 
-    What else is printed from now on goes to stderr: libraries like to talk.
+    Requests come on stdin. Anything else that is printed from now on goes to stderr, because
+    libraries print.
     """
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def say(line: Answer) -> None:
+    def send(line: Answer) -> None:
         out.write(json.dumps(line) + "\n")
         out.flush()
 
-    say(first)
-    return say
+    send(first)
+    return send

@@ -1,4 +1,4 @@
-"""The Qdrant that all contenders write to: always in a process of its own, always over HTTP."""
+"""The Qdrant that all contenders write to, in a process of its own and over HTTP."""
 
 import asyncio
 import os
@@ -15,38 +15,38 @@ from qdrant_client import AsyncQdrantClient
 from benchmarks.embedding.agreement import Matrix
 
 TEST_URL: Final = "INGESTQ_TEST_QDRANT_URL"
-"""A server that is there already; collections made there are removed."""
+"""Names an existing server; collections made there are deleted."""
 PREFIX: Final = "ingestq-bench-"
-"""Of the names of all collections."""
+"""Start of the names of all collections."""
 PAGE_POINTS: Final = 256
 
 
 @dataclass(frozen=True)
-class SearchFilter:
-    """``pid`` is that of the stand-in, None of a server."""
+class BenchQdrant:
+    """The Qdrant at ``url``; ``pid`` is the process of the stand-in, None for a server."""
 
     url: str
     pid: int | None
 
     @property
     def kind(self) -> str:
-        """What it is, for the report."""
+        """A description for the report."""
         if self.pid is None:
             return "a Qdrant server"
         return "a stand-in for Qdrant: the client's local mode behind HTTP, in a process of its own"
 
     def new_collection(self, what: str) -> str:
-        """A name that was not used before."""
+        """Return a name that was not used before."""
         return f"{PREFIX}{what}-{time.time_ns()}"
 
 
 @asynccontextmanager
-async def open_qdrant() -> AsyncIterator[SearchFilter]:
-    """The server that the environment names, else a stand-in."""
+async def open_qdrant() -> AsyncIterator[BenchQdrant]:
+    """Open the server that the environment names, else start a stand-in."""
     url = os.environ.get(TEST_URL)
     if url is not None:
         try:
-            yield SearchFilter(url, None)
+            yield BenchQdrant(url, None)
         finally:
             await remove_collections(url)
         return
@@ -55,14 +55,14 @@ async def open_qdrant() -> AsyncIterator[SearchFilter]:
     )
     try:
         assert process.stdout is not None
-        yield SearchFilter((await process.stdout.readline()).decode().strip(), process.pid)
+        yield BenchQdrant((await process.stdout.readline()).decode().strip(), process.pid)
     finally:
         process.kill()
         await process.wait()
 
 
 async def remove_collections(url: str) -> None:
-    """Remove what the benchmark made: else each round would write to a larger Qdrant."""
+    """Delete the benchmark's collections, so that no round writes to a larger Qdrant."""
     client = AsyncQdrantClient(url, check_compatibility=False)
     try:
         for collection in (await client.get_collections()).collections:
@@ -73,7 +73,7 @@ async def remove_collections(url: str) -> None:
 
 
 async def stored_vectors(url: str, collection: str, texts: Sequence[str]) -> Matrix:
-    """The dense vector that is stored of each chunk; each of ``texts`` must be stored once."""
+    """Return the stored dense vector of each text; each of ``texts`` must be stored once."""
     import numpy as np
 
     client = AsyncQdrantClient(url, check_compatibility=False)

@@ -22,8 +22,9 @@ from benchmarks.report import PRINTED_COLUMNS, Summary
 @dataclass(frozen=True)
 class Rate:
     """Chunks/s of a contender; ``of_reference`` is its median divided by that of
-    sentence-transformers, ``of_ceiling`` divided by that of all children alone. ``cpu_ms`` is the
-    processor time of its own processes for a chunk, on which other work has less influence."""
+    sentence-transformers, ``of_ceiling`` divided by that of all embedding processes alone.
+    ``cpu_ms`` is the CPU time of its own processes for a chunk, on which other load has
+    less influence."""
 
     name: str
     value: Summary
@@ -45,7 +46,7 @@ class Report:
 
 
 def report(bench: Bench, conditions: Conditions) -> Report:
-    """Put together what ``bench`` measured."""
+    """Return a report of what ``bench`` measured."""
     return Report(
         machine=conditions.machine,
         versions=bench.versions,
@@ -158,7 +159,7 @@ def write(path: Path, result: Report) -> None:
 
 
 def _value(figure: Figure) -> str:
-    """A share or a cosine with its digits: 0.996 and 1.000 are not the same."""
+    """Return a value as text; a share or a cosine with four digits, as 0.996 is not 1.000."""
     if figure.unit == "" and figure.value.max <= 1.5:
         return f"{figure.value.median:.4f}"
     return str(figure.value)

@@ -1,4 +1,4 @@
-"""What users run instead: ``python -m benchmarks.embedding.rivals NAME MODEL QDRANT_URL``.
+"""Other libraries: ``python -m benchmarks.embedding.rivals NAME MODEL QDRANT_URL``.
 
 Each in a process of its own, with its defaults, all cores, and the texts of the chunks in memory.
 It loads its model and says that it is ready, or why it cannot be.
@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from qdrant_client import QdrantClient, models
 
-from benchmarks.embedding.processes import Answer, speaker
+from benchmarks.embedding.processes import Answer, open_replies
 
 SENTENCE_TRANSFORMERS: Final = "sentence-transformers"
 LANGCHAIN: Final = "LangChain"
@@ -31,7 +31,7 @@ class Rival(Protocol):
     """Embeds texts and puts them into a collection that does not exist yet."""
 
     def put(self, texts: Sequence[str], collection: str) -> Any:
-        """Returns the vectors if it has them at hand."""
+        """Embed and store ``texts``; return the vectors if the library returns them."""
         ...
 
 
@@ -70,7 +70,7 @@ class LangChain:
     def __init__(self, model: str, client: QdrantClient) -> None:
         embeddings = _langchain_embeddings()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it would rather be imported from elsewhere
+            warnings.simplefilter("ignore")  # it is deprecated in favour of another package
             self._embeddings = embeddings(model_name=model)
         self._client = client
         self._dimension = len(self._embeddings.embed_query("warm up"))
@@ -105,7 +105,7 @@ class LlamaIndex:
         schema = importlib.import_module("llama_index.core.schema")
         qdrant = importlib.import_module("llama_index.vector_stores.qdrant")
         store = qdrant.QdrantVectorStore(collection_name=collection, client=self._client)
-        # A pipeline caches what it made of a text: each round has one of its own.
+        # A pipeline caches the vectors of texts, so each round has one of its own.
         pipeline = core.IngestionPipeline(transformations=[self._embedding], vector_store=store)
         pipeline.run(nodes=[schema.TextNode(text=text, metadata=METADATA) for text in texts])
 
@@ -118,14 +118,16 @@ RIVALS: Final[Mapping[str, type[SentenceTransformers | LangChain | LlamaIndex]]]
 
 
 def create_collection(client: QdrantClient, name: str, dimension: int) -> None:
-    """A collection of unnamed vectors, compared by cosine."""
+    """Create a collection of unnamed vectors, compared by cosine."""
     params = models.VectorParams(size=dimension, distance=models.Distance.COSINE)
     client.create_collection(name, vectors_config=params)
 
 
 def _langchain_embeddings() -> Any:
-    """langchain-huggingface where it can be installed; it wants an older huggingface-hub than
-    the transformers of this project. langchain-community has the class it came from."""
+    """Return the class of langchain-huggingface, else that of langchain-community.
+
+    langchain-huggingface requires an older huggingface-hub than this project's transformers.
+    """
     try:
         return importlib.import_module("langchain_huggingface").HuggingFaceEmbeddings
     except ImportError:
@@ -147,16 +149,16 @@ def main() -> None:
         versions = {name: importlib.metadata.version(name) for name in kind.packages}
         rival: Rival = kind(options.model, client)
     except ImportError as error:
-        speaker({"missing": str(error)})
+        open_replies({"missing": str(error)})
         return
-    say = speaker({"versions": versions})
+    send = open_replies({"versions": versions})
     for line in sys.stdin:
-        say(answer(rival, client, json.loads(line)))
+        send(answer(rival, client, json.loads(line)))
 
 
-def answer(rival: Rival, client: QdrantClient, question: Answer) -> Answer:
-    """Do what is asked, and tell how long it took."""
-    match question:
+def answer(rival: Rival, client: QdrantClient, request: Answer) -> Answer:
+    """Carry out a request; return how long it took."""
+    match request:
         case {"put": texts, "collection": collection, "save": path}:
             started = time.perf_counter()
             vectors = rival.put(texts, collection)
@@ -168,7 +170,7 @@ def answer(rival: Rival, client: QdrantClient, question: Answer) -> Answer:
             np.save(path, rival.model.encode(list(texts)))
             return {}
         case _:
-            raise ValueError(question)
+            raise ValueError(request)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""A model that costs next to nothing, so that what is measured is the pipeline around it."""
+"""A model that costs next to nothing, to measure the pipeline around it."""
 
 from pathlib import Path
 from typing import Final
 
 MODULE: Final = "benchmarks.embedding.static_model"
-"""Run as a process: making it loads torch, which the benchmark's own process does without."""
+"""Run as a process, because making the model loads torch."""
 DIMENSION: Final = 256
 
 
 def make(folder: Path) -> None:
-    """Write a static model: words have random vectors, of which a text's is the mean.
+    """Write a static model: a text's vector is the mean of random vectors of its words.
 
-    It has the bundled model's tokenizer. Searches with it find nothing in particular.
+    It has the bundled model's tokenizer. Searches with it are meaningless.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding

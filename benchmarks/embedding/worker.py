@@ -1,7 +1,7 @@
-"""A worker as ``ingestq worker`` opens it, which also watches its own event loop.
+"""A worker like that of ``ingestq worker``, which also measures its event loop lag.
 
 Run as ``python -m benchmarks.embedding.worker`` with the settings in the environment; it answers
-questions on stdin, and drains when that ends.
+requests on stdin, and drains when that ends.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.embedding.children import query_vectors, warm_up
-from benchmarks.embedding.processes import Answer, speaker
+from benchmarks.embedding.pool import query_vectors, warm_up
+from benchmarks.embedding.processes import Answer, open_replies
 from ingestq.app.composition import open_broker
 from ingestq.app.settings import load_settings
 from ingestq.app.worker import open_worker
@@ -24,8 +24,8 @@ from ingestq.cli.output import configure_logging
 SAMPLE_SECONDS: Final = 0.01
 
 
-class LoopWatch:
-    """Samples how much later than wished a task of the loop wakes up."""
+class LoopLag:
+    """Samples how much later than requested a task of the event loop wakes up."""
 
     def __init__(self) -> None:
         self.lags: list[float] = []
@@ -38,7 +38,7 @@ class LoopWatch:
             self.lags.append(time.perf_counter() - started - SAMPLE_SECONDS)
 
     def take(self) -> Answer:
-        """Milliseconds of lag since the last call, and how often it was looked at."""
+        """Return the lag since the last call in milliseconds, and the number of samples."""
         lags, self.lags = self.lags, []
         if len(lags) < 2:
             return {"samples": len(lags), "p50": 0.0, "p99": 0.0, "max": 0.0}
@@ -51,27 +51,27 @@ async def main() -> None:
     """Work until stdin ends."""
     configure_logging(logging.INFO)
     settings = load_settings()
-    watch = LoopWatch()
+    lag = LoopLag()
     async with open_broker(settings) as broker, open_worker(settings, broker) as running:
 
-        async def answer(question: Answer) -> Answer:
-            match question:
+        async def answer(request: Answer) -> Answer:
+            match request:
                 case {"queries": texts, "save": path}:
                     np.save(path, await query_vectors(running, texts))
                     return {}
                 case {"lag": _}:
-                    return watch.take()
+                    return lag.take()
                 case _:
-                    raise ValueError(question)
+                    raise ValueError(request)
 
         await warm_up(running)
         async with asyncio.TaskGroup() as group:
-            sampling = group.create_task(watch.sample())
+            sampling = group.create_task(lag.sample())
             working = group.create_task(running.run_until_stopped())
             try:
-                say = speaker({"ready": True})
+                send = open_replies({"ready": True})
                 while line := await asyncio.to_thread(sys.stdin.readline):
-                    say(await answer(json.loads(line)))
+                    send(await answer(json.loads(line)))
             finally:
                 sampling.cancel()
                 running.stop()

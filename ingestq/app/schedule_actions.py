@@ -24,7 +24,7 @@ from ingestq.core.service import run_together
 from producers.files.walk import ScanRecord
 from producers.schedule.entry import Action, ScheduledEntry
 from producers.schedule.generators import Generator, import_from
-from producers.schedule.runner import Act, Result, Runner
+from producers.schedule.runner import ActionHandler, ActionResult, Runner
 from producers.schedule.scheduler import Scheduler
 from producers.schedule.sources import FileSource, LineSource
 
@@ -45,7 +45,7 @@ class Rescan:
     display: Display
     allow_mass_delete: bool = False
 
-    async def __call__(self, entry: ScheduledEntry, queued: Callable[[str], None]) -> Result:
+    async def __call__(self, entry: ScheduledEntry, queued: Callable[[str], None]) -> ActionResult:
         assert entry.source is not None, "every rescan has one"
         client = self.client.for_collection(entry.collection)
         ingestion = Ingestion(client, self.display)
@@ -69,7 +69,7 @@ class Rescan:
         return _result(ingestion.submission, await ingestion.summary(entry.collection), swept)
 
 
-def _result(submission: str, summary: Summary, swept: set[str]) -> Result:
+def _result(submission: str, summary: Summary, swept: set[str]) -> ActionResult:
     refused = [failed.reason for failed in summary.failed if failed.doc_id in swept]
     if refused:
         outcome, detail = RunOutcome.REFUSED, "; ".join(refused)
@@ -79,7 +79,7 @@ def _result(submission: str, summary: Summary, swept: set[str]) -> Result:
         detail = f"{summary.documents.rejected:,} rejected: {first.doc_id}: {first.reason}"
     else:
         outcome, detail = RunOutcome.DONE, ""
-    return Result(outcome, detail, summary.documents, summary.chunks, submission)
+    return ActionResult(outcome, detail, summary.documents, summary.chunks, submission)
 
 
 def load_generators(entries: Sequence[ScheduledEntry]) -> None:
@@ -123,7 +123,7 @@ def actions(
     display: Display,
     *,
     allow_mass_delete: bool = False,
-) -> Mapping[Action, Act]:
+) -> Mapping[Action, ActionHandler]:
     """What is done, by whom it is called."""
     return {
         Action.RESCAN: Rescan(broker.client, display, allow_mass_delete),
@@ -139,7 +139,7 @@ async def _reindex(
     display: Display,
     entry: ScheduledEntry,
     queued: Callable[[str], None],
-) -> Result:
+) -> ActionResult:
     """What ``ingestq reindex`` does with the settings as they are."""
     await asyncio.to_thread(import_module, "worker.maintenance.reindex")
     from worker.maintenance.reindex import CutoverRefusal
@@ -150,10 +150,10 @@ async def _reindex(
         built = await build(broker, opened, live, settings, display)
     outcome = built.outcome
     if outcome is None:
-        return Result(detail=f"{live.alias} was made with these settings already")
+        return ActionResult(detail=f"{live.alias} was made with these settings already")
     if isinstance(outcome, CutoverRefusal):
-        return Result(RunOutcome.FAILED, "; ".join(outcome.reasons), chunks=built.chunks)
-    return Result(
+        return ActionResult(RunOutcome.FAILED, "; ".join(outcome.reasons), chunks=built.chunks)
+    return ActionResult(
         detail=f"{live.alias} is now {built.new.chunks}: {outcome.documents:,} documents",
         chunks=built.chunks,
     )
@@ -167,7 +167,7 @@ async def _verify(
     allow_mass_delete: bool,
     entry: ScheduledEntry,
     queued: Callable[[str], None],
-) -> Result:
+) -> ActionResult:
     """What ``ingestq verify --repair`` does."""
     await asyncio.to_thread(import_module, "ingestq.app.verify")
     from ingestq.app.verify import VerifyRequest as Wanted
@@ -185,4 +185,4 @@ async def _verify(
     outcome = RunOutcome.DONE if report.good else RunOutcome.FAILED
     if report.refused:
         outcome, detail = RunOutcome.REFUSED, "; ".join(report.refused)
-    return Result(outcome, detail, submission=report.submission)
+    return ActionResult(outcome, detail, submission=report.submission)

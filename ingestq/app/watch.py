@@ -13,7 +13,7 @@ from ingestq.core.errors import UsageError
 from ingestq.core.paths import text_to_path
 from producers.files.walk import Root
 from producers.watch.folder import WatchedFolder
-from producers.watch.watched_folder import FolderWatch, WatchConfig
+from producers.watch.folder_watch import FolderWatch, WatchConfig
 
 
 @dataclass(frozen=True)

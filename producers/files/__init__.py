@@ -1,1 +1,1 @@
-"""Files as documents."""
+"""Reads files and JSON Lines as documents."""

@@ -1,4 +1,4 @@
-"""Documents as JSON Lines: one object a line, with the fields of `Line`."""
+"""Documents as JSON Lines: one object a line, with the fields of `DocumentLine`."""
 
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from pathlib import Path
@@ -13,8 +13,11 @@ from ingestq.core.results import FailedDocument
 
 
 class DocumentLine(Struct, frozen=True, forbid_unknown_fields=True):
-    """A document as somebody writes it. Either ``text`` or ``path``; ``source`` and ``version``
-    default to the document's id and to the time of Redis, ``collection`` to that of the command."""
+    """A document as users write it, with either ``text`` or ``path``.
+
+    ``source`` defaults to the document's id, ``version`` to the time of Redis in microseconds, and
+    ``collection`` to that of the command.
+    """
 
     doc_id: str
     text: str | None = None
@@ -29,27 +32,28 @@ class DocumentLine(Struct, frozen=True, forbid_unknown_fields=True):
 
 _decoder = msgspec.json.Decoder(DocumentLine)
 NOT_A_DOCUMENT: Final = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
-"""What is raised by something that cannot be made a document."""
+"""Exceptions of decoding a line, and of `to_document`, for a value that is not a valid document."""
 
 
 async def parse(
     lines: AsyncIterable[bytes], clock: Callable[[], Awaitable[int]]
 ) -> AsyncGenerator[Document | FailedDocument, None]:
-    """Make a document of every line that is not blank; a wrong line is reported by its number."""
+    """Yield the document of every line that is not blank; an invalid line is reported by its
+    number."""
     number = 0
     async for raw in lines:
         number += 1
         if not raw.strip():
             continue
         try:
-            yield await as_document(_decoder.decode(raw), clock)
+            yield await to_document(_decoder.decode(raw), clock)
         except NOT_A_DOCUMENT as error:
             yield FailedDocument(f"line {number}", f"not a document: {error}")
 
 
-async def as_document(line: DocumentLine, clock: Callable[[], Awaitable[int]]) -> Document:
-    """The document that somebody wrote. Raises one of NOT_A_DOCUMENT if it cannot be one."""
-    msgspec.msgpack.encode(line.metadata)  # raises what JSON can say and the queue cannot
+async def to_document(line: DocumentLine, clock: Callable[[], Awaitable[int]]) -> Document:
+    """Return the document of a line. Raises one of NOT_A_DOCUMENT if it is invalid."""
+    msgspec.msgpack.encode(line.metadata)  # raises for what JSON can express and the queue cannot
     return Document(
         doc_id=line.doc_id,
         version=await clock() if line.version is None else line.version,
@@ -64,5 +68,5 @@ async def as_document(line: DocumentLine, clock: Callable[[], Awaitable[int]]) -
 
 
 def _absolute(path: str) -> Path:
-    """Workers may run in another folder."""
+    """Return ``path`` as an absolute one, because workers may run in another folder."""
     return Path.cwd() / path

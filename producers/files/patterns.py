@@ -1,4 +1,4 @@
-"""Which files of a folder are meant, as patterns like those of a .gitignore file."""
+"""Include and exclude patterns like those of a .gitignore file."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,19 +9,19 @@ from pathspec import GitIgnoreSpec
 
 @dataclass(frozen=True)
 class Patterns:
-    """What is included, unless it is excluded; without ``include`` every file is.
+    """Match files that are included and not excluded; without ``include`` every file is included.
 
-    Raises ValueError if something is no pattern.
+    Raises ValueError if a pattern is invalid.
     """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self._specs  # noqa: B018 - so that a wrong one is an error here
+        self._specs  # noqa: B018 - raises here if a pattern is invalid
 
-    def take(self, relative: PurePath) -> bool:
-        """Whether a file is meant; its path is relative to the folder."""
+    def match(self, relative: PurePath) -> bool:
+        """Return whether the file at a path relative to the folder is included."""
         include, exclude = self._specs
         if self.include and not include.match_file(relative):
             return False

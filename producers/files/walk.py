@@ -1,4 +1,4 @@
-"""Files as documents: walk, filter, read, and remember what a scan saw."""
+"""Files as documents: walk folders, skip, read, and record what a scan saw."""
 
 import asyncio
 import os
@@ -17,26 +17,32 @@ from ingestq.core.documents import INLINE_TEXT_BYTES, Document, SeenDocumentsBui
 from ingestq.core.paths import file_state, guess_media_type, path_to_text
 from ingestq.core.results import FailedDocument
 
+Clock = Callable[[], Awaitable[int]]
+"""Returns Redis time in microseconds, see `ingestq.broker.queue.job_queue.JobQueue.now`."""
+LISTING_ENTRIES: Final = 256
+"""Directory entries that are listed in one call to a thread."""
+NO_METADATA: Final[Mapping[str, Any]] = MappingProxyType({})
+
 
 class ScanRecord:
-    """Keeps eight bytes a document, and the folders that were scanned."""
+    """The documents and folders that a scan saw; it takes eight bytes a document."""
 
     def __init__(self) -> None:
         self._seen = SeenDocumentsBuilder()
         self._folders: dict[str, int] = {}
 
     def begin(self, folder: str, version: int) -> None:
-        """A folder is scanned as of ``version``: what was observed later is newer."""
+        """Record that ``folder`` is scanned as of ``version``: later observations are newer."""
         self._folders.setdefault(folder, version)
 
     def add(self, doc_id: str) -> None:
-        """A document was seen; or a folder that cannot be read, so nothing in it is gone."""
+        """Record a document as seen, or a folder that cannot be read: nothing in it is gone."""
         self._seen.add(doc_id)
 
     def sweeps(
         self, *, allow_mass_delete: bool, tenant: str = "", collection: str | None = None
     ) -> list[Sweep]:
-        """A sweep for each folder, once all of them were scanned to the end."""
+        """Return a sweep for each folder, once all of them were scanned to the end."""
         seen = self._seen.pack()
         return [
             Sweep(
@@ -51,16 +57,9 @@ class ScanRecord:
         ]
 
 
-Clock = Callable[[], Awaitable[int]]
-"""Redis time in microseconds, see `ingestq.broker.queue.job_queue.JobQueue.now`."""
-LISTING_ENTRIES: Final = 256
-"""Directory entries that are looked at in one visit to a thread."""
-NO_METADATA: Final[Mapping[str, Any]] = MappingProxyType({})
-
-
 @dataclass(frozen=True)
 class FoundFile:
-    """A regular file, and the document it is."""
+    """A regular file, and the id of its document."""
 
     path: Path
     doc_id: str
@@ -69,8 +68,10 @@ class FoundFile:
 
 @dataclass(frozen=True)
 class Root:
-    """Where a walk begins, and how files become document ids: by absolute path, or by NAME and path
-    relative to the folder, which makes the ids the same on every host and in every container.
+    """The file or folder where a walk begins, which decides the ids of its documents.
+
+    An id is the file's absolute path; with a ``name`` it is the name and the path relative to the
+    folder, which is the same on every host and in every container.
     """
 
     path: Path
@@ -79,16 +80,18 @@ class Root:
 
     @classmethod
     def at(cls, path: Path, name: str | None = None) -> "Root":
+        """Return the root at ``path``, which need not exist. Blocks."""
         path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would replace links
         # Path.is_dir() raises on an impossible name.
         return cls(path, name, is_folder=os.path.isdir(path))  # noqa: PTH112
 
     @property
     def folder(self) -> str:
-        """The id that those of all its documents begin with."""
+        """The folder's own id, with which the ids of all its documents begin."""
         return path_to_text(self._base if self.name is None else Path(self.name))
 
     def doc_id(self, path: Path) -> str:
+        """Return the id of the document at ``path``, which is the root or in it."""
         if self.name is None:
             return path_to_text(path)
         return path_to_text(Path(self.name) / path.relative_to(self._base))
@@ -98,43 +101,55 @@ class Root:
         return self.path if self.is_folder else self.path.parent
 
 
-LeaveOut = Callable[[Path, os.stat_result], bool]
-"""Whether a walk is to pass over a file or a folder with all that is in it."""
+Skip = Callable[[Path, os.stat_result], bool]
+"""Returns whether a walk skips a file, or a folder with everything in it."""
+
+
+@dataclass(frozen=True)
+class _OpenFolder:
+    """A folder that a walk is in: what is still to visit, and the folders that lead to it."""
+
+    paths: Iterator[Path]
+    identities: frozenset[tuple[int, int]]
 
 
 def walk(
-    root: Root, start: Path | None = None, leave_out: LeaveOut = lambda *_: False
+    root: Root, start: Path | None = None, skip: Skip = lambda *_: False
 ) -> Iterator[FoundFile | FailedDocument]:
-    """Every file under ``root`` (or ``root`` itself), in the order of their names.
+    """Yield every file under ``root`` (or ``root`` itself), in the order of their names. Blocks.
 
-    With a ``start`` only what is there, or in it. Symbolic links are followed; one that leads back
-    to a folder it lies in is reported.
+    With ``start`` only that file, or what is in that folder. Hidden entries are skipped. Symbolic
+    links are followed; one that leads back to a folder it lies in is reported as failed, as is
+    whatever cannot be read.
     """
-    yield from _visit(start or root.path, root, leave_out, ancestors=())
-
-
-def _visit(
-    path: Path, root: Root, leave_out: LeaveOut, ancestors: tuple[tuple[int, int], ...]
-) -> Iterator[FoundFile | FailedDocument]:
-    doc_id = root.doc_id(path)
-    try:
-        status = path.stat()
-        if leave_out(path, status):
-            return
-        if stat.S_ISDIR(status.st_mode):
-            identity = (status.st_dev, status.st_ino)
-            if identity in ancestors:
-                yield FailedDocument(doc_id, "a symbolic link back to a folder that it lies in")
-                return
-            names = sorted(entry for entry in os.listdir(path) if not entry.startswith("."))
-            for entry in names:
-                yield from _visit(path / entry, root, leave_out, (*ancestors, identity))
-        elif stat.S_ISREG(status.st_mode):
-            yield FoundFile(path, doc_id, status)
-        else:
-            yield FailedDocument(doc_id, "neither a file nor a folder")
-    except OSError as error:
-        yield FailedDocument(doc_id, _reason(path, error))
+    # Not recursive: folders may be nested more deeply than Python's calls may.
+    opened = [_OpenFolder(iter([root.path if start is None else start]), frozenset())]
+    while opened:
+        folder = opened[-1]
+        path = next(folder.paths, None)
+        if path is None:
+            opened.pop()
+            continue
+        doc_id = root.doc_id(path)
+        try:
+            status = path.stat()
+            if skip(path, status):
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                identity = (status.st_dev, status.st_ino)
+                if identity in folder.identities:
+                    reason = "a symbolic link back to a folder that it lies in"
+                    yield FailedDocument(doc_id, reason)
+                    continue
+                names = sorted(name for name in os.listdir(path) if not name.startswith("."))
+                inside = map(path.joinpath, names)
+                opened.append(_OpenFolder(inside, folder.identities | {identity}))
+            elif stat.S_ISREG(status.st_mode):
+                yield FoundFile(path, doc_id, status)
+            else:
+                yield FailedDocument(doc_id, "neither a file nor a folder")
+        except OSError as error:
+            yield FailedDocument(doc_id, _reason(path, error))
 
 
 def _reason(path: Path, error: OSError) -> str:
@@ -145,11 +160,11 @@ def _reason(path: Path, error: OSError) -> str:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What is sent of a file besides its path.
+    """Options for what is sent of a file besides its path.
 
-    ``inline`` sends short text along, for workers that cannot read the file themselves. Otherwise
-    the state of the file is sent (see `ingestq.core.paths.file_state`), and nobody reads a file
-    whose state is the one that is indexed; with ``checksum`` it is read all the same.
+    ``inline`` sends short text in the job, for workers that cannot read the file themselves.
+    Otherwise the file's state is sent (see `ingestq.core.paths.file_state`), and workers skip a
+    file whose indexed state is the same; with ``checksum`` they read it all the same.
     """
 
     inline: bool = False
@@ -160,28 +175,28 @@ async def observe(
     paths: Sequence[Path],
     name: str | None,
     clock: Clock,
-    sending: ReadOptions,
-    sightings: ScanRecord,
+    options: ReadOptions,
+    record: ScanRecord,
 ) -> AsyncIterator[Document | FailedDocument]:
-    """Walk ``paths`` and make a document of every file; ``sightings`` is told of each."""
+    """Walk ``paths`` and yield the document of every file; each is added to ``record``."""
     for path in paths:
         root = await asyncio.to_thread(Root.at, path, name)
-        async for listing in scan(root, clock, sightings):
+        async for listing in scan(root, clock, record):
             for entry in listing.entries:
                 match entry:
                     case FoundFile() if (
-                        sending.inline and entry.status.st_size <= INLINE_TEXT_BYTES
+                        options.inline and entry.status.st_size <= INLINE_TEXT_BYTES
                     ):
                         yield await _inline(entry, listing.version)
                     case FoundFile():
-                        yield by_path(entry, listing.version, checksum=sending.checksum)
+                        yield document_of(entry, listing.version, checksum=options.checksum)
                     case _:
                         yield entry
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Some of what a scan found, at the version at which it was looked at."""
+    """Some of the entries that a scan found, and the version that was read before."""
 
     version: int
     entries: Sequence[FoundFile | FailedDocument]
@@ -190,34 +205,36 @@ class Listing:
 async def scan(
     root: Root,
     clock: Clock,
-    sightings: ScanRecord,
-    leave_out: LeaveOut = lambda *_: False,
+    record: ScanRecord,
+    skip: Skip = lambda *_: False,
 ) -> AsyncIterator[Listing]:
-    """Walk ``root``; ``sightings`` is told of everything that is not left out.
+    """Walk ``root``, and add everything that is not skipped to ``record``.
 
-    ``clock`` gives the version; it is read before the files are looked at, so that a change made
+    ``clock`` gives the version; it is read before the files are listed, so that a change made
     meanwhile counts as newer.
     """
     if root.is_folder:
-        sightings.begin(root.folder, await clock())
-    entries = walk(root, leave_out=leave_out)
+        record.begin(root.folder, await clock())
+    entries = walk(root, skip=skip)
     while True:
         version = await clock()
-        listed = await asyncio.to_thread(_take, entries)
+        listed = await asyncio.to_thread(_next_entries, entries)
         if not listed:
             return
         for entry in listed:
-            sightings.add(entry.doc_id)
+            record.add(entry.doc_id)
             if isinstance(entry, FailedDocument) and entry.doc_id == root.doc_id(root.path):
-                sightings.add(root.folder)  # another root of the same name may be there
+                record.add(root.folder)  # another root of the same name may be readable
         yield Listing(version, listed)
 
 
-def _take(entries: Iterator[FoundFile | FailedDocument]) -> list[FoundFile | FailedDocument]:
+def _next_entries(
+    entries: Iterator[FoundFile | FailedDocument],
+) -> list[FoundFile | FailedDocument]:
     return list(islice(entries, LISTING_ENTRIES))
 
 
-def by_path(
+def document_of(
     found: FoundFile,
     version: int,
     *,
@@ -225,9 +242,9 @@ def by_path(
     tenant: str = "",
     metadata: Mapping[str, Any] = NO_METADATA,
 ) -> Document:
-    """The document that a worker reads from the file that was found.
+    """Return the document of a file, by its path: a worker reads the content.
 
-    With ``checksum`` it is read even if its state is known.
+    With ``checksum`` the worker reads it even if the file's state is the indexed one.
     """
     path = path_to_text(found.path)
     document = Document(
@@ -246,20 +263,20 @@ def by_path(
 
 
 async def _inline(found: FoundFile, version: int) -> Document | FailedDocument:
-    """A document with its text, if it is text; anything else goes by its path."""
+    """Return the document with its text if the file is text; else by its path."""
     try:
         async with aiofiles.open(found.path, "rb") as file:
-            text = _as_text(await file.read(INLINE_TEXT_BYTES + 1), found.path)
+            text = _decode(await file.read(INLINE_TEXT_BYTES + 1), found.path)
     except FileNotFoundError:
-        return FailedDocument(found.doc_id, "the file is gone: it was there a moment ago")
+        return FailedDocument(found.doc_id, "the file is gone: it was deleted during the scan")
     except OSError as error:
         return FailedDocument(found.doc_id, f"cannot be read: {error.strerror}")
-    document = by_path(found, version, checksum=True)
+    document = document_of(found, version, checksum=True)
     return document if text is None else msgspec.structs.replace(document, text=text, path=None)
 
 
-def _as_text(data: bytes, path: Path) -> str | None:
-    """The text that ``data`` is, or None if a parser has to look at it."""
+def _decode(data: bytes, path: Path) -> str | None:
+    """Return ``data`` as text, or None if it is too long or only a parser can read it."""
     media_type = guess_media_type(path.name)
     if len(data) > INLINE_TEXT_BYTES or not (media_type or "text/").startswith("text/"):
         return None

@@ -1,4 +1,4 @@
-"""A scheduled entry: what to do, and when."""
+"""A scheduled entry: what it does, and when."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,10 +15,11 @@ from producers.schedule.sources import Source
 
 
 class Action(StrEnum):
-    """What a run does.
+    """The action of a scheduled run.
 
-    ``rescan`` queues what its source has, and removes what it does not have any more; ``reindex``
-    builds the collection with the settings as they are; ``verify`` compares and repairs.
+    ``rescan`` queues what its source has, and deletes what it no longer has; ``reindex`` rebuilds
+    the collection with the current settings; ``verify`` compares the index with its ledger,
+    and with the source if there is one, and repairs it.
     """
 
     RESCAN = "rescan"
@@ -30,7 +31,7 @@ EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 def zone_named(name: str) -> ZoneInfo:
-    """The time zone ``name``. Raises ValueError if there is none."""
+    """Return the time zone ``name``. Raises ValueError if it does not exist."""
     try:
         return ZoneInfo(name)
     except (KeyError, OSError, ValueError) as error:  # ZoneInfoNotFoundError; a folder of zones
@@ -41,12 +42,12 @@ def zone_named(name: str) -> ZoneInfo:
 
 @dataclass(frozen=True)
 class Timetable:
-    """``cron`` has five fields, or six with seconds before them; ``timezone`` is an IANA name.
+    """A cron expression in a time zone.
 
-    Clock changes are met as Debian's cron does: a time of day in the hour that is left out comes
-    right after it, and one in the hour that comes twice comes once; what has a ``*`` for the minute
-    or the hour goes on as it does. Times are Unix times in ms. Raises ValueError that says what is
-    wrong.
+    ``cron`` has five fields, or six with seconds first; ``timezone`` is an IANA name. Clock changes
+    are handled as in Debian's cron: a time in the skipped hour runs right after it, and a time in
+    the repeated hour runs once; an expression with ``*`` for the minute or the hour is not
+    affected. Times are Unix times in ms. Raises ValueError, which says what is wrong.
     """
 
     cron: str
@@ -66,21 +67,22 @@ class Timetable:
 
     @cached_property
     def zone(self) -> ZoneInfo:
+        """The time zone."""
         return zone_named(self.timezone)
 
     def next_after(self, ms: int) -> int | None:
-        """The first time after ``ms``; None if there is none within 50 years."""
+        """Return the first time after ``ms``; None if there is none within 50 years."""
         start = datetime.fromtimestamp(ms / 1000, self.zone)
-        # In an hour that comes twice, times may be found that were in the first one.
+        # In a repeated hour, the first times found may be those of its first pass.
         times = (int(time.timestamp() * 1000) for time in CronSim(self.cron, start))
         return next((time for time in times if time > ms), None)
 
 
 @dataclass(frozen=True)
 class ScheduledEntry:
-    """One line of the schedule. ``rescan`` has a source, ``verify`` may have one.
+    """One ``[[schedule]]`` table. ``rescan`` has a source, ``verify`` may have one.
 
-    ``collection`` is the one it is about; empty for the one that is configured.
+    ``collection`` is the public name of the collection that the run is for.
     """
 
     name: str
@@ -91,7 +93,7 @@ class ScheduledEntry:
     collection: str = DEFAULT_COLLECTION
 
     def status(self, next_ms: int | None) -> EntryStatus:
-        """Return the entry as people are told of it, with when its next run begins (Unix ms)."""
+        """Return the entry for display, with the time at which its next run begins (Unix ms)."""
         return EntryStatus(
             name=self.name,
             cron=self.timetable.cron,

@@ -1,4 +1,4 @@
-"""Documents that a function of the user's own yields."""
+"""Documents that a function of the user yields."""
 
 import asyncio
 import inspect
@@ -17,7 +17,7 @@ from ingestq.core import events
 from ingestq.core.documents import Document
 from ingestq.core.errors import SourceFailed, UsageError, in_one_line
 from ingestq.core.results import FailedDocument
-from producers.files.json_lines import NOT_A_DOCUMENT, DocumentLine, as_document
+from producers.files.json_lines import NOT_A_DOCUMENT, DocumentLine, to_document
 
 log = structlog.get_logger()
 
@@ -32,9 +32,9 @@ class Generator:
         return self.name
 
     def load(self) -> Callable[[], AsyncGenerator[Any, None]]:
-        """Import the function. Blocks.
+        """Import and return the function. Blocks.
 
-        Raises UsageError if it cannot be imported, or is something else.
+        Raises UsageError if it cannot be imported, or is not an async generator function.
         """
         module, _, attributes = self.name.partition(":")
         if not module or not attributes:
@@ -46,19 +46,20 @@ class Generator:
         except Exception as error:  # whatever the module does when it is imported
             raise UsageError(
                 f"generator {self.name!r} cannot be imported ({in_one_line(error)}); modules are "
-                "looked for in the working directory, too"
+                "also looked for in the working directory"
             ) from error
         if not inspect.isasyncgenfunction(found):
-            raise UsageError(f"generator {self.name!r} is no `async def` function that yields")
+            raise UsageError(f"generator {self.name!r} is not an `async def` function that yields")
         function: Callable[[], AsyncGenerator[Any, None]] = found
         return function
 
     async def documents(
         self, clock: Callable[[], Awaitable[int]]
     ) -> AsyncGenerator[Document | FailedDocument, None]:
-        """What the function yields: documents, or mappings with the fields of `Line`.
+        """Call the function and yield its documents, with times of ``clock`` as default versions.
 
-        Raises SourceFailed if it raises.
+        The function yields documents, or mappings with the fields of
+        `producers.files.json_lines.DocumentLine`. Raises SourceFailed if it raises.
         """
         number = 0
         async with aclosing(self._items()) as items:
@@ -84,15 +85,15 @@ class Generator:
 
 
 def import_from(folder: Path) -> None:
-    """Let modules in ``folder`` be imported."""
+    """Add ``folder`` to the folders from which modules are imported."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
 
 async def _document(item: Any, clock: Callable[[], Awaitable[int]]) -> Document:
-    is_one = isinstance(item, Document)
-    document: Document = (
-        item if is_one else await as_document(msgspec.convert(item, DocumentLine), clock)
-    )
-    document.doc_id.encode()  # raises if it is no text
+    if isinstance(item, Document):
+        document = item
+    else:
+        document = await to_document(msgspec.convert(item, DocumentLine), clock)
+    document.doc_id.encode()  # raises for a lone surrogate
     return document

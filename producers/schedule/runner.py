@@ -20,17 +20,17 @@ from producers.schedule.entry import Action, ScheduledEntry
 log = structlog.get_logger()
 
 RENEWALS: Final = 3
-"""How often a lease is renewed in the time that it lasts."""
-LAST_WORDS_SECONDS: Final = 3.0
-"""How long whoever is told to stop may take to write down that the run was interrupted; if Redis is
-away for longer, it is found out when the lease has run out."""
+"""Renewals in the duration of a lease."""
+RECORD_SECONDS: Final = 3.0
+"""Time that a stopping scheduler may take to record that a run was interrupted. If Redis is away
+longer than that, another scheduler records it when the lease has expired."""
 STOPPED: Final = "the scheduler was stopped"
-NEED_SOMEBODY: Final = frozenset({RunOutcome.FAILED, RunOutcome.REFUSED})
-"""Outcomes that somebody has to look at."""
+NEED_ATTENTION: Final = frozenset({RunOutcome.FAILED, RunOutcome.REFUSED})
+"""Outcomes that an operator has to look at."""
 
 
-class Result(Struct, frozen=True):
-    """How an action ended, and what it did."""
+class ActionResult(Struct, frozen=True):
+    """How an action ended, what it did, and the submission under which it queued."""
 
     outcome: RunOutcome = RunOutcome.DONE
     detail: str = ""
@@ -39,25 +39,25 @@ class Result(Struct, frozen=True):
     submission: str | None = None
 
 
-Act = Callable[[ScheduledEntry, Callable[[str], None]], Awaitable[Result]]
-"""Does what an entry says. Tells the submission under which it queues, as soon as it is known. May
-be called again after any interruption. What it raises is why it failed."""
+ActionHandler = Callable[[ScheduledEntry, Callable[[str], None]], Awaitable[ActionResult]]
+"""Performs the action of an entry. Calls the second argument with its submission as soon as that is
+known. May be called again after any interruption. What it raises is the reason of the failure."""
 
 
 class Runner:
-    """Runs entries, with the ``actions`` that there are."""
+    """Runs entries, with a handler for each of their actions."""
 
-    def __init__(self, runs: Runs, actions: Mapping[Action, Act]) -> None:
+    def __init__(self, runs: Runs, handlers: Mapping[Action, ActionHandler]) -> None:
         self._runs = runs
-        self._actions = actions
+        self._handlers = handlers
 
     async def run(
         self, entry: ScheduledEntry, claim: RunClaim, stopping: asyncio.Event
     ) -> Run | None:
-        """Run ``entry`` to its end, or until ``stopping``, and write that down.
+        """Run ``entry`` to its end, or until ``stopping``, and return the recorded run.
 
-        None if the run was lost to somebody else, because its lease could not be renewed in time.
-        Redis going away meanwhile costs time only.
+        None if another scheduler took the run over because its lease was not renewed in time. Waits
+        while Redis is away.
         """
         queued: list[str] = []
         acting = asyncio.create_task(self._act(entry, queued.append))
@@ -72,38 +72,38 @@ class Runner:
                 log.warning(events.RUN_LOST, entry=entry.name)
                 return None
             else:
-                result = Result(RunOutcome.INTERRUPTED, STOPPED)
+                result = ActionResult(RunOutcome.INTERRUPTED, STOPPED)
                 await cancel(acting)
             submission = result.submission or next(reversed(queued), None)
-            return await self._write_down(entry, claim, result, submission, stop)
+            return await self._record(entry, claim, result, submission, stop)
         finally:
             await cancel(acting, renewing, stop)
 
-    async def _act(self, entry: ScheduledEntry, queued: Callable[[str], None]) -> Result:
-        act = partial(self._actions[entry.action], entry, queued)
+    async def _act(self, entry: ScheduledEntry, queued: Callable[[str], None]) -> ActionResult:
+        handle = partial(self._handlers[entry.action], entry, queued)
         try:
-            return await while_redis_is_away(act)
+            return await while_redis_is_away(handle)
         except Exception as error:
             known = foreseen(error)
             if known is not None:
-                return Result(RunOutcome.FAILED, describe(known))
-            # A defect ends the run, and not all that come after it.
+                return ActionResult(RunOutcome.FAILED, describe(known))
+            # A defect fails this run, but must not end the scheduler.
             log.exception(events.RUN_CRASHED, entry=entry.name)
-            return Result(RunOutcome.FAILED, in_one_line(error))
+            return ActionResult(RunOutcome.FAILED, in_one_line(error))
 
     async def _renew(self, claim: RunClaim, queued: list[str]) -> None:
-        """Returns when the run is lost."""
+        """Renew the lease until it is lost."""
         while True:
             await asyncio.sleep(claim.lease_ms / 1000 / RENEWALS)
             submission = next(reversed(queued), None)
             if not await while_redis_is_away(partial(self._runs.renew, claim, submission)):
                 return
 
-    async def _write_down(
+    async def _record(
         self,
         entry: ScheduledEntry,
         claim: RunClaim,
-        result: Result,
+        result: ActionResult,
         submission: str | None,
         stop: asyncio.Task[Literal[True]],
     ) -> Run | None:
@@ -118,15 +118,15 @@ class Runner:
         writing = asyncio.create_task(while_redis_is_away(partial(self._end, claim, run)))
         try:
             await asyncio.wait({writing, stop}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({writing}, timeout=LAST_WORDS_SECONDS)
+            await asyncio.wait({writing}, timeout=RECORD_SECONDS)
             ended = writing.result() if writing.done() else None
         finally:
             await cancel(writing)
         if ended is None:
             log.warning(events.RUN_LOST, entry=entry.name)
             return None
-        say = log.warning if ended.outcome in NEED_SOMEBODY else log.info
-        say(
+        log_ended = log.warning if ended.outcome in NEED_ATTENTION else log.info
+        log_ended(
             events.RUN_ENDED,
             entry=entry.name,
             outcome=ended.outcome.value,

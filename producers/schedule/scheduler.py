@@ -16,16 +16,16 @@ from producers.schedule.runner import Runner
 
 log = structlog.get_logger()
 
-LOOK_SECONDS: Final = 10.0
-"""How often it is looked whether a run is due again, and said which entries there are."""
+POLL_SECONDS: Final = 10.0
+"""Longest time between two checks for due runs, each of which also publishes the entries."""
 
 
 class Scheduler:
     """One of any number of schedulers with the same entries.
 
-    All go by the clock of Redis, and write down there up to when runs are begun. A run that was due
-    while no scheduler was up, or that was interrupted, is begun by the next one that looks, once
-    however many were missed.
+    All use the clock of Redis, and record there up to which time runs were begun. If runs were
+    missed while no scheduler was up, or a run was interrupted, the next scheduler that checks
+    begins one run, however many were missed.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Scheduler:
         self._running: set[asyncio.Task[Run | None]] = set()
 
     def stop(self) -> None:
-        """Let `run` return; what runs is interrupted, and due again."""
+        """Let `run` return; runs in progress are interrupted, and due again."""
         self._stopping.set()
 
     async def run(self) -> None:
@@ -47,26 +47,26 @@ class Scheduler:
         log.info(events.SCHEDULE_STARTED, entries=len(self._entries))
         try:
             while not self._stopping.is_set():
-                seconds = await self._look()
+                seconds = await self._begin_due_runs()
                 await happens_within(self._stopping, seconds)
-                self._forget_ended()
+                self._remove_ended()
             if self._running:
                 await asyncio.wait(self._running)
-                self._forget_ended()
+                self._remove_ended()
         finally:
             await cancel(*self._running)
         log.info(events.SCHEDULE_STOPPED)
 
-    def _forget_ended(self) -> None:
-        """Forget the runs that have ended. Raises what one of them raised."""
+    def _remove_ended(self) -> None:
+        """Remove the runs that have ended. Raises what one of them raised."""
         for task in [task for task in self._running if task.done()]:
             self._running.remove(task)
             task.result()
 
-    async def _look(self) -> float:
-        """Begin what is due; return in how many seconds to look again."""
+    async def _begin_due_runs(self) -> float:
+        """Begin the runs that are due; return the seconds until the next check."""
         try:
-            next_ms = [await self._look_at(entry) for entry in self._entries]
+            next_ms = [await self._begin_if_due(entry) for entry in self._entries]
             await self._runs.publish(
                 [entry.status(ms) for entry, ms in zip(self._entries, next_ms, strict=True)]
             )
@@ -76,11 +76,11 @@ class Scheduler:
             return RETRY_SECONDS
         soonest = min((ms for ms in next_ms if ms is not None), default=None)
         if soonest is None:
-            return LOOK_SECONDS
-        return min(max(soonest - now_ms, 0) / 1000, LOOK_SECONDS)
+            return POLL_SECONDS
+        return min(max(soonest - now_ms, 0) / 1000, POLL_SECONDS)
 
-    async def _look_at(self, entry: ScheduledEntry) -> int | None:
-        """Begin a run of ``entry`` if one is due; when the next one begins."""
+    async def _begin_if_due(self, entry: ScheduledEntry) -> int | None:
+        """Begin a run of ``entry`` if one is due; return when the next one begins (Unix ms)."""
         if await self._runs.end_lost(entry.name) is not None:
             log.warning(events.RUN_LOST, entry=entry.name)
         due_ms = entry.timetable.next_after(await self._runs.begun_until(entry.name))
@@ -106,4 +106,4 @@ class Scheduler:
             case NotBegun.RUNNING:
                 log.warning(events.RUN_SKIPPED, entry=entry.name, due=iso(due_ms))
             case NotBegun.BEFORE:
-                pass  # another scheduler was first
+                pass  # another scheduler began it

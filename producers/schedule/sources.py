@@ -1,4 +1,4 @@
-"""Where the documents of a scheduled entry come from."""
+"""Sources of documents for scheduled entries: files, JSON Lines, generators."""
 
 import asyncio
 import os
@@ -15,48 +15,47 @@ import msgspec
 from ingestq.core.documents import Document
 from ingestq.core.errors import SourceFailed
 from ingestq.core.results import FailedDocument
-from producers.files import json_lines as jsonl
-from producers.files import walk as files
+from producers.files import json_lines
 from producers.files.patterns import Patterns
-from producers.files.walk import Clock, FoundFile, Root, ScanRecord, by_path
+from producers.files.walk import Clock, FoundFile, Root, ScanRecord, document_of, scan
 from producers.schedule.generators import Generator
 
 Documents = AsyncGenerator[Document | FailedDocument, None]
-EVERYTHING: Final = Patterns()
+ALL_FILES: Final = Patterns()
 
 
 class Source(Protocol):
-    """What is read anew for each run."""
+    """Documents that are read anew for each run."""
 
     @property
     def tenant(self) -> str:
-        """Whose documents they are, unless they say so themselves."""
+        """The tenant of documents that name none."""
         ...
 
     def __str__(self) -> str:
-        """As people are told of it."""
+        """Return the source for display."""
         ...
 
-    def documents(self, clock: Clock, sightings: ScanRecord) -> Documents:
-        """Its documents. Of what is a complete list, ``sightings`` is told.
+    def documents(self, clock: Clock, record: ScanRecord) -> Documents:
+        """Yield the documents; those of a complete list are added to ``record``.
 
-        Raises SourceFailed if it cannot be read to its end: then nothing is known to be gone.
+        Raises SourceFailed if the source cannot be read to its end: then nothing may be deleted.
         """
         ...
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """The files under ``path``, or the one there.
+    """The files under ``path``, or the file at ``path``.
 
-    ``glob`` is what somebody wrote, if that names files and no folder: then the files that do not
-    match any more stay in the index, unless the source is ``complete``.
+    ``glob`` is the user's path if it is a glob. Only a ``complete`` source deletes documents whose
+    file is gone or no longer matches.
     """
 
     path: Path
     name: str | None = None
     tenant: str = ""
-    patterns: Patterns = EVERYTHING
+    patterns: Patterns = ALL_FILES
     metadata: Mapping[str, Any] = field(default_factory=dict)
     glob: str | None = None
     complete: bool = True
@@ -64,32 +63,32 @@ class FileSource:
     def __str__(self) -> str:
         return str(self.path) if self.glob is None else self.glob
 
-    async def documents(self, clock: Clock, sightings: ScanRecord) -> Documents:
+    async def documents(self, clock: Clock, record: ScanRecord) -> Documents:
         if not await aiofiles.os.path.exists(self.path):
             raise SourceFailed(f"{self.path}: there is no such file or folder")
         root = await asyncio.to_thread(Root.at, self.path, self.name)
-        noted = sightings if self.complete else ScanRecord()
-        async for listing in files.scan(root, clock, noted, self._leave_out):
+        kept = record if self.complete else ScanRecord()
+        async for listing in scan(root, clock, kept, self._skip):
             for entry in listing.entries:
                 if isinstance(entry, FoundFile):
-                    yield by_path(
+                    yield document_of(
                         entry, listing.version, tenant=self.tenant, metadata=self.metadata
                     )
                 else:
                     yield entry
 
-    def _leave_out(self, path: Path, status: os.stat_result) -> bool:
+    def _skip(self, path: Path, status: os.stat_result) -> bool:
         if stat.S_ISDIR(status.st_mode) or path == self.path:
             return False
-        return not self.patterns.take(path.relative_to(self.path))
+        return not self.patterns.match(path.relative_to(self.path))
 
 
 @dataclass(frozen=True)
 class LineSource:
     """The documents of a JSON Lines file, or those that a function yields.
 
-    With a ``name`` their ids become ``name/id``. If they are ``complete``, all others of that name
-    are gone; their versions are then those of Redis, as the one of a deletion is.
+    With a ``name`` their ids become ``name/id``. A ``complete`` source is the whole list: all other
+    documents of that name are deleted. Versions are then Redis time, like those of deletions.
     """
 
     items: "Path | Generator"
@@ -101,17 +100,17 @@ class LineSource:
     def __str__(self) -> str:
         return str(self.items)
 
-    async def documents(self, clock: Clock, sightings: ScanRecord) -> Documents:
+    async def documents(self, clock: Clock, record: ScanRecord) -> Documents:
         listed = self.name if self.complete else None
         if listed is not None:
-            sightings.begin(listed, await clock())
+            record.begin(listed, await clock())
         async with aclosing(self._items(clock)) as items:
             async for item in items:
-                document = await self._adopted(item, clock)
+                document = await self._as_own(item, clock)
                 if listed is not None:
-                    # Nobody knows which document a wrong line is: then none of them is gone.
-                    wrong = isinstance(document, FailedDocument)
-                    sightings.add(listed if wrong else document.doc_id)
+                    # An invalid line may be any document, so none of the list may be deleted.
+                    failed = isinstance(document, FailedDocument)
+                    record.add(listed if failed else document.doc_id)
                 yield document
 
     async def _items(self, clock: Clock) -> Documents:
@@ -122,22 +121,22 @@ class LineSource:
             return
         try:
             async with aiofiles.open(self.items, "rb") as lines:
-                async for document in jsonl.parse(lines, clock):
+                async for document in json_lines.parse(lines, clock):
                     yield document
         except OSError as error:
             raise SourceFailed(f"{self.items} cannot be read: {error.strerror}") from error
 
-    async def _adopted(
+    async def _as_own(
         self, document: Document | FailedDocument, clock: Clock
     ) -> Document | FailedDocument:
-        """The document as one of this source."""
+        """Return ``document`` with this source's name, tenant and metadata, or a failure."""
         if isinstance(document, FailedDocument):
             return document
         if self.complete and document.tenant not in ("", self.tenant):
-            reason = f"it is of the tenant {document.tenant!r}, and the list of {self.tenant!r}"
+            reason = f"its tenant is {document.tenant!r}, but that of the list is {self.tenant!r}"
             return FailedDocument(document.doc_id, reason)
         if self.complete and document.collection is not None:
-            reason = "it names a collection, which is for the list as a whole to say"
+            reason = "it names a collection; only the schedule entry may, for the whole list"
             return FailedDocument(document.doc_id, reason)
         doc_id = document.doc_id if self.name is None else f"{self.name}/{document.doc_id}"
         return msgspec.structs.replace(

@@ -1,7 +1,7 @@
-"""Watched folders: the index is kept equal to them for as long as somebody runs this.
+"""Watched folders: keep the index equal to a folder for as long as the watch runs.
 
-An event only says where to look. What is done about it is decided by what is there when nothing
-changed for a while, at a version that was read before the look: so whatever events come, in any
-order, the last decision about a file is about the file as it is. What no event told of is found by
-the next scan.
+A file system event only marks a path to be examined. Once the path has been quiet for a while, its
+current state decides what to do, under a version that was read before the examination. So whatever
+events arrive, in any order, the last decision about a file is about the file as it is now. Changes
+that no event reported are found by the next scan.
 """

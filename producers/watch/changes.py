@@ -1,4 +1,4 @@
-"""Tells which paths of a folder something happened at: from the system's events, or by polling."""
+"""Watches a folder for changed paths: by events of the operating system, or by polling."""
 
 import asyncio
 import os
@@ -22,42 +22,48 @@ Paths = frozenset[Path]
 Snapshot = Callable[[], Mapping[Path, FileState]]
 
 FALLBACK_POLL_SECONDS: Final = 5.0
-SILENCE_MS: Final = 250
-"""So often something is told, if only that nothing happened."""
-GROUP_MS: Final = 400
-"""Events that come one after the other are told together, but not later than this."""
+TICK_MS: Final = 250
+"""How often a watcher yields, with no paths if nothing happened."""
+DEBOUNCE_MS: Final = 400
+"""Longest time for which events that follow each other are collected into one group."""
 STEP_MS: Final = 50
-LIMITS: Final = ("OS file watch limit reached", "Too many open files", "No space left on device")
-"""What errors of the watcher say when the system's limits for inotify are reached."""
-ADVICE: Final = (
+LIMIT_ERRORS: Final = (
+    "OS file watch limit reached",
+    "Too many open files",
+    "No space left on device",
+)
+"""Texts of the watcher's errors when the system's limits for inotify are reached."""
+LIMIT_HINT: Final = (
     "the system's limit for watching files is reached; raise it: sysctl "
     "fs.inotify.max_user_watches=524288 fs.inotify.max_user_instances=512"
 )
 
 
 class Watcher:
-    """Watches one folder with all in it, by events unless ``poll_seconds`` is given.
+    """Watches one folder and everything in it, by events unless ``poll_seconds`` is given.
 
-    Falls back to polling when the system cannot watch as much; ``snapshot`` says how files are.
+    Falls back to polling when the system's limits do not allow enough watches. ``snapshot`` returns
+    the state of all files, for polling.
     """
 
     def __init__(self, folder: Path, poll_seconds: float | None, snapshot: Snapshot) -> None:
         self._folder = folder
         self._poll_seconds = poll_seconds
         self._snapshot = snapshot
-        self._limited = False
+        self._limit_logged = False
 
     async def changes(self) -> AsyncGenerator[Paths]:
-        """The paths at which something happened, and nothing now and then.
+        """Yield the paths at which something happened, and an empty set at every quiet tick.
 
-        The first comes when everything is watched. Ends if the folder cannot be watched any more.
+        The first set comes once everything is watched. Ends if the folder cannot be watched any
+        more.
         """
         stopping = threading.Event()
-        told = self._watch(stopping)
+        changes = self._watch(stopping)
         loop = asyncio.get_running_loop()
-        thread = ThreadPoolExecutor(1, "watching")  # it is held all the time
+        thread = ThreadPoolExecutor(1, "watching")  # of its own: it is blocked all the time
         try:
-            while (paths := await loop.run_in_executor(thread, next, told, None)) is not None:
+            while (paths := await loop.run_in_executor(thread, next, changes, None)) is not None:
                 yield paths
         finally:
             stopping.set()
@@ -72,43 +78,43 @@ class Watcher:
             log.warning(events.DROP_WATCH_ENDED, folder=str(self._folder), error=describe(error))
 
     def _watch_by_events(self, stopping: threading.Event) -> Generator[Paths, None, bool]:
-        """False if the system cannot watch as much."""
+        """Watch by events; return False if the system's limits do not allow it."""
         try:
-            yield from self._events(stopping)
+            yield from self._watch_readable(stopping)
         except (OSError, RuntimeError) as error:
-            if not any(limit in str(error) for limit in LIMITS):
+            if not any(limit in str(error) for limit in LIMIT_ERRORS):
                 raise
-            if not self._limited:
+            if not self._limit_logged:
                 log.warning(
                     events.DROP_POLLING,
                     folder=str(self._folder),
                     seconds=FALLBACK_POLL_SECONDS,
-                    reason=ADVICE,
+                    reason=LIMIT_HINT,
                 )
-            self._limited = True
+            self._limit_logged = True
             return False
-        self._limited = False
+        self._limit_logged = False
         return True
 
-    def _events(self, stopping: threading.Event) -> Iterator[Paths]:
+    def _watch_readable(self, stopping: threading.Event) -> Iterator[Paths]:
         try:
-            yield from self._told(stopping, ignore_permission_denied=False)
+            yield from self._events(stopping, ignore_permission_denied=False)
         except PermissionError:
-            # A folder that may not be read is reported by the scan. This way, the library does not
-            # say either that a limit was reached: then it is up to the scans to find what changed.
-            yield from self._told(stopping, ignore_permission_denied=True)
+            # Scans report a folder without read permission. With the option, the library does not
+            # report that a limit was reached either: then only scans find what changed.
+            yield from self._events(stopping, ignore_permission_denied=True)
 
-    def _told(
+    def _events(
         self, stopping: threading.Event, *, ignore_permission_denied: bool
     ) -> Iterator[Paths]:
-        real = os.path.realpath(self._folder)  # some systems name what changed by it anyway
-        for told in watch(
+        real = os.path.realpath(self._folder)  # some systems report paths by it anyway
+        for changes in watch(
             real,
             watch_filter=None,
-            debounce=GROUP_MS,
+            debounce=DEBOUNCE_MS,
             step=STEP_MS,
             stop_event=stopping,
-            rust_timeout=SILENCE_MS,
+            rust_timeout=TICK_MS,
             yield_on_timeout=True,
             debug=False,
             force_polling=False,
@@ -116,21 +122,21 @@ class Watcher:
         ):
             yield Paths(
                 self._folder / Path(path).relative_to(real)
-                for change, path in told
-                # What is in a folder that is modified is told of by itself.
+                for change, path in changes
+                # A modified folder is no change: what changed in it has events of its own.
                 if change is not Change.modified or not os.path.isdir(path)  # noqa: PTH112
             )
 
     def _poll(self, stopping: threading.Event) -> Iterator[Paths]:
-        seconds = self._poll_seconds or FALLBACK_POLL_SECONDS
+        seconds = FALLBACK_POLL_SECONDS if self._poll_seconds is None else self._poll_seconds
         before = self._snapshot()
-        looked = time.monotonic()
+        polled = time.monotonic()
         yield Paths()
-        while not stopping.wait(SILENCE_MS / 1000):
-            if time.monotonic() - looked < seconds:
+        while not stopping.wait(TICK_MS / 1000):
+            if time.monotonic() - polled < seconds:
                 yield Paths()
                 continue
             now = self._snapshot()
-            looked = time.monotonic()
+            polled = time.monotonic()
             yield Paths(path for path, _ in before.items() ^ now.items())
             before = now

@@ -1,4 +1,4 @@
-"""A watched folder: whether it is there, which files are documents, their sidecar metadata."""
+"""A watched folder: which of its files are documents, their sidecars, and whether it is there."""
 
 import os
 import stat
@@ -12,23 +12,24 @@ from ingestq.core.documents import DEFAULT_COLLECTION, METADATA_BYTES, decode_me
 from producers.files.patterns import Patterns
 
 UNFINISHED_SUFFIXES: Final = (".part", ".partial", ".tmp", ".crdownload", "~")
-"""What programs name a file while they write it, or keep of it afterwards. It is taken when it gets
-its real name."""
+"""Suffixes of files that are still being written, and of backups. The file is queued when it gets
+its final name."""
 SIDECAR_SUFFIX: Final = ".meta.json"
 DONE: Final = "done"
 FAILED: Final = "failed"
-"""Where the files of a hot folder are moved, in the folder itself."""
+"""Subfolders into which the files of a hot folder are moved."""
 
 
 @dataclass(frozen=True)
 class WatchedFolder:
     """A folder, and how its files become documents of ``collection``.
 
-    ``name`` is what their ids begin with in place of the path, see `producers.files.walk.Root`.
-    ``include`` and ``exclude`` are patterns as in a .gitignore file, relative to the folder;
-    without ``include`` every file is meant. ``metadata`` is stored with each document. The files of
-    a ``hot`` folder are handed over: they are moved away once it is known what became of them, and
-    the documents stay. Raises ValueError if something is no pattern.
+    ``name`` replaces the folder's path at the start of document ids, see
+    `producers.files.walk.Root`. ``include`` and ``exclude`` are patterns as in a .gitignore file,
+    relative to the folder; without ``include`` every file is included. ``metadata`` is stored with
+    each document. A ``hot`` folder is an inbox: each file is moved to ``done`` or ``failed`` once
+    its document is indexed or rejected, and the document stays in the index. Raises ValueError if a
+    pattern is invalid.
     """
 
     path: Path
@@ -41,17 +42,20 @@ class WatchedFolder:
     hot: bool = False
 
     def __post_init__(self) -> None:
-        self._patterns  # noqa: B018 - so that a wrong one is an error here
+        self._patterns  # noqa: B018 - raises here if a pattern is invalid
 
-    def takes(self, path: Path) -> bool:
-        """Whether the file at ``path``, which is in the folder, is a document."""
+    def is_document(self, path: Path) -> bool:
+        """Return whether the file at ``path``, which is in the folder, is a document."""
         relative = path.relative_to(self.path)
-        if not self.enters(path) or is_sidecar(path):
+        if not self.may_hold_documents(path) or is_sidecar(path):
             return False
-        return self._patterns.take(relative)
+        return self._patterns.match(relative)
 
-    def enters(self, path: Path) -> bool:
-        """Whether there may be documents at ``path``, which is in the folder, or in it."""
+    def may_hold_documents(self, path: Path) -> bool:
+        """Return whether ``path``, which is in the folder, or anything below it may be a document.
+
+        Hidden and unfinished names may not, nor may the results of a hot folder.
+        """
         relative = path.relative_to(self.path)
         is_result = self.hot and relative.parts[:1] in ((DONE,), (FAILED,))
         return is_visible(relative) and not is_result
@@ -62,33 +66,33 @@ class WatchedFolder:
 
 
 def is_visible(relative: PurePath) -> bool:
-    """Whether no part of a path in the folder is hidden, or not finished."""
+    """Return whether no part of a path in the folder is hidden or unfinished by its name."""
     return not any(
         part.startswith(".") or part.endswith(UNFINISHED_SUFFIXES) for part in relative.parts
     )
 
 
 def is_sidecar(path: PurePath) -> bool:
-    """Whether ``path`` is not a document, but says more of the one beside it."""
+    """Return whether ``path`` is the metadata file of the document beside it."""
     return path.name.endswith(SIDECAR_SUFFIX) and path.name != SIDECAR_SUFFIX
 
 
-def document_beside(path: Path) -> Path:
-    """The file that what happened at ``path`` is about: that of a sidecar is the one beside it."""
+def document_path(path: Path) -> Path:
+    """Return the document that a change at ``path`` concerns: for a sidecar, the file beside it."""
     return path.with_name(path.name.removesuffix(SIDECAR_SUFFIX)) if is_sidecar(path) else path
 
 
-def sidecar_of(path: Path) -> Path:
-    """Where more may be said of the file at ``path``."""
+def sidecar_path(path: Path) -> Path:
+    """Return where the sidecar of the file at ``path`` would be."""
     return path.with_name(path.name + SIDECAR_SUFFIX)
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
-    """What is said of the file at ``path``; nothing if it has no sidecar.
+    """Return the metadata in the sidecar of the file at ``path``; empty without a sidecar.
 
-    Raises ValueError that says which file is wrong, and how.
+    Raises ValueError, which names the sidecar and what is wrong with it.
     """
-    sidecar = sidecar_of(path)
+    sidecar = sidecar_path(path)
     try:
         is_file = stat.S_ISREG(sidecar.lstat().st_mode)  # a link might lead out of the folder
         data = _read(sidecar) if is_file else None
@@ -101,19 +105,19 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     try:
         return decode_metadata(data)
     except ValueError as error:
-        raise ValueError(f"{sidecar.name} is not metadata: {error}") from error
+        raise ValueError(f"{sidecar.name} is not valid metadata: {error}") from error
 
 
 def _read(sidecar: Path) -> bytes:
     with sidecar.open("rb") as file:
-        return file.read(METADATA_BYTES + 1)  # enough to see that it is too large
+        return file.read(METADATA_BYTES + 1)  # one more shows that it is too large
 
 
 class Presence:
-    """Keeps in mind which folder was there.
+    """Checks whether a folder is there, and still the same one.
 
-    Another one in its place counts as soon as it has something in it: an empty one is what is left
-    when a file system is unmounted.
+    ``identity`` is the device and inode last seen. Another folder in its place counts only once it
+    is not empty: an empty one is the mount point of an unmounted file system.
     """
 
     def __init__(self, path: Path) -> None:
@@ -121,7 +125,7 @@ class Presence:
         self.identity: tuple[int, int] | None = None
 
     def check(self) -> bool:
-        """Whether the folder is there."""
+        """Return whether the folder is there, and remember which one it is. Blocks."""
         try:
             status = self._path.stat()
             identity = (status.st_dev, status.st_ino)

@@ -1,4 +1,4 @@
-"""``ingestq drop --hot`` is killed again and again: every file is handed over once."""
+"""``ingestq drop --hot`` is killed again and again: every file is moved once."""
 
 import random
 import signal
@@ -13,13 +13,15 @@ from tests.command import Ingestq
 from tests.waiting import eventually
 
 FILES = 140
-LIVES = 7
-"""All but the last of which end by SIGKILL."""
+STARTS = 7
+"""Of the command; all but the last end by SIGKILL."""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_every_file_is_moved_once_however_often_it_is_killed(ingestq: Ingestq) -> None:
+async def test_every_file_is_moved_once_however_often_the_command_is_killed(
+    ingestq: Ingestq,
+) -> None:
     ingestq.settings |= {"drop_settle_seconds": "0.2", "lease_seconds": "2", "pool_size": "1"}
     root = ingestq.folder / "in"
     for place in ("done", "failed"):
@@ -29,30 +31,30 @@ async def test_every_file_is_moved_once_however_often_it_is_killed(ingestq: Inge
         content = b"\0binary %d" % number if number % 10 == 0 else b"Note %d." % number
         (root / f"{number}.txt").write_bytes(content)
 
-    async def left() -> list[Path]:
+    async def remaining() -> list[Path]:
         return [path for path in root.iterdir() if path.is_file()]
 
     async def moved() -> int:
         return len([*(root / "done").iterdir(), *(root / "failed").glob("*.txt.error.txt")])
 
-    chance = random.Random(0)
+    rng = random.Random(0)
     worker = ingestq.start("worker")
     try:
-        for life in range(1, LIVES + 1):
-            for number in range((life - 1) * FILES // LIVES, life * FILES // LIVES):
+        for start in range(1, STARTS + 1):
+            for number in range((start - 1) * FILES // STARTS, start * FILES // STARTS):
                 write(number)
             before = await moved()
             drop = ingestq.start("drop", "--hot", root)
             try:
-                if life < LIVES:  # it is in the middle of it then, or was just done
-                    some = before + chance.randint(1, FILES // LIVES)
+                if start < STARTS:  # in the middle of its work, or just after it
+                    some = before + rng.randint(1, FILES // STARTS)
                     await eventually(moved, partial(le, some), seconds=60)
                 else:
-                    await eventually(left, lambda files: not files, seconds=60)
+                    await eventually(remaining, lambda files: not files, seconds=60)
             finally:
-                drop.send_signal(signal.SIGKILL if life < LIVES else signal.SIGTERM)
-                _, said = drop.communicate()
-        assert drop.returncode == 0, said
+                drop.send_signal(signal.SIGKILL if start < STARTS else signal.SIGTERM)
+                _, log = drop.communicate()
+        assert drop.returncode == 0, log
     finally:
         worker.send_signal(signal.SIGTERM)
         worker.communicate()

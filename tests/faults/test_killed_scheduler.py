@@ -1,4 +1,4 @@
-"""A scheduler, or Redis, is killed in the middle of a run: it is made up for, or goes on."""
+"""A scheduler or Redis is killed during a run: the run is begun again, or goes on."""
 
 import asyncio
 import signal
@@ -37,7 +37,7 @@ path = "notes"
 
 
 async def miss(ingestq: Ingestq) -> None:
-    """The last run was begun days ago."""
+    """Set the last run to days ago."""
     async with embedded_redis(ingestq.folder / ".ingestq") as url:
         config = BrokerConfig(url)
         async with connected(config) as redis:
@@ -46,7 +46,7 @@ async def miss(ingestq: Ingestq) -> None:
 
 
 def started(ingestq: Ingestq, event: str) -> subprocess.Popen[str]:
-    """A scheduler that has logged ``event``."""
+    """Start a scheduler, and return it once it has logged ``event``."""
     running = ingestq.start("scheduler")
     assert running.stderr is not None
     for line in running.stderr:
@@ -64,7 +64,7 @@ def runs(ingestq: Ingestq) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-async def test_a_killed_run_is_made_up_for_by_the_next_scheduler(ingestq: Ingestq) -> None:
+async def test_the_next_scheduler_runs_a_killed_run_again(ingestq: Ingestq) -> None:
     ingestq.settings |= {"lease_seconds": "1"}
     (ingestq.folder / "notes").mkdir()
     (ingestq.folder / "notes" / "a.txt").write_text("A note.")
@@ -101,12 +101,12 @@ async def test_a_killed_run_is_made_up_for_by_the_next_scheduler(ingestq: Ingest
 
 
 @pytest.mark.slow
-async def test_a_run_outlasts_a_redis_that_is_killed(tmp_path: Path) -> None:
-    """The generator is in its middle when that happens, and nothing that it yields is lost."""
+async def test_a_run_survives_the_death_of_redis(tmp_path: Path) -> None:
+    """The generator is halfway when that happens, and nothing that it yields is lost."""
     reached, go_on = asyncio.Event(), asyncio.Event()
 
     class Slow(LineSource):
-        async def documents(self, clock: Clock, sightings: ScanRecord) -> Documents:
+        async def documents(self, clock: Clock, record: ScanRecord) -> Documents:
             for doc_id in "ab":
                 yield Document(doc_id=doc_id, version=await clock(), source="", text=doc_id)
                 reached.set()
@@ -117,11 +117,11 @@ async def test_a_run_outlasts_a_redis_that_is_killed(tmp_path: Path) -> None:
         config = BrokerConfig(url)
         async with connected(config) as redis:
             runs, queue = Runs(redis, config), JobQueue(redis, config)
-            act = Rescan(IngestClient(queue), Silent())
+            handler = Rescan(IngestClient(queue), Silent())
             claim = await runs.begin("nightly", due_ms=None, lease_ms=500)
             assert isinstance(claim, RunClaim)
             running = asyncio.create_task(
-                Runner(runs, {Action.RESCAN: act}).run(entry, claim, asyncio.Event())
+                Runner(runs, {Action.RESCAN: handler}).run(entry, claim, asyncio.Event())
             )
             await reached.wait()
             await crash(redis)

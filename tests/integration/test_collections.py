@@ -23,7 +23,7 @@ from ingestq.core.display import Silent
 from ingestq.core.documents import Deletion, Document, Lane
 from ingestq.core.errors import CollectionMismatch
 from producers.watch.folder import WatchedFolder
-from producers.watch.watched_folder import FolderWatch, WatchConfig
+from producers.watch.folder_watch import FolderWatch, WatchConfig
 from tests.books import balanced
 from tests.waiting import eventually
 from tests.workers import indexing_worker

@@ -1,4 +1,4 @@
-"""A hot folder: files are handed over, and moved to where they say what became of them."""
+"""A hot folder: files are queued, and moved to done or failed."""
 
 import asyncio
 import json
@@ -14,14 +14,14 @@ from ingestq.core import events
 from ingestq.core.documents import Lane
 from ingestq.core.jobs import bury
 from ingestq.core.results import BatchReport, DocumentCounts
-from producers.watch.decisions import FileClassifier
+from producers.watch.classifier import FileClassifier
 from producers.watch.folder import Presence, WatchedFolder
+from producers.watch.folder_watch import WatchConfig
 from producers.watch.hot_folder import HotFolder
-from producers.watch.watched_folder import WatchConfig
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.command import Ingestq
 from tests.harness import Harness
-from tests.integration.test_drop import Logs, dropping, told
+from tests.integration.test_watch import Logs, logged, watching
 from tests.waiting import eventually
 from worker.embedding.pool import ModelPool
 from worker.pipeline.points import DocumentKey
@@ -45,14 +45,14 @@ def hot(root: Path) -> WatchedFolder:
 
 
 def tree(root: Path) -> dict[str, str]:
-    """Path and content of every file."""
+    """Return the content of every file by its relative path."""
     return {
         str(path.relative_to(root)): path.read_text() for path in root.rglob("*") if path.is_file()
     }
 
 
-async def become(root: Path, *names: str) -> dict[str, str]:
-    """The folder holds these files in the end, and no others; what is in them."""
+async def holds(root: Path, *names: str) -> dict[str, str]:
+    """Wait until the folder holds exactly these files, and return their content."""
 
     async def look() -> dict[str, str]:
         try:
@@ -63,29 +63,29 @@ async def become(root: Path, *names: str) -> dict[str, str]:
     return await eventually(look, lambda files: sorted(files) == sorted(names))
 
 
-async def test_files_are_moved_when_it_is_known_what_became_of_them(harness: Harness) -> None:
+async def test_files_are_moved_to_done_or_failed(harness: Harness) -> None:
     harness.write("there.txt", "done/old.txt", "failed/old.txt")
     (harness.root / "there.txt.meta.json").write_text(json.dumps({"page": 7}))
     results = ["done/old.txt", "failed/old.txt", "done/there.txt", "done/there.txt.meta.json"]
-    async with dropping(harness.broker, hot(harness.root)):
-        await become(harness.root, *results)
+    async with watching(harness.broker, hot(harness.root)):
+        await holds(harness.root, *results)
         harness.write("sub/new.txt")
         (harness.root / "bad.txt").write_bytes(b"\0\1\2")
         results += ["done/sub/new.txt", "failed/bad.txt", "failed/bad.txt.error.txt"]
-        files = await become(harness.root, *results)
+        files = await holds(harness.root, *results)
     assert "binary" in files["failed/bad.txt.error.txt"]
     chunks = {chunk["doc_id"]: chunk for chunk in await harness.payloads()}
     assert chunks.keys() == {str(harness.root / name) for name in ("there.txt", "sub/new.txt")}
     assert chunks[str(harness.root / "there.txt")]["metadata"]["page"] == 7
 
 
-async def test_the_document_stays_and_has_no_source(harness: Harness) -> None:
+async def test_the_document_stays_indexed_without_its_file(harness: Harness) -> None:
     harness.write("a.txt")
     doc_id = str(harness.root / "a.txt")
-    async with dropping(
+    async with watching(
         harness.broker, hot(harness.root), WatchConfig(0.3, rescan_seconds=1)
     ) as logs:
-        await become(harness.root, "done/a.txt")
+        await holds(harness.root, "done/a.txt")
         scans = len([entry for entry in logs if entry["event"] == events.DROP_SCANNED])
 
         async def scanned() -> int:
@@ -99,12 +99,12 @@ async def test_the_document_stays_and_has_no_source(harness: Harness) -> None:
     assert (entry.document, entry.file, entry.folders) == (None, None, ())
 
 
-async def test_a_name_that_exists_gets_a_number(harness: Harness) -> None:
-    async with dropping(harness.broker, hot(harness.root)):
+async def test_a_moved_file_gets_a_number_if_its_name_is_taken(harness: Harness) -> None:
+    async with watching(harness.broker, hot(harness.root)):
         (harness.root / "a.txt").write_text("The first.")
-        await become(harness.root, "done/a.txt")
+        await holds(harness.root, "done/a.txt")
         (harness.root / "a.txt").write_text("The second.")
-        files = await become(harness.root, "done/a.txt", "done/a-2.txt")
+        files = await holds(harness.root, "done/a.txt", "done/a-2.txt")
     assert files == {"done/a.txt": "The first.", "done/a-2.txt": "The second."}
     [chunk] = await harness.payloads()
     assert chunk["page_content"] == "The second."
@@ -115,7 +115,7 @@ async def queued(broker: Broker, count: int = 1) -> None:
 
 
 async def work(broker: Broker, report: BatchReport | None = None) -> Sequence[str]:
-    """Do as a worker does with the one job; the ids of its documents."""
+    """Finish the one job like a worker, and return the ids of its documents."""
     leases = lease_queue(broker)
     [claimed] = await take(leases)
     batch = batch_of(claimed)
@@ -123,10 +123,8 @@ async def work(broker: Broker, report: BatchReport | None = None) -> Sequence[st
     return [document.doc_id for document in batch.documents]
 
 
-async def test_a_file_that_changed_meanwhile_stays_and_is_taken_again(
-    broker: Broker, root: Path
-) -> None:
-    async with dropping(broker, hot(root), NO_RESCANS):
+async def test_a_file_that_changes_while_queued_is_queued_again(broker: Broker, root: Path) -> None:
+    async with watching(broker, hot(root), NO_RESCANS):
         (root / "a.txt").write_text("The first.")
         await queued(broker)
         (root / "a.txt").write_text("The second, which is longer.")
@@ -135,72 +133,68 @@ async def test_a_file_that_changed_meanwhile_stays_and_is_taken_again(
         assert tree(root) == {"a.txt": "The second, which is longer."}
         (root / "a.txt.meta.json").write_text("{}")  # says nothing new
         await work(broker, INDEXED)
-        await become(root, "done/a.txt", "done/a.txt.meta.json")
+        await holds(root, "done/a.txt", "done/a.txt.meta.json")
 
 
-async def test_a_file_of_which_the_sidecar_changed_is_taken_again(
+async def test_a_file_whose_sidecar_changes_while_queued_is_queued_again(
     broker: Broker, root: Path
 ) -> None:
-    async with dropping(broker, hot(root), NO_RESCANS):
+    async with watching(broker, hot(root), NO_RESCANS):
         (root / "a.txt").write_text("text")
         await queued(broker)
         (root / "a.txt.meta.json").write_text('{"page": 3}')
         await work(broker)
         await queued(broker)
         await work(broker, INDEXED)
-        await become(root, "done/a.txt", "done/a.txt.meta.json")
+        await holds(root, "done/a.txt", "done/a.txt.meta.json")
 
 
-async def test_what_was_queued_before_a_restart_is_moved_after_it(harness: Harness) -> None:
+async def test_files_queued_before_a_restart_are_moved_after_it(harness: Harness) -> None:
     harness.write("a.txt", "b.txt")
     for name in ("a.txt", "b.txt"):
         os.utime(harness.root / name, (1, 1))
     broker = harness.broker
-    summary = await harness.scan(harness.root / "a.txt")  # as if it had died when that was indexed
+    summary = await harness.scan(harness.root / "a.txt")  # as if the watch had died after that
     assert summary.documents.indexed == 1
-    async with dropping(broker, hot(harness.root)):
-        await become(harness.root, "done/a.txt", "done/b.txt")
+    async with watching(broker, hot(harness.root)):
+        await holds(harness.root, "done/a.txt", "done/b.txt")
     assert len(await harness.payloads()) == 2
 
 
-async def test_nothing_is_moved_if_redis_forgot_what_became_of_it(
-    broker: Broker, root: Path
-) -> None:
+async def test_no_file_is_moved_if_redis_lost_its_outcome(broker: Broker, root: Path) -> None:
     (root / "a.txt").write_text("text")
-    async with dropping(broker, hot(root), WatchConfig(0.3, rescan_seconds=1)) as logs:
+    async with watching(broker, hot(root), WatchConfig(0.3, rescan_seconds=1)) as logs:
         await queued(broker)
         await broker.redis.flushdb()
         await queued(broker)  # by a later scan
         assert tree(root) == {"a.txt": "text"}
         await work(broker, INDEXED)
-        await become(root, "done/a.txt")
+        await holds(root, "done/a.txt")
     assert not any(entry["event"] == events.DROP_LEFT_OUT for entry in logs)
 
 
-async def test_a_file_that_cannot_be_moved_is_said_and_stays(harness: Harness) -> None:
+async def test_a_file_that_cannot_be_moved_is_logged_and_stays(harness: Harness) -> None:
     (harness.root / "done").write_text("in the way")
     harness.write("a.txt")
-    async with dropping(harness.broker, hot(harness.root)) as logs:
-        left_out = await told(logs, events.DROP_LEFT_OUT)
-        assert "cannot be moved" in left_out["reason"]
+    async with watching(harness.broker, hot(harness.root)) as logs:
+        skipped = await logged(logs, events.DROP_LEFT_OUT)
+        assert "cannot be moved" in skipped["reason"]
     assert set(tree(harness.root)) == {"a.txt", "done"}
 
 
-def ended(logs: Logs) -> int:
+def moved_to_done(logs: Logs) -> int:
     return sum(entry["done"] for entry in logs if entry["event"] == events.DROP_HANDED_OVER)
 
 
-async def test_no_dead_letter_is_left_of_a_file_that_was_taken_away(
-    broker: Broker, root: Path
-) -> None:
+async def test_the_dead_letter_of_a_deleted_file_is_purged(broker: Broker, root: Path) -> None:
     for name in ("gone.txt", "bad.txt"):
         (root / name).write_text("text")
         os.utime(root / name, (1, 1))  # so that the first scan takes both
-    async with dropping(broker, hot(root), NO_RESCANS):
+    async with watching(broker, hot(root), NO_RESCANS):
         await queued(broker)
         (root / "gone.txt").unlink()
         assert len(await work(broker)) == 2
-        await become(root, "failed/bad.txt", "failed/bad.txt.error.txt")
+        await holds(root, "failed/bad.txt", "failed/bad.txt.error.txt")
 
         async def dead_letters() -> list[str]:
             found = broker.dead_letters.find(DeadLetterFilter())
@@ -209,55 +203,53 @@ async def test_no_dead_letter_is_left_of_a_file_that_was_taken_away(
         await eventually(dead_letters, lambda names: names == ["bad.txt"])
 
 
-async def test_no_dead_letter_is_left_of_a_file_that_a_worker_did_not_find(
+async def test_the_dead_letter_of_a_file_that_no_worker_found_is_purged(
     broker: Broker, qdrant: Qdrant, model: ModelPool, collection: CollectionNames, root: Path
 ) -> None:
-    """The dead letters are those that a real worker writes."""
+    """With the dead letters that a real worker writes."""
     harness = Harness.of(broker, qdrant, collection, model, root)
     harness.write("gone.txt")
     (harness.root / "bad.txt").write_bytes(b"\0\1\2")
     for name in ("gone.txt", "bad.txt"):
         os.utime(harness.root / name, (1, 1))  # so that the first scan takes both
-    async with dropping(harness.broker, hot(harness.root), NO_RESCANS):
+    async with watching(harness.broker, hot(harness.root), NO_RESCANS):
         await queued(harness.broker)
         (harness.root / "gone.txt").unlink()
         async with harness.working():
-            await become(harness.root, "failed/bad.txt", "failed/bad.txt.error.txt")
+            await holds(harness.root, "failed/bad.txt", "failed/bad.txt.error.txt")
             await eventually(harness.dead_letters, lambda dead_letters: len(dead_letters) == 1)
     assert list(await harness.dead_letters()) == [str(harness.root / "bad.txt")]
 
 
-async def test_what_a_scan_and_an_event_find_together_is_queued_once(
-    broker: Broker, root: Path
-) -> None:
+async def test_a_file_found_by_scan_and_event_is_queued_once(broker: Broker, root: Path) -> None:
     (root / "a.txt").write_text("text")
-    looker = FileClassifier(hot(root), Presence(root), settle_seconds=0)
+    classifier = FileClassifier(hot(root), Presence(root), settle_seconds=0)
     due = {root / "a.txt": None}
-    looked = [looker.look(due, await broker.queue.now()) for _ in range(2)]
-    watched = (hot(root), broker.client, broker.dead_letters, looker)
-    handing = HotFolder(*watched, lambda _: None, lambda _: None)
-    taken = await asyncio.gather(*(handing.take(one, Lane.BULK) for one in looked))
-    assert sorted(taken) == [0, 1]
+    classified = [classifier.classify(due, await broker.queue.now()) for _ in range(2)]
+    watched = (hot(root), broker.client, broker.dead_letters, classifier)
+    hot_folder = HotFolder(*watched, lambda _: None, lambda _: None)
+    counts = await asyncio.gather(*(hot_folder.queue(one, Lane.BULK) for one in classified))
+    assert sorted(counts) == [0, 1]
     await queued(broker)
     (root / "a.txt").unlink()
     later = HotFolder(*watched, lambda _: None, lambda _: None)
-    assert await later.take(looked[0], Lane.BULK) == 0
+    assert await later.queue(classified[0], Lane.BULK) == 0
 
 
 @pytest.mark.slow
-async def test_more_files_than_fit_on_the_queue_at_once(harness: Harness) -> None:
+async def test_more_files_than_one_group_are_all_moved(harness: Harness) -> None:
     names = [f"{n}.txt" for n in range(300)]
     for name in names:
         (harness.root / name).write_text("The same in all of them.")
         os.utime(harness.root / name, (1, 1))
-    async with dropping(harness.broker, hot(harness.root)) as logs:
+    async with watching(harness.broker, hot(harness.root)) as logs:
 
         async def moved() -> int:
-            return ended(logs)
+            return moved_to_done(logs)
 
         await eventually(moved, lambda n: n == len(names), seconds=60)
     assert set(tree(harness.root)) == {f"done/{name}" for name in names}
 
 
-def test_the_command_takes_hot_folders_only_by_name(ingestq: Ingestq) -> None:
+def test_hot_needs_a_named_folder(ingestq: Ingestq) -> None:
     ingestq("drop", "--hot").failed_with(2, "--hot", 'mode = "hot"')

@@ -1,8 +1,8 @@
-"""However the work is torn apart, the index ends equal to the newest versions.
+"""However the work of several workers interleaves, the index ends equal to the newest versions.
 
-Two workers are at the same documents. Every request to Qdrant is a step; which worker takes the
-next step, which one dies before or after its request was carried out, and which one is given up
-for dead and goes on all the same, is drawn by hypothesis.
+Two workers process the same documents. Every request to Qdrant is a step. Hypothesis draws which
+worker takes the next step, which one dies before or after its request was carried out, and which
+one loses its lease and goes on all the same.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ PART_WORDS = 2
 
 
 class Memory:
-    """Qdrant's local mode, in memory."""
+    """Qdrant's local mode in memory."""
 
     def __init__(self) -> None:
         self.client = AsyncQdrantClient(":memory:")
@@ -62,14 +62,14 @@ class Memory:
 
 
 def words_at(text: str, start: int) -> Segment:
-    """The words of ``text`` from ``start`` on, some of them."""
+    """Return the next words of ``text`` from word ``start`` on."""
     end = start + PART_WORDS
     rest = SegmentStart(end, 0, False, "", FileStat(0, 0, 0)) if end < len(text.split()) else None
     return Segment.of(sized(text.split()[start:end]), rest=rest)
 
 
 class Words:
-    """A model for which every word is a chunk, and that reads a document two words at a time."""
+    """A model that makes every word a chunk, and reads a document two words at a time."""
 
     async def prepare(
         self, document: Document, known_hash: str | None
@@ -91,7 +91,7 @@ class Words:
 
 @dataclass
 class Worker:
-    """A process that may stop at every request; ``steps`` are those it is about to take."""
+    """A worker that stops before and after every request; ``steps`` are those it waits to take."""
 
     memory: Memory
     names: CollectionNames
@@ -145,22 +145,22 @@ class Worker:
 
 
 class Run:
-    """A queue of changes, and the workers at it."""
+    """A queue of changes, and the workers that process it."""
 
     def __init__(self, memory: Memory, names: CollectionNames, changes: Sequence[Change]) -> None:
         self.memory = memory
         self.names = names
         self.queue = [(change, False) for change in changes]
         self.workers: list[Worker] = []
-        self.buried: list[Worker] = []  # kept: what they left undone must not vanish at random
+        self.died: list[Worker] = []  # kept, so that their tasks are not collected at random
         self.attempts = itertools.count(1)
-        self.trouble = 8  # deaths and zombies, then they may finish
+        self.faults_left = 8  # deaths and lost leases, after which workers may finish
 
     async def to_the_end(self, draw: Any) -> None:
         while True:
             while self.queue and len(self.workers) < 2:
                 self._start()
-            await self._settle()
+            await self._run_until_idle()
             for worker in [worker for worker in self.workers if worker.ended]:
                 self.workers.remove(worker)
                 assert worker.task is not None
@@ -172,22 +172,26 @@ class Run:
                 await self._move(draw)
 
     async def _move(self, draw: Any) -> None:
-        """One worker takes some steps, dies, or loses its lease and goes on all the same."""
+        """Let one worker take some steps, die, or lose its lease and go on all the same."""
         worker = self.workers[draw(st.integers(0, len(self.workers) - 1))]
-        fate = draw(st.sampled_from(["steps"] * 4 + ["die", "zombie"])) if self.trouble else "steps"
-        if fate != "steps":
-            self.trouble -= 1
+        event = (
+            draw(st.sampled_from(["steps"] * 4 + ["die", "zombie"]))
+            if self.faults_left
+            else "steps"
+        )
+        if event != "steps":
+            self.faults_left -= 1
             self.queue.insert(0, (worker.change, True))
-        if fate == "die":
+        if event == "die":
             worker.die()
             self.workers.remove(worker)
-            self.buried.append(worker)
-        elif fate == "zombie" and len(self.workers) < 4:
+            self.died.append(worker)
+        elif event == "zombie" and len(self.workers) < 4:
             self._start()
         for _ in range(draw(st.integers(1, 24))):
             if worker.steps and not worker.dead:
                 worker.steps.pop(0).set_result(None)
-                await self._settle()
+                await self._run_until_idle()
 
     def _start(self) -> None:
         change, restarted = self.queue.pop(0)
@@ -195,8 +199,8 @@ class Run:
         worker.start()
         self.workers.append(worker)
 
-    async def _settle(self) -> None:
-        """Let everything run until it waits for a step."""
+    async def _run_until_idle(self) -> None:
+        """Let every worker run until it waits for a step."""
         for _ in range(8):
             await asyncio.sleep(0)
 
@@ -206,7 +210,7 @@ words = st.lists(st.sampled_from(["tide", "goose", "lamp", "bread"]), min_size=1
 
 @st.composite
 def histories(draw: Any) -> list[Change]:
-    """Versions of documents, in the order in which they arrive; some arrive twice."""
+    """Draw versions of documents in order of arrival; some arrive twice."""
     changes: list[Change] = []
     for version in range(1, draw(st.integers(2, 6)) + 1):
         doc_id = draw(st.sampled_from(DOC_IDS))
@@ -220,7 +224,7 @@ def histories(draw: Any) -> list[Change]:
 
 
 def newest(changes: Sequence[Change]) -> dict[str, Document]:
-    """What the index has to hold."""
+    """Return the documents that the index has to hold, by id."""
     last = {change.doc_id: change for change in sorted(changes, key=lambda c: c.version)}
     return {doc_id: c for doc_id, c in last.items() if isinstance(c, Document)}
 
@@ -268,7 +272,7 @@ ORIGINAL = "tide goose"
 OLDER = "tide lamp bread"
 NEWER = "tide bread"
 STEPS = 34
-"""More than a worker takes for a document."""
+"""More than a worker needs for a document."""
 
 
 def change_to(text: str | None, version: int) -> Change:
@@ -290,7 +294,7 @@ async def advance(worker: Worker, steps: int) -> None:
 
 
 async def overtaken(older: Change, newer: Change, at: int, *, first: bool) -> None:
-    """A worker at ``older`` stops after ``at`` steps, and goes on when ``newer`` is done."""
+    """Stop a worker on ``older`` after ``at`` steps, and let it go on when ``newer`` is done."""
     memory = Memory()
     names = await open_collection(memory, "documents", SMALL)
     changes = [] if first else [change_to(ORIGINAL, 1)]
@@ -307,7 +311,7 @@ async def overtaken(older: Change, newer: Change, at: int, *, first: bool) -> No
 @pytest.mark.parametrize("first", [True, False], ids=["new document", "known document"])
 @pytest.mark.parametrize("newer", [NEWER, None], ids=["then put", "then deleted"])
 @pytest.mark.parametrize("older", [OLDER, None], ids=["put", "deleted"])
-async def test_a_worker_that_was_overtaken_does_no_harm(
+async def test_an_overtaken_worker_changes_nothing(
     older: str | None, newer: str | None, first: bool
 ) -> None:
     for at in range(STEPS):
@@ -315,7 +319,7 @@ async def test_a_worker_that_was_overtaken_does_no_harm(
 
 
 @pytest.mark.parametrize("newer", [NEWER, None], ids=["then put", "then deleted"])
-async def test_a_worker_that_was_overtaken_and_died_leaves_nothing_behind(
+async def test_an_overtaken_worker_that_dies_leaves_nothing_behind(
     newer: str | None,
 ) -> None:
     older, last = change_to(OLDER, 2), change_to(newer, 3)
@@ -335,9 +339,9 @@ async def test_a_worker_that_was_overtaken_and_died_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("newer", [NEWER, None], ids=["then put", "then deleted"])
-async def test_workers_that_are_at_it_together_do_no_harm(newer: str | None) -> None:
-    """The older one ends while the newer one waits. At any time one version is there as a whole,
-    unless it is being deleted."""
+async def test_workers_on_two_versions_never_mix_them(newer: str | None) -> None:
+    """The older one ends while the newer one waits. One version is complete at any time, unless the
+    document is being deleted."""
     for at, then in itertools.product(range(0, STEPS, 2), range(STEPS)):
         memory = Memory()
         names = await open_collection(memory, "documents", SMALL)
@@ -356,20 +360,20 @@ async def test_workers_that_are_at_it_together_do_no_harm(newer: str | None) -> 
 
 
 async def words_of(memory: Memory, names: CollectionNames) -> set[str]:
-    """What a search can find."""
+    """Return the words that a search can find."""
     records, _ = await memory.client.scroll(names.chunks, limit=100, with_payload=True)
     return {(record.payload or {})["page_content"] for record in records}
 
 
-async def test_of_two_workers_at_one_version_the_later_is_believed() -> None:
-    """As when a file changed between their readings."""
+async def test_of_two_workers_on_one_version_the_later_attempt_wins() -> None:
+    """As when a file changed between their reads."""
     for at in range(STEPS):
         await overtaken(change_to(OLDER, 2), change_to(NEWER, 2), at, first=False)
 
 
 @pytest.mark.parametrize("then", [OLDER, NEWER, None], ids=["retried", "edited", "deleted"])
 @pytest.mark.parametrize("text", [OLDER, None], ids=["put", "deleted"])
-async def test_a_worker_that_died_leaves_nothing_behind(text: str | None, then: str | None) -> None:
+async def test_a_worker_that_dies_leaves_nothing_behind(text: str | None, then: str | None) -> None:
     for at in range(STEPS):
         memory = Memory()
         names = await open_collection(memory, "documents", SMALL)
@@ -383,7 +387,7 @@ async def test_a_worker_that_died_leaves_nothing_behind(text: str | None, then: 
         await memory.client.close()
 
 
-def test_the_newest_version_is_what_it_says() -> None:
+def test_newest_picks_the_highest_version() -> None:
     one = Document(doc_id="a", version=1, source="a", text="x")
     two = msgspec.structs.replace(one, version=2, text="y")
     assert newest([two, one]) == {"a": two}

@@ -1,4 +1,4 @@
-"""A folder that is scanned again: what is gone from it is removed from the index, within reason."""
+"""Scanning a folder again deletes what is gone from it, under the mass-deletion guard."""
 
 import pytest
 
@@ -9,10 +9,10 @@ from tests.harness import Harness
 from tests.waiting import eventually
 
 ENOUGH = 11
-"""More documents than may be deleted without a question if they are many of the folder's."""
+"""The fewest deletions that the guard refuses if they are a large share of the folder."""
 
 
-async def test_what_is_gone_from_a_folder_is_removed(harness: Harness) -> None:
+async def test_files_gone_from_a_folder_are_deleted(harness: Harness) -> None:
     harness.write("a.txt", "b.txt", "sub/c.txt", "sub/deep/d.txt")
     assert (await harness.scan()).documents.indexed == 4
     (harness.root / "a.txt").unlink()
@@ -37,7 +37,7 @@ async def test_a_file_that_comes_back_is_indexed_again(harness: Harness) -> None
     assert await harness.indexed_files() == {"a.txt", "b.txt"}
 
 
-async def test_a_mass_deletion_waits_for_permission(harness: Harness) -> None:
+async def test_a_mass_deletion_needs_permission(harness: Harness) -> None:
     names = [f"{i}.txt" for i in range(ENOUGH + 2)]
     harness.write(*names)
     await harness.scan()
@@ -59,8 +59,8 @@ async def test_a_mass_deletion_waits_for_permission(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize(("gone", "left"), [(ENOUGH - 1, 0), (ENOUGH, 10 * ENOUGH - ENOUGH)])
-async def test_few_deletions_need_no_permission(harness: Harness, gone: int, left: int) -> None:
-    """Either few documents, or a small share of the folder's: a tenth at most."""
+async def test_a_small_deletion_needs_no_permission(harness: Harness, gone: int, left: int) -> None:
+    """It is small if it is few documents, or at most a tenth of the folder's."""
     names = [f"{i}.txt" for i in range(gone + left)]
     harness.write(*names)
     await harness.scan()
@@ -69,7 +69,7 @@ async def test_few_deletions_need_no_permission(harness: Harness, gone: int, lef
     assert (await harness.scan()).documents == DocumentCounts(unchanged=left, deleted=gone)
 
 
-async def test_a_folder_that_is_missing_loses_nothing(harness: Harness) -> None:
+async def test_a_missing_folder_deletes_nothing(harness: Harness) -> None:
     harness.write("a.txt")
     await harness.scan()
     harness.root.rename(harness.root.with_name("elsewhere"))
@@ -80,7 +80,7 @@ async def test_a_folder_that_is_missing_loses_nothing(harness: Harness) -> None:
     assert await harness.indexed_files() == {"a.txt"}
 
 
-async def test_what_cannot_be_listed_is_not_taken_for_gone(harness: Harness) -> None:
+async def test_files_of_an_unreadable_folder_are_not_deleted(harness: Harness) -> None:
     harness.write("a.txt", "sub/b.txt", "sub/deep/c.txt")
     await harness.scan()
     (harness.root / "a.txt").unlink()
@@ -90,7 +90,7 @@ async def test_what_cannot_be_listed_is_not_taken_for_gone(harness: Harness) -> 
     assert await harness.indexed_files() == {"sub/b.txt", "sub/deep/c.txt"}
 
 
-async def test_of_several_folders_of_one_name_all_count(harness: Harness) -> None:
+async def test_several_folders_may_share_a_name(harness: Harness) -> None:
     harness.write("one/a.txt", "two/b.txt")
     one, two = harness.root / "one", harness.root / "two"
     await harness.scan(one, two, name="notes")
@@ -104,7 +104,7 @@ async def test_of_several_folders_of_one_name_all_count(harness: Harness) -> Non
     assert await harness.indexed() == set()
 
 
-async def test_the_whole_folder_knows_what_was_indexed_of_a_part_of_it(harness: Harness) -> None:
+async def test_a_scan_deletes_what_a_scan_of_a_subfolder_indexed(harness: Harness) -> None:
     harness.write("sub/a.txt", "sub/b.txt", "other/c.txt", "subway/d.txt")
     await harness.scan()
     harness.write("sub/new.txt")
@@ -118,14 +118,14 @@ async def test_the_whole_folder_knows_what_was_indexed_of_a_part_of_it(harness: 
     assert await harness.indexed_files() == {"sub/a.txt", "sub/b.txt"}
 
 
-async def test_a_hidden_file_that_is_named_stays_beside_its_folder(harness: Harness) -> None:
+async def test_a_named_hidden_file_is_kept_when_its_folder_is_scanned(harness: Harness) -> None:
     harness.write("a.txt", ".hidden")
     for _ in range(2):
         await harness.scan(harness.root, harness.root / ".hidden")
         assert await harness.indexed_files() == {"a.txt", ".hidden"}
 
 
-async def test_files_that_were_sent_inline_are_swept_too(harness: Harness) -> None:
+async def test_files_sent_inline_are_deleted_too(harness: Harness) -> None:
     harness.write("a.txt", "b.txt")
     await harness.scan(inline=True)
     (harness.root / "a.txt").unlink()
@@ -133,7 +133,7 @@ async def test_files_that_were_sent_inline_are_swept_too(harness: Harness) -> No
     assert await harness.indexed_files() == {"b.txt"}
 
 
-async def test_documents_from_elsewhere_are_left_alone(harness: Harness) -> None:
+async def test_a_scan_keeps_documents_of_other_producers(harness: Harness) -> None:
     harness.write("a.txt")
     await harness.scan(name="notes")
     receipt = await harness.client.submit("notes/7", source="erp", text="Note 7.")
@@ -144,8 +144,8 @@ async def test_documents_from_elsewhere_are_left_alone(harness: Harness) -> None
     assert await harness.indexed() == {"notes/a.txt", "notes/7"}
 
 
-async def test_what_was_observed_after_the_scan_began_stays(harness: Harness) -> None:
-    """And does not make it a mass deletion."""
+async def test_documents_observed_after_the_scan_began_are_kept(harness: Harness) -> None:
+    """Nor do they count as a mass deletion."""
     began = await harness.broker.queue.now()
     names = [f"{i}.txt" for i in range(ENOUGH)]
     harness.write(*names)

@@ -1,4 +1,4 @@
-"""What a scheduled rescan leaves in the index, from each kind of source."""
+"""The state of the index after a scheduled rescan, for each kind of source."""
 
 import asyncio
 import json
@@ -18,28 +18,30 @@ from ingestq.core.results import DocumentCounts
 from producers.files.patterns import Patterns
 from producers.schedule.entry import ScheduledEntry, Timetable
 from producers.schedule.generators import Generator
-from producers.schedule.runner import Result
+from producers.schedule.runner import ActionResult
 from producers.schedule.sources import FileSource, LineSource, Source
 from tests.harness import Harness
 from tests.waiting import eventually
 
 ENOUGH = 11
-"""More documents than may be deleted without a question if they are many of the folder's."""
+"""The fewest deletions that the guard refuses if they are a large share of the folder."""
 
 
-async def rescan(harness: Harness, source: Source, *, allow_mass_delete: bool = False) -> Result:
-    """Run an entry with that source to its end."""
-    act = Rescan(harness.broker.client, Silent(), allow_mass_delete)
+async def rescan(
+    harness: Harness, source: Source, *, allow_mass_delete: bool = False
+) -> ActionResult:
+    """Run an entry with ``source`` to its end."""
+    handle = Rescan(harness.broker.client, Silent(), allow_mass_delete)
     submissions: list[str] = []
     timetable, collection = Timetable("0 3 * * *"), harness.names.alias
     entry = ScheduledEntry("e", timetable, source=source, collection=collection)
-    result = await act(entry, submissions.append)
+    result = await handle(entry, submissions.append)
     assert submissions == [result.submission]
     return result
 
 
 class Export:
-    """Stands for a module of the user's own."""
+    """Stands in for a module of the user."""
 
     items: tuple[Any, ...] = ()
     closed = 0
@@ -73,7 +75,7 @@ def note(doc_id: str, **more: Any) -> dict[str, Any]:
     return {"doc_id": doc_id, "text": f"A note called {doc_id}.", **more}
 
 
-async def test_a_folder_is_kept_equal(harness: Harness) -> None:
+async def test_the_index_equals_the_folder(harness: Harness) -> None:
     harness.write("a.md", "b.md", "c.txt", "draft.md", "sub/d.md")
     patterns = Patterns(("*.md",), ("draft.*",))
     source = FileSource(harness.root, "notes", "island", patterns, {"shelf": 7})
@@ -89,14 +91,14 @@ async def test_a_folder_is_kept_equal(harness: Harness) -> None:
     assert await harness.indexed() == {"notes/b.md", "notes/sub/d.md"}
 
 
-async def test_one_file_is_a_source(harness: Harness) -> None:
+async def test_a_single_file_can_be_a_source(harness: Harness) -> None:
     harness.write("a.txt", "b.txt")
     result = await rescan(harness, FileSource(harness.root / "a.txt"))
     assert result.documents == DocumentCounts(indexed=1)
     assert await harness.indexed_files() == {"a.txt"}
 
 
-async def test_a_mass_deletion_is_refused_until_it_is_allowed(harness: Harness) -> None:
+async def test_a_mass_deletion_needs_permission(harness: Harness) -> None:
     harness.write("stays.txt", *(f"{i}.txt" for i in range(ENOUGH)))
     source = FileSource(harness.root)
     await rescan(harness, source)
@@ -111,7 +113,7 @@ async def test_a_mass_deletion_is_refused_until_it_is_allowed(harness: Harness) 
     assert allowed.documents == DocumentCounts(unchanged=1, deleted=ENOUGH)
 
 
-async def test_a_folder_that_is_not_there_is_a_failure_and_removes_nothing(
+async def test_a_missing_folder_fails_and_deletes_nothing(
     harness: Harness,
 ) -> None:
     harness.write("a.txt")
@@ -122,7 +124,7 @@ async def test_a_folder_that_is_not_there_is_a_failure_and_removes_nothing(
     assert await harness.indexed_files() == {"a.txt"}
 
 
-async def test_a_glob_removes_nothing_unless_its_ids_are_its_own(harness: Harness) -> None:
+async def test_a_glob_deletes_only_under_a_name_of_its_own(harness: Harness) -> None:
     harness.write("a.md", "b.md", "x.txt", "sub/c.md")
     await rescan(harness, FileSource(harness.root))
     flat = Patterns(("/*.md",))
@@ -139,7 +141,7 @@ async def test_a_glob_removes_nothing_unless_its_ids_are_its_own(harness: Harnes
     }
 
 
-async def test_a_file_of_lines_that_is_complete(harness: Harness) -> None:
+async def test_a_complete_list_deletes_what_is_no_longer_in_it(harness: Harness) -> None:
     path = harness.root.with_name("all.jsonl")
     source = LineSource(path, "erp", metadata={"kind": "line"}, complete=True)
     lines(path, note("1", metadata={"year": 2024}), note("2", version=7), "", note("sub/3"))
@@ -149,22 +151,22 @@ async def test_a_file_of_lines_that_is_complete(harness: Harness) -> None:
     assert (metadata["erp/1"]["kind"], metadata["erp/1"]["year"]) == ("line", 2024)
     lines(path, note("1", metadata={"year": 2024}))
     assert (await rescan(harness, source)).documents == DocumentCounts(unchanged=1, deleted=2)
-    # Versions are those of Redis, so what comes back is newer than its deletion.
+    # Versions are Redis time, so a document that comes back is newer than its deletion.
     lines(path, note("1", metadata={"year": 2024}), note("2", version=7))
     assert (await rescan(harness, source)).documents == DocumentCounts(indexed=1, unchanged=1)
     assert await harness.indexed() == {"erp/1", "erp/2"}
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     ["no document", *(json.dumps(note("9", **{key: "other"})) for key in ("tenant", "collection"))],
 )
-async def test_a_list_that_is_not_understood_removes_nothing(harness: Harness, wrong: str) -> None:
+async def test_a_list_with_an_invalid_line_deletes_nothing(harness: Harness, invalid: str) -> None:
     path = harness.root.with_name("all.jsonl")
     source = LineSource(path, "erp", complete=True)
     lines(path, note("1"), note("2"))
     await rescan(harness, source)
-    lines(path, note("1"), wrong)
+    lines(path, note("1"), invalid)
     result = await rescan(harness, source)
     assert result.outcome is RunOutcome.DONE
     assert result.documents == DocumentCounts(unchanged=1, rejected=1)
@@ -176,7 +178,7 @@ async def test_a_list_that_is_not_understood_removes_nothing(harness: Harness, w
     assert await harness.indexed() == {"erp/1", "erp/2"}
 
 
-async def test_lines_of_other_sources_and_tenants_are_left_alone(harness: Harness) -> None:
+async def test_a_complete_list_keeps_other_sources_and_tenants(harness: Harness) -> None:
     path = harness.root.with_name("all.jsonl")
     lines(path, note("1"), note("2", tenant="own"))
     assert (await rescan(harness, LineSource(path, tenant="isle"))).documents.indexed == 2
@@ -188,7 +190,7 @@ async def test_lines_of_other_sources_and_tenants_are_left_alone(harness: Harnes
     assert tenants == {"1": "isle", "2": "own", "erp/1": "isle"}
 
 
-async def test_a_generator_of_ones_own(harness: Harness, export: type[Export]) -> None:
+async def test_a_generator_can_be_a_source(harness: Harness, export: type[Export]) -> None:
     document = Document(doc_id="b", version=1, source="https://b", text="A note.")
     export.items = (note("a", source="https://a"), document)
     source = LineSource(OWN, "erp", complete=True)
@@ -201,7 +203,7 @@ async def test_a_generator_of_ones_own(harness: Harness, export: type[Export]) -
     assert export.closed == 2
 
 
-async def test_a_generator_that_fails_midway_removes_nothing(
+async def test_a_generator_that_fails_midway_deletes_nothing(
     harness: Harness, export: type[Export]
 ) -> None:
     source = LineSource(OWN, "erp", complete=True)
@@ -216,18 +218,18 @@ async def test_a_generator_that_fails_midway_removes_nothing(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"doc_id": "a"}, {"doc_id": "a", "text": "x", "color": 1}, 7, note("\ud800")]
+    "invalid", [{"doc_id": "a"}, {"doc_id": "a", "text": "x", "color": 1}, 7, note("\ud800")]
 )
-async def test_what_a_generator_yields_has_to_be_a_document(
-    harness: Harness, export: type[Export], wrong: Any
+async def test_an_invalid_item_of_a_generator_is_rejected(
+    harness: Harness, export: type[Export], invalid: Any
 ) -> None:
-    export.items = (wrong, note("b"))
+    export.items = (invalid, note("b"))
     result = await rescan(harness, LineSource(OWN, "erp", complete=True))
     assert result.documents == DocumentCounts(indexed=1, rejected=1)
     assert "item 1: not a document" in result.detail
 
 
-async def test_documents_are_for_lane_and_collection_of_their_entry(
+async def test_documents_have_the_lane_and_collection_of_their_entry(
     broker: Broker, tmp_path: Path
 ) -> None:
     (tmp_path / "a.txt").write_text("A note.")

@@ -177,7 +177,7 @@ def test_an_entry_is_found_by_its_name() -> None:
         ("erp", "write it as package.module:function"),
         ("no_such_module:f", "'e': generator 'no_such_module:f' cannot be imported"),
         ("own_source_a:nothing", "cannot be imported (AttributeError"),
-        ("own_source_a:plain", "is no `async def` function that yields"),
+        ("own_source_a:plain", "is not an `async def` function that yields"),
         ("own_source_b:f", "cannot be imported (SyntaxError"),
     ],
 )

@@ -25,7 +25,7 @@ HEAVY = {
     [
         "import producers.files.walk, producers.files.json_lines, ingestq.broker.queue.leases",
         "from ingestq.cli.add import add",
-        "import producers.watch.watched_folder",
+        "import producers.watch.folder_watch",
         "import producers.schedule.scheduler",
         "from ingestq.cli.schedule import schedule",
         "from ingestq.cli.scheduler import scheduler",

@@ -28,7 +28,7 @@ def ms(text: str, zone: ZoneInfo = BERLIN, fold: int = 0) -> int:
 
 
 @given(crons, zones, moments)
-def test_the_next_time_is_after_now_and_nothing_is_left_out(cron: str, zone: str, now: int) -> None:
+def test_next_after_is_later_and_skips_no_time(cron: str, zone: str, now: int) -> None:
     timetable = Timetable(cron, zone)
     following = timetable.next_after(now)
     assert following is not None
@@ -40,7 +40,7 @@ def test_the_next_time_is_after_now_and_nothing_is_left_out(cron: str, zone: str
 
 
 @given(st.text("0123456789*/-,#LWmonja ", max_size=20) | st.text(max_size=8), st.text(max_size=8))
-def test_whatever_is_written_is_a_timetable_or_said_to_be_none(cron: str, zone: str) -> None:
+def test_any_text_is_a_timetable_or_a_value_error(cron: str, zone: str) -> None:
     for timezone in ("UTC", "Europe/Berlin", zone):
         try:
             timetable = Timetable(cron, timezone)
@@ -49,7 +49,7 @@ def test_whatever_is_written_is_a_timetable_or_said_to_be_none(cron: str, zone: 
         assert timetable.next_after(0) is not None
 
 
-def test_clocks_that_are_changed() -> None:
+def test_clock_changes() -> None:
     nightly = Timetable("30 2 * * *", "Europe/Berlin")
     # 02:00 becomes 03:00: there is no 02:30.
     spring = nightly.next_after(ms("2026-03-29T00:00"))

@@ -1,4 +1,4 @@
-"""Which folders are watched, by what a user said and by ingestq.toml."""
+"""Which folders are watched: by the command line and by ingestq.toml."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def watched(*folders: str, source: str | None = None, toml: str = "") -> list[Wa
     return watched_folders(wanted, load_settings())
 
 
-def test_folders_are_those_of_the_tables(here: Path) -> None:
+def test_drop_tables_name_the_folders(here: Path) -> None:
     assert watched(toml=TABLES) == [
         WatchedFolder(
             here / "in",
@@ -61,7 +61,7 @@ def test_folders_are_those_of_the_tables(here: Path) -> None:
     ]
 
 
-def test_folders_that_are_named_are_watched_instead(here: Path) -> None:
+def test_named_folders_replace_the_tables(here: Path) -> None:
     named = WatchedFolder(here / "in", "x", collection="documents")
     assert watched("in", source="x", toml=TABLES) == [named]
     none = WatchRequest((), None, allow_mass_delete=False)
@@ -69,13 +69,13 @@ def test_folders_that_are_named_are_watched_instead(here: Path) -> None:
     assert watched_folders(none, load_settings(), required=False) == []
 
 
-def test_a_folder_may_be_watched_for_two_collections() -> None:
+def test_one_folder_may_feed_two_collections() -> None:
     folders = watched(toml=TWICE.format(collection="handbook"))
     assert [folder.collection for folder in folders] == ["documents", "handbook"]
     assert load_settings().collections == ("documents", "handbook")
 
 
-def test_hot_folders_are_those_that_are_said_to_be(here: Path) -> None:
+def test_a_folder_is_hot_by_table_or_by_option(here: Path) -> None:
     tables = '[[drop]]\npath = "in/sub"\nmode = "hot"\n[[drop]]\npath = "in"\ntenant = "x"'
     assert [folder.hot for folder in watched(toml=tables)] == [True, False]
     wanted = WatchRequest((Path("in"),), None, allow_mass_delete=False, hot=True)
@@ -84,7 +84,7 @@ def test_hot_folders_are_those_that_are_said_to_be(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folders", "source", "toml", "said"),
+    ("folders", "source", "toml", "message"),
     [
         (["note.txt"], None, "", "note.txt cannot be watched"),
         (["in", "in"], None, "", "cannot both be watched"),
@@ -101,14 +101,14 @@ def test_hot_folders_are_those_that_are_said_to_be(here: Path) -> None:
         ([], None, '[[drop]]\npath = "in"\nmetadata = {day = 2024-01-01}', "drop.0.metadata.day"),
     ],
 )
-def test_what_is_wrong_is_named(
-    folders: list[str], source: str | None, toml: str, said: str
+def test_a_usage_error_names_the_setting(
+    folders: list[str], source: str | None, toml: str, message: str
 ) -> None:
-    with pytest.raises(UsageError, match=said.replace("[", r"\[")):
+    with pytest.raises(UsageError, match=message.replace("[", r"\[")):
         watched(*folders, source=source, toml=toml)
 
 
-def test_a_variable_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_variable_that_is_not_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INGESTQ_DROP", "in")
     with pytest.raises(UsageError, match='"drop"'):
         load_settings()

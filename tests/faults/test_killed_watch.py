@@ -21,22 +21,22 @@ from worker.store.requests import pages
 FILES = 2000
 FOLDERS = 40
 PAUSE_SECONDS = 0.03
-"""Between two changes: they are to go on while it starts again."""
+"""Between two changes, so that they go on while the command starts again."""
 RESCAN_SECONDS = 5
-PATIENCE = 150.0
-"""Seconds that the worker may need for what has come together, on a machine that is busy."""
+BACKLOG_SECONDS = 150.0
+"""Longest time for the worker to work off the backlog, on a busy machine."""
 
 
 class Changing:
-    """A folder that changes, step by step, always in the same way."""
+    """A folder that changes step by step, the same way in every run."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._chance = random.Random(0)
+        self._rng = random.Random(0)
         self._made = 0
 
     def steps(self) -> Iterator[int]:
-        """One change each; how many files were made until then."""
+        """Make one change a step; yield how many files were made so far."""
         while self._made < FILES:
             self._write(self._root / f"{self._made % FOLDERS}" / f"{self._made}.txt")
             self._made += 1
@@ -52,10 +52,10 @@ class Changing:
             yield self._made
 
     def _write(self, path: Path) -> None:
-        """As a careful program does, or as a careless one."""
+        """Write a file under a temporary name and rename it, or word by word in place."""
         path.parent.mkdir(exist_ok=True)
-        text = f"Note {self._made}. The tide turns at {self._chance.random()}."
-        if self._chance.random() < 0.5:
+        text = f"Note {self._made}. The tide turns at {self._rng.random()}."
+        if self._rng.random() < 0.5:
             unfinished = path.with_name(path.name + ".part")
             unfinished.write_text(text)
             unfinished.rename(path)
@@ -66,10 +66,10 @@ class Changing:
                     file.flush()
 
     def _edit(self) -> None:
-        self._write(self._chance.choice(self._files()))
+        self._write(self._rng.choice(self._files()))
 
     def _rename(self) -> None:
-        path = self._chance.choice(self._files())
+        path = self._rng.choice(self._files())
         path.rename(path.with_name(f"renamed-{self._made}.txt"))
 
     def _files(self) -> list[Path]:
@@ -108,9 +108,11 @@ class Up:
         return self._log.read_text()
 
     async def scanned(self) -> None:
-        """A scan that began from now on has ended, and all that it found is done with."""
+        """Wait until a scan that began after this call has ended, and no job waits."""
         before = (await self.log()).count("drop.scanned")
-        await eventually(self.log, lambda log: log.count("drop.scanned") >= before + 2, PATIENCE)
+        await eventually(
+            self.log, lambda log: log.count("drop.scanned") >= before + 2, BACKLOG_SECONDS
+        )
         found = re.search(r"url=(http://\S+)", await self.log())
         assert found is not None
 
@@ -119,7 +121,7 @@ class Up:
             return int(queue["ready"] + queue["deferred"] + queue["in_flight"])
 
         async with httpx.AsyncClient(base_url=found[1], timeout=60) as client:
-            await eventually(waiting, lambda jobs: jobs == 0, PATIENCE)
+            await eventually(waiting, lambda jobs: jobs == 0, BACKLOG_SECONDS)
 
 
 @asynccontextmanager
@@ -132,7 +134,7 @@ async def up(ingestq: Ingestq) -> AsyncIterator[Up]:
 
 
 async def indexed(folder: Path) -> dict[str, str]:
-    """The text of every document."""
+    """Return the text of every document."""
     async with connect_qdrant(QdrantConfig(None, None, folder / ".ingestq" / "qdrant")) as qdrant:
         names = await find_collection(qdrant, "documents")
         assert names is not None
@@ -157,13 +159,13 @@ async def test_the_index_ends_equal_to_the_folder(ingestq: Ingestq) -> None:
     async with up(ingestq) as running:
         await running.start()
         for made in Changing(root).steps():
-            await asyncio.sleep(PAUSE_SECONDS)  # as time passes for whoever changes the folder
+            await asyncio.sleep(PAUSE_SECONDS)  # the folder changes over time
             if made in (FILES // 3, 2 * FILES // 3):
                 running.end(signal.SIGKILL)
                 starting = asyncio.create_task(running.start())
         await starting
         await running.scanned()
-        await running.scanned()  # dead letters about what was gone when its turn came are gone, too
+        await running.scanned()  # purges dead letters of files deleted before their job ran
         assert running.end(signal.SIGTERM) == 0
         files = {str(path): path.read_text().strip() for path in root.rglob("*.txt")}
         assert await indexed(ingestq.folder) == files

@@ -20,29 +20,30 @@ from ingestq.core.documents import Lane
 from ingestq.core.results import FailedDocument
 from ingestq.core.service import cancel, run_until_first
 from producers.watch.changes import Paths, Watcher
-from producers.watch.decisions import ClassifiedFiles, FileClassifier
-from producers.watch.folder import Presence, WatchedFolder, document_beside, is_visible
+from producers.watch.classifier import ClassifiedFiles, FileClassifier
+from producers.watch.folder import Presence, WatchedFolder, document_path, is_visible
 from producers.watch.hot_folder import HotFolder
-from producers.watch.scanning import Scanner
-from producers.watch.settling import FileState, Settling
+from producers.watch.scanner import Scanner
+from producers.watch.settling import FileState, SettlingPaths
 
 log = structlog.get_logger()
 
 TICK_SECONDS: Final = 0.2
-"""How often it is looked, at least, whether something happened."""
+"""Longest time between two checks for settled paths."""
 RETRY_SECONDS: Final = 1.0
-"""How soon to look again for a folder that is not there, or cannot be watched."""
-FEW_DOCUMENTS: Final = 16
-"""Somebody waits for files that come one by one; more at once are bulk work."""
+"""Time until the next attempt when the folder is missing or cannot be watched."""
+MAX_INTERACTIVE_DOCUMENTS: Final = 16
+"""Up to so many documents found together are interactive, because somebody may be waiting for them;
+more are bulk work."""
 
 
 @dataclass(frozen=True)
 class WatchConfig:
     """How folders are watched; times in seconds.
 
-    A file is taken when it has been still for ``settle_seconds``. Every ``rescan_seconds`` the
-    whole folder is scanned. With ``poll_seconds`` it is looked through so often instead of having
-    the system tell what changed. ``allow_mass_delete`` is for the first scan.
+    A file is queued once it has not changed for ``settle_seconds``. The whole folder is scanned
+    every ``rescan_seconds``. With ``poll_seconds`` the folder is polled at that interval instead of
+    using events of the operating system. ``allow_mass_delete`` holds for the first scan only.
     """
 
     settle_seconds: float = 2.0
@@ -54,8 +55,8 @@ class WatchConfig:
 class FolderWatch:
     """Keeps the index equal to one folder.
 
-    Whatever is to be done waits while Redis is away or the queue is full. Of what happens meanwhile
-    only paths are remembered, and if they are too many, that a scan is due.
+    Waits while Redis is away or the queue is full. Meanwhile only changed paths are remembered, and
+    if there are too many, only that a scan is needed.
     """
 
     def __init__(
@@ -69,28 +70,28 @@ class FolderWatch:
         self._config = config
         self._client = client
         self._presence = Presence(folder.path)
-        self._looker = FileClassifier(folder, self._presence, config.settle_seconds)
-        self._watcher = Watcher(folder.path, config.poll_seconds, self._looker.snapshot)
-        self._settling = Settling(config.settle_seconds)
-        self._handing: HotFolder | None = None
+        self._classifier = FileClassifier(folder, self._presence, config.settle_seconds)
+        self._watcher = Watcher(folder.path, config.poll_seconds, self._classifier.snapshot)
+        self._settling = SettlingPaths(config.settle_seconds)
+        self._hot_folder: HotFolder | None = None
         if folder.hot:
-            self._handing = HotFolder(
-                folder, client, dead_letters, self._looker, self._keep_an_eye_on, self._take_again
+            self._hot_folder = HotFolder(
+                folder, client, dead_letters, self._classifier, self._recheck, self._touch
             )
-        self._scanner = self._handing or Scanner(
+        self._scanner = self._hot_folder or Scanner(
             folder,
             client,
             dead_letters,
             self._presence,
-            self._looker,
-            self._keep_an_eye_on,
+            self._classifier,
+            self._recheck,
             allow_mass_delete=config.allow_mass_delete,
         )
         self._stopping = asyncio.Event()
         self._scan_at = math.inf
 
     def stop(self) -> None:
-        """Let `run` return; what is not on the queue then is found by the next scan."""
+        """Let `run` return; the next scan finds what is not on the queue by then."""
         self._stopping.set()
 
     async def run(self) -> None:
@@ -98,31 +99,31 @@ class FolderWatch:
         log.info(
             events.DROP_STARTED,
             folder=str(self._folder.path),
-            source=self._looker.root.folder,
+            source=self._classifier.root.folder,
             collection=self._folder.collection,
         )
-        loops = [self._watch(), self._take_what_is_still()]
-        if self._handing is not None:
-            loops.append(self._handing.run())
+        loops = [self._watch(), self._queue_settled_paths()]
+        if self._hot_folder is not None:
+            loops.append(self._hot_folder.run())
         await run_until_first(self._stopping.wait(), *loops)
         log.info(events.DROP_STOPPED, folder=str(self._folder.path))
 
     async def _watch(self) -> None:
-        """Watch anew for each scan: a watch that went deaf is heard of by nobody."""
+        """Open a new watch for each scan: a watch that stopped reporting gives no sign of it."""
         while True:
-            await self._until_there()
+            await self._wait_for_folder()
             await self._watch_for_one_scan()
 
     async def _watch_for_one_scan(self) -> None:
-        """Returns when the next scan is due, or when there is nothing to be watched any more."""
+        """Watch until the next scan is due, or until there is nothing to watch any more."""
         scanning: asyncio.Task[None] | None = None
         watched = self._presence.identity
         try:
             async with aclosing(self._watcher.changes()) as changes:
                 async for paths in changes:
-                    # Only now: what happens from here on is told.
+                    # Not before the first yield: from here on every change is reported.
                     scanning = scanning or asyncio.create_task(self._scan())
-                    self._touch(paths)
+                    self._touch_all(paths)
                     if scanning.done():
                         scanning.result()
                         if time.monotonic() >= self._scan_at:
@@ -136,7 +137,7 @@ class FolderWatch:
             if scanning is not None:
                 await cancel(scanning)
 
-    async def _until_there(self) -> None:
+    async def _wait_for_folder(self) -> None:
         if await asyncio.to_thread(self._presence.check):
             return
         log.warning(events.DROP_AWAY, folder=str(self._folder.path))
@@ -146,33 +147,30 @@ class FolderWatch:
                 break
         log.info(events.DROP_BACK, folder=str(self._folder.path))
 
-    def _touch(self, paths: Paths) -> None:
-        now = time.monotonic()
-        for path in map(document_beside, paths):
+    def _touch_all(self, paths: Paths) -> None:
+        for path in map(document_path, paths):
             if is_visible(path.relative_to(self._folder.path)):
-                self._remembered(self._settling.touch(path, now))
+                self._touch(path)
 
-    def _keep_an_eye_on(self, changing: Mapping[Path, FileState]) -> None:
+    def _touch(self, path: Path) -> None:
+        if not self._settling.touch(path, time.monotonic()):
+            self._request_scan()
+
+    def _recheck(self, unsettled: Mapping[Path, FileState]) -> None:
         now = time.monotonic()
-        for path, state in changing.items():
-            self._remembered(self._settling.watch(path, state, now))
+        for path, state in unsettled.items():
+            if not self._settling.recheck(path, state, now):
+                self._request_scan()
 
-    def _take_again(self, path: Path) -> None:
-        self._remembered(self._settling.touch(path, time.monotonic()))
-
-    def _remembered(self, is_remembered: bool) -> None:
-        if not is_remembered:
-            self._ask_scan()
-
-    def _ask_scan(self) -> None:
+    def _request_scan(self) -> None:
         self._scan_at = min(self._scan_at, time.monotonic() + self._config.settle_seconds)
 
-    async def _take_what_is_still(self) -> None:
+    async def _queue_settled_paths(self) -> None:
         while True:
             await asyncio.sleep(self._seconds_to_next())
             due = self._settling.due(time.monotonic())
             if due:
-                await while_redis_is_away(partial(self._take, due))
+                await while_redis_is_away(partial(self._queue_due, due))
 
     def _seconds_to_next(self) -> float:
         next_due = self._settling.next_due()
@@ -180,16 +178,16 @@ class FolderWatch:
             return TICK_SECONDS
         return min(max(next_due - time.monotonic(), 0.0), TICK_SECONDS)
 
-    async def _take(self, due: Mapping[Path, FileState | None]) -> None:
+    async def _queue_due(self, due: Mapping[Path, FileState | None]) -> None:
         version = await self._client.now()
-        looked = await asyncio.to_thread(self._looker.look, due, version)
-        self._keep_an_eye_on(looked.changing)
-        if looked.ask_scan:
-            self._ask_scan()
-        deletions = len(looked.deletions)
-        few = len(looked.documents) + deletions <= FEW_DOCUMENTS
-        take = self._queue if self._handing is None else self._handing.take
-        documents = await take(looked, Lane.INTERACTIVE if few else Lane.BULK)
+        classified = await asyncio.to_thread(self._classifier.classify, due, version)
+        self._recheck(classified.unsettled)
+        if classified.needs_scan:
+            self._request_scan()
+        deletions = len(classified.deletions)
+        few = len(classified.documents) + deletions <= MAX_INTERACTIVE_DOCUMENTS
+        queue = self._queue if self._hot_folder is None else self._hot_folder.queue
+        documents = await queue(classified, Lane.INTERACTIVE if few else Lane.BULK)
         if documents + deletions:
             log.info(
                 events.DROP_QUEUED,
@@ -198,22 +196,22 @@ class FolderWatch:
                 deletions=deletions,
             )
 
-    async def _queue(self, looked: ClassifiedFiles, lane: Lane) -> int:
-        """Put what was looked at on the queue; how many documents that were."""
+    async def _queue(self, classified: ClassifiedFiles, lane: Lane) -> int:
+        """Queue documents and deletions; return the number of documents."""
         submission = new_submission()
         await self._client.submit_many(
-            looked.documents.values(),
+            classified.documents.values(),
             submission=submission,
-            on_failed=self._left_out,
+            on_failed=self._skip,
             lane=lane,
         )
-        await self._client.delete_many(looked.deletions, submission=submission, lane=lane)
-        return len(looked.documents)
+        await self._client.delete_many(classified.deletions, submission=submission, lane=lane)
+        return len(classified.documents)
 
     async def _scan(self) -> None:
         self._scan_at = math.inf
         await self._scanner.scan()
         self._scan_at = min(self._scan_at, time.monotonic() + self._config.rescan_seconds)
 
-    def _left_out(self, failed: FailedDocument) -> None:
-        self._looker.notices.left_out(failed.doc_id, failed.reason)
+    def _skip(self, failed: FailedDocument) -> None:
+        self._classifier.skipped.add(failed.doc_id, failed.reason)

@@ -1,4 +1,4 @@
-"""Every line becomes a document or says what is wrong with it."""
+"""Every JSON line becomes a document or an error with its line number."""
 
 from collections.abc import AsyncIterator
 
@@ -18,12 +18,12 @@ async def parsed(*lines: str) -> list[Document | FailedDocument]:
     return [document async for document in parse(feed(), clock)]
 
 
-async def test_what_is_left_out_has_a_default() -> None:
+async def test_missing_fields_have_defaults() -> None:
     [document] = await parsed('{"doc_id": "a", "text": ""}')
     assert document == Document(doc_id="a", version=7, source="a", text="")
 
 
-async def test_what_is_given_stays() -> None:
+async def test_given_fields_are_kept() -> None:
     [document] = await parsed(
         '{"doc_id": "a", "path": "/x", "version": 3, "source": "web", "tenant": "t",'
         ' "media_type": "text/html", "metadata": {"n": 1}}'
@@ -39,7 +39,7 @@ async def test_what_is_given_stays() -> None:
     )
 
 
-async def test_wrong_lines_are_named_and_the_others_taken() -> None:
+async def test_invalid_lines_are_reported_and_valid_ones_kept() -> None:
     answers = await parsed(
         "nonsense",
         '{"doc_id": "a"}',

@@ -1,4 +1,4 @@
-"""The pool by itself, and the pool inside a worker. Whoever changes the pool adapts this module."""
+"""The embedding pool by itself, and inside a worker. Adapt this module when the pool changes."""
 
 import asyncio
 import os
@@ -22,16 +22,17 @@ from worker.embedding.ready import ready
 from worker.text.parts import SizedText
 
 BATCH_TOKENS: Final = 4096
-"""A batch takes a child half a second or so: handing it over is nothing beside that."""
+"""A batch takes a process about half a second; sending it costs nothing beside that."""
 WARM_UPS: Final = 20
 
 
 def perfect_batches(
     texts: Sequence[str], tokens: Sequence[int], multiple: int
 ) -> list[Sequence[str]]:
-    """``texts`` by length, the longest first, in batches of about as many tokens each.
+    """Return ``texts`` by length, the longest first, in batches of about equal numbers of tokens.
 
-    Their number is a multiple of the number of children, so that all are done at the same time.
+    The number of batches is a multiple of ``multiple``, the number of processes, so that all of
+    them end at the same time.
     """
     order = sorted(range(len(texts)), key=lambda i: -tokens[i])
     rounds = -(-sum(tokens) // (BATCH_TOKENS * multiple))
@@ -45,24 +46,23 @@ def perfect_batches(
 
 
 class RawCeiling:
-    """The ``count`` embedding children of a pool, of which each has one core."""
+    """The ``count`` embedding processes of a pool, each of which has one core."""
 
-    def __init__(self, children: EmbeddingProcesses, pids: Sequence[int]) -> None:
-        self._children = children
-        self.count = children.slots
+    def __init__(self, processes: EmbeddingProcesses, pids: Sequence[int]) -> None:
+        self._processes = processes
+        self.count = processes.slots
         self.pids = pids
 
     async def seconds(self, texts: Sequence[str], tokens: Sequence[int], at_work: int) -> float:
-        """How long the children take to embed ``texts`` when ``at_work`` of them have work.
+        """Return how long ``at_work`` of the processes take to embed ``texts``.
 
-        So with one at work, the others of a pool are idle: each has the threads that it would have
-        beside the others.
+        The others are idle, so each has the same threads as when all work.
         """
         permits = asyncio.Semaphore(at_work)
 
         async def embed(batch: Sequence[str]) -> None:
             async with permits:
-                rows = await self._children.embed_each(batch)
+                rows = await self._processes.embed_each(batch)
             assert len(rows) == len(batch)
 
         batches = perfect_batches(texts, tokens, at_work)
@@ -72,24 +72,26 @@ class RawCeiling:
 
 
 @asynccontextmanager
-async def open_children(settings: Settings) -> AsyncIterator[RawCeiling]:
-    """Start them as a worker does; yields when all have loaded the model."""
+async def open_embedding_processes(settings: Settings) -> AsyncIterator[RawCeiling]:
+    """Start the processes as a worker does; yield once all have loaded the model."""
     config = embedding_config(settings, settings.pool_size)
     entry = await ready(config)
     others = descendants(os.getpid())
-    children = EmbeddingProcesses(config, entry)
+    processes = EmbeddingProcesses(config, entry)
     try:
-        # A child may take two batches while another still loads the model.
+        # A process may take two batches while another one still loads the model.
         for _ in range(WARM_UPS):
-            await asyncio.gather(*(children.embed_each(["warm up"]) for _ in range(children.slots)))
+            await asyncio.gather(
+                *(processes.embed_each(["warm up"]) for _ in range(processes.slots))
+            )
         pids = [pid for pid in descendants(os.getpid()) if pid not in others]
-        yield RawCeiling(children, pids)
+        yield RawCeiling(processes, pids)
     finally:
-        await children.stop()
+        await processes.stop()
 
 
 async def warm_up(worker: LeaseWorker) -> None:
-    """Let a worker's pool start its processes and load its models, which it does when asked."""
+    """Make a worker's pool start its processes and load its models, which it does on demand."""
     model = _model(worker)
     document = Document(doc_id="warm up", version=1, source="warm up", text="A text. " * 200)
     for _ in range(WARM_UPS):
@@ -100,7 +102,7 @@ async def warm_up(worker: LeaseWorker) -> None:
 
 
 async def query_vectors(worker: LeaseWorker, texts: Sequence[str]) -> Matrix:
-    """What a worker's own pool makes of queries."""
+    """Return the vectors that a worker's own pool makes of queries."""
     queries = await asyncio.gather(*map(_model(worker).pool.embed_query, texts))
     return np.asarray([query.dense for query in queries], dtype=np.float32)
 

@@ -1,4 +1,4 @@
-"""Moving a file of a hot folder overwrites nothing, and loses nothing."""
+"""Moving a file of a hot folder overwrites and loses nothing."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ingestq.core.documents import Document
 from producers.watch.folder import WatchedFolder
-from producers.watch.hot_folder import TakenFile, is_as_taken, move
+from producers.watch.hot_folder import QueuedFile, is_unchanged, move
 from producers.watch.settling import FileState
 
 names = st.sampled_from(
@@ -18,9 +18,9 @@ names = st.sampled_from(
 )
 
 
-def taken_at(path: Path) -> TakenFile:
+def queued_at(path: Path) -> QueuedFile:
     document = Document(doc_id=str(path), version=1, source="s", path=str(path))
-    return TakenFile(path, FileState.of(path.stat()), document)
+    return QueuedFile(path, FileState.of(path.stat()), document)
 
 
 def contents(root: Path) -> list[str]:
@@ -29,7 +29,7 @@ def contents(root: Path) -> list[str]:
 
 @settings(max_examples=40)
 @given(st.lists(st.tuples(names, st.sampled_from(["done", "failed"])), max_size=12))
-def test_every_file_that_was_handed_over_is_there(moves: list[tuple[str, str]]) -> None:
+def test_every_moved_file_is_kept_with_its_sidecar_and_reason(moves: list[tuple[str, str]]) -> None:
     with TemporaryDirectory() as name:
         root = Path(name)
         folder = WatchedFolder(root, hot=True)
@@ -41,7 +41,7 @@ def test_every_file_that_was_handed_over_is_there(moves: list[tuple[str, str]]) 
             sidecar = path.with_name(path.name + ".meta.json")
             sidecar.write_text(f"sidecar {number}")
             reason = None if place == "done" else f"reason {number}"
-            move(taken_at(path), folder, reason)
+            move(queued_at(path), folder, reason)
             expected += [f"content {number}", f"sidecar {number}"]
             expected += [] if reason is None else [f"{reason}\n"]
             assert [path.name for path in root.iterdir() if path.is_file()] == []
@@ -54,36 +54,36 @@ def test_every_file_that_was_handed_over_is_there(moves: list[tuple[str, str]]) 
                 assert beside.with_name(beside.name + ".meta.json").read_text().endswith(which)
 
 
-def test_a_file_that_cannot_be_moved_leaves_nothing_there(tmp_path: Path) -> None:
+def test_a_failed_move_leaves_no_files_behind(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("a")
-    taken = taken_at(path)
+    queued = queued_at(path)
     path.unlink()
     with pytest.raises(FileNotFoundError):
-        move(taken, WatchedFolder(tmp_path, hot=True), "because")
+        move(queued, WatchedFolder(tmp_path, hot=True), "because")
     assert contents(tmp_path) == []
 
 
-def test_a_file_is_told_from_a_later_one(tmp_path: Path) -> None:
+def test_a_changed_file_is_recognised(tmp_path: Path) -> None:
     folder = WatchedFolder(tmp_path, hot=True)
     path = tmp_path / "a.txt"
     path.write_text("a")
-    taken = taken_at(path)
-    assert is_as_taken(taken, folder)
-    os.utime(path, ns=(1, taken.state.modified_ns + 1))
-    assert not is_as_taken(taken, folder)
-    taken = taken_at(path)
+    queued = queued_at(path)
+    assert is_unchanged(queued, folder)
+    os.utime(path, ns=(1, queued.state.modified_ns + 1))
+    assert not is_unchanged(queued, folder)
+    queued = queued_at(path)
     (tmp_path / "a.txt.meta.json").write_text("no metadata")
-    assert not is_as_taken(taken, folder)
+    assert not is_unchanged(queued, folder)
     path.unlink()
     with pytest.raises(FileNotFoundError):
-        is_as_taken(taken, folder)
+        is_unchanged(queued, folder)
 
 
-def test_results_are_no_documents_but_only_in_a_hot_folder(tmp_path: Path) -> None:
+def test_done_and_failed_are_ignored_only_in_a_hot_folder(tmp_path: Path) -> None:
     hot, mirror = WatchedFolder(tmp_path, hot=True), WatchedFolder(tmp_path)
     for name in ("done/a.txt", "failed/sub/a.txt"):
-        assert not hot.takes(tmp_path / name)
-        assert mirror.takes(tmp_path / name)
+        assert not hot.is_document(tmp_path / name)
+        assert mirror.is_document(tmp_path / name)
     for name in ("a.txt", "sub/done/a.txt", "done.txt"):
-        assert hot.takes(tmp_path / name)
+        assert hot.is_document(tmp_path / name)

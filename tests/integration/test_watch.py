@@ -1,4 +1,4 @@
-"""A folder that is watched: the index becomes equal to it, whatever happens to it."""
+"""A watched folder: the index becomes equal to it, whatever happens to it."""
 
 import asyncio
 import json
@@ -23,9 +23,14 @@ from ingestq.core import events
 from ingestq.core.documents import Lane
 from ingestq.core.results import BatchReport
 from ingestq.embedded.redis import embedded_redis
-from producers.watch.decisions import FEW_DELETIONS
+from producers.watch.classifier import MAX_EVENT_DELETIONS
 from producers.watch.folder import WatchedFolder
-from producers.watch.watched_folder import FEW_DOCUMENTS, RETRY_SECONDS, FolderWatch, WatchConfig
+from producers.watch.folder_watch import (
+    MAX_INTERACTIVE_DOCUMENTS,
+    RETRY_SECONDS,
+    FolderWatch,
+    WatchConfig,
+)
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.command import Ingestq
 from tests.harness import Harness
@@ -38,25 +43,25 @@ QUICK = WatchConfig(settle_seconds=0.3)
 
 
 @asynccontextmanager
-async def dropping(
+async def watching(
     broker: Broker, folder: WatchedFolder | Path, config: WatchConfig = QUICK
 ) -> AsyncIterator[Logs]:
-    """The folder is watched, and was scanned once; what is logged about it."""
+    """Watch a folder; yield the log once it was scanned the first time."""
     watched = WatchedFolder(folder) if isinstance(folder, Path) else folder
     watched = replace(watched, collection=broker.collection)
-    drop = FolderWatch(watched, config, broker.client, broker.dead_letters)
+    watch = FolderWatch(watched, config, broker.client, broker.dead_letters)
     with capture_logs() as logs:
-        running = asyncio.create_task(drop.run())
+        running = asyncio.create_task(watch.run())
         try:
-            await told(logs, events.DROP_SCANNED)
+            await logged(logs, events.DROP_SCANNED)
             yield logs
         finally:
-            drop.stop()
+            watch.stop()
             await asyncio.wait_for(running, 10)
 
 
-async def told(logs: Logs, event: str) -> Mapping[str, Any]:
-    """The first entry about ``event``, when there is one."""
+async def logged(logs: Logs, event: str) -> Mapping[str, Any]:
+    """Wait for an entry about ``event``, and return the first."""
 
     async def found() -> Logs:
         return [entry for entry in logs if entry["event"] == event]
@@ -64,8 +69,8 @@ async def told(logs: Logs, event: str) -> Mapping[str, Any]:
     return (await eventually(found))[0]
 
 
-async def become(harness: Harness, *names: str) -> None:
-    """The index holds these files in the end, and nothing else."""
+async def indexed_are(harness: Harness, *names: str) -> None:
+    """Wait until the index holds exactly these files."""
     wanted = [str(harness.root / name) for name in sorted(names)]
 
     async def ids() -> list[str]:
@@ -75,19 +80,19 @@ async def become(harness: Harness, *names: str) -> None:
 
 
 @pytest.mark.parametrize("poll_seconds", [None, 0.2])
-async def test_whatever_happens_in_the_folder_is_followed(
+async def test_every_change_in_the_folder_reaches_the_index(
     harness: Harness, poll_seconds: float | None
 ) -> None:
     config = WatchConfig(settle_seconds=0.3, poll_seconds=poll_seconds)
     harness.write("old.txt", "sub/old.txt")
-    async with dropping(harness.broker, harness.root, config):
-        await become(harness, "old.txt", "sub/old.txt")
+    async with watching(harness.broker, harness.root, config):
+        await indexed_are(harness, "old.txt", "sub/old.txt")
         harness.write("new.txt", "deep/er/new.txt", "upload.txt.part")
-        await become(harness, "old.txt", "sub/old.txt", "new.txt", "deep/er/new.txt")
+        await indexed_are(harness, "old.txt", "sub/old.txt", "new.txt", "deep/er/new.txt")
         (harness.root / "upload.txt.part").rename(harness.root / "upload.txt")
         (harness.root / "old.txt").unlink()
         (harness.root / "sub").rename(harness.root / "moved")
-        await become(harness, "upload.txt", "moved/old.txt", "new.txt", "deep/er/new.txt")
+        await indexed_are(harness, "upload.txt", "moved/old.txt", "new.txt", "deep/er/new.txt")
         (harness.root / "new.txt").write_text("It says something else now.")
         await eventually(
             harness.payloads,
@@ -95,89 +100,91 @@ async def test_whatever_happens_in_the_folder_is_followed(
         )
         shutil.rmtree(harness.root / "deep")
         (harness.root / "moved" / "old.txt").rename(harness.root / "new.txt")
-        await become(harness, "upload.txt", "new.txt")
+        await indexed_are(harness, "upload.txt", "new.txt")
     assert await harness.dead_letters() == {}
 
 
-async def test_what_changed_while_nobody_watched_is_found(harness: Harness) -> None:
+async def test_changes_made_while_nobody_watched_are_found(harness: Harness) -> None:
     harness.write("a.txt", "b.txt", "c.txt")
-    async with dropping(harness.broker, harness.root):
-        await become(harness, "a.txt", "b.txt", "c.txt")
+    async with watching(harness.broker, harness.root):
+        await indexed_are(harness, "a.txt", "b.txt", "c.txt")
     (harness.root / "a.txt").unlink()
     (harness.root / "b.txt").rename(harness.root / "d.txt")
-    async with dropping(harness.broker, harness.root):
-        await become(harness, "c.txt", "d.txt")
+    async with watching(harness.broker, harness.root):
+        await indexed_are(harness, "c.txt", "d.txt")
 
 
-async def test_what_no_event_told_of_is_found_by_a_rescan(harness: Harness) -> None:
-    """Here, because nothing is polled before the test is over."""
+async def test_a_rescan_finds_changes_without_an_event(harness: Harness) -> None:
+    """There is none here because the first poll comes after the test."""
     config = WatchConfig(settle_seconds=0.3, rescan_seconds=1, poll_seconds=3600)
-    async with dropping(harness.broker, harness.root, config):
+    async with watching(harness.broker, harness.root, config):
         harness.write("a.txt")
-        await become(harness, "a.txt")
+        await indexed_are(harness, "a.txt")
         (harness.root / "a.txt").unlink()
-        await become(harness)
+        await indexed_are(harness)
 
 
-async def test_somebody_waits_for_single_files_but_not_for_many(
+async def test_single_files_are_interactive_and_many_are_bulk(
     broker: Broker, tmp_path: Path
 ) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "there.txt").write_text("It was there before.")
     os.utime(folder / "there.txt", (1, 1))
-    async with dropping(broker, folder):
+    async with watching(broker, folder):
         claims = {one.job_id.partition("-")[0]: one for one in await take(lease_queue(broker), 2)}
         assert batch_of(claims["ingest"]).lane is Lane.BULK
         (folder / "one.txt").write_text("one")
         await eventually(broker.queue.depth, lambda depth: depth.interactive == 1)
         many = tmp_path / "many"
         many.mkdir()
-        for i in range(FEW_DOCUMENTS + 1):
+        for i in range(MAX_INTERACTIVE_DOCUMENTS + 1):
             (many / f"{i}.txt").write_text(str(i))
         many.rename(folder / "many")
         await eventually(broker.queue.depth, lambda depth: depth.bulk > 2)
         assert (await broker.queue.depth()).interactive == 1
 
 
-async def test_a_folder_that_goes_away_loses_nothing(harness: Harness) -> None:
+async def test_a_missing_folder_deletes_nothing(harness: Harness) -> None:
     harness.write("a.txt", "sub/b.txt")
     elsewhere = harness.root.with_name("elsewhere")
-    async with dropping(harness.broker, harness.root) as logs:
-        await become(harness, "a.txt", "sub/b.txt")
+    async with watching(harness.broker, harness.root) as logs:
+        await indexed_are(harness, "a.txt", "sub/b.txt")
         harness.root.rename(elsewhere)
-        await told(logs, events.DROP_AWAY)
-        harness.root.mkdir()  # as the mount point of a folder that is not mounted
+        await logged(logs, events.DROP_AWAY)
+        harness.root.mkdir()  # like the mount point of an unmounted file system
         await asyncio.sleep(2 * RETRY_SECONDS)
         assert events.DROP_BACK not in [entry["event"] for entry in logs]
         harness.root.rmdir()
         (elsewhere / "a.txt").unlink()
         elsewhere.rename(harness.root)
-        await told(logs, events.DROP_BACK)
+        await logged(logs, events.DROP_BACK)
         harness.write("c.txt")
-        await become(harness, "sub/b.txt", "c.txt")
+        await indexed_are(harness, "sub/b.txt", "c.txt")
         deleted = [entry["deletions"] for entry in logs if entry["event"] == events.DROP_QUEUED]
-        assert sum(deleted) == 0, "what was gone was found by the scan"
+        assert sum(deleted) == 0, "only the scan deleted"
 
 
-async def test_that_most_of_a_folder_is_gone_needs_permission(harness: Harness) -> None:
-    names = [f"{i}.txt" for i in range(FEW_DELETIONS + 3)]
+async def test_a_mass_deletion_needs_permission(harness: Harness) -> None:
+    names = [f"{i}.txt" for i in range(MAX_EVENT_DELETIONS + 3)]
     harness.write(*names)
-    async with dropping(harness.broker, harness.root) as logs:
-        await become(harness, *names)
+    async with watching(harness.broker, harness.root) as logs:
+        await indexed_are(harness, *names)
         for name in names[2:]:
             (harness.root / name).unlink()
-        refused = await told(logs, events.DROP_REFUSED)
+        refused = await logged(logs, events.DROP_REFUSED)
         assert "--allow-mass-delete" in refused["reason"]
         assert await harness.dead_letters() == {str(harness.root): refused["reason"]}
-        await become(harness, *names)
+        await indexed_are(harness, *names)
     allowed = WatchConfig(settle_seconds=0.3, allow_mass_delete=True)
-    async with dropping(harness.broker, harness.root, allowed):
-        await become(harness, *names[:2])
+    async with watching(harness.broker, harness.root, allowed):
+        await indexed_are(harness, *names[:2])
         assert await eventually(harness.dead_letters, lambda dead_letters: not dead_letters) == {}
 
 
-async def test_documents_are_as_the_folder_is_described(broker: Broker, tmp_path: Path) -> None:
+async def test_documents_have_the_name_tenant_and_metadata_of_the_folder(
+    broker: Broker, tmp_path: Path
+) -> None:
     (tmp_path / "sub").mkdir()
     for name in ("a.md", "b.txt", "sub/c.md", "draft.md"):
         (tmp_path / name).write_text(name)
@@ -191,7 +198,7 @@ async def test_documents_are_as_the_folder_is_described(broker: Broker, tmp_path
         exclude=("draft.*",),
         metadata={"kind": "file", "shelf": 7},
     )
-    async with dropping(broker, folder):
+    async with watching(broker, folder):
         claims = await take(lease_queue(broker), 2)
     [ingest] = [one for one in claims if one.job_id.startswith("ingest")]
     documents = {document.doc_id: document for document in batch_of(ingest).documents}
@@ -201,7 +208,7 @@ async def test_documents_are_as_the_folder_is_described(broker: Broker, tmp_path
     assert {document.tenant for document in documents.values()} == {"island"}
 
 
-async def test_metadata_beside_a_file_follows_too(harness: Harness) -> None:
+async def test_a_change_of_a_sidecar_changes_the_metadata(harness: Harness) -> None:
     harness.write("a.txt")
     sidecar = harness.root / "a.txt.meta.json"
     sidecar.write_text('{"year": 2023')
@@ -209,10 +216,10 @@ async def test_metadata_beside_a_file_follows_too(harness: Harness) -> None:
     async def years() -> list[object]:
         return [payload["metadata"].get("year") for payload in await harness.payloads()]
 
-    async with dropping(harness.broker, harness.root) as logs:
-        left_out = await told(logs, events.DROP_LEFT_OUT)
-        assert left_out["path"] == str(harness.root / "a.txt")
-        assert "a.txt.meta.json is not metadata" in left_out["reason"]
+    async with watching(harness.broker, harness.root) as logs:
+        skipped = await logged(logs, events.DROP_LEFT_OUT)
+        assert skipped["path"] == str(harness.root / "a.txt")
+        assert "a.txt.meta.json is not valid metadata" in skipped["reason"]
         sidecar.write_text('{"year": 2024}')
         await eventually(years, lambda years: years == [2024])
         sidecar.write_text('{"year": 2025}')
@@ -221,11 +228,11 @@ async def test_metadata_beside_a_file_follows_too(harness: Harness) -> None:
         await eventually(years, lambda years: years == [None])
 
 
-async def test_the_folder_may_be_a_link(broker: Broker, tmp_path: Path) -> None:
+async def test_the_folder_may_be_a_symbolic_link(broker: Broker, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     link = tmp_path / "link"
     link.symlink_to("real")
-    async with dropping(broker, link):
+    async with watching(broker, link):
         await take(lease_queue(broker))  # the sweep
         (link / "a.txt").write_text("a")
         await eventually(broker.queue.depth, lambda depth: depth.interactive == 1)
@@ -233,38 +240,38 @@ async def test_the_folder_may_be_a_link(broker: Broker, tmp_path: Path) -> None:
         assert batch_of(claimed).documents[0].doc_id == str(link / "a.txt")
 
 
-async def test_nobody_has_to_look_at_failures_of_files_that_are_gone(harness: Harness) -> None:
+async def test_dead_letters_of_deleted_files_are_purged(harness: Harness) -> None:
     config = WatchConfig(settle_seconds=0.3, rescan_seconds=1)
     (harness.root / "a.bin").write_bytes(bytes(100))
     (harness.root / "b.bin").write_bytes(bytes(100))
-    async with dropping(harness.broker, harness.root, config):
+    async with watching(harness.broker, harness.root, config):
         await eventually(harness.dead_letters, lambda dead_letters: len(dead_letters) == 2)
     (harness.root / "a.bin").unlink()
-    async with dropping(harness.broker, harness.root, config):
+    async with watching(harness.broker, harness.root, config):
         dead_letters = await eventually(
             harness.dead_letters, lambda dead_letters: len(dead_letters) == 1
         )
         assert dead_letters.keys() == {str(harness.root / "b.bin")}
 
 
-async def test_files_wait_while_redis_is_away(tmp_path: Path) -> None:
+async def test_files_are_queued_once_redis_is_back(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     async with embedded_redis(tmp_path / "redis") as url:
         config = BrokerConfig(url)
         async with connected(config) as redis:
             broker = Broker(redis, config)
-            async with dropping(broker, folder) as logs:
+            async with watching(broker, folder) as logs:
                 await crash(redis)
-                (folder / "a.txt").write_text("It was dropped while Redis was away.")
-                await told(logs, events.SERVICE_AWAY)
+                (folder / "a.txt").write_text("Written while Redis was away.")
+                await logged(logs, events.SERVICE_AWAY)
                 async with embedded_redis(tmp_path / "redis"):
                     await eventually(broker.queue.depth, lambda depth: depth.interactive == 1)
 
 
-async def test_files_wait_while_the_queue_is_full(broker: Broker, tmp_path: Path) -> None:
+async def test_files_are_queued_once_the_queue_has_space(broker: Broker, tmp_path: Path) -> None:
     small = Broker(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=2))
-    async with dropping(small, tmp_path):  # its sweep has taken a place
+    async with watching(small, tmp_path):  # its sweep takes one of the two places
         for i in range(3):
             (tmp_path / f"{i}.txt").write_text("x")
             await eventually(broker.queue.depth, lambda depth: depth.ready == 2)
@@ -284,7 +291,7 @@ async def test_files_wait_while_the_queue_is_full(broker: Broker, tmp_path: Path
 
 @pytest.fixture
 def limited() -> Callable[[str, int], list[str]]:
-    """Runs a command under a limit of inotify of its own; skipped where that is not possible."""
+    """Return a function that wraps a command in an inotify limit of its own; skip if impossible."""
     unshare = shutil.which("unshare")
     works = unshare and subprocess.run(
         [unshare, "-Ur", "sh", "-c", "echo 9 > /proc/sys/user/max_inotify_watches"],
@@ -292,7 +299,7 @@ def limited() -> Callable[[str, int], list[str]]:
         check=False,
     )
     if not works or works.returncode:
-        pytest.skip("this system lets nobody have user namespaces")
+        pytest.skip("user namespaces are not allowed on this system")
 
     def command(limit: str, value: int) -> list[str]:
         script = f'echo {value} > /proc/sys/user/{limit} && exec "$@"'
@@ -302,7 +309,7 @@ def limited() -> Callable[[str, int], list[str]]:
 
 
 @pytest.mark.parametrize("limit", ["max_inotify_watches", "max_inotify_instances"])
-def test_a_folder_is_polled_where_the_system_cannot_watch_it(
+def test_a_folder_is_polled_when_the_inotify_limit_is_reached(
     ingestq: Ingestq, limited: Callable[[str, int], list[str]], limit: str
 ) -> None:
     (ingestq.folder / "in" / "sub").mkdir(parents=True)
@@ -332,7 +339,7 @@ def test_a_folder_is_polled_where_the_system_cannot_watch_it(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "toml", "said"),
+    ("arguments", "toml", "message"),
     [
         ((), "", "pass a DIR, or add a [[drop]] table"),
         (("nowhere",), "", "nowhere cannot be watched: there is no such folder"),
@@ -340,23 +347,23 @@ def test_a_folder_is_polled_where_the_system_cannot_watch_it(
         ((), '[[drop]]\npath = "in"\nsuorce = "x"', "there is no setting 'drop.0.suorce'"),
     ],
 )
-def test_a_folder_that_cannot_be_watched(
-    ingestq: Ingestq, arguments: tuple[str, ...], toml: str, said: str
+def test_a_folder_that_cannot_be_watched_is_a_usage_error(
+    ingestq: Ingestq, arguments: tuple[str, ...], toml: str, message: str
 ) -> None:
     (ingestq.folder / "in" / "sub").mkdir(parents=True)
     (ingestq.folder / "ingestq.toml").write_text(toml)
-    ingestq("drop", *arguments).failed_with(2, said)
+    ingestq("drop", *arguments).failed_with(2, message)
 
 
-async def found(served: Serving, question: str) -> list[str]:
+async def found(served: Serving, query: str) -> list[str]:
     async with httpx.AsyncClient(base_url=served.url, timeout=60) as client:
-        answer = await client.get("/search", params={"q": question, "limit": "9"})
+        answer = await client.get("/search", params={"q": query, "limit": "9"})
     assert answer.status_code == 200, answer.text
     return [hit["text"] for hit in answer.json()["hits"]]
 
 
-async def test_everything_in_one_process(ingestq: Ingestq) -> None:
-    """With the local Qdrant: it is written and searched at the same time."""
+async def test_up_indexes_and_searches_a_watched_folder(ingestq: Ingestq) -> None:
+    """With the bundled Qdrant, which is written and searched at the same time."""
     (ingestq.folder / "in").mkdir()
     note = ingestq.folder / "in" / "note.txt"
     with serving(ingestq, "up", "--drop", "in", drop_settle_seconds="0.3") as served:
@@ -375,7 +382,7 @@ async def test_everything_in_one_process(ingestq: Ingestq) -> None:
     assert "worker.stopped" in served.log
 
 
-async def test_if_a_part_cannot_go_on_everything_ends(ingestq: Ingestq) -> None:
+async def test_up_ends_if_one_of_its_parts_fails(ingestq: Ingestq) -> None:
     ingestq.settings["redis_url"] = "redis://127.0.0.1:1"
     ran = await ingestq.ended("up")
     ran.failed_with(3, "Redis does not answer")
