@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from ingestq.app.composition import DOCUMENTS_PER_CHILD, Broker, open_model
 from ingestq.app.settings import Settings
 from ingestq.core.display import Display
-from ingestq.core.documents import Lane
 from ingestq.core.errors import CollectionMismatch, UsageError
 from ingestq.core.results import ChunkCounts
 
@@ -102,7 +101,7 @@ async def build(
         rebuild = Rebuild(
             Side.of(patient, live, made_with),
             Side.of(patient, new, mine),
-            model.in_lane(Lane.BULK),
+            model,
             reuse=made_with.has_vectors_of(mine),
             at_once=DOCUMENTS_PER_CHILD * wanted.pool_size,
             display=display,

@@ -18,7 +18,6 @@ from ingestq.app.settings import Settings
 from ingestq.broker.blobs.garbage import GarbageCollector
 from ingestq.broker.queue.gate import Gate
 from ingestq.broker.queue.leases import LeaseQueue
-from ingestq.core.documents import Lane
 from ingestq.core.jobs import DELETE, INGEST, SWEEP
 from worker.blobs import BlobContents, cleaning
 from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest, sweep
@@ -41,7 +40,7 @@ when one ends."""
 
 def make_worker(
     leases: LeaseQueue,
-    ports: Mapping[str, Mapping[Lane, Ports]],
+    ports: Mapping[str, Ports],
     permits: LanePermits,
     *,
     max_jobs: int,
@@ -103,10 +102,10 @@ async def open_worker(
 
 @dataclass(frozen=True)
 class ServedCollections:
-    """What is behind each public name, and the pipeline's neighbours in each lane."""
+    """The collection behind each public name, and the pipeline's ports for it."""
 
     chunks: Mapping[str, str]
-    ports: Mapping[str, Mapping[Lane, Ports]]
+    ports: Mapping[str, Ports]
 
 
 async def open_collections(
@@ -118,18 +117,14 @@ async def open_collections(
     of them was made with another model or other settings, StoreUnavailable, BrokerUnavailable.
     """
     opened = [await _opened(name, settings, broker, qdrant, model) for name in settings.collections]
-    models = {lane: model.in_lane(lane) for lane in Lane}
-    budgets = {lane: MemoryBudget() for lane in Lane}
+    memory = MemoryBudget()
     contents = BlobContents(broker.blobs, settings.max_document_bytes)
     patient = PatientQdrant(qdrant)
     ports = {}
     for names in opened:
         chunks = QdrantStore(patient, names.chunks, settings.vector_name)
         ledger = QdrantLedger(patient, names.ledger)
-        ports[names.alias] = {
-            lane: Ports(models[lane], chunks, ledger, contents, memory=budgets[lane])
-            for lane in Lane
-        }
+        ports[names.alias] = Ports(model, chunks, ledger, contents, memory=memory)
     return ServedCollections({names.alias: names.chunks for names in opened}, ports)
 
 

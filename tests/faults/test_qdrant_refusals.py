@@ -90,16 +90,18 @@ class LineModel:
 
     embedded: list[str] = field(default_factory=list)
 
-    async def prepare(self, document: Document, known_hash: str | None) -> PreparedDocument:
+    async def prepare(
+        self, lane: Lane, document: Document, known_hash: str | None
+    ) -> PreparedDocument:
         assert document.text is not None
         return PreparedDocument(
             document.text, None, None, Segment.of(sized(document.text.split("\n")))
         )
 
-    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment:
+    async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment:
         raise NotImplementedError
 
-    async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
+    async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
         self.embedded += [text.text for text in texts]
         rows = [[math.nan if text.text == POISON else 1.0, 1.0, 1.0, 1.0] for text in texts]
         return np.array(rows, dtype=np.float32)
@@ -138,7 +140,7 @@ class Scene:
             self.model, self.store, QdrantLedger(qdrant, self.names.ledger), BlobContents()
         )
         permits = LanePermits(64, bulk=48)
-        worker.ctx[INGESTOR] = Ingestor({"documents": dict.fromkeys(Lane, ports)}, permits)
+        worker.ctx[INGESTOR] = Ingestor({"documents": ports}, permits)
 
     async def indexed(self) -> set[str]:
         """The documents that have chunks in the collection."""

@@ -348,7 +348,7 @@ def clean_run(
     async def index(documents: Iterable[Document]) -> Index:
         chunks = QdrantStore(qdrant, collection.chunks)
         ledger = QdrantLedger(qdrant, collection.ledger)
-        ports = Ports(model.in_lane(Lane.BULK), chunks, ledger, BlobContents())
+        ports = Ports(model, chunks, ledger, BlobContents())
         for each in documents:
             await pipeline.ingest(Work(each, None, attempt=1), ports, lambda done, known: None)
         return await index_of(qdrant, collection.chunks)

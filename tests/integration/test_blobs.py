@@ -14,7 +14,7 @@ from ingestq.broker.queue.dead_letters import DeadLetterFilter
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.client.client import IngestClient
 from ingestq.core.blobs import QUEUE_WITHIN_MS, new_name
-from ingestq.core.documents import INLINE_TEXT_BYTES, Document, Lane
+from ingestq.core.documents import INLINE_TEXT_BYTES, Document
 from ingestq.core.errors import DocumentRejected, KeyReused, QueueFull, UploadExpired, UsageError
 from ingestq.core.jobs import IngestBatch, bury
 from ingestq.core.results import (
@@ -126,7 +126,7 @@ async def test_a_text_of_several_parts_is_copied_once(
     name = new_name(*await broker.queue.space())
     await blobs.put(name, in_parts(text.encode()))
     ports = Ports(
-        HashingModel(model.in_lane(Lane.BULK)),
+        HashingModel(model),
         store := QdrantStore(qdrant, collection.chunks),
         QdrantLedger(qdrant, collection.ledger),
         BlobContents(blobs, len(text)),

@@ -261,7 +261,7 @@ async def test_one_collection_is_rebuilt_while_the_other_is_written(town: Town) 
     rebuild = Rebuild(
         Side.of(town.qdrant, first, made_with[0]),
         Side.of(town.qdrant, new, made_with[1]),
-        town.model.in_lane(Lane.BULK),
+        town.model,
         reuse=True,
         at_once=4,
         display=Silent(),

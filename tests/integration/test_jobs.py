@@ -17,7 +17,7 @@ from ingestq.core.results import BatchReport, DocumentCounts
 from worker.blobs import BlobContents
 from worker.consumer.decision import Ack, decide
 from worker.consumer.jobs import CLAIM, INGESTOR, PROGRESS, Ingestor, delete, ingest
-from worker.embedding.pool import LaneModel, ModelPool
+from worker.embedding.pool import ModelPool
 from worker.lanes import LanePermits
 from worker.pipeline.ports import Ports
 from worker.store.chunks import QdrantStore
@@ -34,20 +34,20 @@ TEXT = "The tide comes in twice a day. " * 12
 class CountingModel:
     """The real model; it remembers what it was asked to embed."""
 
-    model: LaneModel
+    model: ModelPool
     embedded: list[str] = field(default_factory=list)
 
     async def prepare(
-        self, document: Document, known_hash: str | None
+        self, lane: Lane, document: Document, known_hash: str | None
     ) -> PreparedDocument | UnchangedContent:
-        return await self.model.prepare(document, known_hash)
+        return await self.model.prepare(lane, document, known_hash)
 
-    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment:
-        return await self.model.prepare_rest(document, rest)
+    async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment:
+        return await self.model.prepare_rest(lane, document, rest)
 
-    async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
+    async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
         self.embedded += [text.text for text in texts]
-        return await self.model.embed(texts)
+        return await self.model.embed(lane, texts)
 
 
 @dataclass
@@ -79,14 +79,14 @@ class Bench:
 
     def _ctx(self, claim: Claim) -> dict[str, Any]:
         ports = Ports(self.model, self.store, self.ledger, BlobContents())
-        ingestor = Ingestor({COLLECTION: {Lane.BULK: ports}}, LanePermits(4, bulk=3))
+        ingestor = Ingestor({COLLECTION: ports}, LanePermits(4, bulk=3))
         return {INGESTOR: ingestor, CLAIM: claim, PROGRESS: lambda *_: None}
 
 
 @pytest.fixture
 async def bench(qdrant: Qdrant, model: ModelPool, collection: CollectionNames) -> Bench:
     return Bench(
-        CountingModel(model.in_lane(Lane.BULK)),
+        CountingModel(model),
         QdrantStore(qdrant, collection.chunks),
         QdrantLedger(qdrant, collection.ledger),
     )

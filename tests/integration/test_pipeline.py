@@ -83,7 +83,7 @@ class Index:
 async def index(qdrant: Qdrant, model: ModelPool, collection: CollectionNames) -> Index:
     store = QdrantStore(qdrant, collection.chunks)
     ports = Ports(
-        model.in_lane(Lane.BULK),
+        model,
         store,
         QdrantLedger(qdrant, collection.ledger),
         BlobContents(),
@@ -308,11 +308,11 @@ class HashingModel:
 
     pool: Any
 
-    async def prepare(self, document: Document, known_hash: str | None) -> Any:
-        return await self.pool.prepare(document, known_hash)
+    async def prepare(self, lane: Lane, document: Document, known_hash: str | None) -> Any:
+        return await self.pool.prepare(lane, document, known_hash)
 
-    async def prepare_rest(self, document: Document, rest: Any) -> Any:
-        return await self.pool.prepare_rest(document, rest)
+    async def prepare_rest(self, lane: Lane, document: Document, rest: Any) -> Any:
+        return await self.pool.prepare_rest(lane, document, rest)
 
-    async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
+    async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
         return np.ones((len(texts), 384), np.float32)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingestq.core.display import Silent
-from ingestq.core.documents import Deletion, Document
+from ingestq.core.documents import Deletion, Document, Lane
 from tests.integration.test_index_truth import (
     SMALL,
     Change,
@@ -55,9 +55,9 @@ class Shouting(Words):
     first = FIRST
 
     async def prepare(
-        self, document: Document, known_hash: str | None
+        self, lane: Lane, document: Document, known_hash: str | None
     ) -> PreparedDocument | UnchangedContent:
-        prepared = await super().prepare(document, known_hash)
+        prepared = await super().prepare(lane, document, known_hash)
         assert isinstance(prepared, PreparedDocument)
         assert document.text is not None
         chunks = (self.first, *document.text.upper().split())

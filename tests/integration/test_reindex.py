@@ -20,7 +20,7 @@ from ingestq.broker import keys
 from ingestq.broker.queue.gate import NO_SUCCESSOR, SHUT_MS, Gate
 from ingestq.broker.queue.leases import LeaseQueue
 from ingestq.core.display import Activity
-from ingestq.core.documents import Deletion, Document, Lane
+from ingestq.core.documents import Deletion, Document
 from ingestq.core.errors import CollectionMismatch, StoreRejected
 from ingestq.core.results import SubmissionStatus
 from tests.books import balanced
@@ -100,7 +100,7 @@ class ReindexHarness:
         return Rebuild(
             self.side(live),
             self.side(new),
-            self.model.in_lane(Lane.BULK),
+            self.model,
             reuse=True,
             at_once=4,
             display=self.progress,
@@ -120,10 +120,7 @@ class ReindexHarness:
     async def working(self, names: CollectionNames) -> AsyncIterator["asyncio.Task[None]"]:
         """A worker of a collection, at work."""
         side = self.side(names)
-        ports = {
-            lane: Ports(self.model.in_lane(lane), side.chunks, side.ledger, BlobContents())
-            for lane in Lane
-        }
+        ports = Ports(self.model, side.chunks, side.ledger, BlobContents())
         served = ServedCollections({self.alias: names.chunks}, {self.alias: ports})
         worker = indexing_worker(self.broker, served)
         running = asyncio.create_task(worker.run_until_stopped())

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from qdrant_client import models
 
 from ingestq.broker.queue.pending import Waiting
-from ingestq.core.documents import Deletion, Document, SeenDocuments
+from ingestq.core.documents import Deletion, Document, Lane, SeenDocuments
 from ingestq.core.paths import file_state, path_to_text
 from tests.integration.test_index_truth import SMALL, Memory, Words, words_at
 from worker.blobs import BlobContents
@@ -43,17 +43,17 @@ class FileWords(Words):
     """A model for which every word of a file is a chunk."""
 
     async def prepare(
-        self, document: Document, known_hash: str | None
+        self, lane: Lane, document: Document, known_hash: str | None
     ) -> PreparedDocument | UnchangedContent:
         assert document.path is not None
         text, state = _read(document, Path(document.path))
         inline = msgspec.structs.replace(document, text=text, path=None)
-        prepared = await super().prepare(inline, known_hash)
+        prepared = await super().prepare(lane, inline, known_hash)
         if isinstance(prepared, UnchangedContent):
             return UnchangedContent(prepared.content_hash, state)
         return PreparedDocument(prepared.content_hash, state, prepared.title, prepared.first)
 
-    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment:
+    async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment:
         assert document.path is not None
         text, _ = _read(document, Path(document.path))
         return words_at(text, rest.start)

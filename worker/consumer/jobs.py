@@ -10,7 +10,7 @@ import structlog
 
 from ingestq.broker.queue.leases import Claim
 from ingestq.core import events
-from ingestq.core.documents import Deletion, Document, Item, Lane
+from ingestq.core.documents import Deletion, Document, Item
 from ingestq.core.jobs import Batch, DeleteBatch, IngestBatch, SweepBatch
 from worker.consumer.decision import outcome_of
 from worker.lanes import LanePermits
@@ -31,17 +31,13 @@ CLAIM: Final = "claim"
 
 @dataclass(frozen=True)
 class Ingestor:
-    """What the job functions work with: the pipeline's neighbours for each collection and lane.
+    """What the job functions need: the pipeline's ports for each collection, by its public name.
 
-    ``permits`` bounds the documents in work at once, of all collections together.
+    ``permits`` bounds how many documents are in work at once, in all collections together.
     """
 
-    collections: Mapping[str, Mapping[Lane, Ports]]
+    collections: Mapping[str, Ports]
     permits: LanePermits
-
-    def ports(self, batch: Batch) -> Ports:
-        """Return the neighbours for the collection that ``batch`` is meant for."""
-        return self.collections[batch.collection][batch.lane]
 
 
 async def ingest(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
@@ -50,7 +46,7 @@ async def ingest(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
     Raises what the ledger raises if it cannot be asked about them.
     """
     ingestor: Ingestor = ctx[INGESTOR]
-    ports = sharing_embeddings(ingestor.ports(batch))
+    ports = sharing_embeddings(ingestor.collections[batch.collection])
     keys = [DocumentKey(document.tenant, document.doc_id) for document in batch.documents]
     entries = await ports.ledger.look_up(keys)
     latest = {keys[i]: i for i in sorted(range(len(keys)), key=partial(_order, batch))}
@@ -59,7 +55,7 @@ async def ingest(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         if latest[keys[index]] != index:
             return Superseded()  # the same batch has a newer version
         claim: Claim = ctx[CLAIM]
-        work = Work(document, entries.get(keys[index]), claim.token, claim.crashes > 0)
+        work = Work(document, entries.get(keys[index]), claim.token, claim.crashes > 0, batch.lane)
         known = pipeline.outcome_at_once(work)
         if known is not None:
             return known
@@ -74,7 +70,7 @@ async def ingest(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
 async def delete(ctx: dict[str, Any], batch: DeleteBatch) -> Sequence[Outcome]:
     """Remove every document of ``batch`` from the index."""
     ingestor: Ingestor = ctx[INGESTOR]
-    ports = ingestor.ports(batch)
+    ports = ingestor.collections[batch.collection]
 
     async def outcome(deletion: Deletion) -> Outcome:
         async with ingestor.permits.hold(batch.lane):
@@ -86,7 +82,7 @@ async def delete(ctx: dict[str, Any], batch: DeleteBatch) -> Sequence[Outcome]:
 async def sweep(ctx: dict[str, Any], batch: SweepBatch) -> Sequence[Outcome]:
     """Remove what scans of folders did not find any more."""
     ingestor: Ingestor = ctx[INGESTOR]
-    ports = ingestor.ports(batch)
+    ports = ingestor.collections[batch.collection]
 
     async def delete_one(deletion: Deletion) -> Outcome:
         async with ingestor.permits.hold(batch.lane):

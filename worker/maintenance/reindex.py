@@ -17,7 +17,7 @@ import msgspec
 
 from ingestq.broker.queue.gate import Gate
 from ingestq.core.display import Activity, Display
-from ingestq.core.documents import Document
+from ingestq.core.documents import Document, Lane
 from ingestq.core.errors import CollectionMismatch, DocumentRejected, SourceChanged
 from ingestq.core.results import ChunkCounts, JobsFor
 from worker.blobs import BlobContents
@@ -185,7 +185,7 @@ class Rebuild:
         if known is not None and known.state in (EntryState.WRITING, EntryState.CLEARING):
             # A rebuild was interrupted here. It wrote under the same fence as this one does.
             await self.new.chunks.delete_stale(msgspec.structs.replace(known, chunks_fence=None))
-        await self._ports.memory.admit()
+        await self._ports.memory.admit(Lane.BULK)
         document, prepared = await self._read(entry)
         work = Work(document, known, entry.attempt)
         return await pipeline.replace(
@@ -196,7 +196,7 @@ class Rebuild:
         """Read the document from its source or, if that is gone or has changed, from its chunks."""
         if entry.document is not None:
             try:
-                prepared = await self._ports.model.prepare(entry.document, None)
+                prepared = await self._ports.model.prepare(Lane.BULK, entry.document, None)
             except DocumentRejected:
                 prepared = None
             if (
@@ -219,7 +219,7 @@ class Rebuild:
             metadata=entry.metadata,
             scanned=bool(entry.folders),
         )
-        prepared = await self._ports.model.prepare(document, None)
+        prepared = await self._ports.model.prepare(Lane.BULK, document, None)
         assert isinstance(prepared, PreparedDocument), "nothing is known of it"
         original = entry.document or msgspec.structs.replace(
             document, text="", media_type=entry.media_type

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ingestq.core.documents import Document
+from ingestq.core.documents import Document, Lane
 from worker.pipeline.points import ChunkPoint, Digest, Fence, chunk_id
 from worker.pipeline.ports import Ports, Progress
 from worker.text.parts import Segment, SizedText, SparseVector
@@ -40,6 +40,7 @@ class ChunkWriter:
 
     def __init__(
         self,
+        lane: Lane,
         document: Document,
         fence: Fence,
         title: str,
@@ -51,6 +52,7 @@ class ChunkWriter:
         self.chunks = 0
         self.embedded = 0
         self.digest = Digest()
+        self._lane = lane
         self._document = document
         self._fence = fence
         self._metadata = {"title": title, **document.metadata, "source": document.source}
@@ -85,7 +87,7 @@ class ChunkWriter:
             vectors.update(await ports.donor.vectors(missing))
         new = [chunk for chunk in chunks if chunk.id not in vectors]
         if new:
-            rows = await ports.model.embed([chunk.text for chunk in new])
+            rows = await ports.model.embed(self._lane, [chunk.text for chunk in new])
             numbers = np.round(rows.astype(np.float64), VECTOR_DECIMALS).tolist()
             vectors.update(zip((c.id for c in new), numbers, strict=True))
         points = [ChunkPoint(c.id, vectors[c.id], c.payload, c.sparse) for c in chunks]

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from ingestq.core.documents import Deletion, Document
+from ingestq.core.documents import Deletion, Document, Lane
 from ingestq.core.errors import UsageError, describe
 from ingestq.core.paths import folders_of
 from ingestq.core.results import ChunkCounts
@@ -112,6 +112,7 @@ class Work:
     entry: LedgerEntry | None
     attempt: int
     restarted: bool = False
+    lane: Lane = Lane.BULK
 
     @property
     def key(self) -> DocumentKey:
@@ -145,9 +146,9 @@ async def ingest(work: Work, ports: Ports, progress: Progress) -> Outcome:
     if work.entry is not None and work.entry.version > work.document.version:
         return await _superseded_by(work.entry, ports)
     known_hash = work.entry.content_hash if work.entry and work.entry.indexed else None
-    await ports.memory.admit()
+    await ports.memory.admit(work.lane)
     async with ports.contents.at_hand(work.document) as content:
-        prepared = await ports.model.prepare(content, known_hash)
+        prepared = await ports.model.prepare(work.lane, content, known_hash)
         if isinstance(prepared, UnchangedContent):
             return await _confirm(work, prepared, ports)
         return await replace(work, prepared, ports, progress, content)
@@ -232,18 +233,20 @@ async def replace(
         written_ms=_now_ms(),
         **_origin(document, prepared),
     )
-    with ports.memory.hold(len(prepared.first.chunks)):
+    with ports.memory.hold(work.lane, len(prepared.first.chunks)):
         begun = await ports.ledger.begin(entry)
         if not begun.ours:
             return Superseded()
         title = prepared.title or PurePath(document.source).name
-        writer = ChunkWriter(document, work.fence, title, ports, progress, known=not begun.first)
+        writer = ChunkWriter(
+            work.lane, document, work.fence, title, ports, progress, known=not begun.first
+        )
         await writer.write(prepared.first)
     rest = prepared.first.rest
     while rest is not None:
-        await ports.memory.admit()
-        part = await ports.model.prepare_rest(content, rest)
-        with ports.memory.hold(len(part.chunks)):
+        await ports.memory.admit(work.lane)
+        part = await ports.model.prepare_rest(work.lane, content, rest)
+        with ports.memory.hold(work.lane, len(part.chunks)):
             await writer.write(part)
         rest = part.rest
     done = msgspec.structs.replace(

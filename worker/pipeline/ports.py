@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ingestq.core.documents import Document
+from ingestq.core.documents import Document, Lane
 from worker.pipeline.memory_budget import MemoryBudget
 from worker.pipeline.points import BeginResult, ChunkPoint, DocumentKey, Fence, LedgerEntry
 from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText, UnchangedContent
@@ -18,15 +18,15 @@ Progress = Callable[[int, int], None]
 
 
 class Model(Protocol):
-    """Text in, vectors out; see `worker.embedding.pool.LaneModel`."""
+    """Chunks documents and embeds chunks, for one lane; see `worker.embedding.pool.ModelPool`."""
 
     async def prepare(
-        self, document: Document, known_hash: str | None
+        self, lane: Lane, document: Document, known_hash: str | None
     ) -> PreparedDocument | UnchangedContent: ...
 
-    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment: ...
+    async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment: ...
 
-    async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]: ...
+    async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]: ...
 
 
 class ChunkStore(Protocol):

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ingestq.core.documents import Document
+from ingestq.core.documents import Document, Lane
 from worker.pipeline.ports import Model, Ports
 from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText, UnchangedContent
 
@@ -31,27 +31,27 @@ class SharedEmbeddings:
         self._rows: dict[SizedText, asyncio.Future[Row]] = {}
 
     async def prepare(
-        self, document: Document, known_hash: str | None
+        self, lane: Lane, document: Document, known_hash: str | None
     ) -> PreparedDocument | UnchangedContent:
         """See `worker.pipeline.ports.Model`."""
-        return await self._model.prepare(document, known_hash)
+        return await self._model.prepare(lane, document, known_hash)
 
-    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment:
+    async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment:
         """See `worker.pipeline.ports.Model`."""
-        return await self._model.prepare_rest(document, rest)
+        return await self._model.prepare_rest(lane, document, rest)
 
-    async def embed(self, texts: Sequence[SizedText]) -> Row:
+    async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> Row:
         """See `worker.pipeline.ports.Model`."""
         mine = {text: self._promise(text) for text in texts if text not in self._rows}
         promised = [(text, self._rows[text]) for text in texts]
         if mine:
             try:
-                rows = await self._model.embed(list(mine))
+                rows = await self._model.embed(lane, list(mine))
                 for future, row in zip(mine.values(), rows, strict=True):
                     future.set_result(row)
             finally:
                 self._forget(mine)
-        return np.stack([await self._row(text, future) for text, future in promised])
+        return np.stack([await self._row(lane, text, future) for text, future in promised])
 
     def _promise(self, text: SizedText) -> asyncio.Future[Row]:
         future: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
@@ -68,12 +68,12 @@ class SharedEmbeddings:
         for text in settled[: max(0, len(self._rows) - KEPT_TEXTS)]:
             del self._rows[text]
 
-    async def _row(self, text: SizedText, future: asyncio.Future[Row]) -> Row:
+    async def _row(self, lane: Lane, text: SizedText, future: asyncio.Future[Row]) -> Row:
         try:
             row: Row = await asyncio.shield(future)
             return row
         except asyncio.CancelledError:
             if not future.cancelled():
                 raise
-        [row] = await self.embed([text])  # whoever asked for it failed
+        [row] = await self.embed(lane, [text])  # whoever asked for it failed
         return row
