@@ -20,7 +20,7 @@ from ingestq.app.composition import Broker, open_broker
 from ingestq.app.ingestion import Ingestion, Summary
 from ingestq.app.settings import Settings
 from ingestq.app.worker import open_worker
-from ingestq.core.display import Silent
+from ingestq.core.display import NoDisplay
 from ingestq.core.documents import Document, Lane
 from ingestq.core.paths import guess_media_type, path_to_text
 from ingestq.core.results import ChunkCounts, DocumentCounts
@@ -31,7 +31,7 @@ from worker.store.chunks import QdrantStore
 from worker.store.ledger import QdrantLedger
 from worker.text.parts import PreparedDocument
 
-SETTLED_NS: Final = 10_000_000_000
+MTIME_RESOLUTION_NS: Final = 10_000_000_000
 """Files seem to be so old, as most files are: one that was written less than 2 s before a scan is
 always read."""
 PARAGRAPH_BREAK: Final = "\n\n"
@@ -78,7 +78,7 @@ async def ingest(index: Index, folder: Folder) -> Summary:
     """Ingest ``folder``, and see that the index is equal to it afterwards."""
     sightings = ScanRecord()
     queue = index.broker.queue
-    ingestion = Ingestion(index.broker.client, Silent())
+    ingestion = Ingestion(index.broker.client, NoDisplay())
     found = observe([folder.path], None, queue.now, ReadOptions(), sightings)
     sweeps = partial(sightings.sweeps, allow_mass_delete=False)
     async with asyncio.TaskGroup() as group:
@@ -139,7 +139,7 @@ def _write(path: Path, text: str) -> None:
     """Write a file that seems to have been written a while ago."""
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
-    settled = time.time_ns() - SETTLED_NS
+    settled = time.time_ns() - MTIME_RESOLUTION_NS
     os.utime(path, ns=(settled, settled))
 
 

@@ -40,7 +40,7 @@ class BlobContents:
         size = await self._blobs.size(document.blob)
         if size > self._max_bytes:  # before it is copied
             raise DocumentRejected(too_large(size, self._max_bytes))
-        async with self._blobs.at_hand(document.blob) as path:
+        async with self._blobs.as_file(document.blob) as path:
             yield msgspec.structs.replace(document, blob=None, path=path_to_text(path))
 
 
@@ -58,7 +58,7 @@ def cleaning(leftovers: GarbageCollector) -> Service:
 async def _clean_until(leftovers: GarbageCollector, stopping: asyncio.Event) -> None:
     while not stopping.is_set():
         try:
-            removed = await leftovers.remove()
+            removed = await leftovers.collect()
         except (ServiceUnavailable, UsageError) as error:
             log.warning(events.BLOBS_NOT_COLLECTED, error=str(error))
         else:

@@ -75,7 +75,7 @@ async def test_documents_never_cross(ingestq: Ingestq, folders: Path) -> None:
             running = start(ingestq)
             # In the middle: of both collections something runs.
             for name in COLLECTIONS:
-                await eventually(partial(queue.jobs_for, [name]), lambda left: left.in_flight > 0)
+                await eventually(partial(queue.count_jobs, [name]), lambda left: left.in_flight > 0)
             running.send_signal(signal.SIGKILL)
             running.wait(60)
         running = start(ingestq)

@@ -166,7 +166,7 @@ async def let_delays_end(broker: Broker) -> None:
         await awaited(broker.redis.rpush(f"{keys.WAKE}{lane}:{DEFAULT_COLLECTION}", "1"))
 
 
-async def bury(broker: Broker, odd: Sequence[OddJob]) -> None:
+async def dead_letter_batch(broker: Broker, odd: Sequence[OddJob]) -> None:
     """Let our worker try the jobs until it gives them up."""
     async with working(broker, index):
         for failures in range(1, MAX_TRIES):
@@ -208,7 +208,7 @@ async def test_good_jobs_are_finished_at_once_and_the_others_wait(
 async def test_what_nobody_knows_is_buried_as_it_came_and_counted(
     broker: Broker, odd: Sequence[OddJob]
 ) -> None:
-    await bury(broker, odd)
+    await dead_letter_batch(broker, odd)
     rejected = sum(job.documents for job in odd)
     assert await balanced(broker.redis) == Totals(rejected, rejected, waiting=0, dead=rejected)
     buried = await dead_letters(broker)
@@ -228,7 +228,7 @@ async def test_what_nobody_knows_is_buried_as_it_came_and_counted(
 async def test_the_user_sees_what_is_wrong(
     broker: Broker, odd: Sequence[OddJob], ingestq: Ingestq
 ) -> None:
-    await bury(broker, odd)
+    await dead_letter_batch(broker, odd)
     ingestq.settings["redis_url"] = broker.config.url
     listed = await asyncio.to_thread(ingestq, "dead", "list")
     assert listed.code == 0, listed.err
@@ -246,7 +246,7 @@ async def test_the_user_sees_what_is_wrong(
 async def test_what_is_requeued_is_what_was_buried(
     broker: Broker, odd: Sequence[OddJob], ingestq: Ingestq
 ) -> None:
-    await bury(broker, odd)
+    await dead_letter_batch(broker, odd)
     buried = sum(job.documents for job in odd)
     requeued = await requeue_all(broker, ingestq)
     assert requeued["requeued"] == len(odd)
@@ -276,7 +276,7 @@ async def test_a_newer_worker_finishes_what_is_requeued(
         ran.append((batch, thoroughly))
         return all_indexed(batch)
 
-    await bury(broker, odd)
+    await dead_letter_batch(broker, odd)
     requeued = await requeue_all(broker, ingestq)
     async with working(broker, [func(index, name=INGEST), func(reindex, name=REINDEX)]):
         ended = await completed(broker, requeued["submission"])

@@ -33,7 +33,7 @@ from ingestq.core.errors import (
     UsageError,
 )
 from ingestq.core.jobs import INGEST, IngestBatch
-from ingestq.core.results import DeadLetter, WorkerInfo, WorkerSign
+from ingestq.core.results import DeadLetter, WorkerInfo, WorkerStatus
 from tests.books import balanced
 from tests.claims import lease_queue
 from tests.command import Ingestq
@@ -400,7 +400,7 @@ async def test_the_status_says_why_a_worker_claims_nothing(
     broker: Broker, ingestq: Ingestq
 ) -> None:
     info = WorkerInfo("host", 7, 0, 0.0, 0.0, paused="Qdrant has no room")
-    await lease_queue(broker).sign_of_life("worker-1", info)
+    await lease_queue(broker).heartbeat("worker-1", info)
     ingestq.settings["redis_url"] = broker.config.url
     ran = await asyncio.to_thread(ingestq, "status")
     assert "paused      worker-1: Qdrant has no room" in ran.out
@@ -475,7 +475,7 @@ async def _finished(broker: Broker) -> Any:
     return status.documents
 
 
-async def _sign(broker: Broker, good: Callable[[WorkerSign], bool]) -> WorkerSign:
+async def _sign(broker: Broker, good: Callable[[WorkerStatus], bool]) -> WorkerStatus:
     """The worker's sign of life, as soon as it is good."""
     [sign] = await eventually(broker.queue.workers, lambda signs: any(map(good, signs)))
     return sign

@@ -129,5 +129,7 @@ async def test_deleted_documents_are_counted(bench: Bench) -> None:
     report = await bench.delete(deletion("a"), deletion("b"), deletion("never"))
     assert report.documents == DocumentCounts(deleted=1, superseded=1, unchanged=1)
     assert report.chunks.deleted == 1
-    assert set(report.healed) == {dead_letter_key(COLLECTION, "", name) for name in ("a", "never")}
+    assert set(report.resolved) == {
+        dead_letter_key(COLLECTION, "", name) for name in ("a", "never")
+    }
     assert await bench.store.count() == 1

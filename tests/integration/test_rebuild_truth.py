@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingestq.core.display import Silent
+from ingestq.core.display import NoDisplay
 from ingestq.core.documents import Deletion, Document, Lane
 from tests.integration.test_index_truth import (
     SMALL,
@@ -82,7 +82,7 @@ class Builder(Worker):
 
     async def _work(self) -> Outcome:
         live, new = Side.of(self, self.names, SMALL), Side.of(self, NEW, OTHER)
-        rebuild = Rebuild(live, new, self.model, reuse=False, at_once=2, display=Silent())
+        rebuild = Rebuild(live, new, self.model, reuse=False, at_once=2, display=NoDisplay())
         seen = await rebuild.catch_up()
         assert not seen.failed
         return Unchanged()

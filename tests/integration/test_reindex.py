@@ -317,11 +317,11 @@ async def test_a_gate_opens_by_itself_if_whoever_shut_it_died(harness: ReindexHa
 async def test_who_replaced_a_collection_is_said_at_its_gate(harness: ReindexHarness) -> None:
     gate, leases = harness.gate(harness.live), harness.leases(harness.live)
     async with gate.shut():
-        await gate.replaced_by(harness.other.chunks)
+        await gate.replace_with(harness.other.chunks)
     assert await successor_at(leases) == harness.other.chunks
     back = harness.gate(harness.other)
     async with back.shut():
-        await back.replaced_by(harness.live.chunks)
+        await back.replace_with(harness.live.chunks)
     assert await successor_at(leases) is None
 
 

@@ -19,7 +19,7 @@ from ingestq.app.ingestion import Ingestion
 from ingestq.app.settings import Settings, load_settings
 from ingestq.app.verify import LISTED, VerifyReport, VerifyRequest, verify
 from ingestq.client.client import new_submission
-from ingestq.core.display import Silent
+from ingestq.core.display import NoDisplay
 from ingestq.core.documents import Deletion
 from ingestq.core.errors import CollectionMismatch, UsageError
 from producers.files.walk import ReadOptions, ScanRecord, observe
@@ -54,7 +54,7 @@ class VerifyHarness(Harness):
 
     async def add(self, *paths: Path, source: str | None = None) -> None:
         """Queue the folder, or ``paths``."""
-        ingestion = Ingestion(self.broker.client, Silent())
+        ingestion = Ingestion(self.broker.client, NoDisplay())
         clock = self.broker.queue.now
         sightings = ScanRecord()
         found = observe(paths or [self.root], source, clock, ReadOptions(), sightings)
@@ -77,7 +77,7 @@ class VerifyHarness(Harness):
         allow_mass_delete: bool = False,
     ) -> dict[str, Any]:
         wanted = VerifyRequest(paths, source, repair, allow_mass_delete)
-        report = await verify(self.broker, self.qdrant, self.settings, wanted, Silent())
+        report = await verify(self.broker, self.qdrant, self.settings, wanted, NoDisplay())
         return report.as_json()
 
     async def repair(self, *paths: Path, **more: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qdrant_client import models
 
-from ingestq.broker.queue.pending import Waiting
+from ingestq.broker.queue.pending import PendingDocuments
 from ingestq.core.documents import Deletion, Document, Lane, SeenDocuments
 from ingestq.core.paths import file_state, path_to_text
 from tests.integration.test_index_truth import SMALL, Memory, Words, words_at
@@ -104,8 +104,8 @@ class IndexedFolder:
             yield msgspec.structs.replace(document, file=file_state(document, path.stat()))
 
     async def reconcile(self, *, repair: bool) -> list[Finding]:
-        async def waiting(about: Any) -> Waiting:
-            return Waiting(SeenDocuments(b""), (), everything=False)
+        async def waiting(about: Any) -> PendingDocuments:
+            return PendingDocuments(SeenDocuments(b""), (), everything=False)
 
         async def given_up(documents: Sequence[Document]) -> list[None]:
             return [None for _ in documents]

@@ -108,9 +108,9 @@ def test_a_job_whose_documents_are_done_is_acknowledged_with_what_became_of_them
     report = decision.report
     assert report.documents == DocumentCounts(indexed=1, unchanged=1, superseded=1, rejected=1)
     assert report.chunks == ChunkCounts(embedded=2)
-    assert report.healed == batch(2).dead_letter_keys
+    assert report.resolved == batch(2).dead_letter_keys
     [dead_letter] = report.dead
-    assert (dead_letter.doc_id, dead_letter.reason, dead_letter.tries, dead_letter.buried_ms) == (
+    assert (dead_letter.doc_id, dead_letter.reason, dead_letter.tries, dead_letter.failed_ms) == (
         "d3",
         "no text",
         1,

@@ -17,7 +17,7 @@ from ingestq.core.errors import (
     describe,
     encodable,
 )
-from ingestq.core.jobs import Batch, bury
+from ingestq.core.jobs import Batch, dead_letter_batch
 from ingestq.core.results import BatchReport, ChunkCounts, DeadLetter, DocumentCounts
 from worker.pipeline.ingest import (
     Deleted,
@@ -183,7 +183,7 @@ def _report(claim: Claim, batch: Batch, outcomes: Sequence[Outcome], now_ms: int
         ),
         chunks=sum(chunks, start=ChunkCounts()),
         dead=tuple(dead),
-        healed=tuple(
+        resolved=tuple(
             key
             for key, outcome in zip(batch.dead_letter_keys, outcomes, strict=True)
             if isinstance(outcome, Indexed | Unchanged | Deleted | SweepResult)
@@ -200,7 +200,9 @@ def _dead_letters(
     trace = outcome.traceback if isinstance(outcome, Retry) else ""
     tries = claim.crashes if index in claim.poison_documents else claim.failures + 1
     alone = batch.alone(index)
-    return bury(alone, outcome.reason, tries=tries, traceback=trace, now_ms=now_ms).dead
+    return dead_letter_batch(
+        alone, outcome.reason, tries=tries, traceback=trace, now_ms=now_ms
+    ).dead
 
 
 def _give_up(claim: Claim, batch: Batch | None, reason: str, now_ms: int) -> BatchReport:
@@ -208,7 +210,7 @@ def _give_up(claim: Claim, batch: Batch | None, reason: str, now_ms: int) -> Bat
     batch."""
     tries = claim.failures + 1
     if batch is not None:
-        return bury(batch, reason, tries=tries, now_ms=now_ms)
+        return dead_letter_batch(batch, reason, tries=tries, now_ms=now_ms)
     dead_letter = DeadLetter(
         key=claim.job_id,
         doc_id=claim.job_id,
@@ -216,7 +218,7 @@ def _give_up(claim: Claim, batch: Batch | None, reason: str, now_ms: int) -> Bat
         reason=reason,
         payload=claim.payload,
         tries=tries,
-        buried_ms=now_ms,
+        failed_ms=now_ms,
         submission=claim.submission,
         collection=claim.collection,
     )

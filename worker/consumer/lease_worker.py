@@ -154,7 +154,7 @@ class LeaseWorker(Worker):
                         await asyncio.wait(self._tasks)
         finally:
             with contextlib.suppress(BrokerUnavailable):
-                await self._leases.sign_off(self.id)
+                await self._leases.deregister(self.id)
         log.info(events.WORKER_STOPPED, worker=self.id)
         if self._failure is not None:
             raise self._failure

@@ -86,7 +86,7 @@ class Heartbeat:
         """Beat until ``stopping``."""
         while not stopping.is_set():
             with contextlib.suppress(BrokerUnavailable):  # who claims jobs says so
-                unserved = await self._leases.sign_of_life(self._worker_id, self._info())
+                unserved = await self._leases.heartbeat(self._worker_id, self._info())
                 for name in sorted(unserved - self._unserved):
                     log.warning(events.WORKER_LEAVES, worker=self._worker_id, collection=name)
                 self._unserved = unserved

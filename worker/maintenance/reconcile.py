@@ -24,7 +24,7 @@ from typing import Final, Protocol
 
 from qdrant_client import models
 
-from ingestq.broker.queue.pending import Place, Waiting
+from ingestq.broker.queue.pending import DocumentLocation, PendingDocuments
 from ingestq.core.documents import Document
 from worker.maintenance.rules import (
     Assessment,
@@ -88,7 +88,7 @@ class QueueView:
     """What the comparison asks the queue: its time, what waits on it, and what was given up."""
 
     now: Callable[[], Awaitable[int]]
-    waiting: Callable[[Iterable[Place]], Awaitable[Waiting]]
+    waiting: Callable[[Iterable[DocumentLocation]], Awaitable[PendingDocuments]]
     given_up: Callable[[Sequence[Document]], Awaitable[Sequence[Document | None]]]
 
 
@@ -320,7 +320,7 @@ def _key(document: Document) -> DocumentKey:
     return DocumentKey(document.tenant, document.doc_id)
 
 
-def _place(entry: LedgerEntry) -> Place:
+def _place(entry: LedgerEntry) -> DocumentLocation:
     return entry.tenant, entry.doc_id, entry.folders
 
 

@@ -19,7 +19,7 @@ from ingestq.broker.queue.gate import Gate
 from ingestq.core.display import Activity, Display
 from ingestq.core.documents import Document, Lane
 from ingestq.core.errors import CollectionMismatch, DocumentRejected, SourceChanged
-from ingestq.core.results import ChunkCounts, JobsFor
+from ingestq.core.results import ChunkCounts, JobCounts
 from worker.blobs import BlobContents
 from worker.maintenance.cut_over import cut_over
 from worker.pipeline import ingest as pipeline
@@ -48,7 +48,7 @@ FOUND_SHARE: Final = 0.9
 class JobCounter(Protocol):
     """Tells how many jobs run; see `ingestq.broker.queue.job_queue.JobQueue`."""
 
-    async def jobs_for(self, collections: Iterable[str]) -> JobsFor: ...
+    async def count_jobs(self, collections: Iterable[str]) -> JobCounts: ...
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ async def _becomes_quiet(queue: JobCounter, collection: str, seconds: float) -> 
     try:
         async with asyncio.timeout(seconds):
             # The jobs run elsewhere.
-            while (await queue.jobs_for([collection])).in_flight:  # noqa: ASYNC110
+            while (await queue.count_jobs([collection])).in_flight:  # noqa: ASYNC110
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError:
         return False
@@ -304,6 +304,6 @@ async def _cut_over(rebuild: Rebuild, qdrant: Qdrant, gate: Gate) -> ReindexResu
             f"{live.alias!r} was changed by somebody else meanwhile: it is not {live.chunks!r} now"
         )
     # If this process dies before the next line is done, no worker writes until it is run again.
-    await gate.replaced_by(new.chunks)
+    await gate.replace_with(new.chunks)
     await cut_over(qdrant, live, new)
     return ReindexResult(seen.documents, seen.chunks)

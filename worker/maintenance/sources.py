@@ -9,7 +9,7 @@ from typing import Final
 
 from ingestq.core.documents import Document
 from ingestq.core.errors import DocumentRejected
-from ingestq.core.paths import SETTLED_NS, file_state, text_to_path
+from ingestq.core.paths import MTIME_RESOLUTION_NS, file_state, text_to_path
 from worker.pipeline.points import DocumentKey, LedgerEntry
 from worker.text.content import content_hash
 
@@ -113,4 +113,4 @@ def _is_same(known: Document, now: Document) -> bool:
         modified_ns = text_to_path(now.path).stat().st_mtime_ns
     except OSError:
         return False
-    return modified_ns + SETTLED_NS < known.version * 1000
+    return modified_ns + MTIME_RESOLUTION_NS < known.version * 1000
