@@ -1,7 +1,7 @@
 """What a failed HTTP answer means: rules that are looked up in order, and ``Retry-After``.
 
 The rules themselves are data and stand beside their adapters: `worker.store.answers` has those of
-Qdrant, `worker.embedding.backends.http_answers` those of an embeddings endpoint.
+Qdrant, `worker.embedding.backends.endpoint_answers` those of an embeddings endpoint.
 """
 
 import math

@@ -18,7 +18,7 @@ from worker.consumer.jobs import INGESTOR, Ingestor
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
 from worker.embedding.processes import EmbeddingProcesses
-from worker.embedding.ready import ready
+from worker.embedding.preparation import prepare_model
 from worker.text.parts import SizedText
 
 BATCH_TOKENS: Final = 4096
@@ -75,7 +75,7 @@ class RawCeiling:
 async def open_children(settings: Settings) -> AsyncIterator[RawCeiling]:
     """Start them as a worker does; yields when all have loaded the model."""
     config = embedding_config(settings, settings.pool_size)
-    entry = await ready(config)
+    entry = await prepare_model(config)
     others = descendants(os.getpid())
     children = EmbeddingProcesses(config, entry)
     try:

@@ -16,7 +16,7 @@ from worker.embedding.backends import Vectors
 from worker.embedding.cache import TOKENIZER, CacheEntry
 from worker.embedding.config import Backend, EmbeddingConfig, Precision
 from worker.embedding.pool import ModelPool
-from worker.embedding.ready import ready
+from worker.embedding.preparation import prepare_model
 from worker.store.schema import fingerprint
 from worker.text.chunker import Chunker
 
@@ -37,7 +37,7 @@ async def fast(cache_dir: Path) -> AsyncIterator[ModelPool]:
 
 @pytest.fixture(scope="module")
 async def entry(fast: ModelPool) -> CacheEntry:
-    return await ready(fast.config)
+    return await prepare_model(fast.config)
 
 
 async def test_it_computes_in_integers_and_says_how_near_it_comes(entry: CacheEntry) -> None:
@@ -84,7 +84,7 @@ async def test_a_collection_holds_vectors_of_one_class(fast: ModelPool, model: M
 
 async def test_it_is_made_once(fast: ModelPool, entry: CacheEntry) -> None:
     before = (entry.folder / "model.bin").stat()
-    again = await ready(fast.config)
+    again = await prepare_model(fast.config)
     assert again == entry
     assert (again.folder / "model.bin").stat().st_mtime_ns == before.st_mtime_ns
 
@@ -92,14 +92,14 @@ async def test_it_is_made_once(fast: ModelPool, entry: CacheEntry) -> None:
 async def test_made_again_it_is_the_same_and_nncf_says_nothing(
     fast: ModelPool, entry: CacheEntry, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    again = await ready(dataclasses.replace(fast.config, cache_dir=tmp_path))
+    again = await prepare_model(dataclasses.replace(fast.config, cache_dir=tmp_path))
     assert again.card.files == entry.card.files
     assert "nncf" not in "".join(capfd.readouterr()).lower()
 
 
 async def test_torch_computes_it_exactly(fast: ModelPool, cache_dir: Path) -> None:
     config = EmbeddingConfig(cache_dir, backend=Backend.TORCH, precision=Precision.FAST)
-    card = (await ready(config)).card
+    card = (await prepare_model(config)).card
     assert (card.engine, card.arithmetic) == ("torch", "float32")
 
 

@@ -31,7 +31,7 @@ from worker.embedding.config import (
     find_model,
 )
 from worker.embedding.pool import ModelPool
-from worker.embedding.ready import ready
+from worker.embedding.preparation import prepare_model
 
 KEY = CacheKey("revision", Backend.AUTO, Precision.EXACT, "processor", False, ())
 A_CARD = Card(
@@ -201,7 +201,7 @@ async def test_a_damaged_entry_of_a_model_is_made_anew(
 ) -> None:
     shutil.copytree(tiny_models.folder / "cache", tmp_path / "cache")
     config = EmbeddingConfig(tmp_path / "cache", tiny_models.model("prompts"))
-    cut((await ready(config)).folder / WEIGHTS)
+    cut((await prepare_model(config)).folder / WEIGHTS)
     with structlog.testing.capture_logs() as logs:
         async with ModelPool(config) as pool:
             vectors = await pool.embed(Lane.BULK, sized(TEXTS))
@@ -256,14 +256,14 @@ async def test_the_weights_of_the_default_model_are_checked(
     flip_a_bit(weights)
     for cache in (tmp_path / "cache", cache_dir):
         with pytest.raises(ModelUnavailable) as refused:
-            await ready(EmbeddingConfig(cache))
+            await prepare_model(EmbeddingConfig(cache))
         told = str(refused.value)
         for part in (str(weights), DEFAULT_WEIGHTS_SHA256, sha256(weights), "--force-reinstall"):
             assert part in told
     assert not (tmp_path / "cache").exists()
     weights.unlink()
     with pytest.raises(ModelUnavailable, match="cannot be read"):
-        await ready(EmbeddingConfig(tmp_path / "cache"))
+        await prepare_model(EmbeddingConfig(tmp_path / "cache"))
 
 
 def sha256(path: Path) -> str:

@@ -11,12 +11,11 @@ from ingestq.core.documents import Lane
 from ingestq.core.errors import UsageError
 from tests.sized import sized
 from tests.tiny_models import TEXTS, Rows, TinyModels
-from worker.embedding import process as child
 from worker.embedding.cache import CacheEntry
 from worker.embedding.config import DEFAULT_MODEL, Backend, EmbeddingConfig
 from worker.embedding.pool import ModelPool
-from worker.embedding.process import EmbeddingProcessConfig
-from worker.embedding.ready import ready
+from worker.embedding.preparation import prepare_model
+from worker.embedding.processes import EmbeddingProcessConfig, embed_documents, initialize
 from worker.process_pool import Processes
 
 SECONDS = 60
@@ -39,7 +38,7 @@ async def queries(pool: ModelPool) -> Rows:
 async def kept(config: EmbeddingConfig) -> CacheEntry:
     """What the cache has of a model already."""
     with structlog.testing.capture_logs() as logs:
-        entry = await ready(config)
+        entry = await prepare_model(config)
     assert logs == []
     return entry
 
@@ -54,7 +53,7 @@ async def test_the_default_models_vectors_are_those_of_sentence_transformers(
     ):
         assert near.min() >= 0.999
         assert near.mean() >= 0.9999
-    assert (await ready(model.config)).card.engine == "openvino"
+    assert (await prepare_model(model.config)).card.engine == "openvino"
 
 
 async def test_a_texts_vector_does_not_depend_on_its_batch(model: ModelPool) -> None:
@@ -137,7 +136,7 @@ async def test_arithmetic_that_is_too_coarse_for_a_model_is_not_used(
 ) -> None:
     config = tiny_models.config("steep")
     with structlog.testing.capture_logs() as logs:
-        card = (await ready(config)).card
+        card = (await prepare_model(config)).card
     if not card.rejected:
         pytest.skip("this processor has no coarser arithmetic than float32")
     assert (card.engine, card.arithmetic) == ("openvino", "float32")
@@ -153,7 +152,7 @@ async def test_arithmetic_that_is_too_coarse_for_a_model_is_not_used(
 async def test_who_insists_on_openvino_is_told_why_it_cannot_be(tiny_models: TinyModels) -> None:
     config = tiny_models.config("router", backend=Backend.OPENVINO)
     with pytest.raises(UsageError, match=r"INGESTQ_BACKEND is 'openvino'.*needs 'torch' or 'auto'"):
-        await ready(config)
+        await prepare_model(config)
 
 
 @pytest.mark.slow
@@ -172,9 +171,9 @@ async def test_a_child_loads_nothing_that_it_does_not_need(
 ) -> None:
     config = tiny_models.config(kind)
     loading = EmbeddingProcessConfig(config.model, await kept(config), threads=1)
-    processes = Processes(1, child.initialize, (loading,))
+    processes = Processes(1, initialize, (loading,))
     try:
-        await processes.run(SECONDS, child.embed_documents, ["a text"])
+        await processes.run(SECONDS, embed_documents, ["a text"])
         loaded = await processes.run(SECONDS, loaded_modules)
     finally:
         await processes.stop()

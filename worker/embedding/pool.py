@@ -25,11 +25,10 @@ from worker.embedding.config import (
     model_location,
 )
 from worker.embedding.processes import EmbeddingProcesses
-from worker.embedding.ready import ready
+from worker.embedding.preparation import prepare_model
 from worker.pipeline.points import QueryVectors
 from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText, UnchangedContent
-from worker.text.process import ParseConfig
-from worker.text.processes import ParseProcesses
+from worker.text.processes import ParseConfig, ParseProcesses
 
 ENDPOINT_CHUNK_TOKENS: Final = 384
 """Tokens are counted by the default model's tokenizer, because an endpoint does not tell its own.
@@ -80,7 +79,7 @@ class ModelPool:
             self.info = await _served(config, config.endpoint, served)
             tokenizer = Path(model_location(DEFAULT_MODEL), TOKENIZER)
         else:
-            entry = await ready(config)
+            entry = await prepare_model(config)
             children = EmbeddingProcesses(config, entry)
             self._open.push_async_callback(children.stop)
             embedder = children

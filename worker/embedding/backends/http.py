@@ -20,7 +20,7 @@ from ingestq.core.errors import (
     encodable,
 )
 from worker.bisection import bisect_on_failure
-from worker.embedding.backends.http_answers import (
+from worker.embedding.backends.endpoint_answers import (
     NotAnEndpoint,
     RequestFailed,
     RequestRefused,

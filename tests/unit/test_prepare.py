@@ -15,7 +15,7 @@ from benchmarks.prose import Prose
 from ingestq.core.documents import Document
 from ingestq.core.errors import DocumentRejected, Failure, SourceChanged, classify
 from ingestq.core.paths import path_to_text
-from tests.unit.test_chunk import MAX_TOKENS, TOKENIZER
+from tests.unit.test_chunker import MAX_TOKENS, TOKENIZER
 from worker.text import prepare as preparing
 from worker.text.chunker import Chunker
 from worker.text.content import content_hash
