@@ -25,7 +25,7 @@ from ingestq.core.documents import Document, Lane
 from ingestq.core.paths import guess_media_type, path_to_text
 from ingestq.core.results import ChunkCounts, DocumentCounts
 from producers.files.walk import ReadOptions, ScanRecord, observe
-from worker.consumer.jobs import INGESTOR, Ingestor
+from worker.consumer.job_functions import INGESTOR, Ingestor
 from worker.embedding.pool import ModelPool
 from worker.store.chunks import QdrantStore
 from worker.store.ledger import QdrantLedger

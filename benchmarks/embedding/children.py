@@ -14,11 +14,11 @@ from benchmarks.embedding.resources import descendants
 from ingestq.app.composition import embedding_config
 from ingestq.app.settings import Settings
 from ingestq.core.documents import Document, Lane
-from worker.consumer.jobs import INGESTOR, Ingestor
+from worker.consumer.job_functions import INGESTOR, Ingestor
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
-from worker.embedding.processes import EmbeddingProcesses
 from worker.embedding.preparation import prepare_model
+from worker.embedding.processes import EmbeddingProcesses
 from worker.text.parts import SizedText
 
 BATCH_TOKENS: Final = 4096

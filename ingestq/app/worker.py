@@ -19,11 +19,11 @@ from ingestq.broker.blobs.garbage import GarbageCollector
 from ingestq.broker.queue.gate import Gate
 from ingestq.broker.queue.leases import LeaseQueue
 from ingestq.core.jobs import DELETE, INGEST, SWEEP
-from worker.blobs import BlobContents, cleaning
-from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest, sweep
+from worker.blobs import BlobContents, garbage_collection
+from worker.consumer.job_functions import INGESTOR, Ingestor, delete, ingest, sweep
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
-from worker.lanes import LanePermits, kept_for_interactive
+from worker.lanes import LanePermits, reserved_for_interactive
 from worker.maintenance.cut_over import remove_expired
 from worker.pipeline.memory_budget import MemoryBudget
 from worker.pipeline.ports import Ports
@@ -77,7 +77,7 @@ async def open_worker(
     ):
         served = await open_collections(settings, broker, qdrant, model)
         documents = DOCUMENTS_PER_CHILD * settings.pool_size
-        permits = LanePermits(documents, bulk=documents - kept_for_interactive(documents))
+        permits = LanePermits(documents, bulk=documents - reserved_for_interactive(documents))
         worker = make_worker(
             LeaseQueue(
                 broker.redis,
@@ -96,7 +96,7 @@ async def open_worker(
         gc.collect()
         gc.freeze()
         assert broker.blobs is not None, "`open_broker` gives it one"
-        async with cleaning(GarbageCollector(broker.redis, broker.config, broker.blobs)):
+        async with garbage_collection(GarbageCollector(broker.redis, broker.config, broker.blobs)):
             yield worker
 
 

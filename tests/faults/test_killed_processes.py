@@ -24,7 +24,7 @@ from worker.embedding.backends import Vectors
 from worker.embedding.batcher import Batcher
 from worker.embedding.config import EmbeddingConfig
 from worker.embedding.pool import ModelPool
-from worker.process_pool import Processes, become_child
+from worker.process_pool import Processes, become_pool_process
 from worker.text.parts import PreparedDocument, UnchangedContent
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
@@ -168,7 +168,7 @@ class Harmful:
     def __init__(self, slots: int, seconds: float = 60, max_tasks: int = 0) -> None:
         self.slots = slots
         self._seconds = seconds
-        self._processes = Processes(slots, become_child, max_tasks=max_tasks)
+        self._processes = Processes(slots, become_pool_process, max_tasks=max_tasks)
 
     async def embed_each(self, texts: Sequence[str]) -> Sequence[Vectors]:
         return list(await self._processes.run(self._seconds, embed_or_obey, texts))

@@ -44,7 +44,7 @@ from tests.waiting import eventually
 from tests.workers import MAX_JOBS, make_worker, working
 from worker.blobs import BlobContents
 from worker.consumer import decision as retries
-from worker.consumer.jobs import INGESTOR, Ingestor, ingest
+from worker.consumer.job_functions import INGESTOR, Ingestor, ingest
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.config import Precision
 from worker.lanes import LanePermits

@@ -31,7 +31,7 @@ from tests.redis_proxy import RedisProxy, command, loaded_scripts, redis_proxy, 
 from tests.redis_proxy.faults import Hold
 from tests.waiting import eventually
 from worker.blobs import BlobContents
-from worker.consumer.poison import REASON
+from worker.consumer.job_runner import POISON_REASON
 from worker.embedding.pool import ModelPool
 from worker.pipeline import ingest as pipeline
 from worker.pipeline.ingest import Work
@@ -411,7 +411,7 @@ async def test_a_document_that_kills_its_worker_every_time_is_given_up_alone(
     status = await scene.finished(documents[0])
     assert (status.documents.indexed, status.documents.rejected) == (len(mates), 1)
     failed = await scene.broker.queue.failed_documents(documents[0].doc_id)
-    assert failed == [FailedDocument(poison.doc_id, REASON)]
+    assert failed == [FailedDocument(poison.doc_id, POISON_REASON)]
     everything = Totals(len(documents), finished=len(documents), waiting=0, dead=1)
     assert await balanced(scene.broker.redis) == everything
     assert await scene.index() == await clean_run(mates)

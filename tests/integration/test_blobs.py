@@ -154,7 +154,7 @@ async def test_a_document_larger_than_the_limit_is_not_even_copied(
     await blobs.put(name, in_parts(PAGE))
     document = Document(doc_id="d", version=1, source="d", blob=name)
     with pytest.raises(DocumentRejected, match="INGESTQ_MAX_DOCUMENT_BYTES"):
-        async with BlobContents(blobs, len(PAGE) - 1).at_hand(document):
+        async with BlobContents(blobs, len(PAGE) - 1).as_file(document):
             pass
 
 

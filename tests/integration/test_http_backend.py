@@ -42,7 +42,13 @@ from tests.embeddings_endpoint import (
 )
 from tests.embeddings_endpoint.app import DIMENSION, MODEL
 from tests.embeddings_endpoint.server import Fault
-from worker.consumer.decision import STORE_FULL_SECONDS, Nack, decide, outcome_of, pause_seconds
+from worker.consumer.decision import (
+    STORE_FULL_SECONDS,
+    Nack,
+    back_pressure_seconds,
+    decide,
+    outcome_of,
+)
 from worker.embedding.backends.http import MAX_REQUEST_TEXTS, PROBE, HttpBackend, embeddings_url
 from worker.embedding.config import HttpConfig
 from worker.http_answers import retry_after
@@ -263,7 +269,7 @@ async def test_an_endpoint_that_is_ill_rejects_no_document(
         await embedded(backend, texts)
 
     assert classify(away.value) is Failure.UNAVAILABLE
-    assert pause_seconds(away.value) == 0
+    assert back_pressure_seconds(away.value) == 0
     assert len(endpoint.asked) <= RETRIES + 1  # it is left alone, not asked for each text
 
 
@@ -328,7 +334,7 @@ async def test_an_endpoint_that_wants_to_be_left_alone_is_for_so_long(
     with pytest.raises(EmbedderUnavailable, match="Rate limit reached") as away:
         await embedded(backend, TEXTS)
 
-    assert pause_seconds(away.value) == seconds
+    assert back_pressure_seconds(away.value) == seconds
     assert len(endpoint.asked) == 1
 
 
@@ -350,7 +356,7 @@ async def test_who_has_not_paid_is_not_asked_in_vain_and_rejects_nothing(
     with pytest.raises(EmbedderUnavailable, match="wants to be paid") as away:
         await embedded(backend, TEXTS)
 
-    assert pause_seconds(away.value) == STORE_FULL_SECONDS
+    assert back_pressure_seconds(away.value) == STORE_FULL_SECONDS
     assert len(endpoint.asked) == 1
 
 
@@ -528,16 +534,16 @@ def test_a_job_goes_back_without_a_try_and_for_so_long() -> None:
 
     assert isinstance(decision, Nack)
     assert not decision.counts_as_try
-    assert decision.pause_seconds == 7
+    assert decision.back_pressure_seconds == 7
     assert decision.delay_seconds > 0
 
 
 def test_only_who_names_a_time_is_paused_for() -> None:
-    assert pause_seconds(EmbedderUnavailable("away", 7)) == 7
-    assert pause_seconds(EmbedderUnavailable("away")) == 0
-    assert pause_seconds(BrokerUnavailable("away")) == 0
-    assert pause_seconds(StoreFull("full")) == STORE_FULL_SECONDS
-    assert pause_seconds(ValueError()) == 0
+    assert back_pressure_seconds(EmbedderUnavailable("away", 7)) == 7
+    assert back_pressure_seconds(EmbedderUnavailable("away")) == 0
+    assert back_pressure_seconds(BrokerUnavailable("away")) == 0
+    assert back_pressure_seconds(StoreFull("full")) == STORE_FULL_SECONDS
+    assert back_pressure_seconds(ValueError()) == 0
 
 
 faults = st.none() | st.sampled_from(list(POISONS.values()))

@@ -16,7 +16,7 @@ from ingestq.core.jobs import Batch, DeleteBatch, IngestBatch, dead_letter_key
 from ingestq.core.results import BatchReport, DocumentCounts
 from worker.blobs import BlobContents
 from worker.consumer.decision import Ack, decide
-from worker.consumer.jobs import CLAIM, INGESTOR, PROGRESS, Ingestor, delete, ingest
+from worker.consumer.job_functions import CLAIM, INGESTOR, PROGRESS, Ingestor, delete, ingest
 from worker.embedding.pool import ModelPool
 from worker.lanes import LanePermits
 from worker.pipeline.ports import Ports

@@ -42,7 +42,7 @@ from worker.pipeline.ingest import (
 INDEXED = Indexed(ChunkCounts(embedded=2))
 TRANSIENT = Retry("it died", counts_as_try=True, traceback="trace")
 AWAY = Retry("away", counts_as_try=False)
-FULL = Retry("full", counts_as_try=False, pause_seconds=STORE_FULL_SECONDS)
+FULL = Retry("full", counts_as_try=False, back_pressure_seconds=STORE_FULL_SECONDS)
 WRONG = Misconfigured(UsageError("a wrong key"))
 
 
@@ -78,7 +78,7 @@ def reasons(report: BatchReport) -> dict[str, str]:
     [
         (DocumentRejected("no text"), Rejected("no text")),
         (BrokerUnavailable("away"), AWAY),
-        (StoreUnavailable("away", 9), Retry("away", counts_as_try=False, pause_seconds=9)),
+        (StoreUnavailable("away", 9), Retry("away", counts_as_try=False, back_pressure_seconds=9)),
         (StoreFull("full"), FULL),
     ],
 )
@@ -123,7 +123,10 @@ def test_a_job_whose_documents_are_done_is_acknowledged_with_what_became_of_them
     [
         ([INDEXED, TRANSIENT], Nack("it died", backoff_seconds(1), counts_as_try=True)),
         ([TRANSIENT, AWAY], Nack("away", SERVICE_RETRY_SECONDS)),
-        ([AWAY, FULL], Nack("full", SERVICE_RETRY_SECONDS, pause_seconds=STORE_FULL_SECONDS)),
+        (
+            [AWAY, FULL],
+            Nack("full", SERVICE_RETRY_SECONDS, back_pressure_seconds=STORE_FULL_SECONDS),
+        ),
         ([FULL, TRANSIENT, WRONG], Nack("a wrong key", fatal=WRONG.error)),
     ],
 )

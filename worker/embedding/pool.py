@@ -24,8 +24,8 @@ from worker.embedding.config import (
     ModelInfo,
     model_location,
 )
-from worker.embedding.processes import EmbeddingProcesses
 from worker.embedding.preparation import prepare_model
+from worker.embedding.processes import EmbeddingProcesses
 from worker.pipeline.points import QueryVectors
 from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText, UnchangedContent
 from worker.text.processes import ParseConfig, ParseProcesses

@@ -1,4 +1,4 @@
-"""What the pipeline needs of its neighbours, whoever they are."""
+"""The ports of the pipeline: what it needs from the model, the stores and the blob store."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -14,7 +14,7 @@ from worker.pipeline.points import BeginResult, ChunkPoint, DocumentKey, Fence, 
 from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText, UnchangedContent
 
 Progress = Callable[[int, int], None]
-"""Called with the chunks that were done and became known since the last call."""
+"""Called with how many chunks are done, and how many became known, since the last call."""
 
 
 class Model(Protocol):
@@ -40,7 +40,7 @@ class ChunkStore(Protocol):
 
 
 class Ledger(Protocol):
-    """What is indexed; see `worker.store.ledger.QdrantLedger`."""
+    """One entry a document, which says what is indexed; see `worker.store.ledger.QdrantLedger`."""
 
     async def look_up(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, LedgerEntry]: ...
 
@@ -54,17 +54,17 @@ class Ledger(Protocol):
 
 
 class Contents(Protocol):
-    """What came through the blob store; see `worker.blobs.BlobContents`."""
+    """Gives access to content in the blob store; see `worker.blobs.BlobContents`."""
 
-    def at_hand(self, document: Document) -> AbstractAsyncContextManager[Document]: ...
+    def as_file(self, document: Document) -> AbstractAsyncContextManager[Document]: ...
 
 
 @dataclass(frozen=True)
 class Ports:
-    """The pipeline's neighbours.
+    """What the pipeline works with, for one collection.
 
-    A ``donor`` has vectors of the same model: what it has need not be embedded. ``memory`` bounds
-    what is held in memory.
+    A ``donor`` is another collection with vectors of the same model: a chunk that it holds is not
+    embedded again. ``memory`` bounds the chunks in memory, and may be shared by collections.
     """
 
     model: Model

@@ -1,4 +1,4 @@
-"""A text that several documents of a batch share is embedded once."""
+"""Embeds a text once that several documents of a batch share."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText
 Row = npt.NDArray[np.float32]
 
 KEPT_TEXTS: Final = 4096
-"""Texts whose vectors are remembered, the latest: some ten megabytes."""
+"""So many of the latest texts are remembered with their vectors: some ten megabytes."""
 
 
-def sharing_embeddings(ports: Ports) -> Ports:
-    """Return ``ports`` with which a text is embedded once, however many documents hold it."""
+def with_shared_embeddings(ports: Ports) -> Ports:
+    """Return ``ports`` with a model that embeds a text only once."""
     return replace(ports, model=SharedEmbeddings(ports.model))
 
 
 class SharedEmbeddings:
-    """A model that remembers what it was asked."""
+    """A `Model` that embeds each text once, also while a request for it is running."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -59,13 +59,13 @@ class SharedEmbeddings:
         return future
 
     def _forget(self, mine: dict[SizedText, asyncio.Future[Row]]) -> None:
-        """Forget what failed, so that whoever else needs it asks anew, and what is long ago."""
+        """Forget the texts that failed, so that other callers ask again, and the oldest texts."""
         for text, future in mine.items():
             if not future.done():
                 future.cancel()
                 del self._rows[text]
-        settled = [text for text, future in self._rows.items() if future.done()]
-        for text in settled[: max(0, len(self._rows) - KEPT_TEXTS)]:
+        done = [text for text, future in self._rows.items() if future.done()]
+        for text in done[: max(0, len(self._rows) - KEPT_TEXTS)]:
             del self._rows[text]
 
     async def _row(self, lane: Lane, text: SizedText, future: asyncio.Future[Row]) -> Row:
@@ -75,5 +75,5 @@ class SharedEmbeddings:
         except asyncio.CancelledError:
             if not future.cancelled():
                 raise
-        [row] = await self.embed(lane, [text])  # whoever asked for it failed
+        [row] = await self.embed(lane, [text])  # the caller that asked for it failed
         return row
