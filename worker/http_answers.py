@@ -53,8 +53,8 @@ def to_error(
 
     ``service`` is the service's name for the message. ``reason`` is the reason in the answer, if
     that is in the service's own error format; None otherwise, such as for the answer of a proxy. A
-    `ServiceUnavailable` carries the ``Retry-After`` of the answer. The last rule must apply to every
-    answer.
+    `ServiceUnavailable` carries the ``Retry-After`` of the answer. The last rule must apply to
+    every answer.
     """
     rule = next(
         rule
@@ -94,8 +94,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def retry_delay(error: ServiceUnavailable, max_seconds: float) -> bool | float:
     """Return when to repeat a request, as stamina's ``on`` hook expects it.
 
-    True is to repeat it with back-off. If the service named a time, the result is that many seconds,
-    or False, not to repeat it, if that is more than ``max_seconds``.
+    True is to repeat it with back-off. If the service named a time, the result is that many
+    seconds, or False, not to repeat it, if that is more than ``max_seconds``.
     """
     if error.retry_after is None:
         return True

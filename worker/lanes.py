@@ -18,7 +18,7 @@ BULK_TURN: Final = 4
 
 
 def reserved_for_interactive(places: int) -> int:
-    """Return how many of ``places`` are for interactive work only: an eighth, at least one, never all."""
+    """Return how many of ``places`` bulk work may not take: an eighth, at least one, never all."""
     return min(max(1, places // 8), places - 1)
 
 

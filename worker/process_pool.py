@@ -129,7 +129,7 @@ async def _end(pool: ProcessPool) -> None:
 
 
 def become_pool_process() -> None:
-    """Make this process end with its parent, and silence its libraries. Every process calls it first."""
+    """Make this process end with its parent, and quiet its libraries. Each one calls it first."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["TQDM_DISABLE"] = "1"

@@ -75,7 +75,7 @@ async def build(
     """
     from ingestq.broker.queue.gate import Gate
     from worker.maintenance.cut_over import remove_abandoned
-    from worker.maintenance.reindex import Rebuild, ReindexResult, Side, reindex
+    from worker.maintenance.reindex import Rebuild, ReindexResult, StoredCollection, reindex
     from worker.store.client import PatientQdrant
     from worker.store.collection import CollectionNames, make_collection, stored_fingerprint
     from worker.store.schema import fingerprint
@@ -99,8 +99,8 @@ async def build(
         await make_collection(qdrant, new, mine, schema.storage)
         patient = PatientQdrant(qdrant)
         rebuild = Rebuild(
-            Side.of(patient, live, made_with),
-            Side.of(patient, new, mine),
+            StoredCollection.of(patient, live, made_with),
+            StoredCollection.of(patient, new, mine),
             model,
             reuse=made_with.has_vectors_of(mine),
             at_once=DOCUMENTS_PER_CHILD * wanted.pool_size,

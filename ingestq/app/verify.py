@@ -94,7 +94,7 @@ class VerifyReport:
             "repaired": self.repaired,
             "found": {kind.value: self.found[kind] for kind in FindingKind},
             "in_work": tally.in_work,
-            "not_visible": tally.hidden,
+            "not_visible": tally.not_visible,
             "rejected": tally.rejected,
             "unreadable": tally.unreadable,
             "refused": self.refused,

@@ -28,7 +28,7 @@ from tests.books import balanced
 from tests.waiting import eventually
 from tests.workers import indexing_worker
 from worker.embedding.pool import ModelPool
-from worker.maintenance.reindex import Patience, Rebuild, ReindexResult, Side, reindex
+from worker.maintenance.reindex import GateTimes, Rebuild, ReindexResult, StoredCollection, reindex
 from worker.store.client import Qdrant
 from worker.store.collection import (
     CollectionNames,
@@ -39,7 +39,7 @@ from worker.store.collection import (
 from worker.store.requests import pages
 from worker.store.schema import Schema, fingerprint
 
-QUIET = Patience(closed_seconds=5, open_seconds=0.1)
+QUIET = GateTimes(closed_seconds=5, open_seconds=0.1)
 TENANTS = ("", "t")
 IDS = ("a", "b", "c")
 
@@ -259,8 +259,8 @@ async def test_one_collection_is_rebuilt_while_the_other_is_written(town: Town) 
     await make_collection(town.qdrant, new, made_with[1], new_schema.storage)
     gate = Gate(town.broker.redis, town.broker.config, first.chunks)
     rebuild = Rebuild(
-        Side.of(town.qdrant, first, made_with[0]),
-        Side.of(town.qdrant, new, made_with[1]),
+        StoredCollection.of(town.qdrant, first, made_with[0]),
+        StoredCollection.of(town.qdrant, new, made_with[1]),
         town.model,
         reuse=True,
         at_once=4,

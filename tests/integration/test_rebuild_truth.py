@@ -28,7 +28,7 @@ from tests.integration.test_index_truth import (
 )
 from tests.sized import sized
 from worker.embedding.config import Precision
-from worker.maintenance.reindex import Rebuild, Side
+from worker.maintenance.reindex import Rebuild, StoredCollection
 from worker.pipeline.ingest import Outcome, Unchanged
 from worker.pipeline.points import Digest, DocumentKey, EntryState, Fence
 from worker.store.collection import CollectionNames, make_collection, open_collection
@@ -81,7 +81,10 @@ class Builder(Worker):
     model: Words = field(default_factory=Shouting)
 
     async def _work(self) -> Outcome:
-        live, new = Side.of(self, self.names, SMALL), Side.of(self, NEW, OTHER)
+        live, new = (
+            StoredCollection.of(self, self.names, SMALL),
+            StoredCollection.of(self, NEW, OTHER),
+        )
         rebuild = Rebuild(live, new, self.model, reuse=False, at_once=2, display=NoDisplay())
         seen = await rebuild.catch_up()
         assert not seen.failed

@@ -32,10 +32,10 @@ from worker.embedding.pool import ModelPool
 from worker.maintenance.cut_over import cut_over, find_previous, remove_abandoned, remove_expired
 from worker.maintenance.reindex import (
     CutoverRefusal,
-    Patience,
+    GateTimes,
     Rebuild,
     ReindexResult,
-    Side,
+    StoredCollection,
     reindex,
 )
 from worker.pipeline.ports import Ports
@@ -43,7 +43,7 @@ from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames, find_collection, make_collection
 from worker.store.schema import Fingerprint, Schema, fingerprint
 
-BRIEF = Patience(closed_seconds=0.5, open_seconds=0.1)
+BRIEF = GateTimes(closed_seconds=0.5, open_seconds=0.1)
 TOPICS = ["tides", "geese", "lamps", "bread", "ropes", "bells"]
 
 
@@ -91,8 +91,8 @@ class ReindexHarness:
         made_with = fingerprint(self.model.info, Schema("text"))
         return CollectionNames.of(self.alias, made_with.digest)
 
-    def side(self, names: CollectionNames) -> Side:
-        return Side.of(self.qdrant, names, self.fingerprint_of(names))
+    def side(self, names: CollectionNames) -> StoredCollection:
+        return StoredCollection.of(self.qdrant, names, self.fingerprint_of(names))
 
     async def prepare(self, live: CollectionNames, new: CollectionNames) -> Rebuild:
         made_with = self.fingerprint_of(new)
@@ -263,7 +263,7 @@ async def test_a_rebuild_that_went_wrong_changes_nothing(harness: ReindexHarness
     await harness.qdrant.ask(lambda client: client.upsert(harness.other.chunks, [stray]))
     outcome = await harness.rebuild()
     assert isinstance(outcome, CutoverRefusal)
-    assert outcome.reasons == ["it holds 7 chunks, and should hold 6"]
+    assert outcome.reasons == ["it holds 7 chunks, but should hold 6"]
     assert await find_collection(harness.qdrant, harness.alias) == harness.live
     async with harness.working(harness.live):
         assert (await harness.ended(await harness.put("next", "Next."))).documents.indexed == 1

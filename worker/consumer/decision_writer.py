@@ -118,7 +118,7 @@ class DecisionWriter:
             )
 
     async def _write_while_owned(self, claim: Claim, write: Callable[[], Awaitable[bool]]) -> bool:
-        """Repeat ``write`` until Redis answers or the lease has expired; return whether it counted."""
+        """Repeat ``write`` until Redis answers or the lease is over; return whether it counted."""
         deadline = time.monotonic() + LEASES_TO_WAIT * self._leases.lease_seconds
         while True:
             try:

@@ -196,7 +196,7 @@ class RunningJob:
         return self._job.done()
 
     def interrupt(self, reason: Interruption) -> bool:
-        """Cancel the job without waiting; return False if it has ended or was interrupted before."""
+        """Cancel the job without waiting; return False if it has ended or was interrupted."""
         if self.has_ended or self._interruption is not None:
             return False
         self._interruption = reason

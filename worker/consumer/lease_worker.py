@@ -85,10 +85,10 @@ class LeaseWorker(Worker):
     """Runs the jobs of the queue until it is told to stop.
 
     Each function takes ``ctx`` and a batch, and returns the `worker.pipeline.ingest.Outcome` of
-    each document; of arq's options for functions, only the name has an effect. After `stop`, running
-    jobs have ``drain_seconds`` to finish; those that did not are nacked without counting a try, and
-    `run_until_stopped` returns. Up to ``max_jobs`` jobs run at once, some of which can only be
-    interactive ones. Raises ValueError if ``max_jobs`` is less than 2.
+    each document; of arq's options for functions, only the name has an effect. After `stop`,
+    running jobs have ``drain_seconds`` to finish; those that did not are nacked without counting a
+    try, and `run_until_stopped` returns. Up to ``max_jobs`` jobs run at once; some of these places
+    are reserved for interactive jobs. Raises ValueError if ``max_jobs`` is less than 2.
     """
 
     def __init__(
