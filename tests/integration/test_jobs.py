@@ -1,4 +1,4 @@
-"""What the job functions make of a batch: real model, real Qdrant."""
+"""The job functions with a real model and a real Qdrant."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ TEXT = "The tide comes in twice a day. " * 12
 
 @dataclass
 class CountingModel:
-    """The real model; it remembers what it was asked to embed."""
+    """The real model; records the texts that it embeds."""
 
     model: ModelPool
     embedded: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ class CountingModel:
 
 @dataclass
 class Bench:
-    """The job functions with their neighbours."""
+    """The job functions with their ports."""
 
     model: CountingModel
     store: QdrantStore
@@ -100,14 +100,14 @@ def deletion(doc_id: str) -> Deletion:
     return Deletion(collection=COLLECTION, doc_id=doc_id, version=5)
 
 
-async def test_a_text_that_documents_share_is_embedded_once(bench: Bench) -> None:
+async def test_a_text_shared_by_documents_is_embedded_once(bench: Bench) -> None:
     report = await bench.ingest(document("a"), document("b"), document("c", "Something else."))
     assert report.documents == DocumentCounts(indexed=3)
     assert len(bench.model.embedded) == len(set(bench.model.embedded)) == 2
     assert await bench.store.count() == 3
 
 
-async def test_of_two_versions_in_a_batch_the_newer_is_indexed(bench: Bench) -> None:
+async def test_the_newer_of_two_versions_in_a_batch_is_indexed(bench: Bench) -> None:
     report = await bench.ingest(document("a", "Newer.", 2), document("a", "Older.", 1))
     assert report.documents == DocumentCounts(indexed=1, superseded=1)
     report = await bench.ingest(document("a", "First said.", 3), document("a", "Last said.", 3))

@@ -1,4 +1,4 @@
-"""However a rebuild is torn apart, the new collection ends equal to the live one.
+"""However a rebuild is interrupted, the new collection ends equal to the live one.
 
 A rebuild takes its requests to Qdrant one by one. It dies after any of them and is begun anew, or
 waits while a worker changes the live collection.
@@ -49,8 +49,8 @@ HISTORY: Sequence[Change] = (
 )
 
 
-class Shouting(Words):
-    """A model whose chunks are those of `Words`, in capitals, after one of its own."""
+class CapitalWords(Words):
+    """A model with the chunks of `Words` in capitals, after an extra first chunk."""
 
     first = FIRST
 
@@ -66,19 +66,19 @@ class Shouting(Words):
         )
 
 
-class Otherwise(Shouting):
-    """What the other would make of a source that has changed."""
+class ChangedWords(CapitalWords):
+    """The same model with another first chunk, as if the source had changed."""
 
     first = "OTHERWISE"
 
 
 @dataclass
 class Builder(Worker):
-    """A process that brings the new collection up to date, once."""
+    """A process that makes one pass of a rebuild."""
 
     change: Change = field(default=HISTORY[0])
     attempt: int = 0
-    model: Words = field(default_factory=Shouting)
+    model: Words = field(default_factory=CapitalWords)
 
     async def _work(self) -> Outcome:
         live, new = (
@@ -92,7 +92,7 @@ class Builder(Worker):
 
 
 async def prepared(changes: Sequence[Change]) -> tuple[Memory, CollectionNames]:
-    """A live collection after ``changes``, and an empty new one."""
+    """Return a live collection after ``changes``, and an empty new one."""
     memory = Memory()
     names = await open_collection(memory, "documents", SMALL)
     await make_collection(memory, NEW, OTHER, DEFAULT_STORAGE)
@@ -102,7 +102,7 @@ async def prepared(changes: Sequence[Change]) -> tuple[Memory, CollectionNames]:
 
 
 async def check(memory: Memory, names: CollectionNames, changes: Sequence[Change]) -> None:
-    """The new collection holds what the live one does, as the other model makes it."""
+    """Check that the new collection holds what the live one does, chunked by the new model."""
     documents = newest(changes).values()
     expected = Counter(
         (document.doc_id, index, word.upper())
@@ -127,7 +127,7 @@ async def check(memory: Memory, names: CollectionNames, changes: Sequence[Change
     await memory.client.close()
 
 
-async def test_a_rebuild_that_died_is_completed_by_the_next() -> None:
+async def test_a_killed_rebuild_is_completed_by_the_next() -> None:
     for at in range(STEPS):
         memory, names = await prepared(HISTORY)
         victims = [Builder(memory, names), Builder(memory, names)]
@@ -138,11 +138,11 @@ async def test_a_rebuild_that_died_is_completed_by_the_next() -> None:
         await check(memory, names, HISTORY)
 
 
-async def test_two_readings_of_a_document_are_not_mixed() -> None:
-    """The source was there before the death, and is gone after it."""
+async def test_chunks_of_two_readings_of_a_document_are_not_mixed() -> None:
+    """The source exists before the rebuild dies, and is gone after it."""
     for at in range(STEPS):
         memory, names = await prepared(HISTORY)
-        victim = Builder(memory, names, model=Otherwise())
+        victim = Builder(memory, names, model=ChangedWords())
         await advance(victim, at)
         victim.die()
         await advance(Builder(memory, names), TO_THE_END)
@@ -167,7 +167,7 @@ async def test_two_readings_of_a_document_are_not_mixed() -> None:
     ],
     ids=["edited", "comes back", "unchanged", "deleted", "new"],
 )
-async def test_what_is_written_meanwhile_reaches_both(change: Change) -> None:
+async def test_changes_during_a_rebuild_reach_both_collections(change: Change) -> None:
     for at in range(STEPS):
         memory, names = await prepared(HISTORY)
         builder = Builder(memory, names)
@@ -205,7 +205,7 @@ def test_the_new_collection_ends_equal_to_the_live_one(
         runner.run(play())
 
 
-async def test_documents_that_are_being_written_are_left_for_later() -> None:
+async def test_documents_that_are_being_written_are_copied_in_a_later_pass() -> None:
     memory, names = await prepared(HISTORY)
     writer = Worker(memory, names, Document(doc_id="a", version=9, source="a", text="rope"), 9)
     ledger = QdrantLedger(memory, names.ledger)

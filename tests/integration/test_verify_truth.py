@@ -1,4 +1,4 @@
-"""Whatever is done to index and ledger, a repair makes them equal to the folder again."""
+"""Whatever damage index and ledger have, a repair makes them equal to the folder again."""
 
 import asyncio
 import itertools
@@ -61,7 +61,7 @@ class FileWords(Words):
 
 @dataclass
 class IndexedFolder:
-    """An index of ``folder``, and everything that is needed to write it."""
+    """An index of ``folder``, with everything needed to write it."""
 
     folder: Path
     memory: Memory
@@ -181,7 +181,7 @@ def happen_to_file(path: Path, accident: str) -> None:
 
 
 async def happen_to_entry(index: IndexedFolder, which: Any) -> None:
-    """Its name alone: it is lost. With a state: a worker died in it."""
+    """Lose the entry; or, with a state, leave it as a worker that died in that state."""
     client, ledger = index.memory.client, index.names.ledger
     name, state = (which, None) if isinstance(which, str) else which
     point = ledger_id(DocumentKey("", str(index.folder / name)))
@@ -249,10 +249,10 @@ def test_a_repair_makes_the_index_equal_to_the_folder(
         runner.run(play())
 
 
-async def test_points_with_ids_that_no_worker_gives_are_removed_with_their_document(
+async def test_points_with_foreign_ids_are_deleted_with_their_document(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """Others may have copied a chunk to a point with a number for its id."""
+    """Another program may have copied a chunk to a point with a numeric id."""
     memory = Memory()
     names = await open_collection(memory, "documents", SMALL)
     index = IndexedFolder(tmp_path_factory.mktemp("folder"), memory, names)

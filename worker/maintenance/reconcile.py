@@ -154,8 +154,8 @@ class Reconciler:
         if not tally.unknown_chunks:
             return
         allowed = self._allows(
-            f"{tally.unknown_chunks:,} of {tally.chunks:,} chunks belong to documents that the ledger "
-            "does not know: it may have been lost",
+            f"{tally.unknown_chunks:,} of {tally.chunks:,} chunks belong to documents that the "
+            "ledger does not know: it may have been lost",
             len(tally.unknown_documents),
             tally.unknown_chunks > MASS_SHARE * tally.chunks,
         )
@@ -186,12 +186,12 @@ class Reconciler:
                     one.file.change is FileChange.NOT_VISIBLE for one in seen
                 )
                 self.tally.files += sum(one.has_file for one in seen)
-            suspects = [one for one in seen if one.may_be_wrong]
-            if not suspects:
+            uncertain = [one for one in seen if one.may_be_wrong]
+            if not uncertain:
                 return findings
-            pending = await self._queue.pending([_location(one.entry) for one in suspects])
-            again = await self._ledger.look_up(one.entry.key for one in suspects)
-            stable = [one for one in suspects if _is_unchanged(one.entry, again)]
+            pending = await self._queue.pending([_location(one.entry) for one in uncertain])
+            again = await self._ledger.look_up(one.entry.key for one in uncertain)
+            stable = [one for one in uncertain if _is_unchanged(one.entry, again)]
             stable = await self._drop_deleted(stable)
             dead = await self._dead_lettered([one for one in stable if one.changed_file], now)
             for one in stable:
@@ -199,7 +199,7 @@ class Reconciler:
                 queue = QueueFacts(queued, one.entry.key in dead, now)
                 findings += self._count(check_document(one, queue))
             done = {one.entry.key for one in stable}
-            keys = [one.entry.key for one in suspects if one.entry.key not in done]
+            keys = [one.entry.key for one in uncertain if one.entry.key not in done]
         self.tally.in_work += len(keys)
         return findings
 
@@ -212,14 +212,14 @@ class Reconciler:
     async def _observe(self, keys: Sequence[DocumentKey]) -> list[Observation]:
         """Read the entries, then their chunks and files."""
         entries = await self._ledger.look_up(keys)
-        held = await self._read_chunks(list(entries.values()))
+        found = await self._read_chunks(list(entries.values()))
         files = await asyncio.to_thread(self._sources.check, list(entries.values()))
         return [
             Observation(
                 entry=entry,
-                chunks=held[key].own,
-                complete=not entry.indexed or str(held[key].digest) == entry.chunks_digest,
-                others=list(held[key].others.values()),
+                chunks=found[key].own,
+                complete=not entry.indexed or str(found[key].digest) == entry.chunks_digest,
+                others=list(found[key].others.values()),
                 file=files.get(key, SAME),
             )
             for key, entry in entries.items()
@@ -230,14 +230,14 @@ class Reconciler:
     ) -> Mapping[DocumentKey, "_DocumentChunks"]:
         """Return the chunks of each document; those of unfinished documents are not read."""
         final = {entry.key: entry for entry in entries if not entry.unfinished}
-        held = {entry.key: _DocumentChunks() for entry in entries}
+        found = {entry.key: _DocumentChunks() for entry in entries}
         if not final:
-            return held
+            return found
         async for chunks in self._chunks.pages(list({key.doc_id for key in final})):
             for chunk in chunks:
                 if chunk.key in final:
-                    held[chunk.key].add(chunk, final[chunk.key])
-        return held
+                    found[chunk.key].add(chunk, final[chunk.key])
+        return found
 
     async def _drop_deleted(self, seen: Sequence[Observation]) -> list[Observation]:
         """Return ``seen`` without the other chunks that have been deleted since.
@@ -245,10 +245,10 @@ class Reconciler:
         A worker that was overtaken deletes its stale chunks before its job ends. So chunks that are
         still there after the queue was read, without a job on it, will not be deleted any more.
         """
-        held = await self._read_chunks([one.entry for one in seen if one.others])
+        found = await self._read_chunks([one.entry for one in seen if one.others])
 
         def still_there(one: Observation) -> list[StoredChunk]:
-            now = held[one.entry.key].others if one.others else {}
+            now = found[one.entry.key].others if one.others else {}
             return [chunk for chunk in one.others if now.get(chunk.id) == chunk]
 
         return [replace(one, others=still_there(one)) for one in seen]
