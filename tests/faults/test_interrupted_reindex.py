@@ -10,7 +10,7 @@ from tests.command import Ingestq
 from tests.qdrant_standin import Standin, qdrant_standin
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
-QUESTION = "Can I bring my puppy along when I come for a day trip?"
+QUERY = "Can I bring my puppy along when I come for a day trip?"
 ANSWER = "Dogs are not allowed ashore"
 CHUNK_TOKENS = "100"
 
@@ -59,7 +59,7 @@ async def test_a_killed_reindex_continues_where_it_was(ingestq: Ingestq, standin
 
     worker = await ingestq.ended("worker")
     worker.failed_with(2, "max_tokens 100, now 254", "INGESTQ_CHUNK_TOKENS")
-    found = await ingestq.ended("search", QUESTION, "--dense", "--json")
+    found = await ingestq.ended("search", QUERY, "--dense", "--json")
     assert ANSWER in " ".join(found.json["hits"][0]["text"].split())
 
     back = await ingestq.ended("reindex", "--rollback")

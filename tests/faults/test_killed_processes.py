@@ -107,35 +107,35 @@ async def test_killing_an_embedding_process_costs_only_a_retry_of_its_batch(
 ) -> None:
     others = multiprocessing.active_children()
     [vector] = await pool.embed(Lane.BULK, sized(["a text"]))
-    child = one_more_than(others)
+    process = one_more_than(others)
     asking = asyncio.create_task(pool.embed(Lane.BULK, sized([SENTENCE * 20] * 64)))
     also_asking = asyncio.create_task(pool.embed(Lane.INTERACTIVE, sized(["a text"])))
-    await is_busy(child)
-    kill(child)
+    await is_busy(process)
+    kill(process)
     assert (await asking).shape == (64, 384)
     [same] = await also_asking
     assert same @ vector == pytest.approx(1, abs=1e-3)
-    assert one_more_than(others).pid != child.pid
+    assert one_more_than(others).pid != process.pid
 
 
 async def test_killing_a_parse_process_costs_only_a_retry_of_its_document(
     pool: ModelPool,
 ) -> None:
     others = multiprocessing.active_children()
-    await prepare(pool, "A short text starts the child.")
-    child = one_more_than(others)
+    await prepare(pool, "A short text starts the process.")
+    process = one_more_than(others)
     asking = asyncio.create_task(prepare(pool, SENTENCE * 60_000))
-    await is_busy(child)
-    kill(child)
+    await is_busy(process)
+    kill(process)
     prepared = await asking
     assert isinstance(prepared, PreparedDocument)
     assert " ".join(prepared.first.chunks) == (SENTENCE * 60_000).strip()
-    assert one_more_than(others).pid != child.pid
+    assert one_more_than(others).pid != process.pid
 
 
 async def test_a_document_that_kills_two_parse_processes_is_rejected(pool: ModelPool) -> None:
     others = multiprocessing.active_children()
-    await prepare(pool, "A short text starts the child.")
+    await prepare(pool, "A short text starts the process.")
     first = one_more_than(others)
     to_start = processor_seconds(first)
     asking = asyncio.create_task(prepare(pool, SENTENCE * 60_000))
@@ -147,19 +147,19 @@ async def test_a_document_that_kills_two_parse_processes_is_rejected(pool: Model
     kill(second)
     with pytest.raises(DocumentRejected, match="twice, the process that worked on it died"):
         await asking
-    assert isinstance(await prepare(pool, "A new child reads this."), PreparedDocument)
+    assert isinstance(await prepare(pool, "A new process reads this."), PreparedDocument)
 
 
 async def test_idle_processes_that_are_killed_are_replaced(pool: ModelPool) -> None:
     others = multiprocessing.active_children()
-    await prepare(pool, "A short text starts the child.")
-    preparer = one_more_than(others)
+    await prepare(pool, "A short text starts the process.")
+    parser = one_more_than(others)
     await pool.embed(Lane.BULK, sized(["a text"]))
-    for child in (preparer, one_more_than([*others, preparer])):
-        kill(child)
-        child.join()
+    for process in (parser, one_more_than([*others, parser])):
+        kill(process)
+        process.join()
     for _ in range(2):
-        assert isinstance(await prepare(pool, "A new child reads this."), PreparedDocument)
+        assert isinstance(await prepare(pool, "A new process reads this."), PreparedDocument)
         assert (await pool.embed(Lane.BULK, sized(["a text"]))).shape == (1, 384)
 
 
@@ -234,7 +234,7 @@ async def test_no_text_is_lost_when_processes_are_replaced_after_max_tasks() -> 
     async with embedder.batcher() as batcher:
         vectors = await batcher.embed(Lane.BULK, sized(["x" * i for i in range(1, 13)]))
     assert vectors[:, 1].tolist() == list(range(1, 13))
-    assert len(set(vectors[:, 0].tolist())) >= 5, "one child of two tasks has one to start with"
+    assert len(set(vectors[:, 0].tolist())) >= 5, "one process of two tasks has one to start with"
 
 
 PARENT = """
@@ -250,7 +250,7 @@ async def main():
         await pool.embed(Lane.BULK, [SizedText("a text", 2)])
         document = Document(doc_id="a", version=1, source="a", text="A text.")
         await pool.prepare(Lane.BULK, document, None)
-        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+        print(*(process.pid for process in multiprocessing.active_children()), flush=True)
         await asyncio.Event().wait()
 
 if __name__ == "__main__":
@@ -263,13 +263,13 @@ async def test_pool_processes_end_with_their_parent(cache_dir: Path) -> None:
         sys.executable, "-c", PARENT, cache_dir, stdout=subprocess.PIPE
     )
     assert parent.stdout is not None
-    children = [int(pid) for pid in (await parent.stdout.readline()).split()]
-    assert len(children) == 2
+    pids = [int(pid) for pid in (await parent.stdout.readline()).split()]
+    assert len(pids) == 2
     parent.kill()
     await parent.communicate()
 
     async def gone() -> bool:
-        return not any(is_running(pid) for pid in children)
+        return not any(is_running(pid) for pid in pids)
 
     await eventually(gone)
 
@@ -288,8 +288,8 @@ async def prepare(pool: ModelPool, text: str) -> PreparedDocument | UnchangedCon
 
 def one_more_than(others: Sequence[BaseProcess]) -> BaseProcess:
     """Return the process that was started after ``others``."""
-    [child] = set(multiprocessing.active_children()).difference(others)
-    return child
+    [process] = set(multiprocessing.active_children()).difference(others)
+    return process
 
 
 async def another_than(others: Sequence[BaseProcess]) -> BaseProcess | None:
@@ -297,15 +297,15 @@ async def another_than(others: Sequence[BaseProcess]) -> BaseProcess | None:
     return next(iter(set(multiprocessing.active_children()).difference(others)), None)
 
 
-async def is_busy(child: BaseProcess, to_start: float | None = None) -> None:
-    """Return when ``child`` is in the middle of its work.
+async def is_busy(process: BaseProcess, to_start: float | None = None) -> None:
+    """Return when ``process`` is in the middle of its work.
 
-    ``to_start`` is the time of a processor that it needs before, unless it has started.
+    ``to_start`` is the CPU time that it needs to start; None if it has started.
     """
-    before = processor_seconds(child) if to_start is None else to_start
+    before = processor_seconds(process) if to_start is None else to_start
 
     async def busy() -> bool:
-        return processor_seconds(child) > before + BUSY_SECONDS
+        return processor_seconds(process) > before + BUSY_SECONDS
 
     await eventually(busy)
 

@@ -211,9 +211,9 @@ async def test_an_unknown_job_is_dead_lettered_unchanged_and_counted(
     await dead_letter_all(broker, odd)
     rejected = sum(job.documents for job in odd)
     assert await balanced(broker.redis) == Totals(rejected, rejected, waiting=0, dead=rejected)
-    buried = await dead_letters(broker)
+    dead = await dead_letters(broker)
     for job in odd:
-        dead_letter = buried.pop(job.job_id)
+        dead_letter = dead.pop(job.job_id)
         assert dead_letter.payload == job.payload
         assert (dead_letter.tries, dead_letter.documents) == (MAX_TRIES, job.documents)
         assert job.reason in dead_letter.reason
@@ -221,7 +221,7 @@ async def test_an_unknown_job_is_dead_lettered_unchanged_and_counted(
             assert await completed(broker, job.submission) == DocumentCounts(rejected=job.documents)
             [failed] = await broker.queue.failed_documents(job.submission)
             assert (failed.doc_id, failed.reason) == (job.job_id, dead_letter.reason)
-    assert buried == {}
+    assert dead == {}
 
 
 @every_kind
@@ -247,10 +247,10 @@ async def test_a_requeued_job_has_the_original_payload(
     broker: Broker, odd: Sequence[OddJob], ingestq: Ingestq
 ) -> None:
     await dead_letter_all(broker, odd)
-    buried = sum(job.documents for job in odd)
+    dead = sum(job.documents for job in odd)
     requeued = await requeue_all(broker, ingestq)
     assert requeued["requeued"] == len(odd)
-    assert await balanced(broker.redis) == Totals(2 * buried, buried, waiting=buried, dead=0)
+    assert await balanced(broker.redis) == Totals(2 * dead, dead, waiting=dead, dead=0)
 
     leases = lease_queue(broker)
     claims = {claim.job_id: claim for claim in await take(leases, len(odd))}
@@ -260,8 +260,8 @@ async def test_a_requeued_job_has_the_original_payload(
         assert await finish(leases, claim, BatchReport(DocumentCounts(indexed=job.documents)))
         await balanced(broker.redis)
     assert claims == {}
-    assert await completed(broker, requeued["submission"]) == DocumentCounts(indexed=buried)
-    assert await balanced(broker.redis) == Totals(2 * buried, 2 * buried, waiting=0, dead=0)
+    assert await completed(broker, requeued["submission"]) == DocumentCounts(indexed=dead)
+    assert await balanced(broker.redis) == Totals(2 * dead, 2 * dead, waiting=0, dead=0)
 
 
 @pytest.mark.parametrize("kinds", [UNKNOWN_FUNCTION], ids=["unknown-function"])

@@ -126,7 +126,7 @@ class Scene:
         self.workers.append(WorkerProcess(process))
         return self.workers[-1]
 
-    async def heirs(self, count: int) -> AsyncIterator[WorkerProcess]:
+    async def successive_workers(self, count: int) -> AsyncIterator[WorkerProcess]:
         """Yield workers one after the other; the next loads its model while this one works."""
         next_one, gate = await self._start_behind_a_gate()
         for left in reversed(range(count)):
@@ -367,7 +367,7 @@ async def test_killing_a_worker_at_any_step_loses_no_document(
     documents = {name: document(name) for name in STEPS}
     deaths = iter(KILLED_TOGETHER)
     held: dict[str, Held] = {}
-    async for worker in scene.heirs(len(KILLED_TOGETHER) + 1):
+    async for worker in scene.successive_workers(len(KILLED_TOGETHER) + 1):
         for name, late in held.items():
             await scene.finished(documents[name])
             await late.let_go()
@@ -402,7 +402,7 @@ async def test_a_document_that_kills_every_worker_is_dead_lettered_alone(
     fatal = [upsert(scene, poison) for _ in range(DEATHS)]
     await scene.put(*documents, lane=Lane.BULK)
     deaths = iter(fatal)
-    async for worker in scene.heirs(DEATHS + 1):
+    async for worker in scene.successive_workers(DEATHS + 1):
         if death := next(deaths, None):
             await death.struck()
             worker.send(signal.SIGKILL)

@@ -138,7 +138,7 @@ async def test_an_unavailable_service_costs_no_try(broker: Broker) -> None:
         if len(tries) == 1:
             raise StoreUnavailable("away")
         if len(tries) == 2:
-            return [Retry("somebody else is at it", counts_as_try=False)]
+            return [Retry("another worker is writing it", counts_as_try=False)]
         return INDEXED
 
     async with working(broker, job):
@@ -165,9 +165,9 @@ async def test_unknown_functions_and_undecodable_jobs_are_dead_lettered(broker: 
     await eventually(broker.queue.is_empty)
     worker.stop()
     await running
-    buried = {dead_letter.doc_id: dead_letter for dead_letter in await dead_letters(broker)}
-    assert "no function 'ingest'" in buried["d"].reason
-    assert buried["odd"].payload == b"\x80pickle"
+    dead = {dead_letter.doc_id: dead_letter for dead_letter in await dead_letters(broker)}
+    assert "no function 'ingest'" in dead["d"].reason
+    assert dead["odd"].payload == b"\x80pickle"
 
 
 async def test_a_job_of_an_unknown_function_waits_for_a_newer_worker(broker: Broker) -> None:
@@ -283,7 +283,7 @@ async def test_a_lost_lease_cancels_the_job(broker: Broker) -> None:
     async with working(broker, job, lease_seconds=1):
         await broker.queue.offer([BATCH])
         await started.wait()
-        # Somebody else owns it now.
+        # Another worker owns it now.
         await broker.redis.set(keys.LEASE + BATCH.job_id, "another token", px=300)
         await asyncio.wait_for(cancelled.wait(), 10)
         assert (await completed(broker)).documents.indexed == 1

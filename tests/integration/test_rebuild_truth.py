@@ -186,7 +186,7 @@ def test_the_new_collection_ends_equal_to_the_live_one(
     async def play() -> None:
         memory, names = await prepared(())
         builder = Builder(memory, names)
-        buried = [builder]  # kept: what they left undone must not vanish at random
+        died = [builder]  # kept: what they left undone must not vanish at random
         for attempt, change in enumerate(changes, 1):
             worker = Worker(memory, names, change, attempt)
             while not worker.ended:
@@ -195,7 +195,7 @@ def test_the_new_collection_ends_equal_to_the_live_one(
                 if builder.ended or data.draw(st.integers(0, 4)) == 0:
                     builder.die()
                     builder = Builder(memory, names)
-                    buried.append(builder)
+                    died.append(builder)
         if builder.task is not None:
             builder.die()
         await advance(Builder(memory, names), TO_THE_END)

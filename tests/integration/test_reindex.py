@@ -187,7 +187,7 @@ async def test_every_document_is_copied_to_the_new_collection(
         await client.delete_many([Deletion(doc_id="deleted", version=version)], submission="d")
         await harness.ended("d")
     gone.unlink()
-    changed.write_text("What nobody has looked at yet.")
+    changed.write_text("Text that is not indexed yet.")
     before = await harness.payloads(harness.live.chunks)
     assert len(before) == 4
 
@@ -206,7 +206,7 @@ async def test_every_document_is_copied_to_the_new_collection(
 
 async def test_searches_are_complete_at_every_moment(harness: ReindexHarness) -> None:
     await fill(harness)
-    question = await harness.model.embed_query("Where do I read of lamps?")
+    query = await harness.model.embed_query("Where do I read of lamps?")
     searches = 0
     done = asyncio.Event()
 
@@ -218,7 +218,7 @@ async def test_searches_are_complete_at_every_moment(harness: ReindexHarness) ->
             live = await find_collection(harness.qdrant, harness.alias)
             assert live is not None
             try:
-                hits = await harness.side(live).chunks.search(question.dense, len(TOPICS))
+                hits = await harness.side(live).chunks.search(query.dense, len(TOPICS))
             except StoreRejected:  # the vector has another name since the line before
                 continue
             assert len(hits) == len(TOPICS)
@@ -374,9 +374,9 @@ async def test_an_alias_moved_by_somebody_else_is_not_changed(harness: ReindexHa
 
 async def test_the_previous_collection_is_kept_for_some_time(harness: ReindexHarness) -> None:
     await fill(harness)
-    given_up = CollectionNames.of(harness.alias, "0" * 12)
+    abandoned = CollectionNames.of(harness.alias, "0" * 12)
     made_with = fingerprint(harness.model.info, Schema("third"))
-    await make_collection(harness.qdrant, given_up, made_with, Schema().storage)
+    await make_collection(harness.qdrant, abandoned, made_with, Schema().storage)
     await harness.rebuild()
     await remove_abandoned(harness.qdrant, harness.alias)
     assert await names_of(harness) == {harness.live.chunks, harness.other.chunks}

@@ -56,9 +56,9 @@ class VerifyHarness(Harness):
         """Queue the folder, or ``paths``."""
         ingestion = Ingestion(self.broker.client, NoDisplay())
         clock = self.broker.queue.now
-        sightings = ScanRecord()
-        found = observe(paths or [self.root], source, clock, ReadOptions(), sightings)
-        await ingestion.produce(found, partial(sightings.sweeps, allow_mass_delete=False))
+        record = ScanRecord()
+        found = observe(paths or [self.root], source, clock, ReadOptions(), record)
+        await ingestion.produce(found, partial(record.sweeps, allow_mass_delete=False))
 
     async def work(self) -> None:
         """Run a worker until the queue is empty."""

@@ -104,16 +104,16 @@ class IndexedFolder:
             yield msgspec.structs.replace(document, file=file_state(document, path.stat()))
 
     async def reconcile(self, *, repair: bool) -> list[Finding]:
-        async def waiting(about: Any) -> PendingDocuments:
+        async def pending(about: Any) -> PendingDocuments:
             return PendingDocuments(SeenDocuments(b""), (), everything=False)
 
-        async def given_up(documents: Sequence[Document]) -> list[None]:
+        async def dead_letters(documents: Sequence[Document]) -> list[None]:
             return [None for _ in documents]
 
         reconciler = Reconciler(
             self.ledger,
             self.inventory,
-            QueueView(self.now, waiting, given_up),
+            QueueView(self.now, pending, dead_letters),
             Sources([self.folder], 1000),
             allow_mass_delete=False,
         )

@@ -168,7 +168,7 @@ class CheckingEmbedder(HeldEmbedder):
 
     async def embed_each(self, texts: Sequence[str]) -> Sequence[Outcome]:
         [lane] = [lane for lane, waiting in self.waiting.items() if texts[0] in waiting]
-        assert self.waiting[lane][0] in texts, "somebody who came later was served first"
+        assert self.waiting[lane][0] in texts, "a later caller was served first"
         self.waiting[lane] = [text for text in self.waiting[lane] if text not in texts]
         padded = len(texts) * max(map(tokens, texts))
         assert len(texts) <= self.batch_texts
@@ -254,7 +254,7 @@ async def test_idle_slots_share_the_waiting_texts() -> None:
         assert [len(texts) for texts in embedder.given] == [2, 2, 2]
         await callers.ask("g", "h", "i")
         await embedder.held[0].embed()
-        assert len(embedder.given[-1]) == 3, "nobody else is idle"
+        assert len(embedder.given[-1]) == 3, "no other slot is idle"
         await embedder.finish()
 
 
@@ -324,11 +324,11 @@ async def test_a_blocked_caller_takes_the_place_of_a_cancelled_one() -> None:
     async with serving(embedder) as callers:
         await callers.ask("busy")
         many = await callers.ask(*(f"text {i}" for i in range(MAX_WAITING)))
-        waiting = await callers.ask("waits for room")
+        waiting = await callers.ask("waits for space")
         many.cancel()
         await quiet()
         await embedder.finish()
-        assert got(waiting, "waits for room")
+        assert got(waiting, "waits for space")
         assert len(embedder.given) == 2
 
 
@@ -336,10 +336,10 @@ async def test_blocked_callers_are_admitted_in_order() -> None:
     embedder = HeldEmbedder()
     texts = [f"text {i}" for i in range(MAX_WAITING + 2)]
     async with serving(embedder) as callers:
-        await callers.ask(*texts)  # one is embedded, and one has to wait for room
+        await callers.ask(*texts)  # one is embedded, and one has to wait for space
         await callers.ask("later")
         embedder.held[0].answer.set_result(vectors_of(texts[:1]))
-        await callers.ask("latest")  # it comes the moment there is room
+        await callers.ask("latest")  # it arrives the moment there is space
         await embedder.finish()
     assert [text for [text] in embedder.given] == [*texts, "later", "latest"]
 
@@ -522,7 +522,7 @@ async def test_an_error_without_a_waiting_caller_is_not_reported(
     embedder = HeldEmbedder()
     async with serving(embedder) as callers:
         asking = await callers.ask(*(f"text {i}" for i in range(MAX_WAITING + 10)))
-        await embedder.held[0].fail(MemoryError())  # while most of it waits for room
+        await embedder.held[0].fail(MemoryError())  # while most of it waits for space
         asking.cancel()
         await quiet()
         assert asking.cancelled()
