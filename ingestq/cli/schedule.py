@@ -15,7 +15,7 @@ from ingestq.app.schedule_entries import entry_named, scheduled_entries
 from ingestq.app.search import QdrantOnDemand
 from ingestq.app.services import stop_signals
 from ingestq.app.settings import Settings
-from ingestq.broker.schedule.runs import EntryStatus, BeginRefusal, Run, RunOutcome, Runs
+from ingestq.broker.schedule.runs import BeginRefusal, EntryStatus, Run, RunOutcome, Runs
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Json
 from ingestq.cli.output import configure_logging, line, print_json

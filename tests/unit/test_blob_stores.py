@@ -7,7 +7,7 @@ import pytest
 
 from ingestq.broker.blobs import open_blob_store
 from ingestq.broker.blobs.store import BlobStore
-from ingestq.core.blobs import is_blob_name, created_ms, new_blob_name, new_blob_space
+from ingestq.core.blobs import created_ms, is_blob_name, new_blob_name, new_blob_space
 from ingestq.core.errors import BlobStoreUnavailable, DocumentRejected, UsageError
 
 SPACE = new_blob_space()
@@ -17,7 +17,7 @@ NOW_US = 1_800_000_000_123_456
 @pytest.fixture(params=["folder", "file URL", "store of fsspec"])
 def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
     prefix = {"folder": "", "file URL": "file://", "store of fsspec": "local://"}[request.param]
-    return open_blob_store(f"{prefix}{tmp_path}/blob store")
+    return open_blob_store(f"{prefix}{tmp_path}/blobs")
 
 
 async def parts(*content: bytes) -> AsyncIterator[bytes]:
@@ -80,13 +80,13 @@ async def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 
 async def test_a_store_that_nobody_can_open_is_said_without_its_password() -> None:
-    blobs = open_blob_store("unheard-of://user:secret@host/blob store")
+    blobs = open_blob_store("unheard-of://user:secret@host/blobs")
     with pytest.raises(UsageError, match="Protocol not known") as raised:
         await blobs.put(new_blob_name(SPACE, NOW_US), parts(b"a"))
     assert "secret" not in str(raised.value)
 
 
-@pytest.mark.parametrize("url", ["memory://blob store", "simplecache::memory://blob store"])
+@pytest.mark.parametrize("url", ["memory://blobs", "simplecache::memory://blobs"])
 def test_a_place_that_no_other_process_sees_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="no other process sees"):
         open_blob_store(url)

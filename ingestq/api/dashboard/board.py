@@ -14,7 +14,7 @@ from ingestq.api.dashboard.plots import SAMPLE_SECONDS, History, Sample
 from ingestq.api.routes.monitoring import PROBE_SECONDS
 from ingestq.broker.queue.dead_letters import DeadLetterId, DeadLetters
 from ingestq.broker.queue.job_queue import JobQueue
-from ingestq.broker.queue.stats import EndedJob, RecentWorkReader, RecentSubmission
+from ingestq.broker.queue.stats import EndedJob, RecentSubmission, RecentWorkReader
 from ingestq.broker.schedule.runs import EntryStatus, Runs
 from ingestq.core import events
 from ingestq.core.errors import ServiceUnavailable, UsageError
