@@ -15,7 +15,7 @@ from ingestq.broker.blobs.garbage import GarbageCollector
 from ingestq.broker.blobs.store import UNFINISHED
 from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.broker.queue.dead_letters import DeadLetterFilter
-from ingestq.broker.queue.pending import payloads
+from ingestq.broker.queue.pending import job_payloads
 from ingestq.core.blobs import GARBAGE_AGE_MS, new_blob_name
 from ingestq.core.documents import INLINE_TEXT_BYTES
 from ingestq.core.jobs import blobs_in
@@ -41,7 +41,7 @@ async def check(broker: Broker) -> tuple[set[str], set[str]]:
     """What jobs and dead letters name, and what is there."""
     assert broker.blobs is not None
     named: set[str] = set()
-    async for some in payloads(broker.redis):
+    async for some in job_payloads(broker.redis):
         named.update(*map(blobs_in, some))
     dead_letters = [
         dead_letter async for dead_letter in broker.dead_letters.find(DeadLetterFilter())

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from ingestq.broker import keys
 from ingestq.broker.connection import BrokerConfig, connect
-from ingestq.broker.schedule.runs import LOST_IN_A_ROW, BeginRefusal, RunClaim, RunOutcome, Runs
+from ingestq.broker.schedule.runs import MAX_LOST_IN_A_ROW, BeginRefusal, RunClaim, RunOutcome, Runs
 
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ class RunMachine(RuleBasedStateMachine):
         assert lost is not None
         assert lost.outcome is RunOutcome.INTERRUPTED
         self.lost += 1
-        self._has_ended(again=self.lost <= LOST_IN_A_ROW)
+        self._has_ended(again=self.lost <= MAX_LOST_IN_A_ROW)
 
     @rule()
     def be_too_late(self) -> None:

@@ -11,7 +11,7 @@ from ingestq.broker.schedule.runs import (
     KEPT_RUNS,
     LISTED_RUNS,
     LOST,
-    LOST_IN_A_ROW,
+    MAX_LOST_IN_A_ROW,
     BeginRefusal,
     EntryStatus,
     Run,
@@ -148,14 +148,14 @@ async def test_a_run_that_kills_whoever_runs_it_is_not_made_up_for_again_and_aga
     runs: Runs, broker: Broker
 ) -> None:
     due_ms = await runs.now_ms() - HOUR_MS
-    for _ in range(LOST_IN_A_ROW + 1):
+    for _ in range(MAX_LOST_IN_A_ROW + 1):
         await begun(runs, due_ms)
         await lose_lease(broker)
     answer = await runs.begin("nightly", due_ms=due_ms, lease_ms=LEASE_MS)
     assert answer is BeginRefusal.BEFORE
     due_ms = await runs.begun_until("nightly") + HOUR_MS
     await end(runs, await begun(runs, due_ms))
-    assert len(await runs.history("nightly")) == LOST_IN_A_ROW + 2
+    assert len(await runs.history("nightly")) == MAX_LOST_IN_A_ROW + 2
 
 
 async def test_steps_may_be_repeated(runs: Runs, broker: Broker) -> None:

@@ -109,6 +109,20 @@ class DeadLetters:
             found = await awaited(self._redis.hmget(keys.DEAD, list(names)))
         return [StoredDeadLetter(_dead_letter(raw), raw) for raw in found if raw is not None]
 
+    async def failed_versions(
+        self, documents: Sequence[Document], collection: str
+    ) -> list[Document | None]:
+        """Return the version of each of ``documents`` that was dead-lettered; None if there is none.
+
+        The documents are those of ``collection``. The versions are in the same order.
+        """
+        if not documents:
+            return []
+        names = [dead_letter_key(collection, d.tenant, d.doc_id) for d in documents]
+        with self._translated():
+            found = await awaited(self._redis.hmget(keys.DEAD, names))
+        return [None if raw is None else _document(_dead_letter(raw)) for raw in found]
+
     async def find_for_document(
         self, collection: str, tenant: str, doc_id: str
     ) -> StoredDeadLetter | None:
