@@ -5,10 +5,10 @@
 --       collection behind it
 -- Returns {jobs, drain, shut}. A job is {id, token, payload, lane, submission, documents, failures,
 -- crashes, poison documents, poison, aborted, collection}. drain is 1 if the worker must finish its
--- jobs first, because a poison job must be run alone. shut has pairs: a collection whose gate is shut,
--- so that none of its jobs is claimed, and its successor.
--- A claimed job's score becomes the end of its lease: until then no other worker sees it, and if its
--- owner dies it becomes ready again by itself.
+-- jobs first, because a poison job must be run alone. shut has pairs: a collection whose gate is
+-- shut, so that none of its jobs is claimed, and its successor. A claimed job's score becomes the
+-- end of its lease: until then no other worker sees it, and if its owner dies it becomes ready
+-- again by itself.
 
 local worker, n, bulk_n, running, lease_ms =
   ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -66,7 +66,7 @@ local function take_from_line(lane, collection, count)
   local clock = tonumber(redis.call('HGET', K.LANE_CLOCK, line) or '0')
   redis.call('HSET', K.LANE_CLOCK, line, math.max(clock, tonumber(popped[#popped])))
   if redis.call('ZCARD', K.LANE .. line) == 0 then
-    redis.call('DEL', K.LANE_TENANTS .. line)   -- no job waits: all tenants start from the same place
+    redis.call('DEL', K.LANE_TENANTS .. line)   -- empty: all tenants start from the same place
   end
   take(ids, collection, 0, 0)
 end

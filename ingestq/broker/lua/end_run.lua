@@ -1,5 +1,5 @@
--- End a run: its record becomes the first of the history. An interrupted run is due again, unless it
--- was a run on request.
+-- End a run: its record becomes the first of the history. An interrupted run is due again, unless
+-- it was a run on request.
 --
 -- ARGV  1 entry   2 token   3 record of the run   4 records that are kept
 --       5 seconds for which they are kept   6 'ended', 'interrupted', or 'lost' (its process died)

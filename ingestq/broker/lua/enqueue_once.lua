@@ -1,5 +1,5 @@
--- Put one job on the queue under an idempotency key, unless the key was used before. All or nothing,
--- so that a key is never remembered without its job.
+-- Put one job on the queue under an idempotency key, unless the key was used before. All or
+-- nothing, so that a key is never remembered without its job.
 --
 -- ARGV  1 key   2 digest of the request   3 seconds to remember the key   then those of enqueue
 -- Returns {answer of `offer`, submission}. If the key was used before, returns {'duplicate', its

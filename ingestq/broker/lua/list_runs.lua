@@ -2,8 +2,9 @@
 --
 -- ARGV  1 ms after which an entry that no scheduler has published is left out   2 runs of each
 --       then further entries, to be listed in any case
--- Returns for each {entry, its description (MessagePack, '' if no scheduler has published it), record
--- of the current run or '', 1 if that holds its lease, {records of finished runs, newest first}}.
+-- Returns for each {entry, its description (MessagePack, '' if no scheduler has published it),
+-- record of the current run or '', 1 if that holds its lease, {records of finished runs, newest
+-- first}}.
 
 local answer = {}
 local function list(entry, info)

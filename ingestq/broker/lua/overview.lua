@@ -1,10 +1,10 @@
 -- Count the jobs on the queue, and list the workers, at one moment.
 --
 -- ARGV  1 ms without a heartbeat after which a worker is left out
--- Returns {ready, deferred, in flight, ms that the oldest ready job has waited, bytes, dead letters,
--- interactive jobs, bulk jobs, poison jobs, ready by collection, workers}. Ready by collection has
--- pairs of a collection and the number of its ready jobs. A worker is {id, ms since its last
--- heartbeat, info (MessagePack)}.
+-- Returns {ready, deferred, in flight, ms that the oldest ready job has waited, bytes, dead
+-- letters, interactive jobs, bulk jobs, poison jobs, ready by collection, workers}. Ready by
+-- collection has pairs of a collection and the number of its ready jobs. A worker is {id, ms since
+-- its last heartbeat, info (MessagePack)}.
 
 local now = now_ms()
 local ready = redis.call('ZCOUNT', K.QUEUE, '-inf', '(0')

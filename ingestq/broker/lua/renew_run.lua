@@ -1,5 +1,5 @@
--- Renew the lease of a run, and replace its record. An expired lease is renewed, too, unless the run
--- was ended because of that.
+-- Renew the lease of a run, and replace its record. An expired lease is renewed, too, unless the
+-- run was ended because of that.
 --
 -- ARGV  1 entry   2 token   3 record of the run   4 lease in ms
 -- Returns 1, or 0 if the caller no longer owns the run.

@@ -58,9 +58,9 @@ local function ready_for(collection)
 end
 
 -- Return the place of a new job in its line, by start-time fair queueing (Goyal, Vin and Cheng,
--- 1996). The jobs of one tenant stand one behind the other, each as long as its number of documents.
--- A tenant without jobs in the line starts at the place that the line has reached, so no tenant waits
--- for the backlog of another.
+-- 1996). The jobs of one tenant stand one behind the other, each as long as its number of
+-- documents. A tenant without jobs in the line starts at the place that the line has reached, so no
+-- tenant waits for the backlog of another.
 local function place_in_line(line, tenant, documents)
   local clock = tonumber(redis.call('HGET', K.LANE_CLOCK, line) or '0')
   local tenant_end = tonumber(redis.call('HGET', K.LANE_TENANTS .. line, tenant) or '0')
@@ -90,9 +90,10 @@ local function add_job(id, payload, lane, tenant, collection, submission, docume
 end
 
 -- Put one job on the queue, unless its lane or the whole queue is full. The limits are those of the
--- queue in jobs and bytes, and those of a lane. Returns 'accepted', 'duplicate' (the job is waiting,
--- running or has just finished), 'full', or 'expired' (its blobs may be deleted at any time). The job
--- gets no TTL. A job larger than a byte limit is accepted if nothing else is on the queue.
+-- queue in jobs and bytes, and those of a lane. Returns 'accepted', 'duplicate' (the job is
+-- waiting, running or has just finished), 'full', or 'expired' (its blobs may be deleted at any
+-- time). The job gets no TTL. A job larger than a byte limit is accepted if nothing else is on the
+-- queue.
 local function offer(id, payload, lane, tenant, collection, submission, documents,
                      submission_seconds, queue_jobs, queue_bytes, lane_jobs, lane_bytes, expires_ms)
   if redis.call('EXISTS', K.JOB .. id, K.RESULT .. id) > 0 then

@@ -112,7 +112,7 @@ class DeadLetters:
     async def failed_versions(
         self, documents: Sequence[Document], collection: str
     ) -> list[Document | None]:
-        """Return the version of each of ``documents`` that was dead-lettered; None if there is none.
+        """Return the dead-lettered version of each of ``documents``; None where there is none.
 
         The documents are those of ``collection``. The versions are in the same order.
         """

@@ -96,7 +96,7 @@ class JobQueue:
         """Offer one job under an idempotency key; return the answer and the submission.
 
         For a day, the same ``key`` and ``digest`` queue nothing new: the answer is a duplicate,
-        with the submission of the first call. Raises KeyReused if the digest differs, and as `offer`.
+        with the submission of the first call. Raises KeyReused if the digest differs.
         """
         arguments = (key, digest, IDEMPOTENCY_SECONDS, *self._arguments(batch))
         with self._translated():

@@ -35,7 +35,7 @@ class PendingDocuments:
         self._everything = everything
 
     def may_change(self, tenant: str, doc_id: str, folders: Iterable[str]) -> bool:
-        """Return whether a pending job may write or delete the document, which is in ``folders``."""
+        """Return whether a pending job may write or delete the document in ``folders``."""
         return (
             self._everything
             or _name(tenant, doc_id) in self._seen
