@@ -128,7 +128,7 @@ async def test_a_document_from_a_producer_an_hour_off_is_indexed_at_once(
     assert before < document.version < after
 
 
-async def test_jobs_are_run_in_the_order_in_which_they_came(
+async def test_jobs_run_in_order_of_arrival_whatever_the_clocks(
     broker: Broker, tmp_path: Path, libfaketime: str
 ) -> None:
     """Though by the clocks of their producers the first came last."""
@@ -144,7 +144,7 @@ async def test_jobs_are_run_in_the_order_in_which_they_came(
 
 
 @both_ways
-async def test_a_worker_an_hour_off_takes_no_job_that_another_runs(
+async def test_a_worker_an_hour_off_claims_no_running_job(
     broker: Broker, clock: SkewedClock
 ) -> None:
     await broker.queue.offer([batch_for("ours")])
@@ -160,7 +160,7 @@ async def test_a_worker_an_hour_off_takes_no_job_that_another_runs(
 
 
 @both_ways
-async def test_nobody_takes_the_job_of_a_worker_an_hour_off(
+async def test_no_worker_claims_the_job_of_a_worker_an_hour_off(
     broker: Broker, clock: SkewedClock
 ) -> None:
     held = batch_for("held")
@@ -182,7 +182,7 @@ async def test_nobody_takes_the_job_of_a_worker_an_hour_off(
 
 
 @both_ways
-async def test_a_delay_set_by_a_worker_an_hour_off_is_as_long_as_it_said(
+async def test_a_delay_set_by_a_worker_an_hour_off_has_the_right_length(
     broker: Broker, clock: SkewedClock
 ) -> None:
     async with worker_process(broker, clock):

@@ -31,7 +31,7 @@ from ingestq.core.results import EnqueueResult, SubmissionStatus
 from tests.books import Totals, balanced
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.redis_proxy import (
-    FolderWatch,
+    Disconnect,
     Predicate,
     RedisProxy,
     command,
@@ -71,7 +71,7 @@ class Wire:
     proxy: RedisProxy
     scripts: Scripts
 
-    def lose(self, when: When, request: Predicate, *, nth: int = 1, times: int = 1) -> FolderWatch:
+    def lose(self, when: When, request: Predicate, *, nth: int = 1, times: int = 1) -> Disconnect:
         """Lose the connection ``before`` or ``after`` the server carries out a request."""
         drop = self.proxy.drop_before if when == "before" else self.proxy.drop_after
         return drop(request, nth=nth, times=times)
@@ -126,7 +126,7 @@ def doc_ids(offered: Iterable[IngestBatch]) -> list[str]:
     return sorted(document.doc_id for batch in offered for document in batch.documents)
 
 
-async def struck(lost: FolderWatch, times: int) -> None:
+async def struck(lost: Disconnect, times: int) -> None:
     """Return when the connection was lost so often."""
 
     async def fired() -> int:
@@ -146,7 +146,7 @@ def index_and_note(indexed: list[str]) -> WorkerCoroutine:
 
 
 @WHEN
-async def test_batches_are_queued_once_though_the_connection_was_lost(
+async def test_batches_are_queued_once_although_the_connection_was_lost(
     wire: Wire, when: When
 ) -> None:
     lost = wire.lose(when, script(wire.scripts.enqueue.sha), nth=3)
@@ -161,9 +161,7 @@ async def test_batches_are_queued_once_though_the_connection_was_lost(
 
 
 @WHEN
-async def test_who_repeats_an_offer_that_failed_learns_what_was_queued(
-    wire: Wire, when: When
-) -> None:
+async def test_repeating_a_failed_offer_tells_what_was_queued(wire: Wire, when: When) -> None:
     wire.lose(when, script(wire.scripts.enqueue.sha), nth=3, times=TRIES)
     with pytest.raises(BrokerUnavailable):
         await wire.broker.queue.offer(batches())
@@ -177,7 +175,7 @@ async def test_who_repeats_an_offer_that_failed_learns_what_was_queued(
 
 
 @WHEN
-async def test_who_waits_gets_everything_queued(wire: Wire, when: When) -> None:
+async def test_a_producer_that_waits_gets_everything_queued(wire: Wire, when: When) -> None:
     lost = wire.lose(when, script(wire.scripts.enqueue.sha), times=TRIES + 1)
     await wire.broker.queue.enqueue(batches())
     assert lost.fired == TRIES + 1
@@ -185,7 +183,7 @@ async def test_who_waits_gets_everything_queued(wire: Wire, when: When) -> None:
 
 
 @WHEN
-async def test_a_document_is_accepted_though_the_first_answer_was_lost(
+async def test_a_document_is_accepted_once_although_the_first_answer_was_lost(
     wire: Wire, when: When
 ) -> None:
     lost = wire.lose(when, script(wire.scripts.enqueue.sha))
@@ -197,7 +195,7 @@ async def test_a_document_is_accepted_though_the_first_answer_was_lost(
 
 
 @WHEN
-async def test_a_key_stands_for_one_document_though_the_connection_was_lost(
+async def test_an_idempotency_key_queues_one_document_although_the_connection_was_lost(
     wire: Wire, when: When
 ) -> None:
     lost = wire.lose(when, script(wire.scripts.enqueue_once.sha), times=TRIES)
@@ -213,7 +211,7 @@ async def test_a_key_stands_for_one_document_though_the_connection_was_lost(
     assert await wire.totals() == Totals(1, finished=0, waiting=1, dead=0)
 
 
-async def test_a_batch_that_is_finished_before_it_is_sent_again_is_not_run_again(
+async def test_a_batch_finished_before_it_is_resent_is_not_run_again(
     wire: Wire,
 ) -> None:
     enqueue = script(wire.scripts.enqueue.sha)
@@ -229,9 +227,7 @@ async def test_a_batch_that_is_finished_before_it_is_sent_again_is_not_run_again
 
 
 @WHEN
-async def test_a_claim_that_was_lost_costs_the_lease_and_nothing_else(
-    wire: Wire, when: When
-) -> None:
+async def test_a_lost_claim_delays_the_job_by_the_lease_only(wire: Wire, when: When) -> None:
     indexed: list[str] = []
     crashes: list[int] = []
 
@@ -251,9 +247,7 @@ async def test_a_claim_that_was_lost_costs_the_lease_and_nothing_else(
 
 
 @WHEN
-async def test_a_job_is_not_given_up_however_often_its_claim_is_lost(
-    wire: Wire, when: When
-) -> None:
+async def test_a_job_survives_any_number_of_lost_claims(wire: Wire, when: When) -> None:
     indexed: list[str] = []
     await wire.broker.queue.offer(batches())
     lost = wire.lose(when, script(wire.scripts.claim.sha), times=CLAIMS_UNTIL_POISON)
@@ -265,7 +259,7 @@ async def test_a_job_is_not_given_up_however_often_its_claim_is_lost(
 
 
 @WHEN
-async def test_a_job_runs_on_though_a_renewal_was_lost(wire: Wire, when: When) -> None:
+async def test_a_job_continues_although_a_renewal_was_lost(wire: Wire, when: When) -> None:
     renewals = script(wire.scripts.renew.sha)
     lost, fourth_renewal = wire.lose(when, renewals), wire.passing(renewals, nth=4)
     indexed: list[str] = []
@@ -283,7 +277,7 @@ async def test_a_job_runs_on_though_a_renewal_was_lost(wire: Wire, when: When) -
     assert await wire.totals() == Totals(1, finished=1, waiting=0, dead=0)
 
 
-async def test_a_job_whose_lease_ran_out_is_run_again_and_finished_once(wire: Wire) -> None:
+async def test_a_job_whose_lease_expired_runs_again_and_finishes_once(wire: Wire) -> None:
     renewals = script(wire.scripts.renew.sha)
     lost = wire.lose("before", renewals, times=TRIES + 1)
     later = wire.passing(renewals, nth=lost.times + 2)
@@ -310,7 +304,7 @@ async def test_a_job_whose_lease_ran_out_is_run_again_and_finished_once(wire: Wi
 
 @WHEN
 @TIMES
-async def test_a_failure_counts_once_though_putting_the_job_back_was_lost(
+async def test_a_failure_counts_once_although_its_nack_was_lost(
     wire: Wire, when: When, times: int
 ) -> None:
     tries: list[int] = []
@@ -332,7 +326,7 @@ async def test_a_failure_counts_once_though_putting_the_job_back_was_lost(
 
 @WHEN
 @TIMES
-async def test_a_worker_that_stops_puts_its_job_back_without_a_try(
+async def test_a_stopping_worker_nacks_its_job_without_counting_a_try(
     wire: Wire, when: When, times: int
 ) -> None:
     started = asyncio.Event()
@@ -355,7 +349,7 @@ async def test_a_worker_that_stops_puts_its_job_back_without_a_try(
 
 @WHEN
 @TIMES
-async def test_a_job_is_counted_once_though_finishing_it_was_lost(
+async def test_a_job_counts_once_although_its_ack_was_lost(
     wire: Wire, when: When, times: int
 ) -> None:
     indexed: list[str] = []
@@ -377,7 +371,7 @@ async def test_a_job_is_counted_once_though_finishing_it_was_lost(
 
 @WHEN
 @TIMES
-async def test_a_worker_is_seen_and_works_though_its_sign_of_life_was_lost(
+async def test_a_worker_stays_listed_and_works_although_a_heartbeat_was_lost(
     wire: Wire, when: When, times: int
 ) -> None:
     indexed: list[str] = []
@@ -395,7 +389,7 @@ async def test_a_worker_is_seen_and_works_though_its_sign_of_life_was_lost(
 
 @WHEN
 @TIMES
-async def test_an_idle_worker_takes_new_work_though_its_waiting_was_lost(
+async def test_an_idle_worker_takes_new_jobs_although_its_wait_was_lost(
     wire: Wire, when: When, times: int
 ) -> None:
     indexed: list[str] = []
@@ -411,7 +405,9 @@ async def test_an_idle_worker_takes_new_work_though_its_waiting_was_lost(
 
 
 @WHEN
-async def test_a_worker_signs_off_though_the_connection_was_lost(wire: Wire, when: When) -> None:
+async def test_a_worker_deregisters_although_the_connection_was_lost(
+    wire: Wire, when: When
+) -> None:
     indexed: list[str] = []
     await wire.broker.queue.offer(batches())
     async with working(wire.broker, index_and_note(indexed)):
@@ -422,7 +418,7 @@ async def test_a_worker_signs_off_though_the_connection_was_lost(wire: Wire, whe
 
 
 @WHEN
-async def test_a_worker_ends_though_it_cannot_sign_off(wire: Wire, when: When) -> None:
+async def test_a_worker_stops_although_it_cannot_deregister(wire: Wire, when: When) -> None:
     """Lost before, it is still seen, until it is forgotten like one that was killed."""
     indexed: list[str] = []
     await wire.broker.queue.offer(batches())
@@ -444,7 +440,7 @@ async def buried(broker: Broker, batch: IngestBatch) -> None:
 
 @WHEN
 @TIMES
-async def test_a_dead_letter_is_requeued_once_though_the_connection_was_lost(
+async def test_a_dead_letter_is_requeued_once_although_the_connection_was_lost(
     wire: Wire, when: When, times: int
 ) -> None:
     await buried(wire.direct, *batches(1))
@@ -466,7 +462,7 @@ async def test_a_dead_letter_is_requeued_once_though_the_connection_was_lost(
     assert await wire.totals() == Totals(accepted=2, finished=2, waiting=0, dead=0)
 
 
-async def test_a_dead_letter_that_is_indexed_before_it_is_requeued_again_is_not_run_again(
+async def test_a_dead_letter_indexed_before_its_requeue_is_resent_is_not_run_again(
     wire: Wire,
 ) -> None:
     await buried(wire.direct, *batches(1))
@@ -486,7 +482,7 @@ async def test_a_dead_letter_that_is_indexed_before_it_is_requeued_again_is_not_
 
 @WHEN
 @TIMES
-async def test_a_poison_job_is_run_once_though_writing_down_its_place_was_lost(
+async def test_a_poison_job_runs_once_although_recording_its_progress_was_lost(
     wire: Wire, when: When, times: int
 ) -> None:
     indexed: list[str] = []
@@ -502,7 +498,7 @@ async def test_a_poison_job_is_run_once_though_writing_down_its_place_was_lost(
     assert await wire.totals() == Totals(1, finished=1, waiting=0, dead=0)
 
 
-async def test_a_line_that_loses_one_request_in_ten_loses_no_document(wire: Wire) -> None:
+async def test_no_document_is_lost_if_one_request_in_ten_is(wire: Wire) -> None:
     chance = Random(1)
     whens: tuple[When, When] = ("before", "after")
     lost = [

@@ -52,7 +52,7 @@ async def check(broker: Broker) -> tuple[set[str], set[str]]:
 
 
 @pytest.mark.slow
-async def test_what_a_killed_api_leaves_is_removed_when_it_is_old(ingestq: Ingestq) -> None:
+async def test_blobs_left_by_a_killed_api_are_collected_when_old(ingestq: Ingestq) -> None:
     data = ingestq.folder / ".ingestq"
     part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
     async with embedded_redis(data) as url, connected(config := BrokerConfig(url)) as redis:
@@ -77,7 +77,7 @@ async def test_what_a_killed_api_leaves_is_removed_when_it_is_old(ingestq: Inges
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_workers_are_killed_and_every_text_is_indexed(ingestq: Ingestq) -> None:
+async def test_every_text_is_indexed_although_workers_are_killed(ingestq: Ingestq) -> None:
     ingestq.settings |= {"lease_seconds": "1", "pool_size": "1"}
     data = ingestq.folder / ".ingestq"
     async with embedded_redis(data) as url, connected(config := BrokerConfig(url)) as redis:

@@ -134,7 +134,7 @@ async def completed(broker: Broker) -> None:
     assert status.documents == DocumentCounts(indexed=JOBS)
 
 
-async def test_a_producer_is_told_why_and_waits_if_it_may(own_broker: Broker, disk: Disk) -> None:
+async def test_a_producer_gets_the_reason_or_waits(own_broker: Broker, disk: Disk) -> None:
     await own_broker.queue.offer(batches(10))
     await disk.break_down()
     with pytest.raises(BrokerUnavailable, match=REASON):
@@ -147,7 +147,7 @@ async def test_a_producer_is_told_why_and_waits_if_it_may(own_broker: Broker, di
 
 
 @pytest.mark.parametrize("word", ["NOAUTH", "maxmemory"])
-async def test_what_a_document_says_is_not_taken_for_what_redis_says(
+async def test_a_document_with_an_error_word_is_not_taken_for_an_error(
     own_broker: Broker, disk: Disk, word: str
 ) -> None:
     document = Document(
@@ -158,7 +158,7 @@ async def test_what_a_document_says_is_not_taken_for_what_redis_says(
         await own_broker.queue.offer([IngestBatch("s", (document,))])
 
 
-async def test_the_command_says_why_and_queues_the_same_file_later(
+async def test_the_command_gives_the_reason_and_queues_the_file_later(
     own_broker: Broker, disk: Disk, ingestq: Ingestq
 ) -> None:
     ingestq.settings["redis_url"] = own_broker.config.url
@@ -171,7 +171,7 @@ async def test_the_command_says_why_and_queues_the_same_file_later(
     assert await balanced(own_broker.redis) == Totals(1, 0, waiting=1, dead=0)
 
 
-async def test_a_worker_says_why_waits_and_goes_on_where_it_was(
+async def test_a_worker_logs_the_reason_waits_and_resumes_its_job(
     own_broker: Broker, disk: Disk
 ) -> None:
     """Its running jobs end while nothing can be written down, and are not run again."""
@@ -190,7 +190,7 @@ async def test_a_worker_says_why_waits_and_goes_on_where_it_was(
     assert await balanced(own_broker.redis) == Totals(JOBS, JOBS, waiting=0, dead=0)
 
 
-async def test_a_worker_outlives_an_outage_longer_than_its_leases(
+async def test_a_worker_survives_an_outage_longer_than_its_leases(
     own_broker: Broker, disk: Disk
 ) -> None:
     """A job may run twice then; its documents are counted once all the same."""
@@ -209,7 +209,7 @@ async def test_a_worker_outlives_an_outage_longer_than_its_leases(
     assert await balanced(own_broker.redis) == Totals(JOBS, JOBS, waiting=0, dead=0)
 
 
-async def test_an_idle_worker_waits_and_takes_what_comes_afterwards(
+async def test_an_idle_worker_survives_an_outage_and_takes_new_jobs(
     own_broker: Broker, disk: Disk
 ) -> None:
     jobs = HeldJobs()

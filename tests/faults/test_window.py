@@ -61,7 +61,7 @@ async def completed(broker: Broker, submission: str) -> None:
     assert status.documents == DocumentCounts(indexed=status.accepted)
 
 
-async def test_jobs_that_run_elsewhere_do_not_hide_newer_ones(broker: Broker) -> None:
+async def test_running_jobs_do_not_hide_newer_ones(broker: Broker) -> None:
     await run_elsewhere(broker, older := 150, LONG_SECONDS)
     async with working(broker, index):
         await queue_jobs(broker, "newer", NEWER)
@@ -70,7 +70,7 @@ async def test_jobs_that_run_elsewhere_do_not_hide_newer_ones(broker: Broker) ->
     assert await balanced(broker.redis) == Totals(older + NEWER, NEWER, older, dead=0)
 
 
-async def test_jobs_that_are_deferred_do_not_hide_newer_ones(broker: Broker) -> None:
+async def test_deferred_jobs_do_not_hide_newer_ones(broker: Broker) -> None:
     await defer(broker, older := 300)
     async with working(broker, index):
         await queue_jobs(broker, "newer", NEWER)
@@ -80,7 +80,7 @@ async def test_jobs_that_are_deferred_do_not_hide_newer_ones(broker: Broker) -> 
 
 
 @pytest.mark.parametrize("newer", [0, NEWER])
-async def test_many_jobs_whose_worker_died_are_all_finished(broker: Broker, newer: int) -> None:
+async def test_many_jobs_of_a_dead_worker_are_all_finished(broker: Broker, newer: int) -> None:
     """They come back in the same moment, more than are made ready in one step."""
     await run_elsewhere(broker, older := 300, SHORT_SECONDS)
     await queue_jobs(broker, "newer", newer)

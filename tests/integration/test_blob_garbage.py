@@ -184,7 +184,7 @@ def is_old(name: str, now_ms: int) -> bool:
 
 
 @pytest.mark.timeout(600)
-def test_what_is_named_is_never_removed(redis_url: str) -> None:
+def test_blobs_in_use_are_never_collected(redis_url: str) -> None:
     machine = type("Machine", (BlobMachine,), {"url": redis_url})
     run_state_machine_as_test(
         machine,
@@ -197,7 +197,7 @@ def test_what_is_named_is_never_removed(redis_url: str) -> None:
     )
 
 
-async def test_what_was_begun_and_never_ended_is_removed(desk: Desk) -> None:
+async def test_blobs_of_abandoned_uploads_are_collected(desk: Desk) -> None:
     name = await desk.write(age_us=LONG_AGO_US)
     space, now_us = await desk.queue.space()
     await desk.blobs.put(new_blob_name(space, now_us - LONG_AGO_US) + UNFINISHED, nothing())
@@ -207,14 +207,14 @@ async def test_what_was_begun_and_never_ended_is_removed(desk: Desk) -> None:
     assert name not in await desk.there()
 
 
-async def test_other_queues_of_the_same_spool_are_left_alone(desk: Desk) -> None:
+async def test_blobs_of_other_queues_in_the_same_store_are_kept(desk: Desk) -> None:
     theirs = await desk.write(age_us=LONG_AGO_US)
     await desk.redis.delete(keys.BLOB_SPACE)  # as another Redis would have it
     assert await desk.leftovers.collect() == 0
     assert await desk.blobs.size(theirs)
 
 
-async def test_nothing_is_removed_while_nobody_knows_what_a_letter_names(desk: Desk) -> None:
+async def test_nothing_is_collected_while_a_dead_letter_cannot_be_read(desk: Desk) -> None:
     await desk.write(age_us=LONG_AGO_US)
     [dead_letter] = dead_letter_batch(desk.about(await desk.write()), "broken", tries=1).dead
     newer = msgspec.structs.replace(dead_letter, payload=b"of a version to come")
@@ -242,7 +242,9 @@ class Between:
 
 
 @pytest.mark.parametrize("times", [1, MAX_PASSES])
-async def test_a_letter_that_is_requeued_meanwhile_is_not_missed(desk: Desk, times: int) -> None:
+async def test_blobs_of_a_dead_letter_that_is_requeued_meanwhile_are_kept(
+    desk: Desk, times: int
+) -> None:
     await desk.bury_long_ago()
     garbage = await desk.write(age_us=LONG_AGO_US)
     steps = 0

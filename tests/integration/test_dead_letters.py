@@ -46,7 +46,7 @@ async def found(dead_letters: DeadLetters, wanted: DeadLetterFilter) -> list[Sto
     return [stored async for stored in dead_letters.find(wanted)]
 
 
-async def test_letters_are_found_by_what_they_say(
+async def test_dead_letters_are_filtered_by_their_fields(
     broker: Broker, dead_letters: DeadLetters
 ) -> None:
     await fail(broker, "Broken PDF", document("a"))
@@ -61,7 +61,7 @@ async def test_letters_are_found_by_what_they_say(
         assert {s.dead_letter.doc_id for s in await found(dead_letters, wanted)} == expected
 
 
-async def test_requeued_documents_are_jobs_of_their_own_and_counted(
+async def test_each_requeued_document_is_a_job_of_its_own_and_counted(
     broker: Broker, dead_letters: DeadLetters
 ) -> None:
     await fail(broker, "broken", document("a"), document("b"))
@@ -79,7 +79,7 @@ async def test_requeued_documents_are_jobs_of_their_own_and_counted(
     assert (await broker.queue.depth()).queued_bytes == 0
 
 
-async def test_a_letter_that_changed_since_is_left_alone(
+async def test_a_dead_letter_that_changed_meanwhile_is_skipped(
     broker: Broker, dead_letters: DeadLetters
 ) -> None:
     await fail(broker, "old", document("a", version=1))
@@ -90,7 +90,7 @@ async def test_a_letter_that_changed_since_is_left_alone(
     assert [s.dead_letter.reason for s in await found(dead_letters, DeadLetterFilter())] == ["new"]
 
 
-async def test_two_who_requeue_at_once_queue_it_once(
+async def test_a_dead_letter_requeued_twice_at_once_is_queued_once(
     broker: Broker, dead_letters: DeadLetters
 ) -> None:
     await fail(broker, "broken", document("a"))
@@ -102,7 +102,7 @@ async def test_two_who_requeue_at_once_queue_it_once(
     assert (await broker.queue.depth()).ready == 1
 
 
-async def test_purged_letters_are_gone(broker: Broker, dead_letters: DeadLetters) -> None:
+async def test_purged_dead_letters_are_deleted(broker: Broker, dead_letters: DeadLetters) -> None:
     await fail(broker, "broken", document("a"), document("b"))
     assert (
         await dead_letters.purge(await found(dead_letters, DeadLetterFilter(frozenset("a")))) == 1
@@ -110,7 +110,7 @@ async def test_purged_letters_are_gone(broker: Broker, dead_letters: DeadLetters
     assert [s.dead_letter.doc_id for s in await found(dead_letters, DeadLetterFilter())] == ["b"]
 
 
-async def test_what_nobody_could_decode_goes_back_as_it_came(
+async def test_a_job_that_cannot_be_decoded_is_requeued_unchanged(
     broker: Broker, dead_letters: DeadLetters
 ) -> None:
     dead_letter = DeadLetter(

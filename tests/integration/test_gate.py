@@ -42,7 +42,7 @@ def redis(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> DeafRedis:
 
 
 @pytest.mark.parametrize("is_replaced", [False, True])
-async def test_a_gate_opens_though_the_cancellation_of_its_renewal_is_lost(
+async def test_a_gate_opens_although_the_cancellation_of_its_renewal_is_lost(
     broker: Broker, redis: DeafRedis, is_replaced: bool
 ) -> None:
     gate = Gate(redis, broker.config, "documents__1")  # type: ignore[arg-type]

@@ -215,7 +215,7 @@ def report(batch: IngestBatch, dead: int) -> BatchReport:
 
 
 @pytest.mark.timeout(600)
-def test_the_books_balance(redis_url: str) -> None:
+def test_every_accepted_document_is_counted_exactly_once(redis_url: str) -> None:
     machine = type("Machine", (QueueMachine,), {"url": redis_url})
     run_state_machine_as_test(
         machine,

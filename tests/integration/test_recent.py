@@ -57,7 +57,7 @@ async def give_up(leases: LeaseQueue, reason: str) -> None:
     assert await finish(leases, claim, dead_letter_batch(batch_of(claim), reason, tries=1))
 
 
-async def test_nothing_happened_yet(
+async def test_a_new_queue_has_no_recent_work(
     recent: RecentWorkReader, dead_letters: DeadLetters, broker: Broker
 ) -> None:
     work = await recent.read(9)
@@ -65,7 +65,7 @@ async def test_nothing_happened_yet(
     assert await dead_letters.newest(9) == []
 
 
-async def test_the_submission_that_changed_last_comes_first(
+async def test_recent_submissions_are_sorted_by_last_change(
     recent: RecentWorkReader, leases: LeaseQueue, broker: Broker
 ) -> None:
     await broker.queue.offer([batch("a", "b", submission="first")])
@@ -85,7 +85,7 @@ async def test_the_submission_that_changed_last_comes_first(
     assert first.status.complete
 
 
-async def test_what_is_worked_on_is_not_pushed_out_by_many_small_ones(
+async def test_a_submission_in_progress_stays_recent(
     recent: RecentWorkReader, leases: LeaseQueue, broker: Broker
 ) -> None:
     """And their number is bounded."""
@@ -101,15 +101,13 @@ async def test_what_is_worked_on_is_not_pushed_out_by_many_small_ones(
     assert "large" in known
 
 
-async def test_a_submission_that_expired_is_not_listed(
-    recent: RecentWorkReader, broker: Broker
-) -> None:
+async def test_expired_submissions_are_not_listed(recent: RecentWorkReader, broker: Broker) -> None:
     await broker.queue.offer([batch("a")])
     await broker.redis.delete(keys.SUBMISSION + "s")
     assert await ids(recent) == []
 
 
-async def test_what_ended_says_what_became_of_it(
+async def test_finished_jobs_are_listed_with_their_outcomes(
     recent: RecentWorkReader, leases: LeaseQueue, broker: Broker
 ) -> None:
     for name in ("a", "b"):
@@ -126,7 +124,7 @@ async def test_what_ended_says_what_became_of_it(
     assert len((await recent.read(1)).ended) == 1
 
 
-async def test_the_jobs_that_are_remembered_are_bounded(
+async def test_the_number_of_finished_jobs_kept_is_bounded(
     recent: RecentWorkReader, leases: LeaseQueue, broker: Broker
 ) -> None:
     await broker.queue.offer([batch(str(n)) for n in range(3 * REMEMBERED)])
@@ -138,7 +136,7 @@ async def test_the_jobs_that_are_remembered_are_bounded(
     assert REMEMBERED <= min(kept[REMEMBERED:]) <= max(kept) < 2 * REMEMBERED
 
 
-async def test_a_worker_says_which_document_it_was(harness: Harness) -> None:
+async def test_a_finished_job_names_its_first_document(harness: Harness) -> None:
     recent = RecentWorkReader(harness.broker.redis, harness.broker.config)
     name = "n" * 200
     harness.write(f"{name}/{name}/{name}.txt")
@@ -152,7 +150,7 @@ async def test_a_worker_says_which_document_it_was(harness: Harness) -> None:
     assert told["sweep"].about == str(harness.root)
 
 
-async def test_the_newest_letters_are_found_without_reading_the_others(
+async def test_newest_returns_the_newest_dead_letters(
     dead_letters: DeadLetters, leases: LeaseQueue, broker: Broker
 ) -> None:
     for name in ("a", "b", "c"):
@@ -173,7 +171,7 @@ async def test_the_newest_letters_are_found_without_reading_the_others(
     await balanced(broker.redis)
 
 
-async def test_a_letter_goes_when_its_document_succeeds(
+async def test_a_dead_letter_is_deleted_when_its_document_succeeds(
     dead_letters: DeadLetters, leases: LeaseQueue, broker: Broker
 ) -> None:
     await broker.queue.offer([batch("a")])

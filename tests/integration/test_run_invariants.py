@@ -130,7 +130,7 @@ class RunMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(120)
-def test_runs_are_begun_once(redis_url: str) -> None:
+def test_each_run_begins_once(redis_url: str) -> None:
     machine = type("Machine", (RunMachine,), {"url": redis_url})
     run_state_machine_as_test(
         machine,

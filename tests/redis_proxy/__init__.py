@@ -34,12 +34,12 @@ nothing, and redis-py sends it again. See `loaded_scripts`.
 
 from tests.redis_proxy.commands import Predicate, command, loaded_scripts, script
 from tests.redis_proxy.connection import ScriptNotLoaded
-from tests.redis_proxy.faults import FolderWatch, Hold
+from tests.redis_proxy.faults import Disconnect, Hold
 from tests.redis_proxy.proxy import RedisProxy, redis_proxy
 from tests.redis_proxy.resp import ProtocolError
 
 __all__ = [
-    "FolderWatch",
+    "Disconnect",
     "Hold",
     "Predicate",
     "ProtocolError",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.redis_proxy.commands import Words
-from tests.redis_proxy.faults import Fault, FolderWatch, Hold, Stage
+from tests.redis_proxy.faults import Disconnect, Fault, Hold, Stage
 from tests.redis_proxy.peer import Peer
 from tests.redis_proxy.resp import PUSH
 
@@ -59,14 +59,14 @@ class Connection:
             for fault in exchange.at(Stage.REQUEST):
                 if isinstance(fault, Hold):
                     await fault.wait()
-                elif isinstance(fault, FolderWatch):
+                elif isinstance(fault, Disconnect):
                     await self._unanswered.join()
                     self._drop(fault)
                     return
             self._unanswered.put_nowait(exchange)
             self._server.send(request.raw)
             await self._server.drain()
-            if any(isinstance(fault, FolderWatch) for fault in exchange.at(Stage.REPLY)):
+            if any(isinstance(fault, Disconnect) for fault in exchange.at(Stage.REPLY)):
                 return  # and never read what comes after it
         self._server.end()
 
@@ -81,7 +81,7 @@ class Connection:
             for fault in exchange.at(Stage.REPLY):
                 if isinstance(fault, Hold):
                     await fault.wait()
-                elif isinstance(fault, FolderWatch):
+                elif isinstance(fault, Disconnect):
                     self._drop(fault)
                     return
             self._client.send(reply)
@@ -95,7 +95,7 @@ class Connection:
         awaited = not all(fault.spent for fault in matching)
         return _Exchange(words, awaited, [fault for fault in matching if fault.count()])
 
-    def _drop(self, fault: FolderWatch) -> None:
+    def _drop(self, fault: Disconnect) -> None:
         self._client.reset()
         self._server.reset()
         fault.strike()

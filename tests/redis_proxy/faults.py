@@ -52,7 +52,7 @@ class Fault:
         self.struck.set()
 
 
-class FolderWatch(Fault):
+class Disconnect(Fault):
     """Closes the request's connection, on both sides of the proxy."""
 
 

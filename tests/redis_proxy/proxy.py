@@ -12,7 +12,7 @@ from redis.asyncio.connection import parse_url
 
 from tests.redis_proxy.commands import Predicate
 from tests.redis_proxy.connection import Connection
-from tests.redis_proxy.faults import Fault, FolderWatch, Hold, Stage
+from tests.redis_proxy.faults import Disconnect, Fault, Hold, Stage
 from tests.redis_proxy.peer import Peer
 
 F = TypeVar("F", bound=Fault)
@@ -31,13 +31,13 @@ class RedisProxy:
     """Where clients connect: with the server's database and credentials, which they send."""
     _armed: list[Fault] = field(default_factory=list)
 
-    def drop_before(self, matches: Predicate, *, nth: int = 1, times: int = 1) -> FolderWatch:
+    def drop_before(self, matches: Predicate, *, nth: int = 1, times: int = 1) -> Disconnect:
         """Lose the connection before the request reaches the server."""
-        return self._arm(FolderWatch(matches, Stage.REQUEST, nth, times))
+        return self._arm(Disconnect(matches, Stage.REQUEST, nth, times))
 
-    def drop_after(self, matches: Predicate, *, nth: int = 1, times: int = 1) -> FolderWatch:
+    def drop_after(self, matches: Predicate, *, nth: int = 1, times: int = 1) -> Disconnect:
         """Lose the connection after the server replied, before the client sees the reply."""
-        return self._arm(FolderWatch(matches, Stage.REPLY, nth, times))
+        return self._arm(Disconnect(matches, Stage.REPLY, nth, times))
 
     def hold_request(self, matches: Predicate, *, nth: int = 1) -> Hold:
         """Keep the request from the server until it is released."""

@@ -27,7 +27,7 @@ async def test_a_document_that_is_larger_than_the_budget_is_admitted() -> None:
     await waiting
 
 
-async def test_one_that_fails_gives_its_memory_back() -> None:
+async def test_a_document_that_fails_releases_its_memory() -> None:
     budget = MemoryBudget(chunks=1)
     try:
         with budget.hold(1):
