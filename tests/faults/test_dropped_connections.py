@@ -1,8 +1,8 @@
 """Connections to Redis are lost in the middle of a step: every document is finished once.
 
-A step that is lost ``before`` never reached the server; of one lost ``after`` only the answer is
-missing. A client sends a request `TRIES` times, so that one loss is hidden from who waits for the
-answer, and `TRIES` in a row are not.
+A step that is lost ``before`` never reached the server; of a step lost ``after``, only the answer
+is missing. A client sends a request up to `TRIES` times, so the caller does not notice one loss,
+but does notice `TRIES` in a row.
 """
 
 import asyncio
@@ -48,10 +48,10 @@ TRIES: Final = 4
 SUBMISSION: Final = "s"
 JOBS: Final = 5
 BULK_JOBS: Final = 3
-"""How many of them a worker of `tests.workers` claims at once."""
+"""How many jobs a worker of `tests.workers` claims at once."""
 LEASE_SECONDS: Final = 1.0
 CLAIMS_UNTIL_POISON: Final = 2 * TRIES
-"""Every job is lost twice or more: who claims it gives up twice, and waits out the lease."""
+"""Claims are lost so often that a worker fails twice and the leases must expire."""
 DOCUMENTS: Final = 40
 LOST_SHARE: Final = 0.1
 LOSSES_AT_MOST: Final = 100_000
@@ -64,7 +64,7 @@ TIMES: Final = pytest.mark.parametrize("times", [1, TRIES + 1], ids=["once", "be
 
 @dataclass(frozen=True)
 class Wire:
-    """A broker whose connections can be lost, and ``direct``, the same past the proxy."""
+    """A broker whose connections can be lost, and ``direct``, the same without the proxy."""
 
     broker: Broker
     direct: Broker
@@ -77,7 +77,7 @@ class Wire:
         return drop(request, nth=nth, times=times)
 
     def passing(self, request: Predicate, *, nth: int) -> Callable[[], Awaitable[None]]:
-        """What returns when the ``nth`` request is answered."""
+        """Return a function that waits until the ``nth`` matching request has been answered."""
         hold = self.proxy.hold_reply(request, nth=nth)
         hold.release()
 
@@ -87,7 +87,7 @@ class Wire:
         return passed
 
     async def finished(self, submission: str = SUBMISSION) -> SubmissionStatus:
-        """The submission's status, once it is complete."""
+        """Wait until the submission is complete; return its status."""
         return await eventually(
             lambda: self.direct.queue.submission(submission), lambda status: status.complete
         )
@@ -96,7 +96,7 @@ class Wire:
         return await balanced(self.direct.redis)
 
     async def crashes(self, job_id: str) -> int:
-        """How many workers are thought to have died over a job that is on the queue."""
+        """Return how many workers count as having died while they ran a job."""
         counted = await awaited(self.direct.redis.hget(keys.JOB_INFO + job_id, "crashes"))
         return int(counted or 0)
 
@@ -111,7 +111,7 @@ async def wire(broker: Broker, redis_url: str) -> AsyncIterator[Wire]:
 
 
 def batches(count: int = JOBS, submission: str = SUBMISSION) -> list[IngestBatch]:
-    """Batches of one document each."""
+    """Return ``count`` batches of one document each."""
     names = [f"{submission}-{i}" for i in range(count)]
     return [
         IngestBatch(
@@ -127,7 +127,7 @@ def doc_ids(offered: Iterable[IngestBatch]) -> list[str]:
 
 
 async def struck(lost: Disconnect, times: int) -> None:
-    """Return when the connection was lost so often."""
+    """Wait until the connection has been lost ``times`` times."""
 
     async def fired() -> int:
         return lost.fired
@@ -136,7 +136,7 @@ async def struck(lost: Disconnect, times: int) -> None:
 
 
 def index_and_note(indexed: list[str]) -> WorkerCoroutine:
-    """A job that says which documents it was given."""
+    """Return a job function that appends the ids of its documents to ``indexed``."""
 
     async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         indexed.extend(document.doc_id for document in batch.documents)
@@ -364,7 +364,7 @@ async def test_a_job_counts_once_although_its_ack_was_lost(
     assert sorted(indexed) == doc_ids(batches(1) + batches(submission="later"))
     assert await wire.totals() == Totals(1 + JOBS, finished=1 + JOBS, waiting=0, dead=0)
     said = Counter(line["event"] for line in log)
-    unsure = 0 if when == "before" else 1  # whether it was this worker that finished the job
+    unsure = 0 if when == "before" else 1  # this worker cannot know whether it finished the job
     assert said[events.LEASE_LOST] == unsure
     assert said[events.JOB_FINISHED] == 1 + JOBS - unsure
 
@@ -419,7 +419,7 @@ async def test_a_worker_deregisters_although_the_connection_was_lost(
 
 @WHEN
 async def test_a_worker_stops_although_it_cannot_deregister(wire: Wire, when: When) -> None:
-    """Lost before, it is still seen, until it is forgotten like one that was killed."""
+    """If the request is lost before, the worker stays listed until its heartbeat times out."""
     indexed: list[str] = []
     await wire.broker.queue.offer(batches())
     async with working(wire.broker, index_and_note(indexed)):
@@ -430,8 +430,8 @@ async def test_a_worker_stops_although_it_cannot_deregister(wire: Wire, when: Wh
     assert await wire.totals() == Totals(JOBS, finished=JOBS, waiting=0, dead=0)
 
 
-async def buried(broker: Broker, batch: IngestBatch) -> None:
-    """Queue ``batch`` and give it up."""
+async def dead_lettered(broker: Broker, batch: IngestBatch) -> None:
+    """Queue ``batch`` and dead-letter it."""
     await broker.queue.offer([batch])
     leases = lease_queue(broker)
     [claim] = await take(leases)
@@ -443,10 +443,10 @@ async def buried(broker: Broker, batch: IngestBatch) -> None:
 async def test_a_dead_letter_is_requeued_once_although_the_connection_was_lost(
     wire: Wire, when: When, times: int
 ) -> None:
-    await buried(wire.direct, *batches(1))
+    await dead_lettered(wire.direct, *batches(1))
     dead_letters = DeadLetters(wire.broker.redis, wire.broker.config)
     lost = wire.lose(when, script(wire.scripts.requeue.sha), times=times)
-    while lost.fired < times:  # as a user does who is told that Redis was away
+    while lost.fired < times:  # as a user does who is told that Redis is away
         found = [dead_letter async for dead_letter in dead_letters.find(DeadLetterFilter())]
         try:
             await dead_letters.requeue(found, "again")
@@ -465,7 +465,7 @@ async def test_a_dead_letter_is_requeued_once_although_the_connection_was_lost(
 async def test_a_dead_letter_indexed_before_its_requeue_is_resent_is_not_run_again(
     wire: Wire,
 ) -> None:
-    await buried(wire.direct, *batches(1))
+    await dead_lettered(wire.direct, *batches(1))
     requeue = script(wire.scripts.requeue.sha)
     wire.lose("after", requeue)
     again = wire.proxy.hold_request(requeue, nth=2)

@@ -1,5 +1,4 @@
-"""Processes that have content in the blob store are killed: none of it is lost, nor left for
-ever."""
+"""Processes with blobs are killed: no blob in use is lost, and none is left for ever."""
 
 import asyncio
 import json
@@ -29,7 +28,7 @@ KILLS = 4
 
 
 def lines() -> str:
-    """Documents that are too long for the queue, and soon embedded."""
+    """Return documents that are too long for the queue, but quickly embedded."""
     padding = "\n" * INLINE_TEXT_BYTES
     return "".join(
         json.dumps({"doc_id": f"{n}", "text": f"Note {n}.{padding}The end of note {n}."}) + "\n"
@@ -38,7 +37,7 @@ def lines() -> str:
 
 
 async def check(broker: Broker) -> tuple[set[str], set[str]]:
-    """What jobs and dead letters name, and what is there."""
+    """Return the blobs that jobs and dead letters refer to, and all blobs."""
     assert broker.blobs is not None
     named: set[str] = set()
     async for some in job_payloads(broker.redis):
@@ -66,13 +65,13 @@ async def test_blobs_left_by_a_killed_api_are_collected_when_old(ingestq: Ingest
             served.tell(signal.SIGKILL)
         named, there = await check(broker)
         assert (len(named), len(there)) == (0, 1)
-        leftovers = GarbageCollector(redis, config, blobs)
-        assert await leftovers.collect() == 0  # it may be somebody's who is not dead
+        garbage_collector = GarbageCollector(redis, config, blobs)
+        assert await garbage_collector.collect() == 0  # its process may be alive
         space, now_us = await broker.queue.space()
-        for name in there:  # as if that had been yesterday
+        for name in there:  # make it look a day old
             old = new_blob_name(space, now_us - 2 * GARBAGE_AGE_MS * 1000) + UNFINISHED
             (data / "blobs" / name).rename(data / "blobs" / old)
-        assert await leftovers.collect() == 1
+        assert await garbage_collector.collect() == 1
 
 
 @pytest.mark.slow
@@ -110,4 +109,4 @@ async def test_every_text_is_indexed_although_workers_are_killed(ingestq: Ingest
             worker.communicate()
         status = await broker.queue.submission(submission)
         assert status.documents.rejected == 0
-        assert (await check(broker))[1] <= there - named  # what killed workers left, at most
+        assert (await check(broker))[1] <= there - named  # at most what killed workers left

@@ -1,4 +1,4 @@
-"""Redis goes away, comes back, and refuses: what was accepted is finished, once."""
+"""Redis crashes, comes back, or refuses writes: every accepted document is finished once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -90,7 +90,7 @@ async def test_a_worker_survives_a_redis_crash(tmp_path: Path) -> None:
                     status = await eventually(
                         lambda: broker.queue.submission("s"), lambda status: status.complete
                     )
-                    # Counted by Redis in the step that removes a job: none twice, none missing.
+                    # Redis counts in the same step that removes a job: none twice, none missing.
                     assert status.documents.indexed == JOBS
                     assert await balanced(redis) == Totals(JOBS, finished=JOBS, waiting=0, dead=0)
 

@@ -1,6 +1,6 @@
-"""Redis cannot write to its disk and refuses all writes: that is said, and waited for.
+"""Redis cannot write to its disk and refuses writes: this is reported, and work resumes later.
 
-On real servers, the bundled one and the distribution's, that fail to save a snapshot.
+Run on real servers, the bundled one and the distribution's, that fail to save a snapshot.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ REASON = "accepts no writes: it cannot write to its disk"
 
 @dataclass(frozen=True)
 class Disk:
-    """The disk of a server, where it is to save a snapshot at ``snapshot``.
+    """The disk of a server, which saves snapshots at ``snapshot``.
 
     The client ``redis`` gets answers from a broken server too: unlike ours it does not ping each
     new connection, which is refused like a write.
@@ -46,14 +46,14 @@ class Disk:
     snapshot: Path
 
     async def break_down(self) -> None:
-        """No snapshot can be saved: there is a folder in its place."""
+        """Make saving snapshots fail, by a folder in their place."""
         self.snapshot.unlink(missing_ok=True)
         self.snapshot.mkdir()
         await self._save()
         await eventually(self._last_save, lambda status: status == "err")
 
-    async def mend(self) -> None:
-        """Let snapshots be saved; fine if they could be all the time."""
+    async def repair(self) -> None:
+        """Let snapshots be saved again. Does nothing if they can be."""
         if self.snapshot.is_dir():
             self.snapshot.rmdir()
         await self._save()
@@ -69,7 +69,7 @@ class Disk:
 
 @pytest.fixture(params=["bundled", "debian"])
 async def own_broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Broker]:
-    """A broker on a server whose disk is ours, and that stops when it cannot save."""
+    """Yield a broker on a server of its own that refuses writes when it cannot save."""
     async with AsyncExitStack() as stack:
         if request.param == "bundled":
             url = await stack.enter_async_context(embedded_redis(tmp_path))
@@ -92,11 +92,11 @@ async def disk(own_broker: Broker) -> AsyncIterator[Disk]:
         name = (await redis.config_get("dbfilename"))["dbfilename"]
         disk = Disk(redis, Path(folder) / name)
         yield disk
-        await disk.mend()
+        await disk.repair()
 
 
 class HeldJobs:
-    """A job that waits until all may end. ``began`` says that one did, ``runs`` how often each."""
+    """Jobs that wait until all may end. ``began`` is set by the first, ``runs`` counts each."""
 
     def __init__(self) -> None:
         self.began = asyncio.Event()
@@ -120,7 +120,7 @@ def batches(count: int) -> list[IngestBatch]:
 
 
 async def refused(log: Sequence[MutableMapping[str, Any]]) -> None:
-    """Return when the worker has said why it cannot work."""
+    """Wait until the worker has logged why it cannot work."""
 
     async def said() -> list[str]:
         return [entry["error"] for entry in log if entry["event"] == events.SERVICE_AWAY]
@@ -141,7 +141,7 @@ async def test_a_producer_gets_the_reason_or_waits(own_broker: Broker, disk: Dis
         await own_broker.queue.offer(batches(20))
     assert await disk.redis.zcard(keys.QUEUE) == 10
     enqueued = asyncio.create_task(own_broker.queue.enqueue(batches(20)))
-    await disk.mend()
+    await disk.repair()
     assert Counter(await enqueued) == {EnqueueResult.DUPLICATE: 10, EnqueueResult.ACCEPTED: 10}
     assert await balanced(own_broker.redis) == Totals(20, 0, waiting=20, dead=0)
 
@@ -166,7 +166,7 @@ async def test_the_command_gives_the_reason_and_queues_the_file_later(
     await disk.break_down()
     refused = await asyncio.to_thread(ingestq, "add", "note.txt")
     refused.failed_with(3, REASON)
-    await disk.mend()
+    await disk.repair()
     assert (await asyncio.to_thread(ingestq, "add", "note.txt")).code == 0
     assert await balanced(own_broker.redis) == Totals(1, 0, waiting=1, dead=0)
 
@@ -174,7 +174,7 @@ async def test_the_command_gives_the_reason_and_queues_the_file_later(
 async def test_a_worker_logs_the_reason_waits_and_resumes_its_job(
     own_broker: Broker, disk: Disk
 ) -> None:
-    """Its running jobs end while nothing can be written down, and are not run again."""
+    """Jobs that end while nothing can be written are not run again."""
     jobs = HeldJobs()
     await own_broker.queue.offer(batches(JOBS))
     with capture_logs() as log:
@@ -184,7 +184,7 @@ async def test_a_worker_logs_the_reason_waits_and_resumes_its_job(
             jobs.may_end.set()
             await refused(log)
             assert await disk.redis.zcard(keys.QUEUE) == JOBS
-            await disk.mend()
+            await disk.repair()
             await completed(own_broker)
     assert set(jobs.runs.values()) == {1}
     assert await balanced(own_broker.redis) == Totals(JOBS, JOBS, waiting=0, dead=0)
@@ -193,7 +193,7 @@ async def test_a_worker_logs_the_reason_waits_and_resumes_its_job(
 async def test_a_worker_survives_an_outage_longer_than_its_leases(
     own_broker: Broker, disk: Disk
 ) -> None:
-    """A job may run twice then; its documents are counted once all the same."""
+    """A job may run twice then, but its documents count once."""
     jobs = HeldJobs()
     await own_broker.queue.offer(batches(JOBS))
     with capture_logs() as log:
@@ -203,7 +203,7 @@ async def test_a_worker_survives_an_outage_longer_than_its_leases(
             await eventually(lambda: disk.redis.keys(keys.LEASE + "*"), lambda left: not left)
             jobs.may_end.set()
             await refused(log)
-            await disk.mend()
+            await disk.repair()
             await completed(own_broker)
     assert len(jobs.runs) == JOBS
     assert await balanced(own_broker.redis) == Totals(JOBS, JOBS, waiting=0, dead=0)
@@ -218,7 +218,7 @@ async def test_an_idle_worker_survives_an_outage_and_takes_new_jobs(
     with capture_logs() as log:
         async with working(own_broker, jobs.job):
             await refused(log)
-            await disk.mend()
+            await disk.repair()
             await own_broker.queue.offer(batches(JOBS))
             await completed(own_broker)
     assert await balanced(own_broker.redis) == Totals(JOBS, JOBS, waiting=0, dead=0)

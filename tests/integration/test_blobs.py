@@ -1,4 +1,4 @@
-"""Large content goes through the blob store, and leaves nothing there."""
+"""Large content travels through the blob store, and its blobs are deleted afterwards."""
 
 import tempfile
 from collections.abc import AsyncIterator
@@ -50,7 +50,7 @@ async def in_parts(*parts: bytes) -> AsyncIterator[bytes]:
 
 
 async def stored_blobs(broker: Broker) -> set[str]:
-    """What lies in the blob store of ``broker``."""
+    """Return the names of all blobs of ``broker``."""
     assert broker.blobs is not None
     space, _ = await broker.queue.space()
     return set(await broker.blobs.names(space))
@@ -99,7 +99,7 @@ async def test_uploaded_files_are_parsed_from_every_kind_of_store(
     assert await stored_blobs(broker) == set()
 
 
-async def test_verify_does_not_compare_uploads_with_a_file(harness: Harness) -> None:
+async def test_an_upload_has_no_source_file_to_verify_against(harness: Harness) -> None:
     receipt = await harness.broker.client.upload("page", in_parts(PAGE), source="page.html")
     await end(harness, receipt.submission)
     key = DocumentKey("", "page")
@@ -255,8 +255,8 @@ async def test_an_upload_repeated_with_the_same_key_is_stored_once(
     assert await stored_blobs(broker) == kept
 
 
-class Deaf(JobQueue):
-    """The answer to an offer is lost."""
+class LosesAnswers(JobQueue):
+    """A queue whose answers to offers are lost."""
 
     async def offer(self, batches: object) -> list[EnqueueResult]:
         await super().offer(batches)  # type: ignore[arg-type]
@@ -264,7 +264,7 @@ class Deaf(JobQueue):
 
 
 async def test_a_blob_is_kept_if_its_job_may_have_been_accepted(broker: Broker) -> None:
-    client = IngestClient(Deaf(broker.redis, broker.config), broker.blobs)
+    client = IngestClient(LosesAnswers(broker.redis, broker.config), broker.blobs)
     with pytest.raises(ConnectionResetError):
         await client.submit("lamp", source="s", text=LONG)
     [claimed] = await take(lease_queue(broker))

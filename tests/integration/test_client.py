@@ -1,4 +1,4 @@
-"""`IngestClient`: what a service of one's own puts on the queue, and what it is told."""
+"""`IngestClient`: what it puts on the queue, and what it reports."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -40,7 +40,7 @@ def notes(count: int, tenant: str = "") -> Iterator[Document]:
 
 
 async def finish_all(broker: Broker) -> int:
-    """Do as a worker that indexes what waits; how many documents that were."""
+    """Act as a worker that indexes everything on the queue; return the number of documents."""
     leases = lease_queue(broker)
     done = 0
     while claims := await take(leases, 100):
@@ -147,7 +147,7 @@ async def test_submit_many_reads_no_further_while_the_queue_is_full(broker: Brok
         filling = asyncio.create_task(client.submit_many(notes(20 * JOB_DOCUMENTS)))
         await eventually(lambda: finish_all(broker), lambda _: filling.done())
         assert (await filling).accepted == 20 * JOB_DOCUMENTS
-        assert queued == 9  # the tenth is kept for what somebody waits for
+        assert queued == 9  # the tenth is reserved for interactive jobs
 
 
 async def test_submit_raises_queue_full_at_once(broker: Broker) -> None:

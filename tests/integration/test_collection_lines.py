@@ -1,4 +1,4 @@
-"""Jobs wait for a worker that serves their collection, and hold up nobody else's."""
+"""Jobs wait for a worker that serves their collection, and do not delay other collections."""
 
 import asyncio
 from collections import Counter
@@ -43,7 +43,7 @@ async def queued(broker: Broker, collection: str, count: int = 1, lane: Lane = L
 
 
 async def claimed(leases: LeaseQueue, n: int = 1) -> list[str]:
-    """Claim jobs; the collections that they are for."""
+    """Claim jobs; return their collections."""
     return [claim.collection for claim in await take(leases, n)]
 
 
@@ -87,7 +87,7 @@ async def test_collections_take_turns(broker: Broker) -> None:
 async def test_the_backlog_of_an_unserved_collection_delays_no_other(
     broker: Broker,
 ) -> None:
-    """Neither its tenant in another collection, nor whoever comes after it is served."""
+    """It delays neither the same tenant in another collection, nor jobs queued later."""
     await queued(broker, "x", 50)
     await queued(broker, "y", 2)
     other = [Document(doc_id="o", version=1, source="s", text="t", tenant="t", collection="y")]
@@ -117,7 +117,7 @@ async def test_a_job_whose_worker_died_returns_to_its_collection(broker: Broker)
     assert await claimed(x) == ["x"]
     y = lease_queue(broker, serving=ONLY_Y)
 
-    async def revived() -> int:  # by whoever looks
+    async def revived() -> int:  # by any claim
         assert await claimed(y) == []
         return (await broker.queue.depth()).ready
 
@@ -199,7 +199,7 @@ async def test_an_idle_worker_is_woken_only_by_its_own_collections(broker: Broke
     await asyncio.wait_for(waiting, 4)
 
 
-# A worker at work
+# With a real worker
 
 
 def worker_of(leases: LeaseQueue, ran: list[str]) -> LeaseWorker:
@@ -211,7 +211,7 @@ def worker_of(leases: LeaseQueue, ran: list[str]) -> LeaseWorker:
 
 
 async def worked(broker: Broker, leases: LeaseQueue) -> tuple[list[str], Sequence[Any]]:
-    """Let a worker do all that it may; for which collections, and what it logged."""
+    """Run a worker until it is idle; return the collections it worked for, and its log."""
     ran: list[str] = []
     worker = worker_of(leases, ran)
     with capture_logs() as logs:
@@ -245,14 +245,14 @@ async def test_no_warning_about_jobs_that_another_worker_serves(broker: Broker) 
 
 
 def left_by(logs: Sequence[Any]) -> list[str]:
-    """The collections whose jobs a worker said that nobody serves."""
+    """Return the collections of which a worker logged that no worker serves them."""
     return [log["collection"] for log in logs if log["event"] == events.WORKER_LEAVES]
 
 
 async def test_a_job_queued_under_the_wrong_collection_is_not_written(
     broker: Broker,
 ) -> None:
-    """Whoever put such a job on the queue: the ids in it are those of other documents here."""
+    """Otherwise it would overwrite documents with the same ids in this collection."""
     await queued(broker, "y")
     [job_id] = await broker.redis.zrange(keys.QUEUE, 0, -1)
     batch = IngestBatch("s", tuple(documents("x", 1)))

@@ -1,4 +1,4 @@
-"""Dead letters: found by what they say, requeued for real, purged for good."""
+"""Dead letters are found, requeued and purged."""
 
 import asyncio
 
@@ -29,13 +29,13 @@ def document(doc_id: str, version: int = 1, tenant: str = "") -> Document:
 
 
 async def fail(broker: Broker, reason: str, *documents: Document) -> None:
-    """Queue ``documents`` and dead_letter_batch them, as a worker does."""
+    """Queue ``documents`` and dead-letter them, as a worker does."""
     batch = IngestBatch("first", documents)
     await broker.queue.offer([batch])
-    await settle(broker, dead_letter_batch(batch, reason, tries=5, traceback="Traceback …"))
+    await ack(broker, dead_letter_batch(batch, reason, tries=5, traceback="Traceback …"))
 
 
-async def settle(broker: Broker, report: BatchReport) -> IngestBatch:
+async def ack(broker: Broker, report: BatchReport) -> IngestBatch:
     leases = lease_queue(broker)
     [claimed] = await take(leases)
     assert await finish(leases, claimed, report)
@@ -73,7 +73,7 @@ async def test_each_requeued_document_is_a_job_of_its_own_and_counted(
     assert (await broker.queue.submission("second")).accepted == 2
 
     indexed = BatchReport(DocumentCounts(indexed=1))
-    tried = [await settle(broker, indexed), await settle(broker, indexed)]
+    tried = [await ack(broker, indexed), await ack(broker, indexed)]
     assert sorted(d.doc_id for batch in tried for d in batch.documents) == ["a", "b"]
     assert (await broker.queue.submission("second")).complete
     assert (await broker.queue.depth()).queued_bytes == 0
@@ -123,7 +123,7 @@ async def test_a_job_that_cannot_be_decoded_is_requeued_unchanged(
         failed_ms=1,
     )
     await broker.queue.offer([IngestBatch("s", (document("a"),))])
-    await settle(broker, BatchReport(dead=(dead_letter,)))
+    await ack(broker, BatchReport(dead=(dead_letter,)))
     assert await dead_letters.requeue(await found(dead_letters, DeadLetterFilter()), "second") == 1
     [claimed] = await take(lease_queue(broker))
     assert (claimed.job_id, claimed.payload, claimed.failures) == ("odd", b"\x80", 0)

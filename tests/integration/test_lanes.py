@@ -1,4 +1,4 @@
-"""Nobody waits for somebody else's backlog: lanes, and tenants in a lane."""
+"""Lanes and fairness between tenants: no job waits for the backlog of others."""
 
 import asyncio
 from collections import Counter
@@ -45,7 +45,7 @@ def batches(
 
 
 async def claimed_tenants(broker: Broker, n: int) -> list[str]:
-    """Whose jobs are claimed one after the other."""
+    """Claim jobs one by one; return their tenants."""
     leases = lease_queue(broker)
     return [batch_of(claim).tenant for _ in range(n) for claim in await take(leases, 1)]
 
@@ -65,7 +65,7 @@ async def test_interactive_jobs_do_not_starve_bulk_jobs(broker: Broker) -> None:
 
 
 async def test_bulk_jobs_leave_a_worker_slot_for_interactive_jobs(broker: Broker) -> None:
-    """Though every job that may run is a bulk job that does not end."""
+    """Even if every running job is a bulk job that does not end."""
     may_end = asyncio.Event()
     running: Counter[Lane] = Counter()
 

@@ -1,4 +1,4 @@
-"""The queue on a real Redis: nothing is lost, nothing is finished twice."""
+"""The queue on a real Redis: no job is lost, and none is finished twice."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -129,7 +129,7 @@ async def test_a_busy_worker_claims_a_job_as_soon_as_its_lease_expires(
     holder = leases(SHORT_LEASE)
     assert len(await take(holder, 1)) == 1
     claimed_at = await queue.now()
-    # A busy worker claims all the time, also in the millisecond in which the lease ends.
+    # A busy worker claims all the time, also within the millisecond in which the lease ends.
     async with asyncio.timeout(10):
         while not await take(holder, 1):
             pass
@@ -257,7 +257,7 @@ async def test_errors_of_redis_say_what_to_do(broker: Broker) -> None:
 
 
 async def eventually_claim(leases: LeaseQueue) -> Claim:
-    """Claim one job as soon as there is one that may be claimed."""
+    """Claim one job as soon as one can be claimed."""
     async with asyncio.timeout(10):
         while not (claims := await take(leases, 1)):
             await leases.wait_for_work(Lane.BULK, 1)

@@ -1,4 +1,4 @@
-"""What is remembered of what was submitted, what ended, and what was given up."""
+"""Recent submissions, finished jobs and dead letters."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def batch(*doc_ids: str, submission: str = "s") -> IngestBatch:
 
 
 def key_of(doc_id: str) -> str:
-    """The key of a document's dead letter."""
+    """Return the key of a document's dead letter."""
     [key] = batch(doc_id).dead_letter_keys
     return key
 
@@ -51,8 +51,8 @@ async def ids(recent: RecentWorkReader) -> list[str]:
     return [submission.id for submission in (await recent.read(9)).submissions]
 
 
-async def give_up(leases: LeaseQueue, reason: str) -> None:
-    """Do as a worker that rejects the one job on the queue."""
+async def reject(leases: LeaseQueue, reason: str) -> None:
+    """Act as a worker that rejects the one job on the queue."""
     [claim] = await take(leases)
     assert await finish(leases, claim, dead_letter_batch(batch_of(claim), reason, tries=1))
 
@@ -88,7 +88,7 @@ async def test_recent_submissions_are_sorted_by_last_change(
 async def test_a_submission_in_progress_stays_recent(
     recent: RecentWorkReader, leases: LeaseQueue, broker: Broker
 ) -> None:
-    """And their number is bounded."""
+    """Other submissions push each other out: their number is bounded."""
     await broker.queue.offer([batch(str(n), submission="large") for n in range(6)])
     running = list(await take(leases, 6))
     for n in range(3 * REMEMBERED):
@@ -155,7 +155,7 @@ async def test_newest_returns_the_newest_dead_letters(
 ) -> None:
     for name in ("a", "b", "c"):
         await broker.queue.offer([batch(name)])
-        await give_up(leases, f"{name} is broken")
+        await reject(leases, f"{name} is broken")
         await broker.redis.zincrby(keys.DEAD_TIMES, -5000 * (ord("d") - ord(name)), key_of(name))
     newest, other = await dead_letters.newest(2)
     assert (newest.key, other.key) == (key_of("c"), key_of("b"))
@@ -166,7 +166,7 @@ async def test_newest_returns_the_newest_dead_letters(
     await dead_letters.purge(await dead_letters.get([key_of("c")]))
     await dead_letters.requeue(await dead_letters.get([key_of("b")]), "again")
     assert [name.key for name in await dead_letters.newest(9)] == [key_of("a")]
-    await give_up(leases, "b is still broken")
+    await reject(leases, "b is still broken")
     assert [name.key for name in await dead_letters.newest(9)] == [key_of("b"), key_of("a")]
     await balanced(broker.redis)
 
@@ -175,7 +175,7 @@ async def test_a_dead_letter_is_deleted_when_its_document_succeeds(
     dead_letters: DeadLetters, leases: LeaseQueue, broker: Broker
 ) -> None:
     await broker.queue.offer([batch("a")])
-    await give_up(leases, "broken")
+    await reject(leases, "broken")
     await broker.queue.offer([batch("a", submission="later")])
     [claim] = await take(leases)
     resolved = batch("a").dead_letter_keys

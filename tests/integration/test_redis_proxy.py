@@ -1,4 +1,4 @@
-"""The proxy in front of Redis: nobody notices it, until a test says so."""
+"""The proxy in front of Redis: transparent until a test arms a fault."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ COUNT_AND_ANSWER = "return redis.call('INCR', KEYS[1])"
 
 @pytest.fixture
 async def direct(redis_url: str) -> AsyncIterator[Redis]:
-    """A client that goes past the proxy, to an empty database."""
+    """Yield a client that bypasses the proxy, with an empty database."""
     async with connected(BrokerConfig(redis_url)) as redis:
         await redis.flushdb()
         yield redis
@@ -52,7 +52,7 @@ async def pop(client: Redis) -> list[bytes]:
 
 @asynccontextmanager
 async def client_of(proxy: RedisProxy, protocol: int = 2) -> AsyncIterator[Redis]:
-    """A client that tries everything once."""
+    """Yield a client that never retries."""
     async with Redis.from_url(proxy.url, protocol=protocol) as client:
         yield client
 
@@ -65,7 +65,7 @@ async def once(proxy: RedisProxy, direct: Redis) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def retrying(proxy: RedisProxy, direct: Redis) -> AsyncIterator[Redis]:
-    """A client as the pipeline uses it."""
+    """Yield a client with the product's own retries."""
     async with connect(BrokerConfig(proxy.url)) as client:
         yield client
 

@@ -1,5 +1,4 @@
-"""Whatever schedulers do, in whatever order: no run is begun twice, and none that was lost is
-forgotten."""
+"""In any order of events, no run begins twice, and no lost run is forgotten."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -19,7 +18,7 @@ T = TypeVar("T")
 
 LEASE_MS = 3600 * 1000
 LATER_MS = 24 * 3600 * 1000
-"""Runs of the test are due in the future, so that the time of Redis decides nothing."""
+"""Runs of the test are due in the future, so that Redis time does not matter."""
 
 
 class RunMachine(RuleBasedStateMachine):

@@ -1,4 +1,4 @@
-"""The record of scheduled runs: each is begun once, and none is forgotten."""
+"""The record of scheduled runs: each begins once, and none is forgotten."""
 
 import asyncio
 
@@ -57,12 +57,12 @@ async def end(runs: Runs, claim: RunClaim, outcome: RunOutcome = RunOutcome.DONE
 
 
 def up(entry: EntryStatus) -> EntryStatus:
-    """The entry of a scheduler that is up."""
+    """Return the entry of a live scheduler."""
     return msgspec.structs.replace(entry, live=True)
 
 
 async def lose_lease(broker: Broker) -> None:
-    """What happens when whoever runs it is dead for long enough."""
+    """Let the lease of the run expire, as if its process had died."""
     assert await broker.redis.delete(keys.RUN_LEASE + "nightly")
 
 
@@ -129,7 +129,7 @@ async def test_a_run_whose_process_died_is_due_again(runs: Runs, broker: Broker)
     [lost] = await runs.history("nightly")
     assert (lost.outcome, lost.detail) == (RunOutcome.INTERRUPTED, LOST)
     assert lost.finished_ms is not None
-    # Should it have been alive after all, it learns that it is too late.
+    # If the process is alive after all, it learns that it is too late.
     assert not await runs.renew(claim, None)
     assert not await runs.end(claim, claim.run)
     await end(runs, again)
@@ -161,7 +161,7 @@ async def test_a_run_that_kills_its_process_is_repeated_a_limited_number_of_time
 
 
 async def test_every_step_can_be_repeated(runs: Runs, broker: Broker) -> None:
-    """As they are when an answer is lost."""
+    """A client repeats a step whose answer was lost."""
     claim = await begun(runs)
     ended = await end(runs, claim)
     assert await runs.end(claim, ended)

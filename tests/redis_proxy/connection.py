@@ -1,4 +1,4 @@
-"""One client's connection to the server: every request is paired with its reply."""
+"""The connection of one client to the server, in which requests are paired with replies."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,25 +11,25 @@ from tests.redis_proxy.resp import PUSH
 
 
 class ScriptNotLoaded(Exception):
-    """A fault counted a request to run a script that the server does not know."""
+    """A fault counted a request to run a script that is not loaded."""
 
 
 @dataclass(frozen=True)
 class _Exchange:
-    """A request on its way."""
+    """A request in transit."""
 
     words: Words
     awaited: bool
-    """Whether it counts for a fault that is not spent."""
+    """True if it counts for a fault that is not spent."""
     faults: Sequence[Fault]
-    """Those that strike it."""
+    """The faults that strike it."""
 
     def at(self, stage: Stage) -> list[Fault]:
         return [fault for fault in self.faults if fault.stage is stage]
 
 
 class Connection:
-    """Passes requests one way and replies the other, until either side is done."""
+    """Passes requests one way and replies the other, until either side closes."""
 
     def __init__(self, client: Peer, server: Peer, armed: Sequence[Fault]) -> None:
         self._client = client
@@ -38,7 +38,7 @@ class Connection:
         self._unanswered: asyncio.Queue[_Exchange] = asyncio.Queue()
 
     async def run(self) -> None:
-        """Return when both sides are closed.
+        """Run until both sides are closed.
 
         Raises an ExceptionGroup of ProtocolError or ScriptNotLoaded.
         """

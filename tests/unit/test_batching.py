@@ -1,4 +1,4 @@
-"""Documents become jobs: each once, in its tenant's order, within bounds."""
+"""Batching: each document is in one job, in its tenant's order, and jobs are bounded."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""A place for objects: each is there as a whole, or not at all."""
+"""Blob stores: a blob is complete, or there is none."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Any file name there can be becomes text, and the same name again."""
+"""Every possible path can be written as text and read back."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A background service ends when it is told to, whatever becomes of its cancellation."""
+"""Background services stop when they are told to, even if cancellations are lost."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Which versions of Qdrant are accepted."""
+"""The versions of Qdrant that are accepted."""
 
 import pytest
 

@@ -1,4 +1,4 @@
--- Functions that the scripts share. Prepended to each of them; K.NAME becomes the key of that name.
+-- Functions that the scripts share. Prepended to each script, before the names of keys are filled in.
 
 local WAKE_TOKENS = 64      -- more tokens than idle workers are of no use
 local POISON_CRASHES = 2    -- a job during which so many workers died is run alone
