@@ -7,8 +7,8 @@
         status = await client.wait(receipt.submission, timeout=60)
 
 Start with `IngestClient`. It takes a `Document` or `Deletion`, returns a `Receipt` and a
-`SubmissionStatus`, and raises subclasses of `IngestqError`: `ServiceUnavailable` and `QueueFull` may
-pass if you try again, the others will not.
+`SubmissionStatus`, and raises subclasses of `IngestqError`. After `ServiceUnavailable` or
+`QueueFull`, try again later.
 
 A name is loaded when it is first used, so importing the package is fast.
 """

@@ -73,9 +73,9 @@ def deletion_batches(
 ) -> list[DeleteBatch]:
     """Return the jobs for ``deletions``, each of which names its collection."""
     return [
-        DeleteBatch(submission, tuple(some), lane)
-        for _, mine in groupby(sorted(deletions, key=_owner), key=_owner)
-        for some in in_groups(list(mine), DELETE_DOCUMENTS)
+        DeleteBatch(submission, tuple(group), lane)
+        for _, of_owner in groupby(sorted(deletions, key=_owner), key=_owner)
+        for group in in_groups(list(of_owner), DELETE_DOCUMENTS)
     ]
 
 

@@ -165,8 +165,8 @@ class IngestClient:
         Raises ValueError if the content is not exactly one of text and path, or a field is invalid.
         """
         collection = self.collection if collection is None else collection
-        about = (version, tenant, media_type, metadata, lane, collection)
-        request = (doc_id, source, text, path, *about)
+        fields = (version, tenant, media_type, metadata, lane, collection)
+        request = (doc_id, source, text, path, *fields)
         document = Document(
             doc_id=doc_id,
             version=await self.now() if version is None else version,
@@ -362,8 +362,8 @@ class IngestClient:
         """
         counts: Counter[EnqueueResult] = Counter()
         batches = self._deletion_batches(deletions, submission, lane)
-        for some in in_groups(batches, ROUND_TRIP_JOBS):
-            for batch, answer in zip(some, await self.queue.enqueue(some), strict=True):
+        for group in in_groups(batches, ROUND_TRIP_JOBS):
+            for batch, answer in zip(group, await self.queue.enqueue(group), strict=True):
                 counts[answer] += len(batch.documents)
         return _receipt(submission, counts)
 

@@ -71,8 +71,8 @@ class Upload:
     def request(self) -> tuple[object, ...]:
         """The values that are equal when the same request is sent again."""
         content = self.content.digest
-        about = (self.tenant, self.version, self.media_type, self.metadata, self.collection)
-        return (self.doc_id, content, self.source, *about)
+        fields = (self.tenant, self.version, self.media_type, self.metadata, self.collection)
+        return (self.doc_id, content, self.source, *fields)
 
 
 class BlobWriter:

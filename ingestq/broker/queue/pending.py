@@ -23,21 +23,21 @@ DocumentLocation = tuple[str, str, Sequence[str]]
 class PendingDocuments:
     """The documents for which there are jobs on the queue, at one moment.
 
-    ``swept`` has tenant and id of folders whose scan is pending. ``everything`` is true if there is
-    a job that cannot be read, which may be about any document.
+    ``swept`` has tenant and id of folders whose scan is pending. ``has_unknown_jobs`` is true if
+    there is a job that cannot be read, which may be about any document.
     """
 
     def __init__(
-        self, seen: SeenDocuments, swept: Collection[tuple[str, str]], everything: bool
+        self, seen: SeenDocuments, swept: Collection[tuple[str, str]], has_unknown_jobs: bool
     ) -> None:
         self._seen = seen
         self._swept = swept
-        self._everything = everything
+        self._has_unknown_jobs = has_unknown_jobs
 
     def may_change(self, tenant: str, doc_id: str, folders: Iterable[str]) -> bool:
         """Return whether a pending job may write or delete the document in ``folders``."""
         return (
-            self._everything
+            self._has_unknown_jobs
             or _name(tenant, doc_id) in self._seen
             or any((tenant, folder) in self._swept for folder in folders)
         )
@@ -55,12 +55,14 @@ class PendingReader:
         self._collection = collection
         self._last: PendingDocuments | None = None
 
-    async def read(self, about: Iterable[DocumentLocation]) -> PendingDocuments:
-        """Return the pending documents, up to date as far as the documents ``about`` go.
+    async def read(self, documents: Iterable[DocumentLocation]) -> PendingDocuments:
+        """Return the pending documents, up to date at least for ``documents``.
 
-        The queue may be long, so it is not read again if all of ``about`` were on it the last time.
+        The queue may be long, so it is not read again if all of them were on it the last time.
         """
-        if self._last is None or not all(self._last.may_change(*place) for place in about):
+        if self._last is None or not all(
+            self._last.may_change(*location) for location in documents
+        ):
             with translate_errors(self._config):
                 self._last = await self._read_queue()
         return self._last
@@ -68,11 +70,11 @@ class PendingReader:
     async def _read_queue(self) -> PendingDocuments:
         seen = SeenDocumentsBuilder()
         swept: set[tuple[str, str]] = set()
-        everything = False
+        has_unknown_jobs = False
         async for jobs in job_payloads(self._redis):
             for payload in jobs:
-                everything |= not self._note(payload, seen, swept)
-        return PendingDocuments(SeenDocuments(seen.pack()), swept, everything)
+                has_unknown_jobs |= not self._note(payload, seen, swept)
+        return PendingDocuments(SeenDocuments(seen.pack()), swept, has_unknown_jobs)
 
     def _note(
         self, payload: bytes, seen: SeenDocumentsBuilder, swept: set[tuple[str, str]]
