@@ -17,8 +17,8 @@ from ingestq.core.documents import Document, Lane
 from worker.consumer.jobs import INGESTOR, Ingestor
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import LaneModel
-from worker.embedding.processes import EmbeddingProcesses
 from worker.embedding.preparation import prepare_model
+from worker.embedding.processes import EmbeddingProcesses
 from worker.text.parts import SizedText
 
 BATCH_TOKENS: Final = 4096

@@ -142,7 +142,7 @@ async def test_arithmetic_that_is_too_coarse_for_a_model_is_not_used(
     assert (card.engine, card.arithmetic) == ("openvino", "float32")
     [fallback] = [log for log in logs if log["event"] == events.MODEL_FALLBACK]
     assert fallback["log_level"] == "warning"
-    assert "bfloat16 is too far off (cosine " in fallback["rejected"]
+    assert "bfloat16 is too inaccurate (cosine " in fallback["rejected"]
     async with ModelPool(config) as pool:
         documents = await pool.embed(Lane.BULK, sized(TEXTS))
     assert cosines(documents, tiny_models.documents("steep")).min() >= 1 - ROUNDING
