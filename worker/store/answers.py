@@ -32,12 +32,8 @@ FULL: Final = re.compile(
 NO_COLLECTION: Final = re.compile("Collection .*doesn't exist")
 RULES: Final = (
     AnswerRule({401, 403}, None, UsageError, "does not accept INGESTQ_QDRANT_API_KEY"),
-    AnswerRule(
-        {507}, None, StoreFull, "is out of disk, memory or quota; free some or raise the limit"
-    ),
-    AnswerRule(
-        ERRORS, FULL, StoreFull, "is out of disk, memory or quota; free some or raise the limit"
-    ),
+    AnswerRule({507}, None, StoreFull, "is full; free space or raise the limit"),
+    AnswerRule(ERRORS, FULL, StoreFull, "is full; free space or raise the limit"),
     AnswerRule(
         {404},
         NO_COLLECTION,
