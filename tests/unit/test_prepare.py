@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from worker.text.segments import PreparedDocument, Segment, UnchangedContent
 
 from benchmarks.prose import Prose
 from ingestq.core.documents import Document
@@ -20,6 +19,7 @@ from tests.unit.test_chunker import MAX_TOKENS, TOKENIZER
 from worker.text import prepare as preparing
 from worker.text.chunker import Chunker
 from worker.text.content import content_hash
+from worker.text.parts import PreparedDocument, Segment, UnchangedContent
 from worker.text.prepare import prepare, prepare_rest
 
 SEGMENT = 200
@@ -80,7 +80,9 @@ def outcome(read: Any) -> Any:
         return str(error)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     text=texts,
     start=st.sampled_from(["", "\ufeff", "\n \n", "\r\n" * 90, " " * 250]),
