@@ -418,7 +418,7 @@ async def test_a_deleted_collection_stops_the_worker(
 
 
 async def _stops(broker: Broker, scene: Scene, error: type[UsageError], words: str) -> None:
-    """Check that a worker stops with ``error``, and that every job is still queued with all tries."""
+    """Check that a worker stops with ``error``, and every job is still queued and untried."""
     for i in range(3 * MAX_JOBS):
         await _offer(broker, [_document(str(i), ["text"])])
     worker = make_worker(broker, func(ingest, name=INGEST))

@@ -534,7 +534,8 @@ def test_an_unavailable_endpoint_costs_no_try() -> None:
         collection="documents",
     )
 
-    batch = IngestBatch("s", (Document(doc_id="d", version=1, source="d", text="t"),))
+    document = Document(doc_id="d", version=1, source="d", text="t", collection="documents")
+    batch = IngestBatch("s", (document,))
 
     decision = decide(claim, batch, outcome_of(EmbedderUnavailable("away", 7)), now_ms=1)
 
