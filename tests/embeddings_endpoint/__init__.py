@@ -1,7 +1,7 @@
 """A stand-in for an OpenAI-compatible embeddings endpoint, over real HTTP and without a model.
 
 A text's vector is computed from its digest, so it is always the same, and differs between texts.
-The endpoint has the limits and messages of text-embeddings-inference; `answers` has those of others.
+It has the limits and messages of text-embeddings-inference; `answers` has those of others.
 A test plans faults for the next requests, or for every request with a certain text.
 """
 

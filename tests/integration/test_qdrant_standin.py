@@ -319,7 +319,7 @@ async def test_a_collection_of_another_model_is_not_opened(qdrant: Qdrant, alias
 async def test_a_foreign_collection_is_not_opened(qdrant: Qdrant, alias: str) -> None:
     await _create(qdrant, alias)
 
-    with pytest.raises(CollectionMismatch, match=rf"'{alias}' \(3 dimensions\).*did not make"):
+    with pytest.raises(CollectionMismatch, match=rf"'{alias}' \(3 dimensions\).*did not create"):
         await open_collection(qdrant, alias, HALF)
 
     assert await _collections(qdrant, alias) == {alias}
@@ -330,7 +330,7 @@ async def test_a_foreign_alias_is_not_moved(qdrant: Qdrant, alias: str) -> None:
     await _create(qdrant, theirs)
     await _point_alias(qdrant, alias, theirs)
 
-    with pytest.raises(CollectionMismatch, match=f"an alias of '{theirs}'.*did not make"):
+    with pytest.raises(CollectionMismatch, match=f"an alias of '{theirs}'.*did not create"):
         await open_collection(qdrant, alias, HALF)
 
     assert await find_collection(qdrant, alias) == CollectionNames.at(alias, theirs)
