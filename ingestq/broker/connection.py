@@ -109,7 +109,7 @@ def _translate(error: Exception, config: BrokerConfig) -> Exception:
 
 
 @contextmanager
-def translated(config: BrokerConfig) -> Iterator[None]:
+def translate_errors(config: BrokerConfig) -> Iterator[None]:
     """Raise BrokerUnavailable or UsageError in place of redis-py's errors that mean just that."""
     try:
         yield
@@ -130,7 +130,7 @@ async def connected(config: BrokerConfig) -> AsyncIterator[Redis]:
     """
     client = connect(config)
     try:
-        with translated(config):
+        with translate_errors(config):
             await client.ping()
         yield client
     finally:
@@ -143,7 +143,7 @@ RETRY_SECONDS: Final = 1.0
 """How soon to try again."""
 
 
-async def while_redis_is_away(call: Callable[[], Awaitable[T]]) -> T:
+async def retry_until_redis_answers(call: Callable[[], Awaitable[T]]) -> T:
     """Return what ``call`` returns; call it again for as long as Redis is away."""
     while True:
         try:

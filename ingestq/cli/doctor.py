@@ -16,7 +16,7 @@ from ingestq.broker.blobs.store import public
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
 from ingestq.cli.output import configure_logging, err, line, print_json
-from ingestq.core.blobs import new_name
+from ingestq.core.blobs import new_blob_name
 from ingestq.core.errors import IngestqError, ServiceUnavailable
 
 LITTLE_DISK_MIB: Final = 1024
@@ -115,10 +115,10 @@ async def _redis(settings: Settings) -> list[Diagnosis]:
 
 async def _blobs(settings: Settings) -> list[Diagnosis]:
     blobs = open_blob_store(settings.blobs)
-    probe = new_name(NOBODYS_SPACE, now_us=0)
+    probe = new_blob_name(NOBODYS_SPACE, now_us=0)
     await blobs.put(probe, _content())
     await blobs.size(probe)
-    await blobs.remove([probe])
+    await blobs.delete([probe])
     return [Diagnosis("blobs", "ok", f"{public(settings.blobs)} is readable and writable")]
 
 

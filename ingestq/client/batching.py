@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from ingestq.core.documents import INLINE_TEXT_BYTES, Deletion, Document, Lane, meant_for
+from ingestq.core.documents import INLINE_TEXT_BYTES, Deletion, Document, Lane, with_collection
 from ingestq.core.errors import encodable
 from ingestq.core.jobs import DeleteBatch, IngestBatch
 from ingestq.core.results import FailedDocument
@@ -82,7 +82,7 @@ def in_groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
-async def one_by_one(items: AsyncIterable[T] | Iterable[T]) -> AsyncGenerator[T, None]:
+async def as_async_iterator(items: AsyncIterable[T] | Iterable[T]) -> AsyncGenerator[T, None]:
     """What ``items`` yields, be it asynchronous or not."""
     if isinstance(items, AsyncIterable):
         async for item in items:
@@ -106,7 +106,7 @@ async def _jobs(
         if isinstance(found, FailedDocument):
             packing.on_failed(found)
             continue
-        document = meant_for(packing.collection, found)
+        document = with_collection(packing.collection, found)
         try:
             size = len(msgspec.msgpack.encode(document))
         except (OverflowError, TypeError, ValueError) as error:

@@ -24,9 +24,9 @@ from ingestq.client.batching import (
     JOB_DOCUMENTS,
     ROUND_TRIP_JOBS,
     Packing,
+    as_async_iterator,
     deletion_batches,
     in_groups,
-    one_by_one,
     round_trips,
 )
 from ingestq.client.uploads import BlobWriter, Upload, blob_writer, read_parts
@@ -37,7 +37,7 @@ from ingestq.core.documents import (
     Lane,
     Sweep,
     check_collection,
-    meant_for,
+    with_collection,
 )
 from ingestq.core.errors import DocumentRejected, KeyReused, QueueFull, UploadExpired
 from ingestq.core.jobs import FULL_RETRY_SECONDS, DeleteBatch, IngestBatch, SweepBatch
@@ -271,7 +271,7 @@ class IngestClient:
         packing = Packing(submission, lane, on_failed, self.collection)
         counts: Counter[EnqueueResult] = Counter()
         async with (
-            aclosing(one_by_one(documents)) as each,
+            aclosing(as_async_iterator(documents)) as each,
             aclosing(round_trips(each, packing)) as trips,
         ):
             async for batches in trips:
@@ -336,7 +336,7 @@ class IngestClient:
         """
         counts: Counter[EnqueueResult] = Counter()
         for sweep in sweeps:  # one a round trip, as each may be large
-            batch = SweepBatch(submission, (meant_for(self.collection, sweep),))
+            batch = SweepBatch(submission, (with_collection(self.collection, sweep),))
             counts.update(await self.queue.enqueue([batch]))
         return _receipt(submission, counts)
 
@@ -368,7 +368,7 @@ class IngestClient:
     def _deletion_batches(
         self, deletions: Sequence[Deletion], submission: str, lane: Lane
     ) -> list[DeleteBatch]:
-        meant = [meant_for(self.collection, deletion) for deletion in deletions]
+        meant = [with_collection(self.collection, deletion) for deletion in deletions]
         return deletion_batches(meant, submission, lane)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiofiles
 import msgspec
 
-from ingestq.core.blobs import new_name
+from ingestq.core.blobs import new_blob_name
 from ingestq.core.documents import INLINE_TEXT_BYTES, Document
 from ingestq.core.errors import UsageError
 from ingestq.core.jobs import IngestBatch
@@ -92,7 +92,7 @@ class BlobWriter:
         if self._blobs is None:
             raise UsageError("content can only be uploaded by a client that was given a blob store")
         space, begun = await self._queue.space()
-        name = new_name(space, begun)
+        name = new_blob_name(space, begun)
         digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
 
         async def digested() -> AsyncIterator[bytes]:
@@ -128,12 +128,12 @@ class BlobWriter:
         """To be called before ``batches`` are offered: from now on jobs may name their objects,
         whatever error comes."""
         for batch in batches:
-            self._unnamed -= batch.objects
+            self._unnamed -= batch.blobs
 
     def refused(self, batches: Iterable[IngestBatch]) -> None:
         """To be called if it is certain that ``batches`` are not on the queue."""
         for batch in batches:
-            self._unnamed |= batch.objects
+            self._unnamed |= batch.blobs
 
     async def clean(self) -> None:
         """Remove what no job can name."""

@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from ingestq.broker.connection import while_redis_is_away
+from ingestq.broker.connection import retry_until_redis_answers
 from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.client.client import IngestClient, new_submission
 from ingestq.core import events
@@ -147,7 +147,7 @@ class HotFolder:
 
     async def scan(self) -> None:
         """Take every file of the folder that is not taken yet; nothing is decided about others."""
-        await while_redis_is_away(self._take_all)
+        await retry_until_redis_answers(self._take_all)
 
     async def take(self, looked: ClassifiedFiles, lane: Lane) -> int:
         """Put files on the queue; how many. Waits while too many groups are there.
@@ -176,7 +176,7 @@ class HotFolder:
         while True:
             await asyncio.sleep(POLL_SECONDS)
             for group in list(self._groups):
-                if await while_redis_is_away(partial(self._has_ended, group)):
+                if await retry_until_redis_answers(partial(self._has_ended, group)):
                     self._groups.remove(group)
                     self._room.release()
 
@@ -228,13 +228,13 @@ class HotFolder:
         self._under_way.difference_update(taken.path for taken in group.files)
         for path in stayed.changed:
             self._take_again(path)
-        await while_redis_is_away(partial(self._forget, stayed.gone))
+        await retry_until_redis_answers(partial(self._forget, stayed.gone))
         return True
 
     async def _forget(self, doc_ids: Sequence[str]) -> None:
         """Purge the dead letters about files that are gone: nobody has to look at them."""
         for doc_id in doc_ids:
-            stored = await self._dead_letters.about_document(
+            stored = await self._dead_letters.find_for_document(
                 self._folder.collection, self._folder.tenant, doc_id
             )
             if stored is not None:

@@ -27,7 +27,7 @@ from tests.command import Ingestq
 from tests.waiting import eventually
 from tests.workers import all_indexed, make_worker, working
 from worker.consumer import decision as retries
-from worker.consumer.jobs import CLAIM
+from worker.consumer.job_functions import CLAIM
 from worker.pipeline.ingest import Outcome
 
 HOUR = 3600

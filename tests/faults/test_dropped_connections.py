@@ -26,7 +26,7 @@ from ingestq.client.client import IngestClient
 from ingestq.core import events
 from ingestq.core.documents import Document
 from ingestq.core.errors import BrokerUnavailable
-from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.jobs import IngestBatch, dead_letter_batch
 from ingestq.core.results import EnqueueResult, SubmissionStatus
 from tests.books import Totals, balanced
 from tests.claims import batch_of, finish, lease_queue, take
@@ -439,7 +439,7 @@ async def buried(broker: Broker, batch: IngestBatch) -> None:
     await broker.queue.offer([batch])
     leases = lease_queue(broker)
     [claim] = await take(leases)
-    assert await finish(leases, claim, bury(batch_of(claim), "it is broken", tries=1))
+    assert await finish(leases, claim, dead_letter_batch(batch_of(claim), "it is broken", tries=1))
 
 
 @WHEN

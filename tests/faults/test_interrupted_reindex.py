@@ -1,4 +1,4 @@
-"""``ingestq reindex`` is killed, and does the rest when it is called again."""
+"""``ingestq reindex`` is killed, and continues when it is run again."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,13 +23,13 @@ async def standin() -> AsyncIterator[Standin]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_a_killed_reindex_goes_on_where_it_was(ingestq: Ingestq, standin: Standin) -> None:
+async def test_a_killed_reindex_continues_where_it_was(ingestq: Ingestq, standin: Standin) -> None:
     ingestq.settings["qdrant_url"] = standin.url
     before = (await ingestq.ended("run", EXAMPLES, "--json")).json["chunks"]["embedded"]
     documents = len(list(EXAMPLES.iterdir()))
 
     def is_of_the_last_document(request: str, body: Any) -> bool:
-        """The first to be brought over are done: they are counted here."""
+        """Return whether ``request`` writes the last document, counting the documents written."""
         if request.startswith("PUT ") and request.endswith("/points"):
             written.add(body["points"][0]["payload"]["doc_id"])
         return len(written) == documents

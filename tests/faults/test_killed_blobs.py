@@ -16,7 +16,7 @@ from ingestq.broker.blobs.store import UNFINISHED
 from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.broker.queue.dead_letters import DeadLetterFilter
 from ingestq.broker.queue.pending import payloads
-from ingestq.core.blobs import LEFT_OVER_MS, new_name
+from ingestq.core.blobs import GARBAGE_AGE_MS, new_blob_name
 from ingestq.core.documents import INLINE_TEXT_BYTES
 from ingestq.core.jobs import blobs_in
 from ingestq.embedded.redis import embedded_redis
@@ -67,12 +67,12 @@ async def test_what_a_killed_api_leaves_is_removed_when_it_is_old(ingestq: Inges
         named, there = await check(broker)
         assert (len(named), len(there)) == (0, 1)
         leftovers = GarbageCollector(redis, config, blobs)
-        assert await leftovers.remove() == 0  # it may be somebody's who is not dead
+        assert await leftovers.collect() == 0  # it may be somebody's who is not dead
         space, now_us = await broker.queue.space()
         for name in there:  # as if that had been yesterday
-            old = new_name(space, now_us - 2 * LEFT_OVER_MS * 1000) + UNFINISHED
+            old = new_blob_name(space, now_us - 2 * GARBAGE_AGE_MS * 1000) + UNFINISHED
             (data / "blobs" / name).rename(data / "blobs" / old)
-        assert await leftovers.remove() == 1
+        assert await leftovers.collect() == 1
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ from ingestq.core.errors import (
     UsageError,
 )
 from ingestq.core.jobs import INGEST, IngestBatch
-from ingestq.core.results import DeadLetter, WorkerInfo, WorkerSign
+from ingestq.core.results import DeadLetter, WorkerInfo, WorkerStatus
 from tests.books import balanced
 from tests.claims import lease_queue
 from tests.command import Ingestq
@@ -44,7 +44,7 @@ from tests.waiting import eventually
 from tests.workers import MAX_JOBS, make_worker, working
 from worker.blobs import BlobContents
 from worker.consumer import decision as retries
-from worker.consumer.jobs import INGESTOR, Ingestor, ingest
+from worker.consumer.job_functions import INGESTOR, Ingestor, ingest
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.config import Precision
 from worker.lanes import LanePermits
@@ -90,16 +90,18 @@ class LineModel:
 
     embedded: list[str] = field(default_factory=list)
 
-    async def prepare(self, document: Document, known_hash: str | None) -> PreparedDocument:
+    async def prepare(
+        self, lane: Lane, document: Document, known_hash: str | None
+    ) -> PreparedDocument:
         assert document.text is not None
         return PreparedDocument(
             document.text, None, None, Segment.of(sized(document.text.split("\n")))
         )
 
-    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment:
+    async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment:
         raise NotImplementedError
 
-    async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
+    async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
         self.embedded += [text.text for text in texts]
         rows = [[math.nan if text.text == POISON else 1.0, 1.0, 1.0, 1.0] for text in texts]
         return np.array(rows, dtype=np.float32)
@@ -138,7 +140,7 @@ class Scene:
             self.model, self.store, QdrantLedger(qdrant, self.names.ledger), BlobContents()
         )
         permits = LanePermits(64, bulk=48)
-        worker.ctx[INGESTOR] = Ingestor({"documents": dict.fromkeys(Lane, ports)}, permits)
+        worker.ctx[INGESTOR] = Ingestor({"documents": ports}, permits)
 
     async def indexed(self) -> set[str]:
         """Return the ids of the documents that have chunks in the collection."""
@@ -394,7 +396,7 @@ async def test_a_rate_limited_job_is_deferred_as_long_as_qdrant_says(
 
 async def test_status_says_why_a_worker_is_paused(broker: Broker, ingestq: Ingestq) -> None:
     info = WorkerInfo("host", 7, 0, 0.0, 0.0, paused="Qdrant is full")
-    await lease_queue(broker).sign_of_life("worker-1", info)
+    await lease_queue(broker).heartbeat("worker-1", info)
     ingestq.settings["redis_url"] = broker.config.url
     ran = await asyncio.to_thread(ingestq, "status")
     assert "paused      worker-1: Qdrant is full" in ran.out
@@ -469,7 +471,7 @@ async def _finished(broker: Broker) -> Any:
     return status.documents
 
 
-async def _sign(broker: Broker, good: Callable[[WorkerSign], bool]) -> WorkerSign:
+async def _sign(broker: Broker, good: Callable[[WorkerStatus], bool]) -> WorkerStatus:
     """Return the worker's heartbeat as soon as it satisfies ``good``."""
     [sign] = await eventually(broker.queue.workers, lambda signs: any(map(good, signs)))
     return sign

@@ -13,10 +13,10 @@ from ingestq.broker.connection import BrokerConfig
 from ingestq.broker.queue.dead_letters import DeadLetterFilter
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.client.client import IngestClient
-from ingestq.core.blobs import QUEUE_WITHIN_MS, new_name
-from ingestq.core.documents import INLINE_TEXT_BYTES, Document, Lane
+from ingestq.core.blobs import MAX_UPLOAD_AGE_MS, new_blob_name
+from ingestq.core.documents import INLINE_TEXT_BYTES, Document
 from ingestq.core.errors import DocumentRejected, KeyReused, QueueFull, UploadExpired, UsageError
-from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.jobs import IngestBatch, dead_letter_batch
 from ingestq.core.results import (
     BatchReport,
     ChunkCounts,
@@ -49,7 +49,7 @@ async def in_parts(*parts: bytes) -> AsyncIterator[bytes]:
         yield part
 
 
-async def objects(broker: Broker) -> set[str]:
+async def blobs(broker: Broker) -> set[str]:
     """What lies in the blob store of ``broker``."""
     assert broker.blobs is not None
     space, _ = await broker.queue.space()
@@ -123,10 +123,10 @@ async def test_a_text_of_several_parts_is_copied_once(
     blobs = open_blob_store(f"local://{tmp_path}/elsewhere")
     text = "\n\n".join(f"{i}. {PARAGRAPHS[i % 6]}" for i in range(1200))
     assert len(text) > SEGMENT_CHARACTERS
-    name = new_name(*await broker.queue.space())
+    name = new_blob_name(*await broker.queue.space())
     await blobs.put(name, in_parts(text.encode()))
     ports = Ports(
-        HashingModel(model.in_lane(Lane.BULK)),
+        HashingModel(model),
         store := QdrantStore(qdrant, collection.chunks),
         QdrantLedger(qdrant, collection.ledger),
         BlobContents(blobs, len(text)),
@@ -150,11 +150,11 @@ async def test_a_document_larger_than_the_limit_is_not_even_copied(
     broker: Broker, tmp_path: Path
 ) -> None:
     blobs = open_blob_store(f"local://{tmp_path}/elsewhere")
-    name = new_name(*await broker.queue.space())
+    name = new_blob_name(*await broker.queue.space())
     await blobs.put(name, in_parts(PAGE))
     document = Document(doc_id="d", version=1, source="d", blob=name)
     with pytest.raises(DocumentRejected, match="INGESTQ_MAX_DOCUMENT_BYTES"):
-        async with BlobContents(blobs, len(PAGE) - 1).at_hand(document):
+        async with BlobContents(blobs, len(PAGE) - 1).as_file(document):
             pass
 
 
@@ -200,8 +200,10 @@ async def test_one_of_a_job_is_rejected_and_alone_keeps_its_content(broker: Brok
     [claimed] = await take(leases)
     batch = batch_of(claimed)
     assert [document.media_type for document in batch.documents] == ["text/plain"] * 2
-    assert await objects(broker) == batch.objects
-    assert await finish(leases, claimed, INDEXED + bury(batch.alone(1), "broken", tries=1))
+    assert await objects(broker) == batch.blobs
+    assert await finish(
+        leases, claimed, INDEXED + dead_letter_batch(batch.alone(1), "broken", tries=1)
+    )
     assert await objects(broker) == {batch.documents[1].blob}
 
 
@@ -229,7 +231,7 @@ async def test_what_a_full_queue_refuses_is_not_kept(broker: Broker) -> None:
         await full.client.submit("second", source="s", text=LONG)
     with pytest.raises(QueueFull):
         await full.client.upload("third", in_parts(PAGE), source="s")
-    waiting = set().union(*[batch_of(claim).objects for claim in await take(lease_queue(full), 9)])
+    waiting = set().union(*[batch_of(claim).blobs for claim in await take(lease_queue(full), 9)])
     assert await objects(broker) == kept == waiting
 
 
@@ -266,12 +268,12 @@ async def test_content_is_kept_if_its_job_may_have_been_accepted(broker: Broker)
     with pytest.raises(ConnectionResetError):
         await client.submit("lamp", source="s", text=LONG)
     [claimed] = await take(lease_queue(broker))
-    assert await objects(broker) == batch_of(claimed).objects
+    assert await objects(broker) == batch_of(claimed).blobs
 
 
 async def test_content_that_may_be_taken_for_left_over_is_not_queued(broker: Broker) -> None:
     space, now_us = await broker.queue.space()
-    name = new_name(space, now_us - QUEUE_WITHIN_MS * 1000 - 1_000_000)
+    name = new_blob_name(space, now_us - MAX_UPLOAD_AGE_MS * 1000 - 1_000_000)
     document = Document(collection="documents", doc_id="late", version=1, source="s", blob=name)
     with pytest.raises(UploadExpired, match="6 hours"):
         await broker.queue.offer([IngestBatch("s", (document,))])
@@ -294,5 +296,5 @@ async def test_a_client_is_told_where_the_spool_is(broker: Broker, tmp_path: Pat
     blobs: BlobStore | None = broker.blobs
     assert blobs is not None
     [claimed] = await take(lease_queue(broker))
-    [name] = batch_of(claimed).objects
+    [name] = batch_of(claimed).blobs
     assert (place / name).read_text() == LONG

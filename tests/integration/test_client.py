@@ -13,7 +13,7 @@ from ingestq.client.batching import JOB_DOCUMENTS, ROUND_TRIP_JOBS
 from ingestq.client.client import IngestClient
 from ingestq.core.documents import Deletion, Document, Lane
 from ingestq.core.errors import BrokerUnavailable, DocumentRejected, QueueFull, UsageError
-from ingestq.core.jobs import DeleteBatch, bury, decode_job
+from ingestq.core.jobs import DeleteBatch, dead_letter_batch, decode_job
 from ingestq.core.results import (
     BatchReport,
     ChunkCounts,
@@ -71,7 +71,9 @@ async def test_what_was_given_up_is_said(client: IngestClient, broker: Broker) -
     receipt = await client.submit("note", source="notes", text="")
     leases = lease_queue(broker)
     [claimed] = await take(leases)
-    assert await finish(leases, claimed, bury(batch_of(claimed), "there is nothing in it", tries=1))
+    assert await finish(
+        leases, claimed, dead_letter_batch(batch_of(claimed), "there is nothing in it", tries=1)
+    )
     assert (await client.wait(receipt.submission)).documents.rejected == 1
     failed = FailedDocument("note", "there is nothing in it")
     assert await client.failed_documents(receipt.submission) == [failed]
@@ -101,12 +103,12 @@ async def test_who_waits_in_vain_is_told(client: IngestClient) -> None:
 
 
 async def test_many_documents_are_accepted(client: IngestClient, broker: Broker) -> None:
-    async def one_by_one() -> AsyncIterator[Document]:
+    async def as_async_iterator() -> AsyncIterator[Document]:
         for tenant in ("a", "b"):
             for document in notes(40, tenant=tenant):
                 yield document
 
-    many = await client.submit_many(one_by_one())
+    many = await client.submit_many(as_async_iterator())
     assert many.accepted == 80
     plain = await client.submit_many(list(notes(3)), lane=Lane.INTERACTIVE)
     assert plain.accepted == 3

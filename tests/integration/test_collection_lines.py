@@ -13,11 +13,11 @@ from ingestq.broker import keys
 from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters
 from ingestq.broker.queue.gate import NO_SUCCESSOR, Gate
 from ingestq.broker.queue.leases import Claim, LeaseQueue
-from ingestq.broker.queue.pending import QueueWatch
+from ingestq.broker.queue.pending import PendingReader
 from ingestq.core import events
 from ingestq.core.documents import Document, Lane
-from ingestq.core.jobs import INGEST, IngestBatch, bury, encode_job
-from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult, JobsFor, WorkerInfo
+from ingestq.core.jobs import INGEST, IngestBatch, dead_letter_batch, encode_job
+from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult, JobCounts, WorkerInfo
 from tests.books import balanced
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.waiting import eventually
@@ -49,8 +49,10 @@ async def claimed(leases: LeaseQueue, n: int = 1) -> list[str]:
 
 async def end(leases: LeaseQueue, claim: Claim, reason: str | None = None) -> None:
     batch = batch_of(claim)
-    good = BatchReport(DocumentCounts(indexed=len(batch.documents)), healed=batch.dead_letter_keys)
-    report = good if reason is None else bury(batch, reason, tries=1)
+    good = BatchReport(
+        DocumentCounts(indexed=len(batch.documents)), resolved=batch.dead_letter_keys
+    )
+    report = good if reason is None else dead_letter_batch(batch, reason, tries=1)
     assert await finish(leases, claim, report)
 
 
@@ -104,8 +106,8 @@ async def test_a_gate_holds_up_its_own_collection_only(broker: Broker) -> None:
         answer = await leases.claim("w", 9, bulk=9, running=0)
         assert [claim.collection for claim in answer.claims] == ["y"]
         assert answer.shut == {"x": NO_SUCCESSOR}
-        assert await broker.queue.jobs_for(["x"]) == JobsFor(1, 0)
-        assert await broker.queue.jobs_for(["y"]) == JobsFor(1, 1)
+        assert await broker.queue.count_jobs(["x"]) == JobCounts(1, 0)
+        assert await broker.queue.count_jobs(["y"]) == JobCounts(1, 1)
     assert await claimed(leases, 9) == ["x"]
 
 
@@ -164,7 +166,7 @@ async def test_two_collections_have_two_dead_letters_of_one_id(broker: Broker) -
 
     assert await reasons() == ["broken in x", "broken in y"]
     assert await reasons(collection="y", doc_ids=frozenset("0")) == ["broken in y"]
-    stored = await dead_letters.about_document("x", "", "0")
+    stored = await dead_letters.find_for_document("x", "", "0")
     assert stored is not None
     assert stored.dead_letter.reason == "broken in x"
 
@@ -172,7 +174,7 @@ async def test_two_collections_have_two_dead_letters_of_one_id(broker: Broker) -
     [claim] = await take(leases)
     await end(leases, claim)
     assert await reasons() == ["broken in y"]
-    assert await dead_letters.about(documents("x", 1), "x") == [None]
+    assert await dead_letters.find_for_document("x", "", "0") is None
 
     [left] = [stored async for stored in dead_letters.find(DeadLetterFilter())]
     assert await dead_letters.requeue([left], "again") == 1
@@ -181,9 +183,9 @@ async def test_two_collections_have_two_dead_letters_of_one_id(broker: Broker) -
 
 async def test_what_waits_is_known_for_each_collection(broker: Broker) -> None:
     await queued(broker, "x", 2)
-    x, y = (QueueWatch(broker.redis, broker.config, name) for name in "xy")
-    assert (await x.look([])).may_change("", "0", ())
-    assert not (await y.look([])).may_change("", "0", ())
+    x, y = (PendingReader(broker.redis, broker.config, name) for name in "xy")
+    assert (await x.read([])).may_change("", "0", ())
+    assert not (await y.read([])).may_change("", "0", ())
 
 
 async def test_an_idle_worker_is_woken_by_its_own_collections_only(broker: Broker) -> None:
@@ -215,7 +217,7 @@ async def worked(broker: Broker, leases: LeaseQueue) -> tuple[list[str], Sequenc
     with capture_logs() as logs:
         running = asyncio.create_task(worker.run_until_stopped())
         own = list(leases.serving)
-        await eventually(lambda: broker.queue.jobs_for(own), lambda left: left.jobs == 0)
+        await eventually(lambda: broker.queue.count_jobs(own), lambda left: left.jobs == 0)
         await eventually(broker.queue.workers)
         worker.stop()
         await asyncio.wait_for(running, 20)
@@ -236,7 +238,7 @@ async def test_a_worker_leaves_jobs_of_others_and_says_so(broker: Broker) -> Non
 async def test_nothing_is_said_of_jobs_that_another_worker_serves(broker: Broker) -> None:
     await queued(broker, "x", 3)
     serving_x = lease_queue(broker, serving={"x": "x__1"})
-    await serving_x.sign_of_life("x", WorkerInfo("host", 1, 0, 0, 0, collections=("x",)))
+    await serving_x.heartbeat("x", WorkerInfo("host", 1, 0, 0, 0, collections=("x",)))
     _, logs = await worked(broker, lease_queue(broker, serving=ONLY_Y))
     assert left_by(logs) == []
     assert (await broker.queue.overview()).unserved == {}

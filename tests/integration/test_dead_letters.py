@@ -7,7 +7,7 @@ import pytest
 from ingestq.app.composition import Broker
 from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters, StoredDeadLetter
 from ingestq.core.documents import Document
-from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.jobs import IngestBatch, dead_letter_batch
 from ingestq.core.results import BatchReport, DeadLetter, DocumentCounts
 from tests.claims import batch_of, finish, lease_queue, take
 
@@ -29,10 +29,10 @@ def document(doc_id: str, version: int = 1, tenant: str = "") -> Document:
 
 
 async def fail(broker: Broker, reason: str, *documents: Document) -> None:
-    """Queue ``documents`` and bury them, as a worker does."""
+    """Queue ``documents`` and dead_letter_batch them, as a worker does."""
     batch = IngestBatch("first", documents)
     await broker.queue.offer([batch])
-    await settle(broker, bury(batch, reason, tries=5, traceback="Traceback …"))
+    await settle(broker, dead_letter_batch(batch, reason, tries=5, traceback="Traceback …"))
 
 
 async def settle(broker: Broker, report: BatchReport) -> IngestBatch:
@@ -120,7 +120,7 @@ async def test_what_nobody_could_decode_goes_back_as_it_came(
         reason="?",
         payload=b"\x80",
         tries=5,
-        buried_ms=1,
+        failed_ms=1,
     )
     await broker.queue.offer([IngestBatch("s", (document("a"),))])
     await settle(broker, BatchReport(dead=(dead_letter,)))

@@ -51,7 +51,7 @@ async def test_a_gate_opens_though_the_cancellation_of_its_renewal_is_lost(
         async with gate.shut():
             await redis.renewing.wait()
             if is_replaced:
-                await gate.replaced_by("documents__2")
+                await gate.replace_with("documents__2")
 
     await asyncio.wait_for(exchange(), 10)
     assert not any("gate" in task.get_name() for task in asyncio.all_tasks() if not task.done())

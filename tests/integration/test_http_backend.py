@@ -42,7 +42,13 @@ from tests.embeddings_endpoint import (
 )
 from tests.embeddings_endpoint.app import DIMENSION, MODEL
 from tests.embeddings_endpoint.server import Fault
-from worker.consumer.decision import STORE_FULL_SECONDS, Nack, decide, outcome_of, pause_seconds
+from worker.consumer.decision import (
+    STORE_FULL_SECONDS,
+    Nack,
+    back_pressure_seconds,
+    decide,
+    outcome_of,
+)
 from worker.embedding.backends.http import MAX_REQUEST_TEXTS, PROBE, HttpBackend, embeddings_url
 from worker.embedding.config import HttpConfig
 from worker.http_answers import retry_after
@@ -259,7 +265,7 @@ async def test_a_failing_endpoint_rejects_no_document(
         await embedded(backend, texts)
 
     assert classify(away.value) is Failure.UNAVAILABLE
-    assert pause_seconds(away.value) == 0
+    assert back_pressure_seconds(away.value) == 0
     assert len(endpoint.asked) <= RETRIES + 1  # it is not asked for each text
 
 
@@ -324,7 +330,7 @@ async def test_a_long_retry_after_pauses_the_worker(
     with pytest.raises(EmbedderUnavailable, match="Rate limit reached") as away:
         await embedded(backend, TEXTS)
 
-    assert pause_seconds(away.value) == seconds
+    assert back_pressure_seconds(away.value) == seconds
     assert len(endpoint.asked) == 1
 
 
@@ -346,7 +352,7 @@ async def test_an_account_without_credit_pauses_the_worker(
     with pytest.raises(EmbedderUnavailable, match="requires payment") as away:
         await embedded(backend, TEXTS)
 
-    assert pause_seconds(away.value) == STORE_FULL_SECONDS
+    assert back_pressure_seconds(away.value) == STORE_FULL_SECONDS
     assert len(endpoint.asked) == 1
 
 
@@ -541,16 +547,16 @@ def test_an_unavailable_endpoint_costs_no_try() -> None:
 
     assert isinstance(decision, Nack)
     assert not decision.counts_as_try
-    assert decision.pause_seconds == 7
+    assert decision.back_pressure_seconds == 7
     assert decision.delay_seconds > 0
 
 
 def test_errors_pause_a_worker_only_with_a_time() -> None:
-    assert pause_seconds(EmbedderUnavailable("away", 7)) == 7
-    assert pause_seconds(EmbedderUnavailable("away")) == 0
-    assert pause_seconds(BrokerUnavailable("away")) == 0
-    assert pause_seconds(StoreFull("full")) == STORE_FULL_SECONDS
-    assert pause_seconds(ValueError()) == 0
+    assert back_pressure_seconds(EmbedderUnavailable("away", 7)) == 7
+    assert back_pressure_seconds(EmbedderUnavailable("away")) == 0
+    assert back_pressure_seconds(BrokerUnavailable("away")) == 0
+    assert back_pressure_seconds(StoreFull("full")) == STORE_FULL_SECONDS
+    assert back_pressure_seconds(ValueError()) == 0
 
 
 faults = st.none() | st.sampled_from(list(POISONS.values()))

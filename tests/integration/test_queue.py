@@ -14,7 +14,7 @@ from ingestq.broker.queue.leases import Claim, LeaseQueue
 from ingestq.client.client import IngestClient
 from ingestq.core.documents import Document, Lane
 from ingestq.core.errors import BrokerUnavailable, UsageError
-from ingestq.core.jobs import IngestBatch, bury, decode_job
+from ingestq.core.jobs import IngestBatch, dead_letter_batch, decode_job
 from ingestq.core.results import (
     BatchReport,
     ChunkCounts,
@@ -192,15 +192,15 @@ async def test_buried_documents_are_counted_and_kept_once_each(
     for version in (1, 2):
         await queue.offer([batch("a", "b", version=version)])
         [claim] = await take(holder, 1)
-        report = bury(batch("a", "b", version=version), "a\nreason", tries=1)
+        report = dead_letter_batch(batch("a", "b", version=version), "a\nreason", tries=1)
         await finish(holder, claim, report)
     assert (await queue.depth()).dead_letters == 2
     assert [d.doc_id for d in await queue.failed_documents("s")] == ["a", "b", "a", "b"]
 
     await queue.offer([batch("a", version=3)])
     [claim] = await take(holder, 1)
-    healed = BatchReport(DocumentCounts(indexed=1), healed=batch("a").dead_letter_keys)
-    await finish(holder, claim, healed)
+    resolved = BatchReport(DocumentCounts(indexed=1), resolved=batch("a").dead_letter_keys)
+    await finish(holder, claim, resolved)
     left = await awaited(broker.redis.hkeys(keys.DEAD))
     assert tuple(key.decode() for key in left) == batch("b").dead_letter_keys
 
@@ -231,11 +231,11 @@ async def test_an_idle_worker_is_woken_by_a_job(
 async def test_workers_are_seen_and_sign_off(
     queue: JobQueue, leases: Callable[[float], LeaseQueue]
 ) -> None:
-    await leases(60).sign_of_life("w1", WorkerInfo("h", 1, 0, 0.0, 0.0))
+    await leases(60).heartbeat("w1", WorkerInfo("h", 1, 0, 0.0, 0.0))
     [sign] = await queue.workers()
     assert sign.id == "w1"
     assert sign.seen_seconds_ago < 5
-    await leases(60).sign_off("w1")
+    await leases(60).deregister("w1")
     assert await queue.workers() == []
 
 

@@ -24,7 +24,7 @@ from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.broker.queue.leases import Claim, LeaseQueue
 from ingestq.core.documents import Document, Lane
-from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.jobs import IngestBatch, dead_letter_batch
 from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult
 from tests import claims as worker
 from tests.books import balanced
@@ -151,8 +151,8 @@ class QueueMachine(RuleBasedStateMachine):
         batch = batch_of(claim)
         assert self.run(worker.finish(self.leases, claim, report(batch, dead)))
         self.finished += len(batch.documents)
-        healed, buried = batch.dead_letter_keys[dead:], batch.dead_letter_keys[:dead]
-        self.dead = (self.dead - set(healed)) | set(buried)
+        resolved, buried = batch.dead_letter_keys[dead:], batch.dead_letter_keys[:dead]
+        self.dead = (self.dead - set(resolved)) | set(buried)
         del self.crashes[claim.job_id]
 
     @rule(claim=stale, dead=st.integers(0, 3))
@@ -200,17 +200,17 @@ class QueueMachine(RuleBasedStateMachine):
         assert depth.ready + depth.deferred + depth.in_flight == jobs
         assert depth.interactive + depth.bulk == jobs
         assert depth.dead_letters == len(self.dead)
-        counts = [await self.queue.jobs_for([name]) for name in "xyz"]
+        counts = [await self.queue.count_jobs([name]) for name in "xyz"]
         assert sum(count.jobs for count in counts) == jobs
 
 
 def report(batch: IngestBatch, dead: int) -> BatchReport:
     """The first ``dead`` documents failed, the others are indexed."""
     failed, good = batch.documents[:dead], batch.documents[dead:]
-    healed = batch.dead_letter_keys[dead:]
-    outcome = BatchReport(DocumentCounts(indexed=len(good)), healed=healed)
+    resolved = batch.dead_letter_keys[dead:]
+    outcome = BatchReport(DocumentCounts(indexed=len(good)), resolved=resolved)
     if failed:
-        outcome += bury(IngestBatch(batch.submission, failed), "because", tries=1)
+        outcome += dead_letter_batch(IngestBatch(batch.submission, failed), "because", tries=1)
     return outcome
 
 

@@ -6,9 +6,9 @@ from ingestq.app.composition import Broker
 from ingestq.broker import keys
 from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.broker.queue.leases import LeaseQueue
-from ingestq.broker.queue.stats import ABOUT_CHARACTERS, Recent
+from ingestq.broker.queue.stats import ABOUT_CHARACTERS, RecentWorkReader
 from ingestq.core.documents import Document
-from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.jobs import IngestBatch, dead_letter_batch
 from ingestq.core.results import BatchReport, ChunkCounts, DocumentCounts
 from tests.books import balanced
 from tests.claims import batch_of, finish, lease_queue, take
@@ -18,8 +18,8 @@ REMEMBERED = 100
 
 
 @pytest.fixture
-def recent(broker: Broker) -> Recent:
-    return Recent(broker.redis, broker.config)
+def recent(broker: Broker) -> RecentWorkReader:
+    return RecentWorkReader(broker.redis, broker.config)
 
 
 @pytest.fixture
@@ -47,18 +47,18 @@ def key_of(doc_id: str) -> str:
     return key
 
 
-async def ids(recent: Recent) -> list[str]:
+async def ids(recent: RecentWorkReader) -> list[str]:
     return [submission.id for submission in (await recent.read(9)).submissions]
 
 
 async def give_up(leases: LeaseQueue, reason: str) -> None:
     """Do as a worker that rejects the one job on the queue."""
     [claim] = await take(leases)
-    assert await finish(leases, claim, bury(batch_of(claim), reason, tries=1))
+    assert await finish(leases, claim, dead_letter_batch(batch_of(claim), reason, tries=1))
 
 
 async def test_nothing_happened_yet(
-    recent: Recent, dead_letters: DeadLetters, broker: Broker
+    recent: RecentWorkReader, dead_letters: DeadLetters, broker: Broker
 ) -> None:
     work = await recent.read(9)
     assert (list(work.submissions), list(work.ended)) == ([], [])
@@ -66,7 +66,7 @@ async def test_nothing_happened_yet(
 
 
 async def test_the_submission_that_changed_last_comes_first(
-    recent: Recent, leases: LeaseQueue, broker: Broker
+    recent: RecentWorkReader, leases: LeaseQueue, broker: Broker
 ) -> None:
     await broker.queue.offer([batch("a", "b", submission="first")])
     await broker.redis.zincrby(keys.RECENT_SUBMISSIONS, -5000, "first")  # five seconds pass
@@ -86,7 +86,7 @@ async def test_the_submission_that_changed_last_comes_first(
 
 
 async def test_what_is_worked_on_is_not_pushed_out_by_many_small_ones(
-    recent: Recent, leases: LeaseQueue, broker: Broker
+    recent: RecentWorkReader, leases: LeaseQueue, broker: Broker
 ) -> None:
     """And their number is bounded."""
     await broker.queue.offer([batch(str(n), submission="large") for n in range(6)])
@@ -101,14 +101,16 @@ async def test_what_is_worked_on_is_not_pushed_out_by_many_small_ones(
     assert "large" in known
 
 
-async def test_a_submission_that_expired_is_not_listed(recent: Recent, broker: Broker) -> None:
+async def test_a_submission_that_expired_is_not_listed(
+    recent: RecentWorkReader, broker: Broker
+) -> None:
     await broker.queue.offer([batch("a")])
     await broker.redis.delete(keys.SUBMISSION + "s")
     assert await ids(recent) == []
 
 
 async def test_what_ended_says_what_became_of_it(
-    recent: Recent, leases: LeaseQueue, broker: Broker
+    recent: RecentWorkReader, leases: LeaseQueue, broker: Broker
 ) -> None:
     for name in ("a", "b"):
         await broker.queue.offer([batch(name)])
@@ -125,7 +127,7 @@ async def test_what_ended_says_what_became_of_it(
 
 
 async def test_the_jobs_that_are_remembered_are_bounded(
-    recent: Recent, leases: LeaseQueue, broker: Broker
+    recent: RecentWorkReader, leases: LeaseQueue, broker: Broker
 ) -> None:
     await broker.queue.offer([batch(str(n)) for n in range(3 * REMEMBERED)])
     kept = []
@@ -137,7 +139,7 @@ async def test_the_jobs_that_are_remembered_are_bounded(
 
 
 async def test_a_worker_says_which_document_it_was(harness: Harness) -> None:
-    recent = Recent(harness.broker.redis, harness.broker.config)
+    recent = RecentWorkReader(harness.broker.redis, harness.broker.config)
     name = "n" * 200
     harness.write(f"{name}/{name}/{name}.txt")
     await harness.scan()
@@ -160,11 +162,11 @@ async def test_the_newest_letters_are_found_without_reading_the_others(
     newest, other = await dead_letters.newest(2)
     assert (newest.key, other.key) == (key_of("c"), key_of("b"))
     assert newest.written_ms > other.written_ms
-    [stored] = await dead_letters.named([key_of("b"), key_of("nobody")])
+    [stored] = await dead_letters.get([key_of("b"), key_of("nobody")])
     assert stored.dead_letter.reason == "b is broken"
 
-    await dead_letters.purge(await dead_letters.named([key_of("c")]))
-    await dead_letters.requeue(await dead_letters.named([key_of("b")]), "again")
+    await dead_letters.purge(await dead_letters.get([key_of("c")]))
+    await dead_letters.requeue(await dead_letters.get([key_of("b")]), "again")
     assert [name.key for name in await dead_letters.newest(9)] == [key_of("a")]
     await give_up(leases, "b is still broken")
     assert [name.key for name in await dead_letters.newest(9)] == [key_of("b"), key_of("a")]
@@ -178,7 +180,7 @@ async def test_a_letter_goes_when_its_document_succeeds(
     await give_up(leases, "broken")
     await broker.queue.offer([batch("a", submission="later")])
     [claim] = await take(leases)
-    healed = batch("a").dead_letter_keys
-    assert await finish(leases, claim, BatchReport(DocumentCounts(indexed=1), healed=healed))
+    resolved = batch("a").dead_letter_keys
+    assert await finish(leases, claim, BatchReport(DocumentCounts(indexed=1), resolved=resolved))
     assert await dead_letters.newest(9) == []
     await balanced(broker.redis)

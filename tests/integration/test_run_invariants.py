@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from ingestq.broker import keys
 from ingestq.broker.connection import BrokerConfig, connect
-from ingestq.broker.schedule.runs import LOST_IN_A_ROW, NotBegun, RunClaim, RunOutcome, Runs
+from ingestq.broker.schedule.runs import LOST_IN_A_ROW, BeginRefusal, RunClaim, RunOutcome, Runs
 
 T = TypeVar("T")
 
@@ -56,11 +56,11 @@ class RunMachine(RuleBasedStateMachine):
     def begin_what_is_due(self, due: int) -> None:
         answer = self.run(self.runs.begin("e", due_ms=self.start_ms + due, lease_ms=LEASE_MS))
         if due <= self.begun_until:
-            assert answer is NotBegun.BEFORE
+            assert answer is BeginRefusal.BEFORE
             return
         self.begun_until = due
         if self.claim is not None:
-            assert answer is NotBegun.RUNNING
+            assert answer is BeginRefusal.RUNNING
             return
         assert isinstance(answer, RunClaim)
         self.claim, self.due = answer, due
@@ -69,7 +69,7 @@ class RunMachine(RuleBasedStateMachine):
     def begin_what_somebody_asks_for(self) -> None:
         answer = self.run(self.runs.begin("e", due_ms=None, lease_ms=LEASE_MS))
         if self.claim is not None:
-            assert answer is NotBegun.RUNNING
+            assert answer is BeginRefusal.RUNNING
             return
         assert isinstance(answer, RunClaim)
         self.claim, self.due = answer, None

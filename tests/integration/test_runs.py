@@ -12,8 +12,8 @@ from ingestq.broker.schedule.runs import (
     LISTED_RUNS,
     LOST,
     LOST_IN_A_ROW,
+    BeginRefusal,
     EntryStatus,
-    NotBegun,
     Run,
     RunClaim,
     RunOutcome,
@@ -72,10 +72,10 @@ async def test_of_several_who_want_to_begin_a_run_one_does(runs: Runs) -> None:
         *(runs.begin("nightly", due_ms=due_ms, lease_ms=LEASE_MS) for _ in range(5))
     )
     [claim] = [answer for answer in answers if isinstance(answer, RunClaim)]
-    assert answers.count(NotBegun.BEFORE) == 4
+    assert answers.count(BeginRefusal.BEFORE) == 4
     await end(runs, claim)
     again = await runs.begin("nightly", due_ms=due_ms, lease_ms=LEASE_MS)
-    assert again is NotBegun.BEFORE
+    assert again is BeginRefusal.BEFORE
 
 
 async def test_one_run_stands_for_all_that_were_missed(runs: Runs) -> None:
@@ -85,7 +85,7 @@ async def test_one_run_stands_for_all_that_were_missed(runs: Runs) -> None:
     for hours in (4, 3, 2, 1):
         due_ms = now_ms - hours * HOUR_MS
         answer = await runs.begin("nightly", due_ms=due_ms, lease_ms=LEASE_MS)
-        assert answer is NotBegun.BEFORE
+        assert answer is BeginRefusal.BEFORE
 
 
 async def test_a_new_entry_has_missed_nothing(runs: Runs) -> None:
@@ -98,17 +98,17 @@ async def test_a_run_that_is_due_while_the_one_before_runs_is_skipped(runs: Runs
     claim = await begun(runs, now_ms - HOUR_MS)
     due_ms = now_ms + HOUR_MS
     answer = await runs.begin("nightly", due_ms=due_ms, lease_ms=LEASE_MS)
-    assert answer is NotBegun.RUNNING
+    assert answer is BeginRefusal.RUNNING
     await end(runs, claim)
     answer = await runs.begin("nightly", due_ms=due_ms, lease_ms=LEASE_MS)
-    assert answer is NotBegun.BEFORE
+    assert answer is BeginRefusal.BEFORE
 
 
 async def test_what_somebody_asks_for_changes_nothing_about_what_is_due(runs: Runs) -> None:
     due_ms = await runs.begun_until("nightly") + 1
     claim = await begun(runs)
     asked = await runs.begin("nightly", due_ms=None, lease_ms=LEASE_MS)
-    assert asked is NotBegun.RUNNING
+    assert asked is BeginRefusal.RUNNING
     await end(runs, claim, RunOutcome.INTERRUPTED)
     await end(runs, await begun(runs, due_ms))
 
@@ -152,7 +152,7 @@ async def test_a_run_that_kills_whoever_runs_it_is_not_made_up_for_again_and_aga
         await begun(runs, due_ms)
         await lose_lease(broker)
     answer = await runs.begin("nightly", due_ms=due_ms, lease_ms=LEASE_MS)
-    assert answer is NotBegun.BEFORE
+    assert answer is BeginRefusal.BEFORE
     due_ms = await runs.begun_until("nightly") + HOUR_MS
     await end(runs, await begun(runs, due_ms))
     assert len(await runs.history("nightly")) == LOST_IN_A_ROW + 2

@@ -350,7 +350,7 @@ class Corpus:
     @property
     def ports(self) -> Ports:
         return Ports(
-            self.model.in_lane(Lane.BULK),
+            self.model,
             QdrantStore(self.place.qdrant, self.names.chunks),
             QdrantLedger(self.place.qdrant, self.names.ledger),
             BlobContents(),
@@ -422,7 +422,7 @@ class PoolEmbeddings(Embeddings):
     loop: asyncio.AbstractEventLoop
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        rows = self.model.in_lane(Lane.BULK).embed(sized(texts))
+        rows = self.model.embed(Lane.BULK, sized(texts))
         return [list(row) for row in asyncio.run_coroutine_threadsafe(rows, self.loop).result()]
 
     def embed_query(self, text: str) -> list[float]:

@@ -49,11 +49,11 @@ async def queued(broker: Broker) -> list[tuple[Document, bytes]]:
     [claimed] = await take(lease_queue(broker))
     batch = batch_of(claimed)
     assert batch.lane is Lane.INTERACTIVE
-    assert await objects(broker) == batch.objects
+    assert await objects(broker) == batch.blobs
     found = []
     for document in batch.documents:
         assert document.blob is not None
-        async with broker.blobs.at_hand(document.blob) as path:
+        async with broker.blobs.as_file(document.blob) as path:
             found.append((document, path.read_bytes()))
     return found
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ingestq.client import batching
 from ingestq.client.batching import Packing, round_trips
-from ingestq.core.documents import Document, Lane, meant_for
+from ingestq.core.documents import Document, Lane, with_collection
 from ingestq.core.jobs import IngestBatch
 from ingestq.core.results import FailedDocument
 
@@ -62,7 +62,7 @@ def test_every_document_is_in_one_job_of_its_tenant_and_collection(
         owner = ("notes" if named is None else named, tenant)
         queued = [d for b in batches if (b.collection, b.tenant) == owner for d in b.documents]
         wanted = [d for d in documents if (d.collection, d.tenant) == (named, tenant)]
-        assert queued == [meant_for("notes", document) for document in wanted]
+        assert queued == [with_collection("notes", document) for document in wanted]
     for trip in trips:
         assert 0 < len(trip) <= batching.ROUND_TRIP_JOBS
         total = 0

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestq.core.blobs import QUEUE_WITHIN_MS, new_name, new_space
-from ingestq.core.documents import MAX_VERSION, Deletion, Document, Lane, Sweep, meant_for
+from ingestq.core.blobs import MAX_UPLOAD_AGE_MS, new_blob_name, new_blob_space
+from ingestq.core.documents import MAX_VERSION, Deletion, Document, Lane, Sweep, with_collection
 from ingestq.core.errors import ContractError
 from ingestq.core.jobs import (
     DeleteBatch,
     IngestBatch,
     SweepBatch,
     blobs_in,
-    bury,
+    dead_letter_batch,
     dead_letter_key,
     decode_job,
     encode_job,
@@ -50,7 +50,7 @@ def batches_of(owner: tuple[str, str]) -> st.SearchStrategy[IngestBatch]:
 batches = st.tuples(texts, collections).flatmap(batches_of)
 GOOD: dict[str, Any] = {"doc_id": "a", "version": 1, "source": "", "text": ""}
 NAMED = GOOD | {"collection": "notes"}
-OBJECT = new_name(new_space(), 1_800_000_000_000_000)
+OBJECT = new_blob_name(new_blob_space(), 1_800_000_000_000_000)
 IN_BLOB = {
     "doc_id": "a",
     "version": 1,
@@ -115,7 +115,7 @@ def test_a_job_says_which_objects_it_names_and_until_when_it_may_be_queued() -> 
     payload = msgspec.msgpack.encode({"f": "ingest", "a": [batch], "et": 1, "k": {}})
     assert blobs_in(payload) == {OBJECT}
     [decoded] = decode_job(payload).args
-    assert decoded.expires_ms == 1_800_000_000_000 + QUEUE_WITHIN_MS
+    assert decoded.expires_ms == 1_800_000_000_000 + MAX_UPLOAD_AGE_MS
 
 
 @given(batches, batches)
@@ -129,7 +129,7 @@ def test_only_the_same_batch_has_the_same_id(one: IngestBatch, other: IngestBatc
 
 @given(batches)
 def test_a_dead_letter_is_a_job_of_its_document_alone(batch: IngestBatch) -> None:
-    report = bury(batch, "because", tries=1)
+    report = dead_letter_batch(batch, "because", tries=1)
     assert report.documents.rejected == len(batch.documents)
     buried = [decode_job(dead_letter.payload).batch for dead_letter in report.dead]
     assert buried == [
@@ -140,9 +140,9 @@ def test_a_dead_letter_is_a_job_of_its_document_alone(batch: IngestBatch) -> Non
 @given(batches)
 def test_a_document_is_for_a_collection_unless_it_names_another(batch: IngestBatch) -> None:
     for document in batch.documents:
-        assert meant_for("other", document) == document
+        assert with_collection("other", document) == document
         unset = msgspec.structs.replace(document, collection=None)
-        assert meant_for(batch.collection, unset) == document
+        assert with_collection(batch.collection, unset) == document
 
 
 @pytest.mark.parametrize("collection", [None, "", "a/b", "a\n"])

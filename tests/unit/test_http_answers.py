@@ -58,13 +58,13 @@ def test_retry_after_is_read(headers: dict[str, str], seconds: float | None) -> 
 
 
 @given(st.dictionaries(st.sampled_from(["retry-after", "retry-after-ms", "date"]), st.text()))
-def test_any_retry_after_is_bounded(headers: dict[str, str]) -> None:
+def test_any_header_gives_a_bounded_time_or_none(headers: dict[str, str]) -> None:
     seconds = retry_after(headers)
     assert seconds is None or 0 < seconds <= MAX_RETRY_AFTER_SECONDS
 
 
 @given(st.integers(1, 3600))
-def test_a_date_is_compared_with_the_clock_of_the_service(seconds: int) -> None:
+def test_a_retry_date_is_compared_with_the_clock_of_the_service(seconds: int) -> None:
     their_now = 1_000_000_000
     dates = (formatdate(their_now, usegmt=True), formatdate(their_now + seconds, usegmt=True))
     assert retry_after({"date": dates[0], "retry-after": dates[1]}) == seconds
@@ -76,7 +76,7 @@ def test_a_request_is_repeated_unless_the_wait_is_too_long() -> None:
     assert retry_delay(StoreUnavailable("", 21), 20) is False
 
 
-def test_the_first_rule_that_applies_decides() -> None:
+def test_the_first_matching_rule_wins() -> None:
     rules = (
         AnswerRule({400}, re.compile("full"), StoreFull, "is full", retry_seconds=7),
         AnswerRule({400}, None, StoreRejected, "refuses"),
@@ -101,7 +101,7 @@ def test_every_answer_becomes_an_error(status: int, headers: dict[str, str], bod
         assert len(str(found)) < MAX_REASON_CHARACTERS + 200
 
 
-def test_a_proxys_answer_rejects_no_document() -> None:
+def test_no_answer_of_a_proxy_rejects_a_document() -> None:
     for rules in (QDRANT_RULES, ENDPOINT_RULES):
         found = to_error(rules, "it", FailedAnswer(400, {}, b"<html>"), None)
         assert isinstance(found, ServiceUnavailable)
@@ -114,13 +114,15 @@ def test_a_proxys_answer_rejects_no_document() -> None:
         (endpoint_error("e", FailedAnswer(503, {"retry-after": "9"}, b"")), EmbedderUnavailable),
     ],
 )
-def test_errors_carry_retry_after(error: IngestqError, kind: type[Exception]) -> None:
+def test_the_retry_time_of_a_service_is_kept_in_the_error(
+    error: IngestqError, kind: type[Exception]
+) -> None:
     assert isinstance(error, kind)
     assert isinstance(error, ServiceUnavailable)
     assert error.retry_after == 9
 
 
-def test_answers_of_a_proxy_are_recognized() -> None:
+def test_the_format_of_an_error_tells_a_service_from_a_proxy() -> None:
     gone = b'{"status": {"error": "Collection `c` doesn\'t exist!"}}'
     assert isinstance(qdrant_error("q", FailedAnswer(404, {}, gone)), CollectionMissing)
     assert isinstance(qdrant_error("q", FailedAnswer(404, {}, b"gone")), StoreUnavailable)

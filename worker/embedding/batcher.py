@@ -25,7 +25,7 @@ from ingestq.core.errors import DocumentRejected, PoolBroken, PoolFailure
 from ingestq.core.service import Service
 from worker.bisection import bisect_on_failure
 from worker.embedding.backends import Vectors
-from worker.lanes import whose_turn
+from worker.lanes import next_lane
 from worker.text.parts import SizedText
 
 log = structlog.get_logger()
@@ -209,7 +209,7 @@ class Batcher:
 
     def _next_lane(self) -> Lane | None:
         bulk, interactive = self._queues[Lane.BULK], self._queues[Lane.INTERACTIVE]
-        return whose_turn(self._batches, bulk=bool(len(bulk)), interactive=bool(len(interactive)))
+        return next_lane(self._batches, bulk=bool(len(bulk)), interactive=bool(len(interactive)))
 
     async def _embed_batch(self, batch: list[_Text]) -> None:
         """Set the vector or the error of each text of ``batch`` as soon as it is known.

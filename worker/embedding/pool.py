@@ -7,7 +7,6 @@ and embedding processes (or an endpoint) embed the batches that the batcher pack
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -101,10 +100,6 @@ class ModelPool:
     ) -> None:
         await self._open.aclose()
 
-    def in_lane(self, lane: Lane) -> "LaneModel":
-        """Return the model bound to one lane, for the pipeline."""
-        return LaneModel(self, lane)
-
     async def prepare(
         self, lane: Lane, document: Document, known_hash: str | None
     ) -> PreparedDocument | UnchangedContent:
@@ -131,28 +126,6 @@ class ModelPool:
             self._embedder.embed_query(text), self._parsers.encode_query(text)
         )
         return QueryVectors(dense.tolist(), sparse)
-
-
-@dataclass(frozen=True)
-class LaneModel:
-    """The model as the pipeline uses it for documents of ``lane``; see `ModelPool`."""
-
-    pool: ModelPool
-    lane: Lane
-
-    async def prepare(
-        self, document: Document, known_hash: str | None
-    ) -> PreparedDocument | UnchangedContent:
-        """See `ModelPool.prepare`."""
-        return await self.pool.prepare(self.lane, document, known_hash)
-
-    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment:
-        """See `ModelPool.prepare_rest`."""
-        return await self.pool.prepare_rest(self.lane, document, rest)
-
-    async def embed(self, texts: Sequence[SizedText]) -> Vectors:
-        """See `ModelPool.embed`."""
-        return await self.pool.embed(self.lane, texts)
 
 
 def _local_model(config: EmbeddingConfig, card: Card) -> ModelInfo:

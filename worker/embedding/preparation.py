@@ -9,7 +9,7 @@ from ingestq.core import events
 from ingestq.core.errors import ModelUnavailable, PoolFailure
 from worker.embedding.cache import CacheEntry, Card, ModelCache, cache_key
 from worker.embedding.config import EmbeddingConfig, check_weights, find_model
-from worker.process_pool import START_SECONDS, Processes, become_child
+from worker.process_pool import START_SECONDS, Processes, become_pool_process
 
 log = structlog.get_logger()
 
@@ -56,7 +56,7 @@ def _cached(config: EmbeddingConfig) -> CacheEntry | None:
 
 async def _build_in_process(config: EmbeddingConfig) -> None:
     """Build the entry in a process of its own: the worker must not import torch."""
-    processes = Processes(1, become_child)
+    processes = Processes(1, become_pool_process)
     try:
         await processes.run(START_SECONDS, _build, config)
     except (ModelUnavailable, PoolFailure) as error:

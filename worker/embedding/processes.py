@@ -14,7 +14,7 @@ from ingestq.core.errors import ModelUnavailable, in_one_line
 from worker.embedding.backends import LoadedModel, Vectors
 from worker.embedding.cache import CacheEntry, Card
 from worker.embedding.config import EmbeddingConfig, cores
-from worker.process_pool import Processes, become_child, retry_once
+from worker.process_pool import Processes, become_pool_process, retry_once
 
 BATCH_TEXTS: Final = 128
 """More vectors at once would delay the event loop when they arrive."""
@@ -82,7 +82,7 @@ _load_error: str | None = None
 def initialize(config: EmbeddingProcessConfig) -> None:
     """Load the model. An error is kept and raised by the first task, where it can be caught."""
     global _model, _load_error
-    become_child()
+    become_pool_process()
     try:
         _model = _load(config)
     except Exception as error:

@@ -17,7 +17,7 @@ from ingestq.core import events
 from ingestq.core.documents import Document, Lane
 from ingestq.core.errors import DocumentRejected, PoolBroken, PoolFailure
 from worker.lanes import LanePermits
-from worker.process_pool import Processes, become_child, retry_once
+from worker.process_pool import Processes, become_pool_process, retry_once
 from worker.text.parts import (
     PreparedDocument,
     Segment,
@@ -128,7 +128,7 @@ _hybrid: bool
 def initialize(config: ParseConfig) -> None:
     """Load the tokenizer and the BM25 encoder; no model is needed."""
     global _chunker, _sparse, _hybrid
-    become_child()
+    become_pool_process()
     from worker.text.bm25 import SparseEncoder
     from worker.text.chunker import Chunker
 

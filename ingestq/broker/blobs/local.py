@@ -49,13 +49,13 @@ class LocalBlobStore:
             raise self._unavailable(error.strerror) from error
 
     @asynccontextmanager
-    async def at_hand(self, name: str) -> AsyncIterator[Path]:
-        """See `BlobStore.at_hand`: where it lies."""
+    async def as_file(self, name: str) -> AsyncIterator[Path]:
+        """See `BlobStore.as_file`: where it lies."""
         await self.size(name)
         yield self._path(name)
 
-    async def remove(self, names: Iterable[str]) -> None:
-        """See `BlobStore.remove`."""
+    async def delete(self, names: Iterable[str]) -> None:
+        """See `BlobStore.delete`."""
         for name in names:
             await self._do(_unlink, self._path(name))
 

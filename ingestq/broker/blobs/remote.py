@@ -48,15 +48,15 @@ class RemoteBlobStore:
         return int(await self._do(self._size, name))
 
     @asynccontextmanager
-    async def at_hand(self, name: str) -> AsyncIterator[Path]:
-        """See `BlobStore.at_hand`: a copy."""
+    async def as_file(self, name: str) -> AsyncIterator[Path]:
+        """See `BlobStore.as_file`: a copy."""
         with tempfile.TemporaryDirectory(prefix="ingestq-blob store-") as folder:
             copy = Path(folder, "content")
             await self._do(self._download, name, copy)
             yield copy
 
-    async def remove(self, names: Iterable[str]) -> None:
-        """See `BlobStore.remove`."""
+    async def delete(self, names: Iterable[str]) -> None:
+        """See `BlobStore.delete`."""
         for name in names:
             await self._do(self._delete, name)
 

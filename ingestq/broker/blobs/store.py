@@ -34,14 +34,14 @@ class BlobStore(Protocol):
         """How many bytes an object has. Raises DocumentRejected if it is not there."""
         ...
 
-    def at_hand(self, name: str) -> AbstractAsyncContextManager[Path]:
+    def as_file(self, name: str) -> AbstractAsyncContextManager[Path]:
         """A file that has the content of an object, as long as inside; nobody may change it.
 
         Raises DocumentRejected if the object is not there.
         """
         ...
 
-    async def remove(self, names: Iterable[str]) -> None:
+    async def delete(self, names: Iterable[str]) -> None:
         """Remove objects; those that are gone already are fine."""
         ...
 
@@ -83,7 +83,7 @@ async def delete_unnamed_blobs(
 async def delete_blobs(blobs: BlobStore, names: Sequence[str]) -> None:
     """Remove objects that nobody names; a failure is only logged."""
     try:
-        await blobs.remove(names)
+        await blobs.delete(names)
     except (BlobStoreUnavailable, UsageError) as error:
         log.warning(events.BLOBS_LEFT, objects=len(names), error=str(error))
 

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from ingestq.broker import keys
 from ingestq.broker.blobs.store import BlobStore, delete_unnamed_blobs
-from ingestq.broker.connection import BrokerConfig, awaited, translated
+from ingestq.broker.connection import BrokerConfig, awaited, translate_errors
 from ingestq.broker.queue.job_queue import SUBMISSION_SECONDS
 from ingestq.broker.scripts import Scripts
 from ingestq.core.documents import Document, Lane
@@ -94,7 +94,7 @@ class DeadLetters:
             rows = await self._redis.zrevrange(keys.DEAD_TIMES, 0, count - 1, withscores=True)
         return [DeadLetterId(key.decode(), int(written_ms)) for key, written_ms in rows]
 
-    async def named(self, names: Sequence[str]) -> list[StoredDeadLetter]:
+    async def get(self, names: Sequence[str]) -> list[StoredDeadLetter]:
         """The dead letters of these keys that are still there."""
         if not names:
             return []
@@ -112,7 +112,7 @@ class DeadLetters:
             found = await awaited(self._redis.hmget(keys.DEAD, names))
         return [None if raw is None else _document(_dead_letter(raw)) for raw in found]
 
-    async def about_document(
+    async def find_for_document(
         self, collection: str, tenant: str, doc_id: str
     ) -> StoredDeadLetter | None:
         """Return the dead letter about one document; None if there is none.
@@ -167,7 +167,7 @@ class DeadLetters:
         return purged
 
     def _translated(self) -> AbstractContextManager[None]:
-        return translated(self._config)
+        return translate_errors(self._config)
 
 
 def _dead_letter(raw: bytes) -> DeadLetter:
@@ -193,5 +193,5 @@ def _job(dead_letter: DeadLetter, submission: str) -> tuple[str, bytes, int]:
         return dead_letter.key, dead_letter.payload, dead_letter.documents
     if job.known_batch is None:
         return dead_letter.key, dead_letter.payload, dead_letter.documents
-    batch = job.known_batch.within(submission)
-    return batch.job_id, encode_job(batch, enqueued_ms=job.enqueued_ms), batch.counted
+    batch = job.known_batch.with_submission(submission)
+    return batch.job_id, encode_job(batch, enqueued_ms=job.enqueued_ms), batch.accepted

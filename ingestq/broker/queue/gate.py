@@ -16,7 +16,7 @@ from typing import Final
 from redis.asyncio import Redis
 
 from ingestq.broker import keys
-from ingestq.broker.connection import BrokerConfig, translated
+from ingestq.broker.connection import BrokerConfig, translate_errors
 from ingestq.core.errors import BrokerUnavailable
 from ingestq.core.service import Service, happens_within
 
@@ -49,7 +49,7 @@ class Gate:
 
     @asynccontextmanager
     async def shut(self) -> AsyncIterator[None]:
-        """Let no worker of the collection claim a job while inside, or ever after `replaced_by`."""
+        """Let no worker of the collection claim a job while inside, or ever after `replace_with`."""
         await self._shut()
         try:
             async with self._renewal:
@@ -58,11 +58,11 @@ class Gate:
             if not self._is_replaced:
                 await self.open()
 
-    async def replaced_by(self, collection: str) -> None:
+    async def replace_with(self, collection: str) -> None:
         """Give jobs to workers of ``collection`` only, from now on."""
         await self._renewal.stop()  # it would take back what is written here
         self._is_replaced = True
-        with translated(self._config):
+        with translate_errors(self._config):
             async with self._redis.pipeline() as pipe:
                 pipe.set(self._key, collection)
                 pipe.delete(keys.GATE + collection)
@@ -70,11 +70,11 @@ class Gate:
 
     async def open(self) -> None:
         """Let workers of the collection claim jobs."""
-        with translated(self._config):
+        with translate_errors(self._config):
             await self._redis.delete(self._key)
 
     async def _shut(self) -> None:
-        with translated(self._config):
+        with translate_errors(self._config):
             await self._redis.set(self._key, NO_SUCCESSOR, px=SHUT_MS)
 
     async def _keep_shut(self, stopping: asyncio.Event) -> None:

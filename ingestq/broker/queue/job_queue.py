@@ -11,21 +11,21 @@ import stamina
 from redis.asyncio import Redis
 
 from ingestq.broker import keys
-from ingestq.broker.connection import BrokerConfig, awaited, translated
+from ingestq.broker.connection import BrokerConfig, awaited, translate_errors
 from ingestq.broker.scripts import Argument, Scripts
-from ingestq.core.blobs import QUEUE_WITHIN_MS, new_space
+from ingestq.core.blobs import MAX_UPLOAD_AGE_MS, new_blob_space
 from ingestq.core.errors import BrokerUnavailable, KeyReused, QueueFull, UploadExpired
 from ingestq.core.jobs import FULL_RETRY_SECONDS, Batch, encode_job
 from ingestq.core.results import (
-    SILENT_WORKER_MS,
+    WORKER_TIMEOUT_MS,
     EnqueueResult,
     FailedDocument,
-    JobsFor,
+    JobCounts,
     Overview,
     QueueDepth,
     SubmissionStatus,
     WorkerInfo,
-    WorkerSign,
+    WorkerStatus,
 )
 
 SUBMISSION_SECONDS: Final = 7 * 24 * 3600
@@ -36,7 +36,7 @@ IDEMPOTENCY_SECONDS: Final = 24 * 3600
 PROGRESS_POLL_SECONDS: Final = 0.2
 """How often somebody who follows a submission looks at it."""
 
-patiently: Final = stamina.AsyncRetryingCaller(
+retry_for_a_minute: Final = stamina.AsyncRetryingCaller(
     attempts=None, timeout=60.0, wait_initial=0.2, wait_max=5.0
 ).on(BrokerUnavailable)
 """Calls again while Redis is away, for up to a minute."""
@@ -70,7 +70,7 @@ class JobQueue:
         µs."""
         with self._translated():
             async with self._redis.pipeline() as pipe:
-                pipe.setnx(keys.BLOB_SPACE, new_space())
+                pipe.setnx(keys.BLOB_SPACE, new_blob_space())
                 pipe.get(keys.BLOB_SPACE)
                 pipe.time()
                 _, space, (seconds, microseconds) = await pipe.execute()
@@ -111,7 +111,7 @@ class JobQueue:
         With ``patience`` it raises QueueFull when it has waited so many seconds for room. Some of
         the batches may be on the queue then.
         """
-        answers = await patiently(self.offer, batches)
+        answers = await retry_for_a_minute(self.offer, batches)
         started = time.monotonic()
         while EnqueueResult.FULL in answers:
             refused = [i for i, answer in enumerate(answers) if answer is EnqueueResult.FULL]
@@ -119,7 +119,7 @@ class JobQueue:
                 ids = frozenset(batches[i].job_id for i in refused)
                 raise QueueFull(FULL_RETRY_SECONDS, ids)
             await asyncio.sleep(FULL_RETRY_SECONDS)
-            again = await patiently(self.offer, [batches[i] for i in refused])
+            again = await retry_for_a_minute(self.offer, [batches[i] for i in refused])
             for i, answer in zip(refused, again, strict=True):
                 answers[i] = answer
         return answers
@@ -127,7 +127,7 @@ class JobQueue:
     async def overview(self) -> Overview:
         """Count the jobs on the queue, and look who works on them, in one round trip."""
         with self._translated():
-            *counts, named, workers = await self._scripts.overview(args=[SILENT_WORKER_MS])
+            *counts, named, workers = await self._scripts.overview(args=[WORKER_TIMEOUT_MS])
         ready, deferred, in_flight, waited_ms, *others = counts
         depth = QueueDepth(ready, deferred, in_flight, waited_ms / 1000, *others)
         by_collection = {
@@ -139,7 +139,7 @@ class JobQueue:
         """Count the jobs on the queue."""
         return (await self.overview()).depth
 
-    async def workers(self) -> Sequence[WorkerSign]:
+    async def workers(self) -> Sequence[WorkerStatus]:
         """The workers that gave a sign of life within the last minute."""
         return (await self.overview()).workers
 
@@ -148,12 +148,12 @@ class JobQueue:
         with self._translated():
             return int(await self._redis.zcard(keys.QUEUE)) == 0
 
-    async def jobs_for(self, collections: Iterable[str]) -> JobsFor:
+    async def count_jobs(self, collections: Iterable[str]) -> JobCounts:
         """Count the jobs that wait or run for ``collections``."""
         with self._translated():
             names = list(dict.fromkeys(collections))
             jobs, in_flight = await self._scripts.count(args=names)
-        return JobsFor(jobs, in_flight)
+        return JobCounts(jobs, in_flight)
 
     async def submission(self, submission: str) -> SubmissionStatus:
         """How far ``submission`` is. One that nobody knows has accepted no document."""
@@ -168,7 +168,7 @@ class JobQueue:
         """
         seen = None
         while seen is None or not seen.complete:
-            status = await patiently(self.submission, submission)
+            status = await retry_for_a_minute(self.submission, submission)
             if status != seen:
                 yield status
                 seen = status
@@ -190,7 +190,7 @@ class JobQueue:
             batch.tenant,
             batch.collection,
             batch.submission,
-            batch.counted,
+            batch.accepted,
             SUBMISSION_SECONDS,
             self._config.max_queue_jobs,
             self._config.max_queue_bytes,
@@ -200,19 +200,19 @@ class JobQueue:
         )
 
     def _translated(self) -> AbstractContextManager[None]:
-        return translated(self._config)
+        return translate_errors(self._config)
 
 
 def _answer(answer: bytes) -> EnqueueResult:
     enqueued = EnqueueResult(answer.decode())
     if enqueued is EnqueueResult.EXPIRED:
         raise UploadExpired(
-            f"what was uploaded was not queued within {QUEUE_WITHIN_MS // MS_PER_HOUR} hours; send "
+            f"what was uploaded was not queued within {MAX_UPLOAD_AGE_MS // MS_PER_HOUR} hours; send "
             "it again"
         )
     return enqueued
 
 
-def _sign(worker_id: bytes, silent_ms: int, info: bytes) -> WorkerSign:
+def _sign(worker_id: bytes, silent_ms: int, info: bytes) -> WorkerStatus:
     said = msgspec.structs.asdict(msgspec.msgpack.decode(info, type=WorkerInfo))
-    return WorkerSign(id=worker_id.decode(), seen_seconds_ago=silent_ms / 1000, **said)
+    return WorkerStatus(id=worker_id.decode(), seen_seconds_ago=silent_ms / 1000, **said)

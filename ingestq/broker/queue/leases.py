@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from ingestq.broker import keys
 from ingestq.broker.blobs.store import BlobStore, delete_unnamed_blobs
-from ingestq.broker.connection import BrokerConfig, awaited, translated
+from ingestq.broker.connection import BrokerConfig, awaited, translate_errors
 from ingestq.broker.queue.job_queue import SUBMISSION_SECONDS
 from ingestq.broker.queue.stats import EndedJob
 from ingestq.broker.scripts import Scripts
@@ -24,7 +24,7 @@ from ingestq.core.documents import Lane
 from ingestq.core.errors import ContractError
 from ingestq.core.jobs import Job, decode_job
 from ingestq.core.results import (
-    SILENT_WORKER_MS,
+    WORKER_TIMEOUT_MS,
     BatchReport,
     DeadLetter,
     FailedDocument,
@@ -75,7 +75,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Claimed:
+class ClaimResult:
     """The answer to a claim. ``drain``: let all jobs end, then a poison job can be claimed.
 
     ``shut`` has the collections whose gates are shut, so that none of their jobs was claimed, and
@@ -112,7 +112,7 @@ class LeaseQueue:
         self._scripts = Scripts.register(redis)
         self._blobs = blobs
 
-    async def claim(self, worker_id: str, n: int, *, bulk: int, running: int) -> Claimed:
+    async def claim(self, worker_id: str, n: int, *, bulk: int, running: int) -> ClaimResult:
         """Claim up to ``n`` jobs that are ready, up to ``bulk`` of them of the bulk lane.
 
         ``running`` says how many the worker owns already. Jobs that are to be aborted come first;
@@ -126,7 +126,7 @@ class LeaseQueue:
             )
         names = [name.decode() for name in shut]
         gates = dict(zip(names[::2], names[1::2], strict=True))
-        return Claimed([_claim(*row) for row in rows], bool(drain), gates)
+        return ClaimResult([_claim(*row) for row in rows], bool(drain), gates)
 
     async def renew(self, claims: Sequence[Claim]) -> frozenset[int]:
         """Renew the leases of ``claims``; answers the tokens of those that are lost."""
@@ -212,16 +212,16 @@ class LeaseQueue:
         with self._translated():
             await awaited(self.redis.blpop(lines, timeout=seconds))
 
-    async def sign_of_life(self, worker_id: str, info: WorkerInfo) -> frozenset[str]:
+    async def heartbeat(self, worker_id: str, info: WorkerInfo) -> frozenset[str]:
         """Record that a worker is there, and what it does; answers the collections that jobs are
         ready for and that no worker serves."""
         with self._translated():
             unserved = await self._scripts.heartbeat(
-                args=[worker_id, msgspec.msgpack.encode(info), SILENT_WORKER_MS]
+                args=[worker_id, msgspec.msgpack.encode(info), WORKER_TIMEOUT_MS]
             )
         return frozenset(name.decode() for name in unserved)
 
-    async def sign_off(self, worker_id: str) -> None:
+    async def deregister(self, worker_id: str) -> None:
         """Forget this worker: it stopped on purpose."""
         with self._translated():
             async with self.redis.pipeline() as pipe:
@@ -230,7 +230,7 @@ class LeaseQueue:
                 await pipe.execute()
 
     def _translated(self) -> AbstractContextManager[None]:
-        return translated(self._config)
+        return translate_errors(self._config)
 
 
 def _claim(
@@ -283,5 +283,5 @@ def _lists(claim: Claim, report: BatchReport) -> Iterator[str | int | bytes]:
     for dead_letter in report.dead:
         yield dead_letter.key
         yield msgspec.msgpack.encode(dead_letter)
-    yield len(report.healed)
-    yield from report.healed
+    yield len(report.resolved)
+    yield from report.resolved

@@ -7,18 +7,18 @@ from typing import Final
 from redis.asyncio import Redis
 
 from ingestq.broker import keys
-from ingestq.broker.connection import BrokerConfig, translated
+from ingestq.broker.connection import BrokerConfig, translate_errors
 from ingestq.core.documents import SeenDocuments, SeenDocumentsBuilder
 from ingestq.core.errors import ContractError
 from ingestq.core.jobs import SweepBatch, decode_job
 
 READ_JOBS: Final = 64
 """Jobs that are read in one round trip; each may hold some 256 KiB."""
-Place = tuple[str, str, Sequence[str]]
+DocumentLocation = tuple[str, str, Sequence[str]]
 """Tenant and id of a document, and the folders it lies in."""
 
 
-class Waiting:
+class PendingDocuments:
     """The documents that the queue holds a job for, at one moment."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Waiting:
         )
 
 
-class QueueWatch:
+class PendingReader:
     """Looks through the queue for what is meant for ``collection``.
 
     It keeps eight bytes a document. Raises BrokerUnavailable while Redis cannot be used.
@@ -47,26 +47,26 @@ class QueueWatch:
         self._redis = redis
         self._config = config
         self._collection = collection
-        self._last: Waiting | None = None
+        self._last: PendingDocuments | None = None
 
-    async def look(self, about: Iterable[Place]) -> Waiting:
+    async def read(self, about: Iterable[DocumentLocation]) -> PendingDocuments:
         """What waits or runs now, as far as it matters for these documents.
 
         The queue may be long: while all of them were seen on it, it is not read again.
         """
         if self._last is None or not all(self._last.may_change(*place) for place in about):
-            with translated(self._config):
+            with translate_errors(self._config):
                 self._last = await self._read()
         return self._last
 
-    async def _read(self) -> Waiting:
+    async def _read(self) -> PendingDocuments:
         seen = SeenDocumentsBuilder()
         swept: set[tuple[str, str]] = set()
         everything = False
-        async for jobs in payloads(self._redis):
+        async for jobs in job_payloads(self._redis):
             for payload in jobs:
                 everything |= not self._note(payload, seen, swept)
-        return Waiting(SeenDocuments(seen.pack()), swept, everything)
+        return PendingDocuments(SeenDocuments(seen.pack()), swept, everything)
 
     def _note(
         self, payload: bytes, seen: SeenDocumentsBuilder, swept: set[tuple[str, str]]
@@ -88,7 +88,7 @@ class QueueWatch:
         return True
 
 
-async def payloads(redis: Redis) -> AsyncIterator[Sequence[bytes]]:
+async def job_payloads(redis: Redis) -> AsyncIterator[Sequence[bytes]]:
     """Those of all jobs, some at a time: of each that is on the queue from the beginning to the end
     of it, and perhaps of others. Raises what redis-py raises."""
     ids: list[bytes] = []

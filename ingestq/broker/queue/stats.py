@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 from redis.asyncio import Redis
 
-from ingestq.broker.connection import BrokerConfig, translated
+from ingestq.broker.connection import BrokerConfig, translate_errors
 from ingestq.broker.scripts import Scripts
 from ingestq.core.results import (
     BatchReport,
@@ -65,7 +65,7 @@ class RecentWork(Struct, frozen=True):
     ended: Sequence[EndedJob]
 
 
-class Recent:
+class RecentWorkReader:
     """Remembers the last hundred submissions of a queue, and at least as many jobs."""
 
     def __init__(self, redis: Redis, config: BrokerConfig) -> None:
@@ -77,7 +77,7 @@ class Recent:
 
         Raises BrokerUnavailable while Redis cannot be used.
         """
-        with translated(self._config):
+        with translate_errors(self._config):
             submissions, ended = await self._scripts.recent(args=[jobs])
         return RecentWork(
             [_submission(*row) for row in submissions],

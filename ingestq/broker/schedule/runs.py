@@ -17,7 +17,7 @@ from msgspec import Struct
 from redis.asyncio import Redis
 
 from ingestq.broker import keys
-from ingestq.broker.connection import BrokerConfig, awaited, translated
+from ingestq.broker.connection import BrokerConfig, awaited, translate_errors
 from ingestq.broker.scripts import Scripts
 from ingestq.core.results import ChunkCounts, DocumentCounts
 
@@ -27,7 +27,7 @@ KEPT_SECONDS: Final = 90 * 24 * 3600
 """For how long after the last of them."""
 LISTED_RUNS: Final = 10
 """Runs of an entry that an overview has."""
-SILENT_SCHEDULER_MS: Final = 60_000
+SCHEDULER_TIMEOUT_MS: Final = 60_000
 """An entry that no scheduler said to have for this long is not one any more."""
 LOST_IN_A_ROW: Final = 3
 """So many runs in a row are made up for that whoever ran them did not survive: not for ever."""
@@ -120,7 +120,7 @@ def iso(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
 
 
-class NotBegun(StrEnum):
+class BeginRefusal(StrEnum):
     """Why a run was not begun."""
 
     RUNNING = "running"
@@ -164,7 +164,9 @@ class Runs:
         assert known is not None, "was just set"
         return int(known)
 
-    async def begin(self, entry: str, *, due_ms: int | None, lease_ms: int) -> RunClaim | NotBegun:
+    async def begin(
+        self, entry: str, *, due_ms: int | None, lease_ms: int
+    ) -> RunClaim | BeginRefusal:
         """Begin the run that was due at ``due_ms``, or one that somebody asks for.
 
         It stands for all runs that were due until now.
@@ -176,7 +178,7 @@ class Runs:
         arguments = (entry, token, _encoded(run), lease_ms, due)
         with self._translated():
             answer = (await self._scripts.begin_run(args=arguments)).decode()
-        return RunClaim(token, run, lease_ms) if answer == "begun" else NotBegun(answer)
+        return RunClaim(token, run, lease_ms) if answer == "begun" else BeginRefusal(answer)
 
     async def renew(self, claim: RunClaim, submission: str | None) -> bool:
         """Renew the lease, and say what was queued; False if the run is not the caller's any more:
@@ -218,14 +220,14 @@ class Runs:
         """Say which entries there are; to be said again within a minute."""
         pairs = [part for entry in entries for part in (entry.name, msgspec.msgpack.encode(entry))]
         with self._translated():
-            await self._scripts.publish_entries(args=[SILENT_SCHEDULER_MS, *pairs])
+            await self._scripts.publish_entries(args=[SCHEDULER_TIMEOUT_MS, *pairs])
 
     async def overview(self, known: Sequence[EntryStatus] = ()) -> Sequence[EntryStatus]:
         """The entries of all schedulers that are up, and those of ``known`` that none of them has,
         by their names; each with its last runs, of which the first may still run."""
         names = [entry.name for entry in known]
         with self._translated():
-            rows = await self._scripts.list_runs(args=[SILENT_SCHEDULER_MS, LISTED_RUNS, *names])
+            rows = await self._scripts.list_runs(args=[SCHEDULER_TIMEOUT_MS, LISTED_RUNS, *names])
         unpublished = {entry.name: entry for entry in known}
         return sorted((_status(unpublished, *row) for row in rows), key=lambda entry: entry.name)
 
@@ -242,7 +244,7 @@ class Runs:
             return bool(await self._scripts.end_run(args=arguments))
 
     def _translated(self) -> AbstractContextManager[None]:
-        return translated(self._config)
+        return translate_errors(self._config)
 
 
 def _status(
