@@ -49,7 +49,7 @@ async def in_parts(*parts: bytes) -> AsyncIterator[bytes]:
         yield part
 
 
-async def blobs(broker: Broker) -> set[str]:
+async def stored_blobs(broker: Broker) -> set[str]:
     """What lies in the blob store of ``broker``."""
     assert broker.blobs is not None
     space, _ = await broker.queue.space()
@@ -69,7 +69,7 @@ async def test_a_long_text_is_indexed_and_leaves_nothing(harness: Harness) -> No
     chunks = await harness.payloads()
     assert {chunk["doc_id"] for chunk in chunks} == {"lamp"}
     assert "The lamp is lit" in chunks[0]["page_content"]
-    assert await objects(harness.broker) == set()
+    assert await stored_blobs(harness.broker) == set()
 
 
 @pytest.mark.parametrize("url", ["", "local://"])
@@ -96,7 +96,7 @@ async def test_uploaded_files_are_parsed_wherever_they_were_kept(
         assert chunks.keys() == {"path", "parts"}
         assert chunks["path"]["page_content"] == chunks["parts"]["page_content"]
         assert chunks["parts"]["metadata"]["title"] == "Ropes"
-    assert await objects(broker) == set()
+    assert await stored_blobs(broker) == set()
 
 
 async def test_a_spooled_document_is_no_source_to_compare_with(harness: Harness) -> None:
@@ -166,28 +166,28 @@ async def test_a_dead_letter_keeps_its_content_until_it_goes(harness: Harness) -
 
     receipt = await client.upload("blob", in_parts(b"\0\1\2" * 100), source="blob")
     assert (await end(harness, receipt.submission)).documents.rejected == 1
-    kept = await objects(harness.broker)
+    kept = await stored_blobs(harness.broker)
     assert len(kept) == 1
 
     [dead_letter] = [stored async for stored in dead_letters.find(DeadLetterFilter())]
     assert await dead_letters.requeue([dead_letter], "again") == 1
     assert (await end(harness, "again")).documents.rejected == 1
-    assert await objects(harness.broker) == kept
+    assert await stored_blobs(harness.broker) == kept
 
     receipt = await client.upload("blob", in_parts(b"\0\3\4" * 100), source="blob")
     await end(harness, receipt.submission)
-    assert len(newer := await objects(harness.broker)) == 1
+    assert len(newer := await stored_blobs(harness.broker)) == 1
     assert newer != kept
 
     [dead_letter] = [stored async for stored in dead_letters.find(DeadLetterFilter())]
     assert await dead_letters.purge([dead_letter]) == 1
-    assert await objects(harness.broker) == set()
+    assert await stored_blobs(harness.broker) == set()
 
     await end(harness, (await client.upload("b", in_parts(b"\0" * 9), source="b")).submission)
-    assert len(await objects(harness.broker)) == 1
+    assert len(await stored_blobs(harness.broker)) == 1
     receipt = await client.submit("b", source="b", text="Now it is text.")
     assert (await end(harness, receipt.submission)).documents.indexed == 1
-    assert await objects(harness.broker) == set()
+    assert await stored_blobs(harness.broker) == set()
     assert await stored() == []
 
 
@@ -200,11 +200,11 @@ async def test_one_of_a_job_is_rejected_and_alone_keeps_its_content(broker: Brok
     [claimed] = await take(leases)
     batch = batch_of(claimed)
     assert [document.media_type for document in batch.documents] == ["text/plain"] * 2
-    assert await objects(broker) == batch.blobs
+    assert await stored_blobs(broker) == batch.blobs
     assert await finish(
         leases, claimed, INDEXED + dead_letter_batch(batch.alone(1), "broken", tries=1)
     )
-    assert await objects(broker) == {batch.documents[1].blob}
+    assert await stored_blobs(broker) == {batch.documents[1].blob}
 
 
 async def test_nothing_is_removed_by_a_worker_that_lost_its_job(broker: Broker) -> None:
@@ -213,9 +213,9 @@ async def test_nothing_is_removed_by_a_worker_that_lost_its_job(broker: Broker) 
     [stale] = await take(lease_queue(broker, lease_seconds=0.001))
     [again] = await eventually(lambda: take(leases, worker="other"))
     assert not await finish(leases, stale, INDEXED)
-    assert len(await objects(broker)) == 1
+    assert len(await stored_blobs(broker)) == 1
     assert await finish(leases, again, INDEXED)
-    assert await objects(broker) == set()
+    assert await stored_blobs(broker) == set()
 
 
 async def test_what_a_full_queue_refuses_is_not_kept(broker: Broker) -> None:
@@ -226,13 +226,13 @@ async def test_what_a_full_queue_refuses_is_not_kept(broker: Broker) -> None:
     ]
     with pytest.raises(QueueFull):
         await full.client.submit_many(documents, patience=0)
-    assert len(kept := await objects(broker)) == 2
+    assert len(kept := await stored_blobs(broker)) == 2
     with pytest.raises(QueueFull):
         await full.client.submit("second", source="s", text=LONG)
     with pytest.raises(QueueFull):
         await full.client.upload("third", in_parts(PAGE), source="s")
     waiting = set().union(*[batch_of(claim).blobs for claim in await take(lease_queue(full), 9)])
-    assert await objects(broker) == kept == waiting
+    assert await stored_blobs(broker) == kept == waiting
 
 
 async def test_the_same_upload_with_the_same_key_is_kept_once(
@@ -248,11 +248,11 @@ async def test_the_same_upload_with_the_same_key_is_kept_once(
         for content in (page, in_parts(PAGE), in_parts(PAGE[:5], PAGE[5:]))
     ]
     assert receipts[0] == receipts[1] == receipts[2]
-    kept = await objects(broker)
+    kept = await stored_blobs(broker)
     assert len(kept) == 1
     with pytest.raises(KeyReused):
         await client.upload("page", in_parts(b"else"), source="s", idempotency_key="k")
-    assert await objects(broker) == kept
+    assert await stored_blobs(broker) == kept
 
 
 class Deaf(JobQueue):
@@ -268,7 +268,7 @@ async def test_content_is_kept_if_its_job_may_have_been_accepted(broker: Broker)
     with pytest.raises(ConnectionResetError):
         await client.submit("lamp", source="s", text=LONG)
     [claimed] = await take(lease_queue(broker))
-    assert await objects(broker) == batch_of(claimed).blobs
+    assert await stored_blobs(broker) == batch_of(claimed).blobs
 
 
 async def test_content_that_may_be_taken_for_left_over_is_not_queued(broker: Broker) -> None:
