@@ -1,4 +1,4 @@
-"""Do as a worker does, a step at a time."""
+"""The steps of a worker, one at a time."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -11,7 +11,7 @@ from ingestq.core.jobs import IngestBatch
 from ingestq.core.results import BatchReport, JobResult
 
 DOCUMENTS: Final[Mapping[str, str]] = {DEFAULT_COLLECTION: "documents__test"}
-"""Serves what is queued by default."""
+"""What a worker of the default collection serves."""
 
 
 def lease_queue(
@@ -26,13 +26,13 @@ async def take(leases: LeaseQueue, n: int = 1, worker: str = "w") -> Sequence[Cl
 
 
 async def finish(leases: LeaseQueue, claimed: Claim, report: BatchReport) -> bool:
-    """Finish a job with ``report``."""
+    """Ack a job with ``report``; return False if its lease was lost."""
     result = JobResult("ingest", 1, 0, True, report, 0, 0, keys.QUEUE, claimed.job_id)
     return await leases.ack(claimed, report, result)
 
 
 def batch_of(claimed: Claim) -> IngestBatch:
-    """The batch in a job's payload."""
+    """Return the batch of a claimed job."""
     batch = claimed.job().batch
     assert isinstance(batch, IngestBatch)
     return batch

@@ -162,7 +162,7 @@ async def verify(
         QueueView(
             broker.queue.now,
             PendingReader(broker.redis, broker.config, settings.collection).read,
-            partial(broker.dead_letters.about, collection=settings.collection),
+            partial(broker.dead_letters.failed_versions, collection=settings.collection),
         ),
         Sources(roots, settings.max_document_bytes),
         allow_mass_delete=wanted.allow_mass_delete,

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from ingestq.app.composition import open_broker, open_model, open_qdrant
 from ingestq.app.settings import MEBIBYTE, Settings, unknown_variables
 from ingestq.broker.blobs import open_blob_store
-from ingestq.broker.blobs.store import public
+from ingestq.broker.connection import without_password
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
 from ingestq.cli.output import configure_logging, err, line, print_json
@@ -119,7 +119,9 @@ async def _blobs(settings: Settings) -> list[Diagnosis]:
     await blobs.put(probe, _content())
     await blobs.size(probe)
     await blobs.delete([probe])
-    return [Diagnosis("blobs", "ok", f"{public(settings.blobs)} is readable and writable")]
+    return [
+        Diagnosis("blobs", "ok", f"{without_password(settings.blobs)} is readable and writable")
+    ]
 
 
 async def _content() -> AsyncIterator[bytes]:

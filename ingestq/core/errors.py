@@ -99,7 +99,7 @@ class StoreUnavailable(ServiceUnavailable):
 
 
 class StoreTooSlow(StoreUnavailable):
-    """Qdrant timed out on a request, which may have been carried out fully, partly or not at all."""
+    """Qdrant timed out on a request, which may have been carried out fully, partly or not."""
 
 
 class StoreFull(StoreUnavailable):

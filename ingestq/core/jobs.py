@@ -47,11 +47,13 @@ class _Batch(Struct, frozen=True):
 
     @property
     def collection(self) -> str:
+        """The collection that all documents name."""
         collection: str = self.documents[0].collection
         return collection
 
     @property
     def tenant(self) -> str:
+        """The tenant of all documents."""
         tenant: str = self.documents[0].tenant
         return tenant
 
@@ -150,13 +152,14 @@ class Job(
     """
 
     function: str
-    args: tuple[Batch, ...]
+    args: tuple[Batch]
     enqueued_ms: Annotated[int, Meta(ge=0, le=LATEST_MS)]
     kwargs: dict[str, Any] = {}
     tries: int | None = None
 
     @property
     def batch(self) -> Batch:
+        """The batch that the job is for."""
         return self.args[0]
 
     @property

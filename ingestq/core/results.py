@@ -1,4 +1,4 @@
-"""Results: receipts, counts, reports, dead letters, and the state of queue, workers, submissions."""
+"""Results: receipts, counts, reports and dead letters; the state of queue and workers."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime

@@ -1,5 +1,4 @@
-"""What is removed from the blob store is never asked for again, and what nobody asks for is
-removed."""
+"""Garbage collection deletes all blobs that are not needed, and no others."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -38,7 +37,7 @@ async def nothing() -> AsyncIterator[bytes]:
 
 
 class Desk:
-    """A queue with its dead letters and its blob store, and what people do with them."""
+    """A queue with its dead letters and blob store, and the steps that people take with them."""
 
     def __init__(self, broker: Broker) -> None:
         assert broker.blobs is not None
@@ -48,11 +47,11 @@ class Desk:
         self.queue = broker.queue
         self.dead_letters = broker.dead_letters
         self.leases = lease_queue(broker, 3600)
-        self.leftovers = GarbageCollector(broker.redis, broker.config, broker.blobs)
+        self.garbage_collector = GarbageCollector(broker.redis, broker.config, broker.blobs)
         self.made = 0
 
     async def write(self, *, age_us: int = 0) -> str:
-        """An object, which nobody names yet."""
+        """Write a blob to which nothing refers yet."""
         space, now_us = await self.queue.space()
         name = new_blob_name(space, now_us - age_us)
         await self.blobs.put(name, nothing())
@@ -66,8 +65,8 @@ class Desk:
         )
         return IngestBatch(f"s{self.made}", (document,))
 
-    async def bury_long_ago(self) -> None:
-        """A dead letter that names an object, both from yesterday."""
+    async def add_old_dead_letter(self) -> None:
+        """Store a dead letter that refers to a blob, both from yesterday."""
         batch = self.about(await self.write(age_us=LONG_AGO_US))
         [dead_letter] = dead_letter_batch(batch, "broken", tries=1).dead
         await self.put_dead_letter(dead_letter)
@@ -80,7 +79,7 @@ class Desk:
         return [stored async for stored in self.dead_letters.find(DeadLetterFilter())]
 
     async def named(self) -> set[str]:
-        """What jobs and dead letters name."""
+        """Return the names of the blobs that jobs and dead letters refer to."""
         named: set[str] = set()
         async for some in job_payloads(self.redis):
             named.update(*map(blobs_in, some))
@@ -109,7 +108,7 @@ class BlobMachine(RuleBasedStateMachine):
         config = BrokerConfig(self.url)
         self.redis = connect(config)
         self.desk = Desk(Broker(self.redis, config, open_blob_store(self.folder.name)))
-        # Dies before it removes anything.
+        # Dies before it deletes a blob.
         self.forgetful = LeaseQueue(self.redis, config, 3600, DOCUMENTS)
         self.run(self.redis.flushdb())
         self.under_way: list[str] = []
@@ -140,8 +139,8 @@ class BlobMachine(RuleBasedStateMachine):
         self.run(self.desk.write(age_us=LONG_AGO_US))
 
     @rule()
-    def bury_long_ago(self) -> None:
-        self.run(self.desk.bury_long_ago())
+    def add_old_dead_letter(self) -> None:
+        self.run(self.desk.add_old_dead_letter())
 
     @rule()
     def requeue(self) -> None:
@@ -167,7 +166,7 @@ class BlobMachine(RuleBasedStateMachine):
 
     @rule()
     def clean(self) -> None:
-        self.run(self.desk.leftovers.collect())
+        self.run(self.desk.garbage_collector.collect())
         there, named = self.run(self.desk.there()), self.run(self.desk.named())
         now_ms = self.run(self.desk.queue.now()) // 1000
         old = {name for name in there if is_old(name, now_ms)}
@@ -184,7 +183,7 @@ def is_old(name: str, now_ms: int) -> bool:
 
 
 @pytest.mark.timeout(600)
-def test_what_is_named_is_never_removed(redis_url: str) -> None:
+def test_blobs_in_use_are_never_collected(redis_url: str) -> None:
     machine = type("Machine", (BlobMachine,), {"url": redis_url})
     run_state_machine_as_test(
         machine,
@@ -197,36 +196,35 @@ def test_what_is_named_is_never_removed(redis_url: str) -> None:
     )
 
 
-async def test_what_was_begun_and_never_ended_is_removed(desk: Desk) -> None:
+async def test_blobs_of_abandoned_uploads_are_collected(desk: Desk) -> None:
     name = await desk.write(age_us=LONG_AGO_US)
     space, now_us = await desk.queue.space()
     await desk.blobs.put(new_blob_name(space, now_us - LONG_AGO_US) + UNFINISHED, nothing())
     await desk.blobs.put(f"{space}/notes", nothing())
-    assert await desk.leftovers.collect() == 2
+    assert await desk.garbage_collector.collect() == 2
     assert await desk.there() == {f"{space}/notes"}
     assert name not in await desk.there()
 
 
-async def test_other_queues_of_the_same_spool_are_left_alone(desk: Desk) -> None:
+async def test_blobs_of_other_queues_in_the_same_store_are_kept(desk: Desk) -> None:
     theirs = await desk.write(age_us=LONG_AGO_US)
-    await desk.redis.delete(keys.BLOB_SPACE)  # as another Redis would have it
-    assert await desk.leftovers.collect() == 0
+    await desk.redis.delete(keys.BLOB_SPACE)  # as in another Redis
+    assert await desk.garbage_collector.collect() == 0
     assert await desk.blobs.size(theirs)
 
 
-async def test_nothing_is_removed_while_nobody_knows_what_a_letter_names(desk: Desk) -> None:
+async def test_nothing_is_collected_while_a_dead_letter_cannot_be_read(desk: Desk) -> None:
     await desk.write(age_us=LONG_AGO_US)
     [dead_letter] = dead_letter_batch(desk.about(await desk.write()), "broken", tries=1).dead
     newer = msgspec.structs.replace(dead_letter, payload=b"of a version to come")
     await desk.put_dead_letter(newer)
-    assert await desk.leftovers.collect() == 0
+    assert await desk.garbage_collector.collect() == 0
     await desk.dead_letters.purge(await desk.found())
-    assert await desk.leftovers.collect() == 1
+    assert await desk.garbage_collector.collect() == 1
 
 
 class Between:
-    """Redis, with a step that comes after the queue and before the dead letters were looked
-    through."""
+    """Redis that runs ``step`` after the jobs have been read and before the dead letters are."""
 
     def __init__(self, redis: Redis, step: Callable[[], Awaitable[None]]) -> None:
         self._redis = redis
@@ -242,13 +240,15 @@ class Between:
 
 
 @pytest.mark.parametrize("times", [1, MAX_PASSES])
-async def test_a_letter_that_is_requeued_meanwhile_is_not_missed(desk: Desk, times: int) -> None:
-    await desk.bury_long_ago()
+async def test_blobs_of_a_dead_letter_that_is_requeued_meanwhile_are_kept(
+    desk: Desk, times: int
+) -> None:
+    await desk.add_old_dead_letter()
     garbage = await desk.write(age_us=LONG_AGO_US)
     steps = 0
 
     async def requeue() -> None:
-        """The dead letter, which may have become one again since the last time."""
+        """Requeue the dead letter, which may have become one again since the last pass."""
         nonlocal steps
         steps += 1
         if steps <= times:

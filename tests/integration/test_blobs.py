@@ -1,4 +1,4 @@
-"""Large content goes through the blob store, and leaves nothing there."""
+"""Large content travels through the blob store, and its blobs are deleted afterwards."""
 
 import tempfile
 from collections.abc import AsyncIterator
@@ -50,7 +50,7 @@ async def in_parts(*parts: bytes) -> AsyncIterator[bytes]:
 
 
 async def stored_blobs(broker: Broker) -> set[str]:
-    """What lies in the blob store of ``broker``."""
+    """Return the names of all blobs of ``broker``."""
     assert broker.blobs is not None
     space, _ = await broker.queue.space()
     return set(await broker.blobs.names(space))
@@ -60,7 +60,7 @@ async def end(harness: Harness, submission: str) -> SubmissionStatus:
     return await harness.broker.client.wait(submission, timeout=60)
 
 
-async def test_a_long_text_is_indexed_and_leaves_nothing(harness: Harness) -> None:
+async def test_a_long_text_is_indexed_and_its_blob_deleted(harness: Harness) -> None:
     client = harness.broker.client
     for outcome in ("indexed", "unchanged"):
         receipt = await client.submit("lamp", source="notes", text=LONG)
@@ -73,7 +73,7 @@ async def test_a_long_text_is_indexed_and_leaves_nothing(harness: Harness) -> No
 
 
 @pytest.mark.parametrize("url", ["", "local://"])
-async def test_uploaded_files_are_parsed_wherever_they_were_kept(
+async def test_uploaded_files_are_parsed_from_every_kind_of_store(
     broker: Broker,
     qdrant: Qdrant,
     model: ModelPool,
@@ -99,7 +99,7 @@ async def test_uploaded_files_are_parsed_wherever_they_were_kept(
     assert await stored_blobs(broker) == set()
 
 
-async def test_a_spooled_document_is_no_source_to_compare_with(harness: Harness) -> None:
+async def test_an_upload_has_no_source_file_to_verify_against(harness: Harness) -> None:
     receipt = await harness.broker.client.upload("page", in_parts(PAGE), source="page.html")
     await end(harness, receipt.submission)
     key = DocumentKey("", "page")
@@ -146,7 +146,7 @@ async def test_a_text_of_several_parts_is_copied_once(
     assert stored.text.split() == text.split()
 
 
-async def test_a_document_larger_than_the_limit_is_not_even_copied(
+async def test_a_blob_larger_than_the_limit_is_rejected_before_it_is_copied(
     broker: Broker, tmp_path: Path
 ) -> None:
     blobs = open_blob_store(f"local://{tmp_path}/elsewhere")
@@ -158,7 +158,7 @@ async def test_a_document_larger_than_the_limit_is_not_even_copied(
             pass
 
 
-async def test_a_dead_letter_keeps_its_content_until_it_goes(harness: Harness) -> None:
+async def test_a_blob_is_kept_as_long_as_its_dead_letter(harness: Harness) -> None:
     client, dead_letters = harness.broker.client, harness.broker.dead_letters
 
     async def stored() -> list[object]:
@@ -191,7 +191,7 @@ async def test_a_dead_letter_keeps_its_content_until_it_goes(harness: Harness) -
     assert await stored() == []
 
 
-async def test_one_of_a_job_is_rejected_and_alone_keeps_its_content(broker: Broker) -> None:
+async def test_only_the_rejected_document_of_a_job_keeps_its_blob(broker: Broker) -> None:
     documents = [
         Document(doc_id=doc_id, version=1, source="s", text=LONG) for doc_id in ("good", "bad")
     ]
@@ -207,7 +207,7 @@ async def test_one_of_a_job_is_rejected_and_alone_keeps_its_content(broker: Brok
     assert await stored_blobs(broker) == {batch.documents[1].blob}
 
 
-async def test_nothing_is_removed_by_a_worker_that_lost_its_job(broker: Broker) -> None:
+async def test_a_worker_that_lost_its_lease_deletes_no_blobs(broker: Broker) -> None:
     await broker.client.submit("lamp", source="s", text=LONG)
     leases = lease_queue(broker)
     [stale] = await take(lease_queue(broker, lease_seconds=0.001))
@@ -218,7 +218,7 @@ async def test_nothing_is_removed_by_a_worker_that_lost_its_job(broker: Broker) 
     assert await stored_blobs(broker) == set()
 
 
-async def test_what_a_full_queue_refuses_is_not_kept(broker: Broker) -> None:
+async def test_blobs_of_refused_documents_are_deleted(broker: Broker) -> None:
     full = Broker(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=2), broker.blobs)
     await full.client.submit("first", source="s", text=LONG)
     documents = [
@@ -235,7 +235,7 @@ async def test_what_a_full_queue_refuses_is_not_kept(broker: Broker) -> None:
     assert await stored_blobs(broker) == kept == waiting
 
 
-async def test_the_same_upload_with_the_same_key_is_kept_once(
+async def test_an_upload_repeated_with_the_same_key_is_stored_once(
     broker: Broker, tmp_path: Path
 ) -> None:
     client = broker.client
@@ -255,23 +255,23 @@ async def test_the_same_upload_with_the_same_key_is_kept_once(
     assert await stored_blobs(broker) == kept
 
 
-class Deaf(JobQueue):
-    """The answer to an offer is lost."""
+class LosesAnswers(JobQueue):
+    """A queue whose answers to offers are lost."""
 
     async def offer(self, batches: object) -> list[EnqueueResult]:
         await super().offer(batches)  # type: ignore[arg-type]
         raise ConnectionResetError
 
 
-async def test_content_is_kept_if_its_job_may_have_been_accepted(broker: Broker) -> None:
-    client = IngestClient(Deaf(broker.redis, broker.config), broker.blobs)
+async def test_a_blob_is_kept_if_its_job_may_have_been_accepted(broker: Broker) -> None:
+    client = IngestClient(LosesAnswers(broker.redis, broker.config), broker.blobs)
     with pytest.raises(ConnectionResetError):
         await client.submit("lamp", source="s", text=LONG)
     [claimed] = await take(lease_queue(broker))
     assert await stored_blobs(broker) == batch_of(claimed).blobs
 
 
-async def test_content_that_may_be_taken_for_left_over_is_not_queued(broker: Broker) -> None:
+async def test_a_blob_old_enough_to_be_collected_is_not_queued(broker: Broker) -> None:
     space, now_us = await broker.queue.space()
     name = new_blob_name(space, now_us - MAX_UPLOAD_AGE_MS * 1000 - 1_000_000)
     document = Document(collection="documents", doc_id="late", version=1, source="s", blob=name)
@@ -280,16 +280,16 @@ async def test_content_that_may_be_taken_for_left_over_is_not_queued(broker: Bro
     assert await broker.queue.is_empty()
 
 
-async def test_without_a_spool_texts_travel_as_they_are(broker: Broker) -> None:
+async def test_without_a_blob_store_texts_travel_in_their_jobs(broker: Broker) -> None:
     client = IngestClient(broker.queue)
     await client.submit("lamp", source="s", text=LONG)
     [claimed] = await take(lease_queue(broker))
     assert batch_of(claimed).documents[0].text == LONG
-    with pytest.raises(UsageError, match="was given a blob store"):
+    with pytest.raises(UsageError, match="this client has no blob store"):
         await client.upload("page", in_parts(PAGE), source="s")
 
 
-async def test_a_client_is_told_where_the_spool_is(broker: Broker, tmp_path: Path) -> None:
+async def test_a_client_uses_the_blob_store_it_is_given(broker: Broker, tmp_path: Path) -> None:
     place = tmp_path / "blobs"
     async with IngestClient.connect(broker.config.url, blobs=str(place)) as client:
         await client.submit("lamp", source="s", text=LONG)

@@ -1,4 +1,4 @@
-"""What is remembered of what was submitted, what ended, and what was given up."""
+"""Recent submissions, finished jobs and dead letters."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def batch(*doc_ids: str, submission: str = "s") -> IngestBatch:
 
 
 def key_of(doc_id: str) -> str:
-    """The key of a document's dead letter."""
+    """Return the key of a document's dead letter."""
     [key] = batch(doc_id).dead_letter_keys
     return key
 
@@ -51,13 +51,13 @@ async def ids(recent: RecentWorkReader) -> list[str]:
     return [submission.id for submission in (await recent.read(9)).submissions]
 
 
-async def give_up(leases: LeaseQueue, reason: str) -> None:
-    """Do as a worker that rejects the one job on the queue."""
+async def reject(leases: LeaseQueue, reason: str) -> None:
+    """Act as a worker that rejects the one job on the queue."""
     [claim] = await take(leases)
     assert await finish(leases, claim, dead_letter_batch(batch_of(claim), reason, tries=1))
 
 
-async def test_nothing_happened_yet(
+async def test_a_new_queue_has_no_recent_work(
     recent: RecentWorkReader, dead_letters: DeadLetters, broker: Broker
 ) -> None:
     work = await recent.read(9)
@@ -65,7 +65,7 @@ async def test_nothing_happened_yet(
     assert await dead_letters.newest(9) == []
 
 
-async def test_the_submission_that_changed_last_comes_first(
+async def test_recent_submissions_are_sorted_by_last_change(
     recent: RecentWorkReader, leases: LeaseQueue, broker: Broker
 ) -> None:
     await broker.queue.offer([batch("a", "b", submission="first")])
@@ -85,10 +85,10 @@ async def test_the_submission_that_changed_last_comes_first(
     assert first.status.complete
 
 
-async def test_what_is_worked_on_is_not_pushed_out_by_many_small_ones(
+async def test_a_submission_in_progress_stays_recent(
     recent: RecentWorkReader, leases: LeaseQueue, broker: Broker
 ) -> None:
-    """And their number is bounded."""
+    """Other submissions push each other out: their number is bounded."""
     await broker.queue.offer([batch(str(n), submission="large") for n in range(6)])
     running = list(await take(leases, 6))
     for n in range(3 * REMEMBERED):
@@ -101,15 +101,13 @@ async def test_what_is_worked_on_is_not_pushed_out_by_many_small_ones(
     assert "large" in known
 
 
-async def test_a_submission_that_expired_is_not_listed(
-    recent: RecentWorkReader, broker: Broker
-) -> None:
+async def test_expired_submissions_are_not_listed(recent: RecentWorkReader, broker: Broker) -> None:
     await broker.queue.offer([batch("a")])
     await broker.redis.delete(keys.SUBMISSION + "s")
     assert await ids(recent) == []
 
 
-async def test_what_ended_says_what_became_of_it(
+async def test_finished_jobs_are_listed_with_their_outcomes(
     recent: RecentWorkReader, leases: LeaseQueue, broker: Broker
 ) -> None:
     for name in ("a", "b"):
@@ -126,7 +124,7 @@ async def test_what_ended_says_what_became_of_it(
     assert len((await recent.read(1)).ended) == 1
 
 
-async def test_the_jobs_that_are_remembered_are_bounded(
+async def test_the_number_of_finished_jobs_kept_is_bounded(
     recent: RecentWorkReader, leases: LeaseQueue, broker: Broker
 ) -> None:
     await broker.queue.offer([batch(str(n)) for n in range(3 * REMEMBERED)])
@@ -138,7 +136,7 @@ async def test_the_jobs_that_are_remembered_are_bounded(
     assert REMEMBERED <= min(kept[REMEMBERED:]) <= max(kept) < 2 * REMEMBERED
 
 
-async def test_a_worker_says_which_document_it_was(harness: Harness) -> None:
+async def test_a_finished_job_names_its_first_document(harness: Harness) -> None:
     recent = RecentWorkReader(harness.broker.redis, harness.broker.config)
     name = "n" * 200
     harness.write(f"{name}/{name}/{name}.txt")
@@ -152,12 +150,12 @@ async def test_a_worker_says_which_document_it_was(harness: Harness) -> None:
     assert told["sweep"].about == str(harness.root)
 
 
-async def test_the_newest_letters_are_found_without_reading_the_others(
+async def test_newest_returns_the_newest_dead_letters(
     dead_letters: DeadLetters, leases: LeaseQueue, broker: Broker
 ) -> None:
     for name in ("a", "b", "c"):
         await broker.queue.offer([batch(name)])
-        await give_up(leases, f"{name} is broken")
+        await reject(leases, f"{name} is broken")
         await broker.redis.zincrby(keys.DEAD_TIMES, -5000 * (ord("d") - ord(name)), key_of(name))
     newest, other = await dead_letters.newest(2)
     assert (newest.key, other.key) == (key_of("c"), key_of("b"))
@@ -168,16 +166,16 @@ async def test_the_newest_letters_are_found_without_reading_the_others(
     await dead_letters.purge(await dead_letters.get([key_of("c")]))
     await dead_letters.requeue(await dead_letters.get([key_of("b")]), "again")
     assert [name.key for name in await dead_letters.newest(9)] == [key_of("a")]
-    await give_up(leases, "b is still broken")
+    await reject(leases, "b is still broken")
     assert [name.key for name in await dead_letters.newest(9)] == [key_of("b"), key_of("a")]
     await balanced(broker.redis)
 
 
-async def test_a_letter_goes_when_its_document_succeeds(
+async def test_a_dead_letter_is_deleted_when_its_document_succeeds(
     dead_letters: DeadLetters, leases: LeaseQueue, broker: Broker
 ) -> None:
     await broker.queue.offer([batch("a")])
-    await give_up(leases, "broken")
+    await reject(leases, "broken")
     await broker.queue.offer([batch("a", submission="later")])
     [claim] = await take(leases)
     resolved = batch("a").dead_letter_keys

@@ -105,7 +105,7 @@ class IndexedFolder:
 
     async def reconcile(self, *, repair: bool) -> list[Finding]:
         async def waiting(about: Any) -> PendingDocuments:
-            return PendingDocuments(SeenDocuments(b""), (), everything=False)
+            return PendingDocuments(SeenDocuments(b""), (), has_unknown_jobs=False)
 
         async def given_up(documents: Sequence[Document]) -> list[None]:
             return [None for _ in documents]

@@ -1,4 +1,4 @@
-"""Garbage collection: deletes blobs that no job names, left by processes that died."""
+"""Garbage collection: deletes blobs that no job refers to, left by processes that died."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
@@ -17,11 +17,11 @@ from ingestq.core.jobs import blobs_in
 from ingestq.core.results import DeadLetter
 
 MAX_PASSES: Final = 3
-"""If dead letters are requeued during each of so many looks, it is left to the next time."""
+"""Most passes over the queue. A pass is repeated if dead letters were requeued during it."""
 
 
 class GarbageCollector:
-    """Those of one queue. Raises BrokerUnavailable and what `BlobStore` raises."""
+    """Deletes the garbage of one queue. Raises BrokerUnavailable, and as `BlobStore` does."""
 
     def __init__(self, redis: Redis, config: BrokerConfig, blobs: BlobStore) -> None:
         self._redis = redis
@@ -29,40 +29,42 @@ class GarbageCollector:
         self._blobs = blobs
 
     async def collect(self) -> int:
-        """Remove what is left over; how many objects that were.
+        """Delete old blobs to which neither a job nor a dead letter refers; return how many.
 
-        Nothing, while there is a job or a dead letter that this version cannot read: who knows what
-        it names.
+        Deletes nothing if there is a job or dead letter that this version cannot read, because the
+        blobs it refers to are unknown, or if dead letters keep being requeued meanwhile.
         """
         space, now_us = await JobQueue(self._redis, self._config).space()
-        there = await self._blobs.names(space)
-        old = {name for name in there if _is_old(name, now_us // 1000)}
+        names = await self._blobs.names(space)
+        old = {name for name in names if _is_old(name, now_us // 1000)}
         for _ in range(MAX_PASSES if old else 0):
-            requeued = await self._requeued()
+            requeued = await self._requeue_count()
             try:
                 unnamed = await self._unnamed(old)
             except (ContractError, msgspec.DecodeError):
                 return 0
-            if await self._requeued() == requeued:
+            if await self._requeue_count() == requeued:
                 await self._blobs.delete(unnamed)
                 return len(unnamed)
         return 0
 
-    async def _requeued(self) -> bytes | None:
+    async def _requeue_count(self) -> bytes | None:
         with translate_errors(self._config):
             return await awaited(self._redis.get(keys.REQUEUED))
 
     async def _unnamed(self, old: set[str]) -> set[str]:
         unnamed = set(old)
         with translate_errors(self._config):
-            async for some in self._everything():
-                for payload in some:
+            async for page in self._all_payloads():
+                for payload in page:
                     unnamed -= blobs_in(payload)
         return unnamed
 
-    async def _everything(self) -> AsyncIterator[Sequence[bytes]]:
-        """The jobs, and then the dead letters: a job that ends meanwhile becomes one, or
-        nothing."""
+    async def _all_payloads(self) -> AsyncIterator[Sequence[bytes]]:
+        """Yield the payloads of all jobs, then those of all dead letters.
+
+        The order matters: a job that fails meanwhile becomes a dead letter.
+        """
         async for jobs in job_payloads(self._redis):
             yield jobs
         async for _, raw in self._redis.hscan_iter(keys.DEAD):
