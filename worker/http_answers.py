@@ -73,7 +73,7 @@ def to_error(
     )
     if reason is None:
         location = answer.headers.get("location")
-        reason = public_url(location) if location else answer.body.decode(errors="replace")
+        reason = bare_url(location) if location else answer.body.decode(errors="replace")
     shown = without_secrets(reason[:MAX_SEARCHED_CHARACTERS])[:MAX_REASON_CHARACTERS]
     text = f"{service} {rule.text}: {answer.status} {shown}".rstrip()
     if not issubclass(rule.error, ServiceUnavailable):
@@ -83,11 +83,11 @@ def to_error(
 
 
 def without_secrets(text: str) -> str:
-    """Return ``text`` with every URL in it as `public_url` shows it."""
-    return URL.sub(lambda url: public_url(url[0]), text)
+    """Return ``text`` with every URL in it as `bare_url` shows it."""
+    return URL.sub(lambda url: bare_url(url[0]), text)
 
 
-def public_url(url: str) -> str:
+def bare_url(url: str) -> str:
     """Return ``url``, absolute or relative, without what may be secret.
 
     That is user, password, query and fragment.

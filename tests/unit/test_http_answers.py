@@ -23,7 +23,7 @@ from worker.http_answers import (
     MAX_RETRY_AFTER_SECONDS,
     AnswerRule,
     FailedAnswer,
-    public_url,
+    bare_url,
     retry_after,
     retry_delay,
     to_error,
@@ -146,8 +146,8 @@ def test_the_format_of_an_error_tells_a_service_from_a_proxy() -> None:
         ("", ""),
     ],
 )
-def test_public_urls_have_no_secrets(url: str, shown: str) -> None:
-    assert public_url(url) == shown
+def test_bare_urls_have_no_secrets(url: str, shown: str) -> None:
+    assert bare_url(url) == shown
 
 
 def test_urls_in_texts_are_shown_without_secrets() -> None:

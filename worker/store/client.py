@@ -32,7 +32,7 @@ from ingestq.core.errors import (
 from worker.bisection import bisect_on_failure
 from worker.http_answers import (
     FailedAnswer,
-    public_url,
+    bare_url,
     retry_after,
     retry_delay,
     without_secrets,
@@ -67,7 +67,7 @@ class QdrantConfig:
     @property
     def place(self) -> str:
         """Where it is, for messages: without user, password and query."""
-        return public_url(self.url) if self.url else f"the local Qdrant in {self.path}"
+        return bare_url(self.url) if self.url else f"the local Qdrant in {self.path}"
 
 
 class Qdrant(Protocol):
