@@ -1,7 +1,7 @@
-"""Turns failed HTTP answers into errors, by rules that are tried in order; reads ``Retry-After``.
+"""Turns failed HTTP answers into errors: ordered rules, ``Retry-After``, and URLs without secrets.
 
-The rules are data, and live beside their adapters: `worker.store.answers` has those of
-Qdrant, `worker.embedding.backends.endpoint_answers` those of an embeddings endpoint.
+The rules are data beside their adapters: those of Qdrant in `worker.store.answers`, those of an
+embeddings endpoint in `worker.embedding.backends.endpoint_answers`.
 """
 
 import math
@@ -16,6 +16,14 @@ from ingestq.core.errors import IngestqError, ServiceUnavailable
 MAX_RETRY_AFTER_SECONDS: Final = 3600.0
 """A service may name a time that is days away; it is asked again after this time at the latest."""
 MAX_REASON_CHARACTERS: Final = 500
+MAX_SEARCHED_CHARACTERS: Final = 4096
+"""Only this much of a reason is searched for URLs; the rest is dropped."""
+
+URL: Final = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'`<>]+", re.IGNORECASE)
+SCHEME: Final = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)
+USER: Final = re.compile(r"[^/?#]*@|[^/?#:@[]*:(?!\d+/).*@", re.DOTALL)
+"""User and password; also a password with a slash in it, which should have been quoted."""
+QUERY: Final = re.compile("[?#]")
 
 ANY_REASON: Final = re.compile("")
 SERVER_ERRORS: Final = range(500, 600)
@@ -27,7 +35,7 @@ class FailedAnswer(NamedTuple):
 
     status: int
     headers: Mapping[str, str]
-    """Names in lower case, or a mapping that ignores case."""
+    """With names in lower case, or in a mapping that ignores case."""
     body: bytes
 
 
@@ -43,7 +51,7 @@ class AnswerRule(NamedTuple):
     error: type[IngestqError]
     text: str
     retry_seconds: float | None = None
-    """When to ask again if the answer has no ``Retry-After``."""
+    """When to retry if the answer has no ``Retry-After``."""
 
 
 def to_error(
@@ -51,9 +59,10 @@ def to_error(
 ) -> IngestqError:
     """Return the error of the first rule that applies to ``answer``.
 
-    ``service`` is the service's name for the message. ``reason`` is the reason in the answer, if
-    that is in the service's own error format; None otherwise, such as for the answer of a proxy. A
-    `ServiceUnavailable` carries the ``Retry-After`` of the answer. The last rule must apply to
+    ``service`` names the service in the message. ``reason`` is the service's own error text; None
+    if the answer does not have the form of its errors, for example because a proxy sent it; then
+    the message shows the ``Location`` of a redirect, or the body. URLs are shown without secrets. A
+    `ServiceUnavailable` carries the answer's ``Retry-After``. The last of ``rules`` must apply to
     every answer.
     """
     rule = next(
@@ -63,13 +72,30 @@ def to_error(
         and (rule.reason is None or (reason is not None and rule.reason.search(reason)))
     )
     if reason is None:
-        reason = answer.headers.get("location") or answer.body.decode(errors="replace")
-    shown = reason[:MAX_REASON_CHARACTERS]
+        location = answer.headers.get("location")
+        reason = bare_url(location) if location else answer.body.decode(errors="replace")
+    shown = without_secrets(reason[:MAX_SEARCHED_CHARACTERS])[:MAX_REASON_CHARACTERS]
     text = f"{service} {rule.text}: {answer.status} {shown}".rstrip()
     if not issubclass(rule.error, ServiceUnavailable):
         return rule.error(text)
     seconds = retry_after(answer.headers)
     return rule.error(text, rule.retry_seconds if seconds is None else seconds)
+
+
+def without_secrets(text: str) -> str:
+    """Return ``text`` with every URL in it as `bare_url` shows it."""
+    return URL.sub(lambda url: bare_url(url[0]), text)
+
+
+def bare_url(url: str) -> str:
+    """Return ``url``, absolute or relative, without what may be secret.
+
+    That is user, password, query and fragment.
+    """
+    start = scheme.end() if (scheme := SCHEME.match(url)) else 0
+    if scheme and (user := USER.match(url, start)):
+        url = url[:start] + url[user.end() :]
+    return QUERY.split(url, maxsplit=1)[0]
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

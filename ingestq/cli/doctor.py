@@ -138,7 +138,7 @@ async def _model_and_qdrant(settings: Settings) -> list[Diagnosis]:
         findings = [Diagnosis("qdrant", "ok", f"{place} answers")]
         async with open_model(settings, processes=1) as model:
             await model.embed_query("Does it work?")
-            detail = f"{model.info.name}: {model.info.dimension} dimensions, {model.how}"
+            detail = f"{model.info.name}: {model.info.dimension} dimensions, {model.engine}"
             findings.append(Diagnosis("model", "ok", detail))
             mine = fingerprint(model.info, settings.collection_schema)
         for name in settings.collections:

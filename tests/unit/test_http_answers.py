@@ -1,4 +1,4 @@
-"""Failed HTTP answers become errors by the first matching rule; Retry-After follows RFC 9110."""
+"""Failed HTTP answers: rules, Retry-After as in RFC 9110, and no secrets of URLs in messages."""
 
 import re
 from email.utils import formatdate
@@ -23,9 +23,11 @@ from worker.http_answers import (
     MAX_RETRY_AFTER_SECONDS,
     AnswerRule,
     FailedAnswer,
+    bare_url,
     retry_after,
     retry_delay,
     to_error,
+    without_secrets,
 )
 from worker.store.answers import RULES as QDRANT_RULES
 from worker.store.answers import qdrant_error
@@ -42,7 +44,7 @@ NOW = "Sun, 06 Nov 1994 08:47:37 GMT"
         ({"retry-after": "Sunday, 06-Nov-94 08:49:37 GMT", "date": NOW}, 120),
         ({"retry-after": "Sun Nov  6 08:49:37 1994", "date": NOW}, 120),
         ({"retry-after": "Sun, 06 Nov 1994 08:49:37 GMT", "date": "today"}, None),
-        ({"retry-after": NOW}, None),  # it is over
+        ({"retry-after": NOW}, None),  # in the past
         ({"retry-after": "Sun, 06 Nov 99999999999 08:49:37 GMT", "date": NOW}, None),
         ({"retry-after": "Wed, 06 Nov 9999 08:49:37 GMT"}, MAX_RETRY_AFTER_SECONDS),
         ({"retry-after": "1000000"}, MAX_RETRY_AFTER_SECONDS),
@@ -125,3 +127,44 @@ def test_the_format_of_an_error_tells_a_service_from_a_proxy() -> None:
     assert isinstance(qdrant_error("q", FailedAnswer(404, {}, gone)), CollectionMissing)
     assert isinstance(qdrant_error("q", FailedAnswer(404, {}, b"gone")), StoreUnavailable)
     assert isinstance(endpoint_error("e", FailedAnswer(404, {}, b"gone")), NotAnEndpoint)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://host:6333/v1", "https://host:6333/v1"),
+        ("https://user:secret@host/v1", "https://host/v1"),
+        ("https://secret@host", "https://host"),
+        ("https://user:secret/secret@host/v1", "https://host/v1"),
+        ("https://user:se cret@host/v1", "https://host/v1"),
+        ("https://user:se@cret@host/v1", "https://host/v1"),
+        ("https://host/login?token=secret#secret", "https://host/login"),
+        ("https://host:80/@name/page", "https://host:80/@name/page"),
+        ("http://[::1]:80/@name", "http://[::1]:80/@name"),
+        ("//user:secret@host/login?secret", "//host/login"),
+        ("/login?next=https://user:secret@host/", "/login"),
+        ("", ""),
+    ],
+)
+def test_bare_urls_have_no_secrets(url: str, shown: str) -> None:
+    assert bare_url(url) == shown
+
+
+def test_urls_in_texts_are_shown_without_secrets() -> None:
+    text = "see <https://user:secret@host/a?secret> or 'http://h/b?key=secret', not a?b or c@d"
+    assert without_secrets(text) == "see <https://host/a> or 'http://h/b', not a?b or c@d"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "shown"),
+    [
+        ({"location": "https://user:secret@sso/login?token=secret"}, b"", "302 https://sso/login"),
+        ({"location": "/login?token=secret"}, b"", "302 /login"),
+        ({}, b"moved to https://user:secret@sso/?token=secret", "302 moved to https://sso/"),
+        ({}, b'{"message": "ask http://user:secret@host/?secret"}', "302 ask http://host/"),
+    ],
+)
+def test_errors_show_urls_without_secrets(headers: dict[str, str], body: bytes, shown: str) -> None:
+    error = endpoint_error("http://host", FailedAnswer(302, headers, body))
+    assert str(error).endswith(shown)
+    assert "secret" not in str(error)

@@ -10,7 +10,7 @@ from typing import Final
 from qdrant_client import models
 
 from worker.store.client import Qdrant
-from worker.store.collection import CollectionNames, alias_target, find_collection, stands_for
+from worker.store.collection import CollectionNames, alias_target, find_collection, point_alias
 
 PREVIOUS: Final = "__previous"
 """The alias with this suffix names the collection before the last cut-over."""
@@ -22,7 +22,7 @@ MS_PER_HOUR: Final = 3_600_000
 async def cut_over(qdrant: Qdrant, live: CollectionNames, new: CollectionNames) -> None:
     """Point the alias at ``new`` in one step. ``live`` is kept; see `find_previous`."""
     await retire(qdrant, live)
-    both = [stands_for(new.alias, new), stands_for(live.alias + PREVIOUS, live)]
+    both = [point_alias(new.alias, new), point_alias(live.alias + PREVIOUS, live)]
     await qdrant.ask(lambda client: client.update_collection_aliases(both))
 
 

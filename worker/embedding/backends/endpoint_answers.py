@@ -1,4 +1,4 @@
-"""An embeddings endpoint's answers: vectors, checked, or an error: one table says which."""
+"""Reads an embeddings endpoint's answers: checked vectors, or the error that a table gives."""
 
 import json
 import re
@@ -20,69 +20,69 @@ from worker.http_answers import (
 )
 
 NO_CREDIT_SECONDS: Final = 30.0
-"""How soon to look whether somebody paid for more."""
+"""How long to wait before checking whether the account has credit again."""
 
 
 class RequestRefused(IngestqError):
-    """The endpoint refuses a request for good: it is too large, or a text in it is."""
+    """The endpoint refuses a request for good: the request, or a text in it, is too large."""
 
 
 class NotAnEndpoint(EmbedderUnavailable):
-    """What answers is no embeddings endpoint: a wrong URL, or a proxy before it."""
+    """The answer is not an embeddings endpoint's: the URL is wrong, or a proxy answered."""
 
 
 class RequestFailed(EmbedderUnavailable):
-    """The endpoint failed over a request. It may be ill, or one of the texts makes it so."""
+    """The endpoint failed over a request: it is unhealthy, or one of the texts makes it fail."""
 
 
 class UnusableAnswer(RequestFailed):
-    """The endpoint answered with fewer vectors than texts, or with numbers that are none."""
+    """The endpoint answered with the wrong number of vectors, or with invalid ones."""
 
 
 NO_CREDIT: Final = re.compile(
     "insufficient_quota|exceeded your current quota|billing|credit balance", re.IGNORECASE
 )
-"""OpenAI answers 429 both to who asks too often and to who has not paid."""
+"""OpenAI answers 429 both to a client that asks too often and to one without credit."""
 BUSY: Final = frozenset({429, 503, 529})
 RULES: Final = (
-    AnswerRule({401, 403}, None, UsageError, "refuses INGESTQ_EMBEDDINGS_API_KEY"),
-    AnswerRule({402}, None, EmbedderUnavailable, "wants to be paid", NO_CREDIT_SECONDS),
-    AnswerRule({429}, NO_CREDIT, EmbedderUnavailable, "wants to be paid", NO_CREDIT_SECONDS),
+    AnswerRule({401, 403}, None, UsageError, "does not accept INGESTQ_EMBEDDINGS_API_KEY"),
+    AnswerRule({402}, None, EmbedderUnavailable, "requires payment", NO_CREDIT_SECONDS),
+    AnswerRule({429}, NO_CREDIT, EmbedderUnavailable, "requires payment", NO_CREDIT_SECONDS),
     AnswerRule(
         {404},
         ANY_REASON,
         ModelUnavailable,
-        "does not serve the model; set INGESTQ_MODEL to one it has",
+        "does not serve the model; set INGESTQ_MODEL to one that it serves",
     ),
-    # text-embeddings-inference says 413 to too many texts and to one that is too long, OpenAI, vLLM
-    # and Ollama say 400, others 422. None says which text it is about.
-    AnswerRule({400, 422}, ANY_REASON, RequestRefused, "refuses a request"),
-    AnswerRule({413}, None, RequestRefused, "refuses a request"),
-    AnswerRule(BUSY, None, EmbedderUnavailable, "asks to be left alone for a while"),
-    # 424 is text-embeddings-inference whose model failed. With 500 Ollama and vLLM answer to a text
-    # for which the model computes no numbers, whenever it is asked: it may be this request only.
-    AnswerRule({408, 424}, None, RequestFailed, "fails over a request"),
-    AnswerRule(SERVER_ERRORS, None, RequestFailed, "fails over a request"),
+    # To too many texts, or to one that is too long, text-embeddings-inference answers 413, OpenAI,
+    # vLLM and Ollama 400, and others 422. None of them says which text.
+    AnswerRule({400, 422}, ANY_REASON, RequestRefused, "refuses the request"),
+    AnswerRule({413}, None, RequestRefused, "refuses the request"),
+    AnswerRule(BUSY, None, EmbedderUnavailable, "is overloaded or limits requests"),
+    # text-embeddings-inference answers 424 if its model failed. Ollama and vLLM answer 500 to a
+    # text for which the model computes no numbers: a 500 may concern this request only.
+    AnswerRule({408, 424}, None, RequestFailed, "failed over the request"),
+    AnswerRule(SERVER_ERRORS, None, RequestFailed, "failed over the request"),
     AnswerRule(
         ANY_STATUS,
         None,
         NotAnEndpoint,
-        "does not answer as an embeddings endpoint does (INGESTQ_EMBEDDINGS_URL)",
+        "does not answer like an embeddings endpoint; check INGESTQ_EMBEDDINGS_URL",
     ),
 )
-"""The first rule that applies counts."""
+"""The first rule that applies decides."""
 
 
 def endpoint_error(place: str, answer: FailedAnswer) -> IngestqError:
-    """Return the error that an answer of the endpoint at ``place``, or of a proxy, stands for."""
-    return to_error(RULES, f"the embeddings endpoint at {place}", answer, _reason(answer.body))
+    """Return the error for a failed answer of the endpoint at ``place``, or of a proxy."""
+    return to_error(RULES, _who(place), answer, _reason(answer.body))
 
 
 def _reason(body: bytes) -> str | None:
-    """Return the error in the form of OpenAI or a compatible endpoint; None if a proxy answered.
+    """Return the endpoint's error text; None if the body is no endpoint's error.
 
-    ``{"error": {"message", "code"}}`` is OpenAI's, vLLM's and Ollama's, ``{"message"}`` that of
-    text-embeddings-inference, Cohere and older vLLM, ``{"detail"}`` of what is made with FastAPI.
+    OpenAI, vLLM and Ollama send ``{"error": {"message", "code"}}``; text-embeddings-inference,
+    Cohere and older vLLM ``{"message"}``; services built with FastAPI ``{"detail"}``.
     """
     try:
         answer = json.loads(body)
@@ -101,7 +101,7 @@ def _reason(body: bytes) -> str | None:
 
 
 SMALLEST_LENGTH: Final = float(np.finfo(np.float32).tiny)
-"""A vector that is shorter points nowhere."""
+"""A shorter vector has no usable direction."""
 
 
 class _Embedding(msgspec.Struct):
@@ -119,16 +119,16 @@ _decoder: Final = msgspec.json.Decoder(_EmbeddingsAnswer)
 def read_vectors(
     body: bytes, texts: int, dimension: int | None, place: str
 ) -> npt.NDArray[np.float32]:
-    """Read the vectors of ``texts`` texts in the order of the request; shape (texts, dimension).
+    """Return the vectors of ``texts`` texts in the order of the request; shape (texts, dimension).
 
-    Without a ``dimension``, that of the first counts. Raises ModelUnavailable if any has another
-    one, Unusable if there is not one good vector for each text, and NotAnEndpoint if this is no
-    answer of an embeddings endpoint.
+    If ``dimension`` is None, the first vector decides it. Raises ModelUnavailable if a vector has
+    another dimension, UnusableAnswer unless there is one usable vector for each text, and
+    NotAnEndpoint if the body is not an embeddings endpoint's.
     """
     entries = sorted(_entries(body, place), key=lambda entry: entry.index)
     if [entry.index for entry in entries] != list(range(texts)):
         raise UnusableAnswer(
-            f"{_who(place)} answers {len(entries)} vectors to {texts} texts, or mixed up"
+            f"{_who(place)} answered {texts} texts with {len(entries)} vectors, or wrong indexes"
         )
     vectors = [entry.embedding for entry in entries]
     _check_dimension(vectors, dimension, place)
@@ -138,7 +138,9 @@ def read_vectors(
     good = np.isfinite(lengths) & (lengths > SMALLEST_LENGTH)
     if not good.all():
         bad = texts - np.count_nonzero(good)
-        raise UnusableAnswer(f"{_who(place)} answers vectors without a direction: {bad} of {texts}")
+        raise UnusableAnswer(
+            f"{_who(place)} answered with vectors without a direction: {bad} of {texts}"
+        )
     return np.asarray(wide / lengths, dtype=np.float32)
 
 
@@ -146,10 +148,10 @@ def _entries(body: bytes, place: str) -> list[_Embedding]:
     try:
         return _decoder.decode(body).data
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if _has_data(body):  # a model that computed no numbers: they arrive as null or NaN
-            raise UnusableAnswer(f"{_who(place)} answers vectors that are none: {error}") from error
+        if _has_data(body):  # the model computed no numbers: they are sent as null or NaN
+            raise UnusableAnswer(f"{_who(place)} answered with invalid vectors: {error}") from error
         raise NotAnEndpoint(
-            f"{_who(place)} does not answer as an embeddings endpoint does ({error}); set "
+            f"{_who(place)} does not answer like an embeddings endpoint ({error}); set "
             "INGESTQ_EMBEDDINGS_URL to the part of its URL before /embeddings"
         ) from error
 
@@ -164,13 +166,13 @@ def _has_data(body: bytes) -> bool:
 def _check_dimension(vectors: Sequence[Sequence[float]], dimension: int | None, place: str) -> None:
     for vector in vectors:
         if not vector:
-            raise UnusableAnswer(f"{_who(place)} answers a vector without numbers")
-        dimension = dimension or len(vector)
+            raise UnusableAnswer(f"{_who(place)} answered with an empty vector")
+        dimension = len(vector) if dimension is None else dimension
         if len(vector) != dimension:
             raise ModelUnavailable(
-                f"{_who(place)} now answers vectors of {len(vector)} dimensions, the collection "
-                f"has {dimension}; let it serve the model that INGESTQ_MODEL names again, or build "
-                "another collection with 'ingestq reindex'"
+                f"{_who(place)} now answers with vectors of {len(vector)} dimensions, the "
+                f"collection has {dimension}; make it serve the model of INGESTQ_MODEL again, or "
+                "rebuild the collection with `ingestq reindex`"
             )
 
 
