@@ -104,7 +104,7 @@ async def measure_reruns(bench: Bench) -> SearchQuery:
             bench.samples["edited ratio"].append(first.seconds / edited.seconds)
             bench.samples["edited chunks"].append(edited.chunks.embedded)
         wanted = next(iter(folder.chunks))
-        query = await index.model.pool.embed_query(wanted.read_text(encoding="utf-8"))
+        query = await index.model.embed_query(wanted.read_text(encoding="utf-8"))
     for i in range(plan.commands):
         bench.say(f"whole command {i + 1} of {plan.commands}")
         bench.samples["command"].append(await command_seconds(folder, settings))

@@ -20,13 +20,13 @@ from ingestq.app.composition import Broker, open_broker
 from ingestq.app.ingestion import Ingestion, Summary
 from ingestq.app.settings import Settings
 from ingestq.app.worker import open_worker
-from ingestq.core.display import Silent
+from ingestq.core.display import NoDisplay
 from ingestq.core.documents import Document, Lane
 from ingestq.core.paths import guess_media_type, path_to_text
 from ingestq.core.results import ChunkCounts, DocumentCounts
 from producers.files.walk import ReadOptions, ScanRecord, observe
-from worker.consumer.jobs import INGESTOR, Ingestor
-from worker.embedding.pool import LaneModel
+from worker.consumer.job_functions import INGESTOR, Ingestor
+from worker.embedding.pool import ModelPool
 from worker.store.chunks import QdrantStore
 from worker.store.ledger import QdrantLedger
 from worker.text.parts import PreparedDocument
@@ -44,7 +44,7 @@ class Index:
     """A running worker: the broker it claims jobs from, its model, and the store it writes to."""
 
     broker: Broker
-    model: LaneModel
+    model: ModelPool
     chunks: QdrantStore
     ledger: QdrantLedger
 
@@ -62,8 +62,8 @@ async def open_index(settings: Settings) -> AsyncIterator[Index]:
     """Start a worker, and stop it on leaving."""
     async with open_broker(settings) as broker, open_worker(settings, broker) as worker:
         ingestor: Ingestor = worker.ctx[INGESTOR]
-        ports = ingestor.collections[settings.collection][Lane.BULK]
-        assert isinstance(ports.model, LaneModel)
+        ports = ingestor.collections[settings.collection]
+        assert isinstance(ports.model, ModelPool)
         assert isinstance(ports.chunks, QdrantStore)
         assert isinstance(ports.ledger, QdrantLedger)
         async with asyncio.TaskGroup() as group:
@@ -78,7 +78,7 @@ async def ingest(index: Index, folder: Folder) -> Summary:
     """Ingest ``folder``, and check that the index is equal to it afterwards."""
     record = ScanRecord()
     queue = index.broker.queue
-    ingestion = Ingestion(index.broker.client, Silent())
+    ingestion = Ingestion(index.broker.client, NoDisplay())
     found = observe([folder.path], None, queue.now, ReadOptions(), record)
     sweeps = partial(record.sweeps, allow_mass_delete=False)
     async with asyncio.TaskGroup() as group:
@@ -110,7 +110,7 @@ async def rerun_edited(
     unchanged = len(folder.chunks) - len(files)
     assert summary.documents == DocumentCounts(indexed=len(files), unchanged=unchanged), summary
     for path, sentence in new.items():
-        query = await index.model.pool.embed_query(sentence)
+        query = await index.model.embed_query(sentence)
         hits = await index.chunks.search(query.dense, HITS, sparse=query.sparse)
         assert any(hit.doc_id == str(path) and sentence in hit.text for hit in hits), path
     return summary
@@ -183,6 +183,6 @@ async def _count_chunks(index: Index, path: Path) -> int:
         path=path_to_text(path),
         media_type=guess_media_type(path.name),
     )
-    prepared = await index.model.prepare(document, None)
+    prepared = await index.model.prepare(Lane.BULK, document, None)
     assert isinstance(prepared, PreparedDocument)
     return len(prepared.first.chunks)

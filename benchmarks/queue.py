@@ -133,9 +133,9 @@ async def measure_enqueueing(bench: Bench) -> None:
     few, many = (
         measures.documents(n) for n in (bench.plan.stock_documents, bench.plan.our_documents)
     )
-    one_by_one = replace(bench.stock, at_once=1)
-    rate = await measures.enqueue_rate(bench.server, one_by_one, few)
-    bench.add(one_by_one, "documents, serial", rate)
+    as_async_iterator = replace(bench.stock, at_once=1)
+    rate = await measures.enqueue_rate(bench.server, as_async_iterator, few)
+    bench.add(as_async_iterator, "documents, serial", rate)
     bench.add(bench.stock, "documents", await measures.enqueue_rate(bench.server, bench.stock, few))
     rate = await measures.enqueue_rate(bench.server, bench.ours, many)
     bench.add(bench.ours, "documents", rate)

@@ -10,7 +10,7 @@ from typing import Final
 from ingestq.app.composition import open_broker, open_qdrant
 from ingestq.app.reindex import build
 from ingestq.app.settings import Settings
-from ingestq.core.display import Silent
+from ingestq.core.display import NoDisplay
 from ingestq.core.errors import IngestqError
 from worker.maintenance.reindex import ReindexResult
 from worker.store.chunks import QdrantStore
@@ -51,7 +51,7 @@ async def search_while_rebuilding(
         ended = asyncio.Event()
         searching = asyncio.create_task(_search_until(ended, qdrant, live.alias, query))
         try:
-            built = await build(broker, qdrant, live, wanted, Silent())
+            built = await build(broker, qdrant, live, wanted, NoDisplay())
         finally:
             ended.set()
         answers = await searching

@@ -6,7 +6,11 @@
         receipt = await client.submit("invoice-17", text="…", source="erp")
         status = await client.wait(receipt.submission, timeout=60)
 
-Names are loaded when they are first used, so importing the package costs next to nothing.
+Start with `IngestClient`. It takes a `Document` or `Deletion`, returns a `Receipt` and a
+`SubmissionStatus`, and raises subclasses of `IngestqError`. After `ServiceUnavailable` or
+`QueueFull`, try again later.
+
+A name is loaded when it is first used, so importing the package is fast.
 """
 
 from importlib import import_module
@@ -84,13 +88,13 @@ _MODULES: Final = {
         "SubmissionStatus",
     ),
 }
-_HOMES: Final = {name: module for module, names in _MODULES.items() for name in names}
+_MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(_MODULE_OF[name]), name)
     globals()[name] = value
     return value
 

@@ -1,4 +1,4 @@
-"""The books of the queue, read from the keys in Redis and not through the code under test."""
+"""The document counts of the queue, read from Redis keys and not through the code under test."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from ingestq.core.results import DeadLetter
 
 @dataclass(frozen=True)
 class Totals:
-    """Documents, over all submissions. Those that are dead-lettered count as finished too."""
+    """Documents of all submissions. Dead-lettered documents also count as finished."""
 
     accepted: int
     finished: int
@@ -25,7 +25,7 @@ class Totals:
 
 
 async def balanced(redis: Redis) -> Totals:
-    """The totals. Fails unless every accepted document is finished or waits, and only once."""
+    """Return the totals. Fails unless every accepted document is finished or waiting, once."""
     jobs = {
         raw.decode(): score for raw, score in await redis.zrange(keys.QUEUE, 0, -1, False, True)
     }
@@ -41,9 +41,9 @@ async def balanced(redis: Redis) -> Totals:
         waiting += int(info["documents"])
         try:
             batch = decode_job(payload).batch
-            assert batch is None or batch.counted == int(info["documents"])
+            assert batch.accepted == int(info["documents"])
         except ContractError:
-            pass  # written by another version: the producer's count has to do
+            pass  # written by another version: trust the producer's count
         await _is_in_one_place(redis, job_id, jobs[job_id], info)
 
     held = await awaited(redis.hgetall(keys.HELD))
@@ -73,7 +73,7 @@ async def balanced(redis: Redis) -> Totals:
 async def _is_in_one_place(
     redis: Redis, job_id: str, score: float, info: Mapping[str, str]
 ) -> None:
-    """A job that is ready stands in one line of its collection; any other in none."""
+    """Check that a ready job is in exactly one line of its collection, any other in none."""
     lines = [*await redis.keys(keys.LANE + "*"), *await redis.keys(keys.POISON + "*")]
     places = [line.decode() for line in lines if await redis.zscore(line, job_id) is not None]
     if score < 0:

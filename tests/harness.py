@@ -10,7 +10,7 @@ from ingestq.app.composition import Broker
 from ingestq.app.ingestion import Ingestion, Summary
 from ingestq.broker.queue.dead_letters import DeadLetterFilter
 from ingestq.client.client import IngestClient
-from ingestq.core.display import Silent
+from ingestq.core.display import NoDisplay
 from producers.files.walk import ReadOptions, ScanRecord, observe
 from tests.books import balanced
 from tests.workers import indexing
@@ -74,7 +74,7 @@ class Harness:
         inline: bool = False,
     ) -> Summary:
         """Do what ``ingestq run`` does with ``paths``, or with the whole folder."""
-        ingestion = Ingestion(self.broker.client, Silent())
+        ingestion = Ingestion(self.broker.client, NoDisplay())
         record = ScanRecord()
         await ingestion.produce(
             observe(

@@ -13,7 +13,7 @@ from ingestq.api.routes.documents import Index
 from ingestq.api.routes.search import Search
 from ingestq.api.server import Server, listen, url_of
 from ingestq.app.composition import Broker
-from ingestq.broker.queue.stats import Recent
+from ingestq.broker.queue.stats import RecentWorkReader
 from ingestq.broker.schedule.runs import Runs
 
 
@@ -23,7 +23,7 @@ def services(
     index: Index | None = None,
     history: History | None = None,
 ) -> Services:
-    recent, runs = Recent(broker.redis, broker.config), Runs(broker.redis, broker.config)
+    recent, runs = RecentWorkReader(broker.redis, broker.config), Runs(broker.redis, broker.config)
     board = Board(broker.queue, broker.dead_letters, recent, runs, history or History())
     return Services(broker.client, broker.dead_letters, search, index, board)
 

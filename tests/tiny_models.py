@@ -1,8 +1,8 @@
-"""Small models of many kinds, and what sentence-transformers itself computes with each.
+"""Small models of many kinds, with the vectors that sentence-transformers itself computes.
 
-Run as ``python -m tests.tiny_models FOLDER`` because the tests never import torch: in FOLDER there
-are then the models, the vectors of `TEXTS` as ``documents`` and as ``queries``, and caches that
-hold what was made ready.
+``python -m tests.tiny_models FOLDER`` fills FOLDER with the models, the vectors of `TEXTS` as
+``documents`` and as ``queries``, and caches of the prepared models. It runs as a process of its own
+because the tests never import torch.
 """
 
 import sys
@@ -31,7 +31,7 @@ TEXTS: Final = (
     "שומר המגדלור כותב את מזג האוויר של כל שעה בספר עבה.",
     "‮mixed‬ עברית and English, 12:30",
 )
-"""Of the lengths that chunks have, and what is least like them."""
+"""Texts of the lengths that chunks have, and unusual ones."""
 
 KINDS: Final = (
     "prompts",
@@ -47,35 +47,35 @@ PROMPTS: Final = {"query": "query: ", "document": "passage: "}
 WORDS: Final = 600
 HIDDEN: Final = 32
 STEEPNESS: Final = 40.0
-"""By so much are weights scaled that rounding them to bfloat16 is too coarse."""
+"""Factor of the weights that makes bfloat16 too inaccurate for the model."""
 
 Rows = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class TinyModels:
-    """What was made in ``folder``."""
+    """The tiny models in ``folder``."""
 
     folder: Path
 
     def model(self, kind: str) -> str:
-        """The name to configure."""
+        """Return the model's name, for INGESTQ_MODEL."""
         return DEFAULT_MODEL if kind == DEFAULT_MODEL else str(self.folder / kind)
 
     def config(self, kind: str, **options: object) -> EmbeddingConfig:
-        """The configuration with which it was made ready."""
+        """Return the configuration with which the model was prepared."""
         return EmbeddingConfig(self.folder / "cache", self.model(kind), **options)  # type: ignore[arg-type]
 
     def without_bfloat16(self, kind: str) -> EmbeddingConfig:
-        """The same, as if the processor could not compute bfloat16."""
+        """Return the configuration of the model prepared as on a CPU without bfloat16."""
         return EmbeddingConfig(self.folder / "cache-without-bfloat16", self.model(kind))
 
     def documents(self, kind: str) -> Rows:
-        """What sentence-transformers makes of `TEXTS` as documents."""
+        """Return the vectors of sentence-transformers for `TEXTS` as documents."""
         return self._rows("documents", kind)
 
     def queries(self, kind: str) -> Rows:
-        """What sentence-transformers makes of `TEXTS` as queries."""
+        """Return the vectors of sentence-transformers for `TEXTS` as queries."""
         return self._rows("queries", kind)
 
     def _rows(self, what: str, kind: str) -> Rows:
@@ -96,7 +96,7 @@ def main(folder: Path) -> None:
             rows = encode(list(TEXTS), normalize_embeddings=True)
             np.save(folder / what / f"{kind.rpartition('/')[2]}.npy", rows)
     for kind in KINDS:
-        if kind != "steep":  # the tests want to see what is said of it
+        if kind != "steep":  # a test prepares it and reads the log
             build.build(tiny.config(kind))
     build.build(tiny.config("prompts", backend=Backend.TORCH))
     with patch.object(build, "supports_bfloat16", return_value=False):
@@ -119,10 +119,10 @@ def make_all(folder: Path) -> None:
     from transformers import BertConfig, BertModel, BertTokenizer
 
     torch.manual_seed(17)
-    dead_letters = [chr(code) for code in range(33, 127)]
+    characters = [chr(code) for code in range(33, 127)]
     words = sorted({word.strip(".,;:") for text in TEXTS for word in text.lower().split()})
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dead_letters]
-    vocabulary += [f"##{dead_letter}" for dead_letter in dead_letters]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters]
+    vocabulary += [f"##{character}" for character in characters]
     vocabulary += [word for word in words if 1 < len(word) < 20][: WORDS - len(vocabulary)]
     (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(vocabulary)))
     tokenizer = BertTokenizer(str(folder / "vocab.txt"))

@@ -1,4 +1,4 @@
-"""Waiting for what happens in another process and gives no signal of its own."""
+"""Waiting for events in another process that give no signal."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ POLL_SECONDS = 0.01
 async def eventually(
     look: Callable[[], Awaitable[T]], good: Callable[[T], bool] = bool, seconds: float = SECONDS
 ) -> T:
-    """What ``look`` sees, as soon as it is ``good``. Raises TimeoutError if it is not in time."""
+    """Call ``look`` until its result is ``good``; return that. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
         while not good(seen := await look()):  # noqa: ASYNC110 - there is no event to await
             await asyncio.sleep(POLL_SECONDS)
@@ -26,7 +26,7 @@ async def eventually(
 
 
 async def crash(redis: Redis) -> None:
-    """Kill the server, as a power cut does; returns when it is gone."""
+    """Kill the server, as a power cut does, and wait until it is gone."""
     pid = (await redis.info("server"))["process_id"]
     os.kill(pid, signal.SIGKILL)
 

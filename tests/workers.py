@@ -10,7 +10,6 @@ from arq.worker import Function, func
 from ingestq.app import worker as app_worker
 from ingestq.app.composition import Broker
 from ingestq.app.worker import ServedCollections
-from ingestq.core.documents import Lane
 from ingestq.core.jobs import Batch
 from ingestq.core.results import ChunkCounts
 from tests.claims import DOCUMENTS, lease_queue
@@ -97,7 +96,7 @@ def served_collection(
     """Return one collection, with the ports that index its documents."""
     store, ledger = QdrantStore(qdrant, names.chunks), QdrantLedger(qdrant, names.ledger)
     contents = BlobContents(broker.blobs, model.config.max_document_bytes)
-    ports = {lane: Ports(model.in_lane(lane), store, ledger, contents=contents) for lane in Lane}
+    ports = Ports(model, store, ledger, contents=contents)
     return ServedCollections({names.alias: names.chunks}, {names.alias: ports})
 
 

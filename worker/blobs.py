@@ -1,4 +1,4 @@
-"""Blobs in the worker: content that parse processes can read, and garbage collection."""
+"""Blobs in a worker: gives parse processes a file to read, and collects garbage."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,48 +20,49 @@ from worker.text.content import too_large
 
 
 class BlobContents:
-    """What is in ``blobs``, up to ``max_bytes`` of a document; without one, nothing is."""
+    """Reads documents from ``blobs``, up to ``max_bytes`` each. Without a store, rejects blobs."""
 
     def __init__(self, blobs: BlobStore | None = None, max_bytes: int = 0) -> None:
         self._blobs = blobs
         self._max_bytes = max_bytes
 
     @asynccontextmanager
-    async def at_hand(self, document: Document) -> AsyncIterator[Document]:
-        """Give ``document`` a path, as long as inside, if its content is in the blob store.
+    async def as_file(self, document: Document) -> AsyncIterator[Document]:
+        """Yield ``document`` with a path in place of a blob, which is readable while inside.
 
-        Raises DocumentRejected if it is not there or too large, SpoolUnavailable, and UsageError.
+        A document without a blob is yielded as it is. Raises DocumentRejected if the blob is
+        missing or too large, and what `BlobStore` raises if the store is unavailable.
         """
         if document.blob is None:
             yield document
             return
         if self._blobs is None:
-            raise DocumentRejected("its content is in a blob store, and this worker has none")
+            raise DocumentRejected("its content is in a blob store, but this worker has none")
         size = await self._blobs.size(document.blob)
         if size > self._max_bytes:  # before it is copied
             raise DocumentRejected(too_large(size, self._max_bytes))
-        async with self._blobs.at_hand(document.blob) as path:
+        async with self._blobs.as_file(document.blob) as path:
             yield msgspec.structs.replace(document, blob=None, path=path_to_text(path))
 
 
 log = structlog.get_logger()
 
-CLEAN_SECONDS: Final = 3600.0
-"""How often it is looked for objects that are left over; they are hours old by then."""
+COLLECT_SECONDS: Final = 3600.0
+"""How often garbage is collected; a blob is garbage only after some hours."""
 
 
-def cleaning(leftovers: GarbageCollector) -> Service:
-    """Return a service that removes ``leftovers`` now and then."""
-    return Service(partial(_clean_until, leftovers), name="clean the blob store")
+def garbage_collection(garbage: GarbageCollector) -> Service:
+    """Return a service that collects garbage when it starts, and then every hour."""
+    return Service(partial(_collect_until, garbage), name="collect garbage in the blob store")
 
 
-async def _clean_until(leftovers: GarbageCollector, stopping: asyncio.Event) -> None:
+async def _collect_until(garbage: GarbageCollector, stopping: asyncio.Event) -> None:
     while not stopping.is_set():
         try:
-            removed = await leftovers.remove()
+            removed = await garbage.collect()
         except (ServiceUnavailable, UsageError) as error:
             log.warning(events.BLOBS_NOT_COLLECTED, error=str(error))
         else:
             if removed:
                 log.info(events.BLOBS_COLLECTED, objects=removed)
-        await happens_within(stopping, CLEAN_SECONDS)
+        await happens_within(stopping, COLLECT_SECONDS)

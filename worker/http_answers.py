@@ -1,7 +1,7 @@
-"""What a failed HTTP answer means: rules that are looked up in order, and ``Retry-After``.
+"""Turns failed HTTP answers into errors: ordered rules, ``Retry-After``, and URLs without secrets.
 
-The rules themselves are data and stand beside their adapters: `worker.store.answers` has those of
-Qdrant, `worker.embedding.backends.http_answers` those of an embeddings endpoint.
+The rules are data beside their adapters: those of Qdrant in `worker.store.answers`, those of an
+embeddings endpoint in `worker.embedding.backends.endpoint_answers`.
 """
 
 import math
@@ -14,8 +14,16 @@ from typing import Final, NamedTuple
 from ingestq.core.errors import IngestqError, ServiceUnavailable
 
 MAX_RETRY_AFTER_SECONDS: Final = 3600.0
-"""A service may name a time that is days away. It is asked again sooner, in case that changed."""
+"""A service may name a time that is days away; it is asked again after this time at the latest."""
 MAX_REASON_CHARACTERS: Final = 500
+MAX_SEARCHED_CHARACTERS: Final = 4096
+"""Only this much of a reason is searched for URLs; the rest is dropped."""
+
+URL: Final = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'`<>]+", re.IGNORECASE)
+SCHEME: Final = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)
+USER: Final = re.compile(r"[^/?#]*@|[^/?#:@[]*:(?!\d+/).*@", re.DOTALL)
+"""User and password; also a password with a slash in it, which should have been quoted."""
+QUERY: Final = re.compile("[?#]")
 
 ANY_REASON: Final = re.compile("")
 SERVER_ERRORS: Final = range(500, 600)
@@ -23,20 +31,19 @@ ANY_STATUS: Final = range(1000)
 
 
 class FailedAnswer(NamedTuple):
-    """An answer without the status of a success."""
+    """An HTTP answer with a status that is not a success."""
 
     status: int
     headers: Mapping[str, str]
-    """Names in lower case, or a mapping that ignores case."""
+    """With names in lower case, or in a mapping that ignores case."""
     body: bytes
 
 
 class AnswerRule(NamedTuple):
-    """Says that answers with one of ``statuses`` mean ``error``, described by ``text``.
+    """Maps answers with one of ``statuses`` to ``error``, whose message contains ``text``.
 
-    With a ``reason`` the rule applies only if the service itself answered, in the form of its own
-    errors, and the pattern is found in its reason. Without one it also applies to answers of
-    proxies.
+    With a ``reason``, the rule applies only to errors in the service's own format whose reason the
+    pattern is found in. Without one, it also applies to answers of proxies.
     """
 
     statuses: Container[int]
@@ -44,7 +51,7 @@ class AnswerRule(NamedTuple):
     error: type[IngestqError]
     text: str
     retry_seconds: float | None = None
-    """When to ask again if the answer has no ``Retry-After``."""
+    """When to retry if the answer has no ``Retry-After``."""
 
 
 def to_error(
@@ -52,9 +59,11 @@ def to_error(
 ) -> IngestqError:
     """Return the error of the first rule that applies to ``answer``.
 
-    ``service`` names who was asked. ``reason`` is what the service itself says; None if the answer
-    does not have the form of its errors, as that of a proxy. A `ServiceUnavailable` carries the
-    ``Retry-After`` of the answer. The last of ``rules`` has to apply to every answer.
+    ``service`` names the service in the message. ``reason`` is the service's own error text; None
+    if the answer does not have the form of its errors, for example because a proxy sent it; then
+    the message shows the ``Location`` of a redirect, or the body. URLs are shown without secrets. A
+    `ServiceUnavailable` carries the answer's ``Retry-After``. The last of ``rules`` must apply to
+    every answer.
     """
     rule = next(
         rule
@@ -63,8 +72,9 @@ def to_error(
         and (rule.reason is None or (reason is not None and rule.reason.search(reason)))
     )
     if reason is None:
-        reason = answer.headers.get("location") or answer.body.decode(errors="replace")
-    shown = reason[:MAX_REASON_CHARACTERS]
+        location = answer.headers.get("location")
+        reason = bare_url(location) if location else answer.body.decode(errors="replace")
+    shown = without_secrets(reason[:MAX_SEARCHED_CHARACTERS])[:MAX_REASON_CHARACTERS]
     text = f"{service} {rule.text}: {answer.status} {shown}".rstrip()
     if not issubclass(rule.error, ServiceUnavailable):
         return rule.error(text)
@@ -72,12 +82,28 @@ def to_error(
     return rule.error(text, rule.retry_seconds if seconds is None else seconds)
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return for how many seconds the service asks to be left alone; None if it does not say.
+def without_secrets(text: str) -> str:
+    """Return ``text`` with every URL in it as `bare_url` shows it."""
+    return URL.sub(lambda url: bare_url(url[0]), text)
 
-    Reads ``Retry-After`` as RFC 9110 section 10.2.3 defines it, and ``retry-after-ms``, which
-    OpenAI sends along and which is more exact. A date is compared with the service's own ``Date``
-    where there is one. Never more than `MAX_RETRY_AFTER_SECONDS`.
+
+def bare_url(url: str) -> str:
+    """Return ``url``, absolute or relative, without what may be secret.
+
+    That is user, password, query and fragment.
+    """
+    start = scheme.end() if (scheme := SCHEME.match(url)) else 0
+    if scheme and (user := USER.match(url, start)):
+        url = url[:start] + url[user.end() :]
+    return QUERY.split(url, maxsplit=1)[0]
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return how many seconds the service asks to wait; None if it does not say.
+
+    Reads ``Retry-After`` as defined in RFC 9110 section 10.2.3, and ``retry-after-ms``, which
+    OpenAI also sends and which is more exact. A date is compared with the service's own ``Date``,
+    if it sent one. The result is at most `MAX_RETRY_AFTER_SECONDS`.
     """
     if (value := headers.get("retry-after-ms")) is not None:
         milliseconds = _number(value)
@@ -92,10 +118,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def retry_delay(error: ServiceUnavailable, max_seconds: float) -> bool | float:
-    """Return when to repeat a request in place, in the form that stamina wants.
+    """Return when to repeat a request, as stamina's ``on`` hook expects it.
 
-    True is with back-off. If the service names a time it is that many seconds, or False, never, if
-    they are more than ``max_seconds``.
+    True is to repeat it with back-off. If the service named a time, the result is that many
+    seconds, or False, not to repeat it, if that is more than ``max_seconds``.
     """
     if error.retry_after is None:
         return True
@@ -103,7 +129,7 @@ def retry_delay(error: ServiceUnavailable, max_seconds: float) -> bool | float:
 
 
 def _number(value: str) -> float:
-    """Return the number that ``value`` is; NaN if it is none."""
+    """Return ``value`` as a number; NaN if it is not one."""
     try:
         return float(value)
     except ValueError:
@@ -111,14 +137,14 @@ def _number(value: str) -> float:
 
 
 def _bounded(seconds: float) -> float | None:
-    """Return ``seconds`` within what is ever waited for; None if that is no time to wait."""
+    """Return ``seconds``, at most `MAX_RETRY_AFTER_SECONDS`; None if it is not positive."""
     if not math.isfinite(seconds) or seconds <= 0:
         return None
     return min(seconds, MAX_RETRY_AFTER_SECONDS)
 
 
 def _seconds_between(begin: str | None, end: str) -> float:
-    """Return the seconds from ``begin``, by default now, to ``end``; NaN if one is no date."""
+    """Return the seconds from ``begin`` (None is now) to ``end``; NaN if one is not a date."""
     try:
         begin_time = datetime.now(UTC) if begin is None else _http_date(begin)
         return (_http_date(end) - begin_time).total_seconds()
@@ -127,6 +153,6 @@ def _seconds_between(begin: str | None, end: str) -> float:
 
 
 def _http_date(value: str) -> datetime:
-    """Read a date in any of the three forms of RFC 9110 section 5.6.7, all of which are in GMT."""
+    """Parse a date in any of the three formats of RFC 9110 section 5.6.7; all are in GMT."""
     date = parsedate_to_datetime(value)
     return date.replace(tzinfo=UTC) if date.tzinfo is None else date

@@ -1,8 +1,8 @@
-"""What keeps one lane from holding up the other inside a worker.
+"""Keeps one lane from holding up the other inside a worker.
 
-Two rules, the same for jobs, for documents in work and for the processes of the pool: some places
-are kept free of bulk work, so that an upload need not wait for a bulk job to end; and of the places
-both lanes compete for, one in four goes to bulk, so that uploads cannot starve it.
+Two rules apply to jobs, to documents in work and to pool processes. Some places are reserved for
+interactive work, so an upload does not wait for a bulk job to end. Of the places for which both
+lanes compete, one in four goes to bulk work, so uploads cannot starve it.
 """
 
 import asyncio
@@ -14,15 +14,15 @@ from typing import Final
 from ingestq.core.documents import Lane
 
 BULK_TURN: Final = 4
-"""One in so many grants goes to bulk while both lanes wait; claim.lua does the same with jobs."""
+"""While both lanes wait, one in so many grants goes to bulk; claim.lua does the same with jobs."""
 
 
-def kept_for_interactive(places: int) -> int:
+def reserved_for_interactive(places: int) -> int:
     """Return how many of ``places`` bulk work may not take: an eighth, at least one, never all."""
     return min(max(1, places // 8), places - 1)
 
 
-def whose_turn(grants: int, *, bulk: bool, interactive: bool) -> Lane | None:
+def next_lane(grants: int, *, bulk: bool, interactive: bool) -> Lane | None:
     """Return the lane to serve after ``grants`` grants; None if neither waits."""
     if bulk and (not interactive or grants % BULK_TURN == 0):
         return Lane.BULK
@@ -30,10 +30,7 @@ def whose_turn(grants: int, *, bulk: bool, interactive: bool) -> Lane | None:
 
 
 class LanePermits:
-    """A semaphore of ``total`` permits for which the lanes compete.
-
-    ``bulk`` is how many of them bulk work may hold at once.
-    """
+    """A semaphore with ``total`` permits, of which bulk work may hold up to ``bulk`` at once."""
 
     def __init__(self, total: int, bulk: int) -> None:
         self._free = total
@@ -44,7 +41,7 @@ class LanePermits:
 
     @asynccontextmanager
     async def hold(self, lane: Lane) -> AsyncIterator[None]:
-        """Wait for a permit, and hold it while inside."""
+        """Wait for a permit for work in ``lane``, and hold it while inside."""
         async with self._changed:
             self._waiting[lane] += 1
             try:
@@ -67,8 +64,8 @@ class LanePermits:
             self._free_for_bulk -= permits
 
     def _next(self) -> Lane | None:
-        """Return the lane whose turn it is; None if no permit can be given."""
+        """Return the lane that gets the next permit; None if there is none to give."""
         if self._free == 0:
             return None
         bulk = self._waiting[Lane.BULK] > 0 and self._free_for_bulk > 0
-        return whose_turn(self._grants, bulk=bulk, interactive=self._waiting[Lane.INTERACTIVE] > 0)
+        return next_lane(self._grants, bulk=bulk, interactive=self._waiting[Lane.INTERACTIVE] > 0)

@@ -1,8 +1,9 @@
-"""Processes that survive their deaths: one that is killed is replaced, and so is a broken pool.
+"""A process pool that replaces processes that die, and itself when it breaks.
 
-pebble rather than the standard library's pool, because it fails only the task that a killed child
-held. But if a child is killed while no task runs, pebble gives up the pool as a whole; then the
-next task gets a new one. Children are spawned, not forked: a forked torch or gRPC deadlocks.
+It uses pebble and not the standard library's pool, because with pebble a killed process fails only
+the task that it was running. If a process is killed while it is idle, pebble gives up the whole
+pool; then the next task gets a new pool. Processes are spawned, not forked: a forked torch or gRPC
+deadlocks.
 """
 
 import asyncio
@@ -23,18 +24,17 @@ from ingestq.core.errors import PoolBroken, PoolFailure
 log = structlog.get_logger()
 
 START_SECONDS: Final = 600.0
-"""How long a child may need until it is ready for a task: to load a model, at worst over a slow
-line."""
+"""How long a process may take to start, which includes loading a model over a slow connection."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Processes:
-    """``count`` processes, each started with ``initialize(*arguments)`` when the first task comes.
+    """A pool of ``count`` processes, which start with the first task.
 
-    Each ends after ``max_tasks`` tasks and another takes its place, so that what a library does not
-    give back is bounded; 0 is no limit.
+    Each process calls ``initialize(*arguments)`` first. It is replaced after ``max_tasks`` tasks,
+    which bounds the memory that libraries leak; 0 is no limit.
     """
 
     def __init__(
@@ -55,18 +55,19 @@ class Processes:
     async def run(
         self, seconds: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run ``function`` in one of the processes, and raise what it raises.
+        """Run ``function`` in one of the processes; return its result, or raise its exception.
 
-        Raises PoolFailure if the process died over it or was not done within ``seconds``, and
-        PoolBroken if nobody knows whether it was ever begun.
+        Raises PoolFailure if the process died or took more than ``seconds``, and PoolBroken if it
+        is unknown whether the task was started.
         """
         pool = self._pool
         if pool is not self._started:
-            await asyncio.to_thread(pool.schedule, _nothing)  # to spawn processes takes a while
+            await asyncio.to_thread(pool.schedule, _nothing)  # spawning processes takes a while
             self._started = pool
         try:
             future = pool.schedule(function, args=args, kwargs=kwargs, timeout=seconds)
-            # pebble times a task from when it is begun; a child killed while it takes one never is.
+            # pebble measures the time of a task from its start. It never starts if the process is
+            # killed while it takes the task.
             async with asyncio.timeout(START_SECONDS + seconds) as lost:
                 return await asyncio.wrap_future(future)
         except ProcessExpired as error:
@@ -88,7 +89,7 @@ class Processes:
             raise PoolBroken("the processes of the pool were killed") from error
 
     async def stop(self) -> None:
-        """End the processes at once. Stopping twice, or before starting, is fine."""
+        """Kill the processes. May be called twice, or before the first task."""
         await asyncio.gather(_end(self._pool), *self._stopping)
 
     def _new_pool(self) -> ProcessPool:
@@ -102,7 +103,7 @@ class Processes:
 
     def _replace(self, broken: ProcessPool) -> None:
         if self._pool is not broken:
-            return  # another task found it broken before
+            return  # another task has replaced it
         log.warning(events.POOL_REPLACED)
         self._pool = self._new_pool()
         ending = asyncio.create_task(_end(broken))
@@ -111,7 +112,7 @@ class Processes:
 
 
 async def retry_once(run: Callable[[], Awaitable[T]]) -> T:
-    """Await ``run``, and once more if its process died: anybody may have killed it."""
+    """Await ``run()``; if its process died, await it once more, as anything may have killed it."""
     try:
         return await run()
     except PoolFailure:
@@ -119,7 +120,7 @@ async def retry_once(run: Callable[[], Awaitable[T]]) -> T:
 
 
 def _nothing() -> None:
-    """Do nothing: a task that only makes the processes start."""
+    """Do nothing. As a task, it makes the processes start."""
 
 
 async def _end(pool: ProcessPool) -> None:
@@ -127,20 +128,20 @@ async def _end(pool: ProcessPool) -> None:
     await asyncio.to_thread(pool.join)
 
 
-def become_child() -> None:
-    """Make this process a quiet child that ends with its parent. Every child calls it first."""
+def become_pool_process() -> None:
+    """Make this process end with its parent, and quiet its libraries. Each one calls it first."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["TQDM_DISABLE"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    # A child that is stopped cannot give semaphores back, and joblib would make some.
+    # joblib would create semaphores, which a killed process cannot release.
     os.environ["JOBLIB_MULTIPROCESSING"] = "0"
-    logging.disable(logging.WARNING)  # what goes wrong is raised; the libraries only chat
+    logging.disable(logging.WARNING)  # errors are raised; what libraries log is noise
 
 
 def _exit_with_parent() -> None:
-    """End this process when its parent is gone, however it went: nobody else would."""
+    """End this process when its parent ends, even by SIGKILL: nothing else would end it."""
     parent = multiprocessing.parent_process()
-    assert parent is not None, "runs in a child only"
+    assert parent is not None, "runs in a pool process only"
     parent.join()
     os._exit(1)

@@ -17,7 +17,7 @@ from ingestq.app.composition import Broker
 from ingestq.app.ingestion import Ingestion
 from ingestq.broker import keys
 from ingestq.broker.connection import awaited
-from ingestq.core.display import Silent
+from ingestq.core.display import NoDisplay
 from ingestq.core.jobs import INGEST
 from ingestq.core.results import JobResult
 from producers.files.walk import ReadOptions, ScanRecord, observe
@@ -114,7 +114,7 @@ async def _add(broker: Broker, path: Path) -> tuple[int, list[JobResult]]:
     """Queue and wait; return the number of embedded chunks, and the result of each job."""
     known = await _results(broker)
     record = ScanRecord()
-    ingestion = Ingestion(broker.client, Silent())
+    ingestion = Ingestion(broker.client, NoDisplay())
     found = observe([path], None, broker.queue.now, ReadOptions(), record)
     sweeps = partial(record.sweeps, allow_mass_delete=False)
     async with asyncio.TaskGroup() as group:

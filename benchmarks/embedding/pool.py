@@ -14,11 +14,11 @@ from benchmarks.embedding.resources import descendants
 from ingestq.app.composition import embedding_config
 from ingestq.app.settings import Settings
 from ingestq.core.documents import Document, Lane
-from worker.consumer.jobs import INGESTOR, Ingestor
+from worker.consumer.job_functions import INGESTOR, Ingestor
 from worker.consumer.lease_worker import LeaseWorker
-from worker.embedding.pool import LaneModel
+from worker.embedding.pool import ModelPool
+from worker.embedding.preparation import prepare_model
 from worker.embedding.processes import EmbeddingProcesses
-from worker.embedding.ready import ready
 from worker.text.parts import SizedText
 
 BATCH_TOKENS: Final = 4096
@@ -75,7 +75,7 @@ class RawCeiling:
 async def open_embedding_processes(settings: Settings) -> AsyncIterator[RawCeiling]:
     """Start the processes as a worker does; yield once all have loaded the model."""
     config = embedding_config(settings, settings.pool_size)
-    entry = await ready(config)
+    entry = await prepare_model(config)
     others = descendants(os.getpid())
     processes = EmbeddingProcesses(config, entry)
     try:
@@ -95,21 +95,23 @@ async def warm_up(worker: LeaseWorker) -> None:
     model = _model(worker)
     document = Document(doc_id="warm up", version=1, source="warm up", text="A text. " * 200)
     for _ in range(WARM_UPS):
-        tasks = range(2 * model.pool.config.pool_size)
-        prepared = [model.prepare(document, None) for _ in tasks]
-        embedded = [model.embed([SizedText("A text. " * 100, 300)]) for _ in tasks]
+        tasks = range(2 * model.config.pool_size)
+        prepared = [model.prepare(Lane.INTERACTIVE, document, None) for _ in tasks]
+        embedded = [
+            model.embed(Lane.INTERACTIVE, [SizedText("A text. " * 100, 300)]) for _ in tasks
+        ]
         await asyncio.gather(*prepared, *embedded)
 
 
 async def query_vectors(worker: LeaseWorker, texts: Sequence[str]) -> Matrix:
     """Return the vectors that a worker's own pool makes of queries."""
-    queries = await asyncio.gather(*map(_model(worker).pool.embed_query, texts))
+    queries = await asyncio.gather(*map(_model(worker).embed_query, texts))
     return np.asarray([query.dense for query in queries], dtype=np.float32)
 
 
-def _model(worker: LeaseWorker) -> LaneModel:
+def _model(worker: LeaseWorker) -> ModelPool:
     ingestor: Ingestor = worker.ctx[INGESTOR]
     [ports] = ingestor.collections.values()
-    model = ports[Lane.INTERACTIVE].model
-    assert isinstance(model, LaneModel)
+    model = ports.model
+    assert isinstance(model, ModelPool)
     return model

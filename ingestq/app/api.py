@@ -50,13 +50,16 @@ async def open_api(
     from ingestq.api.dashboard.board import Board
     from ingestq.api.dashboard.plots import History
     from ingestq.api.server import Server, url_of
-    from ingestq.broker.queue.stats import Recent
+    from ingestq.broker.queue.stats import RecentWorkReader
     from ingestq.broker.schedule.runs import Runs
 
     stopping = asyncio.Event()
     async with AsyncExitStack() as opened:
         on_demand = QdrantOnDemand(settings, opened, qdrant)
-        recent, runs = Recent(broker.redis, broker.config), Runs(broker.redis, broker.config)
+        recent, runs = (
+            RecentWorkReader(broker.redis, broker.config),
+            Runs(broker.redis, broker.config),
+        )
         board = Board(broker.queue, broker.dead_letters, recent, runs, History())
         services = Services(
             broker.client,

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ingestq.broker.queue.job_queue import patiently
+from ingestq.broker.queue.job_queue import retry_for_a_minute
 from ingestq.client.client import IngestClient, new_submission
 from ingestq.core.display import Activity, Display
 from ingestq.core.documents import Document, Lane, Sweep
@@ -160,10 +160,10 @@ class Ingestion:
         )
 
     async def _jobs_left(self) -> int:
-        return (await patiently(self._queue.jobs_for, self._collections)).jobs
+        return (await retry_for_a_minute(self._queue.count_jobs, self._collections)).jobs
 
     async def _snapshot(self) -> _Snapshot:
         listing = self._listing  # before asking, else the last batch might be missed
-        status = await patiently(self._queue.submission, self.submission)
+        status = await retry_for_a_minute(self._queue.submission, self.submission)
         seconds = time.monotonic() - self._started
         return _Snapshot(status, listing, self._stopping, len(self._unread), seconds)

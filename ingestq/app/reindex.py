@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from ingestq.app.composition import DOCUMENTS_PER_CHILD, Broker, open_model
 from ingestq.app.settings import Settings
 from ingestq.core.display import Display
-from ingestq.core.documents import Lane
 from ingestq.core.errors import CollectionMismatch, UsageError
 from ingestq.core.results import ChunkCounts
 
@@ -76,7 +75,7 @@ async def build(
     """
     from ingestq.broker.queue.gate import Gate
     from worker.maintenance.cut_over import remove_abandoned
-    from worker.maintenance.reindex import Rebuild, ReindexResult, Side, reindex
+    from worker.maintenance.reindex import Rebuild, ReindexResult, StoredCollection, reindex
     from worker.store.client import PatientQdrant
     from worker.store.collection import CollectionNames, make_collection, stored_fingerprint
     from worker.store.schema import fingerprint
@@ -100,9 +99,9 @@ async def build(
         await make_collection(qdrant, new, mine, schema.storage)
         patient = PatientQdrant(qdrant)
         rebuild = Rebuild(
-            Side.of(patient, live, made_with),
-            Side.of(patient, new, mine),
-            model.in_lane(Lane.BULK),
+            StoredCollection.of(patient, live, made_with),
+            StoredCollection.of(patient, new, mine),
+            model,
             reuse=made_with.has_vectors_of(mine),
             at_once=DOCUMENTS_PER_CHILD * wanted.pool_size,
             display=display,

@@ -17,7 +17,7 @@ from ingestq.app.services import ProcessPart
 from ingestq.app.settings import Settings
 from ingestq.broker.schedule.runs import RunOutcome, Runs
 from ingestq.client.client import IngestClient
-from ingestq.core.display import Display, Silent
+from ingestq.core.display import Display, NoDisplay
 from ingestq.core.documents import Sweep
 from ingestq.core.errors import UsageError
 from ingestq.core.service import run_together
@@ -111,7 +111,7 @@ async def open_schedule(
     async with AsyncExitStack() as opened:
         on_demand = QdrantOnDemand(settings, opened, qdrant)
         runs = Runs(broker.redis, broker.config)
-        runner = Runner(runs, actions(settings, broker, on_demand, Silent()))
+        runner = Runner(runs, actions(settings, broker, on_demand, NoDisplay()))
         scheduler = Scheduler(entries, runs, runner, settings.lease_seconds)
         yield ProcessPart(scheduler.run, scheduler.stop)
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ingestq.app.composition import Broker
 from ingestq.app.settings import Settings
-from ingestq.broker.queue.pending import QueueWatch
+from ingestq.broker.queue.pending import PendingReader
 from ingestq.client.client import IngestClient, new_submission
 from ingestq.core.display import Activity, Display
 from ingestq.core.documents import Deletion, Document
@@ -94,7 +94,7 @@ class VerifyReport:
             "repaired": self.repaired,
             "found": {kind.value: self.found[kind] for kind in FindingKind},
             "in_work": tally.in_work,
-            "not_visible": tally.hidden,
+            "not_visible": tally.not_visible,
             "rejected": tally.rejected,
             "unreadable": tally.unreadable,
             "refused": self.refused,
@@ -161,8 +161,8 @@ async def verify(
         chunks,
         QueueView(
             broker.queue.now,
-            QueueWatch(broker.redis, broker.config, settings.collection).look,
-            partial(broker.dead_letters.about, collection=settings.collection),
+            PendingReader(broker.redis, broker.config, settings.collection).read,
+            partial(broker.dead_letters.failed_versions, collection=settings.collection),
         ),
         Sources(roots, settings.max_document_bytes),
         allow_mass_delete=wanted.allow_mass_delete,

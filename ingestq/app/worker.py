@@ -18,13 +18,12 @@ from ingestq.app.settings import Settings
 from ingestq.broker.blobs.garbage import GarbageCollector
 from ingestq.broker.queue.gate import Gate
 from ingestq.broker.queue.leases import LeaseQueue
-from ingestq.core.documents import Lane
 from ingestq.core.jobs import DELETE, INGEST, SWEEP
-from worker.blobs import BlobContents, cleaning
-from worker.consumer.jobs import INGESTOR, Ingestor, delete, ingest, sweep
+from worker.blobs import BlobContents, garbage_collection
+from worker.consumer.job_functions import INGESTOR, Ingestor, delete, ingest, sweep
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
-from worker.lanes import LanePermits, kept_for_interactive
+from worker.lanes import LanePermits, reserved_for_interactive
 from worker.maintenance.cut_over import remove_expired
 from worker.pipeline.memory_budget import MemoryBudget
 from worker.pipeline.ports import Ports
@@ -41,7 +40,7 @@ when one ends."""
 
 def make_worker(
     leases: LeaseQueue,
-    ports: Mapping[str, Mapping[Lane, Ports]],
+    ports: Mapping[str, Ports],
     permits: LanePermits,
     *,
     max_jobs: int,
@@ -78,7 +77,7 @@ async def open_worker(
     ):
         served = await open_collections(settings, broker, qdrant, model)
         documents = DOCUMENTS_PER_CHILD * settings.pool_size
-        permits = LanePermits(documents, bulk=documents - kept_for_interactive(documents))
+        permits = LanePermits(documents, bulk=documents - reserved_for_interactive(documents))
         worker = make_worker(
             LeaseQueue(
                 broker.redis,
@@ -97,16 +96,16 @@ async def open_worker(
         gc.collect()
         gc.freeze()
         assert broker.blobs is not None, "`open_broker` gives it one"
-        async with cleaning(GarbageCollector(broker.redis, broker.config, broker.blobs)):
+        async with garbage_collection(GarbageCollector(broker.redis, broker.config, broker.blobs)):
             yield worker
 
 
 @dataclass(frozen=True)
 class ServedCollections:
-    """What is behind each public name, and the pipeline's neighbours in each lane."""
+    """The collection behind each public name, and the pipeline's ports for it."""
 
     chunks: Mapping[str, str]
-    ports: Mapping[str, Mapping[Lane, Ports]]
+    ports: Mapping[str, Ports]
 
 
 async def open_collections(
@@ -118,18 +117,14 @@ async def open_collections(
     of them was made with another model or other settings, StoreUnavailable, BrokerUnavailable.
     """
     opened = [await _opened(name, settings, broker, qdrant, model) for name in settings.collections]
-    models = {lane: model.in_lane(lane) for lane in Lane}
-    budgets = {lane: MemoryBudget() for lane in Lane}
+    memory = MemoryBudget()
     contents = BlobContents(broker.blobs, settings.max_document_bytes)
     patient = PatientQdrant(qdrant)
     ports = {}
     for names in opened:
         chunks = QdrantStore(patient, names.chunks, settings.vector_name)
         ledger = QdrantLedger(patient, names.ledger)
-        ports[names.alias] = {
-            lane: Ports(models[lane], chunks, ledger, contents, memory=budgets[lane])
-            for lane in Lane
-        }
+        ports[names.alias] = Ports(model, chunks, ledger, contents, memory=memory)
     return ServedCollections({names.alias: names.chunks for names in opened}, ports)
 
 

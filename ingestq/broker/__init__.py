@@ -1,1 +1,1 @@
-"""The queue in Redis: its keys, its scripts, and what reads and writes them."""
+"""The queue in Redis: connection, keys and scripts, and the classes that use them."""

@@ -1,4 +1,4 @@
-"""One way to connect to Redis, with the timeouts and retries a queue needs."""
+"""Connecting to Redis, with the timeouts and retries that a queue needs."""
 
 import asyncio
 import re
@@ -26,25 +26,34 @@ from ingestq.core.errors import BrokerUnavailable, UsageError
 T = TypeVar("T")
 
 CONNECT_SECONDS: Final = 3.0
+"""Timeout of connecting."""
 REPLY_SECONDS: Final = 10.0
-"""Longer than the longest blocking command a worker sends."""
+"""Timeout of a reply; longer than the longest blocking command that a worker sends."""
 KEEPALIVE_CHECK_SECONDS: Final = 15
-"""A connection idle for longer is pinged before it is used again."""
+"""A connection that was idle for longer is pinged before it is used again."""
+
+SEND_RETRIES: Final = 3
+"""How often a command is sent again if its connection fails."""
 
 CONNECTION_ERRORS: Final = (ConnectionError, TimeoutError, OSError)
-"""What redis-py raises when the connection, not the command, failed."""
+"""Exceptions of redis-py that mean that the connection failed, not the command."""
 
 REFUSES_WRITES: Final = {
     "maxmemory": "its memory is full (maxmemory)",
     "MISCONF": "it cannot write to its disk",
     "NOREPLICAS": "too few of its replicas answer (min-replicas-to-write)",
 }
-"""What the answers of a server that is up but accepts no write have in them, and mean."""
+"""Texts in the answers of a server that is up but accepts no writes, and their meaning."""
 
 
 @dataclass(frozen=True)
 class BrokerConfig:
-    """Where Redis is, and how much may wait in it."""
+    """The URL of Redis and the limits of the queue.
+
+    ``url`` is redis://HOST:PORT/DATABASE, rediss://… or unix:///PATH. ``max_queue_jobs`` and
+    ``max_queue_bytes`` bound the jobs on the queue and their total size; beyond either, producers
+    wait or get QueueFull. Give all producers the same limits.
+    """
 
     url: str
     max_queue_jobs: int = 100_000
@@ -53,16 +62,21 @@ class BrokerConfig:
     @property
     def public_url(self) -> str:
         """The URL without its password, for messages."""
-        return re.sub(r"(://[^/@]*:)[^/@]*@", r"\1***@", self.url)
+        return without_password(self.url)
+
+
+def without_password(url: str) -> str:
+    """Return ``url`` with its password replaced by asterisks, for messages."""
+    return re.sub(r"(://[^/@]*:)[^/@]*@", r"\1***@", url)
 
 
 def connect(config: BrokerConfig) -> Redis:
-    """Make a client for ``config``; it opens connections when it is used.
+    """Return a client for ``config``, which connects when it is first used.
 
     A command whose connection fails is sent again up to three times. That is safe because every
-    script of ``broker.lua`` may be repeated: a job keeps its id and an owner its token.
+    script in ``ingestq/broker/lua`` can be repeated: a job keeps its id, and an owner its token.
 
-    Raises UsageError if the URL is not one of Redis.
+    Raises UsageError if the URL is not a Redis URL.
     """
     try:
         client = Redis.from_url(
@@ -70,7 +84,7 @@ def connect(config: BrokerConfig) -> Redis:
             socket_connect_timeout=CONNECT_SECONDS,
             socket_timeout=REPLY_SECONDS,
             health_check_interval=KEEPALIVE_CHECK_SECONDS,
-            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), SEND_RETRIES),
             retry_on_error=list(CONNECTION_ERRORS),
             **({} if config.url.startswith("unix:") else {"socket_keepalive": True}),
         )
@@ -84,21 +98,21 @@ def connect(config: BrokerConfig) -> Redis:
 
 
 def _translate(error: Exception, config: BrokerConfig) -> Exception:
-    """Turn an error of redis-py into ours, if it says that Redis cannot be used now."""
-    # A pipeline puts the command before the answer, and with it the user's documents.
+    """Return the error to raise for one of redis-py: BrokerUnavailable, UsageError, or the same."""
+    # A pipeline puts the command in front of the answer, and with it the user's documents.
     said = str(error).rpartition(" of pipeline caused error: ")[2]
     if isinstance(error, AuthenticationError) or "NOAUTH" in said:
         return UsageError(
             f"Redis at {config.public_url} refuses the credentials in INGESTQ_REDIS_URL: {said}"
         )
-    # Also of a ConnectionError, which redis-py makes of any answer while it connects.
+    # Checked for a ConnectionError too: redis-py turns any answer to connecting into one.
     for answer, reason in REFUSES_WRITES.items():
         if answer in said:
             return BrokerUnavailable(f"Redis at {config.public_url} accepts no writes: {reason}")
     if isinstance(error, (*CONNECTION_ERRORS, BusyLoadingError)):
         return BrokerUnavailable(
             f"Redis does not answer at {config.public_url} ({said}); start it or set "
-            "INGESTQ_REDIS_URL (unset, ingestq starts its own)"
+            "INGESTQ_REDIS_URL (if it is unset, ingestq starts its own Redis)"
         )
     if isinstance(error, ReadOnlyError):
         return BrokerUnavailable(
@@ -109,8 +123,8 @@ def _translate(error: Exception, config: BrokerConfig) -> Exception:
 
 
 @contextmanager
-def translated(config: BrokerConfig) -> Iterator[None]:
-    """Raise BrokerUnavailable or UsageError in place of redis-py's errors that mean just that."""
+def translate_errors(config: BrokerConfig) -> Iterator[None]:
+    """Raise BrokerUnavailable or UsageError in place of redis-py's errors that mean it."""
     try:
         yield
     except (RedisError, OSError) as error:
@@ -118,19 +132,19 @@ def translated(config: BrokerConfig) -> Iterator[None]:
 
 
 def awaited(answer: Awaitable[T] | T) -> Awaitable[T]:
-    """What redis-py's methods really return: its types also allow for the synchronous client."""
+    """Return ``answer`` with its real type: redis-py's types also allow for its blocking client."""
     return cast(Awaitable[T], answer)
 
 
 @asynccontextmanager
 async def connected(config: BrokerConfig) -> AsyncIterator[Redis]:
-    """A client that has been seen to answer; closed on leaving.
+    """Yield a client whose connection has been tested; close it on leaving.
 
     Raises BrokerUnavailable if Redis does not answer, UsageError if it refuses the credentials.
     """
     client = connect(config)
     try:
-        with translated(config):
+        with translate_errors(config):
             await client.ping()
         yield client
     finally:
@@ -140,11 +154,11 @@ async def connected(config: BrokerConfig) -> AsyncIterator[Redis]:
 log = structlog.get_logger()
 
 RETRY_SECONDS: Final = 1.0
-"""How soon to try again."""
+"""Seconds between tries of `retry_until_redis_answers`."""
 
 
-async def while_redis_is_away(call: Callable[[], Awaitable[T]]) -> T:
-    """Return what ``call`` returns; call it again for as long as Redis is away."""
+async def retry_until_redis_answers(call: Callable[[], Awaitable[T]]) -> T:
+    """Call ``call`` until it does not raise BrokerUnavailable, without limit; return its result."""
     while True:
         try:
             return await call()

@@ -1,89 +1,93 @@
-"""Names of the keys in Redis. Those of arq keep arq's names, so that ``arq.jobs.Job`` works.
+"""Names of the keys in Redis. arq's own keys keep arq's names, so that ``arq.jobs.Job`` works.
 
-The scripts of ``ingestq/broker/lua`` know every name in capitals as ``K.NAME``.
+The scripts in ``ingestq/broker/lua`` refer to each constant as ``K.NAME``. A name that ends with a
+colon is a prefix: "one for each job" means the prefix and the job's id.
 """
 
 from typing import Final
 
 QUEUE: Final = "arq:queue"
-"""Sorted set of all jobs that wait or run. The score of a job that is ready is minus the time in ms
-since when; of any other it is the time in ms at which to look at it again: the end of its lease, or
-of its delay. (arq's ``Job.status()`` takes a negative score for any other time in the past.)"""
+"""Sorted set of all jobs, waiting or running. The score of a ready job is minus the time in ms
+since which it is ready. The score of any other job is the time in ms at which to look at it again:
+the end of its lease or of its delay. (arq's ``Job.status()`` takes any other past time for a
+negative score.)"""
 JOB: Final = "arq:job:"
-"""String a job: the payload. No time to live: a waiting job never expires."""
+"""String, one for each job: the payload. Has no TTL: a waiting job never expires."""
 JOB_INFO: Final = "ingestq:job:"
-"""Hash a job: lane, tenant, collection, submission, documents, bytes, ``place`` in its line,
-``failures``, ``crashes`` (workers that died over it), ``deferred`` while it waits for its delay to
-end; of a poison job ``alone`` (the index of the document it is at) and ``poison`` (the
-indexes of those at which a worker died)."""
+"""Hash, one for each job: ``lane``, ``tenant``, ``collection``, ``submission``, ``documents`` (how
+many), ``bytes``, ``place`` (its place in line), ``failures``, ``crashes`` (how many workers died
+while they ran it), and ``deferred`` while it waits for its delay to end. A poison job also has
+``alone`` (the index of the document being processed) and ``poison`` (the indexes of the documents
+during which a worker died)."""
 LEASE: Final = "arq:in-progress:"
-"""String a running job: the fencing token of its owner; expires with the lease."""
+"""String, one for each running job: the fencing token of its owner. Expires with the lease."""
 RESULT: Final = "arq:result:"
-"""String a finished job: its report, for arq's ``Job.result()``."""
+"""String, one for each finished job: its report, for arq's ``Job.result()``. Expires."""
 ABORT: Final = "arq:abort"
-"""Sorted set of jobs to be given up, written by arq's ``Job.abort()``."""
+"""Sorted set of jobs to be aborted, written by arq's ``Job.abort()``."""
 
 LANE: Final = "ingestq:lane:"
-"""Sorted set a line: the jobs that are ready, by their place. Each collection has a line in each
-lane, ``LANE:COLLECTION``."""
+"""Sorted set, one for each line: its ready jobs by their place. Each collection has one line in
+each lane, named ``LANE:COLLECTION``."""
 LANE_CLOCK: Final = "ingestq:lane-clock"
-"""Hash: the place each line has come to."""
+"""Hash: for each line, the place that it has reached."""
 LANE_TENANTS: Final = "ingestq:lane-tenants:"
-"""Hash a line: the end of each tenant's part of it."""
+"""Hash, one for each line: for each tenant, the place after the tenant's last job."""
 LANE_TURN: Final = "ingestq:lane-turn"
-"""Counter of the jobs that both lanes competed for: every few of them, one goes to bulk. With
-``:LANE``, of those that several lines competed for: they take turns."""
+"""Counter of the jobs for which both lanes competed: every few of them, one goes to bulk. With the
+suffix ``:LANE``, counter of the jobs for which several lines of that lane competed, in turns."""
 COLLECTIONS: Final = "ingestq:collections"
-"""Set of the collections that jobs are ready for, and of some that none is ready for any more."""
+"""Set of the collections for which jobs are ready, and of some that have no ready jobs any more."""
 POISON: Final = "ingestq:poison:"
-"""Sorted set a collection: jobs whose worker died again and again, by the time in ms since when
-they wait."""
+"""Sorted set, one for each collection: its ready poison jobs, by the time in ms since which they
+wait."""
 POISON_TURN: Final = "ingestq:poison-turn"
-"""String: the worker that lets its other jobs end, to run a poison job alone."""
+"""String: the worker that finishes its other jobs in order to run a poison job alone. Expires."""
 HELD: Final = "ingestq:held"
-"""Hash: jobs and bytes on the queue, of each lane."""
+"""Hash: the number of jobs on the queue and their bytes, for each lane."""
 WAKE: Final = "ingestq:wake:"
-"""List a line: wake-up tokens that idle workers block on."""
+"""List, one for each line: wake-up tokens that idle workers block on."""
 
 GATE: Final = "ingestq:gate:"
-"""String a collection whose workers get no job: the collection that replaced it; empty as long as
-that is going on."""
+"""String, one for each collection whose workers get no jobs: the collection that replaced it, or
+empty while a cut-over is under way."""
 FENCE: Final = "ingestq:fence"
-"""Counter that fencing tokens are drawn from."""
+"""Counter from which fencing tokens are drawn."""
 DEAD: Final = "ingestq:dead"
-"""Hash of dead letters, one a document."""
+"""Hash of dead letters, by their keys."""
 DEAD_TIMES: Final = "ingestq:dead-times"
-"""Sorted set of the fields of DEAD, by the time in ms when each was written."""
+"""Sorted set of the keys in DEAD, by the time in ms when each was written."""
 REQUEUED: Final = "ingestq:requeued"
-"""Counter of the dead letters that were put back on the queue."""
-BLOB_SPACE: Final = "ingestq:blob store"
+"""Counter of requeued dead letters."""
+BLOB_SPACE: Final = "ingestq:blob-space"
 """String: the space of this queue in the blob store, see `ingestq.core.blobs`."""
 RUN_CLOCK: Final = "ingestq:run-clock"
-"""Hash: the time in ms up to which the runs of each scheduled entry are begun."""
+"""Hash: for each scheduled entry, the time in ms up to which its runs have begun."""
 ENTRIES: Final = "ingestq:entries"
-"""Sorted set of scheduled entries by when a scheduler last said that it has them (ms), see also
-ENTRY_INFO."""
+"""Sorted set of scheduled entries, by the time in ms when a scheduler last published them."""
 ENTRY_INFO: Final = "ingestq:entry-info"
+"""Hash: each published entry (MessagePack)."""
 RUN: Final = "ingestq:run:"
-"""Hash a scheduled entry that runs: ``token`` of who runs it, the ``record`` of the run, and when
-it was ``due``, empty if somebody asked for it."""
+"""Hash, one for each scheduled entry that is running: ``token`` of its owner, ``record`` of the
+run, and ``due``, when it was due, which is empty for a run on request."""
 RUN_LEASE: Final = "ingestq:run-lease:"
-"""String a scheduled entry that runs: expires when whoever runs it is dead."""
+"""String, one for each scheduled entry that is running. Expires if its owner dies."""
 RUNS: Final = "ingestq:runs:"
-"""List a scheduled entry: the records of its runs that ended, the newest first. Expires."""
+"""List, one for each scheduled entry: the records of its finished runs, newest first. Expires."""
 RUNS_LOST: Final = "ingestq:runs-lost"
-"""Hash: how many runs in a row ended with the process that ran them, of each scheduled entry."""
+"""Hash: for each scheduled entry, how many runs in a row ended because their process died."""
 WORKERS: Final = "ingestq:workers"
-"""Sorted set of worker ids by last sign of life (ms), see also WORKER_INFO."""
+"""Sorted set of worker ids, by the time in ms of their last heartbeat."""
 WORKER_INFO: Final = "ingestq:worker-info"
+"""Hash: what each worker reported with its last heartbeat (MessagePack)."""
 SUBMISSION: Final = "ingestq:submission:"
-"""Hash a submission: how many documents were accepted, in how many jobs that are not finished, and
-what became of them."""
+"""Hash, one for each submission: accepted documents, unfinished jobs, outcomes, and the progress of
+running jobs. Expires."""
 FAILED_DOCUMENTS: Final = "ingestq:failed-documents:"
-"""List a submission: the documents that were dead-lettered, with their reasons."""
+"""List, one for each submission: its dead-lettered documents with their reasons. Expires."""
 RECENT_SUBMISSIONS: Final = "ingestq:recent-submissions"
-"""Sorted set of the submissions that changed last, by when that was (ms): a bounded number."""
+"""Sorted set of the submissions that changed last, by the time in ms of the change. Bounded."""
 ENDED: Final = "ingestq:ended"
-"""List of the jobs that ended last, the newest last: a bounded number."""
+"""List of the jobs that ended last, newest last. Bounded."""
 IDEMPOTENCY: Final = "ingestq:idempotency:"
-"""Hash a key that a sender chose: digest of what was sent with it, and its submission. Expires."""
+"""Hash, one for each idempotency key: the digest of its request, and its submission. Expires."""

@@ -1,6 +1,6 @@
 """The Lua scripts of ``ingestq/broker/lua``, registered with a client.
 
-They build the names of the keys they touch, so they need one Redis server, not a Redis Cluster.
+They compute the names of the keys they use, so they need one Redis server, not a Redis Cluster.
 """
 
 import re
@@ -20,7 +20,7 @@ Argument = str | int | bytes
 
 @dataclass(frozen=True)
 class Scripts:
-    """One field a script; each runs as one step in Redis."""
+    """One field for each script. A script runs atomically in Redis."""
 
     redis: Redis
     enqueue: AsyncScript
@@ -44,35 +44,39 @@ class Scripts:
 
     @classmethod
     def register(cls, redis: Redis) -> Self:
-        """Read the scripts; they are sent to the server when first used."""
+        """Read the scripts. Each is sent to the server when it is first used."""
         folder = files("ingestq.broker") / "lua"
-        shared = (folder / "shared.lua").read_text()
+        shared = (folder / "shared.lua").read_text(encoding="utf-8")
+        scripts = {
+            name: shared + (folder / f"{name}.lua").read_text(encoding="utf-8")
+            for name in cls.__dataclass_fields__.keys() - {"redis"}
+        }
         return cls(
             redis=redis,
             **{
-                name: redis.register_script(_named(shared + (folder / f"{name}.lua").read_text()))
-                for name in cls.__dataclass_fields__.keys() - {"redis"}
+                name: redis.register_script(_with_key_names(script))
+                for name, script in scripts.items()
             },
         )
 
     async def run_all(self, script: AsyncScript, calls: Sequence[Sequence[Argument]]) -> list[Any]:
         """Run ``script`` once for each list of arguments, all in one round trip.
 
-        redis-py's pipeline would ask before each whether the server knows the script.
+        (redis-py's own pipeline would first ask for each script whether the server knows it.)
         """
         async with self.redis.pipeline(transaction=False) as pipe:
             for arguments in calls:
                 pipe.evalsha(script.sha, 0, *cast(Sequence[str], arguments))
             try:
                 return await pipe.execute()
-            except NoScriptError:  # the server was restarted: none of them ran
+            except NoScriptError:  # the server was restarted; none of them ran
                 await self.redis.script_load(script.script)
         return await self.run_all(script, calls)
 
 
-def _named(script: str) -> str:
-    """``script`` with the names of the keys in place of ``K.NAME``.
+def _with_key_names(script: str) -> str:
+    """Return ``script`` with the name of the key in place of each ``K.NAME``.
 
-    As constants, because a table of them would be built anew at every call.
+    The names become constants, because a Lua table of them would be built again at every call.
     """
     return re.sub(r"\bK\.([A-Z_]+)\b", lambda match: repr(getattr(keys, match[1])), script)

@@ -107,12 +107,12 @@ def purge(
 
 async def _list(wanted: DeadLetterFilter, as_json: bool, settings: Settings) -> ExitCode:
     async with _found(settings, wanted) as (_, found):
-        dead_letters = sorted((stored.dead_letter for stored in found), key=lambda x: -x.buried_ms)
+        dead_letters = sorted((stored.dead_letter for stored in found), key=lambda x: -x.failed_ms)
     if as_json:
         print_json({"dead_letters": [_as_json(dead_letter) for dead_letter in dead_letters]})
     else:
         for dead_letter in dead_letters:
-            line(f"{dead_letter.buried}  {dead_letter.doc_id}: {dead_letter.reason}")
+            line(f"{dead_letter.failed_at}  {dead_letter.doc_id}: {dead_letter.reason}")
         line(f"{len(dead_letters)} dead letters")
     return ExitCode.OK
 
@@ -185,7 +185,7 @@ def _as_json(dead_letter: DeadLetter) -> dict[str, Any]:
         "collection": dead_letter.collection,
         "reason": dead_letter.reason,
         "tries": dead_letter.tries,
-        "buried": dead_letter.buried,
+        "buried": dead_letter.failed_at,
         "submission": dead_letter.submission,
     }
 

@@ -12,11 +12,11 @@ from typing import Final, Literal
 from ingestq.app.composition import open_broker, open_model, open_qdrant
 from ingestq.app.settings import MEBIBYTE, Settings, unknown_variables
 from ingestq.broker.blobs import open_blob_store
-from ingestq.broker.blobs.store import public
+from ingestq.broker.connection import without_password
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
 from ingestq.cli.output import configure_logging, err, line, print_json
-from ingestq.core.blobs import new_name
+from ingestq.core.blobs import new_blob_name
 from ingestq.core.errors import IngestqError, ServiceUnavailable
 
 LITTLE_DISK_MIB: Final = 1024
@@ -115,11 +115,13 @@ async def _redis(settings: Settings) -> list[Diagnosis]:
 
 async def _blobs(settings: Settings) -> list[Diagnosis]:
     blobs = open_blob_store(settings.blobs)
-    probe = new_name(NOBODYS_SPACE, now_us=0)
+    probe = new_blob_name(NOBODYS_SPACE, now_us=0)
     await blobs.put(probe, _content())
     await blobs.size(probe)
-    await blobs.remove([probe])
-    return [Diagnosis("blobs", "ok", f"{public(settings.blobs)} is readable and writable")]
+    await blobs.delete([probe])
+    return [
+        Diagnosis("blobs", "ok", f"{without_password(settings.blobs)} is readable and writable")
+    ]
 
 
 async def _content() -> AsyncIterator[bytes]:
@@ -136,7 +138,7 @@ async def _model_and_qdrant(settings: Settings) -> list[Diagnosis]:
         findings = [Diagnosis("qdrant", "ok", f"{place} answers")]
         async with open_model(settings, processes=1) as model:
             await model.embed_query("Does it work?")
-            detail = f"{model.info.name}: {model.info.dimension} dimensions, {model.how}"
+            detail = f"{model.info.name}: {model.info.dimension} dimensions, {model.engine}"
             findings.append(Diagnosis("model", "ok", detail))
             mine = fingerprint(model.info, settings.collection_schema)
         for name in settings.collections:

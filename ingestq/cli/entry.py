@@ -12,7 +12,13 @@ import typer
 
 from ingestq.app.settings import Settings, load_settings
 from ingestq.cli.extras import how_to_install
-from ingestq.core.errors import IngestqError, QueueFull, ServiceUnavailable, UsageError, foreseen
+from ingestq.core.errors import (
+    IngestqError,
+    QueueFull,
+    ServiceUnavailable,
+    UsageError,
+    expected_error,
+)
 
 
 class ExitCode(IntEnum):
@@ -49,7 +55,7 @@ def run_command(
         print(f"ingestq: {advice}", file=sys.stderr)  # noqa: T201
         code = ExitCode.WRONG_USAGE
     except (IngestqError, ExceptionGroup) as error:
-        known = foreseen(error)
+        known = expected_error(error)
         if known is None:
             raise
         print(f"ingestq: {known}", file=sys.stderr)  # noqa: T201

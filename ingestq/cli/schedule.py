@@ -15,7 +15,7 @@ from ingestq.app.schedule_entries import entry_named, scheduled_entries
 from ingestq.app.search import QdrantOnDemand
 from ingestq.app.services import stop_signals
 from ingestq.app.settings import Settings
-from ingestq.broker.schedule.runs import EntryStatus, NotBegun, Run, RunOutcome, Runs
+from ingestq.broker.schedule.runs import BeginRefusal, EntryStatus, Run, RunOutcome, Runs
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Json
 from ingestq.cli.output import configure_logging, line, print_json
@@ -115,7 +115,7 @@ async def _run(name: str, allow_mass_delete: bool, as_json: bool, settings: Sett
         runs = Runs(broker.redis, broker.config)
         lease_ms = int(settings.lease_seconds * 1000)
         claim = await runs.begin(name, due_ms=None, lease_ms=lease_ms)
-        if isinstance(claim, NotBegun):
+        if isinstance(claim, BeginRefusal):
             raise UsageError(f"{name!r} is already running; see `ingestq schedule list`")
         with progress_display(STARTING[entry.action]) as display, stop_signals(stopping.set):
             done = actions(settings, broker, qdrant, display, allow_mass_delete=allow_mass_delete)

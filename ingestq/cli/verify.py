@@ -87,7 +87,7 @@ def _print_for_people(report: "VerifyReport", *, repair: bool) -> None:
     tally = report.tally
     notes = {
         "are queued or in work and were not checked": tally.in_work,
-        "have source files that are not visible from here and were not checked": tally.hidden,
+        "have source files that are not visible from here and were not checked": tally.not_visible,
         "were rejected; see `ingestq dead list`": tally.rejected,
         "cannot be read; `ingestq run PATH` says why": tally.unreadable,
     }

@@ -1,1 +1,1 @@
-"""The client: what a program of your own needs to put documents on the queue."""
+"""The client with which a program of your own puts documents on the queue."""

@@ -1,5 +1,4 @@
-"""Documents joined into jobs: those of one tenant and collection share jobs, and many jobs share a
-round trip."""
+"""Batching: documents of one tenant and collection share jobs, and many jobs share a round trip."""
 
 from collections.abc import (
     AsyncGenerator,
@@ -16,7 +15,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from ingestq.core.documents import INLINE_TEXT_BYTES, Deletion, Document, Lane, meant_for
+from ingestq.core.documents import INLINE_TEXT_BYTES, Deletion, Document, Lane, with_collection
 from ingestq.core.errors import encodable
 from ingestq.core.jobs import DeleteBatch, IngestBatch
 from ingestq.core.results import FailedDocument
@@ -24,21 +23,25 @@ from ingestq.core.results import FailedDocument
 T = TypeVar("T")
 
 JOB_DOCUMENTS: Final = 16
-"""Documents that share a job: few enough that the next worker has something to do too."""
+"""Most documents in a job: few enough that other workers get something to do, too."""
 JOB_BYTES: Final = 4 * INLINE_TEXT_BYTES
+"""Most bytes in a job, unless one document alone is larger."""
 DELETE_DOCUMENTS: Final = 64
-"""Deletions that share a job."""
+"""Most deletions in a job."""
 OPEN_JOBS: Final = 64
-"""Owners (a tenant in a collection) whose documents are collected into jobs at once."""
+"""Most owners (a tenant in a collection) for which jobs are being filled at the same time."""
 ROUND_TRIP_JOBS: Final = 32
-"""Jobs that are put on the queue in one round trip."""
+"""Most jobs that are put on the queue in one round trip."""
 ROUND_TRIP_BYTES: Final = ROUND_TRIP_JOBS * JOB_BYTES
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How documents become jobs; ``on_failed`` is told of those that cannot be encoded, and those
-    that name no collection are for ``collection``."""
+    """How documents become jobs.
+
+    ``on_failed`` is called with those that cannot be encoded. ``collection`` is the collection of
+    those that name none.
+    """
 
     submission: str
     lane: Lane
@@ -49,9 +52,9 @@ class Packing:
 async def round_trips(
     documents: AsyncIterable[Document | FailedDocument], packing: Packing
 ) -> AsyncGenerator[list[IngestBatch], None]:
-    """The jobs of all documents, in groups that are bounded in number and bytes.
+    """Yield the jobs of all documents, in groups bounded by ROUND_TRIP_JOBS and ROUND_TRIP_BYTES.
 
-    Only a document that is larger than a group by itself exceeds that.
+    A group exceeds that only for a single document that is larger by itself.
     """
     batches: list[IngestBatch] = []
     size = 0
@@ -68,22 +71,22 @@ async def round_trips(
 def deletion_batches(
     deletions: Sequence[Deletion], submission: str, lane: Lane
 ) -> list[DeleteBatch]:
-    """The jobs that remove the documents of ``deletions``; those of one owner share jobs."""
+    """Return the jobs for ``deletions``, each of which names its collection."""
     return [
-        DeleteBatch(submission, tuple(some), lane)
-        for _, mine in groupby(sorted(deletions, key=_owner), key=_owner)
-        for some in in_groups(list(mine), DELETE_DOCUMENTS)
+        DeleteBatch(submission, tuple(group), lane)
+        for _, of_owner in groupby(sorted(deletions, key=_owner), key=_owner)
+        for group in in_groups(list(of_owner), DELETE_DOCUMENTS)
     ]
 
 
 def in_groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """``items`` in groups of ``size``; the last may be smaller."""
+    """Yield ``items`` in groups of ``size``; the last may be smaller."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
-async def one_by_one(items: AsyncIterable[T] | Iterable[T]) -> AsyncGenerator[T, None]:
-    """What ``items`` yields, be it asynchronous or not."""
+async def as_async_iterator(items: AsyncIterable[T] | Iterable[T]) -> AsyncGenerator[T, None]:
+    """Yield the items of an iterable, asynchronous or not."""
     if isinstance(items, AsyncIterable):
         async for item in items:
             yield item
@@ -93,20 +96,20 @@ async def one_by_one(items: AsyncIterable[T] | Iterable[T]) -> AsyncGenerator[T,
 
 
 def _owner(item: Document | Deletion) -> tuple[str, str]:
-    assert item.collection is not None, "the client has filled it in"
+    assert item.collection is not None, "filled in by the client"
     return item.collection, item.tenant
 
 
 async def _jobs(
     documents: AsyncIterable[Document | FailedDocument], packing: Packing
 ) -> AsyncIterator["_Job"]:
-    """Join each owner's documents into jobs, bounded in number and bytes; a large one is alone."""
+    """Join the documents of each owner into jobs, bounded by JOB_DOCUMENTS and JOB_BYTES."""
     jobs: dict[tuple[str, str], _Job] = {}
     async for found in documents:
         if isinstance(found, FailedDocument):
             packing.on_failed(found)
             continue
-        document = meant_for(packing.collection, found)
+        document = with_collection(packing.collection, found)
         try:
             size = len(msgspec.msgpack.encode(document))
         except (OverflowError, TypeError, ValueError) as error:
@@ -115,7 +118,7 @@ async def _jobs(
             )
             continue
         owner = _owner(document)
-        if owner in jobs and not jobs[owner].has_room_for(size):
+        if owner in jobs and not jobs[owner].has_space_for(size):
             yield jobs.pop(owner)
         elif owner not in jobs and len(jobs) == OPEN_JOBS:
             yield jobs.pop(next(iter(jobs)))
@@ -129,12 +132,12 @@ async def _jobs(
 
 @dataclass
 class _Job:
-    """Documents of one owner that are to share a job."""
+    """A job being filled with documents of one owner."""
 
     documents: list[Document] = field(default_factory=list)
     size: int = 0
 
-    def has_room_for(self, size: int) -> bool:
+    def has_space_for(self, size: int) -> bool:
         return self.size + size <= JOB_BYTES
 
     @property

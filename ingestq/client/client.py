@@ -1,11 +1,11 @@
-"""The library entry point for a service of your own: put documents on the queue.
+"""The client: put documents on the queue from a program of your own.
 
     async with IngestClient.connect("redis://localhost:6379/0") as client:
         receipt = await client.submit("invoice-17", text="…", source="erp")
         status = await client.wait(receipt.submission, timeout=60)
 
-Everything awaits, in the loop that runs already: nothing here starts one, loads a model, a parser
-or the vector store, or blocks. Redis is loaded when a connection is made.
+Everything runs in the caller's event loop and never blocks it. No model, parser or Qdrant client is
+loaded; redis-py is loaded when a connection is made.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ from ingestq.client.batching import (
     JOB_DOCUMENTS,
     ROUND_TRIP_JOBS,
     Packing,
+    as_async_iterator,
     deletion_batches,
     in_groups,
-    one_by_one,
     round_trips,
 )
 from ingestq.client.uploads import BlobWriter, Upload, blob_writer, read_parts
@@ -37,7 +37,7 @@ from ingestq.core.documents import (
     Lane,
     Sweep,
     check_collection,
-    meant_for,
+    with_collection,
 )
 from ingestq.core.errors import DocumentRejected, KeyReused, QueueFull, UploadExpired
 from ingestq.core.jobs import FULL_RETRY_SECONDS, DeleteBatch, IngestBatch, SweepBatch
@@ -51,17 +51,24 @@ if TYPE_CHECKING:
 
 
 def new_submission() -> str:
-    """An id under which documents are followed together."""
+    """Return a new id under which documents can be followed together.
+
+    Pass it to several calls of `IngestClient.submit_many` to follow all their documents as one.
+    """
     return uuid.uuid4().hex
 
 
 class IngestClient:
-    """Puts documents on the queue of workers that run elsewhere, and says what became of them.
+    """A client that puts documents on the queue and follows what workers make of them.
 
-    Documents that name no collection are for ``collection``. Every method raises BrokerUnavailable
-    if Redis cannot be used, and UsageError if it refuses the credentials. What a receipt counts is
-    on the queue; after an error the outcome is unknown, and sending the same again is safe. Tasks
-    may share a client. Raises ValueError if no collection may be called ``collection``.
+    Make one with `IngestClient.connect`. Tasks may share a client.
+
+    Documents that name no collection go to ``collection``; ValueError is raised if that is not a
+    valid name.
+
+    What a `Receipt` counts is on disk in Redis. Every method raises BrokerUnavailable if Redis does
+    not answer or accepts no writes, and UsageError if it refuses the credentials. After an error
+    the outcome is unknown, and sending the same again is safe.
     """
 
     def __init__(
@@ -84,17 +91,21 @@ class IngestClient:
         blobs: str | None = None,
         collection: str = DEFAULT_COLLECTION,
     ) -> AsyncIterator[Self]:
-        """A client of the Redis at a URL, or of a broker with bounds other than the defaults.
+        """Connect to Redis and yield a client; close the connection on leaving.
 
-        ``blobs`` is the folder or the URL where workers look for large content (their
-        INGESTQ_BLOB_URL). Without it a text travels through Redis, however large, and nothing can
-        be uploaded.
+            async with IngestClient.connect("redis://localhost:6379/0") as client:
+                await client.submit("a", text="…", source="me")
 
-        The connection has been seen to work, and is closed on leaving. Raises BrokerUnavailable if
-        Redis does not answer, UsageError if a URL is not one of Redis or of a blob store, or the
-        credentials are refused.
+        ``broker`` is the URL of Redis, or a `BrokerConfig` with other queue limits than the
+        defaults. ``blobs`` is the folder or URL of the blob store that the workers use (their
+        INGESTQ_BLOB_URL). Without it, texts of any size travel through Redis and `upload` cannot be
+        used. ``collection`` is the collection of documents that name none.
+
+        The connection has been tested. Raises BrokerUnavailable if Redis does not answer,
+        UsageError if a URL is invalid or Redis refuses the credentials, and ValueError if the
+        collection's name is invalid.
         """
-        # On a thread, as importing takes longer than anybody on the event loop should wait.
+        # In a thread: these imports would block the event loop for too long.
         for module in ("ingestq.broker.queue.job_queue", "ingestq.broker.blobs.store"):
             await asyncio.to_thread(import_module, module)
         from ingestq.broker.blobs import open_blob_store
@@ -107,13 +118,17 @@ class IngestClient:
             yield cls(JobQueue(redis, config), place, collection)
 
     def for_collection(self, collection: str) -> "IngestClient":
-        """The same for documents that are meant for another collection, unless they name one."""
+        """Return a client with the same connection whose default collection is ``collection``.
+
+        Raises ValueError if that is not a valid name.
+        """
         return IngestClient(self.queue, self._blobs, collection)
 
     async def now(self) -> int:
-        """Redis time in microseconds: the version of documents that are read from now on.
+        """Return Redis time in microseconds, to be used as the version of documents.
 
-        Ask before you read them, so that a change made meanwhile counts as newer.
+        Call it before you read a document's content, so that a change made while you read counts as
+        newer.
         """
         return await self.queue.now()
 
@@ -132,19 +147,26 @@ class IngestClient:
         idempotency_key: str | None = None,
         collection: str | None = None,
     ) -> Receipt:
-        """Put one document on the queue, or raise QueueFull at once.
+        """Put one document on the queue. Raise QueueFull at once if there is no space.
 
-        ``version`` defaults to the time of Redis. A ``text`` of more than INLINE_TEXT_BYTES goes
-        into the blob store, if there is one. Somebody waits for the document, unless ``lane`` says
-        that it is bulk work. Raises ValueError unless there is either a ``text`` or a ``path`` that
-        the workers can read.
+            receipt = await client.submit("wiki/42", text=body, source=url, metadata={"team": "a"})
 
-        The same call with the same ``idempotency_key`` within a day gives the same receipt and
-        queues nothing new; another one with that key raises KeyReused.
+        The content is ``text``, or ``path``, a file that the workers can read; a text of more than
+        64 KiB goes into the blob store, if there is one. ``version`` is an integer that only grows
+        for a document; it defaults to Redis time in microseconds. ``source`` and ``metadata`` are
+        stored with every chunk; for the other fields see `Document`.
+
+        ``lane`` says that somebody is waiting for the document (the default), or that it is bulk
+        work. ``collection`` defaults to that of the client.
+
+        With an ``idempotency_key``, the same call within a day returns the same receipt and queues
+        nothing new; a different call with the same key raises KeyReused.
+
+        Raises ValueError if the content is not exactly one of text and path, or a field is invalid.
         """
         collection = self.collection if collection is None else collection
-        about = (version, tenant, media_type, metadata, lane, collection)
-        asked = (doc_id, source, text, path, *about)
+        fields = (version, tenant, media_type, metadata, lane, collection)
+        request = (doc_id, source, text, path, *fields)
         document = Document(
             doc_id=doc_id,
             version=await self.now() if version is None else version,
@@ -156,9 +178,9 @@ class IngestClient:
             metadata={} if metadata is None else metadata,
             collection=collection,
         )
-        async with self.blob_writer() as writing:
-            batch = IngestBatch(new_submission(), (await writing.offload(document),), lane)
-            return await self._offer(batch, writing, asked, idempotency_key)
+        async with self.blob_writer() as writer:
+            batch = IngestBatch(new_submission(), (await writer.offload(document),), lane)
+            return await self._offer(batch, writer, request, idempotency_key)
 
     async def upload(
         self,
@@ -174,19 +196,25 @@ class IngestClient:
         idempotency_key: str | None = None,
         collection: str | None = None,
     ) -> Receipt:
-        """Write the bytes of one document into the blob store and put it on the queue, as `submit`.
+        """Store the content of one document in the blob store, and put the document on the queue.
 
-        ``content`` is a file of this machine, or whatever yields bytes: it is never held in memory.
-        Raises SpoolUnavailable, UsageError if the client has no blob store, and what ``content``
-        raises.
+            await client.upload("report-7", Path("report.pdf"), source="intranet")
+
+        ``content`` is a file on this machine, or an asynchronous iterable of bytes; it is never
+        held in memory as a whole. ``media_type`` is guessed from a file's name if it is not given,
+        and ``version`` defaults to Redis time from before the content was read. The other arguments
+        are those of `submit`.
+
+        Raises as `submit` does, BlobStoreUnavailable, UsageError if the client has no blob store,
+        UploadExpired if the upload took hours, and whatever ``content`` raises.
         """
         if isinstance(content, Path):
             media_type = guess_media_type(content.name) if media_type is None else media_type
             content = read_parts(content)
-        async with self.blob_writer() as writing:
+        async with self.blob_writer() as writer:
             upload = Upload(
                 doc_id=doc_id,
-                content=await writing.put(content),
+                content=await writer.put(content),
                 source=source,
                 collection=self.collection if collection is None else collection,
                 tenant=tenant,
@@ -195,55 +223,57 @@ class IngestClient:
                 metadata={} if metadata is None else metadata,
             )
             return await self.submit_uploads(
-                [upload], writing, lane=lane, idempotency_key=idempotency_key
+                [upload], writer, lane=lane, idempotency_key=idempotency_key
             )
 
     def blob_writer(self) -> AbstractAsyncContextManager[BlobWriter]:
-        """What writes content into the blob store; what is not on the queue on leaving is
-        removed."""
+        """Return a context manager that yields a writer to the blob store.
+
+        Blobs whose documents are not on the queue on leaving are deleted.
+        """
         return blob_writer(self.queue, self._blobs)
 
     async def submit_uploads(
         self,
         uploads: Sequence[Upload],
-        writing: BlobWriter,
+        writer: BlobWriter,
         *,
         lane: Lane = Lane.INTERACTIVE,
         idempotency_key: str | None = None,
     ) -> Receipt:
-        """Put documents whose content was written by ``writing`` on the queue, all or none.
+        """Put documents whose content ``writer`` has written on the queue, all or none.
 
-        They share a job: they have to be of one collection and tenant, and not more than
-        JOB_DOCUMENTS. Raises as `submit` does.
+        They share a job, so they must name the same collection and tenant, and there may be at most
+        JOB_DOCUMENTS of them; ValueError is raised otherwise. Raises as `submit` does.
         """
         if not 1 <= len(uploads) <= JOB_DOCUMENTS:
-            raise ValueError(f"{len(uploads)} documents; from 1 to {JOB_DOCUMENTS} share a job")
+            raise ValueError(f"{len(uploads)} documents; from 1 to {JOB_DOCUMENTS} can share a job")
         documents = tuple(upload.document for upload in uploads)
         batch = IngestBatch(new_submission(), documents, lane)
-        asked = (lane, *(upload.asked for upload in uploads))
-        return await self._offer(batch, writing, asked, idempotency_key)
+        request = (lane, *(upload.request for upload in uploads))
+        return await self._offer(batch, writer, request, idempotency_key)
 
     async def _offer(
-        self, batch: IngestBatch, writing: BlobWriter, asked: tuple[object, ...], key: str | None
+        self, batch: IngestBatch, writer: BlobWriter, request: tuple[object, ...], key: str | None
     ) -> Receipt:
         """Put one job on the queue, or raise QueueFull."""
         submission = batch.submission
-        writing.offered([batch])
+        writer.mark_offered([batch])
         try:
             if key is None:
                 [answer] = await self.queue.offer([batch])
             else:
                 answer, submission = await self.queue.offer_once(
-                    batch, key=key, digest=_digest(asked)
+                    batch, key=key, digest=_digest(request)
                 )
         except (KeyReused, UploadExpired):
-            writing.refused([batch])
+            writer.mark_refused([batch])
             raise
         if answer is EnqueueResult.FULL or submission != batch.submission:
-            writing.refused([batch])
+            writer.mark_refused([batch])
         if answer is EnqueueResult.FULL:
             raise QueueFull(FULL_RETRY_SECONDS)
-        # A duplicate is our own job, of which the first answer was lost, or the key's.
+        # A duplicate is our own job, whose first answer was lost, or the job of the key.
         return Receipt(submission, accepted=len(batch.documents), duplicates=0)
 
     async def submit_many(
@@ -255,23 +285,26 @@ class IngestClient:
         lane: Lane = Lane.BULK,
         patience: float | None = None,
     ) -> Receipt:
-        """Put many documents on the queue, in shared jobs; reads no further while it is full.
+        """Put many documents on the queue, in shared jobs; wait while the queue is full.
 
-        What is held meanwhile is bounded, however many they are. With ``patience`` it raises
-        QueueFull when it has waited so many seconds for room. ``submission`` is a new one unless it
-        is given: see `new_submission`.
+            await client.submit_many(Document(...) for row in rows)
 
-        ``on_failed`` is told of documents that could not be read, and of those that cannot be
-        encoded, with a lone surrogate in their text, or what MessagePack has no word for. Without
-        it the first of them raises DocumentRejected. Either error leaves on the queue what was
-        put there before.
+        ``documents`` may be any iterable, also an asynchronous one. While the queue is full nothing
+        more is read from it, so memory stays bounded. ``patience`` is how many seconds to wait for
+        space before QueueFull is raised; None waits without limit. ``submission`` adds the
+        documents to an existing submission (see `new_submission`); by default it is a new one.
+
+        ``on_failed`` is called with each document that could not be read, and with each that cannot
+        be encoded (a lone surrogate in its text, or metadata that MessagePack cannot hold). Without
+        it, the first such document raises DocumentRejected. After either error, documents that were
+        queued before stay on the queue.
         """
         submission = new_submission() if submission is None else submission
         on_failed = _refuse if on_failed is None else on_failed
         packing = Packing(submission, lane, on_failed, self.collection)
         counts: Counter[EnqueueResult] = Counter()
         async with (
-            aclosing(one_by_one(documents)) as each,
+            aclosing(as_async_iterator(documents)) as each,
             aclosing(round_trips(each, packing)) as trips,
         ):
             async for batches in trips:
@@ -283,14 +316,14 @@ class IngestClient:
     async def _enqueue(
         self, batches: Sequence[IngestBatch], patience: float | None
     ) -> list[EnqueueResult]:
-        """Put some jobs on the queue; their large texts go into the blob store just before."""
-        async with self.blob_writer() as writing:
-            offload = [await writing.offload_batch(batch) for batch in batches]
-            writing.offered(offload)
+        """Put jobs on the queue, with their large texts in the blob store."""
+        async with self.blob_writer() as writer:
+            offloaded = [await writer.offload_batch(batch) for batch in batches]
+            writer.mark_offered(offloaded)
             try:
-                return await self.queue.enqueue(offload, patience=patience)
+                return await self.queue.enqueue(offloaded, patience=patience)
             except QueueFull as error:
-                writing.refused(batch for batch in offload if batch.job_id in error.refused)
+                writer.mark_refused(batch for batch in offloaded if batch.job_id in error.refused)
                 raise
 
     async def delete(
@@ -301,10 +334,13 @@ class IngestClient:
         lane: Lane = Lane.INTERACTIVE,
         collection: str | None = None,
     ) -> Receipt:
-        """Put the removal of documents on the queue, or raise QueueFull at once.
+        """Put the deletion of documents on the queue. Raise QueueFull at once if there is no space.
 
-        ``version`` defaults to the time of Redis: what was queued of the documents before does not
-        bring them back.
+            await client.delete("invoice-17", "invoice-18")
+
+        ``version`` defaults to Redis time in microseconds: versions of the documents that were
+        queued before do not bring them back. After QueueFull, some of the deletions may be queued;
+        sending them again is safe. Raises ValueError if an id is empty or ``version`` is invalid.
         """
         version = await self.now() if version is None else version
         deletions = [
@@ -320,41 +356,43 @@ class IngestClient:
     async def delete_many(
         self, deletions: Sequence[Deletion], *, submission: str, lane: Lane = Lane.BULK
     ) -> Receipt:
-        """Put the removal of many documents on the queue, of any tenants and each at its version;
-        waits while it is full."""
+        """Put the deletion of many documents on the queue; wait while the queue is full.
+
+        They may be of any tenants and collections, and each has its own version.
+        """
         counts: Counter[EnqueueResult] = Counter()
         batches = self._deletion_batches(deletions, submission, lane)
-        for some in in_groups(batches, ROUND_TRIP_JOBS):
-            for batch, answer in zip(some, await self.queue.enqueue(some), strict=True):
+        for group in in_groups(batches, ROUND_TRIP_JOBS):
+            for batch, answer in zip(group, await self.queue.enqueue(group), strict=True):
                 counts[answer] += len(batch.documents)
         return _receipt(submission, counts)
 
     async def sweep(self, sweeps: Sequence[Sweep], *, submission: str) -> Receipt:
-        """Have what scans did not find any more removed from the index; waits while it is full.
+        """Queue the deletion of what folder scans no longer found; wait while the queue is full.
 
-        To be called when all that the scans found is on the queue.
+        Call it once everything that the scans found is on the queue.
         """
         counts: Counter[EnqueueResult] = Counter()
         for sweep in sweeps:  # one a round trip, as each may be large
-            batch = SweepBatch(submission, (meant_for(self.collection, sweep),))
+            batch = SweepBatch(submission, (with_collection(self.collection, sweep),))
             counts.update(await self.queue.enqueue([batch]))
         return _receipt(submission, counts)
 
     async def status(self, submission: str) -> SubmissionStatus:
-        """How far a submission is. One that nobody knows has accepted no document."""
+        """Return the progress of a submission. An unknown submission has accepted 0 documents."""
         return await self.queue.submission(submission)
 
     def progress(self, submission: str) -> AsyncIterator[SubmissionStatus]:
-        """How far a submission is: now, and whenever that changed, until it is complete.
+        """Yield the progress of a submission: now, and after each change, until it is complete.
 
-        Waits through a short outage of Redis. One that nobody knows is complete.
+        Outages of Redis of up to a minute are waited out. An unknown submission is complete.
         """
         return self.queue.progress(submission)
 
     async def wait(self, submission: str, *, timeout: float | None = None) -> SubmissionStatus:
-        """What became of a submission, once every document of it came to its end.
+        """Wait until every document of a submission has an outcome, and return the final status.
 
-        Raises TimeoutError after ``timeout`` seconds.
+        Raises TimeoutError after ``timeout`` seconds; None waits without limit.
         """
         async with asyncio.timeout(timeout):
             async for status in self.progress(submission):
@@ -362,18 +400,18 @@ class IngestClient:
         return last
 
     async def failed_documents(self, submission: str) -> list[FailedDocument]:
-        """The documents of a submission that were given up so far, and why."""
+        """Return the documents of a submission that were rejected so far, with their reasons."""
         return await self.queue.failed_documents(submission)
 
     def _deletion_batches(
         self, deletions: Sequence[Deletion], submission: str, lane: Lane
     ) -> list[DeleteBatch]:
-        meant = [meant_for(self.collection, deletion) for deletion in deletions]
-        return deletion_batches(meant, submission, lane)
+        named = [with_collection(self.collection, deletion) for deletion in deletions]
+        return deletion_batches(named, submission, lane)
 
 
-def _digest(asked: tuple[object, ...]) -> str:
-    packed = msgspec.msgpack.encode(asked, order="deterministic")
+def _digest(request: tuple[object, ...]) -> str:
+    packed = msgspec.msgpack.encode(request, order="deterministic")
     return hashlib.blake2b(packed, digest_size=16).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Content on its way into the blob store: in the end a job names it, or it is removed again."""
+"""Uploads to the blob store. A blob is either referred to by a queued job, or deleted again."""
 
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiofiles
 import msgspec
 
-from ingestq.core.blobs import new_name
+from ingestq.core.blobs import new_blob_name
 from ingestq.core.documents import INLINE_TEXT_BYTES, Document
 from ingestq.core.errors import UsageError
 from ingestq.core.jobs import IngestBatch
@@ -21,27 +21,27 @@ if TYPE_CHECKING:
 
 PLAIN_TEXT: Final = "text/plain"
 READ_BYTES: Final = 256 * 1024
-"""Of a file that is uploaded, so much is in memory."""
+"""How much of an uploaded file is read into memory at once."""
 DIGEST_BYTES: Final = 16
 
 
 @dataclass(frozen=True)
 class StoredBlob:
-    """An object that was written, and the digest of its content.
+    """A blob that was written, and the digest of its content.
 
-    ``begun`` is Redis time in microseconds from before the content was read.
+    ``started_us`` is Redis time in microseconds from before the content was read.
     """
 
     name: str
     digest: str
-    begun: int
+    started_us: int
 
 
 @dataclass(frozen=True)
 class Upload:
     """A document whose content is in the blob store; the fields are those of `Document`.
 
-    Without a ``version`` it is the time from before the content was read.
+    If ``version`` is None, the document's version is Redis time from before its content was read.
     """
 
     doc_id: str
@@ -55,10 +55,10 @@ class Upload:
 
     @property
     def document(self) -> Document:
-        """What is queued. Raises ValueError as `Document` does."""
+        """The document to be queued. Raises ValueError as `Document` does."""
         return Document(
             doc_id=self.doc_id,
-            version=self.content.begun if self.version is None else self.version,
+            version=self.content.started_us if self.version is None else self.version,
             source=self.source,
             tenant=self.tenant,
             blob=self.content.name,
@@ -68,18 +68,18 @@ class Upload:
         )
 
     @property
-    def asked(self) -> tuple[object, ...]:
-        """What is the same when the same is sent again."""
+    def request(self) -> tuple[object, ...]:
+        """The values that are equal when the same request is sent again."""
         content = self.content.digest
-        about = (self.tenant, self.version, self.media_type, self.metadata, self.collection)
-        return (self.doc_id, content, self.source, *about)
+        fields = (self.tenant, self.version, self.media_type, self.metadata, self.collection)
+        return (self.doc_id, content, self.source, *fields)
 
 
 class BlobWriter:
-    """Writes objects, and remembers which of them no job can name.
+    """Writes blobs, and keeps track of those that no queued job can refer to.
 
-    Raises SpoolUnavailable and BrokerUnavailable, and UsageError if it is set up wrongly. Without a
-    ``blobs`` nothing can be written, and texts travel as they are.
+    Methods raise BlobStoreUnavailable and BrokerUnavailable, and UsageError if the blob store is
+    set up wrongly. If ``blobs`` is None, nothing can be written, and texts stay in their documents.
     """
 
     def __init__(self, queue: "JobQueue", blobs: "BlobStore | None") -> None:
@@ -88,11 +88,17 @@ class BlobWriter:
         self._unnamed: set[str] = set()
 
     async def put(self, parts: AsyncIterable[bytes]) -> StoredBlob:
-        """Write an object; durable on return. Raises what ``parts`` raises, too."""
+        """Write a blob, which is durable on return.
+
+        Raises UsageError if there is no blob store, and whatever ``parts`` raises.
+        """
         if self._blobs is None:
-            raise UsageError("content can only be uploaded by a client that was given a blob store")
-        space, begun = await self._queue.space()
-        name = new_name(space, begun)
+            raise UsageError(
+                "this client has no blob store to upload content to; pass "
+                "IngestClient.connect(…, blobs=…) the INGESTQ_BLOB_URL of the workers"
+            )
+        space, started_us = await self._queue.space()
+        name = new_blob_name(space, started_us)
         digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
 
         async def digested() -> AsyncIterator[bytes]:
@@ -102,10 +108,10 @@ class BlobWriter:
 
         await self._blobs.put(name, digested())
         self._unnamed.add(name)
-        return StoredBlob(name, digest.hexdigest(), begun)
+        return StoredBlob(name, digest.hexdigest(), started_us)
 
     async def offload(self, document: Document) -> Document:
-        """``document`` as it is to travel: a large text goes into the blob store."""
+        """Return ``document`` with its text moved into the blob store if it is large."""
         if document.text is None or self._blobs is None:
             return document
         text = document.text.encode()
@@ -120,41 +126,41 @@ class BlobWriter:
         )
 
     async def offload_batch(self, batch: IngestBatch) -> IngestBatch:
-        """The same for all documents of ``batch``."""
+        """Return ``batch`` with the large texts of its documents moved into the blob store."""
         documents = tuple([await self.offload(document) for document in batch.documents])
         return msgspec.structs.replace(batch, documents=documents)
 
-    def offered(self, batches: Iterable[IngestBatch]) -> None:
-        """To be called before ``batches`` are offered: from now on jobs may name their objects,
-        whatever error comes."""
+    def mark_offered(self, batches: Iterable[IngestBatch]) -> None:
+        """Keep the blobs of ``batches`` from now on. Call it before they are offered to the queue:
+        after an error they may be on it."""
         for batch in batches:
-            self._unnamed -= batch.objects
+            self._unnamed -= batch.blobs
 
-    def refused(self, batches: Iterable[IngestBatch]) -> None:
-        """To be called if it is certain that ``batches`` are not on the queue."""
+    def mark_refused(self, batches: Iterable[IngestBatch]) -> None:
+        """Have `clean` delete the blobs of ``batches``, which are certainly not on the queue."""
         for batch in batches:
-            self._unnamed |= batch.objects
+            self._unnamed |= batch.blobs
 
     async def clean(self) -> None:
-        """Remove what no job can name."""
+        """Delete the blobs that no queued job can refer to."""
         if self._blobs is not None and self._unnamed:
-            from ingestq.broker.blobs.store import delete_blobs as discard
+            from ingestq.broker.blobs.store import delete_blobs
 
-            await discard(self._blobs, sorted(self._unnamed))
+            await delete_blobs(self._blobs, sorted(self._unnamed))
 
 
 @asynccontextmanager
 async def blob_writer(queue: "JobQueue", blobs: "BlobStore | None") -> AsyncIterator[BlobWriter]:
-    """Write objects inside; those that no job can name are removed on leaving."""
-    writing = BlobWriter(queue, blobs)
+    """Yield a writer; delete the blobs that no queued job can refer to on leaving."""
+    writer = BlobWriter(queue, blobs)
     try:
-        yield writing
+        yield writer
     finally:
-        await writing.clean()
+        await writer.clean()
 
 
 async def read_parts(path: Path) -> AsyncIterator[bytes]:
-    """The content of a file. Raises OSError."""
+    """Yield the content of a file in parts. Raises OSError."""
     async with aiofiles.open(path, "rb") as file:
         while part := await file.read(READ_BYTES):
             yield part

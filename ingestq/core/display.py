@@ -1,4 +1,4 @@
-"""Showing a person the progress of long work."""
+"""Progress of long work, and the interface of whatever shows it to a person."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -6,11 +6,11 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Activity:
-    """What long work is doing, and its progress.
+    """A long piece of work and its progress.
 
-    ``done`` of ``total`` documents are finished. ``total`` is None if it is unknown; while it is
-    ``growing``, more documents may be found. ``detail`` is shown beside the counts. The last
-    activity is ``finished``.
+    ``done`` of ``total`` documents are finished. ``total`` is None if it is unknown; while
+    ``growing`` is true, more documents may still be found. ``detail`` is shown beside the counts.
+    ``finished`` is true for the last activity only.
     """
 
     name: str
@@ -25,11 +25,11 @@ class Display(Protocol):
     """Shows a person the progress of long work."""
 
     def show(self, activity: Activity) -> None:
-        """Show ``activity`` in place of the one before. Called often; returns at once."""
+        """Show ``activity`` in place of the previous one. Called often; returns at once."""
         ...
 
 
-class Silent:
+class NoDisplay:
     """A `Display` that shows nothing."""
 
     def show(self, activity: Activity) -> None: ...

@@ -1,64 +1,77 @@
-"""Every error ingestq raises on purpose, and the one place that knows what is retryable.
+"""Every error that ingestq raises on purpose, and the one table of what is retryable.
 
 IngestqError
-├── UsageError            wrong setting or request: the user has to change something (exit 2)
-│   ├── ModelUnavailable  the embedding model cannot be loaded
-│   ├── CollectionMismatch  the collection was built another way than this worker would write
-│   ├── WrongQuestion     the collection cannot be searched that way
-│   └── CollectionMissing the collection that was opened is not there any more
-├── ServiceUnavailable    a service does not answer: the same request may succeed later (exit 3)
-│   ├── BrokerUnavailable Redis
-│   ├── EmbedderUnavailable  the endpoint that makes vectors
-│   ├── SpoolUnavailable  the place where large content is kept
-│   └── StoreUnavailable  Qdrant
-│       ├── StoreTooSlow  it ran out of time over this request; half of it may pass
-│       └── StoreFull     it has no room: nothing can be written before somebody makes some
-├── QueueFull             the queue has reached its bound: offer the work again later
-├── KeyReused             an idempotency key came with another request before
-├── UploadExpired         content lay in the blob store for too long before it was to be queued
-├── StoreRejected         Qdrant will never accept this request; a part of it, it may
-├── PoolFailure           a process of the pool died or hung over a task
-│   └── PoolBroken        the processes of the pool died, over this task or not
-├── SourceFailed          what is to be indexed on a schedule cannot be read to its end
-├── DocumentRejected      this document can never be processed, whoever tries
-├── SourceChanged         a file became another one while it was read
-└── ContractError         bytes from the queue that are not a job of a known version
+├── UsageError                  a setting or request is wrong: change it (exit code 2)
+│   ├── ModelUnavailable        the embedding model does not exist or cannot be loaded
+│   ├── CollectionMismatch      the collection was built with another model or chunking
+│   ├── CollectionMissing       the collection was deleted while it was in use
+│   └── InvalidQuery            the collection cannot be searched in this way
+├── ServiceUnavailable          a service does not answer: try again later (exit code 3)
+│   ├── BrokerUnavailable       Redis
+│   ├── BlobStoreUnavailable    the store for large content
+│   ├── EmbedderUnavailable     the embeddings endpoint
+│   └── StoreUnavailable        Qdrant
+│       ├── StoreTooSlow        it timed out on this request; a smaller one may pass
+│       └── StoreFull           it has no disk, memory or quota left
+├── QueueFull                   the queue has reached its limit: try again later
+├── KeyReused                   an idempotency key was used before, with another request
+├── UploadExpired               a blob waited too long to be queued: upload it again
+├── DocumentRejected            this document can never be processed, by any worker
+├── SourceChanged               a file changed while it was read
+├── SourceFailed                a scheduled source is missing, or failed before its end
+├── StoreRejected               Qdrant will never accept this request
+├── PoolFailure                 a pool process died or hung during a task
+│   └── PoolBroken              pool processes died, and no task can be blamed
+└── ContractError               bytes on the queue that this version cannot read as a job
 """
 
 from enum import Enum
 
 
 class IngestqError(Exception):
-    """Base of all errors that ingestq raises; its text is written for the user."""
+    """Base class of all errors that ingestq raises. The message is written for the user."""
 
 
 class UsageError(IngestqError):
-    """A setting or a request is wrong; the text says which one and what is allowed."""
+    """A setting or a request is wrong. The message names it and says what is allowed.
+
+    Trying again does not help: change the setting or the request.
+    """
 
 
 class ModelUnavailable(UsageError):
-    """The embedding model does not exist or cannot be loaded."""
+    """The embedding model does not exist or cannot be loaded.
+
+    Raised when a worker, a search or the API starts. Check INGESTQ_MODEL and that the model's files
+    or the embeddings endpoint can be reached.
+    """
 
 
 class CollectionMismatch(UsageError):
-    """The collection in Qdrant was built with another model or chunking than is configured."""
+    """The collection in Qdrant was built with another model or chunking than is configured.
+
+    Raised before anything is written or searched. Restore the setting, or run `ingestq reindex`.
+    """
 
 
 class InvalidQuery(UsageError):
-    """The collection cannot be searched in the way that was asked for."""
+    """The collection cannot be searched in the way that was asked for.
+
+    Raised by a search, for example for a mode that needs sparse vectors. Change the query.
+    """
 
 
 class CollectionMissing(UsageError):
     """The collection, or its ledger, was deleted while it was in use.
 
-    Not an error of the document that met it: every other one would meet it, too.
+    The document that was being processed is not to blame: every other one would fail as well.
     """
 
 
 class ServiceUnavailable(IngestqError):
-    """A service does not answer at the moment.
+    """A service does not answer, or asks for a pause. The same request may succeed later.
 
-    ``retry_after`` is for how many seconds it asks to be left alone; None if it does not say.
+    ``retry_after`` is the number of seconds that the service asks to wait; None if it does not say.
     """
 
     def __init__(self, text: str, retry_after: float | None = None) -> None:
@@ -67,33 +80,36 @@ class ServiceUnavailable(IngestqError):
 
 
 class BrokerUnavailable(ServiceUnavailable):
-    """Redis does not answer, or refuses writes."""
+    """Redis does not answer, or refuses writes.
+
+    After a write, the outcome is unknown. Sending the same again is safe.
+    """
 
 
 class EmbedderUnavailable(ServiceUnavailable):
-    """The embeddings endpoint does not answer, or asks to be left alone for a while."""
+    """The embeddings endpoint does not answer, or asks to wait."""
 
 
 class BlobStoreUnavailable(ServiceUnavailable):
-    """The blob store cannot be reached, has no room, or refuses us."""
+    """The blob store cannot be reached, is full, or refuses access."""
 
 
 class StoreUnavailable(ServiceUnavailable):
-    """Qdrant does not answer, or asks to be left alone for a while."""
+    """Qdrant does not answer, or asks to wait."""
 
 
 class StoreTooSlow(StoreUnavailable):
-    """Qdrant ran out of time over a request: it may have been carried out, or half of it may be."""
+    """Qdrant timed out on a request, which may have been carried out fully, partly or not."""
 
 
 class StoreFull(StoreUnavailable):
-    """Qdrant has no disk, memory or quota left for what is written."""
+    """Qdrant has no disk, memory or quota left. Nothing can be written until it has."""
 
 
 class QueueFull(IngestqError):
-    """The queue has reached its bound in jobs or bytes.
+    """The queue has reached its limit in jobs or bytes. Try again after ``retry_after`` seconds.
 
-    Of several jobs those that are ``refused``, by their ids, were not put on it.
+    If several jobs were offered, ``refused`` has the ids of those that were not queued.
     """
 
     def __init__(self, retry_after: float, refused: frozenset[str] = frozenset()) -> None:
@@ -103,91 +119,104 @@ class QueueFull(IngestqError):
 
 
 class KeyReused(IngestqError):
-    """An idempotency key was sent before, with something else."""
+    """An idempotency key was already used for a different request. Use a new key."""
 
 
 class UploadExpired(IngestqError):
-    """Content lay in the blob store for so long that its document is not let on the queue any more.
+    """A blob was written hours ago and its document cannot be queued any more. Upload it again.
 
-    What is left over there is told by its age, see `ingestq.broker.blobs.garbage`.
+    By its age the blob may be garbage that is about to be deleted; see
+    `ingestq.broker.blobs.garbage`.
     """
 
 
 class StoreRejected(IngestqError):
-    """Qdrant refused a request for good: sending it again changes nothing.
+    """Qdrant refused a request for good; sending the same again changes nothing.
 
-    It may be too large, or ask for one thing too many: see `worker.store.client.ask_in_parts`.
+    The request may be too large or contain one bad item, so parts of it may still succeed.
     """
 
 
 class PoolFailure(IngestqError):
-    """A process of the pool died or hung over a task; it was replaced."""
+    """A pool process died or hung during a task, and was replaced. The task may be tried again."""
 
 
 class PoolBroken(PoolFailure):
-    """The processes of the pool died, and nobody knows of which task; they were replaced."""
+    """Pool processes died and were replaced; it is unknown whether a task was the cause."""
 
 
 class SourceFailed(IngestqError):
-    """What is to be indexed on a schedule is not there, or failed before its end."""
+    """The source of a scheduled run does not exist, or failed before its end.
+
+    The run fails and deletes nothing. Fix the source; the next run tries again.
+    """
 
 
 class DocumentRejected(IngestqError):
-    """A document can never be processed; the text is the reason shown to the user."""
+    """A document can never be processed. The message is the reason shown to the user.
+
+    The document becomes a dead letter. Submit a corrected version.
+    """
 
 
 class SourceChanged(IngestqError):
-    """A file was changed, or removed, between the readings of two of its parts."""
+    """A file was changed or removed while it was read. The document is tried again."""
 
 
 class ContractError(IngestqError):
-    """A payload on the queue is not a job of a version this worker knows."""
+    """A payload on the queue is not a job that this version of ingestq can read.
+
+    The job becomes a dead letter as it is. A newer worker may be able to process it: requeue it.
+    """
 
 
 def describe(error: BaseException) -> str:
-    """The reason to be shown and stored: what ``error`` says, as text that can be encoded."""
+    """Return the message of ``error`` as text that can be stored and shown."""
     return encodable(str(error) or type(error).__name__)
 
 
 def in_one_line(error: BaseException) -> str:
-    """What a library's ``error`` is, and the first line of what it says."""
+    """Return the type of ``error``, a library's, and the first line of its message."""
     lines = str(error).strip().splitlines()
-    return encodable(f"{type(error).__name__}: {lines[0] if lines else 'it says no more'}")
+    return encodable(f"{type(error).__name__}: {lines[0] if lines else 'no message'}")
 
 
 def encodable(text: str) -> str:
-    """``text`` without lone surrogates, which no encoding has; file names may hold them."""
+    """Return ``text`` with lone surrogates escaped. File names may hold them; no encoding does."""
     return text.encode(errors="backslashreplace").decode()
 
 
-def foreseen(error: Exception) -> IngestqError | None:
-    """The first of our own errors in ``error``, if there is nothing else in it."""
+def expected_error(error: Exception) -> IngestqError | None:
+    """Return ``error`` if it is one of ingestq's own, or the first of a group of only such errors.
+
+    Returns None if ``error`` is, or contains, any other exception.
+    """
     if isinstance(error, IngestqError):
         return error
     if isinstance(error, ExceptionGroup):
-        found = [foreseen(part) for part in error.exceptions]
+        found = [expected_error(part) for part in error.exceptions]
         return None if None in found else found[0]
     return None
 
 
 class Failure(Enum):
-    """What a failure means for the job that met it."""
+    """The consequence of a failure for the job that met it."""
 
     UNAVAILABLE = "unavailable"
-    """A service is away: try again as long as it takes, without counting."""
+    """A service is away: retry for as long as it takes; not counted as a try."""
     TRANSIENT = "transient"
-    """May pass: try again a bounded number of times."""
+    """It may pass: retry a limited number of times."""
     PERMANENT = "permanent"
-    """Never passes: bury the document with its reason."""
+    """It never passes: dead-letter the document with its reason."""
     FATAL = "fatal"
-    """The worker itself is set up wrongly: put the job back and stop the worker."""
+    """The worker itself is set up wrongly: return the job to the queue and stop the worker."""
 
 
 def classify(error: BaseException) -> Failure:
-    """Say what ``error`` means for the job that met it.
+    """Return what ``error`` means for the job that met it.
 
-    An error nobody foresaw counts as transient: it is tried again a bounded number of times
-    and then buried, so it is neither lost nor repeated for ever.
+    An unexpected error counts as transient: it is retried a limited number of times and then
+    dead-lettered, so it is neither lost nor repeated for ever.
     """
     match error:
         case ServiceUnavailable() | QueueFull():

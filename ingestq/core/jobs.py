@@ -1,8 +1,8 @@
-"""The job contract: everything that travels between producers and workers.
+"""Jobs: the batches that travel from producers to workers, and their encoding.
 
 All types are frozen, hold no connection, and are encoded as MessagePack with msgspec, which
-validates them when decoding. The tag of a batch carries the version of the contract; a worker
-that meets a tag it does not know refuses the job instead of guessing.
+validates them when decoding. A batch's tag carries the version of the format; a worker refuses a
+job whose tag it does not know instead of guessing.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Final, Self
 import msgspec
 from msgspec import Meta, Struct
 
-from ingestq.core.blobs import QUEUE_WITHIN_MS, named_ms
+from ingestq.core.blobs import MAX_UPLOAD_AGE_MS, created_ms
 from ingestq.core.documents import Deletion, Document, Item, Lane, Sweep
 from ingestq.core.errors import ContractError
 from ingestq.core.results import BatchReport, DeadLetter, DocumentCounts
@@ -24,13 +24,13 @@ INGEST: Final = "ingest"
 DELETE: Final = "delete"
 """Wire name of the job function that deletes documents."""
 SWEEP: Final = "sweep"
-"""Wire name of the job function that removes what a scan did not find any more."""
+"""Wire name of the job function that deletes what a scan no longer found."""
 LATEST_MS: Final = 253_402_300_799_999
-"""The last Unix time in ms that is a date: the end of the year 9999."""
+"""The largest Unix time in ms that Python can turn into a date: the end of the year 9999."""
 
 
 class _Batch(Struct, frozen=True):
-    """The base of the batches. The documents of one share a tenant and a collection, and name it.
+    """Base class of batches. All documents of a batch name the same collection and tenant.
 
     Raises ValueError otherwise.
     """
@@ -43,23 +43,25 @@ class _Batch(Struct, frozen=True):
     def __post_init__(self) -> None:
         owners = {(document.collection, document.tenant) for document in self.documents}
         if len(owners) != 1 or self.documents[0].collection is None:
-            raise ValueError("a batch holds documents that all name one collection and one tenant")
+            raise ValueError("all documents of a batch must name the same collection and tenant")
 
     @property
     def collection(self) -> str:
+        """The collection that all documents name."""
         collection: str = self.documents[0].collection
         return collection
 
     @property
     def tenant(self) -> str:
+        """The tenant of all documents."""
         tenant: str = self.documents[0].tenant
         return tenant
 
     @property
     def job_id(self) -> str:
-        """Id made of the documents' identities and versions, and of the submission.
+        """The id of the job: a digest of the submission and of each document's id and version.
 
-        The same batch sent twice is one job; a newer version of a document is another one.
+        The same batch sent twice is one job; a newer version of a document makes another one.
         """
         digest = hashlib.blake2b(self.submission.encode(), digest_size=16)
         for document in self.documents:
@@ -69,34 +71,34 @@ class _Batch(Struct, frozen=True):
 
     @property
     def dead_letter_keys(self) -> tuple[str, ...]:
-        """The keys of its documents' dead letters, in the order of the documents."""
+        """The keys of the documents' dead letters, in the order of the documents."""
         return tuple(
             dead_letter_key(self.collection, document.tenant, document.doc_id)
             for document in self.documents
         )
 
     @property
-    def counted(self) -> int:
-        """How many documents are accepted with it."""
+    def accepted(self) -> int:
+        """The number of documents that count as accepted when the batch is queued."""
         return len(self.documents)
 
     @property
-    def objects(self) -> frozenset[str]:
-        """The blobs that it names."""
+    def blobs(self) -> frozenset[str]:
+        """The names of the blobs that hold its contents."""
         return frozenset()
 
     @property
     def expires_ms(self) -> int | None:
-        """Until when, in Redis time, it may be put on the queue; None if it does not matter."""
-        oldest = min(map(named_ms, self.objects), default=None)
-        return None if oldest is None else oldest + QUEUE_WITHIN_MS
+        """The Redis time in ms after which Redis refuses the batch; None if there is no limit."""
+        oldest = min(map(created_ms, self.blobs), default=None)
+        return None if oldest is None else oldest + MAX_UPLOAD_AGE_MS
 
     def alone(self, index: int) -> Self:
-        """The batch of one of its documents."""
+        """Return a batch of the document at ``index`` only."""
         return msgspec.structs.replace(self, documents=(self.documents[index],))
 
-    def within(self, submission: str) -> Self:
-        """The same batch as part of another submission."""
+    def with_submission(self, submission: str) -> Self:
+        """Return the same batch as part of another submission."""
         return msgspec.structs.replace(self, submission=submission)
 
 
@@ -107,25 +109,28 @@ class IngestBatch(_Batch, frozen=True, tag="ingest/1", omit_defaults=True):
     documents: tuple[Document, ...]
 
     @property
-    def objects(self) -> frozenset[str]:
+    def blobs(self) -> frozenset[str]:
         return frozenset(d.blob for d in self.documents if d.blob is not None)
 
 
 class DeleteBatch(_Batch, frozen=True, tag="delete/1", omit_defaults=True):
-    """Documents of one tenant to be removed from the index, in one job."""
+    """Documents of one tenant to be deleted from the index, in one job."""
 
     function = DELETE
     documents: tuple[Deletion, ...]
 
 
 class SweepBatch(_Batch, frozen=True, tag="sweep/1", omit_defaults=True):
-    """The scan of a folder, in one job. How many documents it removes is known at its end."""
+    """The end of a folder's scan, in one job.
+
+    It counts no documents as accepted: how many it deletes is known only when it has run.
+    """
 
     function = SWEEP
     documents: tuple[Sweep, ...]
 
     @property
-    def counted(self) -> int:
+    def accepted(self) -> int:
         return 0
 
 
@@ -133,7 +138,7 @@ Batch = IngestBatch | DeleteBatch | SweepBatch
 
 
 FULL_RETRY_SECONDS: Final = 0.2
-"""How soon to offer a batch again that a full queue refused."""
+"""Seconds to wait before offering a batch again that a full queue refused."""
 
 
 class Job(
@@ -141,24 +146,25 @@ class Job(
     frozen=True,
     rename={"function": "f", "args": "a", "kwargs": "k", "tries": "t", "enqueued_ms": "et"},
 ):
-    """arq's own job envelope, with its field names, in MessagePack instead of pickle.
+    """A job: arq's envelope with arq's field names, in MessagePack instead of pickle.
 
-    A job has exactly one batch.
+    It holds exactly one batch. ``enqueued_ms`` is Unix time at the producer.
     """
 
     function: str
-    args: tuple[Batch, ...]
+    args: tuple[Batch]
     enqueued_ms: Annotated[int, Meta(ge=0, le=LATEST_MS)]
     kwargs: dict[str, Any] = {}
     tries: int | None = None
 
     @property
     def batch(self) -> Batch:
+        """The batch that the job is for."""
         return self.args[0]
 
     @property
     def known_batch(self) -> Batch | None:
-        """The batch, if the function is the one it was made for: it may be taken apart."""
+        """The batch if ``function`` is its own, so that its documents can be handled; else None."""
         return self.batch if self.batch.function == self.function else None
 
 
@@ -173,7 +179,7 @@ def encode_job(batch: Batch, *, enqueued_ms: int) -> bytes:
 def decode_job(payload: bytes) -> Job:
     """Decode a job from the queue.
 
-    Raises ContractError for anything that is not a job of a known version.
+    Raises ContractError if ``payload`` is not a job of a known version.
     """
     try:
         return _job_decoder.decode(payload)
@@ -182,23 +188,27 @@ def decode_job(payload: bytes) -> Job:
 
 
 def blobs_in(payload: bytes) -> frozenset[str]:
-    """The blobs that a job names. Raises ContractError as `decode_job` does."""
-    return decode_job(payload).batch.objects
+    """Return the names of the blobs that a job refers to. Raises as `decode_job` does."""
+    return decode_job(payload).batch.blobs
 
 
 def dead_letter_key(collection: str, tenant: str, doc_id: str) -> str:
-    """Return the key of a document's dead letter: it has one, a newer failure replaces an older.
+    """Return the key of a document's dead letter. Each document has at most one.
 
-    Says how long ``tenant`` is, as a colon may be in it and in ``doc_id``.
+    The key holds the length of ``tenant``, because both it and ``doc_id`` may contain a colon.
     """
     return f"{collection}/{len(tenant)}:{tenant}:{doc_id}"
 
 
-def bury(
+def dead_letter_batch(
     batch: Batch, reason: str, *, tries: int, traceback: str = "", now_ms: int | None = None
 ) -> BatchReport:
-    """Report ``batch`` as given up: one dead letter a document, each with a job of its own."""
-    buried_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+    """Return the report of a batch that failed for good, with one dead letter for each document.
+
+    Each dead letter holds a job of its own, so that documents can be requeued one by one.
+    ``tries`` is how often the batch failed; ``now_ms`` is Unix time, by default the clock's.
+    """
+    failed_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     documents: Sequence[Item] = batch.documents
     dead_letters = tuple(
         DeadLetter(
@@ -207,9 +217,9 @@ def bury(
             tenant=document.tenant,
             collection=batch.collection,
             reason=reason,
-            payload=encode_job(batch.alone(index), enqueued_ms=buried_ms),
+            payload=encode_job(batch.alone(index), enqueued_ms=failed_ms),
             tries=tries,
-            buried_ms=buried_ms,
+            failed_ms=failed_ms,
             submission=batch.submission,
             traceback=traceback,
         )

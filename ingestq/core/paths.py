@@ -1,4 +1,4 @@
-"""File names: as text, and what their suffixes say about the content."""
+"""Paths as text, the state of a file, and media types by file name."""
 
 import hashlib
 import mimetypes
@@ -12,13 +12,13 @@ import msgspec
 
 from ingestq.core.documents import Document
 
-SETTLED_NS: Final = 2_000_000_000
-"""A file system's clock may tick as rarely as this (FAT does)."""
+MTIME_RESOLUTION_NS: Final = 2_000_000_000
+"""The coarsest resolution of mtimes: that of FAT."""
 _URI_PREFIX: Final = "file://"
 
 
 def path_to_text(path: Path) -> str:
-    """Write ``path`` as text that survives any encoding."""
+    """Return ``path`` as text that every encoding can hold. `text_to_path` reads it back."""
     raw = os.fsencode(path)
     try:
         return raw.decode()
@@ -27,12 +27,12 @@ def path_to_text(path: Path) -> str:
 
 
 def file_state(document: Document, status: os.stat_result) -> str | None:
-    """Name the state that a document's file is in, so that the same name means the same document.
+    """Return a name for the state of a document's file. The same name means the same document.
 
-    It covers size, time of modification, and what is stored besides the content. None while the
-    file was modified so shortly ago that a later change might leave the time as it is.
+    It covers size, mtime, and what is stored besides the content. Returns None if the file was
+    modified so recently that a later change might leave its mtime as it is.
     """
-    if time.time_ns() - status.st_mtime_ns < SETTLED_NS:
+    if time.time_ns() - status.st_mtime_ns < MTIME_RESOLUTION_NS:
         return None
     stored = (document.source, document.media_type, sorted(document.metadata.items()))
     digest = hashlib.blake2b(msgspec.msgpack.encode(stored), digest_size=8).hexdigest()
@@ -40,20 +40,20 @@ def file_state(document: Document, status: os.stat_result) -> str | None:
 
 
 def folders_of(doc_id: str) -> tuple[str, ...]:
-    """The ids of all folders in which a scanned document lies."""
+    """Return the ids of all folders that contain a scanned document, innermost first."""
     return tuple(
         path_to_text(path) for path in text_to_path(doc_id).parents if path.name or path.root
     )
 
 
 def text_to_path(text: str) -> Path:
-    """Read back what `path_to_text` wrote."""
+    """Return the path that `path_to_text` wrote as ``text``."""
     if text.startswith(_URI_PREFIX):
         return Path(os.fsdecode(unquote_to_bytes(text.removeprefix(_URI_PREFIX))))
     return Path(text)
 
 
-BEYOND_THE_STANDARD_LIBRARY: Final = {
+EXTRA_MEDIA_TYPES: Final = {
     ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
     ".eml": "message/rfc822",
     ".epub": "application/epub+zip",
@@ -76,13 +76,13 @@ BEYOND_THE_STANDARD_LIBRARY: Final = {
     ".yaml": "application/yaml",
     ".yml": "application/yaml",
 }
-"""Types that ``mimetypes`` only knows where the system's own table does, or takes for others."""
+"""Media types that Python's own table lacks or has wrong."""
 
 _table: Final = mimetypes.MimeTypes(filenames=())
-"""Without the system's table, so that every machine gives the same answer."""
+"""The system's table is left out, so that every machine gives the same answer."""
 
 
 def guess_media_type(name: str) -> str | None:
-    """The media type that ``name`` suggests, or None if its suffix is unknown."""
+    """Return the media type that the suffix of ``name`` suggests; None if it is unknown."""
     suffix = PurePath(name).suffix.lower()
-    return BEYOND_THE_STANDARD_LIBRARY.get(suffix) or _table.guess_type(f"x{suffix}")[0]
+    return EXTRA_MEDIA_TYPES.get(suffix) or _table.guess_type(f"x{suffix}")[0]

@@ -1,4 +1,4 @@
-"""Results: receipts, counts, and the state of the queue, its workers and submissions."""
+"""Results: receipts, counts, reports and dead letters; the state of queue and workers."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,17 +10,21 @@ from msgspec import Struct
 
 
 class EnqueueResult(StrEnum):
-    """Answer of the queue to a batch."""
+    """The queue's answer to a batch that was offered."""
 
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
     FULL = "full"
     EXPIRED = "expired"
-    """It names an blob that is too old, see `ingestq.core.blobs`."""
+    """It refers to a blob that is too old, see `ingestq.core.blobs`."""
 
 
 class Receipt(Struct, frozen=True):
-    """What a producer gets once its documents are on disk in Redis."""
+    """Proof that documents are on the queue, and on disk in Redis.
+
+    ``accepted`` counts documents that were queued, ``duplicates`` those of batches that were
+    already on the queue. Follow the documents by the id ``submission``.
+    """
 
     submission: str
     accepted: int
@@ -28,7 +32,11 @@ class Receipt(Struct, frozen=True):
 
 
 class DocumentCounts(Struct, frozen=True):
-    """How many documents came to which end."""
+    """Documents counted by their outcome.
+
+    ``unchanged`` were indexed already with the same content; ``superseded`` were older than what is
+    indexed; ``rejected`` are dead letters.
+    """
 
     indexed: int = 0
     unchanged: int = 0
@@ -38,11 +46,12 @@ class DocumentCounts(Struct, frozen=True):
 
     @property
     def total(self) -> int:
+        """The number of documents that have an outcome."""
         return sum(msgspec.structs.astuple(self))
 
 
 class ChunkCounts(Struct, frozen=True):
-    """What was done to chunks: embedded anew, kept with their vector, removed."""
+    """Chunks counted by what was done: embedded, reused with their vector, or deleted."""
 
     embedded: int = 0
     reused: int = 0
@@ -53,19 +62,19 @@ class ChunkCounts(Struct, frozen=True):
 
 
 class FailedDocument(Struct, frozen=True):
-    """A document that was not indexed, and why."""
+    """A document that was not indexed, and the reason."""
 
     doc_id: str
     reason: str
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True):
-    """A job that was given up, with everything needed to try it again.
+    """A document that failed for good, with everything needed to try it again.
 
-    ``payload`` is the encoded job of this one document. Of a job that could not be decoded it is
-    the job as it came: then ``doc_id`` is the id of the job and ``documents`` says how many were in
-    it. ``tries`` counts how often it failed, ``buried_ms`` is
-    Unix time in ms at the worker, ``traceback`` is empty where the reason says everything.
+    ``payload`` is the encoded job of this one document. If the job could not be decoded, it is the
+    job as it came, ``doc_id`` is the id of the job, and ``documents`` is the number of documents in
+    it. ``tries`` counts how often it failed. ``failed_ms`` is Unix time in ms at the worker.
+    ``traceback`` is empty where the reason says everything.
     """
 
     key: str
@@ -73,7 +82,7 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
     reason: str
     payload: bytes
     tries: int
-    buried_ms: int
+    failed_ms: int
     documents: int = 1
     tenant: str = ""
     submission: str = ""
@@ -81,25 +90,29 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
     collection: str
 
     @property
-    def buried(self) -> str:
-        """When it was given up, as other programs read it (ISO 8601, UTC)."""
-        return datetime.fromtimestamp(self.buried_ms / 1000, UTC).isoformat(timespec="seconds")
+    def failed_at(self) -> str:
+        """When the document failed for good (ISO 8601, UTC)."""
+        return datetime.fromtimestamp(self.failed_ms / 1000, UTC).isoformat(timespec="seconds")
 
 
 class BatchReport(Struct, frozen=True):
-    """What became of a batch. ``healed`` are dead-letter keys of documents that now succeeded."""
+    """The outcome of a batch.
+
+    ``dead`` has a dead letter for each rejected document. ``resolved`` has the keys of dead letters
+    that are out of date, because a version of their document succeeded.
+    """
 
     documents: DocumentCounts = DocumentCounts()
     chunks: ChunkCounts = ChunkCounts()
     dead: tuple[DeadLetter, ...] = ()
-    healed: tuple[str, ...] = ()
+    resolved: tuple[str, ...] = ()
 
     def __add__(self, other: "BatchReport") -> "BatchReport":
         return BatchReport(
             documents=_sum(self.documents, other.documents),
             chunks=self.chunks + other.chunks,
             dead=self.dead + other.dead,
-            healed=self.healed + other.healed,
+            resolved=self.resolved + other.resolved,
         )
 
 
@@ -120,9 +133,9 @@ class JobResult(
         "job_id": "id",
     },
 ):
-    """arq's own result envelope, with its field names; the documents are left out of it.
+    """The result of a job in arq's own envelope, with arq's field names, without the documents.
 
-    ``result`` is what the job returned or, without ``success``, why it was given up.
+    ``result`` is what the job returned or, if ``success`` is false, why it failed for good.
     """
 
     function: str
@@ -147,15 +160,15 @@ def _sum(left: Counts, right: Counts) -> Counts:
     return type(left)(*(a + b for a, b in pairs))
 
 
-SILENT_WORKER_MS: Final = 60_000
-"""A worker that gave no sign of life for this long is forgotten."""
+WORKER_TIMEOUT_MS: Final = 60_000
+"""A worker that sent no heartbeat for this long is forgotten."""
 
 
 class QueueDepth(Struct, frozen=True):
     """The queue at one moment, in jobs.
 
-    Every job is ready, deferred or in flight, and every job is in a lane. ``poison`` are those of
-    the ready jobs whose workers died again and again: each is run alone.
+    Every job is ready, deferred or in flight, and every job is in a lane. ``poison`` counts the
+    ready jobs whose workers died repeatedly; each of them runs alone.
     """
 
     ready: int
@@ -169,7 +182,7 @@ class QueueDepth(Struct, frozen=True):
     poison: int
 
     def as_json(self) -> dict[str, float]:
-        """The part ``queue`` of a status, as other programs rely on it."""
+        """Return the part ``queue`` of the JSON status, on whose keys other programs rely."""
         return {
             "ready": self.ready,
             "deferred": self.deferred,
@@ -182,16 +195,19 @@ class QueueDepth(Struct, frozen=True):
         }
 
 
-class JobsFor(NamedTuple):
-    """The jobs of some collections that wait or run, and those of them that run."""
+class JobCounts(NamedTuple):
+    """The number of jobs for some collections, and how many of them are in flight."""
 
     jobs: int
     in_flight: int
 
 
 class WorkerInfo(Struct, frozen=True):
-    """What a worker says of itself with each sign of life; ``paused`` is why it claims nothing, and
-    ``collections`` are those that it serves."""
+    """What a worker reports with each heartbeat.
+
+    ``running`` counts its jobs. The rates are those of the last minute. ``paused`` is the reason
+    why it claims no jobs, if it does not. ``collections`` has those that it serves.
+    """
 
     host: str
     pid: int
@@ -202,8 +218,8 @@ class WorkerInfo(Struct, frozen=True):
     collections: tuple[str, ...] = ()
 
 
-class WorkerSign(Struct, frozen=True):
-    """A worker's last sign of life; the rates are those of the minute before it."""
+class WorkerStatus(Struct, frozen=True):
+    """A worker's last heartbeat, with the fields of `WorkerInfo`."""
 
     id: str
     host: str
@@ -217,24 +233,25 @@ class WorkerSign(Struct, frozen=True):
 
 
 class Overview(Struct, frozen=True):
-    """The queue and the workers that gave a sign of life within the last minute, at one moment.
+    """The queue and the live workers at one moment.
 
-    ``ready`` counts the ready jobs of each collection.
+    A worker is live if its last heartbeat is less than a minute old. ``ready`` counts the ready
+    jobs of each collection.
     """
 
     depth: QueueDepth
-    workers: Sequence[WorkerSign]
+    workers: Sequence[WorkerStatus]
     ready: Mapping[str, int] = {}
 
     @property
     def unserved(self) -> dict[str, int]:
-        """The ready jobs of each collection that none of the workers serves."""
+        """The number of ready jobs of each collection that no live worker serves."""
         served = {collection for worker in self.workers for collection in worker.collections}
         return {name: jobs for name, jobs in sorted(self.ready.items()) if name not in served}
 
 
 class Stage(StrEnum):
-    """What is being done for a submission at the moment: the furthest that any job has come to."""
+    """The current stage of a submission: the furthest that any of its running jobs has reached."""
 
     WAITING = "waiting"
     READING = "reading"
@@ -243,10 +260,11 @@ class Stage(StrEnum):
 
 
 class SubmissionStatus(Struct, frozen=True):
-    """How far a submission is: ``documents.total`` of ``accepted`` documents came to their end.
+    """The progress of a submission: ``documents.total`` of ``accepted`` documents have an outcome.
 
-    ``jobs`` are not finished; a sweep among them has no document yet. ``chunks_running`` of
-    ``chunks_known`` chunks are done in the ``jobs_running``.
+    ``documents`` and ``chunks`` count the outcomes so far. ``jobs`` is the number of unfinished
+    jobs; a folder scan among them may still add deletions. ``jobs_running`` of them are being
+    processed, with ``chunks_running`` of their ``chunks_known`` chunks done.
     """
 
     accepted: int
@@ -259,7 +277,7 @@ class SubmissionStatus(Struct, frozen=True):
 
     @classmethod
     def of(cls, raw: Mapping[bytes, bytes]) -> Self:
-        """Read from the hash of a submission."""
+        """Return the status that the hash of a submission holds in Redis."""
         fields = {name.decode(): value for name, value in raw.items()}
         counts = {name: int(n) for name, n in fields.items() if not name.startswith("live:")}
         live = [v.split(b"/") for name, v in fields.items() if name.startswith("live:")]
@@ -275,10 +293,12 @@ class SubmissionStatus(Struct, frozen=True):
 
     @property
     def complete(self) -> bool:
+        """True if every accepted document has an outcome and no job is left."""
         return self.documents.total >= self.accepted and not self.jobs
 
     @property
     def stage(self) -> Stage:
+        """The stage that the submission has reached."""
         if self.complete:
             return Stage.DONE
         if not self.jobs_running:
@@ -286,7 +306,7 @@ class SubmissionStatus(Struct, frozen=True):
         return Stage.EMBEDDING if self.chunks_known else Stage.READING
 
     def as_json(self) -> dict[str, Any]:
-        """The status as other programs rely on it."""
+        """Return the status as JSON, on whose keys other programs rely."""
         return {
             "accepted": self.accepted,
             "done": self.documents.total,

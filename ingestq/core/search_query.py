@@ -1,4 +1,4 @@
-"""A search query. Plain data: command and API read it, `worker.store.chunks.search` answers it."""
+"""Search queries, as the command and the API read them."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from ingestq.core.documents import DEFAULT_COLLECTION
 
 LARGEST_LIMIT: Final = 1000
+"""The most hits that one search may ask for."""
 
 
 class Mode(StrEnum):
@@ -18,10 +19,10 @@ class Mode(StrEnum):
 
 
 class MetadataCondition(NamedTuple):
-    """The metadata under ``key`` is ``value``, or a list that holds it.
+    """The condition that the metadata under ``key`` is ``value``, or a list that contains it.
 
-    A dot in ``key`` leads into metadata within metadata. A ``value`` that reads as a number, or
-    as true or false, also matches that.
+    Dots in ``key`` lead into nested metadata. A ``value`` that reads as a number or as true or
+    false also matches that number or boolean.
     """
 
     key: str
@@ -30,7 +31,7 @@ class MetadataCondition(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchFilter:
-    """Which chunks may be found: those that meet every condition."""
+    """The conditions that a chunk must meet, all of them, to be found."""
 
     metadata: tuple[MetadataCondition, ...] = ()
     source: str | None = None
@@ -41,7 +42,7 @@ class SearchFilter:
 class SearchQuery:
     """A search for at most ``limit`` chunks.
 
-    ``collection`` is the public name of the one to be searched. In one without sparse vectors
+    ``collection`` is the public name of the collection to search. If it has no sparse vectors,
     ``hybrid`` is the same as ``dense``.
     """
 
@@ -53,7 +54,7 @@ class SearchQuery:
 
 
 def parse_condition(text: str) -> MetadataCondition:
-    """Read ``KEY=VALUE``. Raises ValueError if it is none."""
+    """Return the condition that ``text``, ``KEY=VALUE``, stands for. Raises ValueError."""
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")) or '"' in key:
         raise ValueError(f"{text!r} is not KEY=VALUE, where KEY is a key of the metadata")

@@ -1,10 +1,10 @@
 """Background work: one way to start a loop, stop it, and wait until it has ended.
 
 asyncio can lose a cancellation: up to Python 3.11, ``asyncio.wait_for``, in which redis-py sends
-every command, swallows one that arrives in the moment its result does. A loop that was cancelled
-once and then awaited may therefore run for ever. A `Service` is asked to stop by an event, and
-cancelled again and again until it has ended. `run_together` and `run_until_first` do the same for
-coroutines that run side by side.
+every command, swallows a cancellation that arrives at the same moment as the result. A loop that is
+cancelled once and then awaited may therefore run for ever. A `Service` is told to stop by an event
+and then cancelled repeatedly until it has ended. `run_together` and `run_until_first` do the same
+for coroutines that run concurrently.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 CANCEL_SECONDS: Final = 0.1
-"""How long a cancelled task may take to end before it is cancelled again."""
+"""Seconds that a cancelled task may take to end before it is cancelled again."""
 
 
 async def happens_within(event: asyncio.Event, seconds: float) -> bool:
@@ -26,9 +26,9 @@ async def happens_within(event: asyncio.Event, seconds: float) -> bool:
 
 
 async def cancel(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel ``tasks`` until all have ended. Does not raise what they raised.
+    """Cancel ``tasks`` repeatedly until all have ended. Does not raise their exceptions.
 
-    If the caller is cancelled meanwhile, its cancellation goes on once they have ended.
+    If the caller is cancelled meanwhile, CancelledError is raised once they have ended.
     """
     cancelled = False
     while running := [task for task in tasks if not task.done()]:
@@ -43,17 +43,17 @@ async def cancel(*tasks: asyncio.Task[Any]) -> None:
 
 
 async def run_together(*coroutines: Coroutine[Any, Any, Any]) -> None:
-    """Run ``coroutines`` side by side until all have ended.
+    """Run ``coroutines`` concurrently until all have ended.
 
     If one fails, or the caller is cancelled, the others are cancelled until they have ended. Raises
-    the error of one that failed; if several did, that of the first argument among them.
-    `asyncio.TaskGroup` cancels once, and may then wait for ever.
+    the exception of the one that failed; if several did, that of the first of them in the order of
+    the arguments. (`asyncio.TaskGroup` cancels only once, and may then wait for ever.)
     """
     await _run(coroutines, asyncio.FIRST_EXCEPTION)
 
 
 async def run_until_first(*coroutines: Coroutine[Any, Any, Any]) -> None:
-    """Run ``coroutines`` side by side until one has ended, and cancel the others until they have.
+    """Run ``coroutines`` concurrently until one has ended; then cancel the others until they have.
 
     Raises as `run_together` does.
     """
@@ -72,14 +72,14 @@ async def _run(coroutines: Iterable[Coroutine[Any, Any, Any]], return_when: str)
 
 
 class Service:
-    """Runs ``run(stopping)`` in a task of its own until it is stopped.
+    """A background task that runs ``run(stopping)`` until it is stopped.
 
-    ``run`` should return soon after the event ``stopping`` is set; one that has not returned
-    ``grace_seconds`` later is cancelled until it ends. As an asynchronous context manager a service
-    runs while inside, and leaving raises what it raised. Until then nobody sees that it failed:
-    ``on_end`` is called as soon as it has ended, whatever the reason.
+    ``run`` should return soon after the event ``stopping`` is set; if it has not returned after
+    ``grace_seconds``, it is cancelled until it ends. As an asynchronous context manager, a service
+    runs while inside, and leaving raises its exception. Until then a failure goes unnoticed, unless
+    ``on_end`` is given: it is called as soon as the service has ended, for whatever reason.
 
-    A service may be started again after it was stopped.
+    A service may be started again after it has been stopped.
     """
 
     def __init__(
@@ -99,10 +99,11 @@ class Service:
 
     @property
     def is_running(self) -> bool:
+        """True from `start` until ``run`` has ended."""
         return self._task is not None and not self._task.done()
 
     def start(self) -> None:
-        """Start; does nothing if it runs already."""
+        """Start the service; does nothing if it is already running."""
         if not self.is_running:
             self._stopping = asyncio.Event()
             self._task = asyncio.create_task(self._run(self._stopping), name=self._name)
@@ -111,21 +112,21 @@ class Service:
                 self._task.add_done_callback(lambda _: on_end())
 
     def request_stop(self) -> None:
-        """Set ``stopping``; does not wait."""
+        """Set ``stopping``, without waiting."""
         self._stopping.set()
 
     async def wait(self) -> None:
-        """Wait until it has ended by itself or was stopped. Raises what it raised."""
+        """Wait until the service has ended, and raise its exception if it failed."""
         if self._task is not None:
             await asyncio.wait([self._task])
             if not self._task.cancelled():
                 self._task.result()
 
     async def stop(self) -> None:
-        """Stop it and wait until it has ended. Raises what it raised.
+        """Stop the service, wait until it has ended, and raise its exception if it failed.
 
-        If the caller is cancelled meanwhile, the service is cancelled without grace and the
-        cancellation goes on once it has ended.
+        If the caller is cancelled meanwhile, the service is cancelled at once, and CancelledError
+        is raised when it has ended.
         """
         if self._task is None:
             return
@@ -149,5 +150,5 @@ class Service:
         if error is None:
             await self.stop()
             return
-        with contextlib.suppress(Exception):  # what ended the block is what its caller has to see
+        with contextlib.suppress(Exception):  # the error that ended the block matters more
             await self.stop()

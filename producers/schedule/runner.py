@@ -9,10 +9,10 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from ingestq.broker.connection import while_redis_is_away
+from ingestq.broker.connection import retry_until_redis_answers
 from ingestq.broker.schedule.runs import Run, RunClaim, RunOutcome, Runs
 from ingestq.core import events
-from ingestq.core.errors import describe, foreseen, in_one_line
+from ingestq.core.errors import describe, expected_error, in_one_line
 from ingestq.core.results import ChunkCounts, DocumentCounts
 from ingestq.core.service import cancel
 from producers.schedule.entry import Action, ScheduledEntry
@@ -82,9 +82,9 @@ class Runner:
     async def _act(self, entry: ScheduledEntry, queued: Callable[[str], None]) -> ActionResult:
         handle = partial(self._handlers[entry.action], entry, queued)
         try:
-            return await while_redis_is_away(handle)
+            return await retry_until_redis_answers(handle)
         except Exception as error:
-            known = foreseen(error)
+            known = expected_error(error)
             if known is not None:
                 return ActionResult(RunOutcome.FAILED, describe(known))
             # A defect fails this run, but must not end the scheduler.
@@ -96,7 +96,7 @@ class Runner:
         while True:
             await asyncio.sleep(claim.lease_ms / 1000 / RENEWALS)
             submission = next(reversed(queued), None)
-            if not await while_redis_is_away(partial(self._runs.renew, claim, submission)):
+            if not await retry_until_redis_answers(partial(self._runs.renew, claim, submission)):
                 return
 
     async def _record(
@@ -115,7 +115,7 @@ class Runner:
             documents=result.documents,
             chunks=result.chunks,
         )
-        writing = asyncio.create_task(while_redis_is_away(partial(self._end, claim, run)))
+        writing = asyncio.create_task(retry_until_redis_answers(partial(self._end, claim, run)))
         try:
             await asyncio.wait({writing, stop}, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({writing}, timeout=RECORD_SECONDS)

@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from ingestq.broker.connection import RETRY_SECONDS
-from ingestq.broker.schedule.runs import NotBegun, Run, RunClaim, Runs, iso
+from ingestq.broker.schedule.runs import BeginRefusal, Run, RunClaim, Runs, iso
 from ingestq.core import events
 from ingestq.core.errors import BrokerUnavailable
 from ingestq.core.service import cancel, happens_within
@@ -103,7 +103,7 @@ class Scheduler:
                 )
                 running = self._runner.run(entry, begun, self._stopping)
                 self._running.add(asyncio.create_task(running))
-            case NotBegun.RUNNING:
+            case BeginRefusal.RUNNING:
                 log.warning(events.RUN_SKIPPED, entry=entry.name, due=iso(due_ms))
-            case NotBegun.BEFORE:
+            case BeginRefusal.BEFORE:
                 pass  # another scheduler began it

@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from ingestq.broker.connection import while_redis_is_away
+from ingestq.broker.connection import retry_until_redis_answers
 from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.client.client import IngestClient, new_submission
 from ingestq.core import events
@@ -170,7 +170,7 @@ class FolderWatch:
             await asyncio.sleep(self._seconds_to_next())
             due = self._settling.due(time.monotonic())
             if due:
-                await while_redis_is_away(partial(self._queue_due, due))
+                await retry_until_redis_answers(partial(self._queue_due, due))
 
     def _seconds_to_next(self) -> float:
         next_due = self._settling.next_due()

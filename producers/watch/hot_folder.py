@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from ingestq.broker.connection import while_redis_is_away
+from ingestq.broker.connection import retry_until_redis_answers
 from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.client.client import IngestClient, new_submission
 from ingestq.core import events
@@ -86,7 +86,7 @@ class HotFolder:
 
     async def scan(self) -> None:
         """Queue every file of the folder that is not on the queue; delete nothing."""
-        await while_redis_is_away(self._queue_all)
+        await retry_until_redis_answers(self._queue_all)
 
     async def queue(self, classified: ClassifiedFiles, lane: Lane) -> int:
         """Queue the classified files, and return how many. Waits while there are `MAX_GROUPS`.
@@ -115,7 +115,7 @@ class HotFolder:
         while True:
             await asyncio.sleep(POLL_SECONDS)
             for group in list(self._groups):
-                if await while_redis_is_away(partial(self._finish_if_complete, group)):
+                if await retry_until_redis_answers(partial(self._finish_if_complete, group)):
                     self._groups.remove(group)
                     self._permits.release()
 
@@ -167,13 +167,13 @@ class HotFolder:
         self._in_work.difference_update(file.path for file in group.files)
         for path in unmoved.changed:
             self._on_changed(path)
-        await while_redis_is_away(partial(self._purge, unmoved.gone))
+        await retry_until_redis_answers(partial(self._purge, unmoved.gone))
         return True
 
     async def _purge(self, doc_ids: Sequence[str]) -> None:
         """Purge the dead letters of documents whose file is gone: nobody can fix them."""
         for doc_id in doc_ids:
-            stored = await self._dead_letters.about_document(
+            stored = await self._dead_letters.find_for_document(
                 self._folder.collection, self._folder.tenant, doc_id
             )
             if stored is not None:

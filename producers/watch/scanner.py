@@ -7,7 +7,7 @@ from pathlib import Path
 
 import structlog
 
-from ingestq.broker.connection import while_redis_is_away
+from ingestq.broker.connection import retry_until_redis_answers
 from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters
 from ingestq.client.client import IngestClient, new_submission
 from ingestq.core import events
@@ -53,9 +53,9 @@ class Scanner:
 
         Waits while Redis is away.
         """
-        submission = await while_redis_is_away(self._queue_all)
-        await while_redis_is_away(partial(self._client.wait, submission))
-        await while_redis_is_away(partial(self._finish, submission))
+        submission = await retry_until_redis_answers(self._queue_all)
+        await retry_until_redis_answers(partial(self._client.wait, submission))
+        await retry_until_redis_answers(partial(self._finish, submission))
 
     async def _queue_all(self) -> str:
         """Queue all files and the sweep; return their submission."""

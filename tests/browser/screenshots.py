@@ -27,7 +27,7 @@ from ingestq.broker.queue.leases import Claim, LeaseQueue
 from ingestq.broker.schedule.runs import EntryStatus, RunClaim, RunOutcome, Runs
 from ingestq.client.client import new_submission
 from ingestq.core.documents import Document, Lane
-from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.jobs import IngestBatch, dead_letter_batch
 from ingestq.core.results import BatchReport, ChunkCounts, DocumentCounts, JobResult, WorkerInfo
 from ingestq.core.search_query import SearchQuery
 from ingestq.embedded.redis import embedded_redis
@@ -127,11 +127,11 @@ async def fill(broker: Broker) -> None:
     leases = lease_queue(broker, lease_seconds=3600)
     for pid, rate in ((4127, 2.1), (4128, 1.9)):
         info = WorkerInfo("ingest-1", pid, 3, rate, rate * 5.2)
-        await leases.sign_of_life(f"ingest-1-{pid}", info)
+        await leases.heartbeat(f"ingest-1-{pid}", info)
     for name, reason in REASONS.items():
         await offer(broker, new_submission(), [name], Lane.INTERACTIVE)
         [claim] = await take(leases)
-        await finish(leases, claim, bury(batch_of(claim), reason, tries=1), 0.8)
+        await finish(leases, claim, dead_letter_batch(batch_of(claim), reason, tries=1), 0.8)
     for name in ("erp/invoice-20418", "erp/invoice-20419"):
         await offer(broker, new_submission(), [name], Lane.INTERACTIVE)
         [claim] = await take(leases)

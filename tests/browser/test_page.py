@@ -9,7 +9,7 @@ from playwright.async_api import Page, expect
 from ingestq.api.app import ApiConfig, create_app
 from ingestq.app.composition import Broker
 from ingestq.core.documents import Document
-from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.jobs import IngestBatch, dead_letter_batch
 from ingestq.core.results import WorkerInfo
 from ingestq.core.search_query import SearchQuery
 from tests.browser.conftest import Opening
@@ -31,7 +31,7 @@ async def search(question: SearchQuery) -> list[SearchHit]:
 @pytest.fixture
 async def site(broker: Broker) -> AsyncIterator[str]:
     """A dashboard on which there is something of everything."""
-    await lease_queue(broker).sign_of_life("w", WorkerInfo("host", 1, 1, 2.5, 30, paused="full"))
+    await lease_queue(broker).heartbeat("w", WorkerInfo("host", 1, 1, 2.5, 30, paused="full"))
     await give_up(broker, "poison.pdf")
     await broker.queue.offer([batch("waits")])
     async with listening(create_app(services(broker, search), ApiConfig(10_000))) as url:
@@ -48,7 +48,9 @@ async def give_up(broker: Broker, doc_id: str) -> None:
     await broker.queue.offer([batch(doc_id)])
     leases = lease_queue(broker)
     [claim] = await take(leases)
-    assert await finish(leases, claim, bury(batch_of(claim), f"no good: {doc_id}", tries=1))
+    assert await finish(
+        leases, claim, dead_letter_batch(batch_of(claim), f"no good: {doc_id}", tries=1)
+    )
 
 
 async def is_live(page: Page) -> None:

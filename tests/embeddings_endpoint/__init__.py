@@ -1,9 +1,8 @@
-"""A stand-in for an OpenAI-compatible embeddings endpoint, over real HTTP. It knows no model.
+"""A stand-in for an OpenAI-compatible embeddings endpoint, over real HTTP and without a model.
 
-A text's vector is made of its digest, so it is the same each time and differs between texts. It
-has the limits of text-embeddings-inference and answers in its words; `answers` has those of others.
-What goes wrong is planned by a test: for the requests that come next, or for a text whenever it is
-asked.
+A text's vector is computed from its digest, so it is always the same, and differs between texts.
+It has the limits and messages of text-embeddings-inference; `answers` has those of others.
+A test plans faults for the next requests, or for every request with a certain text.
 """
 
 from tests.embeddings_endpoint.app import MAX_TEXTS, MAX_WORDS, vector_of

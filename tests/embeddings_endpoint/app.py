@@ -1,4 +1,4 @@
-"""What the endpoint does with a request that no fault meets."""
+"""How the endpoint answers a request without a fault."""
 
 import hashlib
 import json
@@ -19,13 +19,13 @@ DIMENSION: Final = 8
 
 
 def vector_of(text: str, dimension: int = DIMENSION) -> npt.NDArray[np.float32]:
-    """The vector of unit length that the endpoint's model makes of ``text``."""
+    """Return the endpoint's vector of ``text``, of unit length."""
     vector = _raw(text, dimension)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
 def entries(texts: Sequence[str], dimension: int = DIMENSION) -> list[dict[str, Any]]:
-    """The vectors as they are answered, of any length."""
+    """Return the vectors as the endpoint sends them, not of unit length."""
     return [
         {"object": "embedding", "index": i, "embedding": _raw(text, dimension).tolist()}
         for i, text in enumerate(texts)
@@ -33,7 +33,7 @@ def entries(texts: Sequence[str], dimension: int = DIMENSION) -> list[dict[str, 
 
 
 def refusal(request: dict[str, Any]) -> Response | None:
-    """Why the endpoint does not embed this, or None."""
+    """Return the error answer to an invalid request, or None."""
     if request.get("encoding_format", "float") != "float":
         return of_openai(400, "Invalid value for 'encoding_format'. Supported values: ['float'].")
     if request["model"] != MODEL:
@@ -54,7 +54,7 @@ def refusal(request: dict[str, Any]) -> Response | None:
 
 
 def body_of(answer: list[dict[str, Any]]) -> bytes:
-    """The answer's body. Not a number is written as Python does, NaN, which is no JSON."""
+    """Return the answer's body. NaN is written as Python writes it, which is no JSON."""
     return json.dumps({"object": "list", "data": answer, "model": MODEL, "usage": {}}).encode()
 
 

@@ -1,4 +1,4 @@
-"""Serving: on a loopback port, in a thread with an event loop of its own."""
+"""Runs the endpoint on a loopback port, in a thread with an event loop of its own."""
 
 import json
 import math
@@ -21,12 +21,12 @@ from tests.embeddings_endpoint.app import DIMENSION, body_of, entries, refusal
 START_SECONDS: Final = 10
 
 Fault = Response | Literal["hang", "drop", "nan", "null", "zero", "short", "empty"]
-"""An answer; or the endpoint hangs, or breaks off; or a vector that is no vector."""
+"""An answer, or the endpoint hangs, drops the connection, or sends an invalid vector."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that has come in, at ``time.monotonic()`` ``at``."""
+    """A request, received ``at`` a time of ``time.monotonic()``."""
 
     texts: tuple[str, ...]
     headers: Mapping[str, str]
@@ -35,7 +35,7 @@ class Asked:
 
 @dataclass
 class Endpoint:
-    """A running endpoint. What is set here while it runs counts from the next request."""
+    """A running endpoint. Changes to its fields apply from the next request."""
 
     url: str
     api_key: str | None = None
@@ -43,17 +43,17 @@ class Endpoint:
     shuffled: bool = False
     asked: list[Asked] = field(default_factory=list)
     planned: list[Fault] = field(default_factory=list)
-    """What the requests that come next meet, one each."""
+    """The faults of the next requests, one each."""
     poison: dict[str, Fault] = field(default_factory=dict)
-    """What every request meets that contains one of these texts."""
+    """The fault of every request with this text."""
 
     def forget(self) -> None:
-        """Be as when it started."""
+        """Reset to the state after the start."""
         self.api_key, self.dimension, self.shuffled = None, DIMENSION, False
         self.asked, self.planned, self.poison = [], [], {}
 
     def meet(self, texts: tuple[str, ...]) -> Fault | None:
-        """The fault that a request meets; one that was planned is used up."""
+        """Return the fault of a request; a planned one is used up."""
         if self.planned:
             return self.planned.pop(0)
         return next((self.poison[text] for text in texts if text in self.poison), None)
@@ -61,7 +61,7 @@ class Endpoint:
 
 @contextmanager
 def embeddings_endpoint() -> Iterator[Endpoint]:
-    """An endpoint on a free port."""
+    """Start an endpoint on a free port; stop it on leaving."""
     started = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         # asyncio turns Nagle's algorithm off only for sockets that it has made itself.
@@ -90,7 +90,7 @@ class _Server(uvicorn.Server):
                 ws="none",
                 lifespan="off",
                 log_config=None,
-                date_header=False,  # answers have their own
+                date_header=False,  # some planned answers have their own
                 timeout_graceful_shutdown=1,
             )
         )
@@ -139,7 +139,7 @@ class _Server(uvicorn.Server):
 
 
 def spoil(answer: list[dict[str, Any]], places: list[int], fault: str | None) -> None:
-    """Make something that is no vector of those in ``places``."""
+    """Make the vectors in ``places`` invalid."""
     for place in sorted(places, reverse=True):
         vector = answer[place]["embedding"]
         match fault:

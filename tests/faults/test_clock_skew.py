@@ -1,6 +1,6 @@
-"""Clocks that are an hour off, ahead or behind: nobody notices, for Redis tells the time.
+"""Clocks that are an hour ahead or behind change nothing, because Redis tells the time.
 
-Started as a program this module is a worker, for the tests that need one with a clock of its own.
+Run as a program, this module is a worker, for tests that need one with a clock of its own.
 """
 
 import asyncio
@@ -27,21 +27,21 @@ from tests.command import Ingestq
 from tests.waiting import eventually
 from tests.workers import all_indexed, make_worker, working
 from worker.consumer import decision as retries
-from worker.consumer.jobs import CLAIM
+from worker.consumer.job_functions import CLAIM
 from worker.pipeline.ingest import Outcome
 
 HOUR = 3600
 AT_ONCE_SECONDS = 5
-"""More than any step here takes on a busy machine, and far less than the clocks are off."""
+"""More than any step here takes on a busy machine, and far less than the skew."""
 LEASE_SECONDS = 1.0
 DELAY_SECONDS = 2
-"""Longer than an idle worker waits before it looks for work that is overdue."""
+"""Longer than an idle worker waits before it claims again."""
 RUNS = "test:runs"
 """List of the times, by the clock of Redis, at which the worker process ran a job."""
 HOLD = "test:hold"
 """List: the job of submission 'held' ends when something is pushed on it."""
 HELD_SECONDS = 9
-"""Or after so long; a little less than a client waits for an answer of Redis."""
+"""Or after this time, a little less than a client waits for a reply."""
 INDEXED = BatchReport(DocumentCounts(indexed=1))
 
 both_ways = pytest.mark.parametrize("skew", [HOUR, -HOUR], ids=["ahead", "behind"])
@@ -49,7 +49,7 @@ both_ways = pytest.mark.parametrize("skew", [HOUR, -HOUR], ids=["ahead", "behind
 
 @dataclass(frozen=True)
 class SkewedClock:
-    """What makes a process believe that it is ``skew`` seconds later."""
+    """The environment in which a process believes that it is ``skew`` seconds later."""
 
     library: str
     skew: int
@@ -59,20 +59,20 @@ class SkewedClock:
         return {
             "LD_PRELOAD": self.library,
             "FAKETIME": f"{self.skew:+d}s",
-            # Only the time of day is wrong: timeouts go by the monotonic clock, which never is.
+            # Only the wall clock is wrong: timeouts use the monotonic clock.
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "DONT_FAKE_MONOTONIC": "1",  # its name before libfaketime 0.9.9
             "NO_FAKE_STAT": "1",
         }
 
     def shows(self, ms: int) -> bool:
-        """Whether ``ms``, just taken, is the time of this clock."""
+        """Return whether ``ms``, just read, is the time of this clock."""
         return abs(ms / 1000 - self.skew - time.time()) < HOUR / 2
 
 
 @dataclass
 class SkewedIngestq(Ingestq):
-    """The installed command, as a machine with a wrong clock runs it."""
+    """The installed command on a machine with a wrong clock."""
 
     clock: Mapping[str, str] = field(default_factory=dict)
 
@@ -91,7 +91,7 @@ def batch_for(submission: str) -> IngestBatch:
 
 
 async def add(broker: Broker, folder: Path, name: str, clock: SkewedClock | None = None) -> str:
-    """Queue a file as ``ingestq add`` does on a machine with that clock; answers the submission."""
+    """Queue a file with ``ingestq add`` on a machine with that clock; return the submission."""
     (folder / name).write_text(f"A note that is called {name}.")
     environment = {} if clock is None else clock.environment
     ingestq = SkewedIngestq(folder, {"redis_url": broker.config.url}, environment)
@@ -128,10 +128,10 @@ async def test_a_document_from_a_producer_an_hour_off_is_indexed_at_once(
     assert before < document.version < after
 
 
-async def test_jobs_are_run_in_the_order_in_which_they_came(
+async def test_jobs_run_in_order_of_arrival_whatever_the_clocks(
     broker: Broker, tmp_path: Path, libfaketime: str
 ) -> None:
-    """Though by the clocks of their producers the first came last."""
+    """By the clocks of their producers, the first came last."""
     await add(broker, tmp_path, "first", SkewedClock(libfaketime, HOUR))
     await add(broker, tmp_path, "second")
     await add(broker, tmp_path, "third", SkewedClock(libfaketime, -HOUR))
@@ -144,14 +144,14 @@ async def test_jobs_are_run_in_the_order_in_which_they_came(
 
 
 @both_ways
-async def test_a_worker_an_hour_off_takes_no_job_that_another_runs(
+async def test_a_worker_an_hour_off_claims_no_running_job(
     broker: Broker, clock: SkewedClock
 ) -> None:
     await broker.queue.offer([batch_for("ours")])
     leases = lease_queue(broker)
     [ours] = await take(leases, worker="we")
     async with worker_process(broker, clock):
-        for i in range(3):  # it looks for work each time
+        for i in range(3):  # it claims each time
             await broker.queue.offer([batch_for(f"theirs-{i}")])
             await completed(broker, f"theirs-{i}")
         assert (await broker.queue.depth()).in_flight == 1
@@ -160,14 +160,14 @@ async def test_a_worker_an_hour_off_takes_no_job_that_another_runs(
 
 
 @both_ways
-async def test_nobody_takes_the_job_of_a_worker_an_hour_off(
+async def test_no_worker_claims_the_job_of_a_worker_an_hour_off(
     broker: Broker, clock: SkewedClock
 ) -> None:
     held = batch_for("held")
     async with worker_process(broker, clock):
         await broker.queue.offer([held])
         renewed_ms = int(LEASE_SECONDS * 1000)
-        for _ in range(3):  # renewed again and again: it lives longer than any one lease
+        for _ in range(3):  # renewed: it lasts longer than a single lease
             await eventually(lambda: left_ms(broker, held), lambda ms: 0 < ms < 0.8 * renewed_ms)
             assert await take(lease_queue(broker)) == []
             await eventually(lambda: left_ms(broker, held), lambda ms: ms > 0.9 * renewed_ms)
@@ -182,7 +182,7 @@ async def test_nobody_takes_the_job_of_a_worker_an_hour_off(
 
 
 @both_ways
-async def test_a_delay_set_by_a_worker_an_hour_off_is_as_long_as_it_said(
+async def test_a_delay_set_by_a_worker_an_hour_off_has_the_right_length(
     broker: Broker, clock: SkewedClock
 ) -> None:
     async with worker_process(broker, clock):
@@ -193,7 +193,7 @@ async def test_a_delay_set_by_a_worker_an_hour_off_is_as_long_as_it_said(
 
 
 async def left_ms(broker: Broker, batch: IngestBatch) -> int:
-    """How long the lease of a job lasts, if it is not renewed."""
+    """Return in how many ms the lease of a job expires."""
     return int(await broker.redis.pttl(keys.LEASE + batch.job_id))
 
 
@@ -211,7 +211,7 @@ def start_worker(url: str, clock: SkewedClock) -> subprocess.Popen[str]:
 
 @asynccontextmanager
 async def worker_process(broker: Broker, clock: SkewedClock) -> AsyncIterator[None]:
-    """A worker in a process with that clock; stopped and awaited on leaving."""
+    """Run a worker in a process with that clock; stop it on leaving."""
     process = start_worker(broker.config.url, clock)
     try:
         await eventually(broker.queue.workers)
@@ -225,7 +225,7 @@ async def worker_process(broker: Broker, clock: SkewedClock) -> AsyncIterator[No
 
 
 async def as_submission_says(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
-    """The job of the worker process."""
+    """Run the job of the worker process."""
     seconds, microseconds = await ctx["redis"].time()
     await ctx["redis"].rpush(RUNS, f"{seconds}.{microseconds:06d}")
     if batch.submission == "held":
@@ -236,7 +236,7 @@ async def as_submission_says(ctx: dict[str, Any], batch: IngestBatch) -> Sequenc
 
 
 async def work(url: str) -> None:
-    """Be a worker until stdin is closed."""
+    """Run a worker until stdin is closed."""
     config = BrokerConfig(url)
     retries.FIRST_BACKOFF_SECONDS = DELAY_SECONDS / 0.75  # type: ignore[misc]  # it is spread
     async with connected(config) as redis:

@@ -1,8 +1,8 @@
 """Connections to Redis are lost in the middle of a step: every document is finished once.
 
-A step that is lost ``before`` never reached the server; of one lost ``after`` only the answer is
-missing. A client sends a request `TRIES` times, so that one loss is hidden from who waits for the
-answer, and `TRIES` in a row are not.
+A step that is lost ``before`` never reached the server; of a step lost ``after``, only the answer
+is missing. A client sends a request up to `TRIES` times, so the caller does not notice one loss,
+but does notice `TRIES` in a row.
 """
 
 import asyncio
@@ -26,12 +26,12 @@ from ingestq.client.client import IngestClient
 from ingestq.core import events
 from ingestq.core.documents import Document
 from ingestq.core.errors import BrokerUnavailable
-from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.jobs import IngestBatch, dead_letter_batch
 from ingestq.core.results import EnqueueResult, SubmissionStatus
 from tests.books import Totals, balanced
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.redis_proxy import (
-    FolderWatch,
+    Disconnect,
     Predicate,
     RedisProxy,
     command,
@@ -48,10 +48,10 @@ TRIES: Final = 4
 SUBMISSION: Final = "s"
 JOBS: Final = 5
 BULK_JOBS: Final = 3
-"""How many of them a worker of `tests.workers` claims at once."""
+"""How many jobs a worker of `tests.workers` claims at once."""
 LEASE_SECONDS: Final = 1.0
 CLAIMS_UNTIL_POISON: Final = 2 * TRIES
-"""Every job is lost twice or more: who claims it gives up twice, and waits out the lease."""
+"""Claims are lost so often that a worker fails twice and the leases must expire."""
 DOCUMENTS: Final = 40
 LOST_SHARE: Final = 0.1
 LOSSES_AT_MOST: Final = 100_000
@@ -64,20 +64,20 @@ TIMES: Final = pytest.mark.parametrize("times", [1, TRIES + 1], ids=["once", "be
 
 @dataclass(frozen=True)
 class Wire:
-    """A broker whose connections can be lost, and ``direct``, the same past the proxy."""
+    """A broker whose connections can be lost, and ``direct``, the same without the proxy."""
 
     broker: Broker
     direct: Broker
     proxy: RedisProxy
     scripts: Scripts
 
-    def lose(self, when: When, request: Predicate, *, nth: int = 1, times: int = 1) -> FolderWatch:
+    def lose(self, when: When, request: Predicate, *, nth: int = 1, times: int = 1) -> Disconnect:
         """Lose the connection ``before`` or ``after`` the server carries out a request."""
         drop = self.proxy.drop_before if when == "before" else self.proxy.drop_after
         return drop(request, nth=nth, times=times)
 
     def passing(self, request: Predicate, *, nth: int) -> Callable[[], Awaitable[None]]:
-        """What returns when the ``nth`` request is answered."""
+        """Return a function that waits until the ``nth`` matching request has been answered."""
         hold = self.proxy.hold_reply(request, nth=nth)
         hold.release()
 
@@ -87,7 +87,7 @@ class Wire:
         return passed
 
     async def finished(self, submission: str = SUBMISSION) -> SubmissionStatus:
-        """The submission's status, once it is complete."""
+        """Wait until the submission is complete; return its status."""
         return await eventually(
             lambda: self.direct.queue.submission(submission), lambda status: status.complete
         )
@@ -96,7 +96,7 @@ class Wire:
         return await balanced(self.direct.redis)
 
     async def crashes(self, job_id: str) -> int:
-        """How many workers are thought to have died over a job that is on the queue."""
+        """Return how many workers count as having died while they ran a job."""
         counted = await awaited(self.direct.redis.hget(keys.JOB_INFO + job_id, "crashes"))
         return int(counted or 0)
 
@@ -111,7 +111,7 @@ async def wire(broker: Broker, redis_url: str) -> AsyncIterator[Wire]:
 
 
 def batches(count: int = JOBS, submission: str = SUBMISSION) -> list[IngestBatch]:
-    """Batches of one document each."""
+    """Return ``count`` batches of one document each."""
     names = [f"{submission}-{i}" for i in range(count)]
     return [
         IngestBatch(
@@ -126,8 +126,8 @@ def doc_ids(offered: Iterable[IngestBatch]) -> list[str]:
     return sorted(document.doc_id for batch in offered for document in batch.documents)
 
 
-async def struck(lost: FolderWatch, times: int) -> None:
-    """Return when the connection was lost so often."""
+async def struck(lost: Disconnect, times: int) -> None:
+    """Wait until the connection has been lost ``times`` times."""
 
     async def fired() -> int:
         return lost.fired
@@ -136,7 +136,7 @@ async def struck(lost: FolderWatch, times: int) -> None:
 
 
 def index_and_note(indexed: list[str]) -> WorkerCoroutine:
-    """A job that says which documents it was given."""
+    """Return a job function that appends the ids of its documents to ``indexed``."""
 
     async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         indexed.extend(document.doc_id for document in batch.documents)
@@ -146,7 +146,7 @@ def index_and_note(indexed: list[str]) -> WorkerCoroutine:
 
 
 @WHEN
-async def test_batches_are_queued_once_though_the_connection_was_lost(
+async def test_batches_are_queued_once_although_the_connection_was_lost(
     wire: Wire, when: When
 ) -> None:
     lost = wire.lose(when, script(wire.scripts.enqueue.sha), nth=3)
@@ -161,9 +161,7 @@ async def test_batches_are_queued_once_though_the_connection_was_lost(
 
 
 @WHEN
-async def test_who_repeats_an_offer_that_failed_learns_what_was_queued(
-    wire: Wire, when: When
-) -> None:
+async def test_repeating_a_failed_offer_tells_what_was_queued(wire: Wire, when: When) -> None:
     wire.lose(when, script(wire.scripts.enqueue.sha), nth=3, times=TRIES)
     with pytest.raises(BrokerUnavailable):
         await wire.broker.queue.offer(batches())
@@ -177,7 +175,7 @@ async def test_who_repeats_an_offer_that_failed_learns_what_was_queued(
 
 
 @WHEN
-async def test_who_waits_gets_everything_queued(wire: Wire, when: When) -> None:
+async def test_a_producer_that_waits_gets_everything_queued(wire: Wire, when: When) -> None:
     lost = wire.lose(when, script(wire.scripts.enqueue.sha), times=TRIES + 1)
     await wire.broker.queue.enqueue(batches())
     assert lost.fired == TRIES + 1
@@ -185,7 +183,7 @@ async def test_who_waits_gets_everything_queued(wire: Wire, when: When) -> None:
 
 
 @WHEN
-async def test_a_document_is_accepted_though_the_first_answer_was_lost(
+async def test_a_document_is_accepted_once_although_the_first_answer_was_lost(
     wire: Wire, when: When
 ) -> None:
     lost = wire.lose(when, script(wire.scripts.enqueue.sha))
@@ -197,7 +195,7 @@ async def test_a_document_is_accepted_though_the_first_answer_was_lost(
 
 
 @WHEN
-async def test_a_key_stands_for_one_document_though_the_connection_was_lost(
+async def test_an_idempotency_key_queues_one_document_although_the_connection_was_lost(
     wire: Wire, when: When
 ) -> None:
     lost = wire.lose(when, script(wire.scripts.enqueue_once.sha), times=TRIES)
@@ -213,7 +211,7 @@ async def test_a_key_stands_for_one_document_though_the_connection_was_lost(
     assert await wire.totals() == Totals(1, finished=0, waiting=1, dead=0)
 
 
-async def test_a_batch_that_is_finished_before_it_is_sent_again_is_not_run_again(
+async def test_a_batch_finished_before_it_is_resent_is_not_run_again(
     wire: Wire,
 ) -> None:
     enqueue = script(wire.scripts.enqueue.sha)
@@ -229,9 +227,7 @@ async def test_a_batch_that_is_finished_before_it_is_sent_again_is_not_run_again
 
 
 @WHEN
-async def test_a_claim_that_was_lost_costs_the_lease_and_nothing_else(
-    wire: Wire, when: When
-) -> None:
+async def test_a_lost_claim_delays_the_job_by_the_lease_only(wire: Wire, when: When) -> None:
     indexed: list[str] = []
     crashes: list[int] = []
 
@@ -251,9 +247,7 @@ async def test_a_claim_that_was_lost_costs_the_lease_and_nothing_else(
 
 
 @WHEN
-async def test_a_job_is_not_given_up_however_often_its_claim_is_lost(
-    wire: Wire, when: When
-) -> None:
+async def test_a_job_survives_any_number_of_lost_claims(wire: Wire, when: When) -> None:
     indexed: list[str] = []
     await wire.broker.queue.offer(batches())
     lost = wire.lose(when, script(wire.scripts.claim.sha), times=CLAIMS_UNTIL_POISON)
@@ -265,7 +259,7 @@ async def test_a_job_is_not_given_up_however_often_its_claim_is_lost(
 
 
 @WHEN
-async def test_a_job_runs_on_though_a_renewal_was_lost(wire: Wire, when: When) -> None:
+async def test_a_job_continues_although_a_renewal_was_lost(wire: Wire, when: When) -> None:
     renewals = script(wire.scripts.renew.sha)
     lost, fourth_renewal = wire.lose(when, renewals), wire.passing(renewals, nth=4)
     indexed: list[str] = []
@@ -283,7 +277,7 @@ async def test_a_job_runs_on_though_a_renewal_was_lost(wire: Wire, when: When) -
     assert await wire.totals() == Totals(1, finished=1, waiting=0, dead=0)
 
 
-async def test_a_job_whose_lease_ran_out_is_run_again_and_finished_once(wire: Wire) -> None:
+async def test_a_job_whose_lease_expired_runs_again_and_finishes_once(wire: Wire) -> None:
     renewals = script(wire.scripts.renew.sha)
     lost = wire.lose("before", renewals, times=TRIES + 1)
     later = wire.passing(renewals, nth=lost.times + 2)
@@ -310,7 +304,7 @@ async def test_a_job_whose_lease_ran_out_is_run_again_and_finished_once(wire: Wi
 
 @WHEN
 @TIMES
-async def test_a_failure_counts_once_though_putting_the_job_back_was_lost(
+async def test_a_failure_counts_once_although_its_nack_was_lost(
     wire: Wire, when: When, times: int
 ) -> None:
     tries: list[int] = []
@@ -332,7 +326,7 @@ async def test_a_failure_counts_once_though_putting_the_job_back_was_lost(
 
 @WHEN
 @TIMES
-async def test_a_worker_that_stops_puts_its_job_back_without_a_try(
+async def test_a_stopping_worker_nacks_its_job_without_counting_a_try(
     wire: Wire, when: When, times: int
 ) -> None:
     started = asyncio.Event()
@@ -355,7 +349,7 @@ async def test_a_worker_that_stops_puts_its_job_back_without_a_try(
 
 @WHEN
 @TIMES
-async def test_a_job_is_counted_once_though_finishing_it_was_lost(
+async def test_a_job_counts_once_although_its_ack_was_lost(
     wire: Wire, when: When, times: int
 ) -> None:
     indexed: list[str] = []
@@ -370,14 +364,14 @@ async def test_a_job_is_counted_once_though_finishing_it_was_lost(
     assert sorted(indexed) == doc_ids(batches(1) + batches(submission="later"))
     assert await wire.totals() == Totals(1 + JOBS, finished=1 + JOBS, waiting=0, dead=0)
     said = Counter(line["event"] for line in log)
-    unsure = 0 if when == "before" else 1  # whether it was this worker that finished the job
+    unsure = 0 if when == "before" else 1  # this worker cannot know whether it finished the job
     assert said[events.LEASE_LOST] == unsure
     assert said[events.JOB_FINISHED] == 1 + JOBS - unsure
 
 
 @WHEN
 @TIMES
-async def test_a_worker_is_seen_and_works_though_its_sign_of_life_was_lost(
+async def test_a_worker_stays_listed_and_works_although_a_heartbeat_was_lost(
     wire: Wire, when: When, times: int
 ) -> None:
     indexed: list[str] = []
@@ -395,7 +389,7 @@ async def test_a_worker_is_seen_and_works_though_its_sign_of_life_was_lost(
 
 @WHEN
 @TIMES
-async def test_an_idle_worker_takes_new_work_though_its_waiting_was_lost(
+async def test_an_idle_worker_takes_new_jobs_although_its_wait_was_lost(
     wire: Wire, when: When, times: int
 ) -> None:
     indexed: list[str] = []
@@ -411,7 +405,9 @@ async def test_an_idle_worker_takes_new_work_though_its_waiting_was_lost(
 
 
 @WHEN
-async def test_a_worker_signs_off_though_the_connection_was_lost(wire: Wire, when: When) -> None:
+async def test_a_worker_deregisters_although_the_connection_was_lost(
+    wire: Wire, when: When
+) -> None:
     indexed: list[str] = []
     await wire.broker.queue.offer(batches())
     async with working(wire.broker, index_and_note(indexed)):
@@ -422,8 +418,8 @@ async def test_a_worker_signs_off_though_the_connection_was_lost(wire: Wire, whe
 
 
 @WHEN
-async def test_a_worker_ends_though_it_cannot_sign_off(wire: Wire, when: When) -> None:
-    """Lost before, it is still seen, until it is forgotten like one that was killed."""
+async def test_a_worker_stops_although_it_cannot_deregister(wire: Wire, when: When) -> None:
+    """If the request is lost before, the worker stays listed until its heartbeat times out."""
     indexed: list[str] = []
     await wire.broker.queue.offer(batches())
     async with working(wire.broker, index_and_note(indexed)):
@@ -434,23 +430,23 @@ async def test_a_worker_ends_though_it_cannot_sign_off(wire: Wire, when: When) -
     assert await wire.totals() == Totals(JOBS, finished=JOBS, waiting=0, dead=0)
 
 
-async def buried(broker: Broker, batch: IngestBatch) -> None:
-    """Queue ``batch`` and give it up."""
+async def dead_lettered(broker: Broker, batch: IngestBatch) -> None:
+    """Queue ``batch`` and dead-letter it."""
     await broker.queue.offer([batch])
     leases = lease_queue(broker)
     [claim] = await take(leases)
-    assert await finish(leases, claim, bury(batch_of(claim), "it is broken", tries=1))
+    assert await finish(leases, claim, dead_letter_batch(batch_of(claim), "it is broken", tries=1))
 
 
 @WHEN
 @TIMES
-async def test_a_dead_letter_is_requeued_once_though_the_connection_was_lost(
+async def test_a_dead_letter_is_requeued_once_although_the_connection_was_lost(
     wire: Wire, when: When, times: int
 ) -> None:
-    await buried(wire.direct, *batches(1))
+    await dead_lettered(wire.direct, *batches(1))
     dead_letters = DeadLetters(wire.broker.redis, wire.broker.config)
     lost = wire.lose(when, script(wire.scripts.requeue.sha), times=times)
-    while lost.fired < times:  # as a user does who is told that Redis was away
+    while lost.fired < times:  # as a user does who is told that Redis is away
         found = [dead_letter async for dead_letter in dead_letters.find(DeadLetterFilter())]
         try:
             await dead_letters.requeue(found, "again")
@@ -466,10 +462,10 @@ async def test_a_dead_letter_is_requeued_once_though_the_connection_was_lost(
     assert await wire.totals() == Totals(accepted=2, finished=2, waiting=0, dead=0)
 
 
-async def test_a_dead_letter_that_is_indexed_before_it_is_requeued_again_is_not_run_again(
+async def test_a_dead_letter_indexed_before_its_requeue_is_resent_is_not_run_again(
     wire: Wire,
 ) -> None:
-    await buried(wire.direct, *batches(1))
+    await dead_lettered(wire.direct, *batches(1))
     requeue = script(wire.scripts.requeue.sha)
     wire.lose("after", requeue)
     again = wire.proxy.hold_request(requeue, nth=2)
@@ -486,7 +482,7 @@ async def test_a_dead_letter_that_is_indexed_before_it_is_requeued_again_is_not_
 
 @WHEN
 @TIMES
-async def test_a_poison_job_is_run_once_though_writing_down_its_place_was_lost(
+async def test_a_poison_job_runs_once_although_recording_its_progress_was_lost(
     wire: Wire, when: When, times: int
 ) -> None:
     indexed: list[str] = []
@@ -502,7 +498,7 @@ async def test_a_poison_job_is_run_once_though_writing_down_its_place_was_lost(
     assert await wire.totals() == Totals(1, finished=1, waiting=0, dead=0)
 
 
-async def test_a_line_that_loses_one_request_in_ten_loses_no_document(wire: Wire) -> None:
+async def test_no_document_is_lost_if_one_request_in_ten_is(wire: Wire) -> None:
     chance = Random(1)
     whens: tuple[When, When] = ("before", "after")
     lost = [

@@ -1,4 +1,4 @@
-"""``ingestq reindex`` is killed, and does the rest when it is called again."""
+"""``ingestq reindex`` is killed, and continues when it is run again."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.command import Ingestq
 from tests.qdrant_standin import Standin, qdrant_standin
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
-QUESTION = "Can I bring my puppy along when I come for a day trip?"
+QUERY = "Can I bring my puppy along when I come for a day trip?"
 ANSWER = "Dogs are not allowed ashore"
 CHUNK_TOKENS = "100"
 
@@ -23,13 +23,13 @@ async def standin() -> AsyncIterator[Standin]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_a_killed_reindex_goes_on_where_it_was(ingestq: Ingestq, standin: Standin) -> None:
+async def test_a_killed_reindex_continues_where_it_was(ingestq: Ingestq, standin: Standin) -> None:
     ingestq.settings["qdrant_url"] = standin.url
     before = (await ingestq.ended("run", EXAMPLES, "--json")).json["chunks"]["embedded"]
     documents = len(list(EXAMPLES.iterdir()))
 
     def is_of_the_last_document(request: str, body: Any) -> bool:
-        """The first to be brought over are done: they are counted here."""
+        """Return whether ``request`` writes the last document, counting the documents written."""
         if request.startswith("PUT ") and request.endswith("/points"):
             written.add(body["points"][0]["payload"]["doc_id"])
         return len(written) == documents
@@ -59,7 +59,7 @@ async def test_a_killed_reindex_goes_on_where_it_was(ingestq: Ingestq, standin: 
 
     worker = await ingestq.ended("worker")
     worker.failed_with(2, "max_tokens 100, now 254", "INGESTQ_CHUNK_TOKENS")
-    found = await ingestq.ended("search", QUESTION, "--dense", "--json")
+    found = await ingestq.ended("search", QUERY, "--dense", "--json")
     assert ANSWER in " ".join(found.json["hits"][0]["text"].split())
 
     back = await ingestq.ended("reindex", "--rollback")

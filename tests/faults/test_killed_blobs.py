@@ -1,5 +1,4 @@
-"""Processes that have content in the blob store are killed: none of it is lost, nor left for
-ever."""
+"""Processes with blobs are killed: no blob in use is lost, and none is left for ever."""
 
 import asyncio
 import json
@@ -15,8 +14,8 @@ from ingestq.broker.blobs.garbage import GarbageCollector
 from ingestq.broker.blobs.store import UNFINISHED
 from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.broker.queue.dead_letters import DeadLetterFilter
-from ingestq.broker.queue.pending import payloads
-from ingestq.core.blobs import LEFT_OVER_MS, new_name
+from ingestq.broker.queue.pending import job_payloads
+from ingestq.core.blobs import GARBAGE_AGE_MS, new_blob_name
 from ingestq.core.documents import INLINE_TEXT_BYTES
 from ingestq.core.jobs import blobs_in
 from ingestq.embedded.redis import embedded_redis
@@ -29,7 +28,7 @@ KILLS = 4
 
 
 def lines() -> str:
-    """Documents that are too long for the queue, and soon embedded."""
+    """Return documents that are too long for the queue, but quickly embedded."""
     padding = "\n" * INLINE_TEXT_BYTES
     return "".join(
         json.dumps({"doc_id": f"{n}", "text": f"Note {n}.{padding}The end of note {n}."}) + "\n"
@@ -38,10 +37,10 @@ def lines() -> str:
 
 
 async def check(broker: Broker) -> tuple[set[str], set[str]]:
-    """What jobs and dead letters name, and what is there."""
+    """Return the blobs that jobs and dead letters refer to, and all blobs."""
     assert broker.blobs is not None
     named: set[str] = set()
-    async for some in payloads(broker.redis):
+    async for some in job_payloads(broker.redis):
         named.update(*map(blobs_in, some))
     dead_letters = [
         dead_letter async for dead_letter in broker.dead_letters.find(DeadLetterFilter())
@@ -52,7 +51,7 @@ async def check(broker: Broker) -> tuple[set[str], set[str]]:
 
 
 @pytest.mark.slow
-async def test_what_a_killed_api_leaves_is_removed_when_it_is_old(ingestq: Ingestq) -> None:
+async def test_blobs_left_by_a_killed_api_are_collected_when_old(ingestq: Ingestq) -> None:
     data = ingestq.folder / ".ingestq"
     part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
     async with embedded_redis(data) as url, connected(config := BrokerConfig(url)) as redis:
@@ -66,18 +65,18 @@ async def test_what_a_killed_api_leaves_is_removed_when_it_is_old(ingestq: Inges
             served.tell(signal.SIGKILL)
         named, there = await check(broker)
         assert (len(named), len(there)) == (0, 1)
-        leftovers = GarbageCollector(redis, config, blobs)
-        assert await leftovers.remove() == 0  # it may be somebody's who is not dead
+        garbage_collector = GarbageCollector(redis, config, blobs)
+        assert await garbage_collector.collect() == 0  # its process may be alive
         space, now_us = await broker.queue.space()
-        for name in there:  # as if that had been yesterday
-            old = new_name(space, now_us - 2 * LEFT_OVER_MS * 1000) + UNFINISHED
+        for name in there:  # make it look a day old
+            old = new_blob_name(space, now_us - 2 * GARBAGE_AGE_MS * 1000) + UNFINISHED
             (data / "blobs" / name).rename(data / "blobs" / old)
-        assert await leftovers.remove() == 1
+        assert await garbage_collector.collect() == 1
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_workers_are_killed_and_every_text_is_indexed(ingestq: Ingestq) -> None:
+async def test_every_text_is_indexed_although_workers_are_killed(ingestq: Ingestq) -> None:
     ingestq.settings |= {"lease_seconds": "1", "pool_size": "1"}
     data = ingestq.folder / ".ingestq"
     async with embedded_redis(data) as url, connected(config := BrokerConfig(url)) as redis:
@@ -110,4 +109,4 @@ async def test_workers_are_killed_and_every_text_is_indexed(ingestq: Ingestq) ->
             worker.communicate()
         status = await broker.queue.submission(submission)
         assert status.documents.rejected == 0
-        assert (await check(broker))[1] <= there - named  # what killed workers left, at most
+        assert (await check(broker))[1] <= there - named  # at most what killed workers left

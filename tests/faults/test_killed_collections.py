@@ -1,4 +1,4 @@
-"""``ingestq up`` is killed while it fills two collections: each ends equal to its own folder."""
+"""``ingestq up`` is killed while it fills two collections: each ends up equal to its folder."""
 
 import signal
 import subprocess
@@ -19,7 +19,7 @@ from tests.waiting import eventually
 FILES = 120
 KILLS = 3
 PATIENCE = 150.0
-"""Seconds that the worker may need for all files, on a machine that is busy."""
+"""Seconds that the worker may take for all files on a busy machine."""
 COLLECTIONS = ("documents", "handbook")
 TABLES = """
 [[drop]]
@@ -35,7 +35,7 @@ collection = "handbook"
 
 @pytest.fixture
 def folders(ingestq: Ingestq) -> Path:
-    """A folder for each collection, with the same names in it."""
+    """Return a folder for each collection, with the same file names in each."""
     ingestq.settings |= {"api_port": "0", "lease_seconds": "1", "drop_settle_seconds": "0.1"}
     (ingestq.folder / "ingestq.toml").write_text(TABLES)
     for name in COLLECTIONS:
@@ -49,7 +49,7 @@ def folders(ingestq: Ingestq) -> Path:
 
 @asynccontextmanager
 async def queue_of(ingestq: Ingestq) -> AsyncIterator[JobQueue]:
-    """The queue of the commands; its server outlives them while inside."""
+    """Yield the queue of the commands, whose server outlives them while inside."""
     async with embedded_redis(ingestq.folder / ".ingestq") as url:
         config = BrokerConfig(url)
         async with connected(config) as redis:
@@ -69,13 +69,13 @@ def start(ingestq: Ingestq) -> subprocess.Popen[bytes]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_documents_never_cross(ingestq: Ingestq, folders: Path) -> None:
+async def test_no_document_reaches_the_other_collection(ingestq: Ingestq, folders: Path) -> None:
     async with queue_of(ingestq) as queue:
         for _ in range(KILLS):
             running = start(ingestq)
             # In the middle: of both collections something runs.
             for name in COLLECTIONS:
-                await eventually(partial(queue.jobs_for, [name]), lambda left: left.in_flight > 0)
+                await eventually(partial(queue.count_jobs, [name]), lambda left: left.in_flight > 0)
             running.send_signal(signal.SIGKILL)
             running.wait(60)
         running = start(ingestq)
@@ -103,5 +103,5 @@ async def test_documents_never_cross(ingestq: Ingestq, folders: Path) -> None:
         assert (verified["consistent"], verified["documents"]) == (True, FILES)
 
 
-def test_a_name_that_is_none_is_refused(ingestq: Ingestq) -> None:
+def test_an_invalid_collection_name_is_refused(ingestq: Ingestq) -> None:
     ingestq("search", "x", "--collection", "a/b").failed_with(2, "--collection is 'a/b'", "letters")

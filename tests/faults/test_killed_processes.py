@@ -1,4 +1,4 @@
-"""Real processes are killed; what they worked on is done all the same."""
+"""Real processes are killed; their work is finished all the same."""
 
 import asyncio
 import multiprocessing
@@ -24,19 +24,19 @@ from worker.embedding.backends import Vectors
 from worker.embedding.batcher import Batcher
 from worker.embedding.config import EmbeddingConfig
 from worker.embedding.pool import ModelPool
-from worker.process_pool import Processes, become_child
+from worker.process_pool import Processes, become_pool_process
 from worker.text.parts import PreparedDocument, UnchangedContent
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
 COPIES = 8
 SENTENCE = "The keeper of the lighthouse writes the weather of each hour into a thick book. "
 BUSY_SECONDS = 0.1
-"""Of a processor, after which a child is in the middle of its work."""
+"""CPU seconds after which a process is in the middle of its work."""
 
 
 @pytest.fixture
 def documents(tmp_path: Path) -> Path:
-    """Enough to be busy with for some seconds."""
+    """Return a folder with documents for some seconds of work."""
     folder = tmp_path / "documents"
     for i in range(COPIES):
         shutil.copytree(EXAMPLES, folder / str(i))
@@ -44,7 +44,7 @@ def documents(tmp_path: Path) -> Path:
 
 
 def wait_for(lines: Iterable[str], words: str) -> str:
-    """The first line that holds ``words``."""
+    """Return the first line that contains ``words``."""
     for line in lines:
         if words in line:
             return line
@@ -75,7 +75,9 @@ async def test_a_killed_run_is_completed_by_the_next(ingestq: Ingestq, documents
     assert status["collection"]["chunks"] == chunks * COPIES
 
 
-def test_sigterm_puts_unfinished_work_back_without_a_try(ingestq: Ingestq, documents: Path) -> None:
+def test_sigterm_nacks_unfinished_jobs_without_counting_a_try(
+    ingestq: Ingestq, documents: Path
+) -> None:
     ingestq.settings["drain_seconds"] = "0"
     queued = ingestq("add", documents, "--json").json["documents"]["queued"]
     worker = ingestq.start("worker")
@@ -95,43 +97,45 @@ def test_sigterm_puts_unfinished_work_back_without_a_try(ingestq: Ingestq, docum
 
 @pytest.fixture
 async def pool(cache_dir: Path) -> AsyncIterator[ModelPool]:
-    """The default model, in one process that embeds; another prepares documents."""
+    """Yield the default model with one embedding process and one parse process."""
     async with ModelPool(EmbeddingConfig(cache_dir)) as pool:
         yield pool
 
 
-async def test_a_killed_child_costs_its_batch_and_nothing_else(pool: ModelPool) -> None:
-    others = multiprocessing.active_children()
-    [vector] = await pool.embed(Lane.BULK, sized(["a text"]))
-    child = one_more_than(others)
-    asking = asyncio.create_task(pool.embed(Lane.BULK, sized([SENTENCE * 20] * 64)))
-    also_asking = asyncio.create_task(pool.embed(Lane.INTERACTIVE, sized(["a text"])))
-    await is_busy(child)
-    kill(child)
-    assert (await asking).shape == (64, 384)
-    [same] = await also_asking
-    assert same @ vector == pytest.approx(1, abs=1e-3)
-    assert one_more_than(others).pid != child.pid
-
-
-async def test_a_killed_child_that_prepares_costs_its_document_and_nothing_else(
+async def test_killing_an_embedding_process_costs_only_a_retry_of_its_batch(
     pool: ModelPool,
 ) -> None:
     others = multiprocessing.active_children()
-    await prepare(pool, "A short text starts the child.")
-    child = one_more_than(others)
+    [vector] = await pool.embed(Lane.BULK, sized(["a text"]))
+    process = one_more_than(others)
+    asking = asyncio.create_task(pool.embed(Lane.BULK, sized([SENTENCE * 20] * 64)))
+    also_asking = asyncio.create_task(pool.embed(Lane.INTERACTIVE, sized(["a text"])))
+    await is_busy(process)
+    kill(process)
+    assert (await asking).shape == (64, 384)
+    [same] = await also_asking
+    assert same @ vector == pytest.approx(1, abs=1e-3)
+    assert one_more_than(others).pid != process.pid
+
+
+async def test_killing_a_parse_process_costs_only_a_retry_of_its_document(
+    pool: ModelPool,
+) -> None:
+    others = multiprocessing.active_children()
+    await prepare(pool, "A short text starts the process.")
+    process = one_more_than(others)
     asking = asyncio.create_task(prepare(pool, SENTENCE * 60_000))
-    await is_busy(child)
-    kill(child)
+    await is_busy(process)
+    kill(process)
     prepared = await asking
     assert isinstance(prepared, PreparedDocument)
     assert " ".join(prepared.first.chunks) == (SENTENCE * 60_000).strip()
-    assert one_more_than(others).pid != child.pid
+    assert one_more_than(others).pid != process.pid
 
 
-async def test_a_document_over_which_two_children_die_is_rejected(pool: ModelPool) -> None:
+async def test_a_document_that_kills_two_parse_processes_is_rejected(pool: ModelPool) -> None:
     others = multiprocessing.active_children()
-    await prepare(pool, "A short text starts the child.")
+    await prepare(pool, "A short text starts the process.")
     first = one_more_than(others)
     to_start = processor_seconds(first)
     asking = asyncio.create_task(prepare(pool, SENTENCE * 60_000))
@@ -143,24 +147,24 @@ async def test_a_document_over_which_two_children_die_is_rejected(pool: ModelPoo
     kill(second)
     with pytest.raises(DocumentRejected, match="twice, the process that worked on it died"):
         await asking
-    assert isinstance(await prepare(pool, "A new child reads this."), PreparedDocument)
+    assert isinstance(await prepare(pool, "A new process reads this."), PreparedDocument)
 
 
-async def test_children_killed_while_they_do_nothing_are_replaced(pool: ModelPool) -> None:
+async def test_idle_processes_that_are_killed_are_replaced(pool: ModelPool) -> None:
     others = multiprocessing.active_children()
-    await prepare(pool, "A short text starts the child.")
-    preparer = one_more_than(others)
+    await prepare(pool, "A short text starts the process.")
+    parser = one_more_than(others)
     await pool.embed(Lane.BULK, sized(["a text"]))
-    for child in (preparer, one_more_than([*others, preparer])):
-        kill(child)
-        child.join()
+    for process in (parser, one_more_than([*others, parser])):
+        kill(process)
+        process.join()
     for _ in range(2):
-        assert isinstance(await prepare(pool, "A new child reads this."), PreparedDocument)
+        assert isinstance(await prepare(pool, "A new process reads this."), PreparedDocument)
         assert (await pool.embed(Lane.BULK, sized(["a text"]))).shape == (1, 384)
 
 
 class Harmful:
-    """An embedder whose texts can do harm to its processes; see `embed_or_obey`."""
+    """An embedder whose texts can kill its processes; see `embed_or_obey`."""
 
     batch_texts = 8
     batch_tokens = 1024
@@ -168,7 +172,7 @@ class Harmful:
     def __init__(self, slots: int, seconds: float = 60, max_tasks: int = 0) -> None:
         self.slots = slots
         self._seconds = seconds
-        self._processes = Processes(slots, become_child, max_tasks=max_tasks)
+        self._processes = Processes(slots, become_pool_process, max_tasks=max_tasks)
 
     async def embed_each(self, texts: Sequence[str]) -> Sequence[Vectors]:
         return list(await self._processes.run(self._seconds, embed_or_obey, texts))
@@ -186,7 +190,7 @@ class Harmful:
 
 
 def embed_or_obey(texts: Sequence[str]) -> Vectors:
-    """A vector of each text, which names the process; and do what a text says."""
+    """Obey the texts that are commands; return a vector of each text that names the process."""
     for text in texts:
         command, _, place = text.partition(" ")
         if command == "abort":
@@ -197,7 +201,7 @@ def embed_or_obey(texts: Sequence[str]) -> Vectors:
     return np.array([[os.getpid(), len(text)] for text in texts], np.float32)
 
 
-async def test_a_text_that_kills_its_child_is_rejected_alone() -> None:
+async def test_a_text_that_kills_its_process_is_rejected_alone() -> None:
     texts = [*(f"harmless {i}" for i in range(6)), "abort", "also harmless"]
     async with Harmful(slots=2).batcher() as batcher:
         asking = [batcher.embed(Lane.BULK, sized([text])) for text in texts]
@@ -211,7 +215,7 @@ async def test_a_text_that_kills_its_child_is_rejected_alone() -> None:
             assert outcome[0][1] == len(text)
 
 
-async def test_a_child_that_hangs_is_replaced_when_its_time_is_over(tmp_path: Path) -> None:
+async def test_a_process_that_hangs_is_replaced_after_its_time_limit(tmp_path: Path) -> None:
     hangs = tmp_path / "hangs"
     text = f"hang-once {hangs}"
     async with Harmful(slots=1, seconds=1).batcher() as batcher:
@@ -224,13 +228,13 @@ async def test_a_child_that_hangs_is_replaced_when_its_time_is_over(tmp_path: Pa
     assert pid != hung
 
 
-async def test_nothing_is_lost_when_children_are_replaced_for_their_age() -> None:
+async def test_no_text_is_lost_when_processes_are_replaced_after_max_tasks() -> None:
     embedder = Harmful(slots=2, max_tasks=2)
     embedder.batch_texts = 1
     async with embedder.batcher() as batcher:
         vectors = await batcher.embed(Lane.BULK, sized(["x" * i for i in range(1, 13)]))
     assert vectors[:, 1].tolist() == list(range(1, 13))
-    assert len(set(vectors[:, 0].tolist())) >= 5, "one child of two tasks has one to start with"
+    assert len(set(vectors[:, 0].tolist())) >= 5, "one process of two tasks has one to start with"
 
 
 PARENT = """
@@ -246,7 +250,7 @@ async def main():
         await pool.embed(Lane.BULK, [SizedText("a text", 2)])
         document = Document(doc_id="a", version=1, source="a", text="A text.")
         await pool.prepare(Lane.BULK, document, None)
-        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+        print(*(process.pid for process in multiprocessing.active_children()), flush=True)
         await asyncio.Event().wait()
 
 if __name__ == "__main__":
@@ -254,18 +258,18 @@ if __name__ == "__main__":
 """
 
 
-async def test_children_end_with_their_parent(cache_dir: Path) -> None:
+async def test_pool_processes_end_with_their_parent(cache_dir: Path) -> None:
     parent = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PARENT, cache_dir, stdout=subprocess.PIPE
     )
     assert parent.stdout is not None
-    children = [int(pid) for pid in (await parent.stdout.readline()).split()]
-    assert len(children) == 2
+    pids = [int(pid) for pid in (await parent.stdout.readline()).split()]
+    assert len(pids) == 2
     parent.kill()
     await parent.communicate()
 
     async def gone() -> bool:
-        return not any(is_running(pid) for pid in children)
+        return not any(is_running(pid) for pid in pids)
 
     await eventually(gone)
 
@@ -283,25 +287,25 @@ async def prepare(pool: ModelPool, text: str) -> PreparedDocument | UnchangedCon
 
 
 def one_more_than(others: Sequence[BaseProcess]) -> BaseProcess:
-    """The child that was started since ``others`` were."""
-    [child] = set(multiprocessing.active_children()).difference(others)
-    return child
+    """Return the process that was started after ``others``."""
+    [process] = set(multiprocessing.active_children()).difference(others)
+    return process
 
 
 async def another_than(others: Sequence[BaseProcess]) -> BaseProcess | None:
-    """The child that was started since ``others`` were, if it is there."""
+    """Return the process that was started after ``others``, if there is one."""
     return next(iter(set(multiprocessing.active_children()).difference(others)), None)
 
 
-async def is_busy(child: BaseProcess, to_start: float | None = None) -> None:
-    """Return when ``child`` is in the middle of what it has to do.
+async def is_busy(process: BaseProcess, to_start: float | None = None) -> None:
+    """Return when ``process`` is in the middle of its work.
 
-    ``to_start`` is the time of a processor that it needs before, unless it has started.
+    ``to_start`` is the CPU time that it needs to start; None if it has started.
     """
-    before = processor_seconds(child) if to_start is None else to_start
+    before = processor_seconds(process) if to_start is None else to_start
 
     async def busy() -> bool:
-        return processor_seconds(child) > before + BUSY_SECONDS
+        return processor_seconds(process) > before + BUSY_SECONDS
 
     await eventually(busy)
 

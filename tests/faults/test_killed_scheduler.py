@@ -15,7 +15,7 @@ from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.broker.queue.leases import LeaseQueue
 from ingestq.broker.schedule.runs import RunClaim, RunOutcome, Runs
 from ingestq.client.client import IngestClient
-from ingestq.core.display import Silent
+from ingestq.core.display import NoDisplay
 from ingestq.core.documents import Document
 from ingestq.core.results import BatchReport, DocumentCounts
 from ingestq.embedded.redis import embedded_redis
@@ -117,7 +117,7 @@ async def test_a_run_survives_the_death_of_redis(tmp_path: Path) -> None:
         config = BrokerConfig(url)
         async with connected(config) as redis:
             runs, queue = Runs(redis, config), JobQueue(redis, config)
-            handler = Rescan(IngestClient(queue), Silent())
+            handler = Rescan(IngestClient(queue), NoDisplay())
             claim = await runs.begin("nightly", due_ms=None, lease_ms=500)
             assert isinstance(claim, RunClaim)
             running = asyncio.create_task(

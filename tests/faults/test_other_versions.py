@@ -1,4 +1,4 @@
-"""A rolling deploy: jobs of other versions wait beside our own, and not a byte of them is lost."""
+"""Rolling deploys: jobs of other versions wait beside our own, and are kept byte for byte."""
 
 import asyncio
 import zlib
@@ -28,20 +28,20 @@ from worker.pipeline.ingest import Outcome
 GOOD: Final = 20
 AT_ONCE_SECONDS: Final = 5
 REINDEX: Final = "reindex"
-"""A function that only the newer version has."""
+"""The function that only a newer version has."""
 UNKNOWN_VERSION: Final = "not a job of a known version"
 encode = msgspec.msgpack.encode
 
 
 class NewerBatch(IngestBatch, frozen=True, tag="ingest/2", omit_defaults=True):
-    """A batch of the next version of the contract."""
+    """A batch of the next version of the job contract."""
 
     urgency: int = 1
 
 
 @dataclass(frozen=True)
 class OddJob:
-    """A job that our worker does not know, as it was put on the queue; ``reason`` is why not."""
+    """A job that our worker cannot run, as it was queued; ``reason`` is the expected reason."""
 
     job_id: str
     payload: bytes
@@ -65,7 +65,7 @@ TO_REINDEX: Final = IngestBatch("reindex", documents("reindex"))
 async def offered(
     broker: Broker, batch: IngestBatch, payload: bytes, reason: str = UNKNOWN_VERSION
 ) -> OddJob:
-    """Queue ``batch`` as a producer does that encodes it as ``payload``."""
+    """Queue ``batch`` as a producer that encodes it as ``payload``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "ingestq.broker.queue.job_queue.encode_job", lambda batch, *, enqueued_ms: payload
@@ -97,7 +97,7 @@ async def impossible_date(broker: Broker) -> OddJob:
 
 
 async def stock_arq(broker: Broker) -> OddJob:
-    """A pickle that nobody follows, of a service that is not ours, or not ours yet."""
+    """Queue a pickled job of stock arq, which must not be unpickled."""
     stock = ArqRedis(broker.redis.connection_pool)
     job = await stock.enqueue_job(INGEST, {"text": "t" * 50}, urgency=9)
     assert job is not None
@@ -126,12 +126,12 @@ every_kind = pytest.mark.parametrize(
 
 @pytest.fixture
 async def odd(broker: Broker, kinds: Kinds) -> list[OddJob]:
-    """A job of each kind on the queue."""
+    """Queue a job of each kind."""
     return [await put(broker) for put in kinds]
 
 
 async def index(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
-    """Our only function."""
+    """Index every document: the only function of our worker."""
     return all_indexed(batch)
 
 
@@ -144,7 +144,7 @@ async def completed(broker: Broker, submission: str) -> DocumentCounts:
 
 
 async def waiting(broker: Broker, odd: Sequence[OddJob], failures: int) -> None:
-    """Return when each of the jobs was tried ``failures`` times and waits, whole."""
+    """Return when each job failed ``failures`` times and waits, with its payload intact."""
 
     async def tries() -> set[int]:
         infos = [keys.JOB_INFO + job.job_id for job in odd]
@@ -159,15 +159,15 @@ async def waiting(broker: Broker, odd: Sequence[OddJob], failures: int) -> None:
 
 
 async def let_delays_end(broker: Broker) -> None:
-    """Do as if the time had passed for which the jobs wait, and wake the worker."""
+    """Make the delays of all jobs end, and wake the worker."""
     for job_id in await broker.redis.zrange(keys.QUEUE, 0, -1):
         await broker.redis.zadd(keys.QUEUE, {job_id: 1}, xx=True)
     for lane in Lane:
         await awaited(broker.redis.rpush(f"{keys.WAKE}{lane}:{DEFAULT_COLLECTION}", "1"))
 
 
-async def bury(broker: Broker, odd: Sequence[OddJob]) -> None:
-    """Let our worker try the jobs until it gives them up."""
+async def dead_letter_all(broker: Broker, odd: Sequence[OddJob]) -> None:
+    """Let our worker try the jobs until it dead-letters them."""
     async with working(broker, index):
         for failures in range(1, MAX_TRIES):
             await waiting(broker, odd, failures)
@@ -191,7 +191,7 @@ async def dead_letters(broker: Broker) -> dict[str, DeadLetter]:
 
 
 @pytest.mark.parametrize("kinds", [[*UNDECODABLE, *UNKNOWN_FUNCTION]], ids=["all"])
-async def test_good_jobs_are_finished_at_once_and_the_others_wait(
+async def test_good_jobs_are_finished_at_once_and_unknown_ones_wait(
     broker: Broker, odd: Sequence[OddJob]
 ) -> None:
     good = [IngestBatch("good", (document,)) for document in documents("good", GOOD)]
@@ -205,15 +205,15 @@ async def test_good_jobs_are_finished_at_once_and_the_others_wait(
 
 
 @every_kind
-async def test_what_nobody_knows_is_buried_as_it_came_and_counted(
+async def test_an_unknown_job_is_dead_lettered_unchanged_and_counted(
     broker: Broker, odd: Sequence[OddJob]
 ) -> None:
-    await bury(broker, odd)
+    await dead_letter_all(broker, odd)
     rejected = sum(job.documents for job in odd)
     assert await balanced(broker.redis) == Totals(rejected, rejected, waiting=0, dead=rejected)
-    buried = await dead_letters(broker)
+    dead = await dead_letters(broker)
     for job in odd:
-        dead_letter = buried.pop(job.job_id)
+        dead_letter = dead.pop(job.job_id)
         assert dead_letter.payload == job.payload
         assert (dead_letter.tries, dead_letter.documents) == (MAX_TRIES, job.documents)
         assert job.reason in dead_letter.reason
@@ -221,14 +221,14 @@ async def test_what_nobody_knows_is_buried_as_it_came_and_counted(
             assert await completed(broker, job.submission) == DocumentCounts(rejected=job.documents)
             [failed] = await broker.queue.failed_documents(job.submission)
             assert (failed.doc_id, failed.reason) == (job.job_id, dead_letter.reason)
-    assert buried == {}
+    assert dead == {}
 
 
 @every_kind
-async def test_the_user_sees_what_is_wrong(
+async def test_the_command_shows_why_a_job_is_dead(
     broker: Broker, odd: Sequence[OddJob], ingestq: Ingestq
 ) -> None:
-    await bury(broker, odd)
+    await dead_letter_all(broker, odd)
     ingestq.settings["redis_url"] = broker.config.url
     listed = await asyncio.to_thread(ingestq, "dead", "list")
     assert listed.code == 0, listed.err
@@ -243,14 +243,14 @@ async def test_the_user_sees_what_is_wrong(
 
 
 @every_kind
-async def test_what_is_requeued_is_what_was_buried(
+async def test_a_requeued_job_has_the_original_payload(
     broker: Broker, odd: Sequence[OddJob], ingestq: Ingestq
 ) -> None:
-    await bury(broker, odd)
-    buried = sum(job.documents for job in odd)
+    await dead_letter_all(broker, odd)
+    dead = sum(job.documents for job in odd)
     requeued = await requeue_all(broker, ingestq)
     assert requeued["requeued"] == len(odd)
-    assert await balanced(broker.redis) == Totals(2 * buried, buried, waiting=buried, dead=0)
+    assert await balanced(broker.redis) == Totals(2 * dead, dead, waiting=dead, dead=0)
 
     leases = lease_queue(broker)
     claims = {claim.job_id: claim for claim in await take(leases, len(odd))}
@@ -260,12 +260,12 @@ async def test_what_is_requeued_is_what_was_buried(
         assert await finish(leases, claim, BatchReport(DocumentCounts(indexed=job.documents)))
         await balanced(broker.redis)
     assert claims == {}
-    assert await completed(broker, requeued["submission"]) == DocumentCounts(indexed=buried)
-    assert await balanced(broker.redis) == Totals(2 * buried, 2 * buried, waiting=0, dead=0)
+    assert await completed(broker, requeued["submission"]) == DocumentCounts(indexed=dead)
+    assert await balanced(broker.redis) == Totals(2 * dead, 2 * dead, waiting=0, dead=0)
 
 
 @pytest.mark.parametrize("kinds", [UNKNOWN_FUNCTION], ids=["unknown-function"])
-async def test_a_newer_worker_finishes_what_is_requeued(
+async def test_a_newer_worker_finishes_requeued_jobs(
     broker: Broker, odd: Sequence[OddJob], ingestq: Ingestq
 ) -> None:
     ran: list[tuple[IngestBatch, bool]] = []
@@ -276,7 +276,7 @@ async def test_a_newer_worker_finishes_what_is_requeued(
         ran.append((batch, thoroughly))
         return all_indexed(batch)
 
-    await bury(broker, odd)
+    await dead_letter_all(broker, odd)
     requeued = await requeue_all(broker, ingestq)
     async with working(broker, [func(index, name=INGEST), func(reindex, name=REINDEX)]):
         ended = await completed(broker, requeued["submission"])

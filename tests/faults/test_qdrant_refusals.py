@@ -1,4 +1,4 @@
-"""Qdrant refuses, limits or cannot do what it is asked: what becomes of the documents.
+"""What happens to documents when Qdrant refuses, limits or cannot serve requests.
 
 Every answer is one that a server gives, see `tests.qdrant_standin.answers`.
 """
@@ -33,7 +33,7 @@ from ingestq.core.errors import (
     UsageError,
 )
 from ingestq.core.jobs import INGEST, IngestBatch
-from ingestq.core.results import DeadLetter, WorkerInfo, WorkerSign
+from ingestq.core.results import DeadLetter, WorkerInfo, WorkerStatus
 from tests.books import balanced
 from tests.claims import lease_queue
 from tests.command import Ingestq
@@ -44,7 +44,7 @@ from tests.waiting import eventually
 from tests.workers import MAX_JOBS, make_worker, working
 from worker.blobs import BlobContents
 from worker.consumer import decision as retries
-from worker.consumer.jobs import INGESTOR, Ingestor, ingest
+from worker.consumer.job_functions import INGESTOR, Ingestor, ingest
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.config import Precision
 from worker.lanes import LanePermits
@@ -64,7 +64,7 @@ from worker.store.schema import Fingerprint
 from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText
 
 SMALL: Final = Fingerprint("test/small", "1", 4, 8, Precision.EXACT, "none", 1)
-"""Of vectors with 4 dimensions. No model is loaded."""
+"""For vectors of 4 dimensions. No model is loaded."""
 FENCE: Final = Fence(version=1, attempt=1)
 TOMBSTONE: Final = LedgerEntry(
     tenant="t",
@@ -78,28 +78,30 @@ TOMBSTONE: Final = LedgerEntry(
     written_ms=1,
 )
 POISON: Final = "poison"
-"""The text of a chunk whose vector no server takes."""
+"""The text of a chunk with a vector that no server accepts."""
 RETRIES: Final = 10
 LEASE_SECONDS: Final = 1.5
-"""A worker gives a sign of life three times as often."""
+"""A worker sends heartbeats three times as often."""
 
 
 @dataclass
 class LineModel:
-    """Every line of a text is a chunk. It remembers the texts that it embedded."""
+    """A model that makes a chunk of each line, and records the texts that it embeds."""
 
     embedded: list[str] = field(default_factory=list)
 
-    async def prepare(self, document: Document, known_hash: str | None) -> PreparedDocument:
+    async def prepare(
+        self, lane: Lane, document: Document, known_hash: str | None
+    ) -> PreparedDocument:
         assert document.text is not None
         return PreparedDocument(
             document.text, None, None, Segment.of(sized(document.text.split("\n")))
         )
 
-    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment:
+    async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment:
         raise NotImplementedError
 
-    async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
+    async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
         self.embedded += [text.text for text in texts]
         rows = [[math.nan if text.text == POISON else 1.0, 1.0, 1.0, 1.0] for text in texts]
         return np.array(rows, dtype=np.float32)
@@ -107,7 +109,7 @@ class LineModel:
 
 @dataclass(frozen=True)
 class Scene:
-    """A stand-in with an empty collection, and what a worker has to do with it."""
+    """A stand-in with an empty collection, and a worker's access to it."""
 
     standin: Standin
     qdrant: Qdrant
@@ -120,28 +122,28 @@ class Scene:
 
     @property
     def writes(self) -> int:
-        """How often it was asked to write chunks or entries of the ledger."""
+        """The number of requests to write chunks or ledger entries."""
         paths = ("/points?wait=true", "/points/batch?wait=true")
         return sum(request.endswith(paths) for request in self.standin.requests)
 
     def refuse(self, response: Response, matches: Matches | None = None) -> None:
-        """Answer every request that matches with ``response``; every write, unless said else."""
+        """Answer every matching request, by default every write, with ``response``."""
         self.standin.faults.standing = (matches or _writes, response)
 
     def accept(self) -> None:
         self.standin.faults.standing = None
 
     def equip(self, worker: LeaseWorker) -> None:
-        """Give a worker what it needs for its jobs."""
+        """Set up a worker's context for its jobs."""
         qdrant = PatientQdrant(self.qdrant)
         ports = Ports(
             self.model, self.store, QdrantLedger(qdrant, self.names.ledger), BlobContents()
         )
         permits = LanePermits(64, bulk=48)
-        worker.ctx[INGESTOR] = Ingestor({"documents": dict.fromkeys(Lane, ports)}, permits)
+        worker.ctx[INGESTOR] = Ingestor({"documents": ports}, permits)
 
     async def indexed(self) -> set[str]:
-        """The documents that have chunks in the collection."""
+        """Return the ids of the documents that have chunks in the collection."""
         records, _ = await self.qdrant.ask(
             lambda client: client.scroll(self.names.chunks, limit=10_000)
         )
@@ -159,7 +161,7 @@ async def scene() -> AsyncIterator[Scene]:
 
 @pytest.fixture
 async def narrow() -> AsyncIterator[Scene]:
-    """A server that takes requests of 64 KiB and no larger ones."""
+    """A server that takes requests of up to 64 KiB."""
     async with (
         qdrant_standin(largest_body=64 * 1024) as standin,
         connect_qdrant(QdrantConfig(standin.url, None, Path("/nonexistent"))) as qdrant,
@@ -169,7 +171,7 @@ async def narrow() -> AsyncIterator[Scene]:
 
 @pytest.fixture
 def no_backoff() -> Iterator[None]:
-    """Retries follow at once: how long they wait is not what is tested."""
+    """Retry without waiting."""
     with stamina.set_testing(True, attempts=RETRIES):
         yield
 
@@ -184,14 +186,14 @@ def no_backoff() -> Iterator[None]:
         *(pytest.param(answers.of_a_proxy(n), id=f"proxy {n}") for n in (404, 429, 502, 504)),
     ],
 )
-async def test_what_may_pass_is_sent_again_as_it_was(scene: Scene, answer: Response) -> None:
+async def test_a_passing_failure_is_retried_unchanged(scene: Scene, answer: Response) -> None:
     scene.refuse(answer, _first(2))
     await scene.store.upsert(_points(16), FENCE)
     assert scene.writes == 3
     assert await scene.store.count() == 16
 
 
-async def test_a_wait_that_qdrant_names_is_kept(scene: Scene) -> None:
+async def test_retry_after_is_waited_for(scene: Scene) -> None:
     seconds = 2  # more than the longest first back-off
     scene.refuse(answers.rate_limited(seconds), _first(1))
     started = asyncio.get_running_loop().time()
@@ -208,14 +210,14 @@ async def test_a_wait_that_qdrant_names_is_kept(scene: Scene) -> None:
         pytest.param(answers.of_a_proxy(413), id="413"),
     ],
 )
-async def test_what_is_too_much_at_once_is_written_in_parts(scene: Scene, answer: Response) -> None:
+async def test_a_request_that_is_too_large_is_split(scene: Scene, answer: Response) -> None:
     scene.refuse(answer, _more_points_than(4))
     await scene.store.upsert(_points(16), FENCE)
     assert await scene.store.count() == 16
     assert scene.writes == 1 + 2 + 4
 
 
-async def test_requests_over_the_size_that_the_server_takes_are_split(narrow: Scene) -> None:
+async def test_requests_over_the_servers_size_limit_are_split(narrow: Scene) -> None:
     await narrow.store.upsert(_points(16, text="x" * 10_000), FENCE)
     assert await narrow.store.count() == 16
     assert narrow.writes == 1 + 2 + 4
@@ -223,7 +225,7 @@ async def test_requests_over_the_size_that_the_server_takes_are_split(narrow: Sc
         await narrow.store.upsert(_points(1, text="x" * 100_000), FENCE)
 
 
-async def test_too_many_deletions_at_once_are_made_in_parts(scene: Scene) -> None:
+async def test_too_many_deletions_are_split(scene: Scene) -> None:
     def large(request: str, body: Any) -> bool:
         return "/delete" in request and len(body["filter"]["must"][0]["has_id"]) > 4
 
@@ -238,7 +240,7 @@ async def test_too_many_deletions_at_once_are_made_in_parts(scene: Scene) -> Non
     ("answer", "error", "words"),
     [
         (answers.over_the_limit(), StoreRejected, "chunk 0 .*429 Rate limiting exceeded"),
-        (answers.timed_out(), StoreTooSlow, "ran out of time: 408"),
+        (answers.timed_out(), StoreTooSlow, "timed out: 408"),
     ],
 )
 async def test_one_point_cannot_be_split(
@@ -258,9 +260,7 @@ async def test_one_point_cannot_be_split(
         pytest.param(answers.invalid(), id="422"),
     ],
 )
-async def test_the_chunk_that_is_refused_is_named_after_few_requests(
-    scene: Scene, answer: Response
-) -> None:
+async def test_a_refused_chunk_is_found_in_few_requests(scene: Scene, answer: Response) -> None:
     points = _points(UPSERT_POINTS)
     bad = points[77].id
     scene.refuse(answer, lambda request, body: bad in str(body))
@@ -279,14 +279,14 @@ async def test_the_chunk_that_is_refused_is_named_after_few_requests(
         pytest.param(answers.collection_full(), id="collection"),
     ],
 )
-async def test_a_server_without_room_is_asked_once(scene: Scene, answer: Response) -> None:
+async def test_a_full_server_is_not_retried(scene: Scene, answer: Response) -> None:
     scene.refuse(answer)
-    with pytest.raises(StoreFull, match="has no room"):
+    with pytest.raises(StoreFull, match="is full"):
         await scene.store.upsert(_points(16), FENCE)
     assert scene.writes == 1
 
 
-async def test_a_collection_that_is_gone_is_looked_up_once_more(scene: Scene) -> None:
+async def test_a_missing_collection_is_looked_up_once_more(scene: Scene) -> None:
     gone = answers.error_response(404, "Not found: Collection `documents` doesn't exist!")
     scene.refuse(gone, _first(1))
     await scene.store.upsert(_points(1), FENCE)
@@ -298,7 +298,7 @@ async def test_a_collection_that_is_gone_is_looked_up_once_more(scene: Scene) ->
     assert scene.writes == before + 2
 
 
-async def test_a_document_that_is_refused_is_buried_alone(broker: Broker, scene: Scene) -> None:
+async def test_a_refused_document_is_dead_lettered_alone(broker: Broker, scene: Scene) -> None:
     lines = [f"line {i}" for i in range(40)]
     bad = _document("bad", [*lines[:17], POISON, *lines[17:]])
     async with working(broker, func(ingest, name=INGEST)) as worker:
@@ -313,7 +313,7 @@ async def test_a_document_that_is_refused_is_buried_alone(broker: Broker, scene:
     assert "400" in dead_letter.reason
 
 
-async def test_a_document_that_is_too_large_for_the_ledger_is_buried_alone(
+async def test_a_document_too_large_for_the_ledger_is_dead_lettered_alone(
     broker: Broker, narrow: Scene
 ) -> None:
     long = msgspec.structs.replace(_document("long", ["long"]), metadata={"note": "x" * 70_000})
@@ -330,9 +330,7 @@ async def test_a_document_that_is_too_large_for_the_ledger_is_buried_alone(
     assert "larger than allowed" in dead_letter.reason
 
 
-async def test_entries_that_are_too_many_at_once_are_written_in_parts(
-    broker: Broker, narrow: Scene
-) -> None:
+async def test_too_many_ledger_entries_are_split(broker: Broker, narrow: Scene) -> None:
     note = {"note": "x" * 20_000}
     documents = [
         msgspec.structs.replace(_document(f"d{i}", [f"{i}"]), metadata=note) for i in range(6)
@@ -343,7 +341,7 @@ async def test_entries_that_are_too_many_at_once_are_written_in_parts(
         assert (await _finished(broker)).indexed == 6
 
 
-async def test_a_worker_waits_until_there_is_room(
+async def test_a_worker_waits_until_qdrant_has_space(
     broker: Broker, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retries, "STORE_FULL_SECONDS", 3.0)
@@ -358,7 +356,7 @@ async def test_a_worker_waits_until_there_is_room(
                 await _offer(broker, documents)
             sign = await _sign(broker, lambda sign: sign.paused is not None)
             assert sign.paused is not None
-            assert "has no room" in sign.paused
+            assert "is full" in sign.paused
             assert scene.writes <= 2 * MAX_JOBS
             scene.accept()
             assert (await _finished(broker)).indexed == 40 * 8
@@ -374,11 +372,13 @@ async def test_a_paused_worker_stops_at_once(broker: Broker, scene: Scene) -> No
         scene.equip(worker)
         await _offer(broker, [_document(str(i), ["text"]) for i in range(16)])
         await _sign(broker, lambda sign: sign.paused is not None and sign.running == 0)
-    assert scene.writes <= 2  # the first entry, and the fifteen that came meanwhile
+    assert scene.writes <= 2  # the first entry, and the fifteen that arrived meanwhile
     assert (await balanced(broker.redis)).waiting == 16
 
 
-async def test_a_job_comes_back_when_qdrant_said(broker: Broker, scene: Scene) -> None:
+async def test_a_rate_limited_job_is_deferred_as_long_as_qdrant_says(
+    broker: Broker, scene: Scene
+) -> None:
     seconds = 3600
     assert seconds > PATIENCE_SECONDS
     scene.refuse(answers.rate_limited(seconds))
@@ -394,26 +394,24 @@ async def test_a_job_comes_back_when_qdrant_said(broker: Broker, scene: Scene) -
     assert (await broker.queue.depth()).ready == 1
 
 
-async def test_the_status_says_why_a_worker_claims_nothing(
-    broker: Broker, ingestq: Ingestq
-) -> None:
-    info = WorkerInfo("host", 7, 0, 0.0, 0.0, paused="Qdrant has no room")
-    await lease_queue(broker).sign_of_life("worker-1", info)
+async def test_status_says_why_a_worker_is_paused(broker: Broker, ingestq: Ingestq) -> None:
+    info = WorkerInfo("host", 7, 0, 0.0, 0.0, paused="Qdrant is full")
+    await lease_queue(broker).heartbeat("worker-1", info)
     ingestq.settings["redis_url"] = broker.config.url
     ran = await asyncio.to_thread(ingestq, "status")
-    assert "paused      worker-1: Qdrant has no room" in ran.out
+    assert "paused      worker-1: Qdrant is full" in ran.out
 
 
 @pytest.mark.parametrize("answer", [answers.forbidden(), answers.invalid_key()], ids=["403", "401"])
-async def test_a_worker_whose_key_is_refused_stops(
+async def test_a_refused_key_stops_the_worker(
     broker: Broker, scene: Scene, answer: Response
 ) -> None:
     scene.refuse(answer)
-    await _stops(broker, scene, UsageError, "refuses INGESTQ_QDRANT_API_KEY: 40[13]")
+    await _stops(broker, scene, UsageError, "does not accept INGESTQ_QDRANT_API_KEY: 40[13]")
 
 
 @pytest.mark.parametrize("lost", ["chunks", "ledger"])
-async def test_a_worker_whose_collection_was_deleted_stops(
+async def test_a_deleted_collection_stops_the_worker(
     broker: Broker, scene: Scene, lost: str
 ) -> None:
     name = getattr(scene.names, lost)
@@ -422,7 +420,7 @@ async def test_a_worker_whose_collection_was_deleted_stops(
 
 
 async def _stops(broker: Broker, scene: Scene, error: type[UsageError], words: str) -> None:
-    """A worker stops and says why; every job is still on the queue, and was not tried."""
+    """Check that a worker stops with ``error``, and every job is still queued and untried."""
     for i in range(3 * MAX_JOBS):
         await _offer(broker, [_document(str(i), ["text"])])
     worker = make_worker(broker, func(ingest, name=INGEST))
@@ -439,7 +437,7 @@ def _writes(request: str, body: Any) -> bool:
 
 
 def _first(n: int) -> Matches:
-    """The first ``n`` writes."""
+    """Match the first ``n`` writes."""
     count = itertools.count()
     return lambda request, body: _writes(request, body) and next(count) < n
 
@@ -468,13 +466,13 @@ async def _offer(broker: Broker, documents: Sequence[Document]) -> str:
 
 
 async def _finished(broker: Broker) -> Any:
-    """What became of all documents."""
+    """Return the counts of the submission's documents when all are done."""
     status = await eventually(lambda: broker.queue.submission("s"), lambda s: s.complete)
     return status.documents
 
 
-async def _sign(broker: Broker, good: Callable[[WorkerSign], bool]) -> WorkerSign:
-    """The worker's sign of life, as soon as it is good."""
+async def _sign(broker: Broker, good: Callable[[WorkerStatus], bool]) -> WorkerStatus:
+    """Return the worker's heartbeat as soon as it satisfies ``good``."""
     [sign] = await eventually(broker.queue.workers, lambda signs: any(map(good, signs)))
     return sign
 

@@ -1,4 +1,4 @@
-"""Redis goes away, comes back, and refuses: what was accepted is finished, once."""
+"""Redis crashes, comes back, or refuses writes: every accepted document is finished once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -55,7 +55,7 @@ async def working(broker: Broker, lease_seconds: float = 2) -> AsyncIterator[Lea
         await asyncio.wait_for(running, 30)
 
 
-async def test_a_crash_of_redis_loses_nothing_that_was_accepted(tmp_path: Path) -> None:
+async def test_a_redis_crash_loses_no_accepted_document(tmp_path: Path) -> None:
     async with embedded_redis(tmp_path) as url:
         config = BrokerConfig(url)
         async with connected(config) as redis:
@@ -73,7 +73,7 @@ async def test_a_crash_of_redis_loses_nothing_that_was_accepted(tmp_path: Path) 
                 assert await balanced(redis) == Totals(JOBS, finished=JOBS, waiting=0, dead=0)
 
 
-async def test_a_worker_outlives_a_crash_of_redis(tmp_path: Path) -> None:
+async def test_a_worker_survives_a_redis_crash(tmp_path: Path) -> None:
     async with embedded_redis(tmp_path) as url:
         config = BrokerConfig(url)
         async with connected(config) as redis:
@@ -90,7 +90,7 @@ async def test_a_worker_outlives_a_crash_of_redis(tmp_path: Path) -> None:
                     status = await eventually(
                         lambda: broker.queue.submission("s"), lambda status: status.complete
                     )
-                    # Counted by Redis in the step that removes a job: none twice, none missing.
+                    # Redis counts in the same step that removes a job: none twice, none missing.
                     assert status.documents.indexed == JOBS
                     assert await balanced(redis) == Totals(JOBS, finished=JOBS, waiting=0, dead=0)
 
@@ -99,7 +99,7 @@ async def test_a_worker_outlives_a_crash_of_redis(tmp_path: Path) -> None:
     ("setting", "faulty", "sound"),
     [("maxmemory", "1", "0"), ("min-replicas-to-write", "1", "0")],
 )
-async def test_a_redis_that_refuses_writes_is_waited_for(
+async def test_a_worker_waits_while_redis_refuses_writes(
     broker: Broker, setting: str, faulty: str, sound: str
 ) -> None:
     await broker.queue.offer(batches(count=20))
@@ -116,7 +116,7 @@ async def test_a_redis_that_refuses_writes_is_waited_for(
         await broker.redis.config_set(setting, sound)
 
 
-async def test_a_replica_is_refused_until_it_is_promoted(broker: Broker) -> None:
+async def test_a_read_only_replica_is_refused_until_it_is_promoted(broker: Broker) -> None:
     await broker.queue.offer(batches(count=20))
     await broker.redis.replicaof("127.0.0.1", "1")
     try:

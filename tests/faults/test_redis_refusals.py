@@ -1,6 +1,6 @@
-"""Redis cannot write to its disk and refuses all writes: that is said, and waited for.
+"""Redis cannot write to its disk and refuses writes: this is reported, and work resumes later.
 
-On real servers, the bundled one and the distribution's, that fail to save a snapshot.
+Run on real servers, the bundled one and the distribution's, that fail to save a snapshot.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ REASON = "accepts no writes: it cannot write to its disk"
 
 @dataclass(frozen=True)
 class Disk:
-    """The disk of a server, where it is to save a snapshot at ``snapshot``.
+    """The disk of a server, which saves snapshots at ``snapshot``.
 
     The client ``redis`` gets answers from a broken server too: unlike ours it does not ping each
     new connection, which is refused like a write.
@@ -46,14 +46,14 @@ class Disk:
     snapshot: Path
 
     async def break_down(self) -> None:
-        """No snapshot can be saved: there is a folder in its place."""
+        """Make saving snapshots fail, by a folder in their place."""
         self.snapshot.unlink(missing_ok=True)
         self.snapshot.mkdir()
         await self._save()
         await eventually(self._last_save, lambda status: status == "err")
 
-    async def mend(self) -> None:
-        """Let snapshots be saved; fine if they could be all the time."""
+    async def repair(self) -> None:
+        """Let snapshots be saved again. Does nothing if they can be."""
         if self.snapshot.is_dir():
             self.snapshot.rmdir()
         await self._save()
@@ -69,7 +69,7 @@ class Disk:
 
 @pytest.fixture(params=["bundled", "debian"])
 async def own_broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Broker]:
-    """A broker on a server whose disk is ours, and that stops when it cannot save."""
+    """Yield a broker on a server of its own that refuses writes when it cannot save."""
     async with AsyncExitStack() as stack:
         if request.param == "bundled":
             url = await stack.enter_async_context(embedded_redis(tmp_path))
@@ -92,11 +92,11 @@ async def disk(own_broker: Broker) -> AsyncIterator[Disk]:
         name = (await redis.config_get("dbfilename"))["dbfilename"]
         disk = Disk(redis, Path(folder) / name)
         yield disk
-        await disk.mend()
+        await disk.repair()
 
 
 class HeldJobs:
-    """A job that waits until all may end. ``began`` says that one did, ``runs`` how often each."""
+    """Jobs that wait until all may end. ``began`` is set by the first, ``runs`` counts each."""
 
     def __init__(self) -> None:
         self.began = asyncio.Event()
@@ -120,7 +120,7 @@ def batches(count: int) -> list[IngestBatch]:
 
 
 async def refused(log: Sequence[MutableMapping[str, Any]]) -> None:
-    """Return when the worker has said why it cannot work."""
+    """Wait until the worker has logged why it cannot work."""
 
     async def said() -> list[str]:
         return [entry["error"] for entry in log if entry["event"] == events.SERVICE_AWAY]
@@ -134,20 +134,20 @@ async def completed(broker: Broker) -> None:
     assert status.documents == DocumentCounts(indexed=JOBS)
 
 
-async def test_a_producer_is_told_why_and_waits_if_it_may(own_broker: Broker, disk: Disk) -> None:
+async def test_a_producer_gets_the_reason_or_waits(own_broker: Broker, disk: Disk) -> None:
     await own_broker.queue.offer(batches(10))
     await disk.break_down()
     with pytest.raises(BrokerUnavailable, match=REASON):
         await own_broker.queue.offer(batches(20))
     assert await disk.redis.zcard(keys.QUEUE) == 10
     enqueued = asyncio.create_task(own_broker.queue.enqueue(batches(20)))
-    await disk.mend()
+    await disk.repair()
     assert Counter(await enqueued) == {EnqueueResult.DUPLICATE: 10, EnqueueResult.ACCEPTED: 10}
     assert await balanced(own_broker.redis) == Totals(20, 0, waiting=20, dead=0)
 
 
 @pytest.mark.parametrize("word", ["NOAUTH", "maxmemory"])
-async def test_what_a_document_says_is_not_taken_for_what_redis_says(
+async def test_a_document_with_an_error_word_is_not_taken_for_an_error(
     own_broker: Broker, disk: Disk, word: str
 ) -> None:
     document = Document(
@@ -158,7 +158,7 @@ async def test_what_a_document_says_is_not_taken_for_what_redis_says(
         await own_broker.queue.offer([IngestBatch("s", (document,))])
 
 
-async def test_the_command_says_why_and_queues_the_same_file_later(
+async def test_the_command_gives_the_reason_and_queues_the_file_later(
     own_broker: Broker, disk: Disk, ingestq: Ingestq
 ) -> None:
     ingestq.settings["redis_url"] = own_broker.config.url
@@ -166,15 +166,15 @@ async def test_the_command_says_why_and_queues_the_same_file_later(
     await disk.break_down()
     refused = await asyncio.to_thread(ingestq, "add", "note.txt")
     refused.failed_with(3, REASON)
-    await disk.mend()
+    await disk.repair()
     assert (await asyncio.to_thread(ingestq, "add", "note.txt")).code == 0
     assert await balanced(own_broker.redis) == Totals(1, 0, waiting=1, dead=0)
 
 
-async def test_a_worker_says_why_waits_and_goes_on_where_it_was(
+async def test_a_worker_logs_the_reason_waits_and_resumes_its_job(
     own_broker: Broker, disk: Disk
 ) -> None:
-    """Its running jobs end while nothing can be written down, and are not run again."""
+    """Jobs that end while nothing can be written are not run again."""
     jobs = HeldJobs()
     await own_broker.queue.offer(batches(JOBS))
     with capture_logs() as log:
@@ -184,16 +184,16 @@ async def test_a_worker_says_why_waits_and_goes_on_where_it_was(
             jobs.may_end.set()
             await refused(log)
             assert await disk.redis.zcard(keys.QUEUE) == JOBS
-            await disk.mend()
+            await disk.repair()
             await completed(own_broker)
     assert set(jobs.runs.values()) == {1}
     assert await balanced(own_broker.redis) == Totals(JOBS, JOBS, waiting=0, dead=0)
 
 
-async def test_a_worker_outlives_an_outage_longer_than_its_leases(
+async def test_a_worker_survives_an_outage_longer_than_its_leases(
     own_broker: Broker, disk: Disk
 ) -> None:
-    """A job may run twice then; its documents are counted once all the same."""
+    """A job may run twice then, but its documents count once."""
     jobs = HeldJobs()
     await own_broker.queue.offer(batches(JOBS))
     with capture_logs() as log:
@@ -203,13 +203,13 @@ async def test_a_worker_outlives_an_outage_longer_than_its_leases(
             await eventually(lambda: disk.redis.keys(keys.LEASE + "*"), lambda left: not left)
             jobs.may_end.set()
             await refused(log)
-            await disk.mend()
+            await disk.repair()
             await completed(own_broker)
     assert len(jobs.runs) == JOBS
     assert await balanced(own_broker.redis) == Totals(JOBS, JOBS, waiting=0, dead=0)
 
 
-async def test_an_idle_worker_waits_and_takes_what_comes_afterwards(
+async def test_an_idle_worker_survives_an_outage_and_takes_new_jobs(
     own_broker: Broker, disk: Disk
 ) -> None:
     jobs = HeldJobs()
@@ -218,7 +218,7 @@ async def test_an_idle_worker_waits_and_takes_what_comes_afterwards(
     with capture_logs() as log:
         async with working(own_broker, jobs.job):
             await refused(log)
-            await disk.mend()
+            await disk.repair()
             await own_broker.queue.offer(batches(JOBS))
             await completed(own_broker)
     assert await balanced(own_broker.redis) == Totals(JOBS, JOBS, waiting=0, dead=0)

@@ -1,4 +1,4 @@
-"""Worker processes are killed, told to stop and frozen at every step of a document.
+"""Worker processes are killed, stopped and frozen at every step of a document.
 
 Whatever happens to a worker, every document is finished once, and the collection holds what it
 would hold if nothing had happened.
@@ -31,7 +31,7 @@ from tests.redis_proxy import RedisProxy, command, loaded_scripts, redis_proxy, 
 from tests.redis_proxy.faults import Hold
 from tests.waiting import eventually
 from worker.blobs import BlobContents
-from worker.consumer.poison import REASON
+from worker.consumer.job_runner import POISON_REASON
 from worker.embedding.pool import ModelPool
 from worker.pipeline import ingest as pipeline
 from worker.pipeline.ingest import Work
@@ -45,20 +45,20 @@ from worker.store.ledger import QdrantLedger
 COLLECTION: Final = Settings.model_fields["collection"].default
 LEASE_SECONDS: Final = 2
 END_SECONDS: Final = 60
-"""How long a worker that has nothing to wait for may take to end."""
+"""How long a worker may take to end if it has nothing to wait for."""
 SENTENCES: Final = 120
-"""In a document; they make several chunks."""
+"""Sentences of a document, which make several chunks."""
 DEATHS: Final = 3
-"""How many workers a document can kill: two that also work on others, and one that does not."""
+"""Workers that a poison document kills: two that also run others, and one that runs it alone."""
 ALL_POINTS: Final = 10_000
 
 Index = Mapping[str, Mapping[str, Any]]
-"""What a collection holds: the payload of each chunk, by its id."""
+"""The contents of a collection: the payload of each chunk by its id."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """A step of a worker that does not end before `let_go`. ``struck`` returns when it began."""
+    """A step of a worker that is held until `let_go`. ``struck`` returns when it has begun."""
 
     struck: Callable[[], Awaitable[object]]
     let_go: Callable[[], Awaitable[object]]
@@ -75,7 +75,7 @@ class WorkerProcess:
         self.process.send_signal(number)
 
     async def says(self, *words: str) -> None:
-        """Return when it has said all ``words``, each on a line that nobody waited for before."""
+        """Return when it has logged all ``words``, each on a line not waited for before."""
         left = set(words)
         while left:
             line = await self._next_line()
@@ -83,14 +83,14 @@ class WorkerProcess:
             left -= {word for word in left if word in line}
 
     async def ended(self) -> int:
-        """Its exit code, once it and the processes of its pool are gone."""
+        """Return its exit code, once it and its pool processes have ended."""
         async with asyncio.timeout(END_SECONDS):
             while await self._next_line():
                 pass
             return await self.process.wait()
 
     async def ended_well(self) -> None:
-        """It ends, and nothing went wrong in it."""
+        """Wait until it ends, and check that nothing went wrong in it."""
         assert await self.ended() == 0, self.log
         assert not any("Traceback" in line for line in self.log), self.log
 
@@ -103,7 +103,7 @@ class WorkerProcess:
 
 @dataclass(frozen=True)
 class Scene:
-    """A queue and a Qdrant of which any step can be held, and the workers at work there."""
+    """A queue and a Qdrant in which any step can be held, and the workers that use them."""
 
     broker: Broker
     proxy: RedisProxy
@@ -113,7 +113,7 @@ class Scene:
     workers: list[WorkerProcess] = field(default_factory=list)
 
     async def start(self, **settings: str) -> WorkerProcess:
-        """Start a worker; it takes some seconds to say that it did."""
+        """Start a worker; it takes some seconds until it logs that it has started."""
         self.command.settings.update(settings)
         process = await asyncio.create_subprocess_exec(
             *self.command.command("worker"),
@@ -126,8 +126,8 @@ class Scene:
         self.workers.append(WorkerProcess(process))
         return self.workers[-1]
 
-    async def heirs(self, count: int) -> AsyncIterator[WorkerProcess]:
-        """Workers one after the other: the next one loads its model while this one is at work."""
+    async def successive_workers(self, count: int) -> AsyncIterator[WorkerProcess]:
+        """Yield workers one after the other; the next loads its model while this one works."""
         next_one, gate = await self._start_behind_a_gate()
         for left in reversed(range(count)):
             worker, open_gate = next_one, gate
@@ -138,7 +138,7 @@ class Scene:
             yield worker
 
     async def _start_behind_a_gate(self) -> tuple[WorkerProcess, Callable[[], None]]:
-        """A worker that loads its model, and claims nothing before the gate is opened."""
+        """Start a worker that loads its model, and claims nothing before the gate is opened."""
         opens_the_collection = self.standin.holds.request(
             lambda request, _: request == "GET /aliases"
         )
@@ -149,19 +149,19 @@ class Scene:
         await self.broker.queue.offer([IngestBatch(documents[0].doc_id, documents, lane)])
 
     async def finished(self, document: Document) -> SubmissionStatus:
-        """What became of the job of ``document``."""
+        """Return the status of the submission of ``document``, once it is complete."""
         return await eventually(
             lambda: self.broker.queue.submission(document.doc_id), lambda status: status.complete
         )
 
     async def failures_and_crashes(self, document: Document) -> list[int]:
-        """What is on record against the job of ``document``, which is on the queue."""
+        """Return the failures and crashes of the job of ``document``, which is on the queue."""
         info = keys.JOB_INFO + job_id(document)
         recorded = await awaited(self.broker.redis.hmget(info, ["failures", "crashes"]))
         return [int(n or 0) for n in recorded]
 
     async def index(self) -> Index:
-        """What the collection holds."""
+        """Return the contents of the collection."""
         config = QdrantConfig(self.standin.url, None, Path("/nonexistent"))
         async with connect_qdrant(config) as qdrant:
             return await index_of(qdrant, COLLECTION)
@@ -189,7 +189,7 @@ async def index_of(qdrant: Qdrant, name: str) -> Index:
 
 
 def _lasting(payload: dict[str, Any]) -> dict[str, Any]:
-    """What does not depend on how often a document was tried."""
+    """Return the part of a payload that does not depend on the number of tries."""
     return {name: value for name, value in payload.items() if name != "attempt"}
 
 
@@ -272,11 +272,11 @@ KILLED_TOGETHER: Final = (
     ("upsert", "upsert_answer", "mark_indexed"),
     ("finish", "finish_answer"),
 )
-"""As many as a worker with one process runs at once; each is the step of another job."""
+"""Steps of different jobs; as many as a worker with one process runs at once."""
 STEPS_WITH_CHUNKS: Final = ("upsert_answer", "mark_indexed", "finish")
-"""Steps of a job that is not finished, whose chunks are in the index."""
+"""Steps of an unfinished job whose chunks are in the index."""
 UNFINISHED_STEPS: Final = tuple(STEPS)[: tuple(STEPS).index("finish")]
-"""Steps that leave work on the document to do."""
+"""Steps after which work on the document is left to do."""
 
 
 def _finish(scene: Scene, document: Document) -> Callable[[tuple[bytes, ...]], bool]:
@@ -309,7 +309,7 @@ def _chunks_of(document: Document) -> Matches:
 
 
 def _payloads(body: Any) -> list[tuple[str, str | None]]:
-    """Document and state of each point that is written; chunks have no state."""
+    """Return document and state of each point that is written; chunks have no state."""
     payloads = [point["payload"] for point in body["points"]]
     return [(payload["doc_id"], payload.get("state")) for payload in payloads]
 
@@ -348,7 +348,7 @@ def clean_run(
     async def index(documents: Iterable[Document]) -> Index:
         chunks = QdrantStore(qdrant, collection.chunks)
         ledger = QdrantLedger(qdrant, collection.ledger)
-        ports = Ports(model.in_lane(Lane.BULK), chunks, ledger, BlobContents())
+        ports = Ports(model, chunks, ledger, BlobContents())
         for each in documents:
             await pipeline.ingest(Work(each, None, attempt=1), ports, lambda done, known: None)
         return await index_of(qdrant, collection.chunks)
@@ -361,13 +361,13 @@ CleanRun = Callable[[Iterable[Document]], Awaitable[Index]]
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_a_worker_that_is_killed_at_any_step_costs_no_document(
+async def test_killing_a_worker_at_any_step_loses_no_document(
     scene: Scene, clean_run: CleanRun
 ) -> None:
     documents = {name: document(name) for name in STEPS}
     deaths = iter(KILLED_TOGETHER)
     held: dict[str, Held] = {}
-    async for worker in scene.heirs(len(KILLED_TOGETHER) + 1):
+    async for worker in scene.successive_workers(len(KILLED_TOGETHER) + 1):
         for name, late in held.items():
             await scene.finished(documents[name])
             await late.let_go()
@@ -394,7 +394,7 @@ async def test_a_worker_that_is_killed_at_any_step_costs_no_document(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_a_document_that_kills_its_worker_every_time_is_given_up_alone(
+async def test_a_document_that_kills_every_worker_is_dead_lettered_alone(
     scene: Scene, clean_run: CleanRun
 ) -> None:
     poison, *mates = documents = [document(f"note {i}") for i in range(4)]
@@ -402,7 +402,7 @@ async def test_a_document_that_kills_its_worker_every_time_is_given_up_alone(
     fatal = [upsert(scene, poison) for _ in range(DEATHS)]
     await scene.put(*documents, lane=Lane.BULK)
     deaths = iter(fatal)
-    async for worker in scene.heirs(DEATHS + 1):
+    async for worker in scene.successive_workers(DEATHS + 1):
         if death := next(deaths, None):
             await death.struck()
             worker.send(signal.SIGKILL)
@@ -411,7 +411,7 @@ async def test_a_document_that_kills_its_worker_every_time_is_given_up_alone(
     status = await scene.finished(documents[0])
     assert (status.documents.indexed, status.documents.rejected) == (len(mates), 1)
     failed = await scene.broker.queue.failed_documents(documents[0].doc_id)
-    assert failed == [FailedDocument(poison.doc_id, REASON)]
+    assert failed == [FailedDocument(poison.doc_id, POISON_REASON)]
     everything = Totals(len(documents), finished=len(documents), waiting=0, dead=1)
     assert await balanced(scene.broker.redis) == everything
     assert await scene.index() == await clean_run(mates)
@@ -435,7 +435,7 @@ async def held_at_unfinished_steps(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_a_worker_told_to_stop_puts_its_jobs_back_without_a_try(
+async def test_a_stopping_worker_nacks_its_jobs_without_counting_a_try(
     scene: Scene, clean_run: CleanRun
 ) -> None:
     """Told so with a job at each step that leaves work to do; six at once need two processes.
@@ -478,7 +478,7 @@ async def test_a_worker_told_to_stop_puts_its_jobs_back_without_a_try(
 
 
 @pytest.mark.slow
-async def test_a_worker_told_twice_stops_at_once_but_finishes_what_had_ended(scene: Scene) -> None:
+async def test_a_second_stop_signal_stops_at_once_but_acks_finished_jobs(scene: Scene) -> None:
     documents = {name: document(name) for name in ("upsert", "finish", "finish_answer")}
     worker = await scene.start(drain_seconds="3600")
     await worker.says(events.WORKER_STARTED)
@@ -501,7 +501,7 @@ async def test_a_worker_told_twice_stops_at_once_but_finishes_what_had_ended(sce
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_a_worker_that_was_frozen_beyond_its_lease_changes_nothing_and_works_on(
+async def test_a_worker_frozen_beyond_its_lease_changes_nothing_and_goes_on(
     scene: Scene, clean_run: CleanRun
 ) -> None:
     lost = {name: document(name) for name in ("upsert", "finish")}

@@ -1,4 +1,4 @@
-"""Older jobs that cannot be run now, however many, do not hide the newer ones that can."""
+"""Any number of older jobs that cannot run now do not hide newer ones that can."""
 
 import asyncio
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ async def run_elsewhere(broker: Broker, count: int, lease_seconds: float) -> Non
 
 
 async def defer(broker: Broker, count: int) -> None:
-    """Queue jobs that failed once and wait for long."""
+    """Queue jobs that failed once and wait for a long delay."""
     await queue_jobs(broker, "older", count)
     leases = lease_queue(broker)
     for claim in await take(leases, count):
@@ -61,7 +61,7 @@ async def completed(broker: Broker, submission: str) -> None:
     assert status.documents == DocumentCounts(indexed=status.accepted)
 
 
-async def test_jobs_that_run_elsewhere_do_not_hide_newer_ones(broker: Broker) -> None:
+async def test_running_jobs_do_not_hide_newer_ones(broker: Broker) -> None:
     await run_elsewhere(broker, older := 150, LONG_SECONDS)
     async with working(broker, index):
         await queue_jobs(broker, "newer", NEWER)
@@ -70,7 +70,7 @@ async def test_jobs_that_run_elsewhere_do_not_hide_newer_ones(broker: Broker) ->
     assert await balanced(broker.redis) == Totals(older + NEWER, NEWER, older, dead=0)
 
 
-async def test_jobs_that_are_deferred_do_not_hide_newer_ones(broker: Broker) -> None:
+async def test_deferred_jobs_do_not_hide_newer_ones(broker: Broker) -> None:
     await defer(broker, older := 300)
     async with working(broker, index):
         await queue_jobs(broker, "newer", NEWER)
@@ -80,8 +80,8 @@ async def test_jobs_that_are_deferred_do_not_hide_newer_ones(broker: Broker) -> 
 
 
 @pytest.mark.parametrize("newer", [0, NEWER])
-async def test_many_jobs_whose_worker_died_are_all_finished(broker: Broker, newer: int) -> None:
-    """They come back in the same moment, more than are made ready in one step."""
+async def test_many_jobs_of_a_dead_worker_are_all_finished(broker: Broker, newer: int) -> None:
+    """They become ready at the same moment, more than one step of a claim revives."""
     await run_elsewhere(broker, older := 300, SHORT_SECONDS)
     await queue_jobs(broker, "newer", newer)
     await eventually(lambda: broker.redis.keys(keys.LEASE + "*"), lambda leases: leases == [])

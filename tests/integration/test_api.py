@@ -21,7 +21,7 @@ from ingestq.app.composition import Broker
 from ingestq.broker.connection import BrokerConfig, connect
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.core.documents import MAX_VERSION, METADATA_BYTES, Lane
-from ingestq.core.jobs import bury
+from ingestq.core.jobs import dead_letter_batch
 from ingestq.core.results import BatchReport, ChunkCounts, DocumentCounts, WorkerInfo
 from tests import claims
 from tests.claims import batch_of, lease_queue, take
@@ -76,7 +76,7 @@ async def finish(broker: Broker, outcome: str) -> None:
     [claimed] = await take(leases)
     report = BatchReport(DocumentCounts(indexed=1), ChunkCounts(embedded=3))
     if outcome == "rejected":
-        report = bury(batch_of(claimed), "there is nothing in it", tries=1)
+        report = dead_letter_batch(batch_of(claimed), "there is nothing in it", tries=1)
     assert await claims.finish(leases, claimed, report)
 
 
@@ -167,7 +167,7 @@ async def test_the_status_is_that_of_the_command(api: AsyncClient, broker: Broke
         paused="full",
         collections=("documents", "notes"),
     )
-    await lease_queue(broker).sign_of_life("worker-1", info)
+    await lease_queue(broker).heartbeat("worker-1", info)
     status = (await api.get("/status")).json()
     assert status.keys() == {"queue", "dead_letters", "workers", "unserved"}
     assert status["unserved"] == {}
@@ -368,7 +368,7 @@ async def test_redis_is_away(away: AsyncClient) -> None:
 
 async def test_it_is_ready_once_a_worker_is_alive(api: AsyncClient, broker: Broker) -> None:
     refused(await api.get("/readyz"), 503, "no worker", "ingestq worker")
-    await lease_queue(broker).sign_of_life("worker-1", WorkerInfo("host", 7, 0, 0.0, 0.0))
+    await lease_queue(broker).heartbeat("worker-1", WorkerInfo("host", 7, 0, 0.0, 0.0))
     answer = await api.get("/readyz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 

@@ -19,7 +19,7 @@ from ingestq.app.composition import Broker
 from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.core.documents import Lane
 from ingestq.core.errors import StoreUnavailable
-from ingestq.core.jobs import DeleteBatch, bury, decode_job
+from ingestq.core.jobs import DeleteBatch, dead_letter_batch, decode_job
 from ingestq.core.results import BatchReport, ChunkCounts, DocumentCounts, WorkerInfo
 from ingestq.embedded.redis import embedded_redis
 from tests import claims
@@ -45,7 +45,7 @@ def lines(*documents: dict[str, Any]) -> bytes:
 async def bury_all(broker: Broker, reason: str) -> None:
     leases = lease_queue(broker)
     for claimed in await take(leases, 100):
-        report = bury(batch_of(claimed), reason, tries=2, traceback="Traceback …")
+        report = dead_letter_batch(batch_of(claimed), reason, tries=2, traceback="Traceback …")
         assert await claims.finish(leases, claimed, report)
 
 
@@ -434,7 +434,7 @@ async def test_metrics_are_those_of_the_queue(api: AsyncClient, broker: Broker) 
     await api.post("/documents:batch", content=lines(NOTE), headers=LINES)
     leases = lease_queue(broker)
     for name, paused in (("w1", None), ("w2", "full")):
-        await leases.sign_of_life(name, WorkerInfo("host", 1, 0, 2.5, 10.0, paused))
+        await leases.heartbeat(name, WorkerInfo("host", 1, 0, 2.5, 10.0, paused))
     answer = await api.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     samples = {

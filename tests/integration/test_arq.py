@@ -1,4 +1,4 @@
-"""arq's own `Job` answers for the jobs of the lease worker: status, result, abort."""
+"""arq's own `Job` works with the jobs of the lease worker: status, result, abort."""
 
 import asyncio
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ async def one_try_is_left(broker: Broker) -> None:
     await awaited(broker.redis.hset(info, "failures", str(MAX_TRIES - 1)))
 
 
-async def test_arqs_job_tells_how_far_it_is(broker: Broker) -> None:
+async def test_arq_shows_the_status_of_a_job(broker: Broker) -> None:
     may_end = asyncio.Event()
 
     async def job(ctx: Ctx, batch: IngestBatch) -> Sequence[Outcome]:
@@ -64,7 +64,7 @@ async def test_arqs_job_tells_how_far_it_is(broker: Broker) -> None:
         await eventually(job_of(broker).status, lambda status: status is JobStatus.complete)
 
 
-async def test_a_job_that_waits_to_be_tried_again_is_deferred(broker: Broker) -> None:
+async def test_a_job_that_waits_for_a_retry_is_deferred(broker: Broker) -> None:
     await broker.queue.offer([BATCH])
     leases = lease_queue(broker)
     [claim] = await take(leases)
@@ -72,7 +72,7 @@ async def test_a_job_that_waits_to_be_tried_again_is_deferred(broker: Broker) ->
     assert await job_of(broker).status() is JobStatus.deferred
 
 
-async def test_arqs_job_has_the_report_as_its_result(broker: Broker) -> None:
+async def test_the_result_of_a_finished_job_is_its_report(broker: Broker) -> None:
     await broker.queue.offer([BATCH])
     async with working(broker, index):
         report = await job_of(broker).result(timeout=20)
@@ -82,7 +82,7 @@ async def test_arqs_job_has_the_report_as_its_result(broker: Broker) -> None:
     assert (info.function, info.job_try, info.success) == ("ingest", 1, True)
 
 
-async def test_the_result_of_a_job_that_was_given_up_is_its_reason(broker: Broker) -> None:
+async def test_the_result_of_a_failed_job_is_its_reason(broker: Broker) -> None:
     async def job(ctx: Ctx, batch: IngestBatch) -> Sequence[Outcome]:
         raise DocumentRejected("broken for good")
 
@@ -105,7 +105,9 @@ async def test_a_job_that_cancels_itself_is_a_failure(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("outcomes", [None, [], [*INDEXED, *INDEXED]])
-async def test_a_job_has_to_say_what_became_of_its_documents(broker: Broker, outcomes: Any) -> None:
+async def test_a_job_must_return_an_outcome_for_each_document(
+    broker: Broker, outcomes: Any
+) -> None:
     async def job(ctx: Ctx, batch: IngestBatch) -> Any:
         return outcomes
 
@@ -117,7 +119,7 @@ async def test_a_job_has_to_say_what_became_of_its_documents(broker: Broker, out
     assert failed.reason == "'ingest' did not return an outcome for each document"
 
 
-async def test_arqs_own_way_to_start_a_worker(broker: Broker) -> None:
+async def test_arq_can_run_the_worker(broker: Broker) -> None:
     await broker.queue.offer([BATCH])
     worker = make_worker(broker, index)
     running = asyncio.create_task(worker.async_run())
@@ -128,7 +130,9 @@ async def test_arqs_own_way_to_start_a_worker(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("when", ["ready", "deferred", "running"])
-async def test_an_aborted_job_ends_and_its_documents_are_kept(broker: Broker, when: str) -> None:
+async def test_an_aborted_job_ends_and_its_documents_are_dead_lettered(
+    broker: Broker, when: str
+) -> None:
     started = asyncio.Event()
 
     async def job(ctx: Ctx, batch: IngestBatch) -> Sequence[Outcome]:
@@ -162,7 +166,7 @@ async def test_an_aborted_job_ends_and_its_documents_are_kept(broker: Broker, wh
     assert await broker.redis.zcard(keys.ABORT) == 0
 
 
-async def test_an_abort_that_came_too_late_does_not_meet_the_next(broker: Broker) -> None:
+async def test_a_late_abort_does_not_abort_the_next_job(broker: Broker) -> None:
     async with working(broker, index):
         await broker.queue.offer([BATCH])
         await eventually(lambda: broker.queue.submission("s"), lambda status: status.complete)

@@ -1,5 +1,4 @@
-"""What is removed from the blob store is never asked for again, and what nobody asks for is
-removed."""
+"""Garbage collection deletes all blobs that are not needed, and no others."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -16,21 +15,21 @@ from redis.asyncio import Redis
 from ingestq.app.composition import Broker
 from ingestq.broker import keys
 from ingestq.broker.blobs import open_blob_store
-from ingestq.broker.blobs.garbage import LOOKS, GarbageCollector
+from ingestq.broker.blobs.garbage import MAX_PASSES, GarbageCollector
 from ingestq.broker.blobs.store import UNFINISHED
 from ingestq.broker.connection import BrokerConfig, awaited, connect
 from ingestq.broker.queue.dead_letters import DeadLetterFilter, StoredDeadLetter
 from ingestq.broker.queue.leases import LeaseQueue
-from ingestq.broker.queue.pending import payloads
-from ingestq.core.blobs import LEFT_OVER_MS, new_name
+from ingestq.broker.queue.pending import job_payloads
+from ingestq.core.blobs import GARBAGE_AGE_MS, new_blob_name
 from ingestq.core.documents import Document
-from ingestq.core.jobs import IngestBatch, blobs_in, bury
+from ingestq.core.jobs import IngestBatch, blobs_in, dead_letter_batch
 from ingestq.core.results import BatchReport, DeadLetter, DocumentCounts
 from tests.claims import DOCUMENTS, batch_of, finish, lease_queue, take
 
 T = TypeVar("T")
 
-LONG_AGO_US = (LEFT_OVER_MS + 60_000) * 1000
+LONG_AGO_US = (GARBAGE_AGE_MS + 60_000) * 1000
 
 
 async def nothing() -> AsyncIterator[bytes]:
@@ -38,7 +37,7 @@ async def nothing() -> AsyncIterator[bytes]:
 
 
 class Desk:
-    """A queue with its dead letters and its blob store, and what people do with them."""
+    """A queue with its dead letters and blob store, and the steps that people take with them."""
 
     def __init__(self, broker: Broker) -> None:
         assert broker.blobs is not None
@@ -48,13 +47,13 @@ class Desk:
         self.queue = broker.queue
         self.dead_letters = broker.dead_letters
         self.leases = lease_queue(broker, 3600)
-        self.leftovers = GarbageCollector(broker.redis, broker.config, broker.blobs)
+        self.garbage_collector = GarbageCollector(broker.redis, broker.config, broker.blobs)
         self.made = 0
 
     async def write(self, *, age_us: int = 0) -> str:
-        """An object, which nobody names yet."""
+        """Write a blob to which nothing refers yet."""
         space, now_us = await self.queue.space()
-        name = new_name(space, now_us - age_us)
+        name = new_blob_name(space, now_us - age_us)
         await self.blobs.put(name, nothing())
         return name
 
@@ -66,10 +65,10 @@ class Desk:
         )
         return IngestBatch(f"s{self.made}", (document,))
 
-    async def bury_long_ago(self) -> None:
-        """A dead letter that names an object, both from yesterday."""
+    async def add_old_dead_letter(self) -> None:
+        """Store a dead letter that refers to a blob, both from yesterday."""
         batch = self.about(await self.write(age_us=LONG_AGO_US))
-        [dead_letter] = bury(batch, "broken", tries=1).dead
+        [dead_letter] = dead_letter_batch(batch, "broken", tries=1).dead
         await self.put_dead_letter(dead_letter)
 
     async def put_dead_letter(self, dead_letter: DeadLetter) -> None:
@@ -80,9 +79,9 @@ class Desk:
         return [stored async for stored in self.dead_letters.find(DeadLetterFilter())]
 
     async def named(self) -> set[str]:
-        """What jobs and dead letters name."""
+        """Return the names of the blobs that jobs and dead letters refer to."""
         named: set[str] = set()
-        async for some in payloads(self.redis):
+        async for some in job_payloads(self.redis):
             named.update(*map(blobs_in, some))
         named.update(*[blobs_in(stored.dead_letter.payload) for stored in await self.found()])
         return named
@@ -109,7 +108,7 @@ class BlobMachine(RuleBasedStateMachine):
         config = BrokerConfig(self.url)
         self.redis = connect(config)
         self.desk = Desk(Broker(self.redis, config, open_blob_store(self.folder.name)))
-        # Dies before it removes anything.
+        # Dies before it deletes a blob.
         self.forgetful = LeaseQueue(self.redis, config, 3600, DOCUMENTS)
         self.run(self.redis.flushdb())
         self.under_way: list[str] = []
@@ -140,8 +139,8 @@ class BlobMachine(RuleBasedStateMachine):
         self.run(self.desk.write(age_us=LONG_AGO_US))
 
     @rule()
-    def bury_long_ago(self) -> None:
-        self.run(self.desk.bury_long_ago())
+    def add_old_dead_letter(self) -> None:
+        self.run(self.desk.add_old_dead_letter())
 
     @rule()
     def requeue(self) -> None:
@@ -158,14 +157,16 @@ class BlobMachine(RuleBasedStateMachine):
         leases = self.forgetful if dies else self.desk.leases
         for claim in self.run(take(leases)):
             batch = batch_of(claim)
-            healed = tuple(dead_letter.key for dead_letter in bury(batch, "", tries=1).dead)
-            report = BatchReport(DocumentCounts(indexed=1), healed=healed)
-            report = report if good else bury(batch, "broken", tries=1)
+            resolved = tuple(
+                dead_letter.key for dead_letter in dead_letter_batch(batch, "", tries=1).dead
+            )
+            report = BatchReport(DocumentCounts(indexed=1), resolved=resolved)
+            report = report if good else dead_letter_batch(batch, "broken", tries=1)
             assert self.run(finish(leases, claim, report))
 
     @rule()
     def clean(self) -> None:
-        self.run(self.desk.leftovers.remove())
+        self.run(self.desk.garbage_collector.collect())
         there, named = self.run(self.desk.there()), self.run(self.desk.named())
         now_ms = self.run(self.desk.queue.now()) // 1000
         old = {name for name in there if is_old(name, now_ms)}
@@ -178,11 +179,11 @@ class BlobMachine(RuleBasedStateMachine):
 
 
 def is_old(name: str, now_ms: int) -> bool:
-    return int(name.partition("/")[2].partition("-")[0], 16) // 1000 < now_ms - LEFT_OVER_MS
+    return int(name.partition("/")[2].partition("-")[0], 16) // 1000 < now_ms - GARBAGE_AGE_MS
 
 
 @pytest.mark.timeout(600)
-def test_what_is_named_is_never_removed(redis_url: str) -> None:
+def test_blobs_in_use_are_never_collected(redis_url: str) -> None:
     machine = type("Machine", (BlobMachine,), {"url": redis_url})
     run_state_machine_as_test(
         machine,
@@ -195,36 +196,35 @@ def test_what_is_named_is_never_removed(redis_url: str) -> None:
     )
 
 
-async def test_what_was_begun_and_never_ended_is_removed(desk: Desk) -> None:
+async def test_blobs_of_abandoned_uploads_are_collected(desk: Desk) -> None:
     name = await desk.write(age_us=LONG_AGO_US)
     space, now_us = await desk.queue.space()
-    await desk.blobs.put(new_name(space, now_us - LONG_AGO_US) + UNFINISHED, nothing())
+    await desk.blobs.put(new_blob_name(space, now_us - LONG_AGO_US) + UNFINISHED, nothing())
     await desk.blobs.put(f"{space}/notes", nothing())
-    assert await desk.leftovers.remove() == 2
+    assert await desk.garbage_collector.collect() == 2
     assert await desk.there() == {f"{space}/notes"}
     assert name not in await desk.there()
 
 
-async def test_other_queues_of_the_same_spool_are_left_alone(desk: Desk) -> None:
+async def test_blobs_of_other_queues_in_the_same_store_are_kept(desk: Desk) -> None:
     theirs = await desk.write(age_us=LONG_AGO_US)
-    await desk.redis.delete(keys.BLOB_SPACE)  # as another Redis would have it
-    assert await desk.leftovers.remove() == 0
+    await desk.redis.delete(keys.BLOB_SPACE)  # as in another Redis
+    assert await desk.garbage_collector.collect() == 0
     assert await desk.blobs.size(theirs)
 
 
-async def test_nothing_is_removed_while_nobody_knows_what_a_letter_names(desk: Desk) -> None:
+async def test_nothing_is_collected_while_a_dead_letter_cannot_be_read(desk: Desk) -> None:
     await desk.write(age_us=LONG_AGO_US)
-    [dead_letter] = bury(desk.about(await desk.write()), "broken", tries=1).dead
+    [dead_letter] = dead_letter_batch(desk.about(await desk.write()), "broken", tries=1).dead
     newer = msgspec.structs.replace(dead_letter, payload=b"of a version to come")
     await desk.put_dead_letter(newer)
-    assert await desk.leftovers.remove() == 0
+    assert await desk.garbage_collector.collect() == 0
     await desk.dead_letters.purge(await desk.found())
-    assert await desk.leftovers.remove() == 1
+    assert await desk.garbage_collector.collect() == 1
 
 
 class Between:
-    """Redis, with a step that comes after the queue and before the dead letters were looked
-    through."""
+    """Redis that runs ``step`` after the jobs have been read and before the dead letters are."""
 
     def __init__(self, redis: Redis, step: Callable[[], Awaitable[None]]) -> None:
         self._redis = redis
@@ -239,14 +239,16 @@ class Between:
             yield item
 
 
-@pytest.mark.parametrize("times", [1, LOOKS])
-async def test_a_letter_that_is_requeued_meanwhile_is_not_missed(desk: Desk, times: int) -> None:
-    await desk.bury_long_ago()
+@pytest.mark.parametrize("times", [1, MAX_PASSES])
+async def test_blobs_of_a_dead_letter_that_is_requeued_meanwhile_are_kept(
+    desk: Desk, times: int
+) -> None:
+    await desk.add_old_dead_letter()
     garbage = await desk.write(age_us=LONG_AGO_US)
     steps = 0
 
     async def requeue() -> None:
-        """The dead letter, which may have become one again since the last time."""
+        """Requeue the dead letter, which may have become one again since the last pass."""
         nonlocal steps
         steps += 1
         if steps <= times:
@@ -254,7 +256,7 @@ async def test_a_letter_that_is_requeued_meanwhile_is_not_missed(desk: Desk, tim
 
     async def fail() -> None:
         [claim] = await take(desk.leases)
-        await finish(desk.leases, claim, bury(batch_of(claim), "broken", tries=1))
+        await finish(desk.leases, claim, dead_letter_batch(batch_of(claim), "broken", tries=1))
 
     async def step() -> None:
         await requeue()
@@ -263,7 +265,7 @@ async def test_a_letter_that_is_requeued_meanwhile_is_not_missed(desk: Desk, tim
 
     broker = desk.broker
     redis = cast(Redis, Between(broker.redis, step))
-    removed = await GarbageCollector(redis, broker.config, desk.blobs).remove()
-    assert removed == (1 if times < LOOKS else 0)
+    removed = await GarbageCollector(redis, broker.config, desk.blobs).collect()
+    assert removed == (1 if times < MAX_PASSES else 0)
     assert await desk.named() <= await desk.there()
-    assert (garbage in await desk.there()) == (times == LOOKS)
+    assert (garbage in await desk.there()) == (times == MAX_PASSES)

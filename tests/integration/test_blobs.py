@@ -1,4 +1,4 @@
-"""Large content goes through the blob store, and leaves nothing there."""
+"""Large content travels through the blob store, and its blobs are deleted afterwards."""
 
 import tempfile
 from collections.abc import AsyncIterator
@@ -13,10 +13,10 @@ from ingestq.broker.connection import BrokerConfig
 from ingestq.broker.queue.dead_letters import DeadLetterFilter
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.client.client import IngestClient
-from ingestq.core.blobs import QUEUE_WITHIN_MS, new_name
-from ingestq.core.documents import INLINE_TEXT_BYTES, Document, Lane
+from ingestq.core.blobs import MAX_UPLOAD_AGE_MS, new_blob_name
+from ingestq.core.documents import INLINE_TEXT_BYTES, Document
 from ingestq.core.errors import DocumentRejected, KeyReused, QueueFull, UploadExpired, UsageError
-from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.jobs import IngestBatch, dead_letter_batch
 from ingestq.core.results import (
     BatchReport,
     ChunkCounts,
@@ -49,8 +49,8 @@ async def in_parts(*parts: bytes) -> AsyncIterator[bytes]:
         yield part
 
 
-async def objects(broker: Broker) -> set[str]:
-    """What lies in the blob store of ``broker``."""
+async def stored_blobs(broker: Broker) -> set[str]:
+    """Return the names of all blobs of ``broker``."""
     assert broker.blobs is not None
     space, _ = await broker.queue.space()
     return set(await broker.blobs.names(space))
@@ -60,7 +60,7 @@ async def end(harness: Harness, submission: str) -> SubmissionStatus:
     return await harness.broker.client.wait(submission, timeout=60)
 
 
-async def test_a_long_text_is_indexed_and_leaves_nothing(harness: Harness) -> None:
+async def test_a_long_text_is_indexed_and_its_blob_deleted(harness: Harness) -> None:
     client = harness.broker.client
     for outcome in ("indexed", "unchanged"):
         receipt = await client.submit("lamp", source="notes", text=LONG)
@@ -69,11 +69,11 @@ async def test_a_long_text_is_indexed_and_leaves_nothing(harness: Harness) -> No
     chunks = await harness.payloads()
     assert {chunk["doc_id"] for chunk in chunks} == {"lamp"}
     assert "The lamp is lit" in chunks[0]["page_content"]
-    assert await objects(harness.broker) == set()
+    assert await stored_blobs(harness.broker) == set()
 
 
 @pytest.mark.parametrize("url", ["", "local://"])
-async def test_uploaded_files_are_parsed_wherever_they_were_kept(
+async def test_uploaded_files_are_parsed_from_every_kind_of_store(
     broker: Broker,
     qdrant: Qdrant,
     model: ModelPool,
@@ -96,10 +96,10 @@ async def test_uploaded_files_are_parsed_wherever_they_were_kept(
         assert chunks.keys() == {"path", "parts"}
         assert chunks["path"]["page_content"] == chunks["parts"]["page_content"]
         assert chunks["parts"]["metadata"]["title"] == "Ropes"
-    assert await objects(broker) == set()
+    assert await stored_blobs(broker) == set()
 
 
-async def test_a_spooled_document_is_no_source_to_compare_with(harness: Harness) -> None:
+async def test_an_upload_has_no_source_file_to_verify_against(harness: Harness) -> None:
     receipt = await harness.broker.client.upload("page", in_parts(PAGE), source="page.html")
     await end(harness, receipt.submission)
     key = DocumentKey("", "page")
@@ -123,10 +123,10 @@ async def test_a_text_of_several_parts_is_copied_once(
     blobs = open_blob_store(f"local://{tmp_path}/elsewhere")
     text = "\n\n".join(f"{i}. {PARAGRAPHS[i % 6]}" for i in range(1200))
     assert len(text) > SEGMENT_CHARACTERS
-    name = new_name(*await broker.queue.space())
+    name = new_blob_name(*await broker.queue.space())
     await blobs.put(name, in_parts(text.encode()))
     ports = Ports(
-        HashingModel(model.in_lane(Lane.BULK)),
+        HashingModel(model),
         store := QdrantStore(qdrant, collection.chunks),
         QdrantLedger(qdrant, collection.ledger),
         BlobContents(blobs, len(text)),
@@ -146,19 +146,19 @@ async def test_a_text_of_several_parts_is_copied_once(
     assert stored.text.split() == text.split()
 
 
-async def test_a_document_larger_than_the_limit_is_not_even_copied(
+async def test_a_blob_larger_than_the_limit_is_rejected_before_it_is_copied(
     broker: Broker, tmp_path: Path
 ) -> None:
     blobs = open_blob_store(f"local://{tmp_path}/elsewhere")
-    name = new_name(*await broker.queue.space())
+    name = new_blob_name(*await broker.queue.space())
     await blobs.put(name, in_parts(PAGE))
     document = Document(doc_id="d", version=1, source="d", blob=name)
     with pytest.raises(DocumentRejected, match="INGESTQ_MAX_DOCUMENT_BYTES"):
-        async with BlobContents(blobs, len(PAGE) - 1).at_hand(document):
+        async with BlobContents(blobs, len(PAGE) - 1).as_file(document):
             pass
 
 
-async def test_a_dead_letter_keeps_its_content_until_it_goes(harness: Harness) -> None:
+async def test_a_blob_is_kept_as_long_as_its_dead_letter(harness: Harness) -> None:
     client, dead_letters = harness.broker.client, harness.broker.dead_letters
 
     async def stored() -> list[object]:
@@ -166,32 +166,32 @@ async def test_a_dead_letter_keeps_its_content_until_it_goes(harness: Harness) -
 
     receipt = await client.upload("blob", in_parts(b"\0\1\2" * 100), source="blob")
     assert (await end(harness, receipt.submission)).documents.rejected == 1
-    kept = await objects(harness.broker)
+    kept = await stored_blobs(harness.broker)
     assert len(kept) == 1
 
     [dead_letter] = [stored async for stored in dead_letters.find(DeadLetterFilter())]
     assert await dead_letters.requeue([dead_letter], "again") == 1
     assert (await end(harness, "again")).documents.rejected == 1
-    assert await objects(harness.broker) == kept
+    assert await stored_blobs(harness.broker) == kept
 
     receipt = await client.upload("blob", in_parts(b"\0\3\4" * 100), source="blob")
     await end(harness, receipt.submission)
-    assert len(newer := await objects(harness.broker)) == 1
+    assert len(newer := await stored_blobs(harness.broker)) == 1
     assert newer != kept
 
     [dead_letter] = [stored async for stored in dead_letters.find(DeadLetterFilter())]
     assert await dead_letters.purge([dead_letter]) == 1
-    assert await objects(harness.broker) == set()
+    assert await stored_blobs(harness.broker) == set()
 
     await end(harness, (await client.upload("b", in_parts(b"\0" * 9), source="b")).submission)
-    assert len(await objects(harness.broker)) == 1
+    assert len(await stored_blobs(harness.broker)) == 1
     receipt = await client.submit("b", source="b", text="Now it is text.")
     assert (await end(harness, receipt.submission)).documents.indexed == 1
-    assert await objects(harness.broker) == set()
+    assert await stored_blobs(harness.broker) == set()
     assert await stored() == []
 
 
-async def test_one_of_a_job_is_rejected_and_alone_keeps_its_content(broker: Broker) -> None:
+async def test_only_the_rejected_document_of_a_job_keeps_its_blob(broker: Broker) -> None:
     documents = [
         Document(doc_id=doc_id, version=1, source="s", text=LONG) for doc_id in ("good", "bad")
     ]
@@ -200,23 +200,25 @@ async def test_one_of_a_job_is_rejected_and_alone_keeps_its_content(broker: Brok
     [claimed] = await take(leases)
     batch = batch_of(claimed)
     assert [document.media_type for document in batch.documents] == ["text/plain"] * 2
-    assert await objects(broker) == batch.objects
-    assert await finish(leases, claimed, INDEXED + bury(batch.alone(1), "broken", tries=1))
-    assert await objects(broker) == {batch.documents[1].blob}
+    assert await stored_blobs(broker) == batch.blobs
+    assert await finish(
+        leases, claimed, INDEXED + dead_letter_batch(batch.alone(1), "broken", tries=1)
+    )
+    assert await stored_blobs(broker) == {batch.documents[1].blob}
 
 
-async def test_nothing_is_removed_by_a_worker_that_lost_its_job(broker: Broker) -> None:
+async def test_a_worker_that_lost_its_lease_deletes_no_blobs(broker: Broker) -> None:
     await broker.client.submit("lamp", source="s", text=LONG)
     leases = lease_queue(broker)
     [stale] = await take(lease_queue(broker, lease_seconds=0.001))
     [again] = await eventually(lambda: take(leases, worker="other"))
     assert not await finish(leases, stale, INDEXED)
-    assert len(await objects(broker)) == 1
+    assert len(await stored_blobs(broker)) == 1
     assert await finish(leases, again, INDEXED)
-    assert await objects(broker) == set()
+    assert await stored_blobs(broker) == set()
 
 
-async def test_what_a_full_queue_refuses_is_not_kept(broker: Broker) -> None:
+async def test_blobs_of_refused_documents_are_deleted(broker: Broker) -> None:
     full = Broker(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=2), broker.blobs)
     await full.client.submit("first", source="s", text=LONG)
     documents = [
@@ -224,16 +226,16 @@ async def test_what_a_full_queue_refuses_is_not_kept(broker: Broker) -> None:
     ]
     with pytest.raises(QueueFull):
         await full.client.submit_many(documents, patience=0)
-    assert len(kept := await objects(broker)) == 2
+    assert len(kept := await stored_blobs(broker)) == 2
     with pytest.raises(QueueFull):
         await full.client.submit("second", source="s", text=LONG)
     with pytest.raises(QueueFull):
         await full.client.upload("third", in_parts(PAGE), source="s")
-    waiting = set().union(*[batch_of(claim).objects for claim in await take(lease_queue(full), 9)])
-    assert await objects(broker) == kept == waiting
+    waiting = set().union(*[batch_of(claim).blobs for claim in await take(lease_queue(full), 9)])
+    assert await stored_blobs(broker) == kept == waiting
 
 
-async def test_the_same_upload_with_the_same_key_is_kept_once(
+async def test_an_upload_repeated_with_the_same_key_is_stored_once(
     broker: Broker, tmp_path: Path
 ) -> None:
     client = broker.client
@@ -246,53 +248,53 @@ async def test_the_same_upload_with_the_same_key_is_kept_once(
         for content in (page, in_parts(PAGE), in_parts(PAGE[:5], PAGE[5:]))
     ]
     assert receipts[0] == receipts[1] == receipts[2]
-    kept = await objects(broker)
+    kept = await stored_blobs(broker)
     assert len(kept) == 1
     with pytest.raises(KeyReused):
         await client.upload("page", in_parts(b"else"), source="s", idempotency_key="k")
-    assert await objects(broker) == kept
+    assert await stored_blobs(broker) == kept
 
 
-class Deaf(JobQueue):
-    """The answer to an offer is lost."""
+class LosesAnswers(JobQueue):
+    """A queue whose answers to offers are lost."""
 
     async def offer(self, batches: object) -> list[EnqueueResult]:
         await super().offer(batches)  # type: ignore[arg-type]
         raise ConnectionResetError
 
 
-async def test_content_is_kept_if_its_job_may_have_been_accepted(broker: Broker) -> None:
-    client = IngestClient(Deaf(broker.redis, broker.config), broker.blobs)
+async def test_a_blob_is_kept_if_its_job_may_have_been_accepted(broker: Broker) -> None:
+    client = IngestClient(LosesAnswers(broker.redis, broker.config), broker.blobs)
     with pytest.raises(ConnectionResetError):
         await client.submit("lamp", source="s", text=LONG)
     [claimed] = await take(lease_queue(broker))
-    assert await objects(broker) == batch_of(claimed).objects
+    assert await stored_blobs(broker) == batch_of(claimed).blobs
 
 
-async def test_content_that_may_be_taken_for_left_over_is_not_queued(broker: Broker) -> None:
+async def test_a_blob_old_enough_to_be_collected_is_not_queued(broker: Broker) -> None:
     space, now_us = await broker.queue.space()
-    name = new_name(space, now_us - QUEUE_WITHIN_MS * 1000 - 1_000_000)
+    name = new_blob_name(space, now_us - MAX_UPLOAD_AGE_MS * 1000 - 1_000_000)
     document = Document(collection="documents", doc_id="late", version=1, source="s", blob=name)
     with pytest.raises(UploadExpired, match="6 hours"):
         await broker.queue.offer([IngestBatch("s", (document,))])
     assert await broker.queue.is_empty()
 
 
-async def test_without_a_spool_texts_travel_as_they_are(broker: Broker) -> None:
+async def test_without_a_blob_store_texts_travel_in_their_jobs(broker: Broker) -> None:
     client = IngestClient(broker.queue)
     await client.submit("lamp", source="s", text=LONG)
     [claimed] = await take(lease_queue(broker))
     assert batch_of(claimed).documents[0].text == LONG
-    with pytest.raises(UsageError, match="was given a blob store"):
+    with pytest.raises(UsageError, match="this client has no blob store"):
         await client.upload("page", in_parts(PAGE), source="s")
 
 
-async def test_a_client_is_told_where_the_spool_is(broker: Broker, tmp_path: Path) -> None:
+async def test_a_client_uses_the_blob_store_it_is_given(broker: Broker, tmp_path: Path) -> None:
     place = tmp_path / "blobs"
     async with IngestClient.connect(broker.config.url, blobs=str(place)) as client:
         await client.submit("lamp", source="s", text=LONG)
     blobs: BlobStore | None = broker.blobs
     assert blobs is not None
     [claimed] = await take(lease_queue(broker))
-    [name] = batch_of(claimed).objects
+    [name] = batch_of(claimed).blobs
     assert (place / name).read_text() == LONG

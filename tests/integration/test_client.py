@@ -1,4 +1,4 @@
-"""`IngestClient`: what a service of one's own puts on the queue, and what it is told."""
+"""`IngestClient`: what it puts on the queue, and what it reports."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -13,7 +13,7 @@ from ingestq.client.batching import JOB_DOCUMENTS, ROUND_TRIP_JOBS
 from ingestq.client.client import IngestClient
 from ingestq.core.documents import Deletion, Document, Lane
 from ingestq.core.errors import BrokerUnavailable, DocumentRejected, QueueFull, UsageError
-from ingestq.core.jobs import DeleteBatch, bury, decode_job
+from ingestq.core.jobs import DeleteBatch, dead_letter_batch, decode_job
 from ingestq.core.results import (
     BatchReport,
     ChunkCounts,
@@ -40,7 +40,7 @@ def notes(count: int, tenant: str = "") -> Iterator[Document]:
 
 
 async def finish_all(broker: Broker) -> int:
-    """Do as a worker that indexes what waits; how many documents that were."""
+    """Act as a worker that indexes everything on the queue; return the number of documents."""
     leases = lease_queue(broker)
     done = 0
     while claims := await take(leases, 100):
@@ -52,7 +52,9 @@ async def finish_all(broker: Broker) -> int:
     return done
 
 
-async def test_a_document_is_submitted_and_waited_for(client: IngestClient, broker: Broker) -> None:
+async def test_wait_returns_when_the_document_is_indexed(
+    client: IngestClient, broker: Broker
+) -> None:
     receipt = await client.submit("note", source="notes", text="The ferry leaves at noon.")
     assert (receipt.accepted, receipt.duplicates) == (1, 0)
     assert not (await client.status(receipt.submission)).complete
@@ -67,17 +69,21 @@ async def test_a_document_is_submitted_and_waited_for(client: IngestClient, brok
     assert await client.failed_documents(receipt.submission) == []
 
 
-async def test_what_was_given_up_is_said(client: IngestClient, broker: Broker) -> None:
+async def test_failed_documents_are_listed_with_their_reasons(
+    client: IngestClient, broker: Broker
+) -> None:
     receipt = await client.submit("note", source="notes", text="")
     leases = lease_queue(broker)
     [claimed] = await take(leases)
-    assert await finish(leases, claimed, bury(batch_of(claimed), "there is nothing in it", tries=1))
+    assert await finish(
+        leases, claimed, dead_letter_batch(batch_of(claimed), "there is nothing in it", tries=1)
+    )
     assert (await client.wait(receipt.submission)).documents.rejected == 1
     failed = FailedDocument("note", "there is nothing in it")
     assert await client.failed_documents(receipt.submission) == [failed]
 
 
-async def test_progress_is_told_step_by_step(client: IngestClient, broker: Broker) -> None:
+async def test_progress_yields_each_change(client: IngestClient, broker: Broker) -> None:
     submission = "two"
     await client.submit_many(notes(2 * JOB_DOCUMENTS), submission=submission)
     leases = lease_queue(broker)
@@ -93,20 +99,22 @@ async def test_progress_is_told_step_by_step(client: IngestClient, broker: Broke
     assert [status.documents.indexed for status in seen] == [0, JOB_DOCUMENTS, 2 * JOB_DOCUMENTS]
 
 
-async def test_who_waits_in_vain_is_told(client: IngestClient) -> None:
+async def test_wait_raises_timeout_error(client: IngestClient) -> None:
     receipt = await client.submit("note", source="notes", text="x")
     with pytest.raises(TimeoutError):
         await client.wait(receipt.submission, timeout=0.05)
     assert (await client.wait("nobody knows it", timeout=5)).accepted == 0
 
 
-async def test_many_documents_are_accepted(client: IngestClient, broker: Broker) -> None:
-    async def one_by_one() -> AsyncIterator[Document]:
+async def test_many_documents_are_submitted_in_shared_jobs(
+    client: IngestClient, broker: Broker
+) -> None:
+    async def as_async_iterator() -> AsyncIterator[Document]:
         for tenant in ("a", "b"):
             for document in notes(40, tenant=tenant):
                 yield document
 
-    many = await client.submit_many(one_by_one())
+    many = await client.submit_many(as_async_iterator())
     assert many.accepted == 80
     plain = await client.submit_many(list(notes(3)), lane=Lane.INTERACTIVE)
     assert plain.accepted == 3
@@ -115,13 +123,13 @@ async def test_many_documents_are_accepted(client: IngestClient, broker: Broker)
     assert (await client.wait(many.submission)).documents.indexed == 80
 
 
-async def test_the_same_sent_again_is_a_duplicate(client: IngestClient) -> None:
+async def test_documents_sent_twice_are_duplicates(client: IngestClient) -> None:
     assert (await client.submit_many(notes(3), submission="s")).accepted == 3
     again = await client.submit_many(notes(3), submission="s")
     assert (again.accepted, again.duplicates) == (0, 3)
 
 
-async def test_nothing_is_read_ahead_of_a_full_queue(broker: Broker) -> None:
+async def test_submit_many_reads_no_further_while_the_queue_is_full(broker: Broker) -> None:
     read = 0
 
     def endless() -> Iterator[Document]:
@@ -139,10 +147,10 @@ async def test_nothing_is_read_ahead_of_a_full_queue(broker: Broker) -> None:
         filling = asyncio.create_task(client.submit_many(notes(20 * JOB_DOCUMENTS)))
         await eventually(lambda: finish_all(broker), lambda _: filling.done())
         assert (await filling).accepted == 20 * JOB_DOCUMENTS
-        assert queued == 9  # the tenth is kept for what somebody waits for
+        assert queued == 9  # the tenth is reserved for interactive jobs
 
 
-async def test_a_full_queue_refuses_at_once(broker: Broker) -> None:
+async def test_submit_raises_queue_full_at_once(broker: Broker) -> None:
     queue = JobQueue(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=1))
     client = IngestClient(queue)
     await client.submit("a", source="s", text="x")
@@ -153,7 +161,7 @@ async def test_a_full_queue_refuses_at_once(broker: Broker) -> None:
         await client.delete("a")
 
 
-async def test_a_document_that_cannot_be_sent_is_named(client: IngestClient) -> None:
+async def test_a_document_that_cannot_be_encoded_is_named(client: IngestClient) -> None:
     bad = Document(doc_id="bad", version=1, source="s", text="half a \ud83d")
     with pytest.raises(DocumentRejected, match="bad: not a document"):
         await client.submit_many([*notes(1), bad])
@@ -174,13 +182,13 @@ async def test_documents_are_deleted_by_their_ids(client: IngestClient, broker: 
     assert batch.lane is Lane.INTERACTIVE
 
 
-async def test_deletions_of_many_tenants(client: IngestClient) -> None:
+async def test_documents_of_many_tenants_are_deleted(client: IngestClient) -> None:
     deletions = [Deletion(doc_id=str(n), version=n + 1, tenant=str(n % 3)) for n in range(200)]
     assert (await client.delete_many(deletions, submission="d")).accepted == 200
     assert (await client.status("d")).accepted == 200
 
 
-async def test_connecting_says_what_is_wrong(tmp_path: Path) -> None:
+async def test_connect_raises_an_error_that_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(BrokerUnavailable, match="does not answer"):
         async with IngestClient.connect(f"unix://{tmp_path}/nobody.sock"):
             pass

@@ -10,7 +10,7 @@ from ingestq.api.app import ApiConfig, Services, create_app
 from ingestq.app.composition import Broker
 from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.client.client import IngestClient
-from ingestq.core.jobs import bury
+from ingestq.core.jobs import dead_letter_batch
 from ingestq.core.search_query import SearchQuery
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.integration.test_api import refused
@@ -105,7 +105,9 @@ async def test_each_collection_has_its_dead_letter(api: AsyncClient, broker: Bro
         await api.post("/documents", json=NOTE | more)
         [claim] = await take(leases)
         batch = batch_of(claim)
-        assert await finish(leases, claim, bury(batch, f"broken {batch.collection}", tries=1))
+        assert await finish(
+            leases, claim, dead_letter_batch(batch, f"broken {batch.collection}", tries=1)
+        )
 
     async def reason(path: str, **params: str) -> str:
         return str((await api.get(path, params=params)).json()["reason"])

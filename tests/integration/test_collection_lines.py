@@ -1,4 +1,4 @@
-"""Jobs wait for a worker that serves their collection, and hold up nobody else's."""
+"""Jobs wait for a worker that serves their collection, and do not delay other collections."""
 
 import asyncio
 from collections import Counter
@@ -13,11 +13,11 @@ from ingestq.broker import keys
 from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters
 from ingestq.broker.queue.gate import NO_SUCCESSOR, Gate
 from ingestq.broker.queue.leases import Claim, LeaseQueue
-from ingestq.broker.queue.pending import QueueWatch
+from ingestq.broker.queue.pending import PendingReader
 from ingestq.core import events
 from ingestq.core.documents import Document, Lane
-from ingestq.core.jobs import INGEST, IngestBatch, bury, encode_job
-from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult, JobsFor, WorkerInfo
+from ingestq.core.jobs import INGEST, IngestBatch, dead_letter_batch, encode_job
+from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult, JobCounts, WorkerInfo
 from tests.books import balanced
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.waiting import eventually
@@ -43,18 +43,20 @@ async def queued(broker: Broker, collection: str, count: int = 1, lane: Lane = L
 
 
 async def claimed(leases: LeaseQueue, n: int = 1) -> list[str]:
-    """Claim jobs; the collections that they are for."""
+    """Claim jobs; return their collections."""
     return [claim.collection for claim in await take(leases, n)]
 
 
 async def end(leases: LeaseQueue, claim: Claim, reason: str | None = None) -> None:
     batch = batch_of(claim)
-    good = BatchReport(DocumentCounts(indexed=len(batch.documents)), healed=batch.dead_letter_keys)
-    report = good if reason is None else bury(batch, reason, tries=1)
+    good = BatchReport(
+        DocumentCounts(indexed=len(batch.documents)), resolved=batch.dead_letter_keys
+    )
+    report = good if reason is None else dead_letter_batch(batch, reason, tries=1)
     assert await finish(leases, claim, report)
 
 
-async def test_who_does_not_serve_a_collection_gets_none_of_its_jobs(broker: Broker) -> None:
+async def test_a_worker_gets_only_jobs_of_collections_it_serves(broker: Broker) -> None:
     await queued(broker, "x", 3)
     await queued(broker, "y", 2)
     assert await claimed(lease_queue(broker, serving=ONLY_Y), 9) == ["y", "y"]
@@ -82,10 +84,10 @@ async def test_collections_take_turns(broker: Broker) -> None:
     assert Counter(await claimed(leases, 171)) == {"x": 85, "y": 85}, "and what is left is taken"
 
 
-async def test_the_backlog_of_a_collection_that_nobody_serves_holds_nobody_up(
+async def test_the_backlog_of_an_unserved_collection_delays_no_other(
     broker: Broker,
 ) -> None:
-    """Neither its tenant in another collection, nor whoever comes after it is served."""
+    """It delays neither the same tenant in another collection, nor jobs queued later."""
     await queued(broker, "x", 50)
     await queued(broker, "y", 2)
     other = [Document(doc_id="o", version=1, source="s", text="t", tenant="t", collection="y")]
@@ -95,7 +97,7 @@ async def test_the_backlog_of_a_collection_that_nobody_serves_holds_nobody_up(
     assert sorted(tenants) == ["", "t"]
 
 
-async def test_a_gate_holds_up_its_own_collection_only(broker: Broker) -> None:
+async def test_a_gate_stops_only_its_own_collection(broker: Broker) -> None:
     await queued(broker, "x")
     await queued(broker, "y")
     leases = lease_queue(broker, serving=BOTH)
@@ -104,18 +106,18 @@ async def test_a_gate_holds_up_its_own_collection_only(broker: Broker) -> None:
         answer = await leases.claim("w", 9, bulk=9, running=0)
         assert [claim.collection for claim in answer.claims] == ["y"]
         assert answer.shut == {"x": NO_SUCCESSOR}
-        assert await broker.queue.jobs_for(["x"]) == JobsFor(1, 0)
-        assert await broker.queue.jobs_for(["y"]) == JobsFor(1, 1)
+        assert await broker.queue.count_jobs(["x"]) == JobCounts(1, 0)
+        assert await broker.queue.count_jobs(["y"]) == JobCounts(1, 1)
     assert await claimed(leases, 9) == ["x"]
 
 
-async def test_a_job_whose_worker_died_goes_back_to_its_collection(broker: Broker) -> None:
+async def test_a_job_whose_worker_died_returns_to_its_collection(broker: Broker) -> None:
     await queued(broker, "x")
     x = lease_queue(broker, SHORT_LEASE, serving={"x": "x__1"})
     assert await claimed(x) == ["x"]
     y = lease_queue(broker, serving=ONLY_Y)
 
-    async def revived() -> int:  # by whoever looks
+    async def revived() -> int:  # by any claim
         assert await claimed(y) == []
         return (await broker.queue.depth()).ready
 
@@ -125,7 +127,7 @@ async def test_a_job_whose_worker_died_goes_back_to_its_collection(broker: Broke
     assert (claim.collection, claim.crashes) == ("x", 1)
 
 
-async def test_a_poison_job_of_another_collection_lets_nobody_drain(broker: Broker) -> None:
+async def test_a_poison_job_drains_only_workers_that_serve_its_collection(broker: Broker) -> None:
     await queued(broker, "x")
     x, y = lease_queue(broker, SHORT_LEASE, {"x": "x__1"}), lease_queue(broker, serving=ONLY_Y)
     for _ in range(2):
@@ -139,7 +141,7 @@ async def test_a_poison_job_of_another_collection_lets_nobody_drain(broker: Brok
     assert (claim.is_poison, claim.collection) == (True, "x")
 
 
-async def test_an_aborted_job_is_given_up_whoever_meets_it(broker: Broker) -> None:
+async def test_any_worker_dead_letters_an_aborted_job(broker: Broker) -> None:
     await queued(broker, "x")
     [job_id] = await broker.redis.zrange(keys.QUEUE, 0, -1)
     await broker.redis.zadd(keys.ABORT, {job_id: 1})
@@ -150,7 +152,7 @@ async def test_an_aborted_job_is_given_up_whoever_meets_it(broker: Broker) -> No
     await balanced(broker.redis)
 
 
-async def test_two_collections_have_two_dead_letters_of_one_id(broker: Broker) -> None:
+async def test_the_same_id_has_one_dead_letter_in_each_collection(broker: Broker) -> None:
     dead_letters = DeadLetters(broker.redis, broker.config)
     leases = lease_queue(broker, serving=BOTH)
     await queued(broker, "x")
@@ -164,7 +166,7 @@ async def test_two_collections_have_two_dead_letters_of_one_id(broker: Broker) -
 
     assert await reasons() == ["broken in x", "broken in y"]
     assert await reasons(collection="y", doc_ids=frozenset("0")) == ["broken in y"]
-    stored = await dead_letters.about_document("x", "", "0")
+    stored = await dead_letters.find_for_document("x", "", "0")
     assert stored is not None
     assert stored.dead_letter.reason == "broken in x"
 
@@ -172,21 +174,21 @@ async def test_two_collections_have_two_dead_letters_of_one_id(broker: Broker) -
     [claim] = await take(leases)
     await end(leases, claim)
     assert await reasons() == ["broken in y"]
-    assert await dead_letters.about(documents("x", 1), "x") == [None]
+    assert await dead_letters.failed_versions(documents("x", 1), "x") == [None]
 
     [left] = [stored async for stored in dead_letters.find(DeadLetterFilter())]
     assert await dead_letters.requeue([left], "again") == 1
     assert await claimed(leases, 9) == ["y"]
 
 
-async def test_what_waits_is_known_for_each_collection(broker: Broker) -> None:
+async def test_pending_documents_are_those_of_one_collection(broker: Broker) -> None:
     await queued(broker, "x", 2)
-    x, y = (QueueWatch(broker.redis, broker.config, name) for name in "xy")
-    assert (await x.look([])).may_change("", "0", ())
-    assert not (await y.look([])).may_change("", "0", ())
+    x, y = (PendingReader(broker.redis, broker.config, name) for name in "xy")
+    assert (await x.read([])).may_change("", "0", ())
+    assert not (await y.read([])).may_change("", "0", ())
 
 
-async def test_an_idle_worker_is_woken_by_its_own_collections_only(broker: Broker) -> None:
+async def test_an_idle_worker_is_woken_only_by_its_own_collections(broker: Broker) -> None:
     y = lease_queue(broker, serving=ONLY_Y)
     waiting = asyncio.create_task(y.wait_for_work(Lane.BULK, seconds=8))
     await eventually(lambda: broker.redis.info("clients"), lambda i: i["blocked_clients"] == 1)
@@ -197,7 +199,7 @@ async def test_an_idle_worker_is_woken_by_its_own_collections_only(broker: Broke
     await asyncio.wait_for(waiting, 4)
 
 
-# A worker at work
+# With a real worker
 
 
 def worker_of(leases: LeaseQueue, ran: list[str]) -> LeaseWorker:
@@ -209,20 +211,20 @@ def worker_of(leases: LeaseQueue, ran: list[str]) -> LeaseWorker:
 
 
 async def worked(broker: Broker, leases: LeaseQueue) -> tuple[list[str], Sequence[Any]]:
-    """Let a worker do all that it may; for which collections, and what it logged."""
+    """Run a worker until it is idle; return the collections it worked for, and its log."""
     ran: list[str] = []
     worker = worker_of(leases, ran)
     with capture_logs() as logs:
         running = asyncio.create_task(worker.run_until_stopped())
         own = list(leases.serving)
-        await eventually(lambda: broker.queue.jobs_for(own), lambda left: left.jobs == 0)
+        await eventually(lambda: broker.queue.count_jobs(own), lambda left: left.jobs == 0)
         await eventually(broker.queue.workers)
         worker.stop()
         await asyncio.wait_for(running, 20)
     return ran, logs
 
 
-async def test_a_worker_leaves_jobs_of_others_and_says_so(broker: Broker) -> None:
+async def test_a_worker_warns_about_jobs_that_no_worker_serves(broker: Broker) -> None:
     await queued(broker, "x", 3)
     await queued(broker, "y", 3)
     assert (await broker.queue.overview()).unserved == {"x": 3, "y": 3}
@@ -233,24 +235,24 @@ async def test_a_worker_leaves_jobs_of_others_and_says_so(broker: Broker) -> Non
     await balanced(broker.redis)
 
 
-async def test_nothing_is_said_of_jobs_that_another_worker_serves(broker: Broker) -> None:
+async def test_no_warning_about_jobs_that_another_worker_serves(broker: Broker) -> None:
     await queued(broker, "x", 3)
     serving_x = lease_queue(broker, serving={"x": "x__1"})
-    await serving_x.sign_of_life("x", WorkerInfo("host", 1, 0, 0, 0, collections=("x",)))
+    await serving_x.heartbeat("x", WorkerInfo("host", 1, 0, 0, 0, collections=("x",)))
     _, logs = await worked(broker, lease_queue(broker, serving=ONLY_Y))
     assert left_by(logs) == []
     assert (await broker.queue.overview()).unserved == {}
 
 
 def left_by(logs: Sequence[Any]) -> list[str]:
-    """The collections whose jobs a worker said that nobody serves."""
+    """Return the collections of which a worker logged that no worker serves them."""
     return [log["collection"] for log in logs if log["event"] == events.WORKER_LEAVES]
 
 
-async def test_documents_for_another_collection_than_the_queue_was_told_are_not_written(
+async def test_a_job_queued_under_the_wrong_collection_is_not_written(
     broker: Broker,
 ) -> None:
-    """Whoever put such a job on the queue: the ids in it are those of other documents here."""
+    """Otherwise it would overwrite documents with the same ids in this collection."""
     await queued(broker, "y")
     [job_id] = await broker.redis.zrange(keys.QUEUE, 0, -1)
     batch = IngestBatch("s", tuple(documents("x", 1)))

@@ -19,7 +19,7 @@ from ingestq.app.worker import open_collections
 from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters
 from ingestq.broker.queue.gate import Gate
 from ingestq.client.client import IngestClient, new_submission
-from ingestq.core.display import Silent
+from ingestq.core.display import NoDisplay
 from ingestq.core.documents import Deletion, Document, Lane
 from ingestq.core.errors import CollectionMismatch
 from producers.watch.folder import WatchedFolder
@@ -28,7 +28,7 @@ from tests.books import balanced
 from tests.waiting import eventually
 from tests.workers import indexing_worker
 from worker.embedding.pool import ModelPool
-from worker.maintenance.reindex import Patience, Rebuild, ReindexResult, Side, reindex
+from worker.maintenance.reindex import GateTimes, Rebuild, ReindexResult, StoredCollection, reindex
 from worker.store.client import Qdrant
 from worker.store.collection import (
     CollectionNames,
@@ -39,7 +39,7 @@ from worker.store.collection import (
 from worker.store.requests import pages
 from worker.store.schema import Schema, fingerprint
 
-QUIET = Patience(closed_seconds=5, open_seconds=0.1)
+QUIET = GateTimes(closed_seconds=5, open_seconds=0.1)
 TENANTS = ("", "t")
 IDS = ("a", "b", "c")
 
@@ -92,7 +92,7 @@ class Town:
     async def verified(self, collection: str) -> dict[str, Any]:
         wanted = VerifyRequest((), None, repair=False, allow_mass_delete=False)
         mine = self.settings.of_collection(collection)
-        report = await verify(self.broker, self.qdrant, mine, wanted, Silent())
+        report = await verify(self.broker, self.qdrant, mine, wanted, NoDisplay())
         return report.as_json()
 
     async def done(self) -> None:
@@ -191,7 +191,7 @@ async def test_a_worker_leaves_the_documents_of_the_other_collection(town: Town)
     await town.client.submit_many(documents)
     async with town.working(town.second):
         await eventually(
-            lambda: town.broker.queue.jobs_for([town.second]), lambda left: left.jobs == 0
+            lambda: town.broker.queue.count_jobs([town.second]), lambda left: left.jobs == 0
         )
     assert await town.texts(town.names[0].chunks) == {}
     assert await town.texts(town.names[1].chunks) == story.left_in(town.second)
@@ -259,12 +259,12 @@ async def test_one_collection_is_rebuilt_while_the_other_is_written(town: Town) 
     await make_collection(town.qdrant, new, made_with[1], new_schema.storage)
     gate = Gate(town.broker.redis, town.broker.config, first.chunks)
     rebuild = Rebuild(
-        Side.of(town.qdrant, first, made_with[0]),
-        Side.of(town.qdrant, new, made_with[1]),
-        town.model.in_lane(Lane.BULK),
+        StoredCollection.of(town.qdrant, first, made_with[0]),
+        StoredCollection.of(town.qdrant, new, made_with[1]),
+        town.model,
         reuse=True,
         at_once=4,
-        display=Silent(),
+        display=NoDisplay(),
     )
     put = 0
 
@@ -290,7 +290,7 @@ async def test_one_collection_is_rebuilt_while_the_other_is_written(town: Town) 
     old = await town.texts(first.chunks)
     async with town.working(second.alias):
         await eventually(
-            lambda: town.broker.queue.jobs_for([second.alias]), lambda left: left.jobs == 0
+            lambda: town.broker.queue.count_jobs([second.alias]), lambda left: left.jobs == 0
         )
     assert await town.texts(first.chunks) == old
     renamed = town.settings.model_copy(update={"vector_name": "text"})

@@ -20,7 +20,7 @@ from ingestq.broker.connection import BrokerConfig, connect
 from ingestq.broker.schedule.runs import EntryStatus, RunClaim, RunOutcome, Runs
 from ingestq.core.documents import DEFAULT_COLLECTION, Document
 from ingestq.core.errors import InvalidQuery, StoreUnavailable
-from ingestq.core.jobs import IngestBatch, bury, dead_letter_key
+from ingestq.core.jobs import IngestBatch, dead_letter_batch, dead_letter_key
 from ingestq.core.results import BatchReport, ChunkCounts, DocumentCounts, WorkerInfo
 from ingestq.core.search_query import SearchQuery
 from ingestq.embedded.redis import embedded_redis
@@ -82,7 +82,7 @@ async def end(broker: Broker, reason: str | None = None) -> None:
     documents = len(batch_of(claim).documents)
     report = BatchReport(DocumentCounts(indexed=documents), ChunkCounts(embedded=1234))
     if reason is not None:
-        report = bury(batch_of(claim), reason, tries=3)
+        report = dead_letter_batch(batch_of(claim), reason, tries=3)
     assert await finish(leases, claim, report)
 
 
@@ -115,7 +115,7 @@ async def test_everything_is_on_the_page_without_a_script(
     site: AsyncClient, broker: Broker
 ) -> None:
     info = WorkerInfo("lighthouse", 4711, 2, 12.5, 1300.25, paused="Qdrant is full")
-    await lease_queue(broker).sign_of_life("w", info)
+    await lease_queue(broker).heartbeat("w", info)
     await queue(broker, "broken", submission="first")
     await end(broker, reason="there is nothing in it")
     await queue(broker, *(f"note-{n}" for n in range(1500)), submission="second")
@@ -147,7 +147,7 @@ async def test_the_newest_dead_letters_are_shown(site: AsyncClient, broker: Brok
         await queue(broker, f"file-{n:02}")
     leases = lease_queue(broker)
     for claim in await take(leases, 30):
-        await finish(leases, claim, bury(batch_of(claim), "broken", tries=1))
+        await finish(leases, claim, dead_letter_batch(batch_of(claim), "broken", tries=1))
         [document], [key] = batch_of(claim).documents, batch_of(claim).dead_letter_keys
         written_ms = 1000 + int(document.doc_id[-2:])
         await broker.redis.zadd(keys.DEAD_TIMES, {key: written_ms})
@@ -211,7 +211,7 @@ async def test_whatever_is_shown_is_shown_as_text(broker: Broker) -> None:
         return [SearchHit(0.5, NASTY, f"from {NASTY}", 0, f"alert {NASTY}", {NASTY: [NASTY]})]
 
     info = WorkerInfo(NASTY, 1, 0, 0, 0, paused=NASTY)
-    await lease_queue(broker).sign_of_life(NASTY, info)
+    await lease_queue(broker).heartbeat(NASTY, info)
     await queue(broker, NASTY, tenant=NASTY, submission=NASTY)
     await end(broker, reason=NASTY)
     await queue(broker, NASTY, submission=NASTY)

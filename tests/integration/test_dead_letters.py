@@ -1,4 +1,4 @@
-"""Dead letters: found by what they say, requeued for real, purged for good."""
+"""Dead letters are found, requeued and purged."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ import pytest
 from ingestq.app.composition import Broker
 from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters, StoredDeadLetter
 from ingestq.core.documents import Document
-from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.jobs import IngestBatch, dead_letter_batch
 from ingestq.core.results import BatchReport, DeadLetter, DocumentCounts
 from tests.claims import batch_of, finish, lease_queue, take
 
@@ -29,13 +29,13 @@ def document(doc_id: str, version: int = 1, tenant: str = "") -> Document:
 
 
 async def fail(broker: Broker, reason: str, *documents: Document) -> None:
-    """Queue ``documents`` and bury them, as a worker does."""
+    """Queue ``documents`` and dead-letter them, as a worker does."""
     batch = IngestBatch("first", documents)
     await broker.queue.offer([batch])
-    await settle(broker, bury(batch, reason, tries=5, traceback="Traceback …"))
+    await ack(broker, dead_letter_batch(batch, reason, tries=5, traceback="Traceback …"))
 
 
-async def settle(broker: Broker, report: BatchReport) -> IngestBatch:
+async def ack(broker: Broker, report: BatchReport) -> IngestBatch:
     leases = lease_queue(broker)
     [claimed] = await take(leases)
     assert await finish(leases, claimed, report)
@@ -46,7 +46,7 @@ async def found(dead_letters: DeadLetters, wanted: DeadLetterFilter) -> list[Sto
     return [stored async for stored in dead_letters.find(wanted)]
 
 
-async def test_letters_are_found_by_what_they_say(
+async def test_dead_letters_are_filtered_by_their_fields(
     broker: Broker, dead_letters: DeadLetters
 ) -> None:
     await fail(broker, "Broken PDF", document("a"))
@@ -61,7 +61,7 @@ async def test_letters_are_found_by_what_they_say(
         assert {s.dead_letter.doc_id for s in await found(dead_letters, wanted)} == expected
 
 
-async def test_requeued_documents_are_jobs_of_their_own_and_counted(
+async def test_each_requeued_document_is_a_job_of_its_own_and_counted(
     broker: Broker, dead_letters: DeadLetters
 ) -> None:
     await fail(broker, "broken", document("a"), document("b"))
@@ -73,13 +73,13 @@ async def test_requeued_documents_are_jobs_of_their_own_and_counted(
     assert (await broker.queue.submission("second")).accepted == 2
 
     indexed = BatchReport(DocumentCounts(indexed=1))
-    tried = [await settle(broker, indexed), await settle(broker, indexed)]
+    tried = [await ack(broker, indexed), await ack(broker, indexed)]
     assert sorted(d.doc_id for batch in tried for d in batch.documents) == ["a", "b"]
     assert (await broker.queue.submission("second")).complete
     assert (await broker.queue.depth()).queued_bytes == 0
 
 
-async def test_a_letter_that_changed_since_is_left_alone(
+async def test_a_dead_letter_that_changed_meanwhile_is_skipped(
     broker: Broker, dead_letters: DeadLetters
 ) -> None:
     await fail(broker, "old", document("a", version=1))
@@ -90,7 +90,7 @@ async def test_a_letter_that_changed_since_is_left_alone(
     assert [s.dead_letter.reason for s in await found(dead_letters, DeadLetterFilter())] == ["new"]
 
 
-async def test_two_who_requeue_at_once_queue_it_once(
+async def test_a_dead_letter_requeued_twice_at_once_is_queued_once(
     broker: Broker, dead_letters: DeadLetters
 ) -> None:
     await fail(broker, "broken", document("a"))
@@ -102,7 +102,7 @@ async def test_two_who_requeue_at_once_queue_it_once(
     assert (await broker.queue.depth()).ready == 1
 
 
-async def test_purged_letters_are_gone(broker: Broker, dead_letters: DeadLetters) -> None:
+async def test_purged_dead_letters_are_deleted(broker: Broker, dead_letters: DeadLetters) -> None:
     await fail(broker, "broken", document("a"), document("b"))
     assert (
         await dead_letters.purge(await found(dead_letters, DeadLetterFilter(frozenset("a")))) == 1
@@ -110,7 +110,7 @@ async def test_purged_letters_are_gone(broker: Broker, dead_letters: DeadLetters
     assert [s.dead_letter.doc_id for s in await found(dead_letters, DeadLetterFilter())] == ["b"]
 
 
-async def test_what_nobody_could_decode_goes_back_as_it_came(
+async def test_a_job_that_cannot_be_decoded_is_requeued_unchanged(
     broker: Broker, dead_letters: DeadLetters
 ) -> None:
     dead_letter = DeadLetter(
@@ -120,10 +120,10 @@ async def test_what_nobody_could_decode_goes_back_as_it_came(
         reason="?",
         payload=b"\x80",
         tries=5,
-        buried_ms=1,
+        failed_ms=1,
     )
     await broker.queue.offer([IngestBatch("s", (document("a"),))])
-    await settle(broker, BatchReport(dead=(dead_letter,)))
+    await ack(broker, BatchReport(dead=(dead_letter,)))
     assert await dead_letters.requeue(await found(dead_letters, DeadLetterFilter()), "second") == 1
     [claimed] = await take(lease_queue(broker))
     assert (claimed.job_id, claimed.payload, claimed.failures) == ("odd", b"\x80", 0)

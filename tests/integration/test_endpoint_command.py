@@ -1,4 +1,4 @@
-"""``ingestq`` with vectors from an endpoint: no model is run on this machine."""
+"""``ingestq`` with an embeddings endpoint: no model runs on this machine."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 @pytest.fixture
 def served(ingestq: Ingestq, endpoint: Endpoint) -> Ingestq:
-    """The command, with an endpoint to embed."""
+    """The command, configured to use the endpoint."""
     ingestq.settings["embeddings_url"] = endpoint.url
     ingestq.settings["model"] = MODEL
     ingestq.settings["embeddings_document_prompt"] = "passage: "
@@ -30,11 +30,11 @@ def served(ingestq: Ingestq, endpoint: Endpoint) -> Ingestq:
 @pytest.fixture
 def note(tmp_path: Path) -> Path:
     path = tmp_path / "note.txt"
-    path.write_text(NOTE)
+    path.write_text(NOTE, encoding="utf-8")
     return path
 
 
-def test_an_endpoint_embeds_documents_and_questions(
+def test_an_endpoint_embeds_documents_and_queries(
     served: Ingestq, endpoint: Endpoint, note: Path
 ) -> None:
     assert served("run", note, "--json").json["documents"]["indexed"] == 1
@@ -48,27 +48,23 @@ def test_an_endpoint_embeds_documents_and_questions(
     served("run", note).failed_with(2, "endpoint, with the prompt 'passage: '")
 
 
-def test_an_endpoint_that_refuses_the_key_is_a_mistake_of_the_user(
-    served: Ingestq, endpoint: Endpoint, note: Path
-) -> None:
+def test_a_refused_key_is_wrong_usage(served: Ingestq, endpoint: Endpoint, note: Path) -> None:
     endpoint.planned = [answers.of_openai(401, "Incorrect API key provided")]
     served("run", note).failed_with(2, "INGESTQ_EMBEDDINGS_API_KEY")
 
 
-def test_an_endpoint_that_is_away_is_a_service_that_cannot_be_reached(
-    served: Ingestq, note: Path
-) -> None:
+def test_an_unreachable_endpoint_has_its_exit_code(served: Ingestq, note: Path) -> None:
     served.settings["embeddings_url"] = "http://127.0.0.1:1/v1"
     served("run", note).failed_with(3, "does not answer", "INGESTQ_EMBEDDINGS_URL")
 
 
 @pytest.mark.parametrize("url", ["ftp://host/v1", "host:8080/v1", "http://host/v1/embeddings"])
-def test_what_is_no_endpoint_is_named(served: Ingestq, note: Path, url: str) -> None:
+def test_an_invalid_endpoint_url_is_wrong_usage(served: Ingestq, note: Path, url: str) -> None:
     served.settings["embeddings_url"] = url
     served("run", note).failed_with(2, "INGESTQ_EMBEDDINGS_URL", url)
 
 
-def test_an_endpoint_has_to_be_named(served: Ingestq, note: Path) -> None:
+def test_the_http_backend_needs_a_url(served: Ingestq, note: Path) -> None:
     del served.settings["embeddings_url"]
     served.settings["backend"] = "http"
     served("run", note).failed_with(2, "INGESTQ_BACKEND", "INGESTQ_EMBEDDINGS_URL")

@@ -1,4 +1,4 @@
-"""`INGESTQ_PRECISION=fast`: 8-bit integers, with which a search finds what it finds without."""
+"""`INGESTQ_PRECISION=fast`: with 8-bit integers, a search finds nearly the same."""
 
 import dataclasses
 import os
@@ -16,17 +16,17 @@ from worker.embedding.backends import Vectors
 from worker.embedding.cache import TOKENIZER, CacheEntry
 from worker.embedding.config import Backend, EmbeddingConfig, Precision
 from worker.embedding.pool import ModelPool
-from worker.embedding.ready import ready
+from worker.embedding.preparation import prepare_model
 from worker.store.schema import fingerprint
 from worker.text.chunker import Chunker
 
 CHUNKS = 120
 QUERIES = 250
 TOP = 10
-pytestmark = pytest.mark.slow  # to make the model ready takes half a minute
+pytestmark = pytest.mark.slow  # preparing the model takes half a minute
 
 LOST_SHARE = 0.02
-"""One in a hundred is what the class may lose; of this few queries, chance loses another."""
+"""`fast` may lose one hit in a hundred; with this few queries, chance may lose another."""
 
 
 @pytest.fixture(scope="module")
@@ -37,73 +37,73 @@ async def fast(cache_dir: Path) -> AsyncIterator[ModelPool]:
 
 @pytest.fixture(scope="module")
 async def entry(fast: ModelPool) -> CacheEntry:
-    return await ready(fast.config)
+    return await prepare_model(fast.config)
 
 
-async def test_it_computes_in_integers_and_says_how_near_it_comes(entry: CacheEntry) -> None:
+async def test_it_computes_in_integers_and_records_the_accuracy(entry: CacheEntry) -> None:
     assert (entry.card.engine, entry.card.arithmetic) == ("openvino", "int8")
     assert entry.card.rejected == ()
     assert entry.card.proof is not None
     assert 0.98 < entry.card.proof.cosine_mean < 0.9999
 
 
-async def test_it_finds_what_the_exact_class_finds(
+async def test_searches_find_nearly_what_exact_ones_find(
     fast: ModelPool, model: ModelPool, entry: CacheEntry
 ) -> None:
-    chunker = Chunker((entry.folder / TOKENIZER).read_text(), fast.info.max_tokens)
+    chunker = Chunker((entry.folder / TOKENIZER).read_text(encoding="utf-8"), fast.info.max_tokens)
     text = "\n\n".join(topics[name] for name in sorted(topics))[:200_000]
     chunks = [chunk.text for chunk in chunker.chunks(text, markdown=False)[:CHUNKS]]
     lines = [(i, line.strip()) for i in range(CHUNKS) for line in chunks[i].splitlines()]
-    questions = [(i, line) for i, line in lines if len(line.split()) >= 8]
-    questions = questions[:: max(1, len(questions) // QUERIES)]
+    queries = [(i, line) for i, line in lines if len(line.split()) >= 8]
+    queries = queries[:: max(1, len(queries) // QUERIES)]
 
-    exact_found, exact_documents = await _found(model, chunks, questions)
-    fast_found, fast_documents = await _found(fast, chunks, questions)
-    assert len(exact_found) > len(questions) * 0.8, "else this is no test"
+    exact_found, exact_documents = await _found(model, chunks, queries)
+    fast_found, fast_documents = await _found(fast, chunks, queries)
+    assert len(exact_found) > len(queries) * 0.8, "the exact model must find most of them"
     assert len(exact_found - fast_found) <= len(exact_found) * LOST_SHARE
     cosines = np.einsum("ij,ij->i", exact_documents, fast_documents)
     assert cosines.mean() > 0.99
-    assert cosines.max() < 0.99999, "these are the exact ones"
+    assert cosines.max() < 0.99999, "the vectors must not be the exact ones"
 
 
 async def _found(
-    model: ModelPool, chunks: list[str], questions: list[tuple[int, str]]
+    model: ModelPool, chunks: list[str], queries: list[tuple[int, str]]
 ) -> tuple[set[int], Vectors]:
-    """Which questions, lines with the chunk they are out of, find it; and the vectors of all."""
+    """Return which queries find the chunk that they are taken from, and the chunks' vectors."""
     documents = await model.embed(Lane.BULK, sized(chunks))
-    vectors = [(await model.embed_query(line)).dense for _, line in questions]
+    vectors = [(await model.embed_query(line)).dense for _, line in queries]
     best = np.argsort(-(np.array(vectors) @ documents.T), axis=1)[:, :TOP]
-    return {n for n, row in enumerate(best) if questions[n][0] in row}, documents
+    return {n for n, row in enumerate(best) if queries[n][0] in row}, documents
 
 
-async def test_a_collection_holds_vectors_of_one_class(fast: ModelPool, model: ModelPool) -> None:
+async def test_precision_is_part_of_the_fingerprint(fast: ModelPool, model: ModelPool) -> None:
     ours, theirs = fingerprint(fast.info), fingerprint(model.info)
     assert ours.digest != theirs.digest
     assert not ours.has_vectors_of(theirs)
 
 
-async def test_it_is_made_once(fast: ModelPool, entry: CacheEntry) -> None:
+async def test_the_model_is_prepared_once(fast: ModelPool, entry: CacheEntry) -> None:
     before = (entry.folder / "model.bin").stat()
-    again = await ready(fast.config)
+    again = await prepare_model(fast.config)
     assert again == entry
     assert (again.folder / "model.bin").stat().st_mtime_ns == before.st_mtime_ns
 
 
-async def test_made_again_it_is_the_same_and_nncf_says_nothing(
+async def test_preparation_is_reproducible_and_quiet(
     fast: ModelPool, entry: CacheEntry, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    again = await ready(dataclasses.replace(fast.config, cache_dir=tmp_path))
+    again = await prepare_model(dataclasses.replace(fast.config, cache_dir=tmp_path))
     assert again.card.files == entry.card.files
     assert "nncf" not in "".join(capfd.readouterr()).lower()
 
 
-async def test_torch_computes_it_exactly(fast: ModelPool, cache_dir: Path) -> None:
+async def test_torch_computes_exactly(fast: ModelPool, cache_dir: Path) -> None:
     config = EmbeddingConfig(cache_dir, backend=Backend.TORCH, precision=Precision.FAST)
-    card = (await ready(config)).card
+    card = (await prepare_model(config)).card
     assert (card.engine, card.arithmetic) == ("torch", "float32")
 
 
-def test_without_nncf_it_says_what_to_install(ingestq: Ingestq, tmp_path: Path) -> None:
+def test_missing_nncf_is_reported_with_what_to_install(ingestq: Ingestq, tmp_path: Path) -> None:
     ingestq.settings |= {"precision": "fast", "cache_dir": str(tmp_path / "cache")}
     (ingestq.folder / "note.txt").write_text("A short note.")
     hidden = tmp_path / "hidden"

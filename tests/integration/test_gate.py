@@ -1,4 +1,4 @@
-"""The gate of a collection opens again, whatever becomes of a cancellation."""
+"""The gate of a collection opens again, even if a cancellation is lost."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from ingestq.broker.queue.gate import Gate
 SHUT_MS = 400
 
 
-class DeafRedis:
+class LossyRedis:
     """A client whose ``set`` loses a cancellation, as redis-py can up to Python 3.11."""
 
     def __init__(self, broker: Broker) -> None:
@@ -35,15 +35,15 @@ class DeafRedis:
 
 
 @pytest.fixture
-def redis(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> DeafRedis:
+def redis(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> LossyRedis:
     monkeypatch.setattr(gates, "SHUT_MS", SHUT_MS)
     monkeypatch.setattr(gates, "GRACE_SECONDS", 0.05)
-    return DeafRedis(broker)
+    return LossyRedis(broker)
 
 
 @pytest.mark.parametrize("is_replaced", [False, True])
-async def test_a_gate_opens_though_the_cancellation_of_its_renewal_is_lost(
-    broker: Broker, redis: DeafRedis, is_replaced: bool
+async def test_a_gate_opens_although_the_cancellation_of_its_renewal_is_lost(
+    broker: Broker, redis: LossyRedis, is_replaced: bool
 ) -> None:
     gate = Gate(redis, broker.config, "documents__1")  # type: ignore[arg-type]
 
@@ -51,7 +51,7 @@ async def test_a_gate_opens_though_the_cancellation_of_its_renewal_is_lost(
         async with gate.shut():
             await redis.renewing.wait()
             if is_replaced:
-                await gate.replaced_by("documents__2")
+                await gate.replace_with("documents__2")
 
     await asyncio.wait_for(exchange(), 10)
     assert not any("gate" in task.get_name() for task in asyncio.all_tasks() if not task.done())

@@ -12,7 +12,7 @@ from ingestq.app.composition import Broker
 from ingestq.broker.queue.dead_letters import DeadLetterFilter
 from ingestq.core import events
 from ingestq.core.documents import Lane
-from ingestq.core.jobs import bury
+from ingestq.core.jobs import dead_letter_batch
 from ingestq.core.results import BatchReport, DocumentCounts
 from producers.watch.classifier import FileClassifier
 from producers.watch.folder import Presence, WatchedFolder
@@ -119,7 +119,7 @@ async def work(broker: Broker, report: BatchReport | None = None) -> Sequence[st
     leases = lease_queue(broker)
     [claimed] = await take(leases)
     batch = batch_of(claimed)
-    assert await finish(leases, claimed, report or bury(batch, "broken", tries=1))
+    assert await finish(leases, claimed, report or dead_letter_batch(batch, "broken", tries=1))
     return [document.doc_id for document in batch.documents]
 
 

@@ -1,6 +1,6 @@
 """Vectors from an endpoint: whatever it answers, a text gets its own vector or none.
 
-`tests.embeddings_endpoint` answers over real HTTP, in the words of those it stands for.
+`tests.embeddings_endpoint` answers over real HTTP, with the messages of real services.
 """
 
 import asyncio
@@ -42,13 +42,19 @@ from tests.embeddings_endpoint import (
 )
 from tests.embeddings_endpoint.app import DIMENSION, MODEL
 from tests.embeddings_endpoint.server import Fault
-from worker.consumer.decision import STORE_FULL_SECONDS, Nack, decide, outcome_of, pause_seconds
+from worker.consumer.decision import (
+    STORE_FULL_SECONDS,
+    Nack,
+    back_pressure_seconds,
+    decide,
+    outcome_of,
+)
 from worker.embedding.backends.http import MAX_REQUEST_TEXTS, PROBE, HttpBackend, embeddings_url
 from worker.embedding.config import HttpConfig
 from worker.http_answers import retry_after
 
 RETRIES: Final = 3
-"""In tests a request is repeated so many times, at once."""
+"""How often a request is tried in tests, without waiting."""
 TEXTS: Final = ["one", "two", "three", "four", "five"]
 POISONS: Final[dict[str, Fault]] = {
     "too long": answers.of_tei(413, "`inputs` must have less than 512 tokens. Given: 900"),
@@ -67,7 +73,7 @@ POISONS: Final[dict[str, Fault]] = {
 
 
 async def embedded(backend: HttpBackend, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-    """The vectors of ``texts``; raises the first rejection."""
+    """Return the vectors of ``texts``; raise the first rejection."""
     outcomes = await backend.embed_each(texts)
     for outcome in outcomes:
         if isinstance(outcome, DocumentRejected):
@@ -109,7 +115,7 @@ async def test_a_text_gets_its_own_vector_of_unit_length(backend: HttpBackend) -
     np.testing.assert_allclose(await backend.embed_query("one"), vector_of("one"), atol=1e-6)
 
 
-async def test_vectors_that_arrive_in_any_order_are_put_in_that_of_the_texts(
+async def test_vectors_in_any_order_are_sorted_by_index(
     endpoint: Endpoint, backend: HttpBackend
 ) -> None:
     endpoint.shuffled = True
@@ -120,25 +126,23 @@ async def test_vectors_that_arrive_in_any_order_are_put_in_that_of_the_texts(
     assert len(endpoint.asked) == 1
 
 
-async def test_the_model_is_told_what_is_a_question(endpoint: Endpoint) -> None:
+async def test_queries_and_documents_get_their_prompts(endpoint: Endpoint) -> None:
     config = HttpConfig(endpoint.url, MODEL, query_prompt="query: ", document_prompt="passage: ")
     async with HttpBackend(config) as backend:
         [document] = await embedded(backend, ["one"])
-        question = await backend.embed_query("one")
+        query = await backend.embed_query("one")
 
     np.testing.assert_allclose(document, vector_of("passage: one"), atol=1e-6)
-    np.testing.assert_allclose(question, vector_of("query: one"), atol=1e-6)
+    np.testing.assert_allclose(query, vector_of("query: one"), atol=1e-6)
 
 
-async def test_text_that_no_encoding_has_is_sent_in_another_way(
-    endpoint: Endpoint, backend: HttpBackend
-) -> None:
+async def test_lone_surrogates_are_escaped(endpoint: Endpoint, backend: HttpBackend) -> None:
     await backend.embed_query("caf\udce9")
 
     assert endpoint.asked[-1].texts == ("caf\\udce9",)
 
 
-async def test_the_key_is_sent_and_shown_nowhere(endpoint: Endpoint) -> None:
+async def test_the_key_is_sent_but_never_shown(endpoint: Endpoint) -> None:
     endpoint.api_key = "sk-right"
     config = HttpConfig(endpoint.url, MODEL, "sk-right")
     async with HttpBackend(config) as backend:
@@ -147,9 +151,7 @@ async def test_the_key_is_sent_and_shown_nowhere(endpoint: Endpoint) -> None:
 
 
 @pytest.mark.parametrize("key", [None, "sk-wrong"])
-async def test_a_key_that_is_refused_stops_the_worker_and_is_named(
-    endpoint: Endpoint, key: str | None
-) -> None:
+async def test_a_refused_key_is_a_usage_error(endpoint: Endpoint, key: str | None) -> None:
     endpoint.api_key = "sk-right"
     async with HttpBackend(HttpConfig(endpoint.url, MODEL, key)) as backend:
         for ask in (backend.describe(), embedded(backend, TEXTS), backend.embed_query("q")):
@@ -158,13 +160,13 @@ async def test_a_key_that_is_refused_stops_the_worker_and_is_named(
             assert "sk-wrong" not in str(refused.value)
 
 
-async def test_a_key_that_cannot_be_sent_is_named_at_once_and_not_shown() -> None:
+async def test_an_invalid_key_is_refused_without_showing_it() -> None:
     with pytest.raises(UsageError, match="INGESTQ_EMBEDDINGS_API_KEY") as refused:
         HttpBackend(HttpConfig("http://host/v1", MODEL, "sk-secret\n"))
     assert "secret" not in str(refused.value)
 
 
-async def test_a_model_that_is_not_served_is_named(endpoint: Endpoint) -> None:
+async def test_a_model_that_is_not_served_is_an_error(endpoint: Endpoint) -> None:
     async with HttpBackend(HttpConfig(endpoint.url, "other")) as backend:
         with pytest.raises(ModelUnavailable, match=r"INGESTQ_MODEL.*`other` does not exist"):
             await backend.describe()
@@ -182,24 +184,24 @@ async def test_a_model_that_is_not_served_is_named(endpoint: Endpoint) -> None:
         answers.answered([]),
     ],
 )
-async def test_what_is_no_endpoint_is_found_when_a_worker_starts(
+async def test_a_wrong_endpoint_is_found_at_the_start(
     endpoint: Endpoint, backend: HttpBackend, answer: Response
 ) -> None:
     endpoint.planned = [answer] * 2
 
     with pytest.raises(ModelUnavailable, match="INGESTQ_EMBEDDINGS_URL"):
         await backend.describe()
-    assert len(endpoint.planned) == 1  # it was not asked again
+    assert len(endpoint.planned) == 1  # it was not retried
 
 
-async def test_a_wrong_path_is_found_when_a_worker_starts(endpoint: Endpoint) -> None:
+async def test_a_wrong_path_is_found_at_the_start(endpoint: Endpoint) -> None:
     async with HttpBackend(HttpConfig(endpoint.url.removesuffix("/v1"), MODEL)) as backend:
         with pytest.raises(ModelUnavailable, match=r"INGESTQ_EMBEDDINGS_URL.*404 page not found"):
             await backend.describe()
 
 
 @pytest.mark.parametrize("answer", [answers.of_a_proxy(404), Response("<html>", 200)])
-async def test_what_a_proxy_says_while_a_worker_runs_puts_the_job_back(
+async def test_a_proxys_answer_is_retried_later(
     endpoint: Endpoint, backend: HttpBackend, answer: Response
 ) -> None:
     await backend.describe()
@@ -209,7 +211,7 @@ async def test_what_a_proxy_says_while_a_worker_runs_puts_the_job_back(
         await embedded(backend, TEXTS)
 
 
-async def test_an_endpoint_that_is_not_there_is_no_fault_of_the_document() -> None:
+async def test_an_unreachable_endpoint_is_retried_later() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     async with HttpBackend(HttpConfig(f"http://127.0.0.1:{port}/v1", MODEL)) as backend:
@@ -230,7 +232,7 @@ async def test_an_endpoint_that_is_not_there_is_no_fault_of_the_document() -> No
         "drop",
     ],
 )
-async def test_what_passes_is_not_noticed(
+async def test_a_passing_failure_is_retried_at_once(
     endpoint: Endpoint, backend: HttpBackend, fault: Fault
 ) -> None:
     endpoint.planned = [fault] * (RETRIES - 1)
@@ -254,7 +256,7 @@ async def test_what_passes_is_not_noticed(
     ],
 )
 @pytest.mark.parametrize("texts", [["one"], TEXTS])
-async def test_an_endpoint_that_is_ill_rejects_no_document(
+async def test_a_failing_endpoint_rejects_no_document(
     endpoint: Endpoint, backend: HttpBackend, texts: list[str], fault: Fault
 ) -> None:
     endpoint.poison = dict.fromkeys([*texts, PROBE], fault)
@@ -263,8 +265,8 @@ async def test_an_endpoint_that_is_ill_rejects_no_document(
         await embedded(backend, texts)
 
     assert classify(away.value) is Failure.UNAVAILABLE
-    assert pause_seconds(away.value) == 0
-    assert len(endpoint.asked) <= RETRIES + 1  # it is left alone, not asked for each text
+    assert back_pressure_seconds(away.value) == 0
+    assert len(endpoint.asked) <= RETRIES + 1  # it is not asked for each text
 
 
 async def test_an_endpoint_that_refuses_every_text_rejects_no_document(
@@ -278,15 +280,15 @@ async def test_an_endpoint_that_refuses_every_text_rejects_no_document(
         await embedded(backend, TEXTS)
 
 
-async def test_an_endpoint_that_hangs_is_given_up(endpoint: Endpoint) -> None:
+async def test_a_request_that_hangs_times_out(endpoint: Endpoint) -> None:
     endpoint.poison = {"one": "hang", PROBE: "hang"}
     config = HttpConfig(endpoint.url, MODEL, answer_seconds=0.1)
     async with HttpBackend(config) as backend:
-        with pytest.raises(EmbedderUnavailable, match=r"has not answered within 0\.1 s"):
+        with pytest.raises(EmbedderUnavailable, match=r"did not answer within 0\.1 s"):
             await embedded(backend, ["one"])
 
 
-async def test_a_request_that_takes_too_long_is_asked_for_in_halves(endpoint: Endpoint) -> None:
+async def test_a_request_that_times_out_is_halved(endpoint: Endpoint) -> None:
     endpoint.planned = ["hang"] * RETRIES
     config = HttpConfig(endpoint.url, MODEL, answer_seconds=0.1)
     async with HttpBackend(config) as backend:
@@ -295,14 +297,14 @@ async def test_a_request_that_takes_too_long_is_asked_for_in_halves(endpoint: En
     np.testing.assert_allclose(vectors, [vector_of("one"), vector_of("two")], atol=1e-6)
 
 
-async def test_a_number_of_seconds_is_waited_for(endpoint: Endpoint) -> None:
+async def test_a_short_retry_after_is_waited_for(endpoint: Endpoint) -> None:
     endpoint.planned = [answers.too_often(retry_after_ms="1500", retry_after="1")]
     with stamina.set_testing(False):
         async with HttpBackend(HttpConfig(endpoint.url, MODEL, patience_seconds=5)) as backend:
             await embedded(backend, ["one"])
 
     first, second = endpoint.asked
-    # Without the header it would be asked again within 1.2 s.
+    # Without the header it would be retried within 1.2 s.
     assert second.at - first.at >= 1.5
 
 
@@ -320,7 +322,7 @@ def date_in(seconds: float) -> str:
         ({"retry_after": "1000000"}, 3600),
     ],
 )
-async def test_an_endpoint_that_wants_to_be_left_alone_is_for_so_long(
+async def test_a_long_retry_after_pauses_the_worker(
     endpoint: Endpoint, backend: HttpBackend, headers: dict[str, str], seconds: float
 ) -> None:
     endpoint.planned = [answers.too_often(**headers)]
@@ -328,35 +330,35 @@ async def test_an_endpoint_that_wants_to_be_left_alone_is_for_so_long(
     with pytest.raises(EmbedderUnavailable, match="Rate limit reached") as away:
         await embedded(backend, TEXTS)
 
-    assert pause_seconds(away.value) == seconds
+    assert back_pressure_seconds(away.value) == seconds
     assert len(endpoint.asked) == 1
 
 
 @pytest.mark.parametrize("value", ["soon", "nan", "-5", "0", date_in(0), "Tue, 99 Foo 2000"])
-async def test_a_time_that_is_none_is_not_waited_for(
+async def test_an_invalid_retry_after_is_ignored(
     endpoint: Endpoint, backend: HttpBackend, value: str
 ) -> None:
     endpoint.planned = [answers.too_often(retry_after=value)]
 
-    assert retry_after({"retry-after": value}) is None  # it is asked again with back-off
+    assert retry_after({"retry-after": value}) is None  # it is retried with back-off
     assert len(await embedded(backend, TEXTS)) == len(TEXTS)
 
 
-async def test_who_has_not_paid_is_not_asked_in_vain_and_rejects_nothing(
+async def test_an_account_without_credit_pauses_the_worker(
     endpoint: Endpoint, backend: HttpBackend
 ) -> None:
     endpoint.planned = [answers.unpaid()]
 
-    with pytest.raises(EmbedderUnavailable, match="wants to be paid") as away:
+    with pytest.raises(EmbedderUnavailable, match="requires payment") as away:
         await embedded(backend, TEXTS)
 
-    assert pause_seconds(away.value) == STORE_FULL_SECONDS
+    assert back_pressure_seconds(away.value) == STORE_FULL_SECONDS
     assert len(endpoint.asked) == 1
 
 
 @pytest.mark.parametrize("poison", POISONS.values(), ids=POISONS.keys())
 @pytest.mark.parametrize("place", range(len(TEXTS)))
-async def test_a_text_that_cannot_be_embedded_is_found_alone(
+async def test_a_bad_text_is_rejected_alone(
     endpoint: Endpoint, backend: HttpBackend, place: int, poison: Fault
 ) -> None:
     endpoint.poison = {TEXTS[place]: poison}
@@ -373,7 +375,7 @@ async def test_a_text_that_cannot_be_embedded_is_found_alone(
         await embedded(backend, TEXTS)
 
 
-async def test_the_reason_is_the_endpoints_own(backend: HttpBackend) -> None:
+async def test_a_rejection_shows_the_reason_of_the_endpoint(backend: HttpBackend) -> None:
     text = "word " * (MAX_WORDS + 1)
 
     with pytest.raises(DocumentRejected, match=r"2565 characters.*less than 512 tokens.*513"):
@@ -389,7 +391,7 @@ async def test_an_empty_text_is_rejected_alone(backend: HttpBackend) -> None:
     assert isinstance(second, DocumentRejected)
 
 
-async def test_a_request_of_more_texts_than_allowed_is_sent_in_halves(
+async def test_a_request_with_too_many_texts_is_halved(
     endpoint: Endpoint, backend: HttpBackend
 ) -> None:
     texts = [f"text {i}" for i in range(MAX_TEXTS + 1)]
@@ -400,15 +402,13 @@ async def test_a_request_of_more_texts_than_allowed_is_sent_in_halves(
     assert [len(asked.texts) for asked in endpoint.asked] == [33, 16, 17]
 
 
-async def test_full_requests_are_taken_as_they_are(
-    endpoint: Endpoint, backend: HttpBackend
-) -> None:
+async def test_a_full_request_is_sent_once(endpoint: Endpoint, backend: HttpBackend) -> None:
     await embedded(backend, [f"text {i}" for i in range(MAX_REQUEST_TEXTS)])
 
     assert len(endpoint.asked) == 1
 
 
-async def test_a_text_over_which_the_endpoint_failed_once_is_not_rejected(
+async def test_a_text_is_not_rejected_after_one_failure(
     endpoint: Endpoint, backend: HttpBackend
 ) -> None:
     endpoint.planned = [answers.no_numbers()] * RETRIES
@@ -418,7 +418,7 @@ async def test_a_text_over_which_the_endpoint_failed_once_is_not_rejected(
     np.testing.assert_allclose(vector, vector_of("one"), atol=1e-6)
 
 
-async def test_vectors_of_another_size_stop_the_worker(
+async def test_a_changed_dimension_stops_the_worker(
     endpoint: Endpoint, backend: HttpBackend
 ) -> None:
     await backend.describe()
@@ -430,9 +430,7 @@ async def test_vectors_of_another_size_stop_the_worker(
         assert classify(wrong.value) is Failure.FATAL
 
 
-async def test_vectors_of_two_sizes_stop_the_worker(
-    endpoint: Endpoint, backend: HttpBackend
-) -> None:
+async def test_mixed_dimensions_stop_the_worker(endpoint: Endpoint, backend: HttpBackend) -> None:
     data = [{"index": 0, "embedding": [1.0, 2.0]}, {"index": 1, "embedding": [1.0]}]
     endpoint.planned = [answers.answered(data)]
 
@@ -453,7 +451,7 @@ async def test_vectors_of_two_sizes_stop_the_worker(
         None,
     ],
 )
-async def test_garbage_is_never_a_vector(
+async def test_invalid_vectors_are_an_error(
     endpoint: Endpoint, backend: HttpBackend, data: Any
 ) -> None:
     endpoint.poison = dict.fromkeys(["one", "two", PROBE], answers.answered(data))
@@ -462,7 +460,7 @@ async def test_garbage_is_never_a_vector(
         await embedded(backend, ["one", "two"])
 
 
-async def test_a_client_that_is_cancelled_leaves_the_endpoint(
+async def test_the_backend_works_after_a_cancellation(
     endpoint: Endpoint, backend: HttpBackend
 ) -> None:
     endpoint.planned = ["hang"]
@@ -500,12 +498,32 @@ def test_the_url_ends_before_embeddings(url: str, asked: str) -> None:
         *("http://host/v1/embeddings", "http://host/v1?api-version=1", "http://host/v1#x"),
     ],
 )
-def test_a_url_that_is_none_is_named(url: str) -> None:
+def test_an_invalid_url_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="INGESTQ_EMBEDDINGS_URL"):
         embeddings_url(url)
 
 
-async def test_a_password_in_the_url_is_sent_and_shown_nowhere(endpoint: Endpoint) -> None:
+@pytest.mark.parametrize(
+    "url", ["ftp://me:secret@host", "https://host/v1?key=secret", "//me:secret@host"]
+)
+def test_an_invalid_url_is_refused_without_showing_secrets(url: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        embeddings_url(url)
+    assert "secret" not in str(refused.value)
+
+
+async def test_a_redirect_is_shown_without_secrets(
+    endpoint: Endpoint, backend: HttpBackend
+) -> None:
+    location = {"Location": "https://me:secret@sso.example/login?token=secret"}
+    endpoint.planned = [Response(status_code=302, headers=location)]
+
+    with pytest.raises(ModelUnavailable, match=r"https://sso\.example/login") as error:
+        await backend.describe()
+    assert "secret" not in str(error.value)
+
+
+async def test_a_password_in_the_url_is_sent_but_never_shown(endpoint: Endpoint) -> None:
     url = endpoint.url.replace("http://", "http://user:secret@")
     async with HttpBackend(HttpConfig(url, "other")) as backend:
         with pytest.raises(ModelUnavailable) as error:
@@ -514,7 +532,7 @@ async def test_a_password_in_the_url_is_sent_and_shown_nowhere(endpoint: Endpoin
     assert "secret" not in str(error.value)
 
 
-def test_a_job_goes_back_without_a_try_and_for_so_long() -> None:
+def test_an_unavailable_endpoint_costs_no_try() -> None:
     claim = Claim(
         *("job", 1, b"", Lane.BULK, "", 1, 4, 0, frozenset()),
         is_poison=False,
@@ -530,16 +548,16 @@ def test_a_job_goes_back_without_a_try_and_for_so_long() -> None:
 
     assert isinstance(decision, Nack)
     assert not decision.counts_as_try
-    assert decision.pause_seconds == 7
+    assert decision.back_pressure_seconds == 7
     assert decision.delay_seconds > 0
 
 
-def test_only_who_names_a_time_is_paused_for() -> None:
-    assert pause_seconds(EmbedderUnavailable("away", 7)) == 7
-    assert pause_seconds(EmbedderUnavailable("away")) == 0
-    assert pause_seconds(BrokerUnavailable("away")) == 0
-    assert pause_seconds(StoreFull("full")) == STORE_FULL_SECONDS
-    assert pause_seconds(ValueError()) == 0
+def test_errors_pause_a_worker_only_with_a_time() -> None:
+    assert back_pressure_seconds(EmbedderUnavailable("away", 7)) == 7
+    assert back_pressure_seconds(EmbedderUnavailable("away")) == 0
+    assert back_pressure_seconds(BrokerUnavailable("away")) == 0
+    assert back_pressure_seconds(StoreFull("full")) == STORE_FULL_SECONDS
+    assert back_pressure_seconds(ValueError()) == 0
 
 
 faults = st.none() | st.sampled_from(list(POISONS.values()))
@@ -547,7 +565,7 @@ faults = st.none() | st.sampled_from(list(POISONS.values()))
 
 @settings(deadline=None, max_examples=40)
 @given(fates=st.lists(faults, min_size=1, max_size=MAX_TEXTS + 8), shuffled=st.booleans())
-def test_whatever_is_refused_the_others_get_their_own_vectors_in_order(
+def test_other_texts_get_their_vectors_whatever_is_refused(
     shared_endpoint: Endpoint, fates: list[Fault | None], shuffled: bool
 ) -> None:
     texts = [f"text {i}" for i in range(len(fates))]

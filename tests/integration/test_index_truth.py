@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qdrant_client import AsyncQdrantClient
 
-from ingestq.core.documents import Deletion, Document
+from ingestq.core.documents import Deletion, Document, Lane
 from tests.sized import sized
 from worker.blobs import BlobContents
 from worker.embedding.config import Precision
@@ -72,7 +72,7 @@ class Words:
     """A model that makes every word a chunk, and reads a document two words at a time."""
 
     async def prepare(
-        self, document: Document, known_hash: str | None
+        self, lane: Lane, document: Document, known_hash: str | None
     ) -> PreparedDocument | UnchangedContent:
         assert document.text is not None
         content_hash = hashlib.sha1(document.text.encode()).hexdigest()
@@ -81,11 +81,11 @@ class Words:
         title = PurePath(document.source).name
         return PreparedDocument(content_hash, None, title, words_at(document.text, 0))
 
-    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment:
+    async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment:
         assert document.text is not None
         return words_at(document.text, rest.start)
 
-    async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
+    async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
         return np.array([[len(text.text), 1] for text in texts], np.float32)
 
 

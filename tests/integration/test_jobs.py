@@ -1,4 +1,4 @@
-"""What the job functions make of a batch: real model, real Qdrant."""
+"""The job functions with a real model and a real Qdrant."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,8 @@ from ingestq.core.jobs import Batch, DeleteBatch, IngestBatch, dead_letter_key
 from ingestq.core.results import BatchReport, DocumentCounts
 from worker.blobs import BlobContents
 from worker.consumer.decision import Ack, decide
-from worker.consumer.jobs import CLAIM, INGESTOR, PROGRESS, Ingestor, delete, ingest
-from worker.embedding.pool import LaneModel, ModelPool
+from worker.consumer.job_functions import CLAIM, INGESTOR, PROGRESS, Ingestor, delete, ingest
+from worker.embedding.pool import ModelPool
 from worker.lanes import LanePermits
 from worker.pipeline.ports import Ports
 from worker.store.chunks import QdrantStore
@@ -32,27 +32,27 @@ TEXT = "The tide comes in twice a day. " * 12
 
 @dataclass
 class CountingModel:
-    """The real model; it remembers what it was asked to embed."""
+    """The real model; records the texts that it embeds."""
 
-    model: LaneModel
+    model: ModelPool
     embedded: list[str] = field(default_factory=list)
 
     async def prepare(
-        self, document: Document, known_hash: str | None
+        self, lane: Lane, document: Document, known_hash: str | None
     ) -> PreparedDocument | UnchangedContent:
-        return await self.model.prepare(document, known_hash)
+        return await self.model.prepare(lane, document, known_hash)
 
-    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment:
-        return await self.model.prepare_rest(document, rest)
+    async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment:
+        return await self.model.prepare_rest(lane, document, rest)
 
-    async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
+    async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
         self.embedded += [text.text for text in texts]
-        return await self.model.embed(texts)
+        return await self.model.embed(lane, texts)
 
 
 @dataclass
 class Bench:
-    """The job functions with their neighbours."""
+    """The job functions with their ports."""
 
     model: CountingModel
     store: QdrantStore
@@ -79,14 +79,14 @@ class Bench:
 
     def _ctx(self, claim: Claim) -> dict[str, Any]:
         ports = Ports(self.model, self.store, self.ledger, BlobContents())
-        ingestor = Ingestor({COLLECTION: {Lane.BULK: ports}}, LanePermits(4, bulk=3))
+        ingestor = Ingestor({COLLECTION: ports}, LanePermits(4, bulk=3))
         return {INGESTOR: ingestor, CLAIM: claim, PROGRESS: lambda *_: None}
 
 
 @pytest.fixture
 async def bench(qdrant: Qdrant, model: ModelPool, collection: CollectionNames) -> Bench:
     return Bench(
-        CountingModel(model.in_lane(Lane.BULK)),
+        CountingModel(model),
         QdrantStore(qdrant, collection.chunks),
         QdrantLedger(qdrant, collection.ledger),
     )
@@ -100,14 +100,14 @@ def deletion(doc_id: str) -> Deletion:
     return Deletion(collection=COLLECTION, doc_id=doc_id, version=5)
 
 
-async def test_a_text_that_documents_share_is_embedded_once(bench: Bench) -> None:
+async def test_a_text_shared_by_documents_is_embedded_once(bench: Bench) -> None:
     report = await bench.ingest(document("a"), document("b"), document("c", "Something else."))
     assert report.documents == DocumentCounts(indexed=3)
     assert len(bench.model.embedded) == len(set(bench.model.embedded)) == 2
     assert await bench.store.count() == 3
 
 
-async def test_of_two_versions_in_a_batch_the_newer_is_indexed(bench: Bench) -> None:
+async def test_the_newer_of_two_versions_in_a_batch_is_indexed(bench: Bench) -> None:
     report = await bench.ingest(document("a", "Newer.", 2), document("a", "Older.", 1))
     assert report.documents == DocumentCounts(indexed=1, superseded=1)
     report = await bench.ingest(document("a", "First said.", 3), document("a", "Last said.", 3))
@@ -129,5 +129,7 @@ async def test_deleted_documents_are_counted(bench: Bench) -> None:
     report = await bench.delete(deletion("a"), deletion("b"), deletion("never"))
     assert report.documents == DocumentCounts(deleted=1, superseded=1, unchanged=1)
     assert report.chunks.deleted == 1
-    assert set(report.healed) == {dead_letter_key(COLLECTION, "", name) for name in ("a", "never")}
+    assert set(report.resolved) == {
+        dead_letter_key(COLLECTION, "", name) for name in ("a", "never")
+    }
     assert await bench.store.count() == 1

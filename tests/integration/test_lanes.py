@@ -1,4 +1,4 @@
-"""Nobody waits for somebody else's backlog: lanes, and tenants in a lane."""
+"""Lanes and fairness between tenants: no job waits for the backlog of others."""
 
 import asyncio
 from collections import Counter
@@ -45,27 +45,27 @@ def batches(
 
 
 async def claimed_tenants(broker: Broker, n: int) -> list[str]:
-    """Whose jobs are claimed one after the other."""
+    """Claim jobs one by one; return their tenants."""
     leases = lease_queue(broker)
     return [batch_of(claim).tenant for _ in range(n) for claim in await take(leases, 1)]
 
 
-async def test_an_upload_overtakes_the_backlog(broker: Broker) -> None:
+async def test_interactive_jobs_run_before_the_backlog(broker: Broker) -> None:
     await broker.queue.offer(batches(100))
     await broker.queue.offer(batches(1, INTERACTIVE, submission="upload"))
     [first, second] = await take(lease_queue(broker), 2)
     assert {first.lane, second.lane} == {INTERACTIVE, BULK}
 
 
-async def test_uploads_do_not_starve_bulk_work(broker: Broker) -> None:
+async def test_interactive_jobs_do_not_starve_bulk_jobs(broker: Broker) -> None:
     await broker.queue.offer(batches(100))
     await broker.queue.offer(batches(100, INTERACTIVE, submission="uploads"))
     lanes = Counter(claim.lane for claim in await take(lease_queue(broker), 40))
     assert lanes == {INTERACTIVE: 30, BULK: 10}
 
 
-async def test_bulk_work_leaves_room_for_an_upload(broker: Broker) -> None:
-    """Though every job that may run is a bulk job that does not end."""
+async def test_bulk_jobs_leave_a_worker_slot_for_interactive_jobs(broker: Broker) -> None:
+    """Even if every running job is a bulk job that does not end."""
     may_end = asyncio.Event()
     running: Counter[Lane] = Counter()
 
@@ -85,7 +85,7 @@ async def test_bulk_work_leaves_room_for_an_upload(broker: Broker) -> None:
         await eventually(lambda: broker.queue.submission("s"), lambda s: s.complete)
 
 
-async def test_bulk_work_leaves_room_in_the_queue(broker: Broker) -> None:
+async def test_bulk_jobs_leave_space_in_the_queue(broker: Broker) -> None:
     queue = JobQueue(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=20))
     answers = await queue.offer(batches(20))
     assert Counter(answers) == {EnqueueResult.ACCEPTED: 18, EnqueueResult.FULL: 2}
@@ -102,7 +102,7 @@ async def test_a_tenant_does_not_wait_for_the_backlog_of_another(broker: Broker)
     assert await claimed_tenants(broker, 3) == ["large"] * 3
 
 
-async def test_a_tenant_that_was_idle_has_saved_up_nothing(broker: Broker) -> None:
+async def test_an_idle_tenant_saves_up_no_priority(broker: Broker) -> None:
     await broker.queue.offer(batches(40, tenant="steady"))
     await claimed_tenants(broker, 20)
     await broker.queue.offer(batches(20, tenant="newcomer"))
@@ -110,7 +110,7 @@ async def test_a_tenant_that_was_idle_has_saved_up_nothing(broker: Broker) -> No
     assert abs(seen["steady"] - seen["newcomer"]) <= 2
 
 
-async def test_a_tenants_jobs_are_claimed_in_their_order(broker: Broker) -> None:
+async def test_the_jobs_of_a_tenant_are_claimed_in_order(broker: Broker) -> None:
     await broker.queue.offer(batches(10, tenant="a"))
     await broker.queue.offer(batches(10, tenant="b", submission="t"))
     claims = await take(lease_queue(broker), 20)
@@ -119,7 +119,7 @@ async def test_a_tenants_jobs_are_claimed_in_their_order(broker: Broker) -> None
         assert [batch.documents[0].doc_id for batch in mine] == [str(i) for i in range(10)]
 
 
-async def test_a_large_job_counts_for_what_it_is(broker: Broker) -> None:
+async def test_a_job_counts_by_its_number_of_documents(broker: Broker) -> None:
     documents = [
         Document(collection="documents", doc_id=str(i), version=1, source="", text="t")
         for i in range(16)
@@ -131,7 +131,7 @@ async def test_a_large_job_counts_for_what_it_is(broker: Broker) -> None:
     assert seen == {"": 2, "small": 32}
 
 
-async def test_a_job_that_comes_back_keeps_its_place(broker: Broker) -> None:
+async def test_a_job_that_returns_to_the_queue_keeps_its_place(broker: Broker) -> None:
     await broker.queue.offer(batches(10))
     leases = lease_queue(broker)
     [first] = await take(leases)
@@ -142,7 +142,7 @@ async def test_a_job_that_comes_back_keeps_its_place(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("total", [2, 8])
-async def test_permits_are_shared_and_some_are_kept(total: int) -> None:
+async def test_some_permits_are_reserved_for_interactive_jobs(total: int) -> None:
     permits = LanePermits(total, bulk=total - 1)
     holding: Counter[Lane] = Counter()
     may_end = asyncio.Event()
@@ -163,7 +163,7 @@ async def test_permits_are_shared_and_some_are_kept(total: int) -> None:
         may_end.set()
 
 
-async def test_permits_go_to_uploads_three_times_of_four() -> None:
+async def test_three_of_four_permits_go_to_interactive_jobs() -> None:
     permits = LanePermits(1, bulk=1)
     order: list[Lane] = []
 
@@ -179,7 +179,7 @@ async def test_permits_go_to_uploads_three_times_of_four() -> None:
     assert Counter(order[:20]) == {INTERACTIVE: 15, BULK: 5}
 
 
-async def test_who_gives_up_waiting_holds_up_nobody() -> None:
+async def test_a_cancelled_waiter_delays_no_other() -> None:
     permits = LanePermits(1, bulk=1)
     got_it = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""The worker on a real Redis: every job is acknowledged or put back, exactly once."""
+"""The worker on a real Redis: every job is acked or nacked exactly once."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ INDEXED = all_indexed(BATCH)
 
 
 async def completed(broker: Broker, submission: str = "s") -> SubmissionStatus:
-    """The submission's status, once it is complete."""
+    """Return the submission's status once it is complete."""
     return await eventually(
         lambda: broker.queue.submission(submission), lambda status: status.complete
     )
@@ -80,7 +80,7 @@ async def test_many_jobs_run_once_each_in_two_workers(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("steps", range(8))
-async def test_progress_shown_at_the_last_moment_does_not_hold_up_a_job(
+async def test_a_progress_report_at_the_end_does_not_delay_a_job(
     broker: Broker, steps: int
 ) -> None:
     async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
@@ -95,7 +95,7 @@ async def test_progress_shown_at_the_last_moment_does_not_hold_up_a_job(
         await eventually(broker.queue.is_empty)
 
 
-async def test_a_failure_is_tried_again(broker: Broker) -> None:
+async def test_a_failed_job_is_retried(broker: Broker) -> None:
     tries: list[int] = []
 
     async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
@@ -113,7 +113,9 @@ async def test_a_failure_is_tried_again(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("raises", [True, False])
-async def test_after_the_last_try_every_document_is_buried(broker: Broker, raises: bool) -> None:
+async def test_after_the_last_try_every_document_is_dead_lettered(
+    broker: Broker, raises: bool
+) -> None:
     async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         if raises:
             raise RuntimeError("broken for good")
@@ -128,7 +130,7 @@ async def test_after_the_last_try_every_document_is_buried(broker: Broker, raise
     assert await broker.queue.is_empty()
 
 
-async def test_waiting_for_a_service_burns_no_try(broker: Broker) -> None:
+async def test_an_unavailable_service_costs_no_try(broker: Broker) -> None:
     tries: list[int] = []
 
     async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
@@ -136,7 +138,7 @@ async def test_waiting_for_a_service_burns_no_try(broker: Broker) -> None:
         if len(tries) == 1:
             raise StoreUnavailable("away")
         if len(tries) == 2:
-            return [Retry("somebody else is at it", counts_as_try=False)]
+            return [Retry("another worker is writing it", counts_as_try=False)]
         return INDEXED
 
     async with working(broker, job):
@@ -145,7 +147,7 @@ async def test_waiting_for_a_service_burns_no_try(broker: Broker) -> None:
     assert tries == [1, 1, 1]
 
 
-async def test_an_unknown_function_and_an_undecodable_job_are_buried(broker: Broker) -> None:
+async def test_unknown_functions_and_undecodable_jobs_are_dead_lettered(broker: Broker) -> None:
     await broker.queue.offer([BATCH])
     now_ms = await broker.queue.now() // 1000
     await broker.redis.set(keys.JOB + "odd", b"\x80pickle")
@@ -163,12 +165,12 @@ async def test_an_unknown_function_and_an_undecodable_job_are_buried(broker: Bro
     await eventually(broker.queue.is_empty)
     worker.stop()
     await running
-    buried = {dead_letter.doc_id: dead_letter for dead_letter in await dead_letters(broker)}
-    assert "no function 'ingest'" in buried["d"].reason
-    assert buried["odd"].payload == b"\x80pickle"
+    dead = {dead_letter.doc_id: dead_letter for dead_letter in await dead_letters(broker)}
+    assert "no function 'ingest'" in dead["d"].reason
+    assert dead["odd"].payload == b"\x80pickle"
 
 
-async def test_what_a_worker_does_not_know_waits_for_a_newer_one(broker: Broker) -> None:
+async def test_a_job_of_an_unknown_function_waits_for_a_newer_worker(broker: Broker) -> None:
     async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         raise AssertionError("is never called")
 
@@ -205,7 +207,7 @@ async def test_draining_finishes_what_it_can_and_releases_the_rest(broker: Broke
     assert (claim.job_id, claim.failures) == (batches[1].job_id, 0)
 
 
-async def test_a_worker_stops_though_a_job_loses_its_cancellation(broker: Broker) -> None:
+async def test_a_worker_stops_even_if_a_job_swallows_its_cancellation(broker: Broker) -> None:
     started = asyncio.Event()
 
     async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
@@ -221,7 +223,7 @@ async def test_a_worker_stops_though_a_job_loses_its_cancellation(broker: Broker
     assert (await broker.queue.depth()).ready == 1
 
 
-async def test_a_worker_that_cannot_renew_its_leases_stops_at_once_and_says_why(
+async def test_a_worker_stops_at_once_when_renewing_leases_fails(
     broker: Broker,
 ) -> None:
     started = asyncio.Event()
@@ -281,13 +283,13 @@ async def test_a_lost_lease_cancels_the_job(broker: Broker) -> None:
     async with working(broker, job, lease_seconds=1):
         await broker.queue.offer([BATCH])
         await started.wait()
-        # Somebody else owns it now.
+        # Another worker owns it now.
         await broker.redis.set(keys.LEASE + BATCH.job_id, "another token", px=300)
         await asyncio.wait_for(cancelled.wait(), 10)
         assert (await completed(broker)).documents.indexed == 1
 
 
-async def test_a_wrong_setup_stops_the_worker_and_keeps_the_job(broker: Broker) -> None:
+async def test_a_usage_error_stops_the_worker_and_keeps_the_job(broker: Broker) -> None:
     async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         raise UsageError("the key is refused")
 
@@ -315,7 +317,7 @@ async def test_after_a_burst_the_next_job_is_picked_up_at_once(broker: Broker) -
     assert min(seconds) < POLL_SECONDS / 2
 
 
-async def test_a_reason_that_cannot_be_encoded_ends_no_worker(broker: Broker) -> None:
+async def test_a_reason_that_is_not_valid_unicode_does_not_stop_the_worker(broker: Broker) -> None:
     async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         raise DocumentRejected("bad \udcff name")
 

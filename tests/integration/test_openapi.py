@@ -13,7 +13,7 @@ import pytest
 
 from ingestq.api.app import ApiConfig, create_app
 from ingestq.app.composition import Broker
-from ingestq.core.jobs import bury, decode_job
+from ingestq.core.jobs import dead_letter_batch, decode_job
 from ingestq.core.results import BatchReport, DocumentCounts, WorkerInfo
 from ingestq.core.search_query import SearchQuery
 from tests import schemathesis_hooks
@@ -50,13 +50,17 @@ async def work(broker: Broker) -> None:
     leases = lease_queue(broker)
     fails = cycle((False, True))
     while True:
-        await leases.sign_of_life("worker", WorkerInfo("host", 1, 0, 0.0, 0.0))
+        await leases.heartbeat("worker", WorkerInfo("host", 1, 0, 0.0, 0.0))
         claims = await take(leases, 10)
         for claim in claims:
             batch = decode_job(claim.payload).batch
             assert batch is not None
             report = BatchReport(DocumentCounts(indexed=len(batch.documents)))
-            await finish(leases, claim, bury(batch, "broken", tries=1) if next(fails) else report)
+            await finish(
+                leases,
+                claim,
+                dead_letter_batch(batch, "broken", tries=1) if next(fails) else report,
+            )
         if not claims:
             await asyncio.sleep(NO_JOB_SECONDS)
 

@@ -1,4 +1,4 @@
-"""The fast backend computes what sentence-transformers does; what it cannot compute, torch does."""
+"""The fast backends agree with sentence-transformers; torch runs the models that they cannot."""
 
 import sys
 
@@ -11,12 +11,11 @@ from ingestq.core.documents import Lane
 from ingestq.core.errors import UsageError
 from tests.sized import sized
 from tests.tiny_models import TEXTS, Rows, TinyModels
-from worker.embedding import process as child
 from worker.embedding.cache import CacheEntry
 from worker.embedding.config import DEFAULT_MODEL, Backend, EmbeddingConfig
 from worker.embedding.pool import ModelPool
-from worker.embedding.process import EmbeddingProcessConfig
-from worker.embedding.ready import ready
+from worker.embedding.preparation import prepare_model
+from worker.embedding.processes import EmbeddingProcessConfig, embed_documents, initialize
 from worker.process_pool import Processes
 
 SECONDS = 60
@@ -25,7 +24,7 @@ HEAVY = {"sentence_transformers", "torch", "transformers"}
 
 
 def cosines(mine: Rows, theirs: Rows) -> Rows:
-    """Of each pair of rows; all are of unit length."""
+    """Return the cosine of each pair of rows, which are of unit length."""
     assert mine.shape == theirs.shape
     assert mine.dtype == np.float32
     found: Rows = np.einsum("ij,ij->i", mine, theirs)
@@ -36,15 +35,15 @@ async def queries(pool: ModelPool) -> Rows:
     return np.array([(await pool.embed_query(text)).dense for text in TEXTS], np.float32)
 
 
-async def kept(config: EmbeddingConfig) -> CacheEntry:
-    """What the cache has of a model already."""
+async def cached(config: EmbeddingConfig) -> CacheEntry:
+    """Return the model's cache entry, which exists already."""
     with structlog.testing.capture_logs() as logs:
-        entry = await ready(config)
+        entry = await prepare_model(config)
     assert logs == []
     return entry
 
 
-async def test_the_default_models_vectors_are_those_of_sentence_transformers(
+async def test_the_default_model_agrees_with_sentence_transformers(
     model: ModelPool, tiny_models: TinyModels
 ) -> None:
     documents = await model.embed(Lane.BULK, sized(TEXTS))
@@ -54,10 +53,10 @@ async def test_the_default_models_vectors_are_those_of_sentence_transformers(
     ):
         assert near.min() >= 0.999
         assert near.mean() >= 0.9999
-    assert (await ready(model.config)).card.engine == "openvino"
+    assert (await prepare_model(model.config)).card.engine == "openvino"
 
 
-async def test_a_texts_vector_does_not_depend_on_its_batch(model: ModelPool) -> None:
+async def test_a_vector_does_not_depend_on_the_batch(model: ModelPool) -> None:
     together = await model.embed(Lane.BULK, sized(TEXTS))
     alone = [(await model.embed(Lane.BULK, sized([text])))[0] for text in TEXTS[::7]]
     assert cosines(together[::7], np.array(alone)).min() >= 0.999
@@ -68,7 +67,7 @@ async def test_prompts_are_put_before_documents_and_queries(
     tiny_models: TinyModels, kind: str
 ) -> None:
     config = tiny_models.config(kind)
-    assert (await kept(config)).card.engine == "openvino"
+    assert (await cached(config)).card.engine == "openvino"
     async with ModelPool(config) as pool:
         documents = await pool.embed(Lane.BULK, sized(TEXTS))
         assert cosines(documents, tiny_models.documents(kind)).min() >= 0.999
@@ -85,11 +84,11 @@ async def test_prompts_are_put_before_documents_and_queries(
         pytest.param("static-dense", marks=pytest.mark.slow),
     ],
 )
-async def test_what_no_engine_computes_right_is_left_to_torch(
+async def test_torch_runs_models_that_no_other_engine_can(
     tiny_models: TinyModels, kind: str
 ) -> None:
     config = tiny_models.config(kind)
-    card = (await kept(config)).card
+    card = (await cached(config)).card
     assert card.engine == "torch"
     assert card.rejected
     assert await differences(config, tiny_models, kind) <= ROUNDING
@@ -98,14 +97,14 @@ async def test_what_no_engine_computes_right_is_left_to_torch(
 @pytest.mark.parametrize(
     "kind", ["static", pytest.param("static-normalized", marks=pytest.mark.slow)]
 )
-async def test_a_static_models_vectors_are_looked_up(tiny_models: TinyModels, kind: str) -> None:
+async def test_a_static_model_uses_a_table(tiny_models: TinyModels, kind: str) -> None:
     config = tiny_models.config(kind)
-    card = (await kept(config)).card
+    card = (await cached(config)).card
     assert (card.engine, card.rejected) == ("table", ())
     assert await differences(config, tiny_models, kind) <= ROUNDING
 
 
-async def test_a_text_without_a_word_has_a_vector_in_a_static_model(
+async def test_a_static_model_embeds_empty_text(
     tiny_models: TinyModels,
 ) -> None:
     async with ModelPool(tiny_models.config("static")) as pool:
@@ -114,7 +113,7 @@ async def test_a_text_without_a_word_has_a_vector_in_a_static_model(
 
 
 async def differences(config: EmbeddingConfig, models: TinyModels, kind: str) -> float:
-    """How far the pool's vectors are from those of sentence-transformers, at most."""
+    """Return the largest distance of the pool's vectors from those of sentence-transformers."""
     async with ModelPool(config) as pool:
         documents = await pool.embed(Lane.BULK, sized(TEXTS))
         asked = await queries(pool)
@@ -123,43 +122,43 @@ async def differences(config: EmbeddingConfig, models: TinyModels, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", ["prompts", "steep"])
-async def test_without_bfloat16_it_computes_in_float32(tiny_models: TinyModels, kind: str) -> None:
+async def test_float32_is_used_without_bfloat16(tiny_models: TinyModels, kind: str) -> None:
     config = tiny_models.without_bfloat16(kind)
-    card = (await kept(config)).card
+    card = (await cached(config)).card
     assert (card.engine, card.arithmetic, card.rejected) == ("openvino", "float32", ())
     async with ModelPool(config) as pool:
         documents = await pool.embed(Lane.BULK, sized(TEXTS))
     assert cosines(documents, tiny_models.documents(kind)).min() >= 1 - ROUNDING
 
 
-async def test_arithmetic_that_is_too_coarse_for_a_model_is_not_used(
+async def test_arithmetic_that_is_too_inaccurate_is_not_used(
     tiny_models: TinyModels,
 ) -> None:
     config = tiny_models.config("steep")
     with structlog.testing.capture_logs() as logs:
-        card = (await ready(config)).card
+        card = (await prepare_model(config)).card
     if not card.rejected:
         pytest.skip("this processor has no coarser arithmetic than float32")
     assert (card.engine, card.arithmetic) == ("openvino", "float32")
     [fallback] = [log for log in logs if log["event"] == events.MODEL_FALLBACK]
     assert fallback["log_level"] == "warning"
-    assert "bfloat16 is too far off (cosine " in fallback["rejected"]
+    assert "bfloat16 is too inaccurate (cosine " in fallback["rejected"]
     async with ModelPool(config) as pool:
         documents = await pool.embed(Lane.BULK, sized(TEXTS))
     assert cosines(documents, tiny_models.documents("steep")).min() >= 1 - ROUNDING
 
 
 @pytest.mark.slow
-async def test_who_insists_on_openvino_is_told_why_it_cannot_be(tiny_models: TinyModels) -> None:
+async def test_backend_openvino_fails_with_the_reason(tiny_models: TinyModels) -> None:
     config = tiny_models.config("router", backend=Backend.OPENVINO)
     with pytest.raises(UsageError, match=r"INGESTQ_BACKEND is 'openvino'.*needs 'torch' or 'auto'"):
-        await ready(config)
+        await prepare_model(config)
 
 
 @pytest.mark.slow
-async def test_who_wants_torch_gets_it(tiny_models: TinyModels) -> None:
+async def test_backend_torch_is_used(tiny_models: TinyModels) -> None:
     config = tiny_models.config("prompts", backend=Backend.TORCH)
-    card = (await kept(config)).card
+    card = (await cached(config)).card
     assert (card.engine, card.rejected) == ("torch", ())
     async with ModelPool(config) as pool:
         documents = await pool.embed(Lane.BULK, sized(TEXTS))
@@ -167,14 +166,14 @@ async def test_who_wants_torch_gets_it(tiny_models: TinyModels) -> None:
 
 
 @pytest.mark.parametrize(("kind", "needed"), [("prompts", {"openvino"}), ("static", set[str]())])
-async def test_a_child_loads_nothing_that_it_does_not_need(
+async def test_an_embedding_process_loads_only_its_engine(
     tiny_models: TinyModels, kind: str, needed: set[str]
 ) -> None:
     config = tiny_models.config(kind)
-    loading = EmbeddingProcessConfig(config.model, await kept(config), threads=1)
-    processes = Processes(1, child.initialize, (loading,))
+    loading = EmbeddingProcessConfig(config.model, await cached(config), threads=1)
+    processes = Processes(1, initialize, (loading,))
     try:
-        await processes.run(SECONDS, child.embed_documents, ["a text"])
+        await processes.run(SECONDS, embed_documents, ["a text"])
         loaded = await processes.run(SECONDS, loaded_modules)
     finally:
         await processes.stop()

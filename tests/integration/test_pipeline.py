@@ -1,4 +1,4 @@
-"""The index follows the documents: real model, real pool, real Qdrant."""
+"""The index is made equal to documents: real model, real pool, real Qdrant."""
 
 import dataclasses
 import itertools
@@ -45,7 +45,7 @@ PARAGRAPHS = [
 
 @dataclass(frozen=True)
 class Index:
-    """The pipeline with its real neighbours, and a look at what they hold."""
+    """The pipeline with its real ports, and access to what they hold."""
 
     ports: Ports
     store: QdrantStore
@@ -70,7 +70,7 @@ class Index:
         return await delete(deletion, next(self.attempts), self.ports)
 
     async def texts(self, doc_id: str = "d") -> list[str]:
-        """What is stored of a document, in its order."""
+        """Return the stored texts of a document, in order."""
         records, _ = await self.qdrant.ask(
             lambda client: client.scroll(self.names.chunks, limit=1000, with_payload=True)
         )
@@ -83,7 +83,7 @@ class Index:
 async def index(qdrant: Qdrant, model: ModelPool, collection: CollectionNames) -> Index:
     store = QdrantStore(qdrant, collection.chunks)
     ports = Ports(
-        model.in_lane(Lane.BULK),
+        model,
         store,
         QdrantLedger(qdrant, collection.ledger),
         BlobContents(),
@@ -95,7 +95,7 @@ def text(*paragraphs: int) -> str:
     return "\n\n".join(PARAGRAPHS[i] for i in paragraphs)
 
 
-async def test_an_edit_embeds_what_is_new_and_removes_what_is_gone(index: Index) -> None:
+async def test_an_edit_embeds_only_new_chunks_and_deletes_stale_ones(index: Index) -> None:
     first = await index.put(text(0, 1, 2, 3), 1)
     assert first == Indexed(ChunkCounts(embedded=4))
     assert await index.put(text(0, 1, 4, 3), 2) == Indexed(
@@ -110,7 +110,7 @@ async def test_chunks_that_move_keep_their_vectors(index: Index) -> None:
     assert await index.texts() == [PARAGRAPHS[i].strip() for i in (2, 0, 1)]
 
 
-async def test_a_document_that_shrinks_leaves_nothing_behind(index: Index) -> None:
+async def test_a_document_that_shrinks_leaves_no_stale_chunks(index: Index) -> None:
     await index.put(text(0, 1, 2, 3), 1)
     assert await index.put(text(1), 2) == Indexed(ChunkCounts(reused=1, deleted=3))
     assert await index.store.count() == 1
@@ -122,7 +122,7 @@ async def test_the_same_content_is_unchanged(index: Index) -> None:
     assert await index.store.count() == 1
 
 
-async def test_other_metadata_is_written_without_embedding(index: Index) -> None:
+async def test_new_metadata_is_written_without_embedding(index: Index) -> None:
     await index.put(text(0), 1)
     outcome = await index.put(text(0), 2, metadata={"page": 3})
     assert outcome == Indexed(ChunkCounts(reused=1))
@@ -141,7 +141,7 @@ async def test_the_same_version_again_is_still_indexed(index: Index) -> None:
     assert await index.put(text(0, 1), 1) == Indexed(ChunkCounts(reused=2))
 
 
-async def test_repeated_paragraphs_are_chunks_of_their_own(index: Index) -> None:
+async def test_repeated_paragraphs_become_separate_chunks(index: Index) -> None:
     assert await index.put(text(0, 0, 0), 1) == Indexed(ChunkCounts(embedded=3))
     assert await index.put(text(0, 0), 2) == Indexed(ChunkCounts(reused=2, deleted=1))
 
@@ -153,7 +153,7 @@ async def test_equal_documents_do_not_share_chunks(index: Index) -> None:
     assert await index.store.count() == 3
 
 
-async def test_a_deleted_document_is_gone_and_stays_so(index: Index) -> None:
+async def test_a_deleted_document_is_not_brought_back_by_an_older_version(index: Index) -> None:
     await index.put(text(0, 1), 1)
     await index.put(text(2), 1, doc_id="other")
     assert await index.delete(3) == Deleted(chunks=2)
@@ -170,12 +170,14 @@ async def test_an_older_deletion_changes_nothing(index: Index) -> None:
     assert await index.store.count() == 1
 
 
-async def test_what_was_never_there_can_be_deleted(index: Index) -> None:
+async def test_a_document_that_never_existed_can_be_deleted(index: Index) -> None:
     assert await index.delete(4) == Unchanged()
     assert await index.put(text(0), 3) == Superseded()
 
 
-async def test_a_file_in_a_known_state_is_not_even_read(index: Index, tmp_path: Path) -> None:
+async def test_a_file_with_unchanged_size_and_mtime_is_not_read(
+    index: Index, tmp_path: Path
+) -> None:
     path = tmp_path / "a.txt"
     path.write_text(text(0))
     os.utime(path, (1, 1))  # not so shortly ago that a change might go unnoticed
@@ -192,9 +194,7 @@ async def test_a_file_in_a_known_state_is_not_even_read(index: Index, tmp_path: 
         assert file_state(other, status) != state
 
 
-async def test_a_file_that_was_just_modified_is_in_no_known_state(
-    index: Index, tmp_path: Path
-) -> None:
+async def test_a_file_modified_just_now_is_always_read(index: Index, tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text(text(0))
     document = Document(doc_id="d", version=1, source="d", path=str(path))
@@ -204,12 +204,12 @@ async def test_a_file_that_was_just_modified_is_in_no_known_state(
 
 
 class Interrupted(Exception):
-    """What a crash looks like from inside."""
+    """Raised in place of the end of the process."""
 
 
 @dataclass(frozen=True)
 class CrashingStore:
-    """A real store whose process ends before the ``n``-th write."""
+    """A real store that crashes before the ``n``-th write."""
 
     store: QdrantStore
     left: list[int]
@@ -231,10 +231,10 @@ class CrashingStore:
         return await self.store.vectors(ids)
 
 
-async def test_who_died_before_clearing_up_does_so_the_next_time(
+async def test_stale_chunks_left_by_a_crash_are_deleted_on_the_next_try(
     index: Index, tmp_path: Path
 ) -> None:
-    """Though nothing is new then, not even the state of the file."""
+    """Even if nothing is new then, not even the state of the file."""
     path = tmp_path / "a.txt"
     document = Document(doc_id="d", version=1, source="d", path=str(path))
     for version, paragraphs in ((1, (0, 1)), (2, (1, 2))):
@@ -279,7 +279,7 @@ async def test_a_large_document_is_written_in_slices(index: Index, tmp_path: Pat
     assert await index.store.count() == 300
 
 
-async def test_a_document_of_several_parts_is_one_document(index: Index, tmp_path: Path) -> None:
+async def test_a_document_of_several_segments_is_one_document(index: Index, tmp_path: Path) -> None:
     path = tmp_path / "large.txt"
     paragraphs = [f"{i}. {PARAGRAPHS[i % 6]}" for i in range(1500)]
     paragraphs += paragraphs[-200:]  # and some of it comes again, in another part
@@ -308,11 +308,11 @@ class HashingModel:
 
     pool: Any
 
-    async def prepare(self, document: Document, known_hash: str | None) -> Any:
-        return await self.pool.prepare(document, known_hash)
+    async def prepare(self, lane: Lane, document: Document, known_hash: str | None) -> Any:
+        return await self.pool.prepare(lane, document, known_hash)
 
-    async def prepare_rest(self, document: Document, rest: Any) -> Any:
-        return await self.pool.prepare_rest(document, rest)
+    async def prepare_rest(self, lane: Lane, document: Document, rest: Any) -> Any:
+        return await self.pool.prepare_rest(lane, document, rest)
 
-    async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
+    async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
         return np.ones((len(texts), 384), np.float32)

@@ -1,4 +1,4 @@
-"""What ingestq needs of Qdrant: on the network client, on the local mode, on a real server.
+"""What ingestq needs of Qdrant, with the network client, the local mode and a real server.
 
 `tests.qdrant_standin` answers the network client here. It is no Qdrant; name a real one in
 ``INGESTQ_TEST_QDRANT_URL``, and the same tests ask that, too.
@@ -57,10 +57,10 @@ SERVERS = ["standin", *(["server"] if "INGESTQ_TEST_QDRANT_URL" in os.environ el
 PLACES = [*SERVERS, "local"]
 ON_SERVERS = pytest.mark.parametrize("qdrant", SERVERS, indirect=True)
 NO_DATA = Path("/nonexistent")
-"""A server needs no place for local data."""
+"""A server needs no folder for local data."""
 RETRIES = 10
 HALF = Fingerprint("test/half", "1", 4, 8, Precision.EXACT, "none", 1)
-"""Of vectors with 4 dimensions, the half of WHOLE. No model is loaded."""
+"""For vectors of 4 dimensions, half as many as WHOLE. No model is loaded."""
 WHOLE = Fingerprint("test/whole", "1", 8, 8, Precision.EXACT, "none", 1)
 KEY = DocumentKey("t", "d")
 FENCE = Fence(version=1, attempt=1)
@@ -80,7 +80,7 @@ UNKNOWN = str(uuid.UUID(int=0))
 
 
 def _tombstone(fence: Fence) -> LedgerEntry:
-    """A document that is in no collection any more, as of ``fence``."""
+    """Return the entry of a document that was deleted under ``fence``."""
     return msgspec.structs.replace(ENTRY, state=EntryState.DELETED, chunks=0, **fence._asdict())
 
 
@@ -89,7 +89,7 @@ TOMBSTONE = _tombstone(FENCE)
 
 @pytest.fixture
 async def standin() -> AsyncIterator[Standin]:
-    """A new, empty stand-in, which has met all its faults when the test ends."""
+    """A new, empty stand-in. At the end of the test, all planned faults must have happened."""
     async with qdrant_standin() as running:
         yield running
         assert running.faults.left == 0
@@ -99,7 +99,7 @@ async def standin() -> AsyncIterator[Standin]:
 async def qdrant(
     request: pytest.FixtureRequest, standin: Standin, tmp_path: Path
 ) -> AsyncIterator[Qdrant]:
-    """Every Qdrant that there is, after one another."""
+    """Each available Qdrant in turn."""
     urls = {"standin": standin.url, "server": os.environ.get("INGESTQ_TEST_QDRANT_URL")}
     config = QdrantConfig(urls.get(request.param), None, tmp_path)
     async with connect_qdrant(config) as opened:
@@ -115,7 +115,7 @@ async def network(standin: Standin) -> AsyncIterator[Qdrant]:
 
 @pytest.fixture
 async def alias(qdrant: Qdrant) -> AsyncIterator[str]:
-    """A name that nothing has yet; what gets it or begins with it is removed afterwards."""
+    """An unused alias; collections whose names begin with it are deleted at the end."""
     name = f"test-{uuid.uuid4().hex[:12]}"
     yield name
     for collection in await _collections(qdrant, name):
@@ -137,14 +137,12 @@ async def faulty(network: Qdrant) -> QdrantStore:
 
 @pytest.fixture
 def no_backoff() -> Iterator[None]:
-    """Retries follow at once: how long they wait is not what is tested."""
+    """Retry without waiting."""
     with stamina.set_testing(True, attempts=RETRIES):
         yield
 
 
-async def test_two_workers_that_start_at_once_open_one_collection(
-    qdrant: Qdrant, alias: str
-) -> None:
+async def test_two_workers_create_one_collection(qdrant: Qdrant, alias: str) -> None:
     one, other = await asyncio.gather(
         open_collection(qdrant, alias, HALF), open_collection(qdrant, alias, HALF)
     )
@@ -154,11 +152,11 @@ async def test_two_workers_that_start_at_once_open_one_collection(
     await check_fingerprint(qdrant, one, HALF)
 
 
-async def test_nothing_is_found_before_it_is_opened(qdrant: Qdrant, alias: str) -> None:
+async def test_no_collection_is_found_before_the_first_start(qdrant: Qdrant, alias: str) -> None:
     assert await find_collection(qdrant, alias) is None
 
 
-async def test_opening_again_keeps_what_is_there(
+async def test_opening_again_keeps_the_points(
     qdrant: Qdrant, alias: str, store: QdrantStore
 ) -> None:
     await store.upsert([_point("d", 0)], FENCE)
@@ -169,7 +167,7 @@ async def test_opening_again_keeps_what_is_there(
 
 
 @ON_SERVERS
-async def test_every_key_that_documents_are_found_by_is_indexed(
+async def test_filtered_payload_fields_are_indexed(
     qdrant: Qdrant, alias: str, store: QdrantStore
 ) -> None:
     info = await qdrant.ask(lambda client: client.get_collection(alias))
@@ -199,7 +197,7 @@ async def test_writing_a_point_again_replaces_it(store: QdrantStore) -> None:
     assert hit.source == "new.txt"
 
 
-async def test_the_nearest_points_are_found_best_first(store: QdrantStore) -> None:
+async def test_search_returns_the_nearest_points_first(store: QdrantStore) -> None:
     near, far = [1.0, 0.1, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]
     metadata = {"title": "Über", "pages": [1, 2], "author": None}
     await store.upsert(
@@ -214,7 +212,7 @@ async def test_the_nearest_points_are_found_best_first(store: QdrantStore) -> No
     assert hits[0].metadata == metadata
 
 
-async def test_all_chunks_of_a_document_are_deleted_over_several_pages(store: QdrantStore) -> None:
+async def test_deleting_a_document_takes_several_pages(store: QdrantStore) -> None:
     document = [_point("d", i) for i in range(READ_POINTS + 1)]
     strangers = [_point("other", 0), _point("d", 0, tenant="another")]
     await store.upsert([*document, *strangers], FENCE)
@@ -230,7 +228,7 @@ async def ledger(qdrant: Qdrant, alias: str) -> QdrantLedger:
     return QdrantLedger(qdrant, names.ledger)
 
 
-async def test_the_ledger_knows_what_began_and_what_is_done(ledger: QdrantLedger) -> None:
+async def test_the_ledger_records_begin_and_end(ledger: QdrantLedger) -> None:
     assert await ledger.look_up([KEY]) == {}
     assert await ledger.begin(ENTRY) == BeginResult(ours=True, first=True)
     assert await ledger.look_up([KEY]) == {KEY: ENTRY}
@@ -249,7 +247,7 @@ async def test_the_ledger_knows_what_began_and_what_is_done(ledger: QdrantLedger
         pytest.param(Fence(1, 9), False, id="older, but later"),
     ],
 )
-async def test_only_the_newer_may_begin(ledger: QdrantLedger, fence: Fence, ours: bool) -> None:
+async def test_only_a_newer_fence_may_begin(ledger: QdrantLedger, fence: Fence, ours: bool) -> None:
     there = msgspec.structs.replace(ENTRY, version=2, attempt=3)
     await ledger.begin(there)
     mine = msgspec.structs.replace(ENTRY, **fence._asdict())
@@ -259,7 +257,7 @@ async def test_only_the_newer_may_begin(ledger: QdrantLedger, fence: Fence, ours
     assert await ledger.advance(there) == owner
 
 
-async def test_a_beginning_that_is_sent_twice_is_still_the_first(ledger: QdrantLedger) -> None:
+async def test_beginning_twice_is_idempotent(ledger: QdrantLedger) -> None:
     for _ in range(2):
         assert await ledger.begin(ENTRY) == BeginResult(ours=True, first=True)
 
@@ -274,7 +272,7 @@ async def test_many_documents_begin_and_end_together(ledger: QdrantLedger) -> No
     assert len(await ledger.look_up(entry.key for entry in entries)) == 100
 
 
-async def test_what_is_unchanged_is_confirmed_unless_it_changed(ledger: QdrantLedger) -> None:
+async def test_an_entry_is_confirmed_unless_it_changed(ledger: QdrantLedger) -> None:
     done = msgspec.structs.replace(ENTRY, state=EntryState.INDEXED)
     await ledger.begin(ENTRY)
     later = msgspec.structs.replace(done, version=5, attempt=2, file="state")
@@ -285,13 +283,13 @@ async def test_what_is_unchanged_is_confirmed_unless_it_changed(ledger: QdrantLe
     assert not await ledger.confirm(done, msgspec.structs.replace(done, version=3))
 
 
-async def test_a_tombstone_is_no_document(ledger: QdrantLedger) -> None:
+async def test_a_tombstone_does_not_count_as_a_document(ledger: QdrantLedger) -> None:
     tombstone = msgspec.structs.replace(ENTRY, state=EntryState.DELETED, chunks=0)
     await ledger.begin(tombstone)
     assert await ledger.count() == 0
 
 
-async def test_older_writes_change_no_newer_chunk(store: QdrantStore) -> None:
+async def test_an_older_write_changes_no_newer_chunk(store: QdrantStore) -> None:
     newer = Fence(version=2, attempt=5)
     points = [_point("d", i, source="new", fence=newer) for i in range(2)]
     await store.upsert(points, newer)
@@ -306,7 +304,7 @@ async def test_older_writes_change_no_newer_chunk(store: QdrantStore) -> None:
     assert await store.count() == 0
 
 
-async def test_a_collection_of_another_model_is_not_written(qdrant: Qdrant, alias: str) -> None:
+async def test_a_collection_of_another_model_is_not_opened(qdrant: Qdrant, alias: str) -> None:
     names = await open_collection(qdrant, alias, HALF)
 
     with pytest.raises(CollectionMismatch) as raised:
@@ -318,23 +316,21 @@ async def test_a_collection_of_another_model_is_not_written(qdrant: Qdrant, alia
     assert await _collections(qdrant, alias) == {names.chunks, names.ledger}
 
 
-async def test_a_collection_that_somebody_else_made_is_not_written(
-    qdrant: Qdrant, alias: str
-) -> None:
+async def test_a_foreign_collection_is_not_opened(qdrant: Qdrant, alias: str) -> None:
     await _create(qdrant, alias)
 
-    with pytest.raises(CollectionMismatch, match=rf"'{alias}' \(3 dimensions\).*did not make"):
+    with pytest.raises(CollectionMismatch, match=rf"'{alias}' \(3 dimensions\).*did not create"):
         await open_collection(qdrant, alias, HALF)
 
     assert await _collections(qdrant, alias) == {alias}
 
 
-async def test_an_alias_that_somebody_else_made_is_not_moved(qdrant: Qdrant, alias: str) -> None:
+async def test_a_foreign_alias_is_not_moved(qdrant: Qdrant, alias: str) -> None:
     theirs = f"{alias}-theirs"
     await _create(qdrant, theirs)
     await _point_alias(qdrant, alias, theirs)
 
-    with pytest.raises(CollectionMismatch, match=f"an alias of '{theirs}'.*did not make"):
+    with pytest.raises(CollectionMismatch, match=f"an alias of '{theirs}'.*did not create"):
         await open_collection(qdrant, alias, HALF)
 
     assert await find_collection(qdrant, alias) == CollectionNames.at(alias, theirs)
@@ -350,7 +346,7 @@ async def test_an_alias_that_somebody_else_made_is_not_moved(qdrant: Qdrant, ali
         pytest.param(ChunkPoint("chunk-1", [1.0] * 4, SEVENTH), id="no id"),
     ],
 )
-async def test_a_point_that_does_not_fit_is_rejected(store: QdrantStore, point: ChunkPoint) -> None:
+async def test_an_invalid_point_is_rejected(store: QdrantStore, point: ChunkPoint) -> None:
     with pytest.raises(StoreRejected, match=rf"^chunk 7 \(point {point.id}\): "):
         await store.upsert([_point("d", 0), point], FENCE)
 
@@ -359,7 +355,7 @@ async def test_a_point_that_does_not_fit_is_rejected(store: QdrantStore, point: 
 
 
 @ON_SERVERS
-async def test_a_collection_that_takes_few_points_at_once_gets_them_in_parts(
+async def test_points_over_the_upsert_limit_are_split(
     qdrant: Qdrant, alias: str, store: QdrantStore
 ) -> None:
     names = await find_collection(qdrant, alias)
@@ -374,14 +370,14 @@ async def test_a_collection_that_takes_few_points_at_once_gets_them_in_parts(
     assert await store.count() == 10
 
 
-async def test_a_local_qdrant_without_room_says_so(tmp_path: Path) -> None:
+async def test_a_full_disk_is_reported_by_the_local_qdrant(tmp_path: Path) -> None:
     async def fill(_: AsyncQdrantClient) -> None:
         with closing(sqlite3.connect(":memory:")) as database:
             database.execute("PRAGMA max_page_count = 2")
             database.execute("CREATE TABLE t AS SELECT zeroblob(100000)")
 
     async with connect_qdrant(QdrantConfig(None, None, tmp_path)) as qdrant:
-        with pytest.raises(StoreFull, match="cannot be written: database or disk is full"):
+        with pytest.raises(StoreFull, match="cannot be written to: database or disk is full"):
             await qdrant.ask(fill)
 
 
@@ -394,7 +390,7 @@ async def test_a_vector_of_another_name_is_rejected(
         await qdrant.ask(lambda client: client.upsert(alias, [point], wait=True))
 
 
-async def test_points_are_changed_by_filter_batch_and_payload(
+async def test_updates_by_filter_batch_and_payload(
     qdrant: Qdrant, alias: str, store: QdrantStore
 ) -> None:
     async def change(client: AsyncQdrantClient) -> list[models.Record]:
@@ -416,7 +412,7 @@ async def test_points_are_changed_by_filter_batch_and_payload(
     }
 
 
-async def test_an_alias_gets_another_name(qdrant: Qdrant, alias: str) -> None:
+async def test_an_alias_is_renamed(qdrant: Qdrant, alias: str) -> None:
     names = await open_collection(qdrant, alias, HALF)
     rename = models.RenameAlias(old_alias_name=alias, new_alias_name=f"{alias}-new")
     delete = models.DeleteAlias(alias_name=f"{alias}-unknown")
@@ -438,7 +434,7 @@ async def test_an_alias_gets_another_name(qdrant: Qdrant, alias: str) -> None:
 
 
 @ON_SERVERS
-async def test_a_collection_that_is_not_there_is_not_found(qdrant: Qdrant, alias: str) -> None:
+async def test_a_missing_collection_is_reported(qdrant: Qdrant, alias: str) -> None:
     store, ledger = QdrantStore(qdrant, alias), QdrantLedger(qdrant, alias)
     point = _point("d", 0)
     for request in (
@@ -482,9 +478,7 @@ async def test_a_request_over_32_mebibytes_is_rejected(
 
 
 @pytest.mark.usefixtures("no_backoff")
-async def test_a_server_that_is_briefly_away_is_asked_again(
-    standin: Standin, faulty: QdrantStore
-) -> None:
+async def test_a_short_outage_is_retried(standin: Standin, faulty: QdrantStore) -> None:
     standin.faults.answer_next(2, 503, path_contains="PUT")
 
     await faulty.upsert([_point("d", 0)], FENCE)
@@ -493,9 +487,7 @@ async def test_a_server_that_is_briefly_away_is_asked_again(
 
 
 @pytest.mark.usefixtures("no_backoff")
-async def test_a_server_that_limits_requests_is_asked_again(
-    standin: Standin, faulty: QdrantStore
-) -> None:
+async def test_a_rate_limit_is_retried(standin: Standin, faulty: QdrantStore) -> None:
     standin.faults.answer_next(2, 429, headers={"Retry-After": "1"}, path_contains="PUT")
 
     await faulty.upsert([_point("d", 0)], FENCE)
@@ -519,7 +511,7 @@ async def test_a_write_whose_answer_is_lost_leaves_one_copy(
 
 
 @pytest.mark.usefixtures("no_backoff")
-async def test_a_write_that_is_only_accepted_is_repeated_until_it_is_applied(
+async def test_a_write_is_repeated_until_it_is_applied(
     standin: Standin, faulty: QdrantStore
 ) -> None:
     standin.faults.wait_timeout_next(2)
@@ -530,7 +522,7 @@ async def test_a_write_that_is_only_accepted_is_repeated_until_it_is_applied(
 
 
 @pytest.mark.usefixtures("no_backoff")
-async def test_an_entry_of_the_ledger_is_repeated_until_it_is_applied(
+async def test_a_ledger_write_is_repeated_until_it_is_applied(
     standin: Standin, network: Qdrant
 ) -> None:
     names = await open_collection(network, "documents", HALF)
@@ -543,7 +535,7 @@ async def test_an_entry_of_the_ledger_is_repeated_until_it_is_applied(
     assert await ledger.begin(ENTRY) == BeginResult(ours=True, first=True)
 
 
-async def test_a_rejected_write_is_sent_once(standin: Standin, faulty: QdrantStore) -> None:
+async def test_a_rejected_write_is_not_repeated(standin: Standin, faulty: QdrantStore) -> None:
     with pytest.raises(StoreRejected, match="expected dim: 4, got 2"):
         await faulty.upsert([_point("d", 0, [1.0, 2.0])], FENCE)
 
@@ -561,30 +553,28 @@ async def test_a_large_document_is_written_in_several_requests(
 
 
 @pytest.mark.usefixtures("no_backoff")
-async def test_a_server_that_stays_away_is_unavailable(
-    standin: Standin, faulty: QdrantStore
-) -> None:
+async def test_a_long_outage_is_an_error(standin: Standin, faulty: QdrantStore) -> None:
     standin.faults.answer_next(RETRIES, 503, path_contains="PUT")
 
-    with pytest.raises(StoreUnavailable, match="cannot serve now: 503 planned by a test"):
+    with pytest.raises(StoreUnavailable, match="cannot serve requests now: 503 planned by a test"):
         await faulty.upsert([_point("d", 0)], FENCE)
 
 
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 @pytest.mark.parametrize("sent", [None, "wrong"])
-async def test_a_refused_key_names_its_setting(sent: str | None) -> None:
+async def test_a_refused_key_is_a_usage_error(sent: str | None) -> None:
     async with (
         qdrant_standin(api_key="right") as guarded,
         connect_qdrant(QdrantConfig(guarded.url, sent, NO_DATA)) as qdrant,
     ):
-        with pytest.raises(UsageError, match=r"refuses INGESTQ_QDRANT_API_KEY: 401"):
+        with pytest.raises(UsageError, match=r"does not accept INGESTQ_QDRANT_API_KEY: 401"):
             await open_collection(qdrant, "documents", HALF)
 
         assert guarded.requests == ["GET /", "GET /aliases"]  # the first needs no key
 
 
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
-async def test_the_right_key_is_taken() -> None:
+async def test_the_right_key_is_accepted() -> None:
     async with (
         qdrant_standin(api_key="right") as guarded,
         connect_qdrant(QdrantConfig(guarded.url, "right", NO_DATA)) as qdrant,
@@ -592,16 +582,14 @@ async def test_the_right_key_is_taken() -> None:
         await open_collection(qdrant, "documents", HALF)
 
 
-async def test_a_key_that_may_only_read_names_its_setting(
-    standin: Standin, network: Qdrant
-) -> None:
+async def test_a_read_only_key_is_a_usage_error(standin: Standin, network: Qdrant) -> None:
     standin.faults.answer_next(1, 403, path_contains="/aliases")
 
-    with pytest.raises(UsageError, match="refuses INGESTQ_QDRANT_API_KEY: 403"):
+    with pytest.raises(UsageError, match="does not accept INGESTQ_QDRANT_API_KEY: 403"):
         await open_collection(network, "documents", HALF)
 
 
-async def test_a_url_where_nobody_listens_is_unavailable() -> None:
+async def test_an_unreachable_url_is_an_error() -> None:
     with socket.socket() as bound_but_deaf:
         bound_but_deaf.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound_but_deaf.getsockname()[1]}"
@@ -610,7 +598,7 @@ async def test_a_url_where_nobody_listens_is_unavailable() -> None:
                 await qdrant.ask(lambda client: client.get_collections())
 
 
-async def test_the_standin_serves_other_processes() -> None:
+async def test_the_standin_runs_as_a_process() -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.qdrant_standin", "--port", "0"),
         stdout=asyncio.subprocess.PIPE,
@@ -651,7 +639,7 @@ def _point(
 
 
 def _writes(standin: Standin) -> int:
-    """How many upserts the stand-in was sent."""
+    """Return how many upserts the stand-in received."""
     return sum(
         request.startswith("PUT") and request.endswith("/points?wait=true")
         for request in standin.requests

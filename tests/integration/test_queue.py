@@ -1,4 +1,4 @@
-"""The queue on a real Redis: nothing is lost, nothing is finished twice."""
+"""The queue on a real Redis: no job is lost, and none is finished twice."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +14,7 @@ from ingestq.broker.queue.leases import Claim, LeaseQueue
 from ingestq.client.client import IngestClient
 from ingestq.core.documents import Document, Lane
 from ingestq.core.errors import BrokerUnavailable, UsageError
-from ingestq.core.jobs import IngestBatch, bury, decode_job
+from ingestq.core.jobs import IngestBatch, dead_letter_batch, decode_job
 from ingestq.core.results import (
     BatchReport,
     ChunkCounts,
@@ -49,7 +49,7 @@ def leases(broker: Broker) -> Callable[[float], LeaseQueue]:
     return make
 
 
-async def test_the_same_batch_is_one_job(queue: JobQueue) -> None:
+async def test_the_same_batch_sent_twice_is_one_job(queue: JobQueue) -> None:
     one, other = batch("a", "b"), batch("a", version=2)
     answers = await queue.offer([one, one, other])
     assert answers == [EnqueueResult.ACCEPTED, EnqueueResult.DUPLICATE, EnqueueResult.ACCEPTED]
@@ -90,7 +90,9 @@ async def test_a_waiting_job_never_expires(queue: JobQueue, broker: Broker) -> N
 
 
 @pytest.mark.parametrize("bound", [{"max_queue_jobs": 1}, {"max_queue_bytes": 150}])
-async def test_a_full_queue_refuses_and_then_takes(broker: Broker, bound: dict[str, int]) -> None:
+async def test_a_full_queue_refuses_jobs_until_there_is_space(
+    broker: Broker, bound: dict[str, int]
+) -> None:
     config = BrokerConfig(broker.config.url, **bound)
     queue, leases = JobQueue(broker.redis, config), lease_queue(broker)
     assert await queue.offer([batch("a"), batch("b")]) == [
@@ -120,21 +122,21 @@ async def test_a_claimed_job_is_invisible_until_its_lease_ends(
     assert again.failures == 0
 
 
-async def test_an_expired_lease_is_taken_at_once_by_a_busy_worker(
+async def test_a_busy_worker_claims_a_job_as_soon_as_its_lease_expires(
     queue: JobQueue, leases: Callable[[float], LeaseQueue]
 ) -> None:
     await queue.offer([batch("a")])
     holder = leases(SHORT_LEASE)
     assert len(await take(holder, 1)) == 1
     claimed_at = await queue.now()
-    # A busy worker claims all the time, also in the millisecond in which the lease ends.
+    # A busy worker claims all the time, also within the millisecond in which the lease ends.
     async with asyncio.timeout(10):
         while not await take(holder, 1):
             pass
     assert (await queue.now() - claimed_at) / 1e6 < 1.5 * SHORT_LEASE
 
 
-async def test_a_renewed_lease_holds(
+async def test_a_renewed_lease_does_not_expire(
     queue: JobQueue, leases: Callable[[float], LeaseQueue]
 ) -> None:
     await queue.offer([batch("a")])
@@ -146,7 +148,7 @@ async def test_a_renewed_lease_holds(
     assert other.job_id == batch("later").job_id
 
 
-async def test_who_lost_the_lease_changes_nothing(
+async def test_a_worker_that_lost_its_lease_changes_nothing(
     queue: JobQueue, leases: Callable[[float], LeaseQueue]
 ) -> None:
     await queue.offer([batch("a")])
@@ -170,7 +172,7 @@ async def test_who_lost_the_lease_changes_nothing(
     assert (await queue.depth()).queued_bytes == 0
 
 
-async def test_a_job_that_failed_comes_back_later_and_remembers(
+async def test_a_failed_job_returns_after_its_delay_with_its_tries_counted(
     queue: JobQueue, leases: Callable[[float], LeaseQueue]
 ) -> None:
     await queue.offer([batch("a")])
@@ -185,27 +187,27 @@ async def test_a_job_that_failed_comes_back_later_and_remembers(
     assert released.failures == 1
 
 
-async def test_buried_documents_are_counted_and_kept_once_each(
+async def test_dead_lettered_documents_are_counted_and_kept_once(
     queue: JobQueue, leases: Callable[[float], LeaseQueue], broker: Broker
 ) -> None:
     holder = leases(60)
     for version in (1, 2):
         await queue.offer([batch("a", "b", version=version)])
         [claim] = await take(holder, 1)
-        report = bury(batch("a", "b", version=version), "a\nreason", tries=1)
+        report = dead_letter_batch(batch("a", "b", version=version), "a\nreason", tries=1)
         await finish(holder, claim, report)
     assert (await queue.depth()).dead_letters == 2
     assert [d.doc_id for d in await queue.failed_documents("s")] == ["a", "b", "a", "b"]
 
     await queue.offer([batch("a", version=3)])
     [claim] = await take(holder, 1)
-    healed = BatchReport(DocumentCounts(indexed=1), healed=batch("a").dead_letter_keys)
-    await finish(holder, claim, healed)
+    resolved = BatchReport(DocumentCounts(indexed=1), resolved=batch("a").dead_letter_keys)
+    await finish(holder, claim, resolved)
     left = await awaited(broker.redis.hkeys(keys.DEAD))
     assert tuple(key.decode() for key in left) == batch("b").dead_letter_keys
 
 
-async def test_arqs_own_job_reads_status_and_result(
+async def test_arqs_job_reads_status_and_result(
     queue: JobQueue, leases: Callable[[float], LeaseQueue], broker: Broker
 ) -> None:
     job_id = batch("a").job_id
@@ -220,7 +222,7 @@ async def test_arqs_own_job_reads_status_and_result(
     assert (await job.result())["documents"]["indexed"] == 1
 
 
-async def test_an_idle_worker_is_woken_by_a_job(
+async def test_a_new_job_wakes_an_idle_worker(
     queue: JobQueue, leases: Callable[[float], LeaseQueue]
 ) -> None:
     waiting = asyncio.create_task(leases(60).wait_for_work(Lane.BULK, 30))
@@ -228,14 +230,14 @@ async def test_an_idle_worker_is_woken_by_a_job(
     await asyncio.wait_for(waiting, 5)
 
 
-async def test_workers_are_seen_and_sign_off(
+async def test_workers_are_listed_until_they_deregister(
     queue: JobQueue, leases: Callable[[float], LeaseQueue]
 ) -> None:
-    await leases(60).sign_of_life("w1", WorkerInfo("h", 1, 0, 0.0, 0.0))
+    await leases(60).heartbeat("w1", WorkerInfo("h", 1, 0, 0.0, 0.0))
     [sign] = await queue.workers()
     assert sign.id == "w1"
     assert sign.seen_seconds_ago < 5
-    await leases(60).sign_off("w1")
+    await leases(60).deregister("w1")
     assert await queue.workers() == []
 
 
@@ -255,7 +257,7 @@ async def test_errors_of_redis_say_what_to_do(broker: Broker) -> None:
 
 
 async def eventually_claim(leases: LeaseQueue) -> Claim:
-    """Claim one job as soon as there is one that may be claimed."""
+    """Claim one job as soon as one can be claimed."""
     async with asyncio.timeout(10):
         while not (claims := await take(leases, 1)):
             await leases.wait_for_work(Lane.BULK, 1)

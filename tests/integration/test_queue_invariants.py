@@ -1,4 +1,4 @@
-"""Whatever happens, in whatever order: accepted = finished + dead + waiting, seen from outside."""
+"""In any order of events, accepted = finished + dead + waiting, as counted from Redis itself."""
 
 import asyncio
 from collections import Counter
@@ -24,7 +24,7 @@ from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.broker.queue.leases import Claim, LeaseQueue
 from ingestq.core.documents import Document, Lane
-from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.jobs import IngestBatch, dead_letter_batch
 from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult
 from tests import claims as worker
 from tests.books import balanced
@@ -34,11 +34,11 @@ T = TypeVar("T")
 
 MAX_JOBS = 5
 SERVING = ({"x": "x__1", "y": "y__1"}, {"y": "y__1"})
-"""What each of two workers serves. Nobody serves the collection z."""
+"""The collections that each of two workers serves. No worker serves z."""
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Producers, workers and an operator, against what they have to be able to rely on."""
+    """Producers, workers and an operator take steps in any order, and the counts must balance."""
 
     url: str
     claims: Bundle[Claim] = Bundle("claims")
@@ -106,7 +106,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(target=claims, n=st.integers(1, 3), who=st.sampled_from([0, 1]))
     def claim(self, n: int, who: int) -> Any:
-        """A job is given to who serves its collection."""
+        """Claim jobs; each is given to a worker that serves its collection."""
         claimed = self.run(self.workers[who].claim(f"w{who}", n, bulk=n, running=0)).claims
         for claim in claimed:
             assert claim.collection in SERVING[who]
@@ -118,7 +118,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(target=claims)
     def claim_while_busy(self) -> Any:
-        """A busy worker is never given a poison job; it may be asked to let its jobs end."""
+        """Claim as a busy worker, which never gets a poison job but may be told to drain."""
         claimed = self.run(self.leases.claim("w0", 3, bulk=1, running=1))
         assert not any(claim.is_poison for claim in claimed.claims)
         assert sum(claim.lane is Lane.BULK for claim in claimed.claims) <= 1
@@ -135,7 +135,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(target=stale, claim=consumes(claims))
     def lease_expires(self, claim: Claim) -> Claim:
-        """The worker died, or was stopped or cut off for too long."""
+        """Let the lease expire, as if the worker had died or been disconnected."""
         self.run(self.redis.delete(keys.LEASE + claim.job_id))
         now_ms = self.run(self.queue.now()) // 1000
         self.run(self.redis.zadd(keys.QUEUE, {claim.job_id: now_ms}, xx=True))
@@ -151,8 +151,8 @@ class QueueMachine(RuleBasedStateMachine):
         batch = batch_of(claim)
         assert self.run(worker.finish(self.leases, claim, report(batch, dead)))
         self.finished += len(batch.documents)
-        healed, buried = batch.dead_letter_keys[dead:], batch.dead_letter_keys[:dead]
-        self.dead = (self.dead - set(healed)) | set(buried)
+        resolved, buried = batch.dead_letter_keys[dead:], batch.dead_letter_keys[:dead]
+        self.dead = (self.dead - set(resolved)) | set(buried)
         del self.crashes[claim.job_id]
 
     @rule(claim=stale, dead=st.integers(0, 3))
@@ -165,7 +165,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def abort_and_enqueue_again(self) -> None:
-        """What was meant for a job that has ended does not meet a later one."""
+        """Abort a job that has ended, and enqueue it again: the abort must not affect it."""
         self.run(self.redis.zadd(keys.ABORT, {"long gone": 1}))
         self.run(self.leases.claim("w0", 0, bulk=0, running=1))
         assert self.run(self.leases.aborted()) == frozenset()
@@ -200,22 +200,22 @@ class QueueMachine(RuleBasedStateMachine):
         assert depth.ready + depth.deferred + depth.in_flight == jobs
         assert depth.interactive + depth.bulk == jobs
         assert depth.dead_letters == len(self.dead)
-        counts = [await self.queue.jobs_for([name]) for name in "xyz"]
+        counts = [await self.queue.count_jobs([name]) for name in "xyz"]
         assert sum(count.jobs for count in counts) == jobs
 
 
 def report(batch: IngestBatch, dead: int) -> BatchReport:
-    """The first ``dead`` documents failed, the others are indexed."""
+    """Return a report in which the first ``dead`` documents failed and the others are indexed."""
     failed, good = batch.documents[:dead], batch.documents[dead:]
-    healed = batch.dead_letter_keys[dead:]
-    outcome = BatchReport(DocumentCounts(indexed=len(good)), healed=healed)
+    resolved = batch.dead_letter_keys[dead:]
+    outcome = BatchReport(DocumentCounts(indexed=len(good)), resolved=resolved)
     if failed:
-        outcome += bury(IngestBatch(batch.submission, failed), "because", tries=1)
+        outcome += dead_letter_batch(IngestBatch(batch.submission, failed), "because", tries=1)
     return outcome
 
 
 @pytest.mark.timeout(600)
-def test_the_books_balance(redis_url: str) -> None:
+def test_every_accepted_document_is_counted_exactly_once(redis_url: str) -> None:
     machine = type("Machine", (QueueMachine,), {"url": redis_url})
     run_state_machine_as_test(
         machine,

@@ -1,4 +1,4 @@
-"""However a rebuild is torn apart, the new collection ends equal to the live one.
+"""However a rebuild is interrupted, the new collection ends equal to the live one.
 
 A rebuild takes its requests to Qdrant one by one. It dies after any of them and is begun anew, or
 waits while a worker changes the live collection.
@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingestq.core.display import Silent
-from ingestq.core.documents import Deletion, Document
+from ingestq.core.display import NoDisplay
+from ingestq.core.documents import Deletion, Document, Lane
 from tests.integration.test_index_truth import (
     SMALL,
     Change,
@@ -28,7 +28,7 @@ from tests.integration.test_index_truth import (
 )
 from tests.sized import sized
 from worker.embedding.config import Precision
-from worker.maintenance.reindex import Rebuild, Side
+from worker.maintenance.reindex import Rebuild, StoredCollection
 from worker.pipeline.ingest import Outcome, Unchanged
 from worker.pipeline.points import Digest, DocumentKey, EntryState, Fence
 from worker.store.collection import CollectionNames, make_collection, open_collection
@@ -49,15 +49,15 @@ HISTORY: Sequence[Change] = (
 )
 
 
-class Shouting(Words):
-    """A model whose chunks are those of `Words`, in capitals, after one of its own."""
+class CapitalWords(Words):
+    """A model with the chunks of `Words` in capitals, after an extra first chunk."""
 
     first = FIRST
 
     async def prepare(
-        self, document: Document, known_hash: str | None
+        self, lane: Lane, document: Document, known_hash: str | None
     ) -> PreparedDocument | UnchangedContent:
-        prepared = await super().prepare(document, known_hash)
+        prepared = await super().prepare(lane, document, known_hash)
         assert isinstance(prepared, PreparedDocument)
         assert document.text is not None
         chunks = (self.first, *document.text.upper().split())
@@ -66,30 +66,33 @@ class Shouting(Words):
         )
 
 
-class Otherwise(Shouting):
-    """What the other would make of a source that has changed."""
+class ChangedWords(CapitalWords):
+    """The same model with another first chunk, as if the source had changed."""
 
     first = "OTHERWISE"
 
 
 @dataclass
 class Builder(Worker):
-    """A process that brings the new collection up to date, once."""
+    """A process that makes one pass of a rebuild."""
 
     change: Change = field(default=HISTORY[0])
     attempt: int = 0
-    model: Words = field(default_factory=Shouting)
+    model: Words = field(default_factory=CapitalWords)
 
     async def _work(self) -> Outcome:
-        live, new = Side.of(self, self.names, SMALL), Side.of(self, NEW, OTHER)
-        rebuild = Rebuild(live, new, self.model, reuse=False, at_once=2, display=Silent())
+        live, new = (
+            StoredCollection.of(self, self.names, SMALL),
+            StoredCollection.of(self, NEW, OTHER),
+        )
+        rebuild = Rebuild(live, new, self.model, reuse=False, at_once=2, display=NoDisplay())
         seen = await rebuild.catch_up()
         assert not seen.failed
         return Unchanged()
 
 
 async def prepared(changes: Sequence[Change]) -> tuple[Memory, CollectionNames]:
-    """A live collection after ``changes``, and an empty new one."""
+    """Return a live collection after ``changes``, and an empty new one."""
     memory = Memory()
     names = await open_collection(memory, "documents", SMALL)
     await make_collection(memory, NEW, OTHER, DEFAULT_STORAGE)
@@ -99,7 +102,7 @@ async def prepared(changes: Sequence[Change]) -> tuple[Memory, CollectionNames]:
 
 
 async def check(memory: Memory, names: CollectionNames, changes: Sequence[Change]) -> None:
-    """The new collection holds what the live one does, as the other model makes it."""
+    """Check that the new collection holds what the live one does, chunked by the new model."""
     documents = newest(changes).values()
     expected = Counter(
         (document.doc_id, index, word.upper())
@@ -124,7 +127,7 @@ async def check(memory: Memory, names: CollectionNames, changes: Sequence[Change
     await memory.client.close()
 
 
-async def test_a_rebuild_that_died_is_completed_by_the_next() -> None:
+async def test_a_killed_rebuild_is_completed_by_the_next() -> None:
     for at in range(STEPS):
         memory, names = await prepared(HISTORY)
         victims = [Builder(memory, names), Builder(memory, names)]
@@ -135,11 +138,11 @@ async def test_a_rebuild_that_died_is_completed_by_the_next() -> None:
         await check(memory, names, HISTORY)
 
 
-async def test_two_readings_of_a_document_are_not_mixed() -> None:
-    """The source was there before the death, and is gone after it."""
+async def test_chunks_of_two_readings_of_a_document_are_not_mixed() -> None:
+    """The source exists before the rebuild dies, and is gone after it."""
     for at in range(STEPS):
         memory, names = await prepared(HISTORY)
-        victim = Builder(memory, names, model=Otherwise())
+        victim = Builder(memory, names, model=ChangedWords())
         await advance(victim, at)
         victim.die()
         await advance(Builder(memory, names), TO_THE_END)
@@ -164,7 +167,7 @@ async def test_two_readings_of_a_document_are_not_mixed() -> None:
     ],
     ids=["edited", "comes back", "unchanged", "deleted", "new"],
 )
-async def test_what_is_written_meanwhile_reaches_both(change: Change) -> None:
+async def test_changes_during_a_rebuild_reach_both_collections(change: Change) -> None:
     for at in range(STEPS):
         memory, names = await prepared(HISTORY)
         builder = Builder(memory, names)
@@ -183,7 +186,7 @@ def test_the_new_collection_ends_equal_to_the_live_one(
     async def play() -> None:
         memory, names = await prepared(())
         builder = Builder(memory, names)
-        buried = [builder]  # kept: what they left undone must not vanish at random
+        died = [builder]  # kept: what they left undone must not vanish at random
         for attempt, change in enumerate(changes, 1):
             worker = Worker(memory, names, change, attempt)
             while not worker.ended:
@@ -192,7 +195,7 @@ def test_the_new_collection_ends_equal_to_the_live_one(
                 if builder.ended or data.draw(st.integers(0, 4)) == 0:
                     builder.die()
                     builder = Builder(memory, names)
-                    buried.append(builder)
+                    died.append(builder)
         if builder.task is not None:
             builder.die()
         await advance(Builder(memory, names), TO_THE_END)
@@ -202,7 +205,7 @@ def test_the_new_collection_ends_equal_to_the_live_one(
         runner.run(play())
 
 
-async def test_documents_that_are_being_written_are_left_for_later() -> None:
+async def test_documents_that_are_being_written_are_copied_in_a_later_pass() -> None:
     memory, names = await prepared(HISTORY)
     writer = Worker(memory, names, Document(doc_id="a", version=9, source="a", text="rope"), 9)
     ledger = QdrantLedger(memory, names.ledger)

@@ -1,4 +1,4 @@
-"""What is remembered of what was submitted, what ended, and what was given up."""
+"""Recent submissions, finished jobs and dead letters."""
 
 import pytest
 
@@ -6,9 +6,9 @@ from ingestq.app.composition import Broker
 from ingestq.broker import keys
 from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.broker.queue.leases import LeaseQueue
-from ingestq.broker.queue.stats import ABOUT_CHARACTERS, Recent
+from ingestq.broker.queue.stats import ABOUT_CHARACTERS, RecentWorkReader
 from ingestq.core.documents import Document
-from ingestq.core.jobs import IngestBatch, bury
+from ingestq.core.jobs import IngestBatch, dead_letter_batch
 from ingestq.core.results import BatchReport, ChunkCounts, DocumentCounts
 from tests.books import balanced
 from tests.claims import batch_of, finish, lease_queue, take
@@ -18,8 +18,8 @@ REMEMBERED = 100
 
 
 @pytest.fixture
-def recent(broker: Broker) -> Recent:
-    return Recent(broker.redis, broker.config)
+def recent(broker: Broker) -> RecentWorkReader:
+    return RecentWorkReader(broker.redis, broker.config)
 
 
 @pytest.fixture
@@ -42,31 +42,31 @@ def batch(*doc_ids: str, submission: str = "s") -> IngestBatch:
 
 
 def key_of(doc_id: str) -> str:
-    """The key of a document's dead letter."""
+    """Return the key of a document's dead letter."""
     [key] = batch(doc_id).dead_letter_keys
     return key
 
 
-async def ids(recent: Recent) -> list[str]:
+async def ids(recent: RecentWorkReader) -> list[str]:
     return [submission.id for submission in (await recent.read(9)).submissions]
 
 
-async def give_up(leases: LeaseQueue, reason: str) -> None:
-    """Do as a worker that rejects the one job on the queue."""
+async def reject(leases: LeaseQueue, reason: str) -> None:
+    """Act as a worker that rejects the one job on the queue."""
     [claim] = await take(leases)
-    assert await finish(leases, claim, bury(batch_of(claim), reason, tries=1))
+    assert await finish(leases, claim, dead_letter_batch(batch_of(claim), reason, tries=1))
 
 
-async def test_nothing_happened_yet(
-    recent: Recent, dead_letters: DeadLetters, broker: Broker
+async def test_a_new_queue_has_no_recent_work(
+    recent: RecentWorkReader, dead_letters: DeadLetters, broker: Broker
 ) -> None:
     work = await recent.read(9)
     assert (list(work.submissions), list(work.ended)) == ([], [])
     assert await dead_letters.newest(9) == []
 
 
-async def test_the_submission_that_changed_last_comes_first(
-    recent: Recent, leases: LeaseQueue, broker: Broker
+async def test_recent_submissions_are_sorted_by_last_change(
+    recent: RecentWorkReader, leases: LeaseQueue, broker: Broker
 ) -> None:
     await broker.queue.offer([batch("a", "b", submission="first")])
     await broker.redis.zincrby(keys.RECENT_SUBMISSIONS, -5000, "first")  # five seconds pass
@@ -85,10 +85,10 @@ async def test_the_submission_that_changed_last_comes_first(
     assert first.status.complete
 
 
-async def test_what_is_worked_on_is_not_pushed_out_by_many_small_ones(
-    recent: Recent, leases: LeaseQueue, broker: Broker
+async def test_a_submission_in_progress_stays_recent(
+    recent: RecentWorkReader, leases: LeaseQueue, broker: Broker
 ) -> None:
-    """And their number is bounded."""
+    """Other submissions push each other out: their number is bounded."""
     await broker.queue.offer([batch(str(n), submission="large") for n in range(6)])
     running = list(await take(leases, 6))
     for n in range(3 * REMEMBERED):
@@ -101,14 +101,14 @@ async def test_what_is_worked_on_is_not_pushed_out_by_many_small_ones(
     assert "large" in known
 
 
-async def test_a_submission_that_expired_is_not_listed(recent: Recent, broker: Broker) -> None:
+async def test_expired_submissions_are_not_listed(recent: RecentWorkReader, broker: Broker) -> None:
     await broker.queue.offer([batch("a")])
     await broker.redis.delete(keys.SUBMISSION + "s")
     assert await ids(recent) == []
 
 
-async def test_what_ended_says_what_became_of_it(
-    recent: Recent, leases: LeaseQueue, broker: Broker
+async def test_finished_jobs_are_listed_with_their_outcomes(
+    recent: RecentWorkReader, leases: LeaseQueue, broker: Broker
 ) -> None:
     for name in ("a", "b"):
         await broker.queue.offer([batch(name)])
@@ -124,8 +124,8 @@ async def test_what_ended_says_what_became_of_it(
     assert len((await recent.read(1)).ended) == 1
 
 
-async def test_the_jobs_that_are_remembered_are_bounded(
-    recent: Recent, leases: LeaseQueue, broker: Broker
+async def test_the_number_of_finished_jobs_kept_is_bounded(
+    recent: RecentWorkReader, leases: LeaseQueue, broker: Broker
 ) -> None:
     await broker.queue.offer([batch(str(n)) for n in range(3 * REMEMBERED)])
     kept = []
@@ -136,8 +136,8 @@ async def test_the_jobs_that_are_remembered_are_bounded(
     assert REMEMBERED <= min(kept[REMEMBERED:]) <= max(kept) < 2 * REMEMBERED
 
 
-async def test_a_worker_says_which_document_it_was(harness: Harness) -> None:
-    recent = Recent(harness.broker.redis, harness.broker.config)
+async def test_a_finished_job_names_its_first_document(harness: Harness) -> None:
+    recent = RecentWorkReader(harness.broker.redis, harness.broker.config)
     name = "n" * 200
     harness.write(f"{name}/{name}/{name}.txt")
     await harness.scan()
@@ -150,35 +150,35 @@ async def test_a_worker_says_which_document_it_was(harness: Harness) -> None:
     assert told["sweep"].about == str(harness.root)
 
 
-async def test_the_newest_letters_are_found_without_reading_the_others(
+async def test_newest_returns_the_newest_dead_letters(
     dead_letters: DeadLetters, leases: LeaseQueue, broker: Broker
 ) -> None:
     for name in ("a", "b", "c"):
         await broker.queue.offer([batch(name)])
-        await give_up(leases, f"{name} is broken")
+        await reject(leases, f"{name} is broken")
         await broker.redis.zincrby(keys.DEAD_TIMES, -5000 * (ord("d") - ord(name)), key_of(name))
     newest, other = await dead_letters.newest(2)
     assert (newest.key, other.key) == (key_of("c"), key_of("b"))
     assert newest.written_ms > other.written_ms
-    [stored] = await dead_letters.named([key_of("b"), key_of("nobody")])
+    [stored] = await dead_letters.get([key_of("b"), key_of("nobody")])
     assert stored.dead_letter.reason == "b is broken"
 
-    await dead_letters.purge(await dead_letters.named([key_of("c")]))
-    await dead_letters.requeue(await dead_letters.named([key_of("b")]), "again")
+    await dead_letters.purge(await dead_letters.get([key_of("c")]))
+    await dead_letters.requeue(await dead_letters.get([key_of("b")]), "again")
     assert [name.key for name in await dead_letters.newest(9)] == [key_of("a")]
-    await give_up(leases, "b is still broken")
+    await reject(leases, "b is still broken")
     assert [name.key for name in await dead_letters.newest(9)] == [key_of("b"), key_of("a")]
     await balanced(broker.redis)
 
 
-async def test_a_letter_goes_when_its_document_succeeds(
+async def test_a_dead_letter_is_deleted_when_its_document_succeeds(
     dead_letters: DeadLetters, leases: LeaseQueue, broker: Broker
 ) -> None:
     await broker.queue.offer([batch("a")])
-    await give_up(leases, "broken")
+    await reject(leases, "broken")
     await broker.queue.offer([batch("a", submission="later")])
     [claim] = await take(leases)
-    healed = batch("a").dead_letter_keys
-    assert await finish(leases, claim, BatchReport(DocumentCounts(indexed=1), healed=healed))
+    resolved = batch("a").dead_letter_keys
+    assert await finish(leases, claim, BatchReport(DocumentCounts(indexed=1), resolved=resolved))
     assert await dead_letters.newest(9) == []
     await balanced(broker.redis)

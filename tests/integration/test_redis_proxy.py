@@ -1,4 +1,4 @@
-"""The proxy in front of Redis: nobody notices it, until a test says so."""
+"""The proxy in front of Redis: transparent until a test arms a fault."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ COUNT_AND_ANSWER = "return redis.call('INCR', KEYS[1])"
 
 @pytest.fixture
 async def direct(redis_url: str) -> AsyncIterator[Redis]:
-    """A client that goes past the proxy, to an empty database."""
+    """Yield a client that bypasses the proxy, with an empty database."""
     async with connected(BrokerConfig(redis_url)) as redis:
         await redis.flushdb()
         yield redis
@@ -52,7 +52,7 @@ async def pop(client: Redis) -> list[bytes]:
 
 @asynccontextmanager
 async def client_of(proxy: RedisProxy, protocol: int = 2) -> AsyncIterator[Redis]:
-    """A client that tries everything once."""
+    """Yield a client that never retries."""
     async with Redis.from_url(proxy.url, protocol=protocol) as client:
         yield client
 
@@ -65,7 +65,7 @@ async def once(proxy: RedisProxy, direct: Redis) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def retrying(proxy: RedisProxy, direct: Redis) -> AsyncIterator[Redis]:
-    """A client as the pipeline uses it."""
+    """Yield a client with the product's own retries."""
     async with connect(BrokerConfig(proxy.url)) as client:
         yield client
 
@@ -78,7 +78,7 @@ async def either(
         yield client
 
 
-async def test_every_kind_of_reply_passes(either: Redis) -> None:
+async def test_every_kind_of_reply_passes_unchanged(either: Redis) -> None:
     assert await either.set("text", "a\r\nb")
     assert await either.get("text") == b"a\r\nb"
     assert await either.get("missing") is None
@@ -95,7 +95,7 @@ async def test_every_kind_of_reply_passes(either: Redis) -> None:
     assert (await either.info("server"))["process_id"] > 0
 
 
-async def test_large_and_binary_values_pass(either: Redis) -> None:
+async def test_large_and_binary_values_pass_unchanged(either: Redis) -> None:
     await either.set(LARGE[:300], LARGE)
     assert await either.get(LARGE[:300]) == LARGE
 
@@ -111,7 +111,7 @@ async def test_a_pipeline_passes_in_order(either: Redis) -> None:
     assert {type(answer) for answer in answers[2::3]} == {ResponseError}
 
 
-async def test_a_client_that_does_not_read_yet_can_send_it_all(either: Redis) -> None:
+async def test_a_client_can_send_everything_before_it_reads(either: Redis) -> None:
     async with either.pipeline(transaction=False) as pipe:
         for _ in range(4):
             pipe.echo(LARGE)
@@ -136,7 +136,7 @@ async def test_a_blocking_command_passes(either: Redis, direct: Redis) -> None:
     assert await waiting == [b"list", b"x"]
 
 
-async def test_a_client_that_goes_away_takes_nothing(either: Redis, direct: Redis) -> None:
+async def test_a_client_that_disconnects_takes_no_item(either: Redis, direct: Redis) -> None:
     waiting = asyncio.create_task(pop(either))
     await eventually(lambda: blocked_clients(direct))
     waiting.cancel()
@@ -149,13 +149,15 @@ async def blocked_clients(redis: Redis) -> int:
     return int((await redis.info("clients"))["blocked_clients"])
 
 
-async def test_a_connection_that_the_server_closes_is_closed(once: Redis, direct: Redis) -> None:
+async def test_a_connection_closed_by_the_server_is_closed_for_the_client(
+    once: Redis, direct: Redis
+) -> None:
     await direct.client_kill_filter(_id=await once.client_id())
     with pytest.raises(ConnectionError):
         await once.ping()
 
 
-async def test_what_is_dropped_before_had_no_effect(
+async def test_a_request_dropped_before_the_server_has_no_effect(
     proxy: RedisProxy, once: Redis, direct: Redis
 ) -> None:
     dropped = proxy.drop_before(INCREMENT)
@@ -167,7 +169,7 @@ async def test_what_is_dropped_before_had_no_effect(
     assert (dropped.fired, dropped.seen) == (1, 2)
 
 
-async def test_what_is_dropped_after_had_its_effect(
+async def test_a_request_dropped_after_the_server_has_its_effect(
     proxy: RedisProxy, once: Redis, direct: Redis
 ) -> None:
     dropped = proxy.drop_after(INCREMENT)
@@ -178,16 +180,16 @@ async def test_what_is_dropped_after_had_its_effect(
     assert dropped.fired == 1
 
 
-async def test_a_client_that_tries_again(proxy: RedisProxy, retrying: Redis, direct: Redis) -> None:
+async def test_a_client_that_retries_gets_its_reply(
+    proxy: RedisProxy, retrying: Redis, direct: Redis
+) -> None:
     before = proxy.drop_before(INCREMENT, times=2)
     after = proxy.drop_after(INCREMENT, nth=3)
     assert await increment(retrying) == 2
     assert (before.fired, after.fired, after.seen) == (2, 1, 4)
 
 
-async def test_a_message_that_replies_to_nothing_passes_by(
-    proxy: RedisProxy, direct: Redis
-) -> None:
+async def test_push_messages_pass(proxy: RedisProxy, direct: Redis) -> None:
     held = proxy.hold_reply(command("BLPOP"))
     reader, writer = await open_raw(proxy)
     for words in ("HELLO 3", "CLIENT TRACKING ON", "GET n", "BLPOP list 0"):
@@ -211,7 +213,7 @@ def packed(words: str) -> bytes:
     return f"*{len(parts)}\r\n{''.join(parts)}".encode()
 
 
-async def test_a_drop_is_abrupt(proxy: RedisProxy, direct: Redis) -> None:
+async def test_a_drop_resets_the_connection(proxy: RedisProxy, direct: Redis) -> None:
     proxy.drop_after(command("PING"))
     reader, writer = await open_raw(proxy)
     writer.write(packed("ping"))
@@ -222,7 +224,7 @@ async def test_a_drop_is_abrupt(proxy: RedisProxy, direct: Redis) -> None:
         await writer.wait_closed()
 
 
-async def test_the_chosen_occurrence_is_struck(
+async def test_a_fault_strikes_the_chosen_occurrence(
     proxy: RedisProxy, once: Redis, direct: Redis
 ) -> None:
     dropped = proxy.drop_after(INCREMENT, nth=3)
@@ -234,7 +236,7 @@ async def test_the_chosen_occurrence_is_struck(
 
 
 @pytest.mark.parametrize(("when", "counted"), [("before", b"4"), ("after", b"5")])
-async def test_a_drop_cuts_a_pipeline_in_two(
+async def test_a_drop_splits_a_pipeline(
     proxy: RedisProxy, once: Redis, direct: Redis, when: str, counted: bytes
 ) -> None:
     arm = proxy.drop_before if when == "before" else proxy.drop_after
@@ -247,7 +249,7 @@ async def test_a_drop_cuts_a_pipeline_in_two(
     assert await direct.get("n") == counted
 
 
-async def test_what_was_sent_before_a_drop_is_executed(
+async def test_requests_sent_before_a_drop_are_executed(
     proxy: RedisProxy, once: Redis, direct: Redis
 ) -> None:
     dropped = proxy.drop_before(INCREMENT)
@@ -265,7 +267,7 @@ async def test_what_was_sent_before_a_drop_is_executed(
 
 
 @pytest.mark.parametrize(("when", "stored"), [("before", None), ("after", b"1")])
-async def test_a_transaction_is_lost_at_its_exec(
+async def test_a_transaction_can_be_lost_at_exec(
     proxy: RedisProxy, once: Redis, direct: Redis, when: str, stored: bytes | None
 ) -> None:
     arm = proxy.drop_before if when == "before" else proxy.drop_after
@@ -278,7 +280,7 @@ async def test_a_transaction_is_lost_at_its_exec(
     assert await direct.get("n") == stored
 
 
-async def test_a_script_is_known_by_its_sha(
+async def test_a_script_is_matched_by_its_sha(
     proxy: RedisProxy, retrying: Redis, direct: Redis
 ) -> None:
     other, meant = (retrying.register_script(COUNT_AND_ANSWER + end) for end in ("", " + 0"))
@@ -335,7 +337,9 @@ async def test_a_held_reply_is_not_seen_by_the_client(
     assert await waiting == 1
 
 
-async def test_faults_of_one_request_add_up(proxy: RedisProxy, once: Redis, direct: Redis) -> None:
+async def test_one_request_can_have_several_faults(
+    proxy: RedisProxy, once: Redis, direct: Redis
+) -> None:
     held, dropped = proxy.hold_reply(INCREMENT), proxy.drop_after(INCREMENT)
     waiting = asyncio.create_task(increment(once))
     await held.struck.wait()
@@ -346,7 +350,7 @@ async def test_faults_of_one_request_add_up(proxy: RedisProxy, once: Redis, dire
     assert dropped.fired == 1
 
 
-async def test_leaving_ends_what_is_held(redis_url: str, direct: Redis) -> None:
+async def test_leaving_the_proxy_ends_held_requests(redis_url: str, direct: Redis) -> None:
     tasks = asyncio.all_tasks()
     async with redis_proxy(redis_url) as proxy:
         held = proxy.hold_request(INCREMENT)
@@ -360,7 +364,7 @@ async def test_leaving_ends_what_is_held(redis_url: str, direct: Redis) -> None:
     assert asyncio.all_tasks() == tasks
 
 
-async def test_a_server_that_is_away_closes_the_connection(unused_tcp_port: int) -> None:
+async def test_an_unreachable_server_closes_the_connection(unused_tcp_port: int) -> None:
     async with (
         redis_proxy(f"redis://127.0.0.1:{unused_tcp_port}") as proxy,
         client_of(proxy) as client,
@@ -384,7 +388,7 @@ async def test_a_script_that_is_not_loaded_is_an_error(redis_url: str, direct: R
 
 
 @pytest.mark.parametrize("words", ["SUBSCRIBE news", "client reply OFF", "MONITOR"])
-async def test_what_cannot_be_paired_is_an_error(redis_url: str, words: str) -> None:
+async def test_a_command_without_exactly_one_reply_is_an_error(redis_url: str, words: str) -> None:
     async def send() -> None:
         async with redis_proxy(redis_url) as proxy, client_of(proxy) as client:
             with pytest.raises(ConnectionError):
@@ -395,7 +399,7 @@ async def test_what_cannot_be_paired_is_an_error(redis_url: str, words: str) -> 
     assert failure.group_contains(ProtocolError, match=words.split()[0].upper())
 
 
-async def test_database_and_credentials_are_those_of_the_url(redis_url: str, direct: Redis) -> None:
+async def test_database_and_credentials_come_from_the_url(redis_url: str, direct: Redis) -> None:
     await direct.acl_setuser(
         "proxied", enabled=True, passwords=["+s@c:ret"], commands=["+@all"], keys=["*"]
     )

@@ -20,7 +20,7 @@ from ingestq.broker import keys
 from ingestq.broker.queue.gate import NO_SUCCESSOR, SHUT_MS, Gate
 from ingestq.broker.queue.leases import LeaseQueue
 from ingestq.core.display import Activity
-from ingestq.core.documents import Deletion, Document, Lane
+from ingestq.core.documents import Deletion, Document
 from ingestq.core.errors import CollectionMismatch, StoreRejected
 from ingestq.core.results import SubmissionStatus
 from tests.books import balanced
@@ -32,10 +32,10 @@ from worker.embedding.pool import ModelPool
 from worker.maintenance.cut_over import cut_over, find_previous, remove_abandoned, remove_expired
 from worker.maintenance.reindex import (
     CutoverRefusal,
-    Patience,
+    GateTimes,
     Rebuild,
     ReindexResult,
-    Side,
+    StoredCollection,
     reindex,
 )
 from worker.pipeline.ports import Ports
@@ -43,13 +43,13 @@ from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames, find_collection, make_collection
 from worker.store.schema import Fingerprint, Schema, fingerprint
 
-BRIEF = Patience(closed_seconds=0.5, open_seconds=0.1)
+BRIEF = GateTimes(closed_seconds=0.5, open_seconds=0.1)
 TOPICS = ["tides", "geese", "lamps", "bread", "ropes", "bells"]
 
 
 @dataclass
 class Progress:
-    """What a rebuild shows of itself."""
+    """Records what a rebuild displays."""
 
     shown: list[Activity] = field(default_factory=list)
     looked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -79,7 +79,7 @@ class ReindexHarness:
         return Gate(self.broker.redis, self.broker.config, names.chunks)
 
     def leases(self, names: CollectionNames) -> LeaseQueue:
-        """The queue as a worker of the collection sees it."""
+        """Return the queue as a worker of the collection sees it."""
         return lease_queue(self.broker, serving={self.alias: names.chunks})
 
     def fingerprint_of(self, names: CollectionNames) -> Fingerprint:
@@ -91,8 +91,8 @@ class ReindexHarness:
         made_with = fingerprint(self.model.info, Schema("text"))
         return CollectionNames.of(self.alias, made_with.digest)
 
-    def side(self, names: CollectionNames) -> Side:
-        return Side.of(self.qdrant, names, self.fingerprint_of(names))
+    def side(self, names: CollectionNames) -> StoredCollection:
+        return StoredCollection.of(self.qdrant, names, self.fingerprint_of(names))
 
     async def prepare(self, live: CollectionNames, new: CollectionNames) -> Rebuild:
         made_with = self.fingerprint_of(new)
@@ -100,7 +100,7 @@ class ReindexHarness:
         return Rebuild(
             self.side(live),
             self.side(new),
-            self.model.in_lane(Lane.BULK),
+            self.model,
             reuse=True,
             at_once=4,
             display=self.progress,
@@ -109,7 +109,7 @@ class ReindexHarness:
     async def rebuild(
         self, live: CollectionNames | None = None, new: CollectionNames | None = None
     ) -> ReindexResult | CutoverRefusal:
-        """What ``ingestq reindex`` does."""
+        """Do what ``ingestq reindex`` does."""
         live, new = live or self.live, new or self.other
         building = await self.prepare(live, new)
         return await reindex(
@@ -118,12 +118,9 @@ class ReindexHarness:
 
     @asynccontextmanager
     async def working(self, names: CollectionNames) -> AsyncIterator["asyncio.Task[None]"]:
-        """A worker of a collection, at work."""
+        """Run a worker of a collection."""
         side = self.side(names)
-        ports = {
-            lane: Ports(self.model.in_lane(lane), side.chunks, side.ledger, BlobContents())
-            for lane in Lane
-        }
+        ports = Ports(self.model, side.chunks, side.ledger, BlobContents())
         served = ServedCollections({self.alias: names.chunks}, {self.alias: ports})
         worker = indexing_worker(self.broker, served)
         running = asyncio.create_task(worker.run_until_stopped())
@@ -134,7 +131,7 @@ class ReindexHarness:
             await asyncio.wait([running])
 
     async def put(self, doc_id: str, text: str, **more: Any) -> str:
-        """Queue a document; answers its submission."""
+        """Queue a document; return its submission."""
         return (
             await self.broker.client.submit(doc_id, source=doc_id, text=text, **more)
         ).submission
@@ -145,7 +142,7 @@ class ReindexHarness:
         )
 
     async def payloads(self, name: str) -> dict[str, Any]:
-        """Everything that is stored under ``name`` but the vectors, by id."""
+        """Return all payloads of the collection ``name`` by point id."""
         records, offset = await self.qdrant.ask(lambda client: client.scroll(name, limit=1000))
         assert offset is None
         return {str(record.id): record.payload for record in records}
@@ -164,14 +161,16 @@ async def harness(
 
 
 async def fill(harness: ReindexHarness) -> None:
-    """Index a document a topic, with a worker."""
+    """Index one document for each topic, with a worker."""
     async with harness.working(harness.live):
         for topic in TOPICS:
             submission = await harness.put(topic, f"A note about {topic}.")
             assert (await harness.ended(submission)).documents.indexed == 1
 
 
-async def test_everything_is_carried_over(harness: ReindexHarness, tmp_path: Path) -> None:
+async def test_every_document_is_copied_to_the_new_collection(
+    harness: ReindexHarness, tmp_path: Path
+) -> None:
     here, gone, changed = (tmp_path / name for name in ("here.txt", "gone.md", "changed.txt"))
     here.write_text("A file that is there.")
     changed.write_text("What a file said.")
@@ -188,7 +187,7 @@ async def test_everything_is_carried_over(harness: ReindexHarness, tmp_path: Pat
         await client.delete_many([Deletion(doc_id="deleted", version=version)], submission="d")
         await harness.ended("d")
     gone.unlink()
-    changed.write_text("What nobody has looked at yet.")
+    changed.write_text("Text that is not indexed yet.")
     before = await harness.payloads(harness.live.chunks)
     assert len(before) == 4
 
@@ -205,9 +204,9 @@ async def test_everything_is_carried_over(harness: ReindexHarness, tmp_path: Pat
     await balanced(harness.broker.redis)
 
 
-async def test_readers_find_everything_at_every_moment(harness: ReindexHarness) -> None:
+async def test_searches_are_complete_at_every_moment(harness: ReindexHarness) -> None:
     await fill(harness)
-    question = await harness.model.embed_query("Where do I read of lamps?")
+    query = await harness.model.embed_query("Where do I read of lamps?")
     searches = 0
     done = asyncio.Event()
 
@@ -219,7 +218,7 @@ async def test_readers_find_everything_at_every_moment(harness: ReindexHarness) 
             live = await find_collection(harness.qdrant, harness.alias)
             assert live is not None
             try:
-                hits = await harness.side(live).chunks.search(question.dense, len(TOPICS))
+                hits = await harness.side(live).chunks.search(query.dense, len(TOPICS))
             except StoreRejected:  # the vector has another name since the line before
                 continue
             assert len(hits) == len(TOPICS)
@@ -234,7 +233,9 @@ async def test_readers_find_everything_at_every_moment(harness: ReindexHarness) 
         done.set()
 
 
-async def test_what_is_written_meanwhile_is_in_the_new_collection(harness: ReindexHarness) -> None:
+async def test_documents_written_during_a_rebuild_are_in_the_new_collection(
+    harness: ReindexHarness,
+) -> None:
     await fill(harness)
     async with harness.working(harness.live) as old_worker:
         rebuilding = asyncio.create_task(harness.rebuild())
@@ -256,7 +257,9 @@ async def test_what_is_written_meanwhile_is_in_the_new_collection(harness: Reind
     await balanced(harness.broker.redis)
 
 
-async def test_a_rebuild_that_went_wrong_changes_nothing(harness: ReindexHarness) -> None:
+async def test_a_failed_rebuild_leaves_the_live_collection_as_it_was(
+    harness: ReindexHarness,
+) -> None:
     await fill(harness)
     building = await harness.prepare(harness.live, harness.other)
     await building.catch_up()
@@ -266,7 +269,7 @@ async def test_a_rebuild_that_went_wrong_changes_nothing(harness: ReindexHarness
     await harness.qdrant.ask(lambda client: client.upsert(harness.other.chunks, [stray]))
     outcome = await harness.rebuild()
     assert isinstance(outcome, CutoverRefusal)
-    assert outcome.reasons == ["it holds 7 chunks, and should hold 6"]
+    assert outcome.reasons == ["it holds 7 chunks, but should hold 6"]
     assert await find_collection(harness.qdrant, harness.alias) == harness.live
     async with harness.working(harness.live):
         assert (await harness.ended(await harness.put("next", "Next."))).documents.indexed == 1
@@ -284,7 +287,7 @@ async def test_a_document_that_cannot_be_rebuilt_is_named(harness: ReindexHarnes
     assert await find_collection(harness.qdrant, harness.alias) == harness.live
 
 
-async def test_jobs_that_run_long_do_not_hold_up_the_others_for_long(
+async def test_a_long_job_does_not_keep_the_gate_shut(
     harness: ReindexHarness,
 ) -> None:
     await fill(harness)
@@ -308,7 +311,7 @@ async def test_jobs_that_run_long_do_not_hold_up_the_others_for_long(
     assert (await harness.broker.queue.depth()).ready == 2
 
 
-async def test_a_gate_opens_by_itself_if_whoever_shut_it_died(harness: ReindexHarness) -> None:
+async def test_a_gate_opens_when_the_process_that_shut_it_died(harness: ReindexHarness) -> None:
     gate, leases = harness.gate(harness.live), harness.leases(harness.live)
     async with gate.shut():
         assert await successor_at(leases) == NO_SUCCESSOR
@@ -317,14 +320,14 @@ async def test_a_gate_opens_by_itself_if_whoever_shut_it_died(harness: ReindexHa
     assert await successor_at(leases) is None
 
 
-async def test_who_replaced_a_collection_is_said_at_its_gate(harness: ReindexHarness) -> None:
+async def test_the_gate_names_the_successor_of_a_collection(harness: ReindexHarness) -> None:
     gate, leases = harness.gate(harness.live), harness.leases(harness.live)
     async with gate.shut():
-        await gate.replaced_by(harness.other.chunks)
+        await gate.replace_with(harness.other.chunks)
     assert await successor_at(leases) == harness.other.chunks
     back = harness.gate(harness.other)
     async with back.shut():
-        await back.replaced_by(harness.live.chunks)
+        await back.replace_with(harness.live.chunks)
     assert await successor_at(leases) is None
 
 
@@ -333,7 +336,7 @@ async def successor_at(leases: LeaseQueue) -> str | None:
     return (await leases.claim("w", 1, bulk=1, running=0)).shut.get(collection)
 
 
-async def test_it_goes_back_with_all_that_changed_since(harness: ReindexHarness) -> None:
+async def test_going_back_includes_all_changes_since(harness: ReindexHarness) -> None:
     await fill(harness)
     await harness.rebuild()
     assert await find_previous(harness.qdrant, harness.alias) == harness.live
@@ -347,7 +350,7 @@ async def test_it_goes_back_with_all_that_changed_since(harness: ReindexHarness)
     assert await harness.payloads(harness.alias) == now
 
 
-async def test_an_alias_that_somebody_else_changed_is_left_alone(harness: ReindexHarness) -> None:
+async def test_an_alias_moved_by_somebody_else_is_not_changed(harness: ReindexHarness) -> None:
     await fill(harness)
     building = await harness.prepare(harness.live, harness.other)
     third = CollectionNames.of(harness.alias, "0" * 12)
@@ -355,7 +358,7 @@ async def test_an_alias_that_somebody_else_changed_is_left_alone(harness: Reinde
         harness.qdrant, third, fingerprint(harness.model.info, Schema("third")), Schema().storage
     )
     await cut_over(harness.qdrant, harness.live, third)
-    with pytest.raises(CollectionMismatch, match="somebody else"):
+    with pytest.raises(CollectionMismatch, match="moved during the rebuild"):
         await reindex(
             building,
             harness.qdrant,
@@ -369,11 +372,11 @@ async def test_an_alias_that_somebody_else_changed_is_left_alone(harness: Reinde
     await harness.qdrant.ask(lambda client: client.delete_collection(third.ledger))
 
 
-async def test_the_collection_before_is_kept_for_a_while(harness: ReindexHarness) -> None:
+async def test_the_previous_collection_is_kept_for_some_time(harness: ReindexHarness) -> None:
     await fill(harness)
-    given_up = CollectionNames.of(harness.alias, "0" * 12)
+    abandoned = CollectionNames.of(harness.alias, "0" * 12)
     made_with = fingerprint(harness.model.info, Schema("third"))
-    await make_collection(harness.qdrant, given_up, made_with, Schema().storage)
+    await make_collection(harness.qdrant, abandoned, made_with, Schema().storage)
     await harness.rebuild()
     await remove_abandoned(harness.qdrant, harness.alias)
     assert await names_of(harness) == {harness.live.chunks, harness.other.chunks}
@@ -384,7 +387,7 @@ async def test_the_collection_before_is_kept_for_a_while(harness: ReindexHarness
 
 
 async def names_of(harness: ReindexHarness) -> set[str]:
-    """The collections that belong to the alias, without their ledgers."""
+    """Return the collections of the alias, without their ledgers."""
     known = (await harness.qdrant.ask(lambda client: client.get_collections())).collections
     names = {one.name for one in known if one.name.startswith(harness.alias)}
     ledgers = {name for name in names if name.endswith("__ledger")}

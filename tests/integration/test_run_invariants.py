@@ -1,5 +1,4 @@
-"""Whatever schedulers do, in whatever order: no run is begun twice, and none that was lost is
-forgotten."""
+"""In any order of events, no run begins twice, and no lost run is forgotten."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -13,13 +12,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from ingestq.broker import keys
 from ingestq.broker.connection import BrokerConfig, connect
-from ingestq.broker.schedule.runs import LOST_IN_A_ROW, NotBegun, RunClaim, RunOutcome, Runs
+from ingestq.broker.schedule.runs import MAX_LOST_IN_A_ROW, BeginRefusal, RunClaim, RunOutcome, Runs
 
 T = TypeVar("T")
 
 LEASE_MS = 3600 * 1000
 LATER_MS = 24 * 3600 * 1000
-"""Runs of the test are due in the future, so that the time of Redis decides nothing."""
+"""Runs of the test are due in the future, so that Redis time does not matter."""
 
 
 class RunMachine(RuleBasedStateMachine):
@@ -56,11 +55,11 @@ class RunMachine(RuleBasedStateMachine):
     def begin_what_is_due(self, due: int) -> None:
         answer = self.run(self.runs.begin("e", due_ms=self.start_ms + due, lease_ms=LEASE_MS))
         if due <= self.begun_until:
-            assert answer is NotBegun.BEFORE
+            assert answer is BeginRefusal.BEFORE
             return
         self.begun_until = due
         if self.claim is not None:
-            assert answer is NotBegun.RUNNING
+            assert answer is BeginRefusal.RUNNING
             return
         assert isinstance(answer, RunClaim)
         self.claim, self.due = answer, due
@@ -69,7 +68,7 @@ class RunMachine(RuleBasedStateMachine):
     def begin_what_somebody_asks_for(self) -> None:
         answer = self.run(self.runs.begin("e", due_ms=None, lease_ms=LEASE_MS))
         if self.claim is not None:
-            assert answer is NotBegun.RUNNING
+            assert answer is BeginRefusal.RUNNING
             return
         assert isinstance(answer, RunClaim)
         self.claim, self.due = answer, None
@@ -101,7 +100,7 @@ class RunMachine(RuleBasedStateMachine):
         assert lost is not None
         assert lost.outcome is RunOutcome.INTERRUPTED
         self.lost += 1
-        self._has_ended(again=self.lost <= LOST_IN_A_ROW)
+        self._has_ended(again=self.lost <= MAX_LOST_IN_A_ROW)
 
     @rule()
     def be_too_late(self) -> None:
@@ -130,7 +129,7 @@ class RunMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(120)
-def test_runs_are_begun_once(redis_url: str) -> None:
+def test_each_run_begins_once(redis_url: str) -> None:
     machine = type("Machine", (RunMachine,), {"url": redis_url})
     run_state_machine_as_test(
         machine,

@@ -11,7 +11,7 @@ import pytest
 from ingestq.app.composition import Broker
 from ingestq.app.schedule_actions import Rescan
 from ingestq.broker.schedule.runs import RunOutcome
-from ingestq.core.display import Silent
+from ingestq.core.display import NoDisplay
 from ingestq.core.documents import Document, Lane
 from ingestq.core.errors import SourceFailed
 from ingestq.core.results import DocumentCounts
@@ -31,7 +31,7 @@ async def rescan(
     harness: Harness, source: Source, *, allow_mass_delete: bool = False
 ) -> ActionResult:
     """Run an entry with ``source`` to its end."""
-    handle = Rescan(harness.broker.client, Silent(), allow_mass_delete)
+    handle = Rescan(harness.broker.client, NoDisplay(), allow_mass_delete)
     submissions: list[str] = []
     timetable, collection = Timetable("0 3 * * *"), harness.names.alias
     entry = ScheduledEntry("e", timetable, source=source, collection=collection)
@@ -240,7 +240,9 @@ async def test_documents_have_the_lane_and_collection_of_their_entry(
         lane=Lane.INTERACTIVE,
         collection="other",
     )
-    running = asyncio.create_task(Rescan(broker.client, Silent())(entry, lambda submission: None))
+    running = asyncio.create_task(
+        Rescan(broker.client, NoDisplay())(entry, lambda submission: None)
+    )
     depth = await eventually(broker.queue.depth, lambda depth: depth.ready == 2)
     assert (depth.interactive, depth.bulk) == (1, 1)  # the sweep is bulk work
     assert (await broker.queue.overview()).ready == {"other": 2}

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from ingestq.app.composition import Broker
 from ingestq.broker import keys
 from ingestq.broker.connection import awaited
-from ingestq.broker.schedule.runs import NotBegun, Run, RunClaim, RunOutcome, Runs
+from ingestq.broker.schedule.runs import BeginRefusal, Run, RunClaim, RunOutcome, Runs
 from ingestq.core import events
 from ingestq.core.errors import BrokerUnavailable, SourceFailed
 from ingestq.core.results import DocumentCounts
@@ -193,7 +193,7 @@ async def test_the_lease_of_a_long_run_is_renewed(broker: Broker, runs: Runs) ->
         await eventually(runs.now_ms, lambda now_ms: now_ms > started_ms + 700)
         [status] = await runs.overview()
         assert (status.runs[0].outcome, status.runs[0].submission) == (RunOutcome.RUNNING, "s")
-        assert await runs.begin("daily", due_ms=None, lease_ms=1) is NotBegun.RUNNING
+        assert await runs.begin("daily", due_ms=None, lease_ms=1) is BeginRefusal.RUNNING
         handler.ended.set()
         [run] = await history(runs)
     assert run.outcome is RunOutcome.DONE

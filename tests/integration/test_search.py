@@ -1,7 +1,7 @@
-"""Search by meaning, by words and by both, under conditions: on every Qdrant that there is.
+"""Dense, sparse and hybrid search, with conditions, on every available Qdrant.
 
-`tests.qdrant_standin` answers the network client here. It is no Qdrant; name a real one in
-``INGESTQ_TEST_QDRANT_URL``, and the same tests ask that, too.
+The network client talks to `tests.qdrant_standin`, which is not Qdrant. If
+``INGESTQ_TEST_QDRANT_URL`` names a real server, the same tests run on that too.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ ENCODER = SparseEncoder()
 
 @dataclass(frozen=True)
 class Place:
-    """A Qdrant, a name in it that nothing has yet, and the URL if there is one."""
+    """A Qdrant, an unused alias in it, and its URL if it has one."""
 
     qdrant: Qdrant
     alias: str
@@ -55,7 +55,7 @@ class Place:
 
 @pytest.fixture(params=PLACES)
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
-    """Every Qdrant that there is, after one another; what a test makes is removed."""
+    """Each available Qdrant in turn; the test's collections are deleted at the end."""
     async with qdrant_standin() as standin:
         urls = {"standin": standin.url, "server": os.environ.get("INGESTQ_TEST_QDRANT_URL")}
         url = urls.get(request.param)
@@ -75,7 +75,7 @@ DIRECTIONS = {"ropes": [1.0, 0.0], "lamps": [0.8, 0.6], "geese": [0.0, 1.0], "th
 
 
 class Directions:
-    """A model of two dimensions: a text means what its first word points to."""
+    """A model of two dimensions; the first word of a text decides its vector."""
 
     def __init__(self, name: str = "test/directions") -> None:
         self.info = ModelInfo(name, "1", 2, 8)
@@ -89,7 +89,7 @@ MODEL = Directions()
 
 @dataclass(frozen=True)
 class Shelf:
-    """A collection of texts under the `Directions` of their first words."""
+    """A collection of texts with the vectors of `Directions`."""
 
     place: Place
     names: CollectionNames
@@ -107,7 +107,7 @@ class Shelf:
         tenant: str = "",
         source: str = "",
     ) -> str:
-        """Store a chunk; its id."""
+        """Store a chunk, and return its id."""
         payload = {
             **FENCE._asdict(),
             "doc_id": text,
@@ -125,9 +125,9 @@ class Shelf:
     async def ask(
         self, text: str, mode: Mode = Mode.HYBRID, where: SearchFilter | None = None
     ) -> list[str]:
-        """The texts that are found, best first."""
-        question = SearchQuery(text, 10, mode, where or SearchFilter())
-        hits = await search(self.place.qdrant, self.names, MODEL, question)
+        """Return the texts that are found, best first."""
+        query = SearchQuery(text, 10, mode, where or SearchFilter())
+        hits = await search(self.place.qdrant, self.names, MODEL, query)
         return [hit.text for hit in hits]
 
 
@@ -138,7 +138,7 @@ async def shelf(place: Place, schema: Schema) -> Shelf:
     )
 
 
-async def test_each_mode_finds_in_its_own_way(place: Place) -> None:
+async def test_the_modes_rank_differently(place: Place) -> None:
     shop = await shelf(place, Schema())
     for text in ("ropes of hemp", "lamps of brass", "geese and hemp"):
         await shop.put(text)
@@ -148,10 +148,10 @@ async def test_each_mode_finds_in_its_own_way(place: Place) -> None:
     assert await shop.ask("the geese") == [geese, ropes, lamps]
 
 
-async def test_a_question_without_words_is_asked_by_its_meaning(place: Place) -> None:
+async def test_a_query_of_stop_words_is_searched_by_meaning(place: Place) -> None:
     shop = await shelf(place, Schema())
     await shop.put("ropes of hemp")
-    await shop.put("the of and")  # no word of it is kept
+    await shop.put("the of and")  # stop words only
     assert await shop.ask("the", Mode.SPARSE) == []
     assert set(await shop.ask("the")) == {"ropes of hemp", "the of and"}
 
@@ -207,12 +207,12 @@ async def test_source_and_tenant_narrow_a_search(place: Place, mode: Mode) -> No
 
 
 @pytest.mark.parametrize("text", ["year", "=2024", ".=1", "a..b=1", 'a"b=1', ""])
-def test_what_is_no_condition_is_refused(text: str) -> None:
+def test_an_invalid_condition_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="KEY=VALUE"):
         parse_condition(text)
 
 
-async def test_a_collection_without_sparse_vectors_is_searched_by_meaning(place: Place) -> None:
+async def test_a_collection_without_sparse_vectors_allows_dense_search_only(place: Place) -> None:
     shop = await shelf(place, Schema(hybrid=False))
     await shop.put("geese and hemp")
     await shop.put("ropes of silk")
@@ -241,7 +241,7 @@ async def test_the_dense_vector_may_have_a_name(place: Place, hybrid: bool) -> N
         ),
     ],
 )
-async def test_other_vectors_are_not_written_into_a_collection(
+async def test_a_collection_with_other_vectors_is_not_opened(
     place: Place, now: Schema, said: str
 ) -> None:
     shop = await shelf(place, Schema())
@@ -268,11 +268,11 @@ STORAGES = [
 
 
 @pytest.mark.parametrize("storage", STORAGES, ids=str)
-async def test_however_it_is_kept_it_is_found(place: Place, storage: Storage) -> None:
+async def test_storage_does_not_affect_hits(place: Place, storage: Storage) -> None:
     shop = await shelf(place, Schema(storage=storage))
     for text in ("ropes of hemp", "lamps of brass", "geese and hemp"):
         await shop.put(text)
-    again = await shelf(place, Schema())  # how it is kept is no reason to refuse it
+    again = await shelf(place, Schema())  # another storage is no mismatch
     assert again.names == shop.names
     for mode in Mode:
         assert (await again.ask("lamps brass", mode))[0] == "lamps of brass"
@@ -280,7 +280,9 @@ async def test_however_it_is_kept_it_is_found(place: Place, storage: Storage) ->
 
 @ON_SERVERS
 @pytest.mark.parametrize("storage", STORAGES, ids=str)
-async def test_it_is_kept_as_configured(place: Place, storage: Storage) -> None:
+async def test_a_collection_is_created_with_the_configured_storage(
+    place: Place, storage: Storage
+) -> None:
     shop = await shelf(place, Schema(storage=storage))
     info = await place.qdrant.ask(lambda client: client.get_collection(shop.names.chunks))
     match info.config.quantization_config:
@@ -304,7 +306,7 @@ async def test_it_is_kept_as_configured(place: Place, storage: Storage) -> None:
 
 
 @ON_SERVERS
-async def test_the_server_refuses_vectors_that_the_collection_has_not(place: Place) -> None:
+async def test_the_server_refuses_unknown_vectors(place: Place) -> None:
     shop = await shelf(place, Schema(hybrid=False))
     fits = await shop.put("ropes of hemp")
     for name, vector in (
@@ -339,7 +341,7 @@ LAMPS = {
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents that went through the whole pipeline, with the real model."""
+    """A collection of documents that are indexed by the whole pipeline, with the real model."""
 
     place: Place
     names: CollectionNames
@@ -348,7 +350,7 @@ class Corpus:
     @property
     def ports(self) -> Ports:
         return Ports(
-            self.model.in_lane(Lane.BULK),
+            self.model,
             QdrantStore(self.place.qdrant, self.names.chunks),
             QdrantLedger(self.place.qdrant, self.names.ledger),
             BlobContents(),
@@ -365,7 +367,7 @@ class Corpus:
         return await search(self.place.qdrant, self.names, self.model, SearchQuery(text, 5, mode))
 
     async def ask(self, text: str, mode: Mode = Mode.HYBRID) -> list[str]:
-        """The documents that are found, best first."""
+        """Return the ids of the documents that are found, best first."""
         return [hit.doc_id for hit in await self.hits(text, mode)]
 
 
@@ -376,23 +378,25 @@ async def corpus(place: Place, model: ModelPool) -> Corpus:
 
 
 @pytest.mark.parametrize(
-    ("documents", "question", "answer"),
+    ("documents", "query", "expected"),
     [
         (INVOICES, "What is INV-2024-26726 about?", "INV-2024-26726"),
         (LAMPS, "8ff34739", "8ff34739"),
     ],
     ids=["invoice", "identifier"],
 )
-async def test_a_rare_word_is_found_among_look_alikes(
-    corpus: Corpus, documents: dict[str, str], question: str, answer: str
+async def test_a_rare_word_is_found_among_similar_texts(
+    corpus: Corpus, documents: dict[str, str], query: str, expected: str
 ) -> None:
     await asyncio.gather(*(corpus.put(doc_id, text) for doc_id, text in documents.items()))
-    assert answer not in await corpus.ask(question, Mode.DENSE), "or this test shows nothing"
-    assert (await corpus.ask(question, Mode.SPARSE))[0] == answer
-    assert answer in await corpus.ask(question)
+    assert expected not in await corpus.ask(query, Mode.DENSE), (
+        "the dense search must miss it for this test to mean something"
+    )
+    assert (await corpus.ask(query, Mode.SPARSE))[0] == expected
+    assert expected in await corpus.ask(query)
 
 
-async def test_a_question_in_other_words_is_answered_by_meaning(corpus: Corpus) -> None:
+async def test_a_query_in_other_words_finds_by_meaning(corpus: Corpus) -> None:
     await corpus.put("keeper", "The lighthouse keeper owns two parrots.")
     await corpus.put("ferry", "The boat to the mainland leaves at noon.")
     assert await corpus.ask("who has birds?", Mode.SPARSE) == []
@@ -401,7 +405,7 @@ async def test_a_question_in_other_words_is_answered_by_meaning(corpus: Corpus) 
     assert first.score > second.score
 
 
-async def test_a_chunk_that_is_kept_keeps_its_words(corpus: Corpus) -> None:
+async def test_a_reused_chunk_keeps_its_sparse_vector(corpus: Corpus) -> None:
     text = "Invoice INV-2024-00817 was paid."
     await corpus.put("d", text)
     again = await corpus.put("d", text, 2, metadata={"page": 3})
@@ -412,13 +416,13 @@ async def test_a_chunk_that_is_kept_keeps_its_words(corpus: Corpus) -> None:
 
 @dataclass(frozen=True)
 class PoolEmbeddings(Embeddings):
-    """The vectors of the pool, for langchain, which waits for them in a thread of its own."""
+    """The pool's vectors for langchain, which calls from another thread."""
 
     model: ModelPool
     loop: asyncio.AbstractEventLoop
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        rows = self.model.in_lane(Lane.BULK).embed(sized(texts))
+        rows = self.model.embed(Lane.BULK, sized(texts))
         return [list(row) for row in asyncio.run_coroutine_threadsafe(rows, self.loop).result()]
 
     def embed_query(self, text: str) -> list[float]:

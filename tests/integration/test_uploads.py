@@ -18,7 +18,7 @@ from ingestq.broker.connection import BrokerConfig
 from ingestq.core.documents import MAX_VERSION, METADATA_BYTES, Document, Lane
 from tests.claims import batch_of, lease_queue, take
 from tests.harness import Harness
-from tests.integration.test_blobs import objects
+from tests.integration.test_blobs import stored_blobs
 from tests.serving import listening, services
 from tests.waiting import eventually
 
@@ -49,11 +49,11 @@ async def queued(broker: Broker) -> list[tuple[Document, bytes]]:
     [claimed] = await take(lease_queue(broker))
     batch = batch_of(claimed)
     assert batch.lane is Lane.INTERACTIVE
-    assert await objects(broker) == batch.objects
+    assert await stored_blobs(broker) == batch.blobs
     found = []
     for document in batch.documents:
         assert document.blob is not None
-        async with broker.blobs.at_hand(document.blob) as path:
+        async with broker.blobs.as_file(document.blob) as path:
             found.append((document, path.read_bytes()))
     return found
 
@@ -100,7 +100,7 @@ async def test_an_uploaded_file_is_indexed(harness: Harness) -> None:
     [chunk] = await harness.payloads()
     assert chunk["doc_id"] == "rope.html"
     assert "bowline" in chunk["page_content"]
-    assert await objects(harness.broker) == set()
+    assert await stored_blobs(harness.broker) == set()
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ async def test_a_wrong_form_is_refused_and_nothing_of_it_kept(
     multipart: Any = [*[(n, (None, v)) for n, v in _pairs(data)], *files]
     refused(await api.post("/documents", files=multipart), 422, said)
     assert await broker.queue.is_empty()
-    assert await objects(broker) == set()
+    assert await stored_blobs(broker) == set()
 
 
 def _pairs(data: dict[str, Any]) -> list[tuple[str, str]]:
@@ -142,7 +142,7 @@ async def test_what_is_no_form_is_refused(api: AsyncClient, broker: Broker, body
     for content_type in ("multipart/form-data; boundary=b", "multipart/form-data"):
         headers = {"Content-Type": content_type}
         refused(await api.post("/documents", content=body, headers=headers), 422)
-    assert await objects(broker) == set()
+    assert await stored_blobs(broker) == set()
 
 
 async def test_a_file_that_is_too_large_is_refused_with_all_of_its_form(
@@ -151,7 +151,7 @@ async def test_a_file_that_is_too_large_is_refused_with_all_of_its_form(
     files: Files = [*TWO, ("file", ("large", b"x" * (LIMIT + 1)))]
     refused(await api.post("/documents", files=files), 413, "'large'", "INGESTQ_MAX_DOCUMENT_BYTES")
     assert await broker.queue.is_empty()
-    assert await objects(broker) == set()
+    assert await stored_blobs(broker) == set()
     files = [("file", ("just", b"x" * LIMIT)), ("file", ("right", b"x" * LIMIT))]
     assert (await api.post("/documents", files=files)).status_code == 202
 
@@ -160,10 +160,10 @@ async def test_a_full_queue_keeps_no_file(broker: Broker) -> None:
     full = Broker(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=1), broker.blobs)
     async with calling(full) as api:
         assert (await api.post("/documents", files=TWO)).status_code == 202
-        kept = await objects(broker)
+        kept = await stored_blobs(broker)
         refused(answer := await api.post("/documents", files=TWO), 429)
         assert answer.headers["Retry-After"] == "1"
-    assert await objects(broker) == kept
+    assert await stored_blobs(broker) == kept
 
 
 async def test_a_spool_that_cannot_be_used_is_said(broker: Broker, tmp_path: Path) -> None:
@@ -229,8 +229,8 @@ async def test_an_upload_that_is_cut_off_leaves_nothing(broker: Broker) -> None:
             b"Content-Type: multipart/form-data; boundary=b\r\n\r\n" + part + b"x" * 30_000
         )
         await writer.drain()
-        [unfinished] = await eventually(lambda: objects(broker))
+        [unfinished] = await eventually(lambda: stored_blobs(broker))
         assert unfinished.endswith(".part")
         writer.close()
-        await eventually(lambda: objects(broker), lambda there: not there)
+        await eventually(lambda: stored_blobs(broker), lambda there: not there)
     assert await broker.queue.is_empty()

@@ -1,4 +1,4 @@
-"""Index, ledger and sources are compared: what is wrong is found, repaired, and then right."""
+"""Verifying finds the differences between index, ledger and sources, and repairs them."""
 
 import asyncio
 import itertools
@@ -19,7 +19,7 @@ from ingestq.app.ingestion import Ingestion
 from ingestq.app.settings import Settings, load_settings
 from ingestq.app.verify import LISTED, VerifyReport, VerifyRequest, verify
 from ingestq.client.client import new_submission
-from ingestq.core.display import Silent
+from ingestq.core.display import NoDisplay
 from ingestq.core.documents import Deletion
 from ingestq.core.errors import CollectionMismatch, UsageError
 from producers.files.walk import ReadOptions, ScanRecord, observe
@@ -34,14 +34,14 @@ from worker.store.collection import CollectionNames
 
 T = TypeVar("T")
 ENOUGH = 11
-"""More documents than may be deleted without a question."""
+"""More documents than may be deleted without permission."""
 LONG = "\n\n".join(f"Paragraph {i} goes on about {i}. " * 40 for i in range(3))
 """A text of several chunks."""
 
 
 @dataclass(frozen=True)
 class VerifyHarness(Harness):
-    """One whose index can be broken, compared with the folder, and repaired."""
+    """A harness whose index can be damaged, compared with the folder, and repaired."""
 
     settings: Settings
 
@@ -54,14 +54,14 @@ class VerifyHarness(Harness):
 
     async def add(self, *paths: Path, source: str | None = None) -> None:
         """Queue the folder, or ``paths``."""
-        ingestion = Ingestion(self.broker.client, Silent())
+        ingestion = Ingestion(self.broker.client, NoDisplay())
         clock = self.broker.queue.now
-        sightings = ScanRecord()
-        found = observe(paths or [self.root], source, clock, ReadOptions(), sightings)
-        await ingestion.produce(found, partial(sightings.sweeps, allow_mass_delete=False))
+        record = ScanRecord()
+        found = observe(paths or [self.root], source, clock, ReadOptions(), record)
+        await ingestion.produce(found, partial(record.sweeps, allow_mass_delete=False))
 
     async def work(self) -> None:
-        """Work the queue empty."""
+        """Run a worker until the queue is empty."""
         async with self.working():
             await eventually(self.broker.queue.is_empty)
 
@@ -77,11 +77,11 @@ class VerifyHarness(Harness):
         allow_mass_delete: bool = False,
     ) -> dict[str, Any]:
         wanted = VerifyRequest(paths, source, repair, allow_mass_delete)
-        report = await verify(self.broker, self.qdrant, self.settings, wanted, Silent())
+        report = await verify(self.broker, self.qdrant, self.settings, wanted, NoDisplay())
         return report.as_json()
 
     async def repair(self, *paths: Path, **more: Any) -> dict[str, Any]:
-        """Repair, and have the worker do its part."""
+        """Repair, and run a worker until the queue is empty."""
         found = await self.verify(*paths, repair=True, **more)
         await self.work()
         return found
@@ -97,7 +97,7 @@ class VerifyHarness(Harness):
         return mine[0]
 
     async def texts(self) -> dict[str, str]:
-        """What is stored of each document, read from the chunks and not from the ledger."""
+        """Return the stored texts of each document, read from the chunks, not from the ledger."""
         texts: dict[str, list[tuple[int, str]]] = {}
         for record in await self.chunks():
             p = record.payload or {}
@@ -121,16 +121,16 @@ class VerifyHarness(Harness):
         )
 
     async def forget(self, *names: str) -> None:
-        """Remove entries from the ledger."""
+        """Delete entries from the ledger."""
         points: Any = [ledger_id(DocumentKey("", self.doc_id(name))) for name in names]
         await self.qdrant.ask(lambda client: client.delete(self.names.ledger, points))
 
     async def lose(self, *ids: Any) -> None:
-        """Remove chunks from the index."""
+        """Delete chunks from the index."""
         await self.qdrant.ask(lambda client: client.delete(self.names.chunks, list(ids)))
 
     async def plant(self, point: Any, payload: dict[str, Any]) -> None:
-        """Put a point among the chunks."""
+        """Add a point to the chunks."""
         planted = models.PointStruct(id=point, vector=[0.1] * 384, payload=payload)
         await self.qdrant.ask(lambda client: client.upsert(self.names.chunks, [planted]))
 
@@ -144,7 +144,7 @@ async def harness(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> VerifyHarness:
-    """With three documents in it that are as they should be."""
+    """Return a harness with three intact documents."""
     monkeypatch.setenv("INGESTQ_COLLECTION", collection.alias)
     root = tmp_path / "root"
     root.mkdir()
@@ -155,7 +155,7 @@ async def harness(
 
 
 def ids(found: dict[str, Any]) -> dict[str, set[str]]:
-    """The documents of each kind of finding."""
+    """Return the documents of each kind of finding."""
     return {
         kind: {one["doc_id"] for one in found[kind]}
         for kind in ("missing", "orphaned", "stale")
@@ -163,7 +163,7 @@ def ids(found: dict[str, Any]) -> dict[str, set[str]]:
     }
 
 
-async def test_what_is_in_order_is_consistent(harness: VerifyHarness) -> None:
+async def test_an_intact_index_is_consistent(harness: VerifyHarness) -> None:
     await harness.client.delete_many(
         [Deletion(doc_id=harness.doc_id("geese"), version=await harness.broker.queue.now())],
         submission=new_submission(),
@@ -326,7 +326,7 @@ async def test_damage_is_found_and_repaired(
     assert await harness.is_in_order()
 
 
-async def test_a_document_that_the_ledger_forgot_comes_back_from_its_folder(
+async def test_a_document_lost_from_the_ledger_is_restored_from_its_folder(
     harness: VerifyHarness,
 ) -> None:
     await harness.forget("long")
@@ -339,7 +339,7 @@ async def test_a_document_that_the_ledger_forgot_comes_back_from_its_folder(
 
 
 @pytest.mark.parametrize("source", [None, "notes"])
-async def test_new_files_are_found_where_one_looks(
+async def test_new_files_are_found_only_in_the_given_folders(
     harness: VerifyHarness, source: str | None
 ) -> None:
     await harness.run(source=source)
@@ -354,12 +354,12 @@ async def test_new_files_are_found_where_one_looks(
     assert missing["doc_id"] in await harness.texts()
 
 
-async def test_a_file_that_was_only_touched_is_as_it_was(harness: VerifyHarness) -> None:
+async def test_a_touched_file_with_the_same_content_is_consistent(harness: VerifyHarness) -> None:
     os.utime(harness.root / "tide.txt", (1, 1))
     assert (await harness.verify())["consistent"]
 
 
-async def test_what_was_lost_with_redis_is_found(harness: VerifyHarness) -> None:
+async def test_documents_lost_with_redis_are_found(harness: VerifyHarness) -> None:
     harness.write_texts(tide="The tide goes out.", new="A new note.")
     (harness.root / "geese.txt").unlink()
     await harness.add()
@@ -373,8 +373,8 @@ async def test_what_was_lost_with_redis_is_found(harness: VerifyHarness) -> None
     assert (await harness.verify(harness.root))["consistent"]
 
 
-async def test_the_index_is_made_from_nothing(harness: VerifyHarness) -> None:
-    """No collection, and an empty queue."""
+async def test_a_repair_builds_a_missing_collection(harness: VerifyHarness) -> None:
+    """There is no collection, and the queue is empty."""
     nowhere = replace(harness, settings=harness.settings.model_copy(update={"collection": "none"}))
     found = await nowhere.verify(harness.root)
     assert (len(found["missing"]), found["documents"]) == (3, 0)
@@ -384,7 +384,7 @@ async def test_the_index_is_made_from_nothing(harness: VerifyHarness) -> None:
     assert status.accepted == 3
 
 
-async def test_what_waits_on_the_queue_is_not_wrong(harness: VerifyHarness) -> None:
+async def test_pending_documents_are_not_reported(harness: VerifyHarness) -> None:
     harness.write_texts(tide="The tide goes out.", new="A new note.")
     (harness.root / "geese.txt").unlink()
     await harness.set_ledger("long", state="writing")
@@ -398,7 +398,7 @@ async def test_what_waits_on_the_queue_is_not_wrong(harness: VerifyHarness) -> N
     assert await harness.is_in_order()
 
 
-async def test_of_files_that_are_gone_only_those_not_queued_are_wrong(
+async def test_files_that_are_gone_are_reported_unless_a_job_is_pending(
     harness: VerifyHarness,
 ) -> None:
     paths = [harness.root.parent / f"{name}.txt" for name in ("one", "two")]
@@ -415,7 +415,9 @@ async def test_of_files_that_are_gone_only_those_not_queued_are_wrong(
     assert await harness.is_in_order()
 
 
-async def test_what_was_deleted_is_missing_from_the_folder_it_is_in(harness: VerifyHarness) -> None:
+async def test_a_deleted_document_is_missing_if_its_file_still_exists(
+    harness: VerifyHarness,
+) -> None:
     deletion = Deletion(doc_id=harness.doc_id("tide"), version=await harness.broker.queue.now())
     await harness.client.delete_many([deletion], submission=new_submission())
     await harness.work()
@@ -424,17 +426,17 @@ async def test_what_was_deleted_is_missing_from_the_folder_it_is_in(harness: Ver
     assert await harness.is_in_order()
 
 
-async def test_a_document_that_is_not_whole_is_wrong_also_while_it_is_queued(
+async def test_an_incomplete_document_is_reported_even_while_a_job_is_pending(
     harness: VerifyHarness,
 ) -> None:
-    """A worker would take it for unchanged."""
+    """A worker would find it unchanged, and not write it."""
     await harness.lose((await harness.chunk_of("long")).id)
     await harness.add()
     assert ids(await harness.repair()) == {"missing": {harness.doc_id("long")}}
     assert await harness.is_in_order()
 
 
-async def test_a_text_that_is_in_no_file_has_to_be_sent_again(harness: VerifyHarness) -> None:
+async def test_a_document_without_a_file_must_be_sent_again(harness: VerifyHarness) -> None:
     async def send() -> None:
         await harness.client.submit("letter", source="post", text=LONG, version=7)
         await harness.work()
@@ -453,7 +455,7 @@ async def test_a_text_that_is_in_no_file_has_to_be_sent_again(harness: VerifyHar
     assert (await harness.texts())["letter"] == "".join(LONG.split())
 
 
-async def test_a_repair_leaves_the_callers_own_versions_room(harness: VerifyHarness) -> None:
+async def test_a_repair_keeps_the_callers_own_version(harness: VerifyHarness) -> None:
     path = harness.root.parent / "own.txt"
     path.write_text("As it was.")
     put = partial(harness.client.submit, "own", source="own", path=str(path))
@@ -471,7 +473,7 @@ async def test_a_repair_leaves_the_callers_own_versions_room(harness: VerifyHarn
     assert "own" not in await harness.texts()
 
 
-async def test_files_that_cannot_be_seen_are_not_gone(harness: VerifyHarness) -> None:
+async def test_files_that_are_not_visible_are_not_gone(harness: VerifyHarness) -> None:
     shutil.move(harness.root, harness.root.with_name("elsewhere"))
     found = await harness.verify(repair=True, allow_mass_delete=True)
     assert (found["consistent"], found["not_visible"]) == (True, 3)
@@ -479,7 +481,7 @@ async def test_files_that_cannot_be_seen_are_not_gone(harness: VerifyHarness) ->
         await harness.verify(harness.root)
 
 
-async def test_a_folder_in_a_folder_that_is_there_is_gone(harness: VerifyHarness) -> None:
+async def test_files_of_a_removed_subfolder_are_gone(harness: VerifyHarness) -> None:
     (harness.root / "sub").mkdir()
     (harness.root / "sub" / "deep.txt").write_text("A note far down.")
     await harness.run()
@@ -491,7 +493,7 @@ async def test_a_folder_in_a_folder_that_is_there_is_gone(harness: VerifyHarness
     assert await harness.is_in_order()
 
 
-async def test_many_files_that_are_gone_wait_for_permission(harness: VerifyHarness) -> None:
+async def test_many_gone_files_are_deleted_only_with_permission(harness: VerifyHarness) -> None:
     harness.write_texts(**{f"n{i}": f"Note {i}." for i in range(ENOUGH)})
     await harness.run()
     for i in range(ENOUGH):
@@ -506,7 +508,7 @@ async def test_many_files_that_are_gone_wait_for_permission(harness: VerifyHarne
     assert await harness.is_in_order()
 
 
-async def test_a_ledger_that_was_lost_does_not_take_the_index_along(harness: VerifyHarness) -> None:
+async def test_a_lost_ledger_does_not_delete_the_index(harness: VerifyHarness) -> None:
     names = [f"n{i}" for i in range(ENOUGH)]
     harness.write_texts(**{name: f"Note {name}." for name in names})
     await harness.run()
@@ -519,7 +521,7 @@ async def test_a_ledger_that_was_lost_does_not_take_the_index_along(harness: Ver
     assert await harness.is_in_order()
 
 
-async def test_what_was_given_up_is_not_missing_until_it_changes(harness: VerifyHarness) -> None:
+async def test_a_dead_lettered_file_is_not_missing_until_it_changes(harness: VerifyHarness) -> None:
     scan, tide = harness.root / "scan.pdf", harness.root / "tide.txt"
     scan.write_bytes(b"%PDF-1.4 nothing")
     tide.write_text(" ")
@@ -534,7 +536,7 @@ async def test_what_was_given_up_is_not_missing_until_it_changes(harness: Verify
     assert ids(await harness.repair(harness.root)) == {"missing": {str(scan)}, "stale": {str(tide)}}
 
 
-async def test_a_collection_of_another_model_is_not_written(harness: VerifyHarness) -> None:
+async def test_a_collection_of_another_model_is_not_repaired(harness: VerifyHarness) -> None:
     other = replace(
         harness, settings=harness.settings.model_copy(update={"model": "another/model"})
     )
@@ -546,8 +548,8 @@ async def test_a_collection_of_another_model_is_not_written(harness: VerifyHarne
 
 
 @dataclass
-class Meddling:
-    """A Qdrant in which something happens after the ``n``-th request."""
+class InterruptedQdrant:
+    """A Qdrant that runs something after the ``n``-th request."""
 
     qdrant: Qdrant
     left: int
@@ -561,12 +563,12 @@ class Meddling:
         return answer
 
 
-async def meddled(
+async def at_each_request(
     harness: VerifyHarness, happen: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[tuple[int, VerifyHarness]]:
-    """A harness for each request that a verification makes: after that one, it happens."""
+    """Yield a harness for each request of a verification; something happens after that request."""
     for at in itertools.count(1):
-        meddling = Meddling(harness.qdrant, at, happen)
+        meddling = InterruptedQdrant(harness.qdrant, at, happen)
         yield at, replace(harness, qdrant=meddling)
         if meddling.left > 0:
             assert at > REQUESTS
@@ -574,10 +576,10 @@ async def meddled(
 
 
 REQUESTS = 6
-"""Fewer than a verification makes."""
+"""Fewer requests than a verification makes."""
 
 
-async def test_what_changes_meanwhile_is_no_false_alarm(harness: VerifyHarness) -> None:
+async def test_changes_during_a_verification_are_not_reported(harness: VerifyHarness) -> None:
     versions = itertools.count(1)
 
     async def happen() -> None:
@@ -589,20 +591,20 @@ async def test_what_changes_meanwhile_is_no_false_alarm(harness: VerifyHarness) 
         await harness.add()
         await harness.work()
 
-    async for at, changing in meddled(harness, happen):
+    async for at, changing in at_each_request(harness, happen):
         found = await changing.verify()
         assert found["consistent"], (at, found)
 
 
-async def test_a_repair_keeps_what_a_worker_writes_meanwhile(harness: VerifyHarness) -> None:
-    """Also if it writes just the chunks that were found to belong to nothing."""
+async def test_a_repair_keeps_chunks_that_a_worker_writes_meanwhile(harness: VerifyHarness) -> None:
+    """Even if it writes the very chunks that were found to be orphaned."""
     versions = itertools.count(1)
 
     async def happen() -> None:
         harness.write_texts(geese=f"Geese {next(versions)}.")
         await harness.run()
 
-    async for at, changing in meddled(harness, happen):
+    async for at, changing in at_each_request(harness, happen):
         await harness.forget("tide")
         await harness.lose((await harness.chunk_of("long")).id)
         await changing.verify(harness.root, repair=True)
@@ -610,7 +612,7 @@ async def test_a_repair_keeps_what_a_worker_writes_meanwhile(harness: VerifyHarn
         assert await harness.is_equal_to_its_folder(), at
 
 
-async def test_there_is_no_false_alarm_while_a_worker_works(harness: VerifyHarness) -> None:
+async def test_a_running_worker_causes_no_false_findings(harness: VerifyHarness) -> None:
     async def change(name: str) -> None:
         for i in range(6):
             await harness.client.submit(name, source=name, text=f"Version {i}. {LONG[:2000]}")
@@ -631,7 +633,7 @@ async def test_there_is_no_false_alarm_while_a_worker_works(harness: VerifyHarne
     assert (await harness.verify())["consistent"]
 
 
-def test_the_lists_are_bounded_and_the_counts_are_not() -> None:
+def test_listed_findings_are_bounded_and_counts_are_complete() -> None:
     report = VerifyReport(VerifyCounts())
     for i in range(LISTED + 1):
         report.add(Finding(FindingKind.STALE, DocumentKey("", str(i)), "old", None), repaired=False)
@@ -674,7 +676,7 @@ def test_the_command_finds_and_repairs(ingestq: Ingestq) -> None:
     assert (ran.code, ran.json["consistent"], ran.json["documents"]) == (0, True, 3)
 
 
-def test_the_command_says_what_is_wrong_with_the_request(ingestq: Ingestq) -> None:
+def test_the_command_explains_a_wrong_request(ingestq: Ingestq) -> None:
     ingestq("verify", "nowhere").failed_with(2, "nowhere")
     ingestq("verify", "--source", "notes").failed_with(2, "--source")
     ingestq.settings["redis_url"] = "redis://127.0.0.1:1"

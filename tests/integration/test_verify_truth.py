@@ -1,4 +1,4 @@
-"""Whatever is done to index and ledger, a repair makes them equal to the folder again."""
+"""Whatever damage index and ledger have, a repair makes them equal to the folder again."""
 
 import asyncio
 import itertools
@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qdrant_client import models
 
-from ingestq.broker.queue.pending import Waiting
-from ingestq.core.documents import Deletion, Document, SeenDocuments
+from ingestq.broker.queue.pending import PendingDocuments
+from ingestq.core.documents import Deletion, Document, Lane, SeenDocuments
 from ingestq.core.paths import file_state, path_to_text
 from tests.integration.test_index_truth import SMALL, Memory, Words, words_at
 from worker.blobs import BlobContents
@@ -43,17 +43,17 @@ class FileWords(Words):
     """A model for which every word of a file is a chunk."""
 
     async def prepare(
-        self, document: Document, known_hash: str | None
+        self, lane: Lane, document: Document, known_hash: str | None
     ) -> PreparedDocument | UnchangedContent:
         assert document.path is not None
         text, state = _read(document, Path(document.path))
         inline = msgspec.structs.replace(document, text=text, path=None)
-        prepared = await super().prepare(inline, known_hash)
+        prepared = await super().prepare(lane, inline, known_hash)
         if isinstance(prepared, UnchangedContent):
             return UnchangedContent(prepared.content_hash, state)
         return PreparedDocument(prepared.content_hash, state, prepared.title, prepared.first)
 
-    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment:
+    async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment:
         assert document.path is not None
         text, _ = _read(document, Path(document.path))
         return words_at(text, rest.start)
@@ -61,7 +61,7 @@ class FileWords(Words):
 
 @dataclass
 class IndexedFolder:
-    """An index of ``folder``, and everything that is needed to write it."""
+    """An index of ``folder``, with everything needed to write it."""
 
     folder: Path
     memory: Memory
@@ -104,16 +104,16 @@ class IndexedFolder:
             yield msgspec.structs.replace(document, file=file_state(document, path.stat()))
 
     async def reconcile(self, *, repair: bool) -> list[Finding]:
-        async def waiting(about: Any) -> Waiting:
-            return Waiting(SeenDocuments(b""), (), everything=False)
+        async def pending(about: Any) -> PendingDocuments:
+            return PendingDocuments(SeenDocuments(b""), (), has_unknown_jobs=False)
 
-        async def given_up(documents: Sequence[Document]) -> list[None]:
+        async def dead_letters(documents: Sequence[Document]) -> list[None]:
             return [None for _ in documents]
 
         reconciler = Reconciler(
             self.ledger,
             self.inventory,
-            QueueView(self.now, waiting, given_up),
+            QueueView(self.now, pending, dead_letters),
             Sources([self.folder], 1000),
             allow_mass_delete=False,
         )
@@ -181,7 +181,7 @@ def happen_to_file(path: Path, accident: str) -> None:
 
 
 async def happen_to_entry(index: IndexedFolder, which: Any) -> None:
-    """Its name alone: it is lost. With a state: a worker died in it."""
+    """Lose the entry; or, with a state, leave it as a worker that died in that state."""
     client, ledger = index.memory.client, index.names.ledger
     name, state = (which, None) if isinstance(which, str) else which
     point = ledger_id(DocumentKey("", str(index.folder / name)))
@@ -249,10 +249,10 @@ def test_a_repair_makes_the_index_equal_to_the_folder(
         runner.run(play())
 
 
-async def test_points_with_ids_that_no_worker_gives_are_removed_with_their_document(
+async def test_points_with_foreign_ids_are_deleted_with_their_document(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """Others may have copied a chunk to a point with a number for its id."""
+    """Another program may have copied a chunk to a point with a numeric id."""
     memory = Memory()
     names = await open_collection(memory, "documents", SMALL)
     index = IndexedFolder(tmp_path_factory.mktemp("folder"), memory, names)

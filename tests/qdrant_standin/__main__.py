@@ -8,10 +8,10 @@ from tests.qdrant_standin.server import StandinServer
 
 
 def main() -> None:
-    """Print the URL as soon as it answers, and serve until SIGTERM or SIGINT."""
+    """Print the URL when the server is up, and serve until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(description="A stand-in for a Qdrant server. Not Qdrant.")
-    parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
-    parser.add_argument("--api-key", help="ask every request for this key")
+    parser.add_argument("--port", type=int, default=0, help="0, the default, picks a free port")
+    parser.add_argument("--api-key", help="require this key in every request")
     options = parser.parse_args()
 
     def announce() -> None:

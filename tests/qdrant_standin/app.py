@@ -1,4 +1,4 @@
-"""HTTP around it: paths, bodies, envelopes and statuses as Qdrant 1.19 has them."""
+"""The HTTP API: paths, bodies, envelopes and statuses of Qdrant 1.19."""
 
 from functools import partial
 from typing import Any, Final
@@ -19,7 +19,7 @@ LARGEST_BODY: Final = 32 * 1024 * 1024
 
 
 def create_app(api_key: str | None, largest_body: int) -> Starlette:
-    """The server as an ASGI application, with nothing in it."""
+    """Return an empty server as an ASGI application."""
     route, qdrant = partial(_route, api_key, largest_body), StrictQdrant()
     one, points = "/collections/{name}", "/collections/{name}/points"
     return Starlette(
@@ -60,15 +60,17 @@ def _route(
     *,
     waits: bool = False,
 ) -> Route:
-    """``where`` is carried out by ``operation``, which is given what the request's body parses to.
+    """Return the route ``where`` ("METHOD /path"), which calls ``operation`` with the parsed body.
 
-    With ``waits``, only wait=true is taken: what is acknowledged before it is applied would
-    already be there in the next read, which the server does not promise.
+    With ``waits``, requests without wait=true are refused: the stand-in would apply a write before
+    the next read, which the server does not promise.
     """
     parser: TypeAdapter[Any] | None = None if body is None else TypeAdapter(body)
 
     async def answer(request: Request) -> Response:
-        content = await request.body()  # also if it is refused: unread, it breaks the connection
+        content = (
+            await request.body()
+        )  # even if it is refused: an unread body breaks the connection
         if api_key is not None and request.headers.get("api-key") != api_key:
             return invalid_key()
         if len(content) > largest_body:

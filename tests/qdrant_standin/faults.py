@@ -1,4 +1,4 @@
-"""What goes wrong on purpose: faults that tests plan, met by the requests that come next."""
+"""Faults that a test plans for the next requests."""
 
 import threading
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ WAIT_TIMEOUT = {"result": {"operation_id": 1, "status": "wait_timeout"}, "status
 
 @dataclass(frozen=True)
 class Answered:
-    """The request is answered with ``response`` before anything is done."""
+    """The request is answered with ``response`` and not carried out."""
 
     response: Response
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """The connection is closed without an answer, before or ``after`` it is carried out."""
+    """The connection is closed without an answer, before or ``after`` the work is done."""
 
     after: bool
 
@@ -32,11 +32,11 @@ Fault = Answered | Dropped
 
 @dataclass
 class Faults:
-    """Faults that are still to come. Called by a test while another thread serves.
+    """The planned faults. A test plans them while another thread serves.
 
-    ``path_contains`` is looked for in ``METHOD /path?query``, so it can name a method, too.
-    Faults are met in the order in which they were planned, and a standing fault by all requests
-    that match.
+    ``path_contains`` is searched for in ``METHOD /path?query``, so it can name a method too. Each
+    planned fault applies once, in order; a ``standing`` fault applies to every request that
+    matches.
     """
 
     standing: tuple[Matches, Response] | None = None
@@ -52,7 +52,7 @@ class Faults:
         headers: Mapping[str, str] | None = None,
         path_contains: str = "",
     ) -> None:
-        """Answer the next ``n`` requests with ``status``; a ``body`` that is text is sent as is."""
+        """Answer the next ``n`` requests with ``status``; a ``body`` of type str is sent as is."""
         if body is None:
             response: Response = error_response(status, f"planned by a test: {status}")
         else:
@@ -62,7 +62,7 @@ class Faults:
         self._plan(n, Answered(response), path_contains)
 
     def drop_next(self, n: int, after: bool, path_contains: str = "") -> None:
-        """Close the connection of the next ``n`` requests without an answer."""
+        """Close the connection of the next ``n`` requests without answering."""
         self._plan(n, Dropped(after), path_contains)
 
     def wait_timeout_next(self, n: int, path_contains: str = "/points?wait=true") -> None:
@@ -71,12 +71,12 @@ class Faults:
 
     @property
     def left(self) -> int:
-        """How many planned faults no request has met yet."""
+        """The number of planned faults that have not happened yet."""
         with self._lock:
             return len(self._planned)
 
     def meet(self, request: str, body: Any) -> Fault | None:
-        """Take the fault that ``request`` meets. Its ``body`` is there if a fault is standing."""
+        """Return and use up the fault for ``request``; ``body`` matters to standing faults only."""
         with self._lock:
             if self.standing is not None:
                 matches, response = self.standing

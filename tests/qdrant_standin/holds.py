@@ -1,4 +1,4 @@
-"""Requests that are kept for a while: a test sees that a client waits, and says for how long."""
+"""Holds requests or answers back until the test releases them."""
 
 import asyncio
 import contextlib
@@ -12,14 +12,14 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 Matches = Callable[[str, Any], bool]
-"""Whether a request is meant, given ``METHOD /path`` and its body's JSON: None, if it has none."""
+"""Returns True for matching requests, given ``METHOD /path`` and the JSON body, or None."""
 
 
 @dataclass
 class Hold:
-    """Keeps the next request that matches: before it is carried out, or else its answer.
+    """Holds back the next request that matches, or its answer if ``is_answer``.
 
-    If the client goes away meanwhile, a request is forgotten, as if it had never arrived.
+    If the client disconnects meanwhile, a held request is dropped.
     """
 
     matches: Matches
@@ -29,25 +29,25 @@ class Hold:
     _released: Future[None] = field(default_factory=Future)
 
     async def struck(self) -> None:
-        """Return when a client waits for this request."""
+        """Return when a request has been held back."""
         await asyncio.shield(asyncio.wrap_future(self._struck))
 
     def release(self) -> None:
-        """Let go of what is held. A hold that is released beforehand holds nothing."""
+        """Release the request or answer. If called before, nothing will be held."""
         with contextlib.suppress(InvalidStateError):
             self._released.set_result(None)
 
     def take(self, request: str, body: Any) -> bool:
-        """Whether this request is the one to keep. Called by the server, one after the other."""
+        """Return True if this is the request to hold. Called for one request at a time."""
         if self._taken or not self.matches(request, body):
             return False
         self._taken = True
         return True
 
     async def outlasted(self, receive: Receive) -> bool:
-        """Wait until it is released; whether the client did, too."""
+        """Wait for the release; return False if the client disconnected before."""
         self._struck.set_result(None)
-        # After the body comes nothing but a disconnect.
+        # After the body, only a disconnect can arrive.
         gone: asyncio.Future[Any] = asyncio.ensure_future(receive())
         released: asyncio.Future[Any] = asyncio.shield(asyncio.wrap_future(self._released))
         await asyncio.wait([gone, released], return_when=asyncio.FIRST_COMPLETED)
@@ -59,29 +59,29 @@ class Hold:
 
 @dataclass(frozen=True)
 class Holds:
-    """What is to be held. Called by a test while another thread serves."""
+    """The planned holds. A test plans them while another thread serves."""
 
     _planned: list[Hold] = field(default_factory=list)
 
     def request(self, matches: Matches) -> Hold:
-        """Keep the next request that matches from being carried out."""
+        """Hold back the next request that matches before it is carried out."""
         return self._plan(Hold(matches, is_answer=False))
 
     def answer(self, matches: Matches) -> Hold:
-        """Carry out the next request that matches, and keep the answer."""
+        """Carry out the next request that matches, and hold back its answer."""
         return self._plan(Hold(matches, is_answer=True))
 
     def release_all(self) -> None:
-        """Hold nothing any more."""
+        """Release all holds."""
         for hold in self._planned:
             hold.release()
 
     def any(self) -> bool:
-        """Whether a request has to be looked at."""
+        """Return True if any hold is planned."""
         return bool(self._planned)
 
     def meet(self, request: str, body: Any) -> Hold | None:
-        """The hold that strikes a request, if one does."""
+        """Return the hold for a request, or None."""
         return next((hold for hold in list(self._planned) if hold.take(request, body)), None)
 
     def _plan(self, hold: Hold) -> Hold:
@@ -91,7 +91,7 @@ class Holds:
 
 @dataclass(frozen=True)
 class Holding:
-    """Lets requests through to ``app``, those that are held later than others."""
+    """Passes requests on to ``app``, held ones after their release."""
 
     app: ASGIApp
     holds: Holds
@@ -118,7 +118,7 @@ class Holding:
 
 
 def again(body: bytes) -> Receive:
-    """What the body is read from, though it was read before."""
+    """Return a `Receive` that replays a body that was already read."""
 
     async def receive() -> Message:
         return {"type": "http.request", "body": body}

@@ -1,6 +1,6 @@
-"""Serving: on a loopback port, in a thread with an event loop of its own.
+"""Runs the stand-in on a loopback port, in a thread with an event loop of its own.
 
-The local mode blocks the loop that it runs on, which must not be the one of the test.
+The local mode blocks its event loop, which must not be the one of the test.
 """
 
 import asyncio
@@ -31,11 +31,11 @@ class Standin:
     faults: Faults = field(default_factory=Faults)
     holds: Holds = field(default_factory=Holds)
     requests: list[str] = field(default_factory=list)
-    """Every request that has come in, as ``METHOD /path?query``."""
+    """Every request so far, as ``METHOD /path?query``."""
 
 
 class StandinServer(uvicorn.Server):
-    """A server that has not started yet, and its stand-in."""
+    """The server of a `Standin`; it starts with `serve_until_stopped`."""
 
     def __init__(
         self,
@@ -79,9 +79,9 @@ class StandinServer(uvicorn.Server):
 async def qdrant_standin(
     api_key: str | None = None, largest_body: int = LARGEST_BODY
 ) -> AsyncIterator[Standin]:
-    """An empty stand-in on a free port; ``api_key``, if given, must come with every request.
+    """Start an empty stand-in on a free port; stop it on leaving.
 
-    No request may be larger than ``largest_body``, which a server has in its settings, too.
+    Every request must have the ``api_key``, if given, and be at most ``largest_body`` bytes.
     """
     started = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -99,7 +99,7 @@ async def qdrant_standin(
 
 @dataclass(frozen=True)
 class _Faulty:
-    """Lets requests through to ``app``, except those that meet a fault."""
+    """Passes requests on to ``app``, except those with a planned fault."""
 
     app: ASGIApp
     standin: Standin
@@ -127,4 +127,4 @@ class _Faulty:
 
 
 async def _unsent(message: Message) -> None:
-    """The answer that the client never sees."""
+    """Drop the answer."""

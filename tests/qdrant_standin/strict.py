@@ -1,4 +1,4 @@
-"""The local mode of qdrant-client, made as strict as a server. Used from one thread only."""
+"""The local mode of qdrant-client, as strict as a server. Used from one thread only."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ DEFAULT_LIMIT: Final = 10
 
 
 class Refused(Exception):
-    """A request that the server answers with the error ``status``."""
+    """Raised for a request that the server answers with the error ``status``."""
 
     def __init__(self, status: int, error: str) -> None:
         super().__init__(error)
@@ -21,7 +21,7 @@ class Refused(Exception):
 
 
 class StrictQdrant:
-    """What a server does with requests whose form is right; every operation returns its result.
+    """The server's operations on well-formed requests; each returns the result to answer with.
 
     Raises Refused, or what the local mode raises: ValueError, and KeyError for a missing point.
     """
@@ -137,7 +137,7 @@ class StrictQdrant:
         return _completed()
 
     def batch(self, name: str, wanted: models.UpdateOperations) -> object:
-        """One after the other: what comes before an operation that is refused stays done."""
+        """Apply the operations in order; those before a refused one stay applied."""
         self._existing(name)
         for operation in wanted.operations:
             match operation:
@@ -197,7 +197,7 @@ class StrictQdrant:
         wanted: models.PointRequest | models.ScrollRequest | models.QueryRequest,
         payload: bool,
     ) -> dict[str, Any]:
-        """Which parts of the points to answer; ``payload`` if the request does not say."""
+        """Return which parts of the points to answer with; ``payload`` is the request's default."""
         vectors = wanted.with_vector or False
         for vector in () if isinstance(vectors, bool) else vectors:
             if vector not in self._vector_names(name):
@@ -213,7 +213,7 @@ class StrictQdrant:
         return {*dense, *(params.sparse_vectors or {})}
 
     def _existing(self, name: str, *, or_alias: bool = True) -> str:
-        """The collection called ``name``, or that the alias ``name`` stands for."""
+        """Return the collection called ``name``, or the one that the alias ``name`` points to."""
         real = self._aliases().get(name, name) if or_alias else name
         if real not in self._collection_names():
             raise Refused(404, f"Not found: Collection `{name}` doesn't exist!")
@@ -276,7 +276,7 @@ def _check_ids(ids: Iterable[models.ExtendedPointId]) -> None:
 
 
 def _check_integers(part: object) -> None:
-    """Those that are compared with a payload have 64 bits."""
+    """Raise Refused for integers in a condition that exceed 64 bits."""
     if isinstance(part, int) and part not in INTEGERS:
         text = "data did not match any variant of untagged enum Condition"
         raise Refused(400, f"Format error in JSON body: {text}")

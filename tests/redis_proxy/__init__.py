@@ -7,10 +7,10 @@
 
 Guaranteed, for each connection of a client:
 
-- A request that no fault strikes, and its reply, pass through unchanged and in order. When the
-  client closes its side, so does the proxy towards the server, and the other way round.
-- `RedisProxy.drop_before`: the server never sees the request, nor anything that was sent after it
-  on its connection. What was sent before it has been executed.
+- Requests that no fault strikes, and their replies, pass through unchanged and in order. When one
+  side closes its connection, the proxy closes the other.
+- `RedisProxy.drop_before`: the server never sees the request, nor anything sent after it on its
+  connection. Requests sent before it have been executed.
 - `RedisProxy.drop_after`: the server has replied to the request, the client never sees the reply,
   and the server sees nothing that was sent after it on its connection. Within MULTI a reply only
   says that the request was queued: what executes it is EXEC.
@@ -24,22 +24,22 @@ shortly before a drop the client may see none, as on a real network.
 
 A fault that is armed counts the requests that match it from then on, on all connections, in the
 order in which they reach the proxy. It strikes the ``nth`` of them, and a drop strikes ``times``
-of them in a row: as often as a client tries, if it shall not get through.
+of them in a row: as many as a client tries, if it must not get through.
 
-What the proxy cannot pair with a reply is never guessed at. Subscriptions, MONITOR, replication,
-CLIENT REPLY and inline commands make it raise ProtocolError when it is left. A script that is not
-loaded makes it raise ScriptNotLoaded, if a fault waits for it or strikes it: the request did
-nothing, and redis-py sends it again. See `loaded_scripts`.
+The proxy never guesses which reply belongs to which request. Subscriptions, MONITOR, replication,
+CLIENT REPLY and inline commands make it raise ProtocolError on leaving. A script that is not loaded
+makes it raise ScriptNotLoaded if a fault counts or strikes the request: the request did nothing,
+and redis-py sends it again. See `loaded_scripts`.
 """
 
 from tests.redis_proxy.commands import Predicate, command, loaded_scripts, script
 from tests.redis_proxy.connection import ScriptNotLoaded
-from tests.redis_proxy.faults import FolderWatch, Hold
+from tests.redis_proxy.faults import Disconnect, Hold
 from tests.redis_proxy.proxy import RedisProxy, redis_proxy
 from tests.redis_proxy.resp import ProtocolError
 
 __all__ = [
-    "FolderWatch",
+    "Disconnect",
     "Hold",
     "Predicate",
     "ProtocolError",

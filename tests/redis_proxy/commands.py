@@ -1,4 +1,4 @@
-"""Which requests are meant."""
+"""Predicates that select requests."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ Predicate = Callable[[Words], bool]
 
 
 def command(name: str, *arguments: str) -> Predicate:
-    """Requests for ``name``, in whatever case, whose first arguments are ``arguments``."""
+    """Match requests for ``name``, in any case, whose first arguments are ``arguments``."""
     expected = tuple(argument.encode() for argument in arguments)
 
     def matches(words: Words) -> bool:
@@ -23,12 +23,12 @@ def command(name: str, *arguments: str) -> Predicate:
 
 
 def script(sha: str) -> Predicate:
-    """Requests to run the Lua script with this SHA1, as redis-py sends them."""
+    """Match requests to run the Lua script with this SHA1, as redis-py sends them."""
     return command("EVALSHA", sha)
 
 
 async def loaded_scripts(redis: Redis) -> Scripts:
-    """The broker's scripts, loaded: an EVALSHA runs them the first time it is sent."""
+    """Load the broker's scripts into the server and return them: their first EVALSHA works."""
     scripts = Scripts.register(redis)
     for value in vars(scripts).values():
         if isinstance(value, AsyncScript):

@@ -1,35 +1,35 @@
-"""One client's connection to the server: every request is paired with its reply."""
+"""The connection of one client to the server, in which requests are paired with replies."""
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.redis_proxy.commands import Words
-from tests.redis_proxy.faults import Fault, FolderWatch, Hold, Stage
+from tests.redis_proxy.faults import Disconnect, Fault, Hold, Stage
 from tests.redis_proxy.peer import Peer
 from tests.redis_proxy.resp import PUSH
 
 
 class ScriptNotLoaded(Exception):
-    """A fault counted a request to run a script that the server does not know."""
+    """A fault counted a request to run a script that is not loaded."""
 
 
 @dataclass(frozen=True)
 class _Exchange:
-    """A request on its way."""
+    """A request in transit."""
 
     words: Words
     awaited: bool
-    """Whether it counts for a fault that is not spent."""
+    """True if it counts for a fault that is not spent."""
     faults: Sequence[Fault]
-    """Those that strike it."""
+    """The faults that strike it."""
 
     def at(self, stage: Stage) -> list[Fault]:
         return [fault for fault in self.faults if fault.stage is stage]
 
 
 class Connection:
-    """Passes requests one way and replies the other, until either side is done."""
+    """Passes requests one way and replies the other, until either side closes."""
 
     def __init__(self, client: Peer, server: Peer, armed: Sequence[Fault]) -> None:
         self._client = client
@@ -38,7 +38,7 @@ class Connection:
         self._unanswered: asyncio.Queue[_Exchange] = asyncio.Queue()
 
     async def run(self) -> None:
-        """Return when both sides are closed.
+        """Run until both sides are closed.
 
         Raises an ExceptionGroup of ProtocolError or ScriptNotLoaded.
         """
@@ -59,14 +59,14 @@ class Connection:
             for fault in exchange.at(Stage.REQUEST):
                 if isinstance(fault, Hold):
                     await fault.wait()
-                elif isinstance(fault, FolderWatch):
+                elif isinstance(fault, Disconnect):
                     await self._unanswered.join()
                     self._drop(fault)
                     return
             self._unanswered.put_nowait(exchange)
             self._server.send(request.raw)
             await self._server.drain()
-            if any(isinstance(fault, FolderWatch) for fault in exchange.at(Stage.REPLY)):
+            if any(isinstance(fault, Disconnect) for fault in exchange.at(Stage.REPLY)):
                 return  # and never read what comes after it
         self._server.end()
 
@@ -81,7 +81,7 @@ class Connection:
             for fault in exchange.at(Stage.REPLY):
                 if isinstance(fault, Hold):
                     await fault.wait()
-                elif isinstance(fault, FolderWatch):
+                elif isinstance(fault, Disconnect):
                     self._drop(fault)
                     return
             self._client.send(reply)
@@ -95,7 +95,7 @@ class Connection:
         awaited = not all(fault.spent for fault in matching)
         return _Exchange(words, awaited, [fault for fault in matching if fault.count()])
 
-    def _drop(self, fault: FolderWatch) -> None:
+    def _drop(self, fault: Disconnect) -> None:
         self._client.reset()
         self._server.reset()
         fault.strike()

@@ -1,4 +1,4 @@
-"""What a test can make happen to a request."""
+"""The faults that a test can arm."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from tests.redis_proxy.commands import Predicate
 
 
 class Stage(Enum):
-    """How far a request has come."""
+    """The stage at which a fault strikes a request."""
 
     REQUEST = auto()  # the server has not seen it
     REPLY = auto()  # the server has replied; the client has not seen the reply
@@ -28,8 +28,8 @@ class Fault:
     seen: int = field(default=0, init=False)
     fired: int = field(default=0, init=False)
     struck: asyncio.Event = field(default_factory=asyncio.Event, init=False)
-    """Set when this has happened: both connections are closed, or the message is being held.
-    Who awaits it sees that; and when a client notices a drop, ``fired`` has counted it."""
+    """Set when the fault has struck: both connections are closed, or the message is being held.
+    When a client notices a drop, ``fired`` has counted it."""
 
     def __post_init__(self) -> None:
         if self.nth < 1 or self.times < 1:
@@ -37,11 +37,11 @@ class Fault:
 
     @property
     def spent(self) -> bool:
-        """Whether no further request will be struck."""
+        """True if no further request will be struck."""
         return self.seen >= self.nth + self.times - 1
 
     def count(self) -> bool:
-        """Count a request that matched; whether it is one to strike."""
+        """Count a request that matched; return whether to strike it."""
         strikes = self.seen >= self.nth - 1 and not self.spent
         self.seen += 1
         return strikes
@@ -52,7 +52,7 @@ class Fault:
         self.struck.set()
 
 
-class FolderWatch(Fault):
+class Disconnect(Fault):
     """Closes the request's connection, on both sides of the proxy."""
 
 
@@ -66,10 +66,10 @@ class Hold(Fault):
     _released: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def release(self) -> None:
-        """Let go of what is held. A hold that is released beforehand holds nothing."""
+        """Let the message pass. A hold that is released beforehand holds nothing."""
         self._released.set()
 
     async def wait(self) -> None:
-        """Return when the test has released this."""
+        """Wait until the test has released the message."""
         self.strike()
         await self._released.wait()

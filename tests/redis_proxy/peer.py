@@ -16,31 +16,31 @@ RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class Peer:
-    """A client, or the server. Once it has gone away, reading gives None and writing is in vain."""
+    """A client, or the server. Once it is gone, reads return None and writes do nothing."""
 
     def __init__(self, reader: StreamReader, writer: StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
     async def request(self) -> Request | None:
-        """What a client sends next."""
+        """Return the next request of a client; None at the end."""
         return await self._unless_gone(read_request)
 
     async def reply(self) -> bytes | None:
-        """What the server sends next. A reply that is cut off is none."""
+        """Return the next reply of the server; None at the end or if it is incomplete."""
         return await self._unless_gone(read_reply)
 
     def send(self, raw: bytes) -> None:
-        """Send ``raw`` at leisure.
+        """Send ``raw`` without waiting.
 
-        Waiting for the peer to read it could be for ever, if the peer in turn waits for its own
-        requests to be read. So replies pile up here, as they do in Redis itself.
+        Waiting for the peer to read it could be a deadlock, if the peer waits for its own requests
+        to be read. So replies are buffered here, as they are in Redis itself.
         """
         self._writer.write(raw)
 
     async def drain(self) -> None:
         """Wait until most of what was sent has left."""
-        with contextlib.suppress(ConnectionError):  # reading tells that the peer has gone
+        with contextlib.suppress(ConnectionError):  # reading detects that the peer is gone
             await self._writer.drain()
 
     def end(self) -> None:
@@ -55,7 +55,7 @@ class Peer:
             await self._writer.wait_closed()
 
     def reset(self) -> None:
-        """Close the connection at once, abruptly. Doing so again is fine."""
+        """Reset the connection at once. May be called again."""
         if not self._writer.is_closing():
             self._writer.get_extra_info("socket").setsockopt(
                 socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE

@@ -12,7 +12,7 @@ from redis.asyncio.connection import parse_url
 
 from tests.redis_proxy.commands import Predicate
 from tests.redis_proxy.connection import Connection
-from tests.redis_proxy.faults import Fault, FolderWatch, Hold, Stage
+from tests.redis_proxy.faults import Disconnect, Fault, Hold, Stage
 from tests.redis_proxy.peer import Peer
 
 F = TypeVar("F", bound=Fault)
@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Fault)
 HOST: Final = "127.0.0.1"
 REDIS_PORT: Final = 6379
 LINE_BYTES: Final = 1024 * 1024
-"""No line of RESP is as long; what can be longer comes after its size."""
+"""Longer than any line of RESP. Longer values come after their size."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class RedisProxy:
     """Where clients connect: with the server's database and credentials, which they send."""
     _armed: list[Fault] = field(default_factory=list)
 
-    def drop_before(self, matches: Predicate, *, nth: int = 1, times: int = 1) -> FolderWatch:
+    def drop_before(self, matches: Predicate, *, nth: int = 1, times: int = 1) -> Disconnect:
         """Lose the connection before the request reaches the server."""
-        return self._arm(FolderWatch(matches, Stage.REQUEST, nth, times))
+        return self._arm(Disconnect(matches, Stage.REQUEST, nth, times))
 
-    def drop_after(self, matches: Predicate, *, nth: int = 1, times: int = 1) -> FolderWatch:
+    def drop_after(self, matches: Predicate, *, nth: int = 1, times: int = 1) -> Disconnect:
         """Lose the connection after the server replied, before the client sees the reply."""
-        return self._arm(FolderWatch(matches, Stage.REPLY, nth, times))
+        return self._arm(Disconnect(matches, Stage.REPLY, nth, times))
 
     def hold_request(self, matches: Predicate, *, nth: int = 1) -> Hold:
         """Keep the request from the server until it is released."""
@@ -54,10 +54,10 @@ class RedisProxy:
 
 @asynccontextmanager
 async def redis_proxy(upstream: str) -> AsyncIterator[RedisProxy]:
-    """A proxy on a free TCP port, in front of the server at the URL ``upstream``.
+    """Run a proxy on a free TCP port, in front of the server at the URL ``upstream``.
 
-    On leaving, all connections are closed and what is still held never arrives. Then raises an
-    ExceptionGroup if the proxy could not do what it guarantees.
+    On leaving, all connections are closed and held messages are discarded. Then raises an
+    ExceptionGroup if the proxy could not keep its guarantees.
     Raises ValueError if ``upstream`` is neither redis:// nor unix://.
     """
     armed: list[Fault] = []
@@ -73,7 +73,7 @@ async def redis_proxy(upstream: str) -> AsyncIterator[RedisProxy]:
 
 
 def proxied_url(upstream: str, port: int) -> str:
-    """The URL ``upstream``, but at ``port`` of this host."""
+    """Return the URL ``upstream`` with ``port`` of this host as its address."""
     url = urlsplit(upstream)
     credentials, at, _ = url.netloc.rpartition("@")
     return url._replace(
@@ -117,7 +117,7 @@ class _Connections:
             try:
                 server = await self._connect()
             except OSError:
-                return  # nobody is there: the client is told by losing its own connection
+                return  # unreachable: the client notices by losing its own connection
             await Connection(client, server, self._armed).run()
         finally:
             client.reset()

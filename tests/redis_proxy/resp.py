@@ -1,7 +1,7 @@
-"""Messages of RESP2 and RESP3, cut out of a stream and left as they are.
+"""Messages of RESP2 and RESP3, read from a stream without decoding them.
 
-The parsers of redis-py and hiredis give values and forget their bytes, which the proxy passes on;
-so this finds only where a message ends.
+The parsers of redis-py and hiredis return values and discard their bytes, which the proxy must pass
+on. So this only finds where a message ends.
 """
 
 from asyncio import StreamReader
@@ -30,7 +30,7 @@ UNPAIRED: Final = frozenset(
 
 
 class ProtocolError(Exception):
-    """What was sent is no RESP, or a part of it that the proxy does not support."""
+    """A message is not RESP, or uses a part of it that the proxy does not support."""
 
 
 class Request(NamedTuple):
@@ -41,9 +41,9 @@ class Request(NamedTuple):
 
 
 async def read_request(stream: StreamReader) -> Request:
-    """The next request.
+    """Read the next request.
 
-    Raises IncompleteReadError at the end of the stream, ProtocolError if it is none that has
+    Raises IncompleteReadError at the end of the stream, ProtocolError if it is not a request with
     exactly one reply.
     """
     header = await stream.readuntil(END)
@@ -64,9 +64,9 @@ async def read_request(stream: StreamReader) -> Request:
 
 
 async def read_reply(stream: StreamReader) -> bytes:
-    """The next reply or push message, whole.
+    """Read the next reply or push message.
 
-    Raises IncompleteReadError at the end of the stream, ProtocolError if it is no RESP.
+    Raises IncompleteReadError at the end of the stream, ProtocolError if it is not RESP.
     """
     parts = []
     messages = 1

@@ -1,4 +1,4 @@
-"""The batcher, against an embedder that computes when it is told to: nothing is left to chance."""
+"""The batcher, with an embedder that answers only when the test tells it to."""
 
 import asyncio
 import gc
@@ -21,12 +21,12 @@ from worker.embedding.batcher import MAX_WAITING, SPECIAL_TOKENS, Batcher
 Outcome = Vectors | DocumentRejected
 
 TURNS = 30
-"""Of the event loop, after which nothing moves any more unless the embedder does."""
+"""Turns of the event loop after which only the embedder can change anything."""
 PLENTY = 10**9
 
 
 def vectors_of(texts: Sequence[str]) -> Vectors:
-    """Vectors by which texts can be told apart."""
+    """Return a different vector for each text."""
     digests = [blake2b(text.encode(), digest_size=8).digest() for text in texts]
     return np.frombuffer(b"".join(digests), np.uint8).reshape(len(texts), 8).astype(np.float32)
 
@@ -37,14 +37,14 @@ def tokens(text: str) -> int:
 
 
 async def quiet() -> None:
-    """Let everything run that can."""
+    """Let all tasks run until they wait."""
     for _ in range(TURNS):
         await asyncio.sleep(0)
 
 
 @dataclass(eq=False)
 class Held:
-    """A batch that the embedder was given."""
+    """A batch that the embedder has received and not answered."""
 
     texts: list[str]
     answer: "asyncio.Future[Vectors]" = field(
@@ -62,7 +62,7 @@ class Held:
 
 @dataclass
 class HeldEmbedder:
-    """An embedder that answers a batch when the test does."""
+    """An embedder whose batches are answered by the test."""
 
     slots: int = 1
     batch_texts: int = 1
@@ -83,14 +83,14 @@ class HeldEmbedder:
         raise NotImplementedError
 
     async def finish(self) -> None:
-        """Embed what is held, and all that comes after it."""
+        """Embed the held batches, and all later ones at once."""
         while self.held:
             await self.held[0].embed()
 
 
 @dataclass
 class AnsweringEmbedder:
-    """An embedder that answers at once what ``answer`` says."""
+    """An embedder that answers at once with ``answer(texts)``."""
 
     answer: Callable[[Sequence[str]], Iterable[Outcome]]
     slots: int = 1
@@ -111,13 +111,13 @@ Asking = asyncio.Task[Vectors]
 
 @dataclass
 class Callers:
-    """Who asks the batcher."""
+    """Callers of the batcher."""
 
     batcher: Batcher
     tasks: list[Asking] = field(default_factory=list)
 
     async def ask(self, *texts: str, lane: Lane = Lane.BULK) -> Asking:
-        """Ask for ``texts``; returns when the batcher has done with them what it can."""
+        """Ask for ``texts``; return when the batcher cannot do more without the embedder."""
         task = asyncio.create_task(self.batcher.embed(lane, sized(texts)))
         self.tasks.append(task)
         await quiet()
@@ -137,13 +137,13 @@ async def serving(embedder: HeldEmbedder | AnsweringEmbedder) -> AsyncIterator[C
 
 
 def got(task: Asking, *texts: str) -> bool:
-    """Whether ``task`` has its vectors, and they are those of ``texts``."""
+    """Return whether ``task`` has ended with the vectors of ``texts``."""
     return task.done() and np.array_equal(task.result(), vectors_of(texts))
 
 
 @dataclass
 class Caller:
-    """A caller whom hypothesis made up."""
+    """A caller drawn by hypothesis."""
 
     lane: Lane
     texts: list[str]
@@ -152,7 +152,7 @@ class Caller:
 
 @st.composite
 def crowds(draw: st.DrawFn) -> list[Caller]:
-    """Callers with texts of all lengths, no two of which are the same."""
+    """Draw callers with texts of all lengths, no two of which are equal."""
     sizes = st.lists(st.integers(0, 120), min_size=1, max_size=6)
     made = draw(st.lists(st.tuples(st.sampled_from(Lane), sizes), min_size=1, max_size=8))
     return [
@@ -161,14 +161,14 @@ def crowds(draw: st.DrawFn) -> list[Caller]:
     ]
 
 
-class Watching(HeldEmbedder):
-    """Looks at every batch when it is made: it has the oldest text, and is no larger than asked."""
+class CheckingEmbedder(HeldEmbedder):
+    """Checks each batch: it contains the oldest text, and is not too large."""
 
     waiting: dict[Lane, list[str]]
 
     async def embed_each(self, texts: Sequence[str]) -> Sequence[Outcome]:
         [lane] = [lane for lane, waiting in self.waiting.items() if texts[0] in waiting]
-        assert self.waiting[lane][0] in texts, "somebody who came later was served first"
+        assert self.waiting[lane][0] in texts, "a later caller was served first"
         self.waiting[lane] = [text for text in self.waiting[lane] if text not in texts]
         padded = len(texts) * max(map(tokens, texts))
         assert len(texts) <= self.batch_texts
@@ -178,10 +178,10 @@ class Watching(HeldEmbedder):
 
 @settings(deadline=None)
 @given(data=st.data(), crowd=crowds())
-async def test_everybody_gets_the_vectors_of_their_texts_in_order(
+async def test_every_caller_gets_the_vectors_of_its_texts_in_order(
     data: st.DataObject, crowd: list[Caller]
 ) -> None:
-    embedder = Watching(
+    embedder = CheckingEmbedder(
         slots=data.draw(st.integers(1, 3)),
         batch_texts=data.draw(st.integers(1, 8)),
         batch_tokens=data.draw(st.integers(1, 200)),
@@ -220,7 +220,7 @@ async def test_everybody_gets_the_vectors_of_their_texts_in_order(
     assert all(len(set(batch)) == len(batch) for batch in embedder.given)
 
 
-async def test_an_idle_embedder_is_given_a_text_at_once_and_alone() -> None:
+async def test_an_idle_embedder_gets_a_text_at_once() -> None:
     embedder = HeldEmbedder(slots=2, batch_texts=64)
     async with serving(embedder) as callers:
         await callers.ask("one")
@@ -228,7 +228,7 @@ async def test_an_idle_embedder_is_given_a_text_at_once_and_alone() -> None:
         assert embedder.given == [["one"], ["two"]]
 
 
-async def test_what_waits_for_a_busy_embedder_goes_together() -> None:
+async def test_texts_that_wait_for_a_busy_embedder_become_one_batch() -> None:
     embedder = HeldEmbedder(batch_texts=64)
     async with serving(embedder) as callers:
         for text in ("one", "two", "three"):
@@ -237,7 +237,7 @@ async def test_what_waits_for_a_busy_embedder_goes_together() -> None:
         assert [sorted(batch) for batch in embedder.given] == [["one"], ["three", "two"]]
 
 
-async def test_texts_of_about_the_same_length_go_together() -> None:
+async def test_texts_of_similar_length_share_a_batch() -> None:
     short, long = "x" * 40, "x" * 400  # 12 tokens, and 102
     embedder = HeldEmbedder(batch_texts=64, batch_tokens=3 * tokens("0" + long))
     async with serving(embedder) as callers:
@@ -247,18 +247,18 @@ async def test_texts_of_about_the_same_length_go_together() -> None:
         assert [sorted(map(len, batch)) for batch in embedder.given[1:]] == [[401] * 3, [41] * 3]
 
 
-async def test_children_that_are_idle_share_what_little_there_is() -> None:
+async def test_idle_slots_share_the_waiting_texts() -> None:
     embedder = HeldEmbedder(slots=3, batch_texts=64)
     async with serving(embedder) as callers:
         await callers.ask("a", "b", "c", "d", "e", "f")
         assert [len(texts) for texts in embedder.given] == [2, 2, 2]
         await callers.ask("g", "h", "i")
         await embedder.held[0].embed()
-        assert len(embedder.given[-1]) == 3, "nobody else is idle"
+        assert len(embedder.given[-1]) == 3, "no other slot is idle"
         await embedder.finish()
 
 
-async def test_the_nearest_in_length_go_together_be_they_shorter_or_longer() -> None:
+async def test_a_batch_takes_the_texts_nearest_in_length_shorter_or_longer() -> None:
     embedder = HeldEmbedder(batch_texts=3)
     async with serving(embedder) as callers:
         await callers.ask("busy")
@@ -270,7 +270,7 @@ async def test_the_nearest_in_length_go_together_be_they_shorter_or_longer() -> 
         ]
 
 
-async def test_each_is_done_when_their_own_texts_are() -> None:
+async def test_a_caller_is_done_as_soon_as_its_own_texts_are() -> None:
     embedder = HeldEmbedder()
     async with serving(embedder) as callers:
         first = await callers.ask("a", "b")
@@ -298,7 +298,7 @@ async def test_interactive_texts_come_first_and_one_batch_in_four_is_bulk() -> N
     assert order.count("interactive") == order.count("bulk") == 20
 
 
-async def test_so_many_texts_wait_and_no_more() -> None:
+async def test_the_number_of_waiting_texts_is_bounded() -> None:
     embedder = HeldEmbedder(batch_texts=PLENTY)
     texts = [f"text {i}" for i in range(MAX_WAITING + 10)]
     async with serving(embedder) as callers:
@@ -319,32 +319,32 @@ async def test_a_full_lane_does_not_hold_up_the_other() -> None:
         assert got(urgent, "urgent")
 
 
-async def test_who_waits_for_room_has_that_of_who_is_cancelled() -> None:
+async def test_a_blocked_caller_takes_the_place_of_a_cancelled_one() -> None:
     embedder = HeldEmbedder()
     async with serving(embedder) as callers:
         await callers.ask("busy")
         many = await callers.ask(*(f"text {i}" for i in range(MAX_WAITING)))
-        waiting = await callers.ask("waits for room")
+        waiting = await callers.ask("waits for space")
         many.cancel()
         await quiet()
         await embedder.finish()
-        assert got(waiting, "waits for room")
+        assert got(waiting, "waits for space")
         assert len(embedder.given) == 2
 
 
-async def test_who_came_first_has_the_room_first() -> None:
+async def test_blocked_callers_are_admitted_in_order() -> None:
     embedder = HeldEmbedder()
     texts = [f"text {i}" for i in range(MAX_WAITING + 2)]
     async with serving(embedder) as callers:
-        await callers.ask(*texts)  # one is embedded, and one has to wait for room
+        await callers.ask(*texts)  # one is embedded, and one has to wait for space
         await callers.ask("later")
         embedder.held[0].answer.set_result(vectors_of(texts[:1]))
-        await callers.ask("latest")  # it comes the moment there is room
+        await callers.ask("latest")  # it arrives the moment there is space
         await embedder.finish()
     assert [text for [text] in embedder.given] == [*texts, "later", "latest"]
 
 
-async def test_what_a_cancelled_caller_waited_for_is_not_computed() -> None:
+async def test_texts_of_a_cancelled_caller_are_not_embedded() -> None:
     embedder = HeldEmbedder(batch_texts=2)
     async with serving(embedder) as callers:
         await callers.ask("busy")
@@ -358,7 +358,7 @@ async def test_what_a_cancelled_caller_waited_for_is_not_computed() -> None:
         assert embedder.given == [["busy"], ["theirs"]]
 
 
-async def test_a_batch_goes_on_without_whom_it_was_begun_for() -> None:
+async def test_a_running_batch_survives_the_cancellation_of_a_caller() -> None:
     embedder = HeldEmbedder(batch_texts=2)
     async with serving(embedder) as callers:
         await callers.ask("busy")
@@ -372,7 +372,7 @@ async def test_a_batch_goes_on_without_whom_it_was_begun_for() -> None:
         assert got(theirs, "theirs")
 
 
-async def test_a_batch_over_which_a_process_died_once_is_embedded_again() -> None:
+async def test_a_batch_is_retried_after_its_process_died_once() -> None:
     embedder = HeldEmbedder(batch_texts=8)
     async with serving(embedder) as callers:
         asking = await callers.ask("a", "b", "c")
@@ -394,7 +394,7 @@ def dies_over_poison(texts: Sequence[str]) -> Vectors:
 
 @settings(deadline=None)
 @given(poisoned=st.lists(st.booleans(), min_size=1, max_size=40))
-async def test_who_kills_processes_is_found_and_rejected_alone(poisoned: list[bool]) -> None:
+async def test_only_texts_that_kill_processes_are_rejected(poisoned: list[bool]) -> None:
     embedder = AnsweringEmbedder(dies_over_poison)
     texts = [f"{i} {POISON if bad else 'harmless'}" for i, bad in enumerate(poisoned)]
     async with serving(embedder) as callers:
@@ -412,7 +412,7 @@ async def test_who_kills_processes_is_found_and_rejected_alone(poisoned: list[bo
             assert np.array_equal(outcome, vectors_of([text]))
 
 
-async def test_finding_one_text_of_a_thousand_costs_few_processes() -> None:
+async def test_finding_one_bad_text_of_a_thousand_costs_few_processes() -> None:
     embedder = AnsweringEmbedder(dies_over_poison, batch_texts=1024)
     async with serving(embedder) as callers:
         texts = [POISON, *(f"text {i}" for i in range(1023))]
@@ -424,7 +424,7 @@ async def test_finding_one_text_of_a_thousand_costs_few_processes() -> None:
     ]  # fmt: skip
 
 
-async def test_batch_mates_do_not_wait_until_the_guilty_one_is_found() -> None:
+async def test_good_texts_of_a_batch_do_not_wait_for_the_search_for_the_bad_one() -> None:
     embedder = HeldEmbedder(batch_texts=4)
     async with serving(embedder) as callers:
         await callers.ask("busy")
@@ -438,7 +438,7 @@ async def test_batch_mates_do_not_wait_until_the_guilty_one_is_found() -> None:
         assert not guilty.done()
 
 
-async def test_a_text_that_is_refused_is_rejected_alone() -> None:
+async def test_a_refused_text_is_rejected_alone() -> None:
     def refuses(texts: Sequence[str]) -> list[Outcome]:
         rows = vectors_of(texts)
         bad = [POISON in text for text in texts]
@@ -458,7 +458,7 @@ async def test_a_text_that_is_refused_is_rejected_alone() -> None:
     assert len(embedder.given) == 1
 
 
-async def test_if_nobody_knows_whom_to_blame_nobody_is_rejected() -> None:
+async def test_a_broken_pool_rejects_no_text() -> None:
     embedder = HeldEmbedder(batch_texts=2)
     async with serving(embedder) as callers:
         await callers.ask("busy")
@@ -475,7 +475,7 @@ async def test_if_nobody_knows_whom_to_blame_nobody_is_rejected() -> None:
 
 
 @pytest.mark.parametrize("order", [(PoolBroken, PoolFailure), (PoolFailure, PoolBroken)])
-async def test_a_text_is_to_blame_for_deaths_over_it_only(
+async def test_a_text_is_rejected_only_for_deaths_in_its_own_batches(
     order: tuple[type[PoolFailure], ...],
 ) -> None:
     embedder = HeldEmbedder()
@@ -487,7 +487,7 @@ async def test_a_text_is_to_blame_for_deaths_over_it_only(
         assert got(asking, "a")
 
 
-async def test_an_error_that_nobody_foresaw_is_that_of_its_batch_only() -> None:
+async def test_an_unexpected_error_fails_only_its_batch() -> None:
     embedder = HeldEmbedder(batch_texts=2)
     async with serving(embedder) as callers:
         await callers.ask("busy")
@@ -501,7 +501,7 @@ async def test_an_error_that_nobody_foresaw_is_that_of_its_batch_only() -> None:
         assert got(later, "c")
 
 
-async def test_an_error_reaches_who_still_waits_and_nobody_else() -> None:
+async def test_an_error_reaches_only_callers_that_still_wait() -> None:
     embedder = HeldEmbedder(batch_texts=2)
     async with serving(embedder) as callers:
         await callers.ask("busy")
@@ -516,13 +516,13 @@ async def test_an_error_reaches_who_still_waits_and_nobody_else() -> None:
         assert got(later, "later")
 
 
-async def test_an_error_that_nobody_waits_for_is_no_defect(
+async def test_an_error_without_a_waiting_caller_is_not_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     embedder = HeldEmbedder()
     async with serving(embedder) as callers:
         asking = await callers.ask(*(f"text {i}" for i in range(MAX_WAITING + 10)))
-        await embedder.held[0].fail(MemoryError())  # while most of it waits for room
+        await embedder.held[0].fail(MemoryError())  # while most of it waits for space
         asking.cancel()
         await quiet()
         assert asking.cancelled()
@@ -532,7 +532,7 @@ async def test_an_error_that_nobody_waits_for_is_no_defect(
     assert "never retrieved" not in caplog.text
 
 
-async def test_an_embedder_that_gives_too_few_vectors_is_no_end_of_the_batcher() -> None:
+async def test_the_batcher_survives_an_embedder_that_returns_too_few_vectors() -> None:
     embedder = HeldEmbedder(batch_texts=2)
     async with serving(embedder) as callers:
         asking = await callers.ask("a", "b")
@@ -544,7 +544,7 @@ async def test_an_embedder_that_gives_too_few_vectors_is_no_end_of_the_batcher()
         assert got(later, "c")
 
 
-async def test_a_batch_that_is_done_again_leaves_out_what_nobody_wants_any_more() -> None:
+async def test_a_retried_batch_omits_texts_of_cancelled_callers() -> None:
     embedder = HeldEmbedder(batch_texts=2)
     async with serving(embedder) as callers:
         await callers.ask("busy")

@@ -1,4 +1,4 @@
-"""Documents become jobs: each once, in its tenant's order, within bounds."""
+"""Batching: each document is in one job, in its tenant's order, and jobs are bounded."""
 
 import asyncio
 import itertools
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ingestq.client import batching
 from ingestq.client.batching import Packing, round_trips
-from ingestq.core.documents import Document, Lane, meant_for
+from ingestq.core.documents import Document, Lane, with_collection
 from ingestq.core.jobs import IngestBatch
 from ingestq.core.results import FailedDocument
 
@@ -42,7 +42,7 @@ def size(document: Document) -> int:
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([None, "x"]), SIZES), max_size=200)
 )
-def test_every_document_is_in_one_job_of_its_tenant_and_collection(
+def test_every_document_is_in_exactly_one_job_of_its_tenant_and_collection(
     made: list[tuple[str, str | None, int]],
 ) -> None:
     documents = [
@@ -62,7 +62,7 @@ def test_every_document_is_in_one_job_of_its_tenant_and_collection(
         owner = ("notes" if named is None else named, tenant)
         queued = [d for b in batches if (b.collection, b.tenant) == owner for d in b.documents]
         wanted = [d for d in documents if (d.collection, d.tenant) == (named, tenant)]
-        assert queued == [meant_for("notes", document) for document in wanted]
+        assert queued == [with_collection("notes", document) for document in wanted]
     for trip in trips:
         assert 0 < len(trip) <= batching.ROUND_TRIP_JOBS
         total = 0
@@ -74,7 +74,7 @@ def test_every_document_is_in_one_job_of_its_tenant_and_collection(
         assert len(trip) == 1 or total <= batching.ROUND_TRIP_BYTES
 
 
-def test_many_tenants_do_not_add_up() -> None:
+def test_memory_is_bounded_with_many_tenants() -> None:
     tenants = batching.OPEN_JOBS * 3
     documents = [
         Document(doc_id=str(n), version=1, source="s", tenant=str(n % tenants), text="x")

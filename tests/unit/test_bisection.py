@@ -1,4 +1,4 @@
-"""A batch that fails is bisected: bad items fail alone, in few calls."""
+"""A failed batch is bisected: only bad items fail, and it takes few calls."""
 
 import math
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from worker.bisection import bisect_on_failure
 
 
 class BadItemError(Exception):
-    """One of the items of a call is bad."""
+    """One item of the call is bad."""
 
 
 class ServiceError(Exception):
-    """No item is to blame."""
+    """The service failed; no item caused it."""
 
 
 @dataclass
 class Backend:
-    """Doubles numbers; fails over a call with a bad one, and in its calls ``down``."""
+    """Doubles numbers; fails a call with a bad number, and the calls numbered in ``down``."""
 
     bad: set[int] = field(default_factory=set)
     down: set[int] = field(default_factory=set)
@@ -41,7 +41,7 @@ async def outcomes(backend: Backend, items: Sequence[int]) -> list[tuple[int, in
 
 
 @given(is_bad=st.lists(st.booleans(), max_size=200))
-async def test_each_item_has_its_own_outcome_after_few_calls(is_bad: list[bool]) -> None:
+async def test_only_bad_items_fail_and_few_calls_are_made(is_bad: list[bool]) -> None:
     items = list(range(len(is_bad)))
     backend = Backend(bad={item for item in items if is_bad[item]})
     found = await outcomes(backend, items)
@@ -77,14 +77,14 @@ async def test_a_failure_that_no_item_caused_is_not_bisected(
     assert found.keys() == set(items)
 
 
-async def test_outcomes_are_known_before_the_last_call() -> None:
+async def test_outcomes_are_yielded_before_the_last_call() -> None:
     backend = Backend(bad={3})
     calls = bisect_on_failure(range(4), backend.double, lambda e: isinstance(e, BadItemError))
     assert await anext(calls) == (0, 0)
     assert [list(call) for call in backend.calls] == [[0, 1, 2, 3], [0, 1]]
 
 
-async def test_too_few_results_are_an_error_of_every_item() -> None:
+async def test_too_few_results_fail_every_item() -> None:
     async def forgets_one(items: Sequence[int]) -> Sequence[int]:
         return items[1:]
 

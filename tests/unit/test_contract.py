@@ -1,4 +1,4 @@
-"""What travels over the queue arrives as it left, or is refused."""
+"""Jobs survive encoding and decoding unchanged, and anything else is refused."""
 
 from typing import Any
 
@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestq.core.blobs import QUEUE_WITHIN_MS, new_name, new_space
-from ingestq.core.documents import MAX_VERSION, Deletion, Document, Lane, Sweep, meant_for
+from ingestq.core.blobs import MAX_UPLOAD_AGE_MS, new_blob_name, new_blob_space
+from ingestq.core.documents import MAX_VERSION, Deletion, Document, Lane, Sweep, with_collection
 from ingestq.core.errors import ContractError
 from ingestq.core.jobs import (
     DeleteBatch,
     IngestBatch,
     SweepBatch,
     blobs_in,
-    bury,
+    dead_letter_batch,
     dead_letter_key,
     decode_job,
     encode_job,
@@ -50,24 +50,24 @@ def batches_of(owner: tuple[str, str]) -> st.SearchStrategy[IngestBatch]:
 batches = st.tuples(texts, collections).flatmap(batches_of)
 GOOD: dict[str, Any] = {"doc_id": "a", "version": 1, "source": "", "text": ""}
 NAMED = GOOD | {"collection": "notes"}
-OBJECT = new_name(new_space(), 1_800_000_000_000_000)
+BLOB = new_blob_name(new_blob_space(), 1_800_000_000_000_000)
 IN_BLOB = {
     "doc_id": "a",
     "version": 1,
     "source": "",
-    "blob": OBJECT,
+    "blob": BLOB,
     "collection": "notes",
 }
 
 
 @given(batches)
-def test_a_job_arrives_as_it_left(batch: IngestBatch) -> None:
+def test_a_job_is_decoded_as_it_was_encoded(batch: IngestBatch) -> None:
     job = decode_job(encode_job(batch, enqueued_ms=17))
     assert (job.args, job.enqueued_ms) == ((batch,), 17)
 
 
 @given(st.binary(max_size=200))
-def test_anything_else_is_refused(payload: bytes) -> None:
+def test_bytes_that_are_no_job_are_refused(payload: bytes) -> None:
     with pytest.raises(ContractError):
         decode_job(payload)
 
@@ -83,9 +83,9 @@ def test_anything_else_is_refused(payload: bytes) -> None:
         {"documents": [NAMED | {"doc_id": ""}]},
         {"documents": [{"doc_id": "a", "version": 1, "source": "", "collection": "notes"}]},
         {"documents": [NAMED | {"path": "/"}]},
-        {"documents": [NAMED | {"blob": OBJECT}]},
+        {"documents": [NAMED | {"blob": BLOB}]},
         {"documents": [IN_BLOB | {"blob": "../../etc/passwd"}]},
-        {"documents": [IN_BLOB | {"blob": OBJECT + "/../.."}]},
+        {"documents": [IN_BLOB | {"blob": BLOB + "/../.."}]},
         {"documents": [NAMED, NAMED | {"tenant": "other"}]},
         {"documents": [NAMED, NAMED | {"collection": "other"}]},
         {"documents": [GOOD]},
@@ -95,7 +95,7 @@ def test_anything_else_is_refused(payload: bytes) -> None:
         {"documents": [GOOD | {"collection": "a\n"}]},
     ],
 )
-def test_a_batch_of_another_version_or_without_content_is_refused(
+def test_an_invalid_batch_is_refused(
     change: dict[str, object],
 ) -> None:
     batch: dict[str, object] = {"type": "ingest/1", "submission": "s", "documents": [NAMED]}
@@ -106,20 +106,30 @@ def test_a_batch_of_another_version_or_without_content_is_refused(
         decode_job(msgspec.msgpack.encode(job))
 
 
-def test_a_job_says_which_objects_it_names_and_until_when_it_may_be_queued() -> None:
+@pytest.mark.parametrize("batches_in_job", [0, 2])
+def test_a_job_without_exactly_one_batch_is_refused(batches_in_job: int) -> None:
+    batch = {"type": "ingest/1", "submission": "s", "documents": [NAMED]}
+    job = {"f": "ingest", "a": [batch] * batches_in_job, "et": 1, "k": {}}
+    with pytest.raises(ContractError):
+        decode_job(msgspec.msgpack.encode(job))
+
+
+def test_a_job_lists_its_blobs_and_when_they_expire() -> None:
     batch: dict[str, object] = {
         "type": "ingest/1",
         "submission": "s",
         "documents": [NAMED, IN_BLOB],
     }
     payload = msgspec.msgpack.encode({"f": "ingest", "a": [batch], "et": 1, "k": {}})
-    assert blobs_in(payload) == {OBJECT}
+    assert blobs_in(payload) == {BLOB}
     [decoded] = decode_job(payload).args
-    assert decoded.expires_ms == 1_800_000_000_000 + QUEUE_WITHIN_MS
+    assert decoded.expires_ms == 1_800_000_000_000 + MAX_UPLOAD_AGE_MS
 
 
 @given(batches, batches)
-def test_only_the_same_batch_has_the_same_id(one: IngestBatch, other: IngestBatch) -> None:
+def test_two_jobs_have_the_same_id_only_if_their_batches_are_equal(
+    one: IngestBatch, other: IngestBatch
+) -> None:
     def identity(batch: IngestBatch) -> object:
         known = [(d.collection, d.tenant, d.doc_id, d.version) for d in batch.documents]
         return batch.submission, known
@@ -128,25 +138,25 @@ def test_only_the_same_batch_has_the_same_id(one: IngestBatch, other: IngestBatc
 
 
 @given(batches)
-def test_a_dead_letter_is_a_job_of_its_document_alone(batch: IngestBatch) -> None:
-    report = bury(batch, "because", tries=1)
+def test_each_dead_letter_holds_a_job_of_one_document(batch: IngestBatch) -> None:
+    report = dead_letter_batch(batch, "because", tries=1)
     assert report.documents.rejected == len(batch.documents)
-    buried = [decode_job(dead_letter.payload).batch for dead_letter in report.dead]
-    assert buried == [
+    dead = [decode_job(dead_letter.payload).batch for dead_letter in report.dead]
+    assert dead == [
         IngestBatch(batch.submission, (document,), batch.lane) for document in batch.documents
     ]
 
 
 @given(batches)
-def test_a_document_is_for_a_collection_unless_it_names_another(batch: IngestBatch) -> None:
+def test_the_collection_is_filled_in_unless_the_document_names_one(batch: IngestBatch) -> None:
     for document in batch.documents:
-        assert meant_for("other", document) == document
+        assert with_collection("other", document) == document
         unset = msgspec.structs.replace(document, collection=None)
-        assert meant_for(batch.collection, unset) == document
+        assert with_collection(batch.collection, unset) == document
 
 
 @pytest.mark.parametrize("collection", [None, "", "a/b", "a\n"])
-def test_a_batch_names_a_collection(collection: str | None) -> None:
+def test_a_batch_without_a_valid_collection_is_refused(collection: str | None) -> None:
     with pytest.raises(ValueError, match="collection"):
         IngestBatch("s", (Document(**GOOD, collection=collection),))
     with pytest.raises(ValueError, match="collection"):
@@ -156,9 +166,11 @@ def test_a_batch_names_a_collection(collection: str | None) -> None:
 
 
 @given(st.lists(st.tuples(collections, texts, texts), min_size=2, max_size=2, unique=True))
-def test_two_documents_have_two_dead_letters(names: list[tuple[str, str, str]]) -> None:
+def test_different_documents_have_different_dead_letter_keys(
+    names: list[tuple[str, str, str]],
+) -> None:
     assert dead_letter_key(*names[0]) != dead_letter_key(*names[1])
 
 
-def test_a_colon_is_part_of_a_tenant_or_of_an_id() -> None:
+def test_colons_in_tenants_and_ids_do_not_mix_up_dead_letter_keys() -> None:
     assert dead_letter_key("x", "a", "b:c") != dead_letter_key("x", "a:b", "c")

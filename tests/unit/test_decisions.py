@@ -1,4 +1,4 @@
-"""What becomes of a job is one decision, made of the outcomes of its documents."""
+"""The outcomes of a job's documents become one decision: ack or nack."""
 
 from collections.abc import Sequence
 
@@ -42,7 +42,7 @@ from worker.pipeline.ingest import (
 INDEXED = Indexed(ChunkCounts(embedded=2))
 TRANSIENT = Retry("it died", counts_as_try=True, traceback="trace")
 AWAY = Retry("away", counts_as_try=False)
-FULL = Retry("full", counts_as_try=False, pause_seconds=STORE_FULL_SECONDS)
+FULL = Retry("full", counts_as_try=False, back_pressure_seconds=STORE_FULL_SECONDS)
 WRONG = Misconfigured(UsageError("a wrong key"))
 
 
@@ -78,15 +78,15 @@ def reasons(report: BatchReport) -> dict[str, str]:
     [
         (DocumentRejected("no text"), Rejected("no text")),
         (BrokerUnavailable("away"), AWAY),
-        (StoreUnavailable("away", 9), Retry("away", counts_as_try=False, pause_seconds=9)),
+        (StoreUnavailable("away", 9), Retry("away", counts_as_try=False, back_pressure_seconds=9)),
         (StoreFull("full"), FULL),
     ],
 )
-def test_an_error_is_classified_once(error: Exception, outcome: Outcome) -> None:
+def test_an_error_becomes_the_outcome_of_its_class(error: Exception, outcome: Outcome) -> None:
     assert outcome_of(error) == outcome
 
 
-def test_an_error_that_may_pass_keeps_its_traceback() -> None:
+def test_a_transient_error_keeps_its_traceback() -> None:
     try:
         raise PoolFailure("it died")
     except PoolFailure as error:
@@ -96,21 +96,21 @@ def test_an_error_that_may_pass_keeps_its_traceback() -> None:
     assert "raise PoolFailure" in outcome.traceback
 
 
-def test_a_wrong_setting_is_kept_to_be_raised() -> None:
+def test_a_usage_error_becomes_misconfigured() -> None:
     error = UsageError("a wrong key")
     assert outcome_of(error) == Misconfigured(error)
 
 
-def test_a_job_whose_documents_are_done_is_acknowledged_with_what_became_of_them() -> None:
+def test_a_finished_job_is_acked_with_its_outcomes() -> None:
     decision = decided(INDEXED, Unchanged(), Superseded(), Rejected("no text"))
     assert isinstance(decision, Ack)
     assert decision.error is None
     report = decision.report
     assert report.documents == DocumentCounts(indexed=1, unchanged=1, superseded=1, rejected=1)
     assert report.chunks == ChunkCounts(embedded=2)
-    assert report.healed == batch(2).dead_letter_keys
+    assert report.resolved == batch(2).dead_letter_keys
     [dead_letter] = report.dead
-    assert (dead_letter.doc_id, dead_letter.reason, dead_letter.tries, dead_letter.buried_ms) == (
+    assert (dead_letter.doc_id, dead_letter.reason, dead_letter.tries, dead_letter.failed_ms) == (
         "d3",
         "no text",
         1,
@@ -123,21 +123,24 @@ def test_a_job_whose_documents_are_done_is_acknowledged_with_what_became_of_them
     [
         ([INDEXED, TRANSIENT], Nack("it died", backoff_seconds(1), counts_as_try=True)),
         ([TRANSIENT, AWAY], Nack("away", SERVICE_RETRY_SECONDS)),
-        ([AWAY, FULL], Nack("full", SERVICE_RETRY_SECONDS, pause_seconds=STORE_FULL_SECONDS)),
+        (
+            [AWAY, FULL],
+            Nack("full", SERVICE_RETRY_SECONDS, back_pressure_seconds=STORE_FULL_SECONDS),
+        ),
         ([FULL, TRANSIENT, WRONG], Nack("a wrong key", fatal=WRONG.error)),
     ],
 )
-def test_a_job_is_put_back_for_the_gravest_of_its_outcomes(
+def test_the_gravest_outcome_decides_how_a_job_is_nacked(
     outcomes: Sequence[Outcome], nack: Nack
 ) -> None:
     assert decided(*outcomes) == nack
 
 
-def test_waiting_for_a_service_never_gives_a_document_up() -> None:
+def test_an_unavailable_service_never_dead_letters_a_document() -> None:
     assert decided(TRANSIENT, AWAY, failures=MAX_TRIES) == Nack("away", SERVICE_RETRY_SECONDS)
 
 
-def test_after_the_last_try_only_the_documents_that_fail_are_dead_lettered() -> None:
+def test_after_the_last_try_only_failed_documents_are_dead_lettered() -> None:
     decision = decided(INDEXED, TRANSIENT, failures=MAX_TRIES - 1)
     assert isinstance(decision, Ack)
     assert decision.report.documents == DocumentCounts(indexed=1, rejected=1)
@@ -149,14 +152,14 @@ def test_after_the_last_try_only_the_documents_that_fail_are_dead_lettered() -> 
     )
 
 
-def test_a_job_that_raised_is_given_up_as_a_whole() -> None:
+def test_a_job_that_raises_on_its_last_try_is_dead_lettered_as_a_whole() -> None:
     decision = decide(claim(MAX_TRIES - 1), batch(2), TRANSIENT, now_ms=7)
     assert isinstance(decision, Ack)
     assert decision.error == "it died"
     assert reasons(decision.report) == {"d0": "it died", "d1": "it died"}
 
 
-def test_a_poison_document_counts_the_workers_that_died_over_it() -> None:
+def test_the_tries_of_a_poison_document_are_the_workers_it_killed() -> None:
     poison = claim(crashes=3, poison=frozenset([1]))
     decision = decide(poison, batch(2), [INDEXED, Rejected("it kills")], now_ms=7)
     assert isinstance(decision, Ack)
@@ -164,7 +167,7 @@ def test_a_poison_document_counts_the_workers_that_died_over_it() -> None:
     assert (dead_letter.doc_id, dead_letter.tries) == ("d1", 3)
 
 
-def test_an_unknown_job_waits_for_a_newer_worker_and_is_kept_as_it_came() -> None:
+def test_an_unknown_job_waits_and_is_then_dead_lettered_with_its_payload() -> None:
     decision = decide_unknown(claim(), "unknown", None, now_ms=7)
     assert isinstance(decision, Nack)
     assert decision.counts_as_try
@@ -175,7 +178,7 @@ def test_an_unknown_job_waits_for_a_newer_worker_and_is_kept_as_it_came() -> Non
     assert decision.report.documents == DocumentCounts(rejected=3)
 
 
-def test_an_aborted_job_keeps_its_documents() -> None:
+def test_the_documents_of_an_aborted_job_are_dead_lettered() -> None:
     decision = decide_aborted(claim(), batch(2), now_ms=7)
     assert (decision.aborted, decision.error) == (True, "aborted")
     assert reasons(decision.report) == {"d0": "aborted", "d1": "aborted"}

@@ -1,4 +1,4 @@
-"""Every format gives readable text, and what is no text says so."""
+"""Text is extracted from every format; files without text are rejected with a reason."""
 
 import io
 import zipfile
@@ -22,17 +22,17 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
         ("visitor-rules.html", "on a lead no longer than two metres"),
     ],
 )
-def test_real_documents(name: str, sentence: str) -> None:
+def test_text_of_real_documents(name: str, sentence: str) -> None:
     extracted = extract((EXAMPLES / name).read_bytes(), guess_media_type(name))
     assert sentence in " ".join(extracted.text.split())
     assert extracted.markdown
 
 
-def test_spreadsheets_and_slides() -> None:
+def test_text_of_spreadsheets() -> None:
     assert "thirty-four geese" in extract(*_spreadsheet()).text
 
 
-def test_e_mail() -> None:
+def test_text_and_title_of_an_e_mail() -> None:
     message = EmailMessage()
     message["Subject"] = "The boiler"
     message.set_content("It leaks again, on the left.")
@@ -56,11 +56,11 @@ def test_e_mail() -> None:
         ("odd.xyz", "unknown suffix", "unknown suffix"),
     ],
 )
-def test_formats_that_are_text(name: str, text: str, found: str) -> None:
+def test_text_formats(name: str, text: str, found: str) -> None:
     assert found in extract(text.encode(), guess_media_type(name)).text
 
 
-def test_markdown_and_plain_text_stay_as_they_are() -> None:
+def test_markdown_and_plain_text_are_not_changed() -> None:
     text = "# One\n\ntwo\nthree <b>four</b>\n"
     assert extract(text.encode(), "text/markdown").text == text
     assert extract(text.encode(), "text/markdown").markdown
@@ -68,7 +68,7 @@ def test_markdown_and_plain_text_stay_as_they_are() -> None:
     assert not extract(text.encode(), "text/plain").markdown
 
 
-def test_the_head_of_a_page_is_its_title_and_no_text() -> None:
+def test_html_head_gives_the_title_but_no_text() -> None:
     page = b"<html><head><title>Tides &amp; moons</title><meta name=x content=y></head><p>Text"
     extracted = extract(page, "text/html")
     assert extracted.title == "Tides & moons"
@@ -76,7 +76,7 @@ def test_the_head_of_a_page_is_its_title_and_no_text() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1", "cp1252"])
-def test_encodings(encoding: str) -> None:
+def test_encodings_are_detected(encoding: str) -> None:
     text = "Die Bäckerei öffnet täglich außer mittwochs; süße Brötchen gibt es früh.\n" * 10
     assert extract(text.encode(encoding), None).text == text
 
@@ -95,7 +95,7 @@ def test_encodings(encoding: str) -> None:
         (b"\0\1\2\3" * 99, "video/mp4", "binary"),
     ],
 )
-def test_what_is_no_text_is_rejected(data: bytes, media_type: str | None, reason: str) -> None:
+def test_files_without_text_are_rejected(data: bytes, media_type: str | None, reason: str) -> None:
     with pytest.raises(DocumentRejected, match=reason):
         extract(data, media_type)
 

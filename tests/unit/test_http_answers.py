@@ -1,4 +1,4 @@
-"""Failed HTTP answers: the first rule that applies counts, and Retry-After is read as RFC 9110."""
+"""Failed HTTP answers: rules, Retry-After as in RFC 9110, and no secrets of URLs in messages."""
 
 import re
 from email.utils import formatdate
@@ -16,16 +16,18 @@ from ingestq.core.errors import (
     StoreRejected,
     StoreUnavailable,
 )
-from worker.embedding.backends.http_answers import RULES as ENDPOINT_RULES
-from worker.embedding.backends.http_answers import NotAnEndpoint, endpoint_error
+from worker.embedding.backends.endpoint_answers import RULES as ENDPOINT_RULES
+from worker.embedding.backends.endpoint_answers import NotAnEndpoint, endpoint_error
 from worker.http_answers import (
     MAX_REASON_CHARACTERS,
     MAX_RETRY_AFTER_SECONDS,
     AnswerRule,
     FailedAnswer,
+    bare_url,
     retry_after,
     retry_delay,
     to_error,
+    without_secrets,
 )
 from worker.store.answers import RULES as QDRANT_RULES
 from worker.store.answers import qdrant_error
@@ -42,7 +44,7 @@ NOW = "Sun, 06 Nov 1994 08:47:37 GMT"
         ({"retry-after": "Sunday, 06-Nov-94 08:49:37 GMT", "date": NOW}, 120),
         ({"retry-after": "Sun Nov  6 08:49:37 1994", "date": NOW}, 120),
         ({"retry-after": "Sun, 06 Nov 1994 08:49:37 GMT", "date": "today"}, None),
-        ({"retry-after": NOW}, None),  # it is over
+        ({"retry-after": NOW}, None),  # in the past
         ({"retry-after": "Sun, 06 Nov 99999999999 08:49:37 GMT", "date": NOW}, None),
         ({"retry-after": "Wed, 06 Nov 9999 08:49:37 GMT"}, MAX_RETRY_AFTER_SECONDS),
         ({"retry-after": "1000000"}, MAX_RETRY_AFTER_SECONDS),
@@ -56,25 +58,25 @@ def test_retry_after_is_read(headers: dict[str, str], seconds: float | None) -> 
 
 
 @given(st.dictionaries(st.sampled_from(["retry-after", "retry-after-ms", "date"]), st.text()))
-def test_any_header_is_a_bounded_time_or_none(headers: dict[str, str]) -> None:
+def test_any_header_gives_a_bounded_time_or_none(headers: dict[str, str]) -> None:
     seconds = retry_after(headers)
     assert seconds is None or 0 < seconds <= MAX_RETRY_AFTER_SECONDS
 
 
 @given(st.integers(1, 3600))
-def test_a_date_is_compared_with_the_clock_of_the_service(seconds: int) -> None:
+def test_a_retry_date_is_compared_with_the_clock_of_the_service(seconds: int) -> None:
     their_now = 1_000_000_000
     dates = (formatdate(their_now, usegmt=True), formatdate(their_now + seconds, usegmt=True))
     assert retry_after({"date": dates[0], "retry-after": dates[1]}) == seconds
 
 
-def test_a_request_is_repeated_in_place_unless_that_takes_too_long() -> None:
+def test_a_request_is_repeated_unless_the_wait_is_too_long() -> None:
     assert retry_delay(StoreUnavailable(""), 20) is True
     assert retry_delay(StoreUnavailable("", 20), 20) == 20
     assert retry_delay(StoreUnavailable("", 21), 20) is False
 
 
-def test_the_first_rule_that_applies_counts() -> None:
+def test_the_first_matching_rule_wins() -> None:
     rules = (
         AnswerRule({400}, re.compile("full"), StoreFull, "is full", retry_seconds=7),
         AnswerRule({400}, None, StoreRejected, "refuses"),
@@ -93,13 +95,13 @@ def test_the_first_rule_that_applies_counts() -> None:
     headers=st.dictionaries(st.sampled_from(["location", "retry-after"]), st.text()),
     body=st.binary(max_size=2 * MAX_REASON_CHARACTERS),
 )
-def test_every_answer_has_a_meaning(status: int, headers: dict[str, str], body: bytes) -> None:
+def test_every_answer_becomes_an_error(status: int, headers: dict[str, str], body: bytes) -> None:
     for error in (qdrant_error, endpoint_error):
         found = error("http://host", FailedAnswer(status, headers, body))
         assert len(str(found)) < MAX_REASON_CHARACTERS + 200
 
 
-def test_a_proxy_rejects_no_document() -> None:
+def test_no_answer_of_a_proxy_rejects_a_document() -> None:
     for rules in (QDRANT_RULES, ENDPOINT_RULES):
         found = to_error(rules, "it", FailedAnswer(400, {}, b"<html>"), None)
         assert isinstance(found, ServiceUnavailable)
@@ -112,14 +114,57 @@ def test_a_proxy_rejects_no_document() -> None:
         (endpoint_error("e", FailedAnswer(503, {"retry-after": "9"}, b"")), EmbedderUnavailable),
     ],
 )
-def test_services_name_when_to_ask_again(error: IngestqError, kind: type[Exception]) -> None:
+def test_the_retry_time_of_a_service_is_kept_in_the_error(
+    error: IngestqError, kind: type[Exception]
+) -> None:
     assert isinstance(error, kind)
     assert isinstance(error, ServiceUnavailable)
     assert error.retry_after == 9
 
 
-def test_a_service_is_told_from_a_proxy_by_the_form_of_its_errors() -> None:
+def test_the_format_of_an_error_tells_a_service_from_a_proxy() -> None:
     gone = b'{"status": {"error": "Collection `c` doesn\'t exist!"}}'
     assert isinstance(qdrant_error("q", FailedAnswer(404, {}, gone)), CollectionMissing)
     assert isinstance(qdrant_error("q", FailedAnswer(404, {}, b"gone")), StoreUnavailable)
     assert isinstance(endpoint_error("e", FailedAnswer(404, {}, b"gone")), NotAnEndpoint)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://host:6333/v1", "https://host:6333/v1"),
+        ("https://user:secret@host/v1", "https://host/v1"),
+        ("https://secret@host", "https://host"),
+        ("https://user:secret/secret@host/v1", "https://host/v1"),
+        ("https://user:se cret@host/v1", "https://host/v1"),
+        ("https://user:se@cret@host/v1", "https://host/v1"),
+        ("https://host/login?token=secret#secret", "https://host/login"),
+        ("https://host:80/@name/page", "https://host:80/@name/page"),
+        ("http://[::1]:80/@name", "http://[::1]:80/@name"),
+        ("//user:secret@host/login?secret", "//host/login"),
+        ("/login?next=https://user:secret@host/", "/login"),
+        ("", ""),
+    ],
+)
+def test_bare_urls_have_no_secrets(url: str, shown: str) -> None:
+    assert bare_url(url) == shown
+
+
+def test_urls_in_texts_are_shown_without_secrets() -> None:
+    text = "see <https://user:secret@host/a?secret> or 'http://h/b?key=secret', not a?b or c@d"
+    assert without_secrets(text) == "see <https://host/a> or 'http://h/b', not a?b or c@d"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "shown"),
+    [
+        ({"location": "https://user:secret@sso/login?token=secret"}, b"", "302 https://sso/login"),
+        ({"location": "/login?token=secret"}, b"", "302 /login"),
+        ({}, b"moved to https://user:secret@sso/?token=secret", "302 moved to https://sso/"),
+        ({}, b'{"message": "ask http://user:secret@host/?secret"}', "302 ask http://host/"),
+    ],
+)
+def test_errors_show_urls_without_secrets(headers: dict[str, str], body: bytes, shown: str) -> None:
+    error = endpoint_error("http://host", FailedAnswer(302, headers, body))
+    assert str(error).endswith(shown)
+    assert "secret" not in str(error)

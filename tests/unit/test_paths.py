@@ -1,4 +1,4 @@
-"""Any file name there can be becomes text, and the same name again."""
+"""Every possible path can be written as text and read back."""
 
 import os
 from pathlib import Path
@@ -15,16 +15,16 @@ paths = st.lists(names, min_size=1, max_size=3).map(
 
 
 @given(paths)
-def test_a_path_survives(path: Path) -> None:
+def test_a_path_is_read_back_from_its_text(path: Path) -> None:
     text = path_to_text(path)
     assert text.encode("utf-8")
     assert os.fsencode(text_to_path(text)) == os.fsencode(path)
 
 
 @given(paths, paths)
-def test_two_files_never_share_a_text(one: Path, other: Path) -> None:
+def test_different_paths_have_different_texts(one: Path, other: Path) -> None:
     assert (path_to_text(one) == path_to_text(other)) == (one == other)
 
 
-def test_an_ordinary_path_is_left_alone() -> None:
+def test_an_ordinary_path_is_its_own_text() -> None:
     assert path_to_text(Path("/home/müller/a b.txt")) == "/home/müller/a b.txt"

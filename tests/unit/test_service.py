@@ -1,4 +1,4 @@
-"""A background service ends when it is told to, whatever becomes of its cancellation."""
+"""Background services stop when they are told to, even if cancellations are lost."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ async def loses_cancellations(count: int, ended: asyncio.Event) -> None:
         ended.set()
 
 
-async def test_a_service_that_loses_cancellations_is_stopped() -> None:
+async def test_a_service_that_loses_cancellations_stops() -> None:
     ended = asyncio.Event()
     service = Service(lambda _: loses_cancellations(2, ended), name="deaf")
     service.start()
@@ -30,7 +30,7 @@ async def test_a_service_that_loses_cancellations_is_stopped() -> None:
     assert not service.is_running
 
 
-async def test_a_service_may_finish_what_it_is_at_within_its_grace() -> None:
+async def test_a_service_may_finish_within_its_grace_period() -> None:
     finished = asyncio.Event()
 
     async def run(stopping: asyncio.Event) -> None:
@@ -43,7 +43,7 @@ async def test_a_service_may_finish_what_it_is_at_within_its_grace() -> None:
     assert finished.is_set()
 
 
-async def test_what_a_service_raised_is_raised_by_wait_and_stop() -> None:
+async def test_wait_and_stop_raise_the_error_of_the_service() -> None:
     async def run(stopping: asyncio.Event) -> None:
         raise LookupError("broken")
 
@@ -55,7 +55,7 @@ async def test_what_a_service_raised_is_raised_by_wait_and_stop() -> None:
         await service.stop()
 
 
-async def test_an_error_inside_the_block_is_not_hidden_by_the_service() -> None:
+async def test_an_error_inside_the_block_takes_precedence_over_the_service() -> None:
     async def run(stopping: asyncio.Event) -> None:
         raise LookupError("of the service")
 
@@ -68,7 +68,7 @@ async def test_an_error_inside_the_block_is_not_hidden_by_the_service() -> None:
         await block()
 
 
-async def test_a_service_that_never_ran_is_stopped_at_once() -> None:
+async def test_stopping_a_service_that_never_ran_does_nothing() -> None:
     async def run(stopping: asyncio.Event) -> None:
         raise AssertionError("was never started")
 
@@ -93,7 +93,7 @@ async def test_a_service_can_be_started_again() -> None:
     assert len(runs) == 2
 
 
-async def test_a_service_ends_before_the_cancellation_of_who_stops_it_goes_on() -> None:
+async def test_a_cancelled_caller_of_stop_waits_until_the_service_has_ended() -> None:
     ended = asyncio.Event()
     service = Service(lambda _: loses_cancellations(1, ended), name="slow", grace_seconds=60)
     service.start()
@@ -106,14 +106,14 @@ async def test_a_service_ends_before_the_cancellation_of_who_stops_it_goes_on() 
     assert ended.is_set()
 
 
-async def test_waiting_for_an_event_tells_whether_it_happened() -> None:
+async def test_waiting_for_an_event_returns_whether_it_was_set() -> None:
     event = asyncio.Event()
     assert not await happens_within(event, 0)
     event.set()
     assert await happens_within(event, 0)
 
 
-async def test_cancelling_is_not_given_up_when_its_caller_is_cancelled() -> None:
+async def test_cancel_finishes_although_its_caller_is_cancelled() -> None:
     ended = asyncio.Event()
     task = asyncio.create_task(loses_cancellations(2, ended))
     await asyncio.sleep(0)
@@ -130,14 +130,14 @@ async def fails() -> None:
     raise LookupError("broken")
 
 
-async def test_what_runs_together_ends_together_although_cancellations_are_lost() -> None:
+async def test_run_together_ends_all_after_a_failure_although_cancellations_are_lost() -> None:
     ended = asyncio.Event()
     with pytest.raises(LookupError):
         await asyncio.wait_for(run_together(loses_cancellations(2, ended), fails()), 5)
     assert ended.is_set()
 
 
-async def test_what_runs_together_is_waited_for_to_its_end() -> None:
+async def test_run_together_waits_for_all() -> None:
     first, second = asyncio.Event(), asyncio.Event()
 
     async def waits() -> None:
@@ -151,7 +151,7 @@ async def test_what_runs_together_is_waited_for_to_its_end() -> None:
     assert second.is_set()
 
 
-async def test_the_others_are_cancelled_when_the_first_has_ended() -> None:
+async def test_run_until_first_cancels_the_others() -> None:
     ended = asyncio.Event()
     await asyncio.wait_for(run_until_first(loses_cancellations(2, ended), asyncio.sleep(0)), 5)
     assert ended.is_set()

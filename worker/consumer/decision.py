@@ -1,6 +1,11 @@
-"""What becomes of a job: acknowledged, or tried again; when and how often."""
+"""Decides what happens to a job from the outcomes of its documents: ack it, or nack it until when.
+
+An exception becomes an outcome in one place, `outcome_of`; outcomes become a decision in one place,
+`decide`. Nothing here does I/O.
+"""
 
 import random
+import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +22,7 @@ from ingestq.core.errors import (
     describe,
     encodable,
 )
-from ingestq.core.jobs import Batch, bury
+from ingestq.core.jobs import Batch, dead_letter_batch
 from ingestq.core.results import BatchReport, ChunkCounts, DeadLetter, DocumentCounts
 from worker.pipeline.ingest import (
     Deleted,
@@ -32,48 +37,54 @@ from worker.pipeline.ingest import (
 )
 
 MAX_TRIES: Final = 5
-"""After this many failures a document is dead-lettered."""
+"""A document that failed this often is dead-lettered."""
 FIRST_BACKOFF_SECONDS: Final = 1.0
 LONGEST_BACKOFF_SECONDS: Final = 60.0
 NEWER_WORKER_SECONDS: Final = 30.0
-"""How soon to try again what this worker does not know: during a deploy, a newer one may."""
+"""Delay of a job that this worker cannot run; during a deploy, a newer worker may be able to."""
 SERVICE_RETRY_SECONDS: Final = 2.0
-"""How soon to look whether a service that was away is back."""
+"""Delay of a job after a service was unavailable."""
 STORE_FULL_SECONDS: Final = 30.0
-"""How soon to look whether somebody made room in Qdrant."""
+"""How long to claim no jobs after Qdrant was full."""
 BROKER_RETRY_SECONDS: Final = 1.0
-"""The same for Redis: without it nothing at all can be done."""
+"""Delay before a request to Redis is repeated."""
 
 
 def backoff_seconds(failures: int) -> float:
-    """Return how long to wait after the ``failures``-th failure; it grows exponentially."""
+    """Return how long to wait after the ``failures``-th failure: exponential, up to a limit."""
     return min(FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1), LONGEST_BACKOFF_SECONDS)
 
 
-def pause_seconds(error: BaseException) -> float:
-    """Return for how long a worker has to claim nothing after ``error``; mostly 0.
+def back_pressure_seconds(error: BaseException) -> float:
+    """Return for how long a worker must claim no jobs after ``error``; 0 for most errors.
 
-    A service may ask to be left alone, or may be full.
+    It is more than 0 if a service named a time to wait, or is full.
     """
     match error:
         case StoreFull():
             return STORE_FULL_SECONDS
-        case ServiceUnavailable(retry_after=float() | int() as named):
-            return named
+        case ServiceUnavailable(retry_after=float() | int() as seconds):
+            return seconds
         case _:
             return 0.0
 
 
+def unix_ms() -> int:
+    """Return this machine's Unix time in ms: for display only, no decision depends on it."""
+    return time.time_ns() // 1_000_000
+
+
 def jittered(seconds: float) -> float:
-    """Return ``seconds`` give or take a quarter, so that workers do not come back all at once."""
+    """Return ``seconds`` changed by up to a quarter, so that workers do not retry in step."""
     return seconds * random.uniform(0.75, 1.25)  # noqa: S311
 
 
 @dataclass(frozen=True)
 class Ack:
-    """Remove the job. ``report`` says what became of its documents, dead letters included.
+    """The job is done: remove it from the queue and count its outcomes.
 
-    ``error`` says why the job was given up as a whole; None if it ran to its end.
+    ``report`` has the outcomes of its documents, including the dead letters. ``error`` says why
+    the job failed as a whole; None if it ran to its end.
     """
 
     report: BatchReport
@@ -83,31 +94,31 @@ class Ack:
 
 @dataclass(frozen=True)
 class Nack:
-    """Put the job back on the queue.
+    """The job is not done: return it to the queue.
 
-    For ``pause_seconds`` this worker claims no job, because a service asks to be left alone. The
-    job may be claimed again about ``delay_seconds`` after that. ``fatal`` is the error for which
-    this worker has to stop.
+    For ``back_pressure_seconds`` this worker claims no jobs, because a service is full or asked to
+    wait. The job may be claimed again about ``delay_seconds`` after that. ``fatal`` is the error
+    with which this worker must stop; None if it goes on.
     """
 
     reason: str
     delay_seconds: float = 0.0
     counts_as_try: bool = False
-    pause_seconds: float = 0.0
+    back_pressure_seconds: float = 0.0
     fatal: UsageError | None = None
 
 
 Decision = Ack | Nack
-Failed = Rejected | Retry | Misconfigured
-"""The outcomes that an exception can have."""
+FailedOutcome = Rejected | Retry | Misconfigured
+"""The outcomes that an exception can become."""
 
-RELEASE: Final = Nack("the worker stops")
+RELEASE: Final = Nack("the worker is stopping")
 ABORTED: Final = "aborted"
-"""The reason in the dead letters of a job that somebody aborted."""
+"""The reason in the dead letters of an aborted job."""
 
 
-def outcome_of(error: Exception) -> Failed:
-    """Return what ``error`` means for the document, or for the whole job, that met it."""
+def outcome_of(error: Exception) -> FailedOutcome:
+    """Return the outcome of a document, or of a whole job, that raised ``error``."""
     reason = describe(error)
     match classify(error):
         case Failure.PERMANENT:
@@ -116,53 +127,62 @@ def outcome_of(error: Exception) -> Failed:
             trace = encodable("".join(traceback.format_exception(error)))
             return Retry(reason, counts_as_try=True, traceback=trace)
         case Failure.UNAVAILABLE:
-            return Retry(reason, counts_as_try=False, pause_seconds=pause_seconds(error))
+            return Retry(
+                reason, counts_as_try=False, back_pressure_seconds=back_pressure_seconds(error)
+            )
         case Failure.FATAL:
-            assert isinstance(error, UsageError), "nothing else is fatal"
+            assert isinstance(error, UsageError), "only usage errors are fatal"
             return Misconfigured(error)
 
 
 def decide(
-    claim: Claim, batch: Batch, ended: Sequence[Outcome] | Failed, *, now_ms: int
+    claim: Claim, batch: Batch, result: Sequence[Outcome] | FailedOutcome, *, now_ms: int
 ) -> Decision:
-    """Decide on a job by the outcomes of its documents, or by the error that it ended with.
+    """Decide on a job from ``result``: the outcome of each document, or of the job as a whole.
 
-    A job is put back as a whole: when it is run again, documents that are done cost a look-up.
-    Pure; ``now_ms`` (Unix time) is what dead letters are dated with.
+    In this order: a wrong setting nacks the job and stops the worker; a document that waits for a
+    service nacks it without counting a try; a document that failed nacks it with back-off, until
+    the tries are used up. Otherwise the job is acked, with dead letters for the documents that
+    failed. A job is nacked as a whole: when it runs again, the documents that are done cost one
+    look-up in the ledger. ``now_ms`` (Unix time) is the date of the dead letters.
     """
-    outcomes = [ended] * len(batch.documents) if isinstance(ended, Failed) else ended
+    outcomes = [result] * len(batch.documents) if isinstance(result, FailedOutcome) else result
     for outcome in outcomes:
         if isinstance(outcome, Misconfigured):
             return Nack(outcome.reason, fatal=outcome.error)
     retries = [outcome for outcome in outcomes if isinstance(outcome, Retry)]
     waits = [retry for retry in retries if not retry.counts_as_try]
     if waits:
-        longest = max(waits, key=lambda retry: retry.pause_seconds)
-        return Nack(longest.reason, SERVICE_RETRY_SECONDS, pause_seconds=longest.pause_seconds)
+        longest = max(waits, key=lambda retry: retry.back_pressure_seconds)
+        return Nack(
+            longest.reason,
+            SERVICE_RETRY_SECONDS,
+            back_pressure_seconds=longest.back_pressure_seconds,
+        )
     tries = claim.failures + 1
     if retries and tries < MAX_TRIES:
         return Nack(retries[0].reason, backoff_seconds(tries), counts_as_try=True)
-    error = ended.reason if isinstance(ended, Failed) else None
+    error = result.reason if isinstance(result, FailedOutcome) else None
     return Ack(_report(claim, batch, outcomes, now_ms), error)
 
 
 def decide_unknown(claim: Claim, reason: str, batch: Batch | None, *, now_ms: int) -> Decision:
-    """Decide on a job that this worker has no function for, or cannot even decode.
+    """Decide on a job that this worker cannot decode, or has no function for.
 
-    It waits for a newer worker; in the end it is kept among the dead letters.
+    It waits for a newer worker. When its tries are used up, it is dead-lettered.
     """
     if claim.failures + 1 < MAX_TRIES:
         return Nack(reason, NEWER_WORKER_SECONDS, counts_as_try=True)
-    return Ack(_give_up(claim, batch, reason, now_ms), error=reason)
+    return Ack(_all_dead(claim, batch, reason, now_ms), error=reason)
 
 
 def decide_aborted(claim: Claim, batch: Batch | None, *, now_ms: int) -> Ack:
-    """Decide on a job that somebody aborted: its documents can be requeued."""
-    return Ack(_give_up(claim, batch, ABORTED, now_ms), error=ABORTED, aborted=True)
+    """Decide on an aborted job: its documents are dead-lettered, so they can be requeued."""
+    return Ack(_all_dead(claim, batch, ABORTED, now_ms), error=ABORTED, aborted=True)
 
 
 def _report(claim: Claim, batch: Batch, outcomes: Sequence[Outcome], now_ms: int) -> BatchReport:
-    ends = Counter(map(type, outcomes))
+    counts = Counter(map(type, outcomes))
     chunks = [outcome.chunks for outcome in outcomes if isinstance(outcome, Indexed)]
     chunks += [
         ChunkCounts(deleted=o.chunks) for o in outcomes if isinstance(o, Deleted | SweepResult)
@@ -175,15 +195,15 @@ def _report(claim: Claim, batch: Batch, outcomes: Sequence[Outcome], now_ms: int
     ]
     return BatchReport(
         documents=DocumentCounts(
-            indexed=ends[Indexed],
-            unchanged=ends[Unchanged],
-            superseded=ends[Superseded],
-            deleted=ends[Deleted] + swept,
+            indexed=counts[Indexed],
+            unchanged=counts[Unchanged],
+            superseded=counts[Superseded],
+            deleted=counts[Deleted] + swept,
             rejected=len(dead),
         ),
         chunks=sum(chunks, start=ChunkCounts()),
         dead=tuple(dead),
-        healed=tuple(
+        resolved=tuple(
             key
             for key, outcome in zip(batch.dead_letter_keys, outcomes, strict=True)
             if isinstance(outcome, Indexed | Unchanged | Deleted | SweepResult)
@@ -194,21 +214,25 @@ def _report(claim: Claim, batch: Batch, outcomes: Sequence[Outcome], now_ms: int
 def _dead_letters(
     claim: Claim, batch: Batch, index: int, outcome: Outcome, now_ms: int
 ) -> tuple[DeadLetter, ...]:
-    """Return the dead letter of a document that failed; none of any other."""
+    """Return the dead letter of a document whose ``outcome`` is a failure; empty for others."""
     if not isinstance(outcome, Rejected | Retry):
         return ()
     trace = outcome.traceback if isinstance(outcome, Retry) else ""
     tries = claim.crashes if index in claim.poison_documents else claim.failures + 1
     alone = batch.alone(index)
-    return bury(alone, outcome.reason, tries=tries, traceback=trace, now_ms=now_ms).dead
+    return dead_letter_batch(
+        alone, outcome.reason, tries=tries, traceback=trace, now_ms=now_ms
+    ).dead
 
 
-def _give_up(claim: Claim, batch: Batch | None, reason: str, now_ms: int) -> BatchReport:
-    """Report a job as dead: one dead letter a document, or one with its payload if it has no
-    batch."""
+def _all_dead(claim: Claim, batch: Batch | None, reason: str, now_ms: int) -> BatchReport:
+    """Report that every document of a job is dead.
+
+    There is one dead letter a document, or one with the payload if the job has no batch.
+    """
     tries = claim.failures + 1
     if batch is not None:
-        return bury(batch, reason, tries=tries, now_ms=now_ms)
+        return dead_letter_batch(batch, reason, tries=tries, now_ms=now_ms)
     dead_letter = DeadLetter(
         key=claim.job_id,
         doc_id=claim.job_id,
@@ -216,7 +240,7 @@ def _give_up(claim: Claim, batch: Batch | None, reason: str, now_ms: int) -> Bat
         reason=reason,
         payload=claim.payload,
         tries=tries,
-        buried_ms=now_ms,
+        failed_ms=now_ms,
         submission=claim.submission,
         collection=claim.collection,
     )

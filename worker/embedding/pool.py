@@ -1,13 +1,12 @@
 """The model as the rest of the worker uses it: documents in, chunks and vectors out.
 
-Parsing, chunking and embedding never happen on the event loop. Two kinds of processes do it: some
-prepare documents, others embed what the batcher packs of all of them.
+Parsing, chunking and embedding never happen on the event loop. Parse processes prepare documents,
+and embedding processes (or an endpoint) embed the batches that the batcher packs from all of them.
 """
 
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -25,32 +24,31 @@ from worker.embedding.config import (
     ModelInfo,
     model_location,
 )
+from worker.embedding.preparation import prepare_model
 from worker.embedding.processes import EmbeddingProcesses
-from worker.embedding.ready import ready
 from worker.pipeline.points import QueryVectors
 from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText, UnchangedContent
-from worker.text.process import ParseConfig
-from worker.text.processes import ParseProcesses
+from worker.text.processes import ParseConfig, ParseProcesses
 
 ENDPOINT_CHUNK_TOKENS: Final = 384
-"""Tokens are counted by the default model's tokenizer, because an endpoint does not tell its own.
-Others cut text into up to a third more of them, and most models read 512."""
+"""Counted by the default model's tokenizer, because an endpoint does not tell its own. Other
+tokenizers make up to a third more tokens of a text, and most models read 512."""
 MAX_CHUNK_TOKENS: Final = 510
-"""512 with two special ones. Models that read more get chunks of this size: a larger chunk answers
-no question better."""
+"""512 with two special tokens. Models that read more get chunks of this size too: larger chunks
+improve no search."""
 
 
 class ModelPool:
-    """The model, as an asynchronous context manager.
+    """The model with its parse and embedding processes. Use it as an asynchronous context manager.
 
-    A child that dies or hangs is replaced; what it held is done once more, other work does not
-    notice. The children start when there is something for them to do.
+    A process that dies or hangs is replaced, and its task runs once more; other tasks are not
+    affected. The processes start with their first task.
     """
 
     info: ModelInfo
-    """What is computed; set on entering."""
-    how: str
-    """By what it is computed, in words; set on entering."""
+    """The model; set on entering."""
+    engine: str
+    """A description of what computes the vectors; set on entering."""
 
     def __init__(self, config: EmbeddingConfig) -> None:
         self.config = config
@@ -60,10 +58,10 @@ class ModelPool:
         self._parsers: ParseProcesses
 
     async def __aenter__(self) -> Self:
-        """Make the model ready, should it be used for the first time.
+        """Open the model; prepare it first if it is used for the first time.
 
-        Raises ModelUnavailable if there is no such model, or if it reads no chunks as long as that,
-        and UsageError if it cannot be computed as the configuration wants it.
+        Raises ModelUnavailable if there is no such model, or its limit is less than the configured
+        chunk length, and UsageError if the configured backend cannot compute it.
         """
         try:
             await self._start()
@@ -75,21 +73,21 @@ class ModelPool:
     async def _start(self) -> None:
         config = self.config
         if config.endpoint is not None:
-            served = await self._open.enter_async_context(HttpBackend(config.endpoint))
-            embedder: Embedder = served
-            self.how = f"the endpoint at {served.place}"
-            self.info = await _served(config, config.endpoint, served)
+            backend = await self._open.enter_async_context(HttpBackend(config.endpoint))
+            embedder: Embedder = backend
+            self.engine = f"the endpoint at {backend.place}"
+            self.info = await _endpoint_model(config, config.endpoint, backend)
             tokenizer = Path(model_location(DEFAULT_MODEL), TOKENIZER)
         else:
-            entry = await ready(config)
-            children = EmbeddingProcesses(config, entry)
-            self._open.push_async_callback(children.stop)
-            embedder = children
-            self.how = _how(entry.card)
-            self.info = _computed(config, entry.card)
+            entry = await prepare_model(config)
+            processes = EmbeddingProcesses(config, entry)
+            self._open.push_async_callback(processes.stop)
+            embedder = processes
+            self.engine = _describe_engine(entry.card)
+            self.info = _local_model(config, entry.card)
             tokenizer = entry.folder / TOKENIZER
-        preparing = ParseConfig(tokenizer, self.info.max_tokens, config.hybrid)
-        self._parsers = ParseProcesses(config.parse_processes, preparing, config.max_document_bytes)
+        parsing = ParseConfig(tokenizer, self.info.max_tokens, config.hybrid)
+        self._parsers = ParseProcesses(config.parse_processes, parsing, config.max_document_bytes)
         self._open.push_async_callback(self._parsers.stop)
         self._embedder = embedder
         self._batcher = await self._open.enter_async_context(Batcher(embedder))
@@ -102,21 +100,17 @@ class ModelPool:
     ) -> None:
         await self._open.aclose()
 
-    def in_lane(self, lane: Lane) -> "LaneModel":
-        """Return the model as the documents of one lane use it."""
-        return LaneModel(self, lane)
-
     async def prepare(
         self, lane: Lane, document: Document, known_hash: str | None
     ) -> PreparedDocument | UnchangedContent:
-        """Read, extract and chunk ``document``, unless its content is ``known_hash``.
+        """Read, parse and chunk ``document``, unless its content has the hash ``known_hash``.
 
-        Raises DocumentRejected if it can never be prepared, or killed its child twice.
+        Raises DocumentRejected if it can never be prepared, or killed its process twice.
         """
         return await self._parsers.prepare(lane, document, known_hash)
 
     async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment:
-        """Read and chunk the next part of ``document``. Raises as `prepare`, and SourceChanged."""
+        """Read and chunk the next segment; raises what `prepare` raises, and SourceChanged."""
         return await self._parsers.prepare_rest(lane, document, rest)
 
     async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> Vectors:
@@ -127,62 +121,43 @@ class ModelPool:
         return await self._batcher.embed(lane, texts)
 
     async def embed_query(self, text: str) -> QueryVectors:
-        """Embed what somebody searches for."""
+        """Return the dense and the sparse vector of a search query."""
         dense, sparse = await asyncio.gather(
             self._embedder.embed_query(text), self._parsers.encode_query(text)
         )
         return QueryVectors(dense.tolist(), sparse)
 
 
-@dataclass(frozen=True)
-class LaneModel:
-    """What the pipeline asks of the model, for documents of ``lane``; see `ModelPool`."""
+def _local_model(config: EmbeddingConfig, card: Card) -> ModelInfo:
+    """Describe a model that runs on this machine.
 
-    pool: ModelPool
-    lane: Lane
-
-    async def prepare(
-        self, document: Document, known_hash: str | None
-    ) -> PreparedDocument | UnchangedContent:
-        """See `ModelPool.prepare`."""
-        return await self.pool.prepare(self.lane, document, known_hash)
-
-    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment:
-        """See `ModelPool.prepare_rest`."""
-        return await self.pool.prepare_rest(self.lane, document, rest)
-
-    async def embed(self, texts: Sequence[SizedText]) -> Vectors:
-        """See `ModelPool.embed`."""
-        return await self.pool.embed(self.lane, texts)
-
-
-def _computed(config: EmbeddingConfig, card: Card) -> ModelInfo:
-    """Describe a model that is computed here.
-
-    Raises ModelUnavailable if chunks would be longer than what it reads.
+    Raises ModelUnavailable if the configured chunk length exceeds the model's limit.
     """
-    longest = card.longest or MAX_CHUNK_TOKENS
-    max_tokens = config.chunk_tokens or min(longest, MAX_CHUNK_TOKENS)
+    max_tokens = config.chunk_tokens
+    if max_tokens is None:
+        max_tokens = min(card.longest or MAX_CHUNK_TOKENS, MAX_CHUNK_TOKENS)
     if card.longest is not None and max_tokens > card.longest:
         raise ModelUnavailable(
-            f"the model {config.model!r} reads up to {longest} tokens, and INGESTQ_CHUNK_TOKENS is "
-            f"{max_tokens}"
+            f"the model {config.model!r} reads at most {card.longest} tokens, but "
+            f"INGESTQ_CHUNK_TOKENS is {max_tokens}; lower it"
         )
     return ModelInfo(config.model, card.revision, card.dimension, max_tokens, config.precision)
 
 
-async def _served(config: EmbeddingConfig, endpoint: HttpConfig, backend: HttpBackend) -> ModelInfo:
+async def _endpoint_model(
+    config: EmbeddingConfig, endpoint: HttpConfig, backend: HttpBackend
+) -> ModelInfo:
     """Describe a model behind an endpoint.
 
-    An endpoint names no revision: the prompt is all that is known of how documents become vectors.
+    An endpoint names no revision. The prompt stands in for it, because it changes the vectors.
     """
     prompt = endpoint.document_prompt
     revision = f"endpoint, with the prompt {prompt!r}" if prompt else "endpoint"
-    max_tokens = config.chunk_tokens or ENDPOINT_CHUNK_TOKENS
+    max_tokens = ENDPOINT_CHUNK_TOKENS if config.chunk_tokens is None else config.chunk_tokens
     return ModelInfo(config.model, revision, await backend.describe(), max_tokens)
 
 
-def _how(card: Card) -> str:
+def _describe_engine(card: Card) -> str:
     device = f" on {card.gpus} GPUs" if card.gpus else ""
     proof = card.proof
     near = "" if proof is None else f", cosine with the reference at least {proof.cosine_min:.5f}"

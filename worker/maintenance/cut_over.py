@@ -1,4 +1,7 @@
-"""Cut-over: points the alias at another collection, and keeps the old one for a while."""
+"""Cut-over: points the alias that users read at a rebuilt collection, and keeps the old one.
+
+The old collection stays for some time under an alias of its own, so that one can go back to it.
+"""
 
 import re
 import time
@@ -7,51 +10,51 @@ from typing import Final
 from qdrant_client import models
 
 from worker.store.client import Qdrant
-from worker.store.collection import CollectionNames, alias_target, find_collection, stands_for
+from worker.store.collection import CollectionNames, alias_target, find_collection, point_alias
 
 PREVIOUS: Final = "__previous"
-"""The alias with this suffix stands for what the alias stood for before."""
+"""The alias with this suffix names the collection before the last cut-over."""
 RETIRED_KEY: Final = "retired_ms"
-"""Field of a collection's metadata: since when the alias stands for another one (Unix time)."""
+"""Key in the metadata of a collection: when it went out of use (Unix time in ms)."""
 MS_PER_HOUR: Final = 3_600_000
 
 
 async def cut_over(qdrant: Qdrant, live: CollectionNames, new: CollectionNames) -> None:
-    """Switch the alias to ``new`` in one step. ``live`` is kept: see `find_previous`."""
+    """Point the alias at ``new`` in one step. ``live`` is kept; see `find_previous`."""
     await retire(qdrant, live)
-    both = [stands_for(new.alias, new), stands_for(live.alias + PREVIOUS, live)]
+    both = [point_alias(new.alias, new), point_alias(live.alias + PREVIOUS, live)]
     await qdrant.ask(lambda client: client.update_collection_aliases(both))
 
 
 async def retire(qdrant: Qdrant, names: CollectionNames) -> None:
-    """Mark the collection as out of use from now on."""
+    """Record that the collection is out of use from now on."""
     retired = {RETIRED_KEY: time.time_ns() // 1_000_000}
     await qdrant.ask(lambda client: client.update_collection(names.chunks, metadata=retired))
 
 
 async def find_previous(qdrant: Qdrant, alias: str) -> CollectionNames | None:
-    """Return the collection that ``alias`` stood for before; None if it was removed."""
+    """Return the collection that ``alias`` named before the last cut-over, or None."""
     target = await alias_target(qdrant, alias + PREVIOUS)
     return None if target is None else CollectionNames.at(alias, target)
 
 
 async def remove_expired(qdrant: Qdrant, alias: str, hours: float) -> CollectionNames | None:
-    """Remove the previous collection if it was out of use for ``hours``; return its names if so."""
+    """Delete the previous collection if it is out of use for ``hours``; return its names if so."""
     previous = await find_previous(qdrant, alias)
     if previous is None or await _hours_retired(qdrant, previous) < hours:
         return None
-    forget = models.DeleteAliasOperation(
+    drop_alias = models.DeleteAliasOperation(
         delete_alias=models.DeleteAlias(alias_name=alias + PREVIOUS)
     )
-    await qdrant.ask(lambda client: client.update_collection_aliases([forget]))
+    await qdrant.ask(lambda client: client.update_collection_aliases([drop_alias]))
     await _remove(qdrant, previous)
     return previous
 
 
 async def remove_abandoned(qdrant: Qdrant, alias: str) -> None:
-    """Remove the collections of ``alias`` that it neither stands for nor stood for before.
+    """Delete the collections of ``alias`` that are neither live nor the previous one.
 
-    A rebuild that was abandoned leaves them behind. Call it only while nobody builds one.
+    Abandoned rebuilds leave them behind. Call it only while no rebuild is running.
     """
     kept = {await find_collection(qdrant, alias), await find_previous(qdrant, alias)}
     existing = (await qdrant.ask(lambda client: client.get_collections())).collections

@@ -1,10 +1,10 @@
-"""Compares index, ledger and sources, page by page. Each difference is a `Finding`.
+"""Compares chunks, ledger and sources, page by page. Each difference is a `Finding`.
 
-Workers may be at work meanwhile. What they do to a document begins with its ledger entry and ends
-with it, so if an entry is the same before and after its chunks were read, nobody worked at them in
+Workers may be running. A worker writes the ledger entry of a document before and after its
+chunks: if an entry is the same before and after its chunks were read, no worker wrote them in
 between. Only a worker that was overtaken may still have chunks to delete, and then its job is on
-the queue. A file that has changed is not wrong either while the queue holds a job for it. Whatever
-looks wrong is read once more before it is reported.
+the queue. A file that has changed is not a finding either while a job for it is on the queue.
+Everything that looks wrong is read again before it is reported.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from typing import Final, Protocol
 
 from qdrant_client import models
 
-from ingestq.broker.queue.pending import Place, Waiting
+from ingestq.broker.queue.pending import DocumentLocation, PendingDocuments
 from ingestq.core.documents import Document
 from worker.maintenance.rules import (
     Assessment,
@@ -38,20 +38,20 @@ from worker.maintenance.rules import (
     delete_document,
     orphaned,
 )
-from worker.maintenance.sources import SAME, FileChange, Sources, are_same
+from worker.maintenance.sources import SAME, FileChange, Sources, are_files_unchanged
 from worker.pipeline.points import Digest, DocumentKey, EntryState, LedgerEntry
 from worker.pipeline.sweep import MASS_DOCUMENTS, MASS_SHARE
 from worker.store.inventory import StoredChunk
 
 GROUP_CHUNKS: Final = 10_000
-"""Documents are compared together while they have fewer chunks than this."""
+"""Documents are compared in groups that have about so many chunks."""
 PAGE_FILES: Final = 256
-LOOKS: Final = 5
-"""A document that changes before each of so many looks is being worked at."""
+MAX_CHECKS: Final = 5
+"""A document that changes during each of so many checks counts as in work."""
 
 
 class LedgerReader(Protocol):
-    """See `worker.store.ledger.QdrantLedger`."""
+    """Reads the ledger; see `worker.store.ledger.QdrantLedger`."""
 
     def entries(self) -> AsyncIterator[Sequence[LedgerEntry]]: ...
 
@@ -59,7 +59,7 @@ class LedgerReader(Protocol):
 
 
 class ChunkReader(Protocol):
-    """See `worker.store.inventory.Inventory`."""
+    """Reads the chunks; see `worker.store.inventory.Inventory`."""
 
     def pages(
         self, doc_ids: Sequence[str] | None = None
@@ -68,7 +68,7 @@ class ChunkReader(Protocol):
 
 @dataclass
 class _DocumentChunks:
-    """The chunks of a document: those that carry the fence of its entry, and the others by id."""
+    """The chunks of a document: those with the fence of its entry as a digest, others by id."""
 
     own: int = 0
     digest: Digest = field(default_factory=Digest)
@@ -85,15 +85,18 @@ class _DocumentChunks:
 
 @dataclass(frozen=True)
 class QueueView:
-    """What the comparison asks the queue: its time, what waits on it, and what was given up."""
+    """What the comparison reads from Redis: the time, the pending documents, and the dead letters.
+
+    ``dead_letters`` returns, for each document, the one in its dead letter, or None.
+    """
 
     now: Callable[[], Awaitable[int]]
-    waiting: Callable[[Iterable[Place]], Awaitable[Waiting]]
-    given_up: Callable[[Sequence[Document]], Awaitable[Sequence[Document | None]]]
+    pending: Callable[[Iterable[DocumentLocation]], Awaitable[PendingDocuments]]
+    dead_letters: Callable[[Sequence[Document]], Awaitable[Sequence[Document | None]]]
 
 
 class Reconciler:
-    """Compares once. Raises what the ledger, the chunk store and the queue raise."""
+    """Compares once, and counts in ``tally``. Raises what the stores and the queue raise."""
 
     def __init__(
         self,
@@ -114,13 +117,13 @@ class Reconciler:
     async def findings(self) -> AsyncIterator[Sequence[Finding]]:
         """Yield what is wrong with the index and the ledger, page by page; a page may be empty.
 
-        What is found may be repaired before the next page is asked for.
+        The caller may repair the findings of a page before it asks for the next one.
         """
-        async for page in self._strays():
+        async for page in self._unknown_chunks():
             yield page
         async for page in self._documents():
             yield page
-        async for page in self._gone():
+        async for page in self._gone_files():
             yield page
 
     async def absent(self, documents: AsyncIterable[Document]) -> AsyncIterator[Sequence[Finding]]:
@@ -134,35 +137,35 @@ class Reconciler:
         if page:
             yield await self._absent(page)
 
-    async def _strays(self) -> AsyncIterator[Sequence[Finding]]:
+    async def _unknown_chunks(self) -> AsyncIterator[Sequence[Finding]]:
         """Yield the chunks of documents that the ledger does not know.
 
-        A worker writes the ledger first: nobody is writing these. They are counted before any is
-        given out, because a ledger that was lost must not take the index along.
+        No worker is writing them, because workers write the ledger first. They are counted before
+        any is reported, so that a repair after the ledger was lost does not delete the index.
         """
         tally = self.tally
         async for chunks in self._chunks.pages():
             tally.chunks += len(chunks)
-            for chunk in await self._unknown(chunks):
-                tally.strays += 1
-                if len(tally.stray_documents) <= MASS_DOCUMENTS:
-                    tally.stray_documents.add(chunk.key)
+            for chunk in await self._of_unknown_documents(chunks):
+                tally.unknown_chunks += 1
+                if len(tally.unknown_documents) <= MASS_DOCUMENTS:
+                    tally.unknown_documents.add(chunk.key)
             yield ()
-        if not tally.strays:
+        if not tally.unknown_chunks:
             return
         allowed = self._allows(
-            f"{tally.strays:,} of {tally.chunks:,} chunks belong to documents that the ledger does "
-            "not know: it may have been lost",
-            len(tally.stray_documents),
-            tally.strays > MASS_SHARE * tally.chunks,
+            f"{tally.unknown_chunks:,} of {tally.chunks:,} chunks belong to documents that the "
+            "ledger does not know: it may have been lost",
+            len(tally.unknown_documents),
+            tally.unknown_chunks > MASS_SHARE * tally.chunks,
         )
         async for chunks in self._chunks.pages():
             yield [
                 orphaned(chunk, "the ledger does not know the document", allowed=allowed)
-                for chunk in await self._unknown(chunks)
+                for chunk in await self._of_unknown_documents(chunks)
             ]
 
-    async def _unknown(self, chunks: Sequence[StoredChunk]) -> list[StoredChunk]:
+    async def _of_unknown_documents(self, chunks: Sequence[StoredChunk]) -> list[StoredChunk]:
         entries = await self._ledger.look_up(c.key for c in chunks if c.key is not None)
         return [chunk for chunk in chunks if chunk.key not in entries]
 
@@ -173,28 +176,30 @@ class Reconciler:
                 yield await self._compare(group)
 
     async def _compare(self, keys: Sequence[DocumentKey]) -> Sequence[Finding]:
-        """Check some documents; those that change meanwhile are checked again."""
+        """Check some documents; those that change during the check are checked again."""
         findings: list[Finding] = []
-        for looks in range(LOOKS):
-            now = await self._queue.now()  # before looking: what changes later is newer
-            seen = await self._look_at(keys)
-            if looks == 0:
-                self.tally.hidden += sum(one.file.change is FileChange.HIDDEN for one in seen)
+        for check in range(MAX_CHECKS):
+            now = await self._queue.now()  # before reading: later changes get a newer version
+            seen = await self._observe(keys)
+            if check == 0:
+                self.tally.not_visible += sum(
+                    one.file.change is FileChange.NOT_VISIBLE for one in seen
+                )
                 self.tally.files += sum(one.has_file for one in seen)
-            doubtful = [one for one in seen if one.doubtful]
-            if not doubtful:
+            uncertain = [one for one in seen if one.may_be_wrong]
+            if not uncertain:
                 return findings
-            waiting = await self._queue.waiting([_place(one.entry) for one in doubtful])
-            again = await self._ledger.look_up(one.entry.key for one in doubtful)
-            stable = [one for one in doubtful if _is_still(one.entry, again)]
-            stable = await self._without_passing(stable)
-            given_up = await self._given_up([one for one in stable if one.changed_file], now)
+            pending = await self._queue.pending([_location(one.entry) for one in uncertain])
+            again = await self._ledger.look_up(one.entry.key for one in uncertain)
+            stable = [one for one in uncertain if _is_unchanged(one.entry, again)]
+            stable = await self._drop_deleted(stable)
+            dead = await self._dead_lettered([one for one in stable if one.changed_file], now)
             for one in stable:
-                queued = waiting.may_change(*_place(one.entry))
-                under = QueueFacts(queued, one.entry.key in given_up, now)
-                findings += self._count(check_document(one, under))
+                queued = pending.may_change(*_location(one.entry))
+                queue = QueueFacts(queued, one.entry.key in dead, now)
+                findings += self._count(check_document(one, queue))
             done = {one.entry.key for one in stable}
-            keys = [one.entry.key for one in doubtful if one.entry.key not in done]
+            keys = [one.entry.key for one in uncertain if one.entry.key not in done]
         self.tally.in_work += len(keys)
         return findings
 
@@ -204,59 +209,61 @@ class Reconciler:
         self.tally.rejected += assessment.rejected
         return assessment.findings
 
-    async def _look_at(self, keys: Sequence[DocumentKey]) -> list[Observation]:
-        """Read the entries first, and then the chunks and files that they stand for."""
+    async def _observe(self, keys: Sequence[DocumentKey]) -> list[Observation]:
+        """Read the entries, then their chunks and files."""
         entries = await self._ledger.look_up(keys)
-        held = await self._held(list(entries.values()))
+        found = await self._read_chunks(list(entries.values()))
         files = await asyncio.to_thread(self._sources.check, list(entries.values()))
         return [
             Observation(
                 entry=entry,
-                chunks=held[key].own,
-                complete=not entry.indexed or str(held[key].digest) == entry.chunks_digest,
-                others=list(held[key].others.values()),
+                chunks=found[key].own,
+                complete=not entry.indexed or str(found[key].digest) == entry.chunks_digest,
+                others=list(found[key].others.values()),
                 file=files.get(key, SAME),
             )
             for key, entry in entries.items()
         ]
 
-    async def _held(
+    async def _read_chunks(
         self, entries: Sequence[LedgerEntry]
     ) -> Mapping[DocumentKey, "_DocumentChunks"]:
-        """Return the chunks there are of each document; none of those that are unfinished."""
+        """Return the chunks of each document; those of unfinished documents are not read."""
         final = {entry.key: entry for entry in entries if not entry.unfinished}
-        held = {entry.key: _DocumentChunks() for entry in entries}
+        found = {entry.key: _DocumentChunks() for entry in entries}
         if not final:
-            return held
+            return found
         async for chunks in self._chunks.pages(list({key.doc_id for key in final})):
             for chunk in chunks:
                 if chunk.key in final:
-                    held[chunk.key].add(chunk, final[chunk.key])
-        return held
+                    found[chunk.key].add(chunk, final[chunk.key])
+        return found
 
-    async def _without_passing(self, seen: Sequence[Observation]) -> list[Observation]:
-        """Return ``seen`` without those other chunks that were deleted meanwhile.
+    async def _drop_deleted(self, seen: Sequence[Observation]) -> list[Observation]:
+        """Return ``seen`` without the other chunks that have been deleted since.
 
-        A worker that was overtaken deletes what is stale before its job ends. So what is still
-        there after a look at the queue, and has no job on it, is nobody's any more.
+        A worker that was overtaken deletes its stale chunks before its job ends. So chunks that are
+        still there after the queue was read, without a job on it, will not be deleted any more.
         """
-        held = await self._held([one.entry for one in seen if one.others])
+        found = await self._read_chunks([one.entry for one in seen if one.others])
 
         def still_there(one: Observation) -> list[StoredChunk]:
-            now = held[one.entry.key].others if one.others else {}
+            now = found[one.entry.key].others if one.others else {}
             return [chunk for chunk in one.others if now.get(chunk.id) == chunk]
 
         return [replace(one, others=still_there(one)) for one in seen]
 
-    async def _given_up(self, changed: Sequence[Observation], now: int) -> frozenset[DocumentKey]:
-        """Return those whose path holds just what is among the dead letters."""
+    async def _dead_lettered(
+        self, changed: Sequence[Observation], now: int
+    ) -> frozenset[DocumentKey]:
+        """Return the documents whose file is the one that was dead-lettered."""
         documents = [one.document(now) for one in changed]
-        before = await self._queue.given_up(documents)
-        same = await asyncio.to_thread(are_same, before, documents)
+        before = await self._queue.dead_letters(documents)
+        same = await asyncio.to_thread(are_files_unchanged, before, documents)
         return frozenset(compress(map(_key, documents), same))
 
-    async def _gone(self) -> AsyncIterator[Sequence[Finding]]:
-        """Yield the documents whose files are gone, unless those are too many to delete unasked."""
+    async def _gone_files(self) -> AsyncIterator[Sequence[Finding]]:
+        """Yield the documents whose files are gone; no remedy if they are too many to delete."""
         tally = self.tally
         if not tally.gone:
             return
@@ -268,7 +275,7 @@ class Reconciler:
             if not gone:
                 yield ()
                 continue
-            waiting = await self._queue.waiting(map(_place, gone))
+            pending = await self._queue.pending(map(_location, gone))
             again = await self._ledger.look_up(entry.key for entry in gone)
             yield [
                 Finding(
@@ -278,19 +285,19 @@ class Reconciler:
                     delete_document(entry, now) if allowed else None,
                 )
                 for entry in gone
-                if _is_still(entry, again) and not waiting.may_change(*_place(entry))
+                if _is_unchanged(entry, again) and not pending.may_change(*_location(entry))
             ]
 
     async def _absent(self, documents: Sequence[Document]) -> Sequence[Finding]:
-        lacking = await self._not_indexed(documents)
-        if not lacking:
+        absent = await self._not_indexed(documents)
+        if not absent:
             return ()
-        waiting = await self._queue.waiting((*_key(d), ()) for d in lacking)
-        lacking = await self._not_indexed(lacking)
-        idle = [d for d in lacking if not waiting.may_change(*_key(d), ())]
-        self.tally.in_work += len(lacking) - len(idle)
-        before = await self._queue.given_up(idle)
-        rejected = await asyncio.to_thread(are_same, before, idle)
+        pending = await self._queue.pending((*_key(d), ()) for d in absent)
+        absent = await self._not_indexed(absent)
+        idle = [d for d in absent if not pending.may_change(*_key(d), ())]
+        self.tally.in_work += len(absent) - len(idle)
+        before = await self._queue.dead_letters(idle)
+        rejected = await asyncio.to_thread(are_files_unchanged, before, idle)
         self.tally.rejected += sum(rejected)
         reason = "the file is not in the index"
         return [
@@ -309,7 +316,7 @@ class Reconciler:
         ]
 
     def _allows(self, what: str, documents: int, is_large_share: bool) -> bool:
-        """Return whether so much may be deleted; note the reason if not."""
+        """Return whether so many documents may be deleted; add to ``refused`` if not."""
         if self._allow_mass_delete or documents <= MASS_DOCUMENTS or not is_large_share:
             return True
         self.tally.refused.append(f"{what}; they are kept unless you pass --allow-mass-delete")
@@ -320,7 +327,7 @@ def _key(document: Document) -> DocumentKey:
     return DocumentKey(document.tenant, document.doc_id)
 
 
-def _place(entry: LedgerEntry) -> Place:
+def _location(entry: LedgerEntry) -> DocumentLocation:
     return entry.tenant, entry.doc_id, entry.folders
 
 
@@ -337,7 +344,7 @@ def _groups(entries: Sequence[LedgerEntry]) -> Iterator[list[DocumentKey]]:
         yield group
 
 
-def _is_still(seen: LedgerEntry, now: Mapping[DocumentKey, LedgerEntry]) -> bool:
-    """Return whether nobody began or ended anything since the entry was ``seen``."""
+def _is_unchanged(seen: LedgerEntry, now: Mapping[DocumentKey, LedgerEntry]) -> bool:
+    """Return whether no worker has written the entry since it was ``seen``."""
     entry = now.get(seen.key)
     return entry is not None and (entry.fence, entry.state) == (seen.fence, seen.state)

@@ -1,5 +1,4 @@
-"""Repairs what `worker.maintenance.reconcile` found wrong: removes chunks itself, and has the rest
-queued."""
+"""Repairs the findings of `worker.maintenance.reconcile`: deletes chunks, and queues the rest."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -21,7 +20,7 @@ from worker.pipeline.points import DocumentKey, LedgerEntry
 from worker.store.inventory import StoredChunk
 
 CONFIRMATIONS: Final = 3
-"""How often a worker may find a document unchanged while it is being repaired."""
+"""So many times a worker may confirm an entry (content unchanged) while it is being invalidated."""
 
 
 class LedgerInvalidator(Protocol):
@@ -40,9 +39,10 @@ class ChunkRemover(Protocol):
 
 @dataclass(frozen=True)
 class Repairer:
-    """Repairs findings. ``queue`` and ``delete`` return when their arguments are on the queue.
+    """Repairs findings.
 
-    Raises what its neighbours raise; after that, the same comparison finds what is left to be done.
+    ``queue`` and ``delete`` put documents and deletions on the queue. Raises what they and the
+    stores raise; after that, a new comparison finds what is left to repair.
     """
 
     ledger: LedgerInvalidator
@@ -51,21 +51,22 @@ class Repairer:
     delete: Callable[[Sequence[Deletion]], Awaitable[None]]
 
     async def repair(self, findings: Sequence[Finding]) -> list[bool]:
-        """Repair ``findings`` where possible; return whether each is repaired, or will be."""
+        """Repair ``findings``; return for each whether it is repaired, or queued to be."""
         await self.chunks.remove(
             f.remedy.chunk for f in findings if isinstance(f.remedy, RemoveChunk)
         )
-        remedies = await asyncio.gather(*map(self._prepared, findings))
+        remedies = await asyncio.gather(*map(self._next_step, findings))
         if documents := [r.document for r in remedies if isinstance(r, Requeue)]:
             await self.queue(documents)
         if deletions := [r.deletion for r in remedies if isinstance(r, DeleteDocument)]:
             await self.delete(deletions)
         return [remedy is not None for remedy in remedies]
 
-    async def _prepared(self, finding: Finding) -> Remedy:
-        """Return the remedy that is left to carry out; None if nothing can be done.
+    async def _next_step(self, finding: Finding) -> Remedy:
+        """Return the remedy that is left to carry out; None if there is none.
 
-        An entry is invalidated before, so that a worker will really write.
+        The ledger entry of an indexed document is invalidated first, because a worker would find
+        it unchanged otherwise.
         """
         match finding.remedy:
             case SubmitAgain(entry):
@@ -81,9 +82,9 @@ class Repairer:
                 return remedy
 
     async def _invalidate(self, entry: LedgerEntry) -> LedgerEntry | None:
-        """Invalidate ``entry``, or one that confirmed it meanwhile, and return it.
+        """Invalidate ``entry``, or the one that confirmed it meanwhile; return that one.
 
-        Returns None if a worker began to write the document: then it is left to that worker.
+        Returns None if a worker has begun to write the document, which then needs no repair.
         """
         for _ in range(CONFIRMATIONS):
             if await self.ledger.invalidate(entry):

@@ -1,4 +1,4 @@
-"""The rules that say what is wrong with one document, and the remedy. Pure."""
+"""The rules by which a verification finds what is wrong with one document. Pure functions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,10 +15,10 @@ from worker.store.inventory import StoredChunk
 
 
 class FindingKind(StrEnum):
-    """What is wrong.
+    """The kind of a finding.
 
-    ``missing``: a document of which the index lacks something. ``orphaned``: a chunk that belongs
-    to no document. ``stale``: a document that is not as its file is, or was left half done.
+    ``missing``: chunks of a document, or all of it, are missing in the index. ``orphaned``: a chunk
+    belongs to no document. ``stale``: a document differs from its file, or was written halfway.
     """
 
     MISSING = "missing"
@@ -28,7 +28,7 @@ class FindingKind(StrEnum):
 
 @dataclass(frozen=True)
 class Requeue:
-    """Have the document written. If it is indexed, its entry is invalidated first."""
+    """Remedy: queue the document. The entry ``invalidate``, if given, is invalidated first."""
 
     document: Document
     invalidate: LedgerEntry | None = None
@@ -36,21 +36,21 @@ class Requeue:
 
 @dataclass(frozen=True)
 class DeleteDocument:
-    """Have the document deleted."""
+    """Remedy: queue the deletion."""
 
     deletion: Deletion
 
 
 @dataclass(frozen=True)
 class RemoveChunk:
-    """Remove the chunk."""
+    """Remedy: delete the chunk."""
 
     chunk: StoredChunk
 
 
 @dataclass(frozen=True)
 class SubmitAgain:
-    """Have the document invalidated: only its sender can repair it, by submitting it again."""
+    """Remedy: invalidate the entry; only the sender can repair it, by sending it again."""
 
     invalidate: LedgerEntry
 
@@ -60,7 +60,10 @@ Remedy = Requeue | DeleteDocument | RemoveChunk | SubmitAgain | None
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong, and the remedy; None if nothing may be done about it."""
+    """Something that is wrong, with its remedy; ``remedy`` is None if a person has to decide.
+
+    ``chunk`` is the id of an orphaned chunk.
+    """
 
     kind: FindingKind
     key: DocumentKey
@@ -71,38 +74,41 @@ class Finding:
 
 @dataclass
 class VerifyCounts:
-    """What a verification has counted so far.
+    """The counts of a verification so far.
 
-    ``in_work`` documents are not checked, because a worker is at them; ``hidden`` ones neither,
-    because their files cannot be seen from here. ``rejected`` ones are among the dead letters;
-    ``unreadable`` ones were found in a folder, and are no documents.
-    ``refused`` says which repairs look too much like a mistake to be made unasked.
+    ``documents`` and ``chunks`` are in the index. ``in_work`` documents were not checked, because
+    a job for them is waiting or running. The files of ``not_visible`` documents cannot be read from
+    here, and were not compared. ``rejected`` documents are dead letters. ``unreadable`` files were
+    found in a folder. Of the ``files`` that the index was made from, so many are ``gone``.
+    ``unknown_chunks`` belong to documents that the ledger does not know, of which
+    ``unknown_documents`` has the first few. ``refused`` explains each repair that is not made
+    without ``--allow-mass-delete``.
     """
 
     documents: int = 0
     chunks: int = 0
     in_work: int = 0
-    hidden: int = 0
+    not_visible: int = 0
     rejected: int = 0
     unreadable: int = 0
     files: int = 0
     gone: int = 0
-    strays: int = 0
-    stray_documents: set[DocumentKey | None] = field(default_factory=set)
+    unknown_chunks: int = 0
+    unknown_documents: set[DocumentKey | None] = field(default_factory=set)
     refused: list[str] = field(default_factory=list)
 
 
 FIRST_REDIS_TIME: Final = 10**15
-"""Versions from here on (September 2001 in microseconds) are times, not a caller's own numbers."""
+"""Versions from here on (September 2001 in microseconds) are times, not a caller's own."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What was observed of one document.
+    """What was read about one document: its entry, its chunks and its file.
 
-    There are ``chunks`` that carry the fence of its entry; the ``others`` say that they are its
-    own, and do not. Of an unfinished document neither is known. ``complete`` says
-    whether the chunks are those that its entry stands for.
+    ``chunks`` counts the chunks with the fence of the entry; ``others`` are its other chunks. Both
+    are unknown (0, empty) for an unfinished document. ``complete`` is True if the ids of the chunks
+    have the digest in the entry.
     """
 
     entry: LedgerEntry
@@ -113,44 +119,44 @@ class Observation:
 
     @property
     def changed_file(self) -> bool:
-        """Whether its file has changed or is gone."""
+        """True if the file has changed or is gone."""
         return self.file.change in (FileChange.CHANGED, FileChange.GONE)
 
     @property
     def has_file(self) -> bool:
-        """Whether it has a file that can be seen, or was seen to be gone."""
-        return self.entry.path is not None and self.file.change is not FileChange.HIDDEN
+        """True if the document has a file that is visible from here, or is known to be gone."""
+        return self.entry.path is not None and self.file.change is not FileChange.NOT_VISIBLE
 
     @property
-    def doubtful(self) -> bool:
-        """Whether anything may be wrong with it."""
+    def may_be_wrong(self) -> bool:
+        """True if anything may be wrong with the document."""
         unfinished = self.entry.unfinished
         return unfinished or self.changed_file or not self.complete or bool(self.others)
 
     def document(self, now: int) -> Document:
-        """Return the document, which has a path, as its file is now."""
+        """Return the document with the state that its file has ``now``; it must have a path."""
         document = self.entry.document
-        assert document is not None, "the caller looked"
+        assert document is not None, "the entry has a path"
         version = _next_version(self.entry, now)
         return msgspec.structs.replace(document, version=version, file=self.file.state)
 
 
 @dataclass(frozen=True)
 class QueueFacts:
-    """What Redis told of a document.
+    """What Redis says about a document.
 
-    ``queued`` says that a job for it waits or runs, ``given_up`` that what its path holds is among
-    the dead letters. ``now`` is the time of Redis from before the document was looked at.
+    ``queued``: a job for it is waiting or running. ``dead_lettered``: its current file content is
+    among the dead letters. ``now`` is the time of Redis before the document was read.
     """
 
     queued: bool
-    given_up: bool
+    dead_lettered: bool
     now: int
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What is wrong with one document, and how it counts; see `VerifyCounts`."""
+    """The findings about one document, and where it counts; see `VerifyCounts`."""
 
     findings: Sequence[Finding] = ()
     in_work: bool = False
@@ -158,87 +164,86 @@ class Assessment:
     rejected: bool = False
 
 
-def check_document(seen: Observation, under: QueueFacts) -> Assessment:
-    """Return what is wrong with a document that nobody changed while it was looked at.
+def check_document(seen: Observation, queue: QueueFacts) -> Assessment:
+    """Return what is wrong with a document that did not change while it was read.
 
-    A file that is gone is no finding yet: whether its document may be deleted depends on how many
-    there are.
+    A file that is gone is only counted: how many there are decides whether they may be deleted.
     """
     match seen.entry.state:
         case EntryState.DELETED:
-            return _leftovers(seen, "the document was deleted", under)
+            return _orphans(seen, "the document was deleted", queue)
         case EntryState.INDEXED:
-            leftovers = _leftovers(seen, "it is left of another version", under)
-            indexed = _indexed(seen, under)
+            orphans = _orphans(seen, "it belongs to another version of the document", queue)
+            indexed = _indexed(seen, queue)
             return replace(
                 indexed,
-                findings=(*leftovers.findings, *indexed.findings),
-                in_work=leftovers.in_work or indexed.in_work,
+                findings=(*orphans.findings, *indexed.findings),
+                in_work=orphans.in_work or indexed.in_work,
             )
         case EntryState.WRITING | EntryState.CLEARING | EntryState.DELETING:
-            return _unfinished(seen, under)
+            return _unfinished(seen, queue)
 
 
-def _leftovers(seen: Observation, reason: str, under: QueueFacts) -> Assessment:
-    if seen.others and under.queued:
+def _orphans(seen: Observation, reason: str, queue: QueueFacts) -> Assessment:
+    if seen.others and queue.queued:
         # A worker that was overtaken may be about to delete them.
         return Assessment(in_work=True)
     return Assessment([orphaned(chunk, reason) for chunk in seen.others])
 
 
-def _indexed(seen: Observation, under: QueueFacts) -> Assessment:
+def _indexed(seen: Observation, queue: QueueFacts) -> Assessment:
     if not seen.complete and seen.file.change is not FileChange.GONE:
-        # Also if it is queued: a worker would find the content that is indexed already.
-        return Assessment([_incomplete(seen, under)])
+        # Even if it is queued: without a repair, a worker would find its content unchanged.
+        return Assessment([_incomplete(seen, queue)])
     if not seen.changed_file:
         return Assessment()
-    if under.queued:
+    if queue.queued:
         return Assessment(in_work=True)
     if seen.file.change is FileChange.GONE:
         return Assessment(gone=True)
-    if under.given_up:
+    if queue.dead_lettered:
         return Assessment(rejected=True)
-    remedy = Requeue(seen.document(under.now))
+    remedy = Requeue(seen.document(queue.now))
     return Assessment([Finding(FindingKind.STALE, seen.entry.key, seen.file.reason, remedy)])
 
 
-def _unfinished(seen: Observation, under: QueueFacts) -> Assessment:
-    if under.queued:
+def _unfinished(seen: Observation, queue: QueueFacts) -> Assessment:
+    if queue.queued:
         return Assessment(in_work=True)
     if seen.entry.state is EntryState.DELETING:
-        remedy = delete_document(seen.entry, under.now)
-        reason = "its deletion was begun, and not ended"
+        remedy = delete_document(seen.entry, queue.now)
+        reason = "its deletion was started but not finished"
         return Assessment([Finding(FindingKind.STALE, seen.entry.key, reason, remedy)])
     if seen.file.change is FileChange.GONE:
         return Assessment(gone=True)
-    reason = "it was begun to be written, and not ended"
-    return Assessment([_half_done(FindingKind.STALE, reason, seen, under)])
+    reason = "writing it was started but not finished"
+    return Assessment([_rewrite(FindingKind.STALE, reason, seen, queue)])
 
 
-def _incomplete(seen: Observation, under: QueueFacts) -> Finding:
+def _incomplete(seen: Observation, queue: QueueFacts) -> Finding:
     wanted = seen.entry.chunks
     if seen.chunks > wanted:
-        reason = f"{seen.chunks:,} chunks say that they are its {wanted:,}"
-        return _half_done(FindingKind.ORPHANED, reason, seen, under)
+        reason = f"it has {seen.chunks:,} chunks instead of {wanted:,}"
+        return _rewrite(FindingKind.ORPHANED, reason, seen, queue)
     if seen.chunks == wanted:
-        reason = f"its {wanted:,} chunks are not those that were written"
-        return _half_done(FindingKind.MISSING, reason, seen, under)
+        reason = f"its {wanted:,} chunks are not the ones that were written"
+        return _rewrite(FindingKind.MISSING, reason, seen, queue)
     reason = f"{wanted - seen.chunks:,} of its {wanted:,} chunks are missing"
-    return _half_done(FindingKind.MISSING, reason, seen, under)
+    return _rewrite(FindingKind.MISSING, reason, seen, queue)
 
 
-def _half_done(kind: FindingKind, reason: str, seen: Observation, under: QueueFacts) -> Finding:
+def _rewrite(kind: FindingKind, reason: str, seen: Observation, queue: QueueFacts) -> Finding:
     entry = seen.entry
     if entry.path is None:
-        told = f"{reason}; its text is not in a file, so send it again"
-        # One that is not indexed will be written as it is.
-        return Finding(kind, entry.key, told, SubmitAgain(entry) if entry.indexed else None)
-    remedy = Requeue(seen.document(under.now), entry)
+        hint = f"{reason}; it was not read from a file: send it again"
+        # If it is not indexed, a worker will write it when it is sent again.
+        return Finding(kind, entry.key, hint, SubmitAgain(entry) if entry.indexed else None)
+    remedy = Requeue(seen.document(queue.now), entry)
     return Finding(kind, entry.key, reason, remedy)
 
 
 def orphaned(chunk: StoredChunk, reason: str, *, allowed: bool = True) -> Finding:
-    """Report a chunk that is too many; it is removed if that is ``allowed``."""
+    """Return the finding of an orphaned chunk; it may be deleted only if that is ``allowed``."""
     key = chunk.key or DocumentKey("", "")
     return Finding(
         FindingKind.ORPHANED, key, reason, RemoveChunk(chunk) if allowed else None, chunk.id
@@ -246,15 +251,15 @@ def orphaned(chunk: StoredChunk, reason: str, *, allowed: bool = True) -> Findin
 
 
 def delete_document(entry: LedgerEntry, now: int) -> DeleteDocument:
-    """Return the deletion of the document of ``entry``, as it was observed ``now``."""
+    """Return the remedy that deletes the document of ``entry``, observed ``now`` (Redis time)."""
     version = _next_version(entry, now)
     return DeleteDocument(Deletion(doc_id=entry.doc_id, version=version, tenant=entry.tenant))
 
 
 def _next_version(entry: LedgerEntry, now: int) -> int:
-    """Return the version at which a document is repaired: ``now``, if its versions are times.
+    """Return the version for a repair: ``now``, if the versions of the document are times.
 
-    Numbers of the caller's own stay: a later attempt at the same one is enough, and the caller's
-    next one has to be newer.
+    A caller's own version is kept: a later attempt at the same version is enough, and the caller's
+    next version must still be newer.
     """
     return now if FIRST_REDIS_TIME <= entry.version < now else entry.version

@@ -1,4 +1,4 @@
-"""Compares the files that the index was made from with the ledger. Blocks: call it in a thread."""
+"""Compares source files with the ledger. Blocks on the disk: call it in a thread."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -9,26 +9,26 @@ from typing import Final
 
 from ingestq.core.documents import Document
 from ingestq.core.errors import DocumentRejected
-from ingestq.core.paths import SETTLED_NS, file_state, text_to_path
+from ingestq.core.paths import MTIME_RESOLUTION_NS, file_state, text_to_path
 from worker.pipeline.points import DocumentKey, LedgerEntry
 from worker.text.content import content_hash
 
 
 class FileChange(Enum):
-    """How a file compares with what the ledger says of it.
+    """How a file compares with its ledger entry.
 
-    Nothing is known of a ``hidden`` file: it cannot be seen from this machine.
+    ``not_visible``: the file cannot be read from this machine, so nothing is known of it.
     """
 
     SAME = "same"
     CHANGED = "changed"
     GONE = "gone"
-    HIDDEN = "hidden"
+    NOT_VISIBLE = "not_visible"
 
 
 @dataclass(frozen=True)
 class FileCheck:
-    """How a file compares, and of one that changed, the reason and its state now."""
+    """How a file compares. If it changed, ``reason`` says how, and ``state`` is its state now."""
 
     change: FileChange
     reason: str = ""
@@ -40,17 +40,20 @@ SAME: Final = FileCheck(FileChange.SAME)
 
 @dataclass(frozen=True)
 class Sources:
-    """The files, as this machine sees them.
+    """Source files as this machine sees them, read up to ``max_bytes``.
 
-    ``roots`` are the folders that are compared: a file that is missing in one of them is
-    gone. Elsewhere a file is gone only if the folder it was in is there.
+    ``roots`` are the folders to compare: a file that is missing in them is gone. Elsewhere, a file
+    is gone only if its folder exists.
     """
 
     roots: Sequence[Path]
     max_bytes: int
 
     def check(self, entries: Iterable[LedgerEntry]) -> dict[DocumentKey, FileCheck]:
-        """Compare the files of ``entries`` with them; a file is read only if its state differs."""
+        """Compare each entry with its file; entries without a path are left out.
+
+        A file is read only if its state (size and mtime) differs.
+        """
         return {
             entry.key: self._check(entry, document)
             for entry in entries
@@ -66,7 +69,7 @@ class Sources:
         ]
 
     def _check(self, entry: LedgerEntry, document: Document) -> FileCheck:
-        assert document.path is not None, "a ledger gives documents that have a path"
+        assert document.path is not None, "the document of a ledger entry has a path"
         path = text_to_path(document.path)
         missing = self._missing(path)
         if missing is not None:
@@ -78,33 +81,33 @@ class Sources:
             if content_hash(document, self.max_bytes) == entry.content_hash:
                 return SAME
         except OSError:
-            return FileCheck(FileChange.HIDDEN)
+            return FileCheck(FileChange.NOT_VISIBLE)
         except DocumentRejected as error:
             return FileCheck(FileChange.CHANGED, str(error), state)
         return FileCheck(FileChange.CHANGED, "the file has changed", state)
 
     def _missing(self, path: Path) -> FileChange | None:
-        """Return how it is missing; None if there is something at ``path``."""
+        """Return GONE or NOT_VISIBLE if nothing can be seen at ``path``, else None."""
         try:
             path.lstat()
         except (FileNotFoundError, NotADirectoryError):
             known = (path.parent, *(root for root in self.roots if path.is_relative_to(root)))
             # Path.is_dir() raises on an impossible name.
-            return FileChange.GONE if any(map(os.path.isdir, known)) else FileChange.HIDDEN
+            return FileChange.GONE if any(map(os.path.isdir, known)) else FileChange.NOT_VISIBLE
         except (OSError, ValueError):
-            return FileChange.HIDDEN
+            return FileChange.NOT_VISIBLE
         return None
 
 
-def are_same(known: Sequence[Document | None], now: Sequence[Document]) -> list[bool]:
-    """Return for each document of ``now`` whether its file is as it was when it was ``known``."""
+def are_files_unchanged(known: Sequence[Document | None], now: Sequence[Document]) -> list[bool]:
+    """Return for each document of ``now`` whether its file is the one that was ``known``."""
     return [
-        before is not None and _is_same(before, after)
+        before is not None and _is_unchanged(before, after)
         for before, after in zip(known, now, strict=True)
     ]
 
 
-def _is_same(known: Document, now: Document) -> bool:
+def _is_unchanged(known: Document, now: Document) -> bool:
     if now.path is None or now.file is None:
         return False
     if known.file is not None:
@@ -113,4 +116,4 @@ def _is_same(known: Document, now: Document) -> bool:
         modified_ns = text_to_path(now.path).stat().st_mtime_ns
     except OSError:
         return False
-    return modified_ns + SETTLED_NS < known.version * 1000
+    return modified_ns + MTIME_RESOLUTION_NS < known.version * 1000

@@ -1,4 +1,4 @@
-"""Writes the chunks of a document, segment by segment."""
+"""Embeds and upserts the chunks of one document, segment by segment."""
 
 import hashlib
 from collections import Counter
@@ -8,19 +8,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from ingestq.core.documents import Document
+from ingestq.core.documents import Document, Lane
 from worker.pipeline.points import ChunkPoint, Digest, Fence, chunk_id
 from worker.pipeline.ports import Ports, Progress
 from worker.text.parts import Segment, SizedText, SparseVector
 
 SLICE_CHUNKS: Final = 256
-"""Chunks of one document that are embedded and upserted before the next are looked at: vectors in
-memory are bounded by this, not by the size of the document."""
-
-
+"""Chunks of a document that are embedded and upserted together. It bounds the vectors in memory,
+however large the document is."""
 VECTOR_DECIMALS: Final = 9
-"""Of the components of a unit vector. A float32 says hardly more of most of them, but written out
-as a double, as JSON does, it would be nearly twice as long."""
+"""Decimals of the components of a unit vector in a request. A float32 hardly has more, but would be
+nearly twice as long if it were written out as a double, as JSON does."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +30,16 @@ class _Chunk:
 
 
 class ChunkWriter:
-    """Embeds and upserts chunks of ``document`` under ``fence``; ``title`` is stored with each.
+    """Writes the chunks of ``document`` under ``fence``, with its ``title`` in their metadata.
 
-    Those of a document that was ``known`` may have a vector already. ``chunks`` were written so
-    far, of which ``embedded`` had none; ``digest`` is that of their ids.
+    If the document was written before (``known``), chunks that still exist keep their vectors.
+    The attribute ``chunks`` counts the chunks written so far, ``embedded`` those of them that had
+    no vector yet; ``digest`` is the digest of their ids.
     """
 
     def __init__(
         self,
+        lane: Lane,
         document: Document,
         fence: Fence,
         title: str,
@@ -51,6 +51,7 @@ class ChunkWriter:
         self.chunks = 0
         self.embedded = 0
         self.digest = Digest()
+        self._lane = lane
         self._document = document
         self._fence = fence
         self._metadata = {"title": title, **document.metadata, "source": document.source}
@@ -60,7 +61,7 @@ class ChunkWriter:
         self._sections: Counter[str] = Counter()
 
     async def write(self, segment: Segment) -> None:
-        """Write the chunks that come next in the document; durable on return.
+        """Write the next chunks of the document; they are durable on return.
 
         Raises what the model and the store raise.
         """
@@ -75,7 +76,7 @@ class ChunkWriter:
             self._progress(len(some), 0)
 
     async def _write(self, chunks: Sequence[_Chunk]) -> None:
-        """Upsert ``chunks``, with the vectors they have where they have one."""
+        """Upsert ``chunks``; embed only those that have no vector in the index or the donor."""
         ports = self._ports
         vectors: dict[str, Sequence[float]] = {}
         if self._known:
@@ -85,7 +86,7 @@ class ChunkWriter:
             vectors.update(await ports.donor.vectors(missing))
         new = [chunk for chunk in chunks if chunk.id not in vectors]
         if new:
-            rows = await ports.model.embed([chunk.text for chunk in new])
+            rows = await ports.model.embed(self._lane, [chunk.text for chunk in new])
             numbers = np.round(rows.astype(np.float64), VECTOR_DECIMALS).tolist()
             vectors.update(zip((c.id for c in new), numbers, strict=True))
         points = [ChunkPoint(c.id, vectors[c.id], c.payload, c.sparse) for c in chunks]
@@ -93,7 +94,7 @@ class ChunkWriter:
         self.embedded += len(new)
 
     def _identified(self, part: Segment) -> Iterator[_Chunk]:
-        """Give every chunk its id and payload."""
+        """Yield the chunks of ``part`` with their ids and payloads."""
         document = self._document
         hashes = [_hash(text) for text in part.chunks]
         section = self._section(hashes)
@@ -115,10 +116,11 @@ class ChunkWriter:
             yield _Chunk(key, text, payload, part.sparse[i] if part.sparse else None)
 
     def _section(self, hashes: Sequence[str]) -> str:
-        """Return what tells equal chunks of different segments apart: the chunk each begins with.
+        """Return a name for the segment, by which equal chunks of two segments get different ids.
 
-        So an edit leaves the ids in other segments as they are, and nobody has to remember every
-        chunk of a long document. The first segment needs no name.
+        It is made of the segment's first chunk. So an edit does not change the ids in other
+        segments, and the chunks of a long document need not be remembered. The first segment has
+        an empty name.
         """
         if not self.chunks or not hashes:
             return ""

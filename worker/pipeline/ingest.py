@@ -1,17 +1,20 @@
-"""Makes the index equal to one document; the outcome is a value.
+"""Makes the index equal to one document, or deletes it, and returns the outcome as a value.
 
-The pipeline knows its neighbours by what it needs of them, see `worker.pipeline.ports`. Several
-workers may be at the same document, at different versions, and any of them may be stopped at any
-point. What keeps the newest version whole:
+Several workers may write the same document at the same time, at different versions, and each of
+them may be stopped at any point. These rules keep the newest version complete:
 
-- The ledger lets only a newer version, or a later attempt at the same one, begin.
-- A chunk carries the fence it was written under, and is replaced or deleted only under one that is
-  not older.
-- Writes come in an order that never loses the old version before the new one is durable: begin,
-  upsert the new chunks, say that all are there, delete the stale ones, finish.
-- Once all are there, all other chunks of the document that are not newer are stale. Who was
-  overtaken deletes them, too: some of its own may have come after the owner looked. If the owner is
-  not that far yet, it will find them.
+- Each document has an entry in the *ledger*, a Qdrant collection beside the chunks. A worker
+  begins by writing its version there. The ledger refuses an older version, and an earlier attempt
+  at the same version.
+- Every chunk carries the *fence* under which it was written: the version and the attempt. Qdrant
+  replaces or deletes a chunk only under a fence that is not older.
+- The old version stays searchable until the new one is durable. The order is: mark the entry
+  ``writing``, upsert the new chunks, mark it ``clearing``, delete the stale chunks, mark it
+  ``indexed``. See `worker.pipeline.points.EntryState`.
+- From ``clearing`` on, all chunks of the document with another, not newer fence are stale, and any
+  worker may delete them. A worker that finds that it was overtaken does so, because some of its own
+  chunks may have arrived after the new owner deleted the stale ones. If the new owner is still
+  ``writing``, it will delete them itself.
 """
 
 import time
@@ -21,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from ingestq.core.documents import Deletion, Document
+from ingestq.core.documents import Deletion, Document, Lane
 from ingestq.core.errors import UsageError, describe
 from ingestq.core.paths import folders_of
 from ingestq.core.results import ChunkCounts
@@ -33,14 +36,14 @@ from worker.text.parts import PreparedDocument, UnchangedContent
 
 @dataclass(frozen=True)
 class Indexed:
-    """The index now holds this version."""
+    """The index now holds this version; ``chunks`` counts how it changed."""
 
     chunks: ChunkCounts
 
 
 @dataclass(frozen=True)
 class Unchanged:
-    """The index held this content already."""
+    """The index already held this content."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,14 @@ class Superseded:
 
 @dataclass(frozen=True)
 class Deleted:
-    """The document is no longer in the index; ``chunks`` of it were."""
+    """The document was deleted from the index, with its ``chunks`` (how many)."""
 
     chunks: int
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """Those documents of a folder that are gone are no longer in the index."""
+    """A sweep deleted so many ``documents`` of a folder, with so many ``chunks``."""
 
     documents: int
     chunks: int
@@ -65,22 +68,23 @@ class SweepResult:
 
 @dataclass(frozen=True)
 class Rejected:
-    """The document can never be indexed."""
+    """The document cannot be indexed, however often it is tried."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Retry:
-    """The document may be indexed later.
+    """The document was not processed, but may be later.
 
-    ``counts_as_try`` is False if neither the document nor its content is to blame. For
-    ``pause_seconds`` a service asks to be left alone.
+    ``counts_as_try`` is False if the document did not cause this, such as when a service is
+    unavailable. For ``back_pressure_seconds`` the worker should claim no jobs. ``traceback`` is
+    that of the exception, for the dead letter.
     """
 
     reason: str
     counts_as_try: bool
-    pause_seconds: float = 0.0
+    back_pressure_seconds: float = 0.0
     traceback: str = ""
 
 
@@ -102,16 +106,17 @@ Outcome = (
 
 @dataclass(frozen=True)
 class Work:
-    """A document to be made equal to, and what is known when the work begins.
+    """A document to ingest, and what is known of it at the start.
 
-    ``entry`` is what the ledger said, ``attempt`` the fencing token of the job. ``restarted`` says
-    that a worker died over this before, and may have left chunks behind.
+    ``entry`` is its entry in the ledger, ``attempt`` the fencing token of the job. ``restarted`` is
+    True if a worker died while it had the job, and may have left stale chunks.
     """
 
     document: Document
     entry: LedgerEntry | None
     attempt: int
     restarted: bool = False
+    lane: Lane = Lane.BULK
 
     @property
     def key(self) -> DocumentKey:
@@ -122,8 +127,8 @@ class Work:
         return Fence(self.document.version, self.attempt)
 
 
-def outcome_at_once(work: Work) -> Outcome | None:
-    """Return the outcome if the ledger alone can tell it and nothing has to be done."""
+def outcome_from_ledger(work: Work) -> Outcome | None:
+    """Return the outcome if the ledger entry decides it and nothing has to be done, else None."""
     entry, file = work.entry, work.document.file
     if entry is None:
         return None
@@ -135,29 +140,29 @@ def outcome_at_once(work: Work) -> Outcome | None:
 
 
 async def ingest(work: Work, ports: Ports, progress: Progress) -> Outcome:
-    """Make the index equal to the document, unless it holds that or a newer version already.
+    """Make the index equal to the document, unless it already holds this or a newer version.
 
-    May be repeated after any interruption. Raises what its neighbours raise.
+    It is safe to repeat after any interruption. Raises what ``ports`` raise.
     """
-    known = outcome_at_once(work)
+    known = outcome_from_ledger(work)
     if known is not None:
         return known
     if work.entry is not None and work.entry.version > work.document.version:
         return await _superseded_by(work.entry, ports)
     known_hash = work.entry.content_hash if work.entry and work.entry.indexed else None
-    await ports.memory.admit()
-    async with ports.contents.at_hand(work.document) as content:
-        prepared = await ports.model.prepare(content, known_hash)
+    await ports.memory.admit(work.lane)
+    async with ports.contents.as_file(work.document) as content:
+        prepared = await ports.model.prepare(work.lane, content, known_hash)
         if isinstance(prepared, UnchangedContent):
             return await _confirm(work, prepared, ports)
         return await replace(work, prepared, ports, progress, content)
 
 
 async def delete(deletion: Deletion, attempt: int, ports: Ports) -> Outcome:
-    """Remove a document from the index, unless it holds a newer version.
+    """Delete a document from the index, unless the index holds a newer version.
 
-    Its entry stays as a tombstone, so that no older version is indexed later. May be repeated after
-    any interruption. Raises what its neighbours raise.
+    Its ledger entry stays as a tombstone, so that no older version is indexed later. It is safe to
+    repeat after any interruption. Raises what ``ports`` raise.
     """
     key = DocumentKey(deletion.tenant, deletion.doc_id)
     entry = (await ports.ledger.look_up([key])).get(key)
@@ -180,9 +185,9 @@ async def delete(deletion: Deletion, attempt: int, ports: Ports) -> Outcome:
 
 
 async def remove(tombstone: LedgerEntry, ports: Ports) -> Deleted | Superseded:
-    """Make the index equal to a document that is gone, as ``tombstone`` says.
+    """Delete the chunks of a document, and make ``tombstone`` its ledger entry.
 
-    May be repeated after any interruption. Raises what its neighbours raise.
+    It is safe to repeat after any interruption. Raises what ``ports`` raise.
     """
     deleting = msgspec.structs.replace(tombstone, state=EntryState.DELETING)
     if not (await ports.ledger.begin(deleting)).ours:
@@ -194,30 +199,30 @@ async def remove(tombstone: LedgerEntry, ports: Ports) -> Deleted | Superseded:
 
 
 async def _confirm(work: Work, prepared: UnchangedContent, ports: Ports) -> Outcome:
-    """Record that the content, which is indexed, was still the same at this version."""
+    """Record in the ledger that the indexed content is also that of this version."""
     assert work.entry is not None, "only a known document can be unchanged"
     if work.entry.version == work.document.version:
-        # An earlier try got to the end, but its worker did not live to say so.
+        # An earlier try indexed it, but its worker died before the job was acked.
         return Indexed(ChunkCounts(reused=work.entry.chunks))
     now = msgspec.structs.replace(
         work.entry,
         version=work.document.version,
         attempt=work.attempt,
         written_ms=_now_ms(),
-        **_origin(work.document, prepared),
+        **_source_fields(work.document, prepared),
     )
     if await ports.ledger.confirm(work.entry, now):
         return Unchanged()
-    return Retry("another worker changed the document meanwhile", counts_as_try=False)
+    return Retry("another worker changed the document at the same time", counts_as_try=False)
 
 
 async def replace(
     work: Work, prepared: PreparedDocument, ports: Ports, progress: Progress, content: Document
 ) -> Indexed | Superseded:
-    """Make the index equal to what was ``prepared`` of the document.
+    """Replace the chunks of the document by those of ``prepared``, its first segment.
 
-    Later parts are read from ``content``, which is the document as this worker can read it. May be
-    repeated after any interruption. Raises what its neighbours raise.
+    Further segments are read from ``content``: the document with a path that this worker can read.
+    It is safe to repeat after any interruption. Raises what ``ports`` raise.
     """
     document = work.document
     entry = LedgerEntry(
@@ -230,20 +235,22 @@ async def replace(
         chunks=0,
         state=EntryState.WRITING,
         written_ms=_now_ms(),
-        **_origin(document, prepared),
+        **_source_fields(document, prepared),
     )
-    with ports.memory.hold(len(prepared.first.chunks)):
+    with ports.memory.hold(work.lane, len(prepared.first.chunks)):
         begun = await ports.ledger.begin(entry)
         if not begun.ours:
             return Superseded()
         title = prepared.title or PurePath(document.source).name
-        writer = ChunkWriter(document, work.fence, title, ports, progress, known=not begun.first)
+        writer = ChunkWriter(
+            work.lane, document, work.fence, title, ports, progress, known=not begun.first
+        )
         await writer.write(prepared.first)
     rest = prepared.first.rest
     while rest is not None:
-        await ports.memory.admit()
-        part = await ports.model.prepare_rest(content, rest)
-        with ports.memory.hold(len(part.chunks)):
+        await ports.memory.admit(work.lane)
+        part = await ports.model.prepare_rest(work.lane, content, rest)
+        with ports.memory.hold(work.lane, len(part.chunks)):
             await writer.write(part)
         rest = part.rest
     done = msgspec.structs.replace(
@@ -267,8 +274,11 @@ async def replace(
     return Indexed(ChunkCounts(embedded=writer.embedded, reused=reused, deleted=deleted))
 
 
-def _origin(document: Document, prepared: PreparedDocument | UnchangedContent) -> dict[str, Any]:
-    """Return the fields of a ledger entry that say where the document came from."""
+def _source_fields(
+    document: Document, prepared: PreparedDocument | UnchangedContent
+) -> dict[str, Any]:
+    """Return the fields of a ledger entry by which `verify` and `reindex` find the source again."""
+    # A file of a hot folder is moved away once it is indexed.
     stays = document.path is not None and not document.hot
     return {
         "file": prepared.file if stays else None,
@@ -280,7 +290,7 @@ def _origin(document: Document, prepared: PreparedDocument | UnchangedContent) -
 
 
 async def _superseded_by(owner: LedgerEntry, ports: Ports) -> Superseded:
-    """Delete stale chunks, which may have been written after the owner looked for them."""
+    """Delete stale chunks of our own that were written after ``owner`` deleted the stale ones."""
     if owner.state is not EntryState.WRITING:
         await ports.chunks.delete_stale(owner)
     return Superseded()

@@ -1,6 +1,6 @@
-"""What is stored in Qdrant, and under which ids. Plain data, without a client.
+"""What is stored in Qdrant: chunks and ledger entries, their ids and their states. Plain data.
 
-Ids are UUIDs of version 5 (RFC 9562), made of what they stand for: the same content always gets
+Ids are UUIDs of version 5 (RFC 9562) derived from what they identify: the same content always has
 the same id, so writing it again changes nothing.
 """
 
@@ -20,7 +20,7 @@ LEDGER_NAMESPACE: Final = uuid.UUID("6f6f2f0e-6f44-5c0f-9d0c-6b1f3a1f9a10")
 
 
 class QueryVectors(NamedTuple):
-    """What somebody searches for, by its meaning and by its words."""
+    """The vectors of a search query: by meaning (dense) and by words (sparse)."""
 
     dense: list[float]
     sparse: SparseVector
@@ -28,7 +28,7 @@ class QueryVectors(NamedTuple):
 
 @dataclass(frozen=True)
 class ChunkPoint:
-    """A chunk with its vectors, as it is stored; ``sparse`` only in a hybrid collection."""
+    """A chunk as it is stored: id, vectors and payload. Only hybrid collections have ``sparse``."""
 
     id: str
     vector: Sequence[float]
@@ -55,25 +55,25 @@ class SearchHit:
 
 
 def chunk_id(tenant: str, doc_id: str, chunk_hash: str, occurrence: str) -> str:
-    """Return the id of a chunk, made of its content: it stays as long as the chunk does.
+    """Return the id of a chunk: it depends on its document and text, not on its position.
 
-    ``occurrence`` tells it apart from equal chunks of the same document, see
+    ``occurrence`` makes the ids of equal chunks of one document differ; see
     `worker.pipeline.chunk_writer`.
     """
     return str(uuid.uuid5(CHUNK_NAMESPACE, f"{tenant}\0{doc_id}\0{chunk_hash}\0{occurrence}"))
 
 
 class Digest:
-    """Of a set of chunk ids, in whatever order they come: their exclusive or.
+    """The digest of a set of chunk ids: their exclusive or, which does not depend on the order.
 
-    An id is itself a hash of what it stands for.
+    That is enough, because each id is a hash.
     """
 
     def __init__(self) -> None:
         self._bits = 0
 
     def add(self, chunk_id: str) -> None:
-        """Add an id that is not in the set yet. Raises ValueError if it is no UUID."""
+        """Add an id that is not in the set yet. Raises ValueError if it is not a UUID."""
         self._bits ^= uuid.UUID(chunk_id).int
 
     def __str__(self) -> str:
@@ -81,16 +81,17 @@ class Digest:
 
 
 class DocumentKey(NamedTuple):
-    """Which document: ``doc_id`` is unique within ``tenant``."""
+    """Identifies a document within a collection: ``doc_id`` is unique within ``tenant``."""
 
     tenant: str
     doc_id: str
 
 
 class Fence(NamedTuple):
-    """Version of a document, and the fencing token of the job that works on it.
+    """The version of a document, and the fencing token (``attempt``) of the job that writes it.
 
-    The later attempt at the same version is believed: the earlier worker has lost its lease.
+    Fences are compared in that order. Of two attempts at the same version the later one wins: the
+    worker of the earlier one has lost its lease.
     """
 
     version: int
@@ -98,12 +99,18 @@ class Fence(NamedTuple):
 
 
 class EntryState(StrEnum):
-    """How far the index is with a document that has an entry in the ledger.
+    """The state of a document in the ledger.
 
-    ``writing``: there may be chunks of a version that is half there. ``clearing``: all its chunks
-    are there, and stale ones may be. ``deleting``: the same for a version without chunks.
-    ``indexed`` and ``deleted``: nothing else is there. The entry of a deleted document stays, as a
-    tombstone: else a slow old job would bring it back.
+    - ``writing``: a worker is upserting the chunks of this version; the chunks of the previous
+      version are still there.
+    - ``clearing``: all chunks of this version are there; stale ones are being deleted.
+    - ``indexed``: the chunks of this version are there, and no others.
+    - ``deleting``: the document was deleted; its chunks are being deleted.
+    - ``deleted``: it has no chunks. The entry stays as a tombstone, so that a job with an older
+      version cannot bring the document back.
+
+    If a worker dies, its entries stay ``writing``, ``clearing`` or ``deleting`` until the job runs
+    again.
     """
 
     WRITING = "writing"
@@ -116,14 +123,14 @@ class EntryState(StrEnum):
 class LedgerEntry(Struct, frozen=True, kw_only=True):
     """What the index holds of one document.
 
-    ``attempt`` is the fencing token of the job that wrote it. Its ``chunks`` carry the fence
-    ``chunks_fence``, which is older than the entry's own where somebody only looked, and found
-    nothing changed; None if it has none. ``chunks_digest`` is that of their ids, see `Digest`.
-    ``content_hash`` covers everything that is stored of the document, ``written_ms`` is Unix time
-    at the worker. ``file`` names the state of the file it was read from (see
-    `ingestq.core.paths.file_state`). ``folders`` are those that a scan has to find it in (see
-    `ingestq.core.paths.folders_of`); a document that was not found by a scan has none. ``path``,
-    ``media_type`` and ``metadata`` are those of the document.
+    ``attempt`` is the fencing token of the job that wrote the entry. ``chunks`` is how many chunks
+    there are. They carry the fence ``chunks_fence``, which is older than the entry's own fence if
+    a later version had the same content; None if there are no chunks. ``chunks_digest`` is the
+    `Digest` of their ids. ``content_hash`` covers everything that is stored of the document.
+    ``written_ms`` is the worker's Unix time. ``file`` is the state of the file that was read (see
+    `ingestq.core.paths.file_state`). ``folders`` are the folders whose scans find the document (see
+    `ingestq.core.paths.folders_of`); empty if it was not found by a scan. ``path``, ``media_type``
+    and ``metadata`` are those of the document.
     """
 
     tenant: str
@@ -149,7 +156,7 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
 
     @property
     def document(self) -> Document | None:
-        """The document as it was indexed; None if its content came along, and is not at a path."""
+        """The document as it was indexed; None if it has no path, because its content was sent."""
         if self.path is None:
             return None
         return Document(
@@ -173,15 +180,15 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
 
     @property
     def unfinished(self) -> bool:
-        """Whether somebody is at work on it, or died over it."""
+        """True if a worker is writing or deleting the document, or died while it did."""
         return self.state not in (EntryState.INDEXED, EntryState.DELETED)
 
 
 class BeginResult(Struct, frozen=True):
     """The ledger's answer to a worker that begins to write a document.
 
-    Not ``ours`` if a newer version, or a later attempt, has begun or ended. ``first`` if nobody
-    wrote the document before, so there can be no chunks of others.
+    ``ours`` is False if a newer version, or a later attempt at this one, has begun. ``first`` is
+    True if the document was never written before, so that it has no chunks yet.
     """
 
     ours: bool
@@ -189,5 +196,5 @@ class BeginResult(Struct, frozen=True):
 
 
 def ledger_id(key: DocumentKey) -> str:
-    """Return the id of a document's entry in the ledger."""
+    """Return the point id of a document's ledger entry."""
     return str(uuid.uuid5(LEDGER_NAMESPACE, f"{key.tenant}\0{key.doc_id}"))

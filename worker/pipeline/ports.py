@@ -1,4 +1,4 @@
-"""What the pipeline needs of its neighbours, whoever they are."""
+"""The ports of the pipeline: what it needs from the model, the stores and the blob store."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -8,25 +8,25 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ingestq.core.documents import Document
+from ingestq.core.documents import Document, Lane
 from worker.pipeline.memory_budget import MemoryBudget
 from worker.pipeline.points import BeginResult, ChunkPoint, DocumentKey, Fence, LedgerEntry
 from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText, UnchangedContent
 
 Progress = Callable[[int, int], None]
-"""Called with the chunks that were done and became known since the last call."""
+"""Called with how many chunks are done, and how many became known, since the last call."""
 
 
 class Model(Protocol):
-    """Text in, vectors out; see `worker.embedding.pool.LaneModel`."""
+    """Chunks documents and embeds chunks, for one lane; see `worker.embedding.pool.ModelPool`."""
 
     async def prepare(
-        self, document: Document, known_hash: str | None
+        self, lane: Lane, document: Document, known_hash: str | None
     ) -> PreparedDocument | UnchangedContent: ...
 
-    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment: ...
+    async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment: ...
 
-    async def embed(self, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]: ...
+    async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]: ...
 
 
 class ChunkStore(Protocol):
@@ -40,7 +40,7 @@ class ChunkStore(Protocol):
 
 
 class Ledger(Protocol):
-    """What is indexed; see `worker.store.ledger.QdrantLedger`."""
+    """One entry a document, which says what is indexed; see `worker.store.ledger.QdrantLedger`."""
 
     async def look_up(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, LedgerEntry]: ...
 
@@ -54,17 +54,17 @@ class Ledger(Protocol):
 
 
 class Contents(Protocol):
-    """What came through the blob store; see `worker.blobs.BlobContents`."""
+    """Gives access to content in the blob store; see `worker.blobs.BlobContents`."""
 
-    def at_hand(self, document: Document) -> AbstractAsyncContextManager[Document]: ...
+    def as_file(self, document: Document) -> AbstractAsyncContextManager[Document]: ...
 
 
 @dataclass(frozen=True)
 class Ports:
-    """The pipeline's neighbours.
+    """What the pipeline works with, for one collection.
 
-    A ``donor`` has vectors of the same model: what it has need not be embedded. ``memory`` bounds
-    what is held in memory.
+    A ``donor`` is another collection with vectors of the same model: a chunk that it holds is not
+    embedded again. ``memory`` bounds the chunks in memory, and may be shared by collections.
     """
 
     model: Model

@@ -1,4 +1,4 @@
-"""A text that several documents of a batch share is embedded once."""
+"""Embeds a text once that several documents of a batch share."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,50 +8,50 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ingestq.core.documents import Document
+from ingestq.core.documents import Document, Lane
 from worker.pipeline.ports import Model, Ports
 from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText, UnchangedContent
 
 Row = npt.NDArray[np.float32]
 
 KEPT_TEXTS: Final = 4096
-"""Texts whose vectors are remembered, the latest: some ten megabytes."""
+"""So many of the latest texts are remembered with their vectors: some ten megabytes."""
 
 
-def sharing_embeddings(ports: Ports) -> Ports:
-    """Return ``ports`` with which a text is embedded once, however many documents hold it."""
+def with_shared_embeddings(ports: Ports) -> Ports:
+    """Return ``ports`` with a model that embeds a text only once."""
     return replace(ports, model=SharedEmbeddings(ports.model))
 
 
 class SharedEmbeddings:
-    """A model that remembers what it was asked."""
+    """A `Model` that embeds each text once, also while a request for it is running."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
         self._rows: dict[SizedText, asyncio.Future[Row]] = {}
 
     async def prepare(
-        self, document: Document, known_hash: str | None
+        self, lane: Lane, document: Document, known_hash: str | None
     ) -> PreparedDocument | UnchangedContent:
         """See `worker.pipeline.ports.Model`."""
-        return await self._model.prepare(document, known_hash)
+        return await self._model.prepare(lane, document, known_hash)
 
-    async def prepare_rest(self, document: Document, rest: SegmentStart) -> Segment:
+    async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment:
         """See `worker.pipeline.ports.Model`."""
-        return await self._model.prepare_rest(document, rest)
+        return await self._model.prepare_rest(lane, document, rest)
 
-    async def embed(self, texts: Sequence[SizedText]) -> Row:
+    async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> Row:
         """See `worker.pipeline.ports.Model`."""
         mine = {text: self._promise(text) for text in texts if text not in self._rows}
         promised = [(text, self._rows[text]) for text in texts]
         if mine:
             try:
-                rows = await self._model.embed(list(mine))
+                rows = await self._model.embed(lane, list(mine))
                 for future, row in zip(mine.values(), rows, strict=True):
                     future.set_result(row)
             finally:
                 self._forget(mine)
-        return np.stack([await self._row(text, future) for text, future in promised])
+        return np.stack([await self._row(lane, text, future) for text, future in promised])
 
     def _promise(self, text: SizedText) -> asyncio.Future[Row]:
         future: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
@@ -59,21 +59,21 @@ class SharedEmbeddings:
         return future
 
     def _forget(self, mine: dict[SizedText, asyncio.Future[Row]]) -> None:
-        """Forget what failed, so that whoever else needs it asks anew, and what is long ago."""
+        """Forget the texts that failed, so that other callers ask again, and the oldest texts."""
         for text, future in mine.items():
             if not future.done():
                 future.cancel()
                 del self._rows[text]
-        settled = [text for text, future in self._rows.items() if future.done()]
-        for text in settled[: max(0, len(self._rows) - KEPT_TEXTS)]:
+        done = [text for text, future in self._rows.items() if future.done()]
+        for text in done[: max(0, len(self._rows) - KEPT_TEXTS)]:
             del self._rows[text]
 
-    async def _row(self, text: SizedText, future: asyncio.Future[Row]) -> Row:
+    async def _row(self, lane: Lane, text: SizedText, future: asyncio.Future[Row]) -> Row:
         try:
             row: Row = await asyncio.shield(future)
             return row
         except asyncio.CancelledError:
             if not future.cancelled():
                 raise
-        [row] = await self.embed([text])  # whoever asked for it failed
+        [row] = await self.embed(lane, [text])  # the caller that asked for it failed
         return row

@@ -1,7 +1,8 @@
-"""After a scan of a folder: what the index has of it, and the scan did not find, is deleted.
+"""Sweeps a folder after a scan: deletes its documents that the scan did not find.
 
-What the scan saw comes with the job, so it does not matter whether the worker can see the folder.
-A document that was observed after the scan began has a newer version, and stays.
+The job carries a digest of what the scan found, so the worker need not see the folder. A sweep
+deletes at the version of the scan. A document that was observed after the scan began has a newer
+version, and stays.
 """
 
 import asyncio
@@ -15,16 +16,18 @@ from worker.pipeline.ports import Ledger
 
 MASS_DOCUMENTS: Final = 10
 MASS_SHARE: Final = 0.1
-"""More than so many documents, and more than this share of the folder, are a mass deletion: an
-empty mount point looks the same."""
+"""A sweep that would delete more than so many documents, and more than this share of the folder, is
+refused: the folder may be an empty mount point."""
 
 
-async def sweep(
+async def sweep_folder(
     scan: Sweep, ledger: Ledger, delete: Callable[[Deletion], Awaitable[Outcome]]
 ) -> SweepResult | Rejected:
-    """Have every document of the folder deleted that ``scan`` did not see.
+    """Call ``delete`` for every document of the folder that ``scan`` did not find.
 
-    Deletes nothing if that is suspiciously much. May be repeated after any interruption.
+    If those are too many (see `MASS_DOCUMENTS`), delete none and reject the sweep, unless the scan
+    allows it. It is safe to repeat after any interruption. Raises what ``ledger`` and ``delete``
+    raise.
     """
     seen = SeenDocuments(scan.seen)
     if not scan.allow_mass_delete:
@@ -61,6 +64,6 @@ def _is_gone(entry: LedgerEntry, scan: Sweep, seen: SeenDocuments) -> bool:
 
 def _too_many(gone: int, known: int) -> str:
     return (
-        f"{gone:,} of {known:,} documents of this folder are gone; nothing was deleted. If they "
-        "are to be removed from the index, run it again with --allow-mass-delete"
+        f"{gone:,} of {known:,} documents of this folder are gone; nothing was deleted. To delete "
+        "them from the index, run it again with --allow-mass-delete"
     )

@@ -1,4 +1,4 @@
-"""What Qdrant's failed answers mean: one table. See `worker.http_answers`."""
+"""The table that turns Qdrant's failed answers into errors; see `worker.http_answers`."""
 
 import json
 import re
@@ -28,40 +28,40 @@ FULL: Final = re.compile(
     r"|max [a-z ]+ limit of \S+ reached",
     re.IGNORECASE,
 )
-"""A full disk is answered 500, a quota of the server or a limit of the collection 400 or 507."""
+"""Qdrant answers 500 if the disk is full, and 400 or 507 if a quota or limit is exceeded."""
 NO_COLLECTION: Final = re.compile("Collection .*doesn't exist")
 RULES: Final = (
-    AnswerRule({401, 403}, None, UsageError, "refuses INGESTQ_QDRANT_API_KEY"),
-    AnswerRule({507}, None, StoreFull, "has no room, make some"),
-    AnswerRule(ERRORS, FULL, StoreFull, "has no room, make some"),
+    AnswerRule({401, 403}, None, UsageError, "does not accept INGESTQ_QDRANT_API_KEY"),
+    AnswerRule({507}, None, StoreFull, "is full; free space or raise the limit"),
+    AnswerRule(ERRORS, FULL, StoreFull, "is full; free space or raise the limit"),
     AnswerRule(
         {404},
         NO_COLLECTION,
         CollectionMissing,
-        "misses a collection; if it was deleted, a worker that starts makes it anew",
+        "has lost the collection; if it was deleted, restart a worker to create it again",
     ),
-    AnswerRule({408}, None, StoreTooSlow, "ran out of time"),
-    AnswerRule(SERVER_ERRORS, None, StoreUnavailable, "cannot serve now"),
-    # 400 (too large, dimension, strict mode), 409, 422, and 429: one with a Retry-After arrives as
-    # another exception; without it the request costs more than is ever allowed.
-    AnswerRule(ERRORS, ANY_REASON, StoreRejected, "refuses a request"),
-    AnswerRule({413}, None, StoreRejected, "refuses a request"),
-    # A proxy knows nothing of documents: none is rejected because of its answer.
+    AnswerRule({408}, None, StoreTooSlow, "timed out"),
+    AnswerRule(SERVER_ERRORS, None, StoreUnavailable, "cannot serve requests now"),
+    # 400 (too large, dimension, strict mode), 409, 422 and 429. A 429 with a Retry-After arrives as
+    # another exception; one without it says that the request exceeds the limit by itself.
+    AnswerRule(ERRORS, ANY_REASON, StoreRejected, "refuses the request"),
+    AnswerRule({413}, None, StoreRejected, "refuses the request"),
+    # A proxy knows nothing of documents: its answer must not reject one.
     AnswerRule(
-        ANY_STATUS, None, StoreUnavailable, "does not answer as Qdrant does (INGESTQ_QDRANT_URL)"
+        ANY_STATUS, None, StoreUnavailable, "does not answer like Qdrant; check INGESTQ_QDRANT_URL"
     ),
 )
-"""The first rule that applies counts. `ingestq.core.errors.classify` says what each error leads
+"""The first rule that applies decides. `ingestq.core.errors.classify` says what each error leads
 to."""
 
 
 def qdrant_error(place: str, answer: FailedAnswer) -> IngestqError:
-    """Return the error that an answer of the Qdrant at ``place``, or of a proxy, stands for."""
+    """Return the error for a failed answer of the Qdrant at ``place``, or of a proxy before it."""
     return to_error(RULES, f"Qdrant at {place}", answer, _reason(answer.body))
 
 
 def _reason(body: bytes) -> str | None:
-    """Return the error in Qdrant's own form; None if a proxy answered, or a key was refused."""
+    """Return Qdrant's error text; None if a proxy answered, or Qdrant refused the key."""
     try:
         return str(json.loads(body)["status"]["error"])
     except (ValueError, KeyError, TypeError):

@@ -1,5 +1,4 @@
-"""Chunks in Qdrant: writing, reading and searching them. The schema is in
-`worker.store.collection`."""
+"""Writes, reads and searches the chunks in Qdrant. The schema is in `worker.store.collection`."""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,38 +17,36 @@ from worker.store.schema import SPARSE_NAME
 from worker.text.parts import SparseVector
 
 UPSERT_POINTS: Final = 128
-"""Encoding a batch holds up the event loop; this many 384-float vectors take about 7 ms."""
+"""Encoding a batch blocks the event loop: for about 7 ms with this many vectors of 384 floats."""
 UPSERT_BYTES: Final = 8 * 1024 * 1024
-"""Well under the 32 MB that a server accepts in one request."""
+"""Well below the 32 MB that a server accepts in one request."""
 PARALLEL_UPSERTS: Final = 4
-"""More are not faster to a server, and what is encoded at the same time holds up the event loop
-together."""
+"""More are not faster, and encoding more at a time would block the event loop for longer."""
 JSON_FLOAT_BYTES: Final = 22
 JSON_INDEX_BYTES: Final = 11
 READ_POINTS: Final = 256
-FEWEST_CANDIDATES: Final = 50
-"""How many chunks each half of a hybrid search proposes at least: what only one of them finds far
-down may still be the best of both."""
+MIN_CANDIDATES: Final = 50
+"""The least number of candidates from each part of a hybrid search: a chunk with a low rank in one
+of them may still be the best in both."""
 QUANTIZED: Final = models.SearchParams(
     quantization=models.QuantizationSearchParams(rescore=True, oversampling=2.0)
 )
-"""Small copies of the vectors only propose, twice as many as are wanted; the vectors decide. It is
-nothing to a collection that has no such copies."""
+"""Takes twice as many candidates from the quantized vectors, and ranks them by the full ones.
+Without quantization it has no effect."""
 
 
 class StoredText(NamedTuple):
-    """What the index holds of a document."""
+    """A document's text and title, as the index has them."""
 
     text: str
     title: str | None
 
 
 class QdrantStore:
-    """The chunks in the collection or alias ``name``. Every request may be sent twice.
+    """The chunks in the collection or alias ``name``. Every request may safely be sent twice.
 
-    ``vector_name`` is the name of the dense vectors.
-
-    Raises what `worker.store.client.Qdrant` raises.
+    ``vector_name`` is the name of the dense vector; empty for Qdrant's unnamed one. Raises what
+    `worker.store.client.Qdrant` raises.
     """
 
     def __init__(self, qdrant: Qdrant, name: str, vector_name: str = "") -> None:
@@ -59,9 +56,10 @@ class QdrantStore:
         self._upserts = asyncio.Semaphore(PARALLEL_UPSERTS)
 
     async def upsert(self, points: Sequence[ChunkPoint], fence: Fence) -> None:
-        """Insert ``points``, or replace those that are not of a newer fence; durable on return.
+        """Insert ``points``, or replace those whose fence is not newer; durable on return.
 
-        Their payloads carry ``fence``. If one is rejected, those before it may be written.
+        The payloads of ``points`` carry ``fence``. If a point is rejected, those before it may have
+        been written.
         """
 
         async def ask(batch: Sequence[ChunkPoint]) -> None:
@@ -70,12 +68,12 @@ class QdrantStore:
 
         for batch in _upsert_batches(points):
             async with self._upserts:
-                await ask_in_parts(batch, ask, _name_of)
+                await ask_in_parts(batch, ask, _describe_point)
 
     async def delete_stale(self, entry: LedgerEntry) -> int:
-        """Delete a document's chunks that are not those of its ``entry``; durable on return.
+        """Delete the document's chunks that its ``entry`` does not have; durable on return.
 
-        Chunks of a newer fence stay. Returns how many were deleted.
+        Chunks with a newer fence stay. Returns how many were deleted.
         """
         stale = _stale(entry)
 
@@ -90,7 +88,7 @@ class QdrantStore:
         return deleted
 
     async def vectors(self, ids: Iterable[str]) -> dict[str, list[float]]:
-        """Return the dense vectors of those of ``ids`` that exist."""
+        """Return the dense vectors, by id, of those ``ids`` that exist."""
         found: dict[str, list[float]] = {}
         for batch in _batched(ids, READ_POINTS):
             request = partial(_retrieve_vectors, self._name, batch, self._vector_name)
@@ -98,11 +96,11 @@ class QdrantStore:
         return found
 
     async def stored_text(self, key: DocumentKey) -> StoredText:
-        """Return the text of all chunks of a document, one after the other, and its title."""
+        """Return the document's title and the text of its chunks, in order."""
         chunks: list[tuple[int, str]] = []
         title: str | None = None
         fields = ["chunk_index", "page_content", "metadata"]
-        only = models.Filter(must=_of(key))
+        only = models.Filter(must=_is_of(key))
         async for page in pages(self._qdrant, self._name, only, fields, READ_POINTS):
             for payload in (record.payload or {} for record in page):
                 chunks.append((payload["chunk_index"], payload["page_content"]))
@@ -110,7 +108,7 @@ class QdrantStore:
         return StoredText("\n\n".join(text for _, text in sorted(chunks)), title)
 
     async def sample(self, n: int) -> list[str]:
-        """Return the texts of up to ``n`` chunks, at random."""
+        """Return the texts of up to ``n`` random chunks."""
         any_chunk = models.SampleQuery(sample=models.Sample.RANDOM)
         response = await self._qdrant.ask(
             lambda client: client.query_points(
@@ -120,7 +118,7 @@ class QdrantStore:
         return [(point.payload or {})["page_content"] for point in response.points]
 
     async def count(self) -> int:
-        """Return how many chunks there are."""
+        """Return the number of chunks."""
         return (await self._qdrant.ask(lambda client: client.count(self._name))).count
 
     async def search(
@@ -133,13 +131,13 @@ class QdrantStore:
     ) -> list[SearchHit]:
         """Return the ``limit`` chunks nearest to ``dense``, to ``sparse``, or to both; best first.
 
-        Both are fused by their ranks (RRF: Cormack, Clarke and Büttcher 2009,
-        https://doi.org/10.1145/1571941.1572114), as their scores cannot be compared.
+        With both, the two results are fused by rank (RRF: Cormack, Clarke and Büttcher 2009,
+        https://doi.org/10.1145/1571941.1572114), because their scores cannot be compared.
         """
-        candidates = limit if dense is None or sparse is None else max(limit, FEWEST_CANDIDATES)
-        halves = []
+        candidates = limit if dense is None or sparse is None else max(limit, MIN_CANDIDATES)
+        prefetches = []
         if dense is not None:
-            halves.append(
+            prefetches.append(
                 models.Prefetch(
                     query=list(dense),
                     using=self._vector_name or None,
@@ -149,17 +147,17 @@ class QdrantStore:
                 )
             )
         if sparse is not None:
-            halves.append(
+            prefetches.append(
                 models.Prefetch(
                     query=_sparse(sparse), using=SPARSE_NAME, filter=only, limit=candidates
                 )
             )
-        response = await self._qdrant.ask(partial(_query, self._name, halves, limit))
+        response = await self._qdrant.ask(partial(_query, self._name, prefetches, limit))
         return [_hit(point) for point in response.points]
 
     def _struct(self, point: ChunkPoint) -> models.PointStruct:
-        # Not validated, as what is right by construction: looking at every number holds up the
-        # event loop for as long as encoding them does.
+        # Without validation, which would check every number and block the event loop for as long as
+        # encoding them does.
         return models.PointStruct.model_construct(
             id=point.id, vector=self._vectors(point), payload=dict(point.payload)
         )
@@ -174,7 +172,7 @@ class QdrantStore:
 
     def _dense(self, record: models.Record) -> list[float]:
         vectors = record.vector
-        # The unnamed vector comes without its empty name.
+        # The unnamed vector comes without a dict.
         dense = vectors[self._vector_name] if isinstance(vectors, dict) else vectors
         return cast(list[float], dense)
 
@@ -195,7 +193,7 @@ async def _delete(
     return await client.delete(name, models.FilterSelector(filter=these), wait=True)
 
 
-def _name_of(point: ChunkPoint) -> str:
+def _describe_point(point: ChunkPoint) -> str:
     return f"chunk {point.payload.get('chunk_index')} (point {point.id})"
 
 
@@ -206,20 +204,20 @@ async def _retrieve_vectors(
 
 
 async def _query(
-    name: str, halves: list[models.Prefetch], limit: int, client: AsyncQdrantClient
+    name: str, prefetches: list[models.Prefetch], limit: int, client: AsyncQdrantClient
 ) -> models.QueryResponse:
-    if len(halves) > 1:
+    if len(prefetches) > 1:
         fusion = models.FusionQuery(fusion=models.Fusion.RRF)
         return await client.query_points(
-            name, query=fusion, prefetch=halves, limit=limit, with_payload=True
+            name, query=fusion, prefetch=prefetches, limit=limit, with_payload=True
         )
-    [one] = halves
+    [single] = prefetches
     return await client.query_points(
         name,
-        query=one.query,
-        using=one.using,
-        query_filter=one.filter,
-        search_params=one.params,
+        query=single.query,
+        using=single.using,
+        query_filter=single.filter,
+        search_params=single.params,
         limit=limit,
         with_payload=True,
     )
@@ -229,13 +227,13 @@ def _sparse(vector: SparseVector) -> models.SparseVector:
     return models.SparseVector.model_construct(indices=vector.indices, values=vector.values)
 
 
-def _of(key: DocumentKey) -> list[models.Condition]:
+def _is_of(key: DocumentKey) -> list[models.Condition]:
     return [is_equal("tenant", key.tenant), is_equal("doc_id", key.doc_id)]
 
 
 def _stale(entry: LedgerEntry) -> models.Filter:
-    kept = None if entry.chunks_fence is None else is_exactly(entry.chunks_fence)
-    return models.Filter(must=[*_of(entry.key), is_not_newer(entry.fence)], must_not=kept)
+    current = None if entry.chunks_fence is None else is_exactly(entry.chunks_fence)
+    return models.Filter(must=[*_is_of(entry.key), is_not_newer(entry.fence)], must_not=current)
 
 
 def _hit(point: models.ScoredPoint) -> SearchHit:
@@ -251,14 +249,14 @@ def _hit(point: models.ScoredPoint) -> SearchHit:
 
 
 def _batched(ids: Iterable[str], size: int) -> Iterator[tuple[str, ...]]:
-    """Do what ``itertools.batched`` does, which Python has from 3.12 on."""
+    """Do what ``itertools.batched`` does, which Python has since 3.12."""
     rest = iter(ids)
     while batch := tuple(islice(rest, size)):
         yield batch
 
 
 def _upsert_batches(points: Sequence[ChunkPoint]) -> Iterator[list[ChunkPoint]]:
-    """Cut ``points`` into batches that are bounded in number and in bytes on the wire."""
+    """Yield ``points`` in batches that are bounded in number and in bytes on the wire."""
     batch: list[ChunkPoint] = []
     size = 0
     for point in points:
@@ -273,7 +271,7 @@ def _upsert_batches(points: Sequence[ChunkPoint]) -> Iterator[list[ChunkPoint]]:
 
 
 def _json_bytes(point: ChunkPoint) -> int:
-    """Return a bound of the bytes that a point takes on the wire."""
+    """Return an upper bound of a point's size on the wire, in bytes."""
     size = len(msgspec.json.encode(point.payload)) + JSON_FLOAT_BYTES * len(point.vector)
     if point.sparse is not None:
         size += (JSON_INDEX_BYTES + JSON_FLOAT_BYTES) * len(point.sparse.indices)

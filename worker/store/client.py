@@ -1,7 +1,7 @@
-"""The one AsyncQdrantClient of a process, and what its errors mean.
+"""The process's one AsyncQdrantClient, with Qdrant's errors translated and requests retried.
 
-Against a server the client lives on the event loop of its caller. The local mode is pure Python
-and blocks whoever calls it, so it lives in a thread of its own, with an event loop of its own.
+The client of a server runs on the caller's event loop. The local mode is pure Python and blocks its
+caller, so it runs in a thread with an event loop of its own.
 """
 
 import asyncio
@@ -30,7 +30,13 @@ from ingestq.core.errors import (
     UsageError,
 )
 from worker.bisection import bisect_on_failure
-from worker.http_answers import FailedAnswer, retry_after, retry_delay
+from worker.http_answers import (
+    FailedAnswer,
+    bare_url,
+    retry_after,
+    retry_delay,
+    without_secrets,
+)
 from worker.store.answers import qdrant_error
 
 T = TypeVar("T")
@@ -38,16 +44,16 @@ Request = Callable[[AsyncQdrantClient], Awaitable[T]]
 
 ANSWER_SECONDS: Final = 60
 PATIENCE_SECONDS: Final = 20.0
-"""How long a request is repeated in place."""
+"""How long a failed request is repeated before its job is nacked."""
 MAX_CONNECTIONS: Final = 8
-"""About as many parallel requests as a worker makes. Set, because the client keeps no connection to
-localhost alive otherwise; more would cost each request a look at every idle one."""
+"""About as many as a worker makes in parallel. It is set because the client otherwise keeps no
+connection to localhost alive. More would slow requests down: each checks every idle connection."""
 LOCAL_MODE_WARNINGS: Final = (
     "Payload indexes have no effect in the local Qdrant",
     "Local mode is not recommended for collections with more than",
     "Local mode performs exact",
 )
-"""Known and documented: the local mode is for small collections."""
+"""Not shown, because the documentation says it: the local mode is for small collections."""
 
 
 @dataclass(frozen=True)
@@ -60,26 +66,26 @@ class QdrantConfig:
 
     @property
     def place(self) -> str:
-        """Where it is, for messages."""
-        return self.url or f"the local Qdrant in {self.path}"
+        """Where it is, for messages: without user, password and query."""
+        return bare_url(self.url) if self.url else f"the local Qdrant in {self.path}"
 
 
 class Qdrant(Protocol):
-    """A Qdrant that can be asked. Errors arrive as those of `ingestq.core.errors`."""
+    """A connection to Qdrant. Its errors are those of `ingestq.core.errors`."""
 
     async def ask(self, request: Request[T]) -> T:
-        """Await ``request`` on the client.
+        """Send ``request`` with the client, and return its result.
 
-        Raises StoreUnavailable if trying again may help, StoreRejected if it never will, and
-        UsageError if no request would succeed; see `worker.store.answers`.
+        Raises StoreUnavailable if a later try may succeed, StoreRejected if it never will, and
+        UsageError if no request can succeed; see `worker.store.answers`.
         """
         ...
 
 
 def applied(write: Request[models.UpdateResult]) -> Request[models.UpdateResult]:
-    """Return a request for ``write`` that raises StoreUnavailable unless it was applied.
+    """Return the request ``write``, made to raise StoreUnavailable unless Qdrant applied it.
 
-    A wait for it that ran out is answered with success.
+    Qdrant answers a write that timed out with success.
     """
 
     async def ask(client: AsyncQdrantClient) -> models.UpdateResult:
@@ -91,9 +97,9 @@ def applied(write: Request[models.UpdateResult]) -> Request[models.UpdateResult]
 
 
 def check_applied(result: models.UpdateResult) -> None:
-    """Raise StoreUnavailable unless the write was applied: it may still be, or again."""
+    """Raise StoreUnavailable unless the write was applied. It may still be applied later."""
     if result.status is not models.UpdateStatus.COMPLETED:
-        raise StoreUnavailable(f"Qdrant has accepted a write but not applied it: {result}")
+        raise StoreUnavailable(f"Qdrant accepted a write but did not apply it in time: {result}")
 
 
 async def ask_in_parts(
@@ -101,10 +107,10 @@ async def ask_in_parts(
     ask: Callable[[Sequence[T]], Awaitable[object]],
     name: Callable[[T], str],
 ) -> None:
-    """Ask for all ``items`` at once, and in parts if Qdrant refuses or cannot do that many.
+    """Send all ``items`` in one request; bisect them if Qdrant refuses it or times out.
 
-    Ends at the first item that is refused by itself, and raises why, with the ``name`` of the item;
-    those before it are done.
+    Stops at the first item that is refused by itself, and raises its error with the ``name`` of the
+    item. The items before it are done.
     """
 
     async def ask_for(part: Sequence[T]) -> Sequence[None]:
@@ -123,11 +129,11 @@ def _may_pass_in_parts(error: Exception) -> bool:
 
 
 class PatientQdrant:
-    """A Qdrant that is asked again, with jittered back-off, while it cannot answer.
+    """Repeats requests, with jittered back-off, while Qdrant is unavailable.
 
-    Gives up after a while, or at once if Qdrant asks to be left alone for longer than that, has no
-    room, or ran out of time: then the job is better put back, or less asked for. Only for requests
-    that may be sent twice.
+    Gives up after `PATIENCE_SECONDS`, or at once if Qdrant names a longer wait, is full, or timed
+    out: then the job has to be nacked, or the request made smaller. Only for requests that may be
+    sent twice.
     """
 
     def __init__(self, qdrant: Qdrant) -> None:
@@ -140,12 +146,12 @@ class PatientQdrant:
         """See `Qdrant.ask`."""
         try:
             return await self._retrying(self._qdrant.ask, request)
-        except CollectionMissing:  # its alias may just have been moved: it is looked up once more
+        except CollectionMissing:  # the alias may have been moved meanwhile: resolve it once more
             return await self._retrying(self._qdrant.ask, request)
 
 
 def _when_to_retry(error: Exception) -> bool | float:
-    """Return when to repeat a request in place; see `retry_delay`."""
+    """Return when to repeat a failed request; see `retry_delay`."""
     if not isinstance(error, StoreUnavailable) or isinstance(error, StoreTooSlow | StoreFull):
         return False
     return retry_delay(error, PATIENCE_SECONDS)
@@ -153,10 +159,10 @@ def _when_to_retry(error: Exception) -> bool | float:
 
 @asynccontextmanager
 async def connect_qdrant(config: QdrantConfig) -> AsyncIterator[Qdrant]:
-    """Connect to the server, or open the local mode; closed on leaving.
+    """Open a client of the server, or the local mode; close it on leaving.
 
-    Raises StoreUnavailable if the local mode is in use by another process. A server is first
-    asked when something is wanted from it.
+    Raises StoreUnavailable if another process uses the local mode. A server is first contacted by
+    the first request.
     """
     opened = await (_RemoteQdrant.open(config) if config.url else _LocalQdrant.open(config))
     try:
@@ -173,21 +179,21 @@ class _RemoteQdrant:
     @classmethod
     async def open(cls, config: QdrantConfig) -> "_RemoteQdrant":
         try:
-            # A key that travels in the clear is for the user to decide: inside a private network
-            # that is usual. The client would warn at every start.
+            # Sending a key without TLS is usual in a private network, and the user's decision. The
+            # client would warn at every start.
             warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
             client = AsyncQdrantClient(
                 url=config.url,
                 api_key=config.api_key,
                 timeout=ANSWER_SECONDS,
-                check_compatibility=False,  # it would ask synchronously, from a thread
+                check_compatibility=False,  # it would send a blocking request
                 limits=httpx.Limits(
                     max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS
                 ),
             )
         except ValueError as error:
             raise UsageError(
-                f"INGESTQ_QDRANT_URL {config.url!r} is not a URL ({error}); write http://HOST:6333"
+                f"INGESTQ_QDRANT_URL {config.place!r} is not a valid URL; write http://HOST:6333"
             ) from error
         return cls(config, client)
 
@@ -198,13 +204,13 @@ class _RemoteQdrant:
             raise _unavailable(self._config, error.source) from error
         except json.JSONDecodeError as error:
             raise StoreUnavailable(
-                f"{self._config.place} does not answer as Qdrant does ({error}); set "
+                f"{self._config.place} does not answer like Qdrant ({error}); set "
                 "INGESTQ_QDRANT_URL to a Qdrant server"
             ) from error
-        except QdrantException as error:  # 429; the client reads its Retry-After, but no dates
+        except QdrantException as error:  # 429; the client reads Retry-After, but no dates
             raise StoreUnavailable(
-                f"Qdrant at {self._config.place} asks to be left alone for a while: {error}",
-                _named_seconds(error),
+                f"Qdrant at {self._config.place} limits requests: {error}",
+                _retry_after(error),
             ) from error
         except UnexpectedResponse as error:
             answer = FailedAnswer(error.status_code or 0, error.headers, error.content)
@@ -232,8 +238,8 @@ class _LocalQdrant:
         except RuntimeError as error:
             await local._stop()
             raise StoreUnavailable(
-                f"{config.place} is in use by another ingestq process; wait for it to end, or "
-                "set INGESTQ_QDRANT_URL to a Qdrant server, which serves many"
+                f"{config.place} is in use by another ingestq process; wait until that ends, or "
+                "set INGESTQ_QDRANT_URL to a Qdrant server, which many processes can use"
             ) from error
         except OSError as error:
             await local._stop()
@@ -244,10 +250,10 @@ class _LocalQdrant:
         try:
             return await self._run(request(self._client))
         except ValueError as error:
-            raise StoreRejected(f"{self._config.place} refuses a request: {error}") from error
+            raise StoreRejected(f"{self._config.place} refuses the request: {error}") from error
         except sqlite3.OperationalError as error:
             kind = StoreFull if error.sqlite_errorcode == sqlite3.SQLITE_FULL else StoreUnavailable
-            raise kind(f"{self._config.place} cannot be written: {error}") from error
+            raise kind(f"{self._config.place} cannot be written to: {error}") from error
 
     async def close(self) -> None:
         await self._run(self._client.close())
@@ -259,9 +265,9 @@ class _LocalQdrant:
         self._config.path.mkdir(parents=True, exist_ok=True)
         return AsyncQdrantClient(path=str(self._config.path))
 
-    async def _run(self, work: Awaitable[T]) -> T:
+    async def _run(self, awaitable: Awaitable[T]) -> T:
         async def on_thread() -> T:
-            return await work
+            return await awaitable
 
         future = asyncio.run_coroutine_threadsafe(on_thread(), self._loop)
         return await asyncio.wrap_future(future)
@@ -272,14 +278,14 @@ class _LocalQdrant:
         self._loop.close()
 
 
-def _named_seconds(error: QdrantException) -> float | None:
+def _retry_after(error: QdrantException) -> float | None:
     if not isinstance(error, ResourceExhaustedResponse):
         return None
     return retry_after({"retry-after": str(error.retry_after_s)})
 
 
 def _unavailable(config: QdrantConfig, error: Exception) -> StoreUnavailable:
-    detail = str(error) or type(error).__name__
+    detail = without_secrets(str(error)) or type(error).__name__
     return StoreUnavailable(
         f"Qdrant does not answer at {config.place} ({detail}); start it or set "
         "INGESTQ_QDRANT_URL (unset, ingestq uses a local one)"

@@ -1,7 +1,7 @@
-"""The collection in Qdrant: its names, its schema, and whether it may be written.
+"""Creates and checks the collection in Qdrant: its names, its schema and its fingerprint.
 
-The public name is an alias of the collection ``<name>__<fingerprint>``; beside that stands its
-ledger, ``<name>__<fingerprint>__ledger``, without vectors. The fingerprint's fields are kept in
+The public name is an alias of the collection ``<name>__<fingerprint>``. Beside that stands its
+ledger, ``<name>__<fingerprint>__ledger``, without vectors. The fingerprint's fields are stored in
 the collection's metadata, so that a mismatch can be explained.
 """
 
@@ -40,8 +40,8 @@ PAYLOAD_INDEXES: Final[Indexes] = {
     "tenant": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
     **FENCE_INDEXES,
 }
-"""Every key that documents are found by, and the fence that writes compare: a server in strict mode
-refuses conditions on anything else."""
+"""Every field that filters use, and the fence that writes compare: a server in strict mode refuses
+conditions on other fields."""
 LEDGER_INDEXES: Final[Indexes] = {
     "state": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
     "folders": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
@@ -56,9 +56,9 @@ SETTINGS: Final = {
     "vector_name": "INGESTQ_VECTOR_NAME",
     "sparse": "INGESTQ_HYBRID",
 }
-"""The settings that fields of a fingerprint follow from."""
+"""The setting that decides each field of a fingerprint."""
 QUANTIZATIONS: Final[dict[Quantization | None, models.QuantizationConfig | None]] = {
-    # Kept in memory whatever becomes of the vectors themselves: that is what they are for.
+    # Always in memory, even if the vectors themselves are on disk: that is their purpose.
     None: None,
     Quantization.SCALAR: models.ScalarQuantization(
         scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
@@ -73,7 +73,7 @@ OLDEST_QDRANT: Final = (1, 16)
 
 @dataclass(frozen=True)
 class CollectionNames:
-    """The names that belong together."""
+    """The names of a collection: its ``alias``, and its parts ``chunks`` and ``ledger``."""
 
     alias: str
     chunks: str
@@ -81,25 +81,24 @@ class CollectionNames:
 
     @classmethod
     def of(cls, alias: str, digest: str) -> "CollectionNames":
-        """Return the names under ``alias`` of what was made with a fingerprint."""
+        """Return the names of the collection under ``alias`` with this fingerprint."""
         return cls.at(alias, f"{alias}__{digest}")
 
     @classmethod
     def at(cls, alias: str, chunks: str) -> "CollectionNames":
-        """Return the names of what ``alias`` stands for."""
+        """Return the names if ``alias`` stands for the collection ``chunks``."""
         return cls(alias, chunks, f"{chunks}__ledger")
 
 
 async def open_collection(
     qdrant: Qdrant, alias: str, mine: Fingerprint, storage: Storage = DEFAULT_STORAGE
 ) -> CollectionNames:
-    """Make sure that the collection under ``alias`` exists and may be written with ``mine``.
+    """Open the collection under ``alias`` for vectors with the fingerprint ``mine``.
 
-    If it does not, it is made, and kept as ``storage`` says; one that exists is left as it is.
-
-    Safe to run in several workers at once. Raises UsageError if Qdrant is too old to keep workers
-    from overwriting each other, and CollectionMismatch if there is another collection under this
-    name, or one made with another model, chunking or other vectors.
+    A missing collection is created with ``storage``; an existing one is not changed. Several
+    workers may do this at the same time. Raises UsageError if this version of Qdrant has no
+    conditional updates, and CollectionMismatch if the name belongs to a collection that ingestq did
+    not create, or that has another fingerprint.
     """
     await _check_version(qdrant)
     names = CollectionNames.of(alias, mine.digest)
@@ -111,7 +110,7 @@ async def open_collection(
     await make_collection(qdrant, names, mine, storage)
     if target is None:
         await qdrant.ask(
-            lambda client: client.update_collection_aliases([stands_for(alias, names)])
+            lambda client: client.update_collection_aliases([point_alias(alias, names)])
         )
     return names
 
@@ -124,31 +123,31 @@ async def _check_version(qdrant: Qdrant) -> None:
 
 
 def is_supported(version: str) -> bool:
-    """Return whether a server of this version checks the conditions of `worker.store.fence`.
+    """Return True if a server of this version checks the conditions of `worker.store.fence`.
 
-    An older one would write without checking. What is no number (a development build) is trusted.
+    An older one ignores them. A version without numbers (a development build) counts as supported.
     """
     numbers = version.removeprefix("v").split(".")[: len(OLDEST_QDRANT)]
     return not all(n.isdecimal() for n in numbers) or tuple(map(int, numbers)) >= OLDEST_QDRANT
 
 
 async def find_collection(qdrant: Qdrant, alias: str) -> CollectionNames | None:
-    """Return the collection under ``alias``; None if nothing was ever indexed under it."""
+    """Return the names of the collection under ``alias``; None if there is no such alias."""
     target = await alias_target(qdrant, alias)
     return None if target is None else CollectionNames.at(alias, target)
 
 
 async def check_fingerprint(qdrant: Qdrant, names: CollectionNames, mine: Fingerprint) -> None:
-    """Raise CollectionMismatch unless the collection's vectors were made as ``mine`` are."""
+    """Raise CollectionMismatch unless the collection has the fingerprint ``mine``."""
     if names.chunks != CollectionNames.of(names.alias, mine.digest).chunks:
         raise CollectionMismatch(await _difference(qdrant, names, mine))
 
 
 async def check_searchable(qdrant: Qdrant, names: CollectionNames, model: ModelInfo) -> Fingerprint:
-    """Return the fingerprint of a collection that may be searched with ``model``.
+    """Return the collection's fingerprint, after checking that ``model`` can search it.
 
-    Raises CollectionMismatch unless ``model`` made its vectors. How its texts were cut, and which
-    vectors there are, may differ from the settings: a search takes what it finds.
+    Raises CollectionMismatch unless its dense vectors were made by ``model``. Chunking, and whether
+    there are sparse vectors, may differ from the settings.
     """
     theirs = await stored_fingerprint(qdrant, names)
     mine = fingerprint(model)
@@ -158,7 +157,7 @@ async def check_searchable(qdrant: Qdrant, names: CollectionNames, model: ModelI
 
 
 async def stored_fingerprint(qdrant: Qdrant, names: CollectionNames) -> Fingerprint | None:
-    """Return what a collection was made with; None if not by this version of ingestq."""
+    """Return the fingerprint in a collection's metadata; None if it has none of this version."""
     info = await qdrant.ask(lambda client: client.get_collection(names.chunks))
     stored = (info.config.metadata or {}).get(FINGERPRINT_KEY)
     try:
@@ -168,7 +167,7 @@ async def stored_fingerprint(qdrant: Qdrant, names: CollectionNames) -> Fingerpr
 
 
 async def alias_target(qdrant: Qdrant, alias: str) -> str | None:
-    """Return the name of the collection that ``alias`` stands for; None if there is none."""
+    """Return the name of the collection that ``alias`` points to; None if there is none."""
     aliases = await qdrant.ask(lambda client: client.get_aliases())
     return next((a.collection_name for a in aliases.aliases if a.alias_name == alias), None)
 
@@ -180,7 +179,7 @@ async def _refuse_foreign(qdrant: Qdrant, alias: str, mine: Fingerprint) -> None
     vectors = info.config.params.vectors
     size = f"{vectors.size} dimensions" if isinstance(vectors, models.VectorParams) else "vectors"
     raise CollectionMismatch(
-        f"Qdrant already has a collection named {alias!r} ({size}) that ingestq did not make; "
+        f"Qdrant already has a collection named {alias!r} ({size}) that ingestq did not create; "
         f"{mine.model} has {mine.dimension} dimensions. Set INGESTQ_COLLECTION to another name, "
         "or delete that collection"
     )
@@ -190,7 +189,7 @@ async def _difference(qdrant: Qdrant, names: CollectionNames, mine: Fingerprint)
     theirs = await stored_fingerprint(qdrant, names)
     settings = ["INGESTQ_MODEL"]
     if theirs is None:
-        what = f"it is an alias of {names.chunks!r}, which this version of ingestq did not make"
+        what = f"it is an alias of {names.chunks!r}, which this version of ingestq did not create"
     else:
         old, new = msgspec.structs.asdict(theirs), msgspec.structs.asdict(mine)
         changed = [field for field in old if old[field] != new[field]]
@@ -207,12 +206,12 @@ async def _difference(qdrant: Qdrant, names: CollectionNames, mine: Fingerprint)
 async def make_collection(
     qdrant: Qdrant, names: CollectionNames, mine: Fingerprint, storage: Storage
 ) -> None:
-    """Make sure that a collection with its ledger exists, under no alias yet."""
+    """Create a collection with its ledger and indexes, as far as they do not exist; no alias."""
     metadata: dict[str, Any] = {FINGERPRINT_KEY: msgspec.structs.asdict(mine)}
     created = await _create_once(
         qdrant, names.chunks, partial(_create_chunks, names.chunks, mine, storage, metadata)
     )
-    # Repeated at every start: each of these may be what an earlier start did not get to.
+    # Repeated at every start, because an earlier start may have been interrupted before any of it.
     await qdrant.ask(partial(_create_payload_indexes, names.chunks, PAYLOAD_INDEXES))
     await _create_once(qdrant, names.ledger, partial(_create_ledger, names.ledger, metadata))
     await qdrant.ask(partial(_create_payload_indexes, names.ledger, LEDGER_INDEXES))
@@ -232,7 +231,7 @@ async def _create_chunks(
     metadata: dict[str, Any],
     client: AsyncQdrantClient,
 ) -> bool:
-    on_disk = storage.on_disk or None  # None: as the server likes it
+    on_disk = storage.on_disk or None  # None: the server decides
     dense = models.VectorParams(
         size=made_with.dimension, distance=models.Distance.COSINE, on_disk=on_disk
     )
@@ -268,7 +267,7 @@ async def _create_payload_index(
 
 
 async def _create_once(qdrant: Qdrant, name: str, create: Request[bool]) -> bool:
-    """Create a collection; False if it exists, also if another worker was faster."""
+    """Create a collection. Return False if it exists already, or another worker was faster."""
     if await qdrant.ask(lambda client: client.collection_exists(name)):
         return False
     try:
@@ -279,8 +278,8 @@ async def _create_once(qdrant: Qdrant, name: str, create: Request[bool]) -> bool
         raise
 
 
-def stands_for(alias: str, names: CollectionNames) -> models.CreateAliasOperation:
-    """Let ``alias`` stand for a collection, whatever it stood for before."""
+def point_alias(alias: str, names: CollectionNames) -> models.CreateAliasOperation:
+    """Return the operation that points ``alias`` to a collection, whatever it pointed to before."""
     return models.CreateAliasOperation(
         create_alias=models.CreateAlias(collection_name=names.chunks, alias_name=alias)
     )

@@ -1,6 +1,7 @@
-"""Who may overwrite whom in Qdrant: conditions that the server checks in the step that writes.
+"""Fences in Qdrant: conditions that keep an old write from overwriting a newer one.
 
-Every point carries the fence of who wrote it. Qdrant has conditional updates from 1.16 on; see
+Every point carries the fence it was written under, and the server checks a condition and writes in
+one step. Qdrant has such conditional updates since 1.16; see
 https://qdrant.tech/documentation/concepts/points/#conditional-updates
 """
 
@@ -10,7 +11,7 @@ from worker.pipeline.points import Fence
 
 
 def is_exactly(fence: Fence) -> models.Filter:
-    """Match points that were written under this very fence."""
+    """Match points that were written under this fence."""
     return models.Filter(
         must=[is_equal("version", fence.version), is_equal("attempt", fence.attempt)]
     )
@@ -32,7 +33,7 @@ def is_older(fence: Fence) -> models.Filter:
 
 
 def is_not_newer(fence: Fence) -> models.Filter:
-    """Match points that were written under this fence, or an earlier one."""
+    """Match points that were written under this fence or an earlier one."""
     return models.Filter(should=[is_exactly(fence), is_older(fence)])
 
 
@@ -42,7 +43,7 @@ def is_equal(field: str, value: str | int) -> models.FieldCondition:
 
 
 def has_none() -> models.Filter:
-    """Match points that have no fence: no worker wrote them."""
+    """Match points without a fence: no worker wrote them."""
     return models.Filter(
         must_not=[
             models.Filter(

@@ -1,4 +1,4 @@
-"""The chunks that are really there, whoever wrote them; without their texts and vectors."""
+"""Lists and deletes the points that a collection actually has, whoever wrote them."""
 
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ FIELDS: Final = ["doc_id", "tenant", "version", "attempt"]
 
 @dataclass(frozen=True)
 class StoredChunk:
-    """A point in the collection of chunks.
+    """A point in the collection of chunks, without its text and vectors.
 
-    ``key`` and ``fence`` are None if its payload does not say whose it is, or who wrote it: it is
-    none of ours, or damaged.
+    ``key`` or ``fence`` is None if the payload has none: ingestq did not write the point, or it is
+    damaged.
     """
 
     id: models.ExtendedPointId
@@ -40,13 +40,13 @@ class Inventory:
     async def pages(
         self, doc_ids: Collection[str] | None = None
     ) -> AsyncIterator[Sequence[StoredChunk]]:
-        """Yield all chunks, or those of the documents ``doc_ids`` of any tenant, page by page."""
+        """Yield all chunks, or those of the documents ``doc_ids`` in any tenant, page by page."""
         only = None if doc_ids is None else _of_documents(doc_ids)
         async for page in pages(self._qdrant, self._name, only, FIELDS, PAGE_CHUNKS):
             yield [_stored(record) for record in page]
 
     async def remove(self, chunks: Iterable[StoredChunk]) -> None:
-        """Delete ``chunks``, but none that was written again since it was read."""
+        """Delete ``chunks``, except those that were written again since they were read."""
         ordered = sorted(chunks, key=lambda chunk: chunk.fence or ())
         for fence, some in groupby(ordered, key=lambda chunk: chunk.fence):
             unchanged = has_none() if fence is None else is_not_newer(fence)

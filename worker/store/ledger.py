@@ -1,9 +1,9 @@
-"""What is indexed, at which version: one point without a vector a document, in Qdrant itself.
+"""The ledger: which documents are indexed, at which version. One point per document, in Qdrant.
 
-The ledger stands beside the chunks rather than in Redis, so losing Redis loses no knowledge of
-the index. It is also the fence between workers: an entry is only ever replaced by a newer version,
-or by a later attempt at the same one. Qdrant compares and writes in one step, but does not tell
-whether it did, so every write is followed by a look.
+It is stored beside the chunks rather than in Redis, so losing Redis loses no knowledge of the
+index. It also fences workers off from each other: an entry is replaced only by a newer version, or
+by a later attempt at the same one. Qdrant compares and writes in one step but does not tell whether
+it wrote, so a read follows every write.
 """
 
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -26,12 +26,12 @@ from worker.store.fence import is_equal, is_exactly, is_older
 from worker.store.requests import GroupCommit, pages
 
 FIRST: Final = "first"
-"""Field of an entry: nobody wrote this document before."""
+"""Field of an entry: the document had no entry before."""
 READ_ENTRIES: Final = 256
 GROUP_ENTRIES: Final = 32
-"""Entries that are written in one request."""
+"""The most entries that are written in one request."""
 NO_ATTEMPT: Final = 0
-"""Older than every fencing token."""
+"""Less than every fencing token."""
 
 
 class QdrantLedger:
@@ -44,21 +44,21 @@ class QdrantLedger:
         self._advance = GroupCommit(self._advance_all, GROUP_ENTRIES)
 
     async def look_up(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, LedgerEntry]:
-        """Return the entries of those documents that ever reached the index."""
+        """Return the entries of those documents that have one."""
         entries = [entry for entry, _ in await self._read(list(dict.fromkeys(keys)))]
         return {entry.key: entry for entry in entries}
 
     async def begin(self, entry: LedgerEntry) -> BeginResult:
-        """Record that the document is being written, or deleted; durable on return.
+        """Record that a worker begins to write or delete the document; durable on return.
 
-        Not ``ours`` if a newer version, or a later attempt, has begun or ended.
+        The result is not ``ours`` if a newer version, or a later attempt, has begun or ended.
         """
         return await self._begin(entry)
 
     async def advance(self, entry: LedgerEntry) -> LedgerEntry:
-        """Record that the document, which was begun, is as ``entry`` says; durable on return.
+        """Replace the entry of a document that this worker began; durable on return.
 
-        Returns the entry that there is now: if another worker has begun meanwhile, its entry.
+        Returns the entry that is stored now: another worker's, if one has begun meanwhile.
         """
         return await self._advance(entry)
 
@@ -66,7 +66,7 @@ class QdrantLedger:
         """Replace ``seen`` by ``now``, which has the same content; False if it had changed."""
         change = msgspec.structs.asdict(now)
         same = models.Filter(
-            must=[_of(seen), is_exactly(seen.fence), is_equal("state", EntryState.INDEXED)]
+            must=[_is_of(seen), is_exactly(seen.fence), is_equal("state", EntryState.INDEXED)]
         )
         await self._qdrant.ask(
             applied(lambda client: client.set_payload(self._name, change, points=same, wait=True))
@@ -75,17 +75,17 @@ class QdrantLedger:
         return entry.fence == now.fence
 
     async def invalidate(self, seen: LedgerEntry) -> bool:
-        """Record that the document is not whole, so that the same content is written once more.
+        """Record that the document is incomplete, so that the same content is written again.
 
-        Any attempt at it may begin then, and no earlier one may finish. Returns False, and changes
+        Any later attempt may then begin, and no earlier one can finish. Returns False, and changes
         nothing, if another worker has begun meanwhile.
         """
-        nobodys = {"state": EntryState.WRITING, "attempt": NO_ATTEMPT, "chunks_fence": None}
+        unowned = {"state": EntryState.WRITING, "attempt": NO_ATTEMPT, "chunks_fence": None}
         same = models.Filter(
-            must=[_of(seen), is_exactly(seen.fence), is_equal("state", seen.state)]
+            must=[_is_of(seen), is_exactly(seen.fence), is_equal("state", seen.state)]
         )
         await self._qdrant.ask(
-            applied(lambda client: client.set_payload(self._name, nobodys, points=same, wait=True))
+            applied(lambda client: client.set_payload(self._name, unowned, points=same, wait=True))
         )
         [(entry, _)] = await self._read([seen.key])
         return entry.fence == Fence(seen.version, NO_ATTEMPT)
@@ -93,19 +93,19 @@ class QdrantLedger:
     async def in_folder(self, tenant: str, folder: str) -> AsyncIterator[Sequence[LedgerEntry]]:
         """Yield the entries of scanned documents in ``folder`` and below it, page by page.
 
-        Deleted documents are in no folder.
+        Deleted documents are not among them.
         """
         only = models.Filter(must=[is_equal("tenant", tenant), is_equal("folders", folder)])
         async for page in self._pages(only):
             yield page
 
     async def entries(self) -> AsyncIterator[Sequence[LedgerEntry]]:
-        """Yield all entries, page by page, also those of deleted documents."""
+        """Yield all entries page by page, including those of deleted documents."""
         async for page in self._pages(None):
             yield page
 
     async def count(self) -> int:
-        """Return how many documents the index holds."""
+        """Return the number of documents in the index, without deleted ones."""
         alive = models.Filter(must_not=[is_equal("state", EntryState.DELETED)])
         counted = await self._qdrant.ask(
             lambda client: client.count(self._name, count_filter=alive)
@@ -113,40 +113,40 @@ class QdrantLedger:
         return counted.count
 
     async def size(self) -> int:
-        """Return how many entries there are, with those of deleted documents."""
+        """Return the number of entries, including those of deleted documents."""
         return (await self._qdrant.ask(lambda client: client.count(self._name))).count
 
     async def _pages(self, only: models.Filter | None) -> AsyncIterator[Sequence[LedgerEntry]]:
         async for page in pages(self._qdrant, self._name, only, True, READ_ENTRIES):
             yield [msgspec.convert(record.payload, LedgerEntry) for record in page]
 
-    async def _begin_all(self, begun: Sequence[LedgerEntry]) -> Sequence[BeginResult]:
+    async def _begin_all(self, entries: Sequence[LedgerEntry]) -> Sequence[BeginResult]:
         operations = []
-        for entry in begun:
-            nobody = models.Filter(must_not=[_of(entry)])
+        for entry in entries:
+            is_absent = models.Filter(must_not=[_is_of(entry)])
             operations += [
-                _upsert(entry, nobody, first=True),
+                _upsert(entry, is_absent, first=True),
                 _upsert(entry, is_older(entry.fence), first=False),
             ]
         await self._write(operations)
         return [
             BeginResult(ours=(ours := entry.fence == current.fence), first=ours and first)
-            for entry, (current, first) in zip(begun, await self._states(begun), strict=True)
+            for entry, (current, first) in zip(entries, await self._stored(entries), strict=True)
         ]
 
-    async def _advance_all(self, advanced: Sequence[LedgerEntry]) -> Sequence[LedgerEntry]:
+    async def _advance_all(self, entries: Sequence[LedgerEntry]) -> Sequence[LedgerEntry]:
         await self._write(
-            [_upsert(entry, is_exactly(entry.fence), first=False) for entry in advanced]
+            [_upsert(entry, is_exactly(entry.fence), first=False) for entry in entries]
         )
-        return [current for current, _ in await self._states(advanced)]
+        return [current for current, _ in await self._stored(entries)]
 
     async def _write(self, operations: Sequence[models.UpsertOperation]) -> None:
         async def ask(part: Sequence[models.UpsertOperation]) -> None:
             await self._qdrant.ask(partial(_batch_update, self._name, part))
 
-        await ask_in_parts(operations, ask, _name_of)
+        await ask_in_parts(operations, ask, _describe_operation)
 
-    async def _states(self, entries: Sequence[LedgerEntry]) -> list[tuple[LedgerEntry, bool]]:
+    async def _stored(self, entries: Sequence[LedgerEntry]) -> list[tuple[LedgerEntry, bool]]:
         found = {entry.key: (entry, first) for entry, first in await self._read(_keys(entries))}
         return [found[entry.key] for entry in entries]
 
@@ -170,11 +170,11 @@ def _upsert(entry: LedgerEntry, only: models.Filter, *, first: bool) -> models.U
     return models.UpsertOperation(upsert=models.PointsList(points=[point], update_filter=only))
 
 
-def _of(entry: LedgerEntry) -> models.HasIdCondition:
+def _is_of(entry: LedgerEntry) -> models.HasIdCondition:
     return models.HasIdCondition(has_id=[ledger_id(entry.key)])
 
 
-def _name_of(operation: models.UpsertOperation) -> str:
+def _describe_operation(operation: models.UpsertOperation) -> str:
     assert isinstance(operation.upsert, models.PointsList), "`_upsert` makes nothing else"
     payload = operation.upsert.points[0].payload or {}
     return f"the entry of {payload['doc_id']!r} in the ledger"

@@ -1,4 +1,4 @@
-"""Requests to Qdrant: page by page, split when too large, grouped when many wait."""
+"""Shapes of requests to Qdrant: reading page by page, and grouping many small writes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -46,33 +46,36 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 OF_ONE_ITEM: Final = (Failure.PERMANENT, Failure.TRANSIENT)
-"""Failures that one item of a group may have caused."""
+"""Failures that a single item of a group may have caused."""
 
 
 class GroupCommit(Generic[T, R]):
-    """Calls ``commit`` with up to ``most`` items; it answers in their order.
+    """Groups the items of concurrent callers into calls of ``commit``.
 
-    If ``commit`` raises for a group, its halves are tried, so that an item that is refused fails
-    alone; but not if a service is away: that would be asked once more for each half.
+    ``commit`` gets up to ``max_items`` items and returns their results in order. If it raises an
+    error that one item may have caused, the group is bisected, so that a bad item fails alone. If a
+    service is unavailable, the whole group fails at once.
     """
 
-    def __init__(self, commit: Callable[[Sequence[T]], Awaitable[Sequence[R]]], most: int) -> None:
+    def __init__(
+        self, commit: Callable[[Sequence[T]], Awaitable[Sequence[R]]], max_items: int
+    ) -> None:
         self._commit = commit
-        self._most = most
+        self._max_items = max_items
         self._waiting: dict[asyncio.Future[R], T] = {}
         self._service = Service(self._commit_all, name="group commit")
 
     async def __call__(self, item: T) -> R:
-        """Have ``item`` committed. Raises what ``commit`` raises for it."""
+        """Commit ``item`` in a group; return its result, or raise its error."""
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting[answer] = item
         self._service.start()
         return await answer
 
     async def _commit_all(self, _: asyncio.Event) -> None:
-        """Run until nothing waits; the next item starts it again."""
+        """Commit groups until no item waits. The next item starts this again."""
         while self._waiting:
-            group = dict(islice(self._waiting.items(), self._most))
+            group = dict(islice(self._waiting.items(), self._max_items))
             for answer in group:
                 del self._waiting[answer]
             await self._commit_group(group)
@@ -82,7 +85,7 @@ class GroupCommit(Generic[T, R]):
             return await self._commit([group[answer] for answer in answers])
 
         async for answer, result in bisect_on_failure(list(group), commit, _may_be_one_item):
-            if answer.done():  # whoever asked was cancelled
+            if answer.done():  # the caller was cancelled
                 continue
             if isinstance(result, Exception):
                 answer.set_exception(result)

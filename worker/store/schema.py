@@ -1,4 +1,7 @@
-"""What a collection looks like, and the fingerprint of what decides its vectors. Plain data."""
+"""The schema of a collection, and its fingerprint. Plain data.
+
+The fingerprint covers everything that decides a vector.
+"""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,13 +17,13 @@ from worker.text import CHUNKER, EXTRACTION_VERSION
 SPARSE_NAME: Final = "bm25"
 """Name of the sparse vector."""
 SPARSE_ENCODER: Final = "bm25/1"
-"""Part of the fingerprint: change it when the same text gives another sparse vector."""
+"""Part of the fingerprint: change it when the same text gets another sparse vector."""
 
 
 class Quantization(StrEnum):
-    """Copies of the dense vectors that are small enough to be searched in memory.
+    """Quantization of the dense vectors, so that they can be searched in memory.
 
-    ``scalar`` has one byte a dimension instead of four, ``binary`` one bit. See
+    ``scalar`` takes one byte for each dimension instead of four, ``binary`` one bit. See
     https://qdrant.tech/documentation/guides/quantization/
     """
 
@@ -30,10 +33,10 @@ class Quantization(StrEnum):
 
 @dataclass(frozen=True)
 class Storage:
-    """How a server keeps what is stored; it decides about speed and memory only.
+    """How the server stores a collection. Affects speed and memory, but no result.
 
-    With ``on_disk``, vectors, the sparse index and payloads are read from disk when they are
-    needed; without, the server decides.
+    With ``on_disk``, vectors, the sparse index and payloads are read from disk on demand; without
+    it, the server decides.
     """
 
     quantization: Quantization | None = None
@@ -47,8 +50,8 @@ DEFAULT_STORAGE: Final = Storage()
 class Schema:
     """How chunks are stored.
 
-    ``vector_name`` is the dense vector's; the empty one is Qdrant's unnamed vector. A ``hybrid``
-    collection also has a sparse vector of the chunks' words.
+    ``vector_name`` names the dense vector; empty means Qdrant's unnamed vector. A ``hybrid``
+    collection also has a sparse vector of each chunk's words.
     """
 
     vector_name: str = ""
@@ -60,9 +63,9 @@ DEFAULT_SCHEMA: Final = Schema()
 
 
 class Fingerprint(Struct, frozen=True, omit_defaults=True):
-    """What a collection's vectors were made with; two equal ones can stand side by side.
+    """Everything that decides a collection's vectors: equal fingerprints, compatible vectors.
 
-    ``vector_name`` is the dense vector's. ``sparse`` is the encoder of the sparse vectors; empty
+    ``vector_name`` names the dense vector. ``sparse`` is the encoder of the sparse vectors; empty
     if there are none.
     """
 
@@ -77,12 +80,12 @@ class Fingerprint(Struct, frozen=True, omit_defaults=True):
     sparse: str = ""
 
     def has_vectors_of(self, other: "Fingerprint") -> bool:
-        """Return whether the same text has the same dense vector in both."""
+        """Return True if the same text gets the same dense vector under both."""
         return _decides_vector(self) == _decides_vector(other)
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that name the collection."""
+        """Twelve hexadecimal digits; part of the collection's name."""
         return hashlib.blake2b(msgspec.msgpack.encode(self), digest_size=6).hexdigest()
 
 
@@ -91,7 +94,7 @@ def _decides_vector(made_with: Fingerprint) -> tuple[str, str, int, Precision]:
 
 
 def fingerprint(model: ModelInfo, schema: Schema = DEFAULT_SCHEMA) -> Fingerprint:
-    """Return the fingerprint of ``model`` in this installation, stored as ``schema`` says."""
+    """Return the fingerprint of ``model``, stored by ``schema``, in this version of ingestq."""
     return Fingerprint(
         model=model.name,
         revision=model.revision,

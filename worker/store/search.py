@@ -1,4 +1,4 @@
-"""Answers a search query."""
+"""Searches a collection: query and conditions in, hits out."""
 
 from collections.abc import Iterator
 from typing import Final, Protocol
@@ -16,13 +16,13 @@ from worker.store.collection import CollectionNames, check_searchable
 from worker.store.fence import is_equal
 
 EXACT_FLOATS: Final = 2**53
-"""Below this a float is one whole number only; Qdrant compares ranges as floats."""
+"""Below this, every integer is a distinct float. Qdrant compares ranges as floats."""
 INTEGERS: Final = range(-(2**63), 2**63)
-"""Those that Qdrant knows."""
+"""The integers that Qdrant can compare: 64 bits."""
 
 
-def meets(where: SearchFilter) -> models.Filter | None:
-    """Match points that meet every condition; None if there is none."""
+def to_filter(where: SearchFilter) -> models.Filter | None:
+    """Return the filter for points that meet every condition; None if there are no conditions."""
     conditions: list[models.Condition] = [_metadata_is(wanted) for wanted in where.metadata]
     for field in ("source", "tenant"):
         value = getattr(where, field)
@@ -32,8 +32,8 @@ def meets(where: SearchFilter) -> models.Filter | None:
 
 
 def _metadata_is(wanted: MetadataCondition) -> models.Filter:
-    """Match a metadata value as text and, if it can be read so, as a number or boolean."""
-    # Quoted, as keys may hold what is no plain path; with a dot, either may be meant.
+    """Match a metadata value as text and, if it reads as one, as a number or boolean."""
+    # Quoted, because a key may contain any character. A dot is either part of the key or a path.
     nested = ".".join(f'"{part}"' for part in wanted.key.split("."))
     paths = dict.fromkeys((f"metadata.{nested}", f'metadata."{wanted.key}"'))
     return models.Filter(
@@ -58,7 +58,7 @@ def _is_number(value: object) -> bool:
 
 
 class QueryModel(Protocol):
-    """A question in, vectors out; see `worker.embedding.pool.ModelPool`."""
+    """Turns a search query into vectors; see `worker.embedding.pool.ModelPool`."""
 
     info: ModelInfo
 
@@ -66,23 +66,23 @@ class QueryModel(Protocol):
 
 
 async def search(
-    qdrant: Qdrant, names: CollectionNames, model: QueryModel, question: SearchQuery
+    qdrant: Qdrant, names: CollectionNames, model: QueryModel, query: SearchQuery
 ) -> list[SearchHit]:
-    """Search for the chunks that answer ``question``, best first.
+    """Return the chunks that match ``query`` best, best first.
 
-    Raises CollectionMismatch if the collection was made with another model, and WrongQuestion
-    if it has no sparse vectors and nothing else may be searched.
+    Raises CollectionMismatch if the collection was built with another model, and InvalidQuery for a
+    sparse search in a collection without sparse vectors.
     """
     made_with = await check_searchable(qdrant, names, model.info)
-    if question.mode is Mode.SPARSE and not made_with.sparse:
+    if query.mode is Mode.SPARSE and not made_with.sparse:
         raise InvalidQuery(
-            f"the collection {names.alias!r} has no sparse vectors: it was made with "
-            "INGESTQ_HYBRID=false, so it can only be searched by meaning (dense)"
+            f"the collection {names.alias!r} has no sparse vectors: it was built with "
+            "INGESTQ_HYBRID=false, so only a dense search is possible"
         )
-    dense, sparse = await model.embed_query(question.text)
+    dense, sparse = await model.embed_query(query.text)
     return await QdrantStore(qdrant, names.chunks, made_with.vector_name).search(
-        None if question.mode is Mode.SPARSE else dense,
-        question.limit,
-        sparse=sparse if made_with.sparse and question.mode is not Mode.DENSE else None,
-        only=meets(question.where),
+        None if query.mode is Mode.SPARSE else dense,
+        query.limit,
+        sparse=sparse if made_with.sparse and query.mode is not Mode.DENSE else None,
+        only=to_filter(query.where),
     )

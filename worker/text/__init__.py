@@ -1,13 +1,13 @@
-"""From bytes to chunks.
+"""Turns the bytes of documents into chunks.
 
-The two versions are part of the fingerprint of a collection: whoever changes what they name changes
-them.
+The two versions are part of a collection's fingerprint: change them whenever the text or the chunks
+of the same bytes change.
 """
 
 from typing import Final
 
 EXTRACTION_VERSION: Final = 1
-"""Part of the fingerprint: raise it when the same bytes give another text."""
+"""Part of the fingerprint: raise it when the same bytes give a different text."""
 
 CHUNKER: Final = "content-defined/2"
-"""Part of the fingerprint: change it when the same text gives other chunks."""
+"""Part of the fingerprint: change it when the same text gives different chunks."""

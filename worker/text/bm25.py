@@ -1,8 +1,8 @@
-"""Text to the words in it, as sparse vectors for BM25. Runs in the pool's children.
+"""Encodes text as sparse vectors for BM25. Runs in parse processes.
 
-qdrant-edge's encoder is that of a Qdrant server (its model ``qdrant/bm25``): English stemming and
-stop words, any other language word by word. It needs no download. See
-https://qdrant.tech/documentation/edge/edge-bm25/
+The encoder of qdrant-edge is the one of a Qdrant server (its model ``qdrant/bm25``): it stems
+English words and drops English stop words, and takes other languages word by word. It needs no
+download. See https://qdrant.tech/documentation/edge/edge-bm25/
 """
 
 from qdrant_edge import Bm25
@@ -12,20 +12,20 @@ from worker.text.parts import SparseVector
 
 
 class SparseEncoder:
-    """Makes sparse vectors. A text without words has an empty one, which nothing matches."""
+    """Encodes texts as sparse vectors. That of a text without words is empty and never matches."""
 
     def __init__(self) -> None:
         self._bm25 = Bm25()
 
     def document(self, text: str) -> SparseVector:
-        """Return the words of a chunk, each weighted by its count and the length of the text.
+        """Encode a chunk: each word is weighted by its count and the length of the text.
 
-        How rare a word is in the collection is left to the server (``Modifier.IDF``).
+        The server weights words by how rare they are in the collection (``Modifier.IDF``).
         """
         return _vector(self._bm25.embed_document(text))
 
     def query(self, text: str) -> SparseVector:
-        """Return the words of a search query, each once."""
+        """Encode a search query: each word has the weight 1."""
         return _vector(self._bm25.embed_query(text))
 
 

@@ -1,4 +1,7 @@
-"""Text to chunks: a pure function of the text, never of its history. Runs in parse processes."""
+"""Cuts text into content-defined chunks. Runs in parse processes.
+
+The chunks depend on the text only, and an edit changes only the chunks near it.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,10 +14,10 @@ from worker.text.word_tokens import token_counts
 
 
 class Boundary(IntEnum):
-    """What divides a unit from the one before it, the weakest first."""
+    """What separates a unit from the one before it; the weakest first."""
 
-    AFTER_HEADING = 0  # a heading without its text says nothing
-    PIECE = 1  # of a word too long for a chunk
+    AFTER_HEADING = 0  # a heading stays with its text
+    PIECE = 1  # inside a word that is too long for a chunk
     WORD = 2
     SENTENCE = 3
     CODE_LINE = 4
@@ -24,7 +27,7 @@ class Boundary(IntEnum):
 
 
 class Unit(NamedTuple):
-    """A part of a text with the white space after it: joined, a text's units are the text."""
+    """A part of a text, with the white space after it. Joined, all units are the text."""
 
     text: str
     boundary: int
@@ -32,20 +35,20 @@ class Unit(NamedTuple):
 
 LOWEST_LEVEL: Final = 6
 LINE: Final = re.compile(r"[^\n]+\n?(?:[^\S\n]*+\n)*+")
-"""A line, with the blank ones after it."""
+"""A line with the blank lines after it."""
 END_OF_SENTENCE: Final = re.compile(r"[.!?…][\"'”’)\]*_]*\s+|[。！？][」』”’）]*\s*")  # noqa: RUF001
 END_OF_WORD: Final = re.compile(r"[,;，、；：]+\s*|\s+")  # noqa: RUF001
 PIECE: Final = re.compile(r"\w{1,32}\W{0,32}|\W{1,32}")
-"""Letters and digits, then what is neither: from there on an edit in a long word moves nothing."""
+"""Letters and digits, then other characters: an edit in a long word moves no later piece."""
 HEADING: Final = re.compile(r" {0,3}(#{1,6})\s")
 FENCE: Final = re.compile(r"\s*(`{3,}|~{3,})")
 
 
 def sentences(text: str, *, markdown: bool, fence: str = "") -> Iterator[Unit]:
-    """Cut ``text`` at the ends of lines and sentences; code in Markdown, at those of lines only.
+    """Cut ``text`` at the ends of lines and sentences; code in Markdown only at the ends of lines.
 
-    ``text`` begins with no white space, and its lines end with line feeds. It begins inside a block
-    of code if there is a ``fence``, the mark that opened it.
+    ``text`` must not begin with white space, and its lines must end with line feeds. ``fence`` is
+    the mark that opened the code block in which the text begins; empty outside code.
     """
     boundary = int(Boundary.PARAGRAPH)
     for line in LINE.findall(text):
@@ -67,9 +70,9 @@ def sentences(text: str, *, markdown: bool, fence: str = "") -> Iterator[Unit]:
 
 
 def open_fence(text: str, fence: str) -> str:
-    """Return the mark of the block of code that is open after ``text``; empty if none is.
+    """Return the mark of the code block that is still open after ``text``; empty if there is none.
 
-    See `sentences`.
+    ``fence`` is the one that is open before it; see `sentences`.
     """
     for line in LINE.findall(text):
         fence = _fence_after(line, fence)
@@ -90,12 +93,12 @@ def words(unit: Unit) -> Iterator[Unit]:
 
 
 def pieces(unit: Unit) -> Iterator[Unit]:
-    """Cut ``unit``, a long word, into pieces of at most 64 characters."""
+    """Cut ``unit``, a long word, into pieces of up to 64 characters."""
     return _cut(unit, PIECE, Boundary.PIECE)
 
 
 def _cut(unit: Unit, end: re.Pattern[str], boundary: Boundary) -> Iterator[Unit]:
-    """Yield the pieces of ``unit`` up to each ``end``, divided by ``boundary``."""
+    """Cut ``unit`` after each ``end``; the parts are separated by ``boundary``."""
     start, before = 0, unit.boundary
     for match in end.finditer(unit.text):
         yield Unit(unit.text[start : match.end()], before)
@@ -104,21 +107,18 @@ def _cut(unit: Unit, end: re.Pattern[str], boundary: Boundary) -> Iterator[Unit]
         yield Unit(unit.text[start:], before)
 
 
-CHARACTERS_A_TOKEN: Final = 16
-"""Longer tokens count more than once. Text has about four characters a token, but to WordPiece a
-megabyte without white space is a single token, which it does not know."""
-
-
+CHARACTERS_PER_TOKEN: Final = 16
+"""A longer token counts as several. Text has about four characters per token, but WordPiece makes a
+single unknown token of a megabyte without white space."""
 SEGMENT_CHARACTERS: Final = 1024 * 1024
-"""Cutting so many takes about 25 MiB of memory."""
+"""Cutting this much text takes about 25 MiB of memory."""
 CR_LF: Final = re.compile("\r\n")
 
 
 class FirstSegment(NamedTuple):
-    """The chunks of the segment that a text begins with, which is ``characters`` long.
+    """The chunks of a text's first segment, which is ``characters`` long.
 
-    What comes after it is inside a block of code if there is a ``fence``, see
-    `worker.text.chunker`.
+    ``fence`` is the mark of the code block that is open at its end; empty if there is none.
     """
 
     chunks: list[SizedText]
@@ -127,9 +127,9 @@ class FirstSegment(NamedTuple):
 
 
 class Chunker:
-    """Cuts texts into chunks of at most ``max_tokens`` tokens, special tokens not counted.
+    """Cuts texts into chunks of at most ``max_tokens`` tokens, without special tokens.
 
-    A segment is at most ``segment_characters`` long.
+    Text is cut segment by segment, each at most ``segment_characters`` long.
     """
 
     def __init__(
@@ -140,9 +140,9 @@ class Chunker:
         self.segment_characters = segment_characters
 
     def chunks(self, text: str, *, markdown: bool) -> list[SizedText]:
-        """Cut ``text``; the chunks are in its order, without white space around them.
+        """Cut ``text`` into chunks, in order, without white space around them.
 
-        Inside a chunk only the ends of lines are changed: all become line feeds.
+        Inside a chunk, every line end becomes a line feed; nothing else changes.
         """
         text = text.strip()
         chunks: list[SizedText] = []
@@ -155,38 +155,38 @@ class Chunker:
         return chunks
 
     def first_segment(self, text: str, *, markdown: bool, fence: str = "") -> FirstSegment:
-        """Cut the segment that ``text`` begins with; all of it, if it is no longer than one.
+        """Cut the first segment of ``text``, which is all of it if it is short enough.
 
-        For the rest nothing beyond the first ``segment_characters`` is looked at. The text begins
-        inside a block of code if there is a ``fence``.
+        Nothing beyond the first ``segment_characters`` influences the chunks. ``fence`` is the mark
+        of the code block in which the text begins; see `sentences`.
         """
         head = text[: self.segment_characters]
         lines = "\n".join(head.splitlines())
-        blank = len(lines) - len(lines.lstrip("\n"))  # such lines are no units
+        blank = len(lines) - len(lines.lstrip("\n"))  # blank lines at the start are no units
         units = list(sentences(lines, markdown=markdown, fence=fence))
         end = len(head)
         if len(text) > len(head):
-            if (cut := _strongest(units, len(lines) // 2)) is not None:
+            if (cut := _strongest_boundary(units, len(lines) // 2)) is not None:
                 units = units[:cut]
                 lines = "".join(unit.text for unit in units)
                 end = _length_before(head, blank + len(lines))
             elif head.endswith("\r"):
-                end -= 1  # a line feed may follow
-        chunks = self._joined_chunks(units)
+                end -= 1  # it may be half of a CR LF
+        chunks = self._chunks_of(units)
         return FirstSegment(chunks, end, open_fence(lines, fence) if markdown else "")
 
-    def _joined_chunks(self, units: Iterable[Unit]) -> list[SizedText]:
+    def _chunks_of(self, units: Iterable[Unit]) -> list[SizedText]:
         sized = list(self._sized(units, words, pieces))
-        groups = _joined([unit for unit, _ in sized], [size for _, size in sized], self.max_tokens)
+        groups = _join([unit for unit, _ in sized], [size for _, size in sized], self.max_tokens)
         return [chunk for group in groups for chunk in self._fitting(group)]
 
     def _sized(
         self, units: Iterable[Unit], *cuts: Callable[[Unit], Iterator[Unit]]
     ) -> Iterator[tuple[Unit, int]]:
-        """Yield units with their tokens.
+        """Yield the units, each with its number of tokens.
 
-        Those too large for a chunk are cut by the first of ``cuts``, and what is still too large by
-        the next.
+        A unit that is too large for a chunk is cut by the first of ``cuts``, and what is still too
+        large by the next.
         """
         units = list(units)
         for unit, size in zip(units, self._sizes([unit.text for unit in units]), strict=True):
@@ -196,9 +196,9 @@ class Chunker:
                 yield unit, size
 
     def _fitting(self, group: Sequence[Unit]) -> Iterator[SizedText]:
-        """Yield the chunk that ``group`` makes, or several if it turns out not to fit in one.
+        """Yield the chunk that ``group`` makes, or several if it does not fit into one.
 
-        No tokenizer promises that units have as many tokens together as one by one.
+        A tokenizer may make more tokens of joined units than of the units one by one.
         """
         text = "".join(unit.text for unit in group).strip()
         [size] = self._sizes([text])
@@ -213,17 +213,17 @@ class Chunker:
         yield from self._fitting(group[middle:])
 
     def _sizes(self, texts: Sequence[str]) -> list[int]:
-        """Return how many tokens each text has, or counts as having."""
+        """Return the number of tokens that each text counts as."""
         return [
-            max(tokens, len(text.strip()) // CHARACTERS_A_TOKEN)
+            max(tokens, len(text.strip()) // CHARACTERS_PER_TOKEN)
             for text, tokens in zip(texts, self._tokens.read(texts), strict=True)
         ]
 
 
-def _strongest(units: Sequence[Unit], half: int) -> int | None:
-    """Return the index of the unit with the strongest boundary beyond ``half`` a window.
+def _strongest_boundary(units: Sequence[Unit], half: int) -> int | None:
+    """Return the index of the unit with the strongest boundary after the first ``half`` characters.
 
-    None if no unit begins there. The last one does not count: it may go on beyond the window.
+    None if no unit begins there. The last unit does not count, because it may be cut off.
     """
     start, candidates = 0, []
     for index, unit in enumerate(units[:-1]):
@@ -234,9 +234,9 @@ def _strongest(units: Sequence[Unit], half: int) -> int | None:
 
 
 def _length_before(text: str, characters: int) -> int:
-    """Return the length of the beginning of ``text`` that has so many ``characters``.
+    """Return the length of the prefix of ``text`` with ``characters`` characters.
 
-    Every end of a line counts as one of them.
+    A CR LF counts as one character.
     """
     extra = 0
     for found in CR_LF.finditer(text):
@@ -247,16 +247,15 @@ def _length_before(text: str, characters: int) -> int:
 
 
 def _strength(unit: Unit) -> tuple[int, bytes]:
-    """Return how firmly ``unit`` is kept apart from the one before it."""
+    """Return how strongly ``unit`` is separated from the one before it; a hash breaks ties."""
     return unit.boundary, blake2b(unit.text.strip().encode(), digest_size=8).digest()
 
 
-def _joined(units: Sequence[Unit], sizes: Sequence[int], limit: int) -> list[Sequence[Unit]]:
-    """Join neighbours across one boundary after the other, the weakest first, if their ``sizes``
-    come to at most ``limit``."""
-    sizes = list(sizes)  # of a group: at its first unit
-    first = list(range(len(units)))  # first unit of the group, at its last unit
-    last = list(range(len(units)))  # last unit of the group, at its first unit
+def _join(units: Sequence[Unit], sizes: Sequence[int], limit: int) -> list[Sequence[Unit]]:
+    """Join neighbours, the weakest boundary first, as long as their sizes stay within ``limit``."""
+    sizes = list(sizes)  # a group's size, at the index of its first unit
+    first = list(range(len(units)))  # a group's first unit, at the index of its last
+    last = list(range(len(units)))  # a group's last unit, at the index of its first
     strengths = [_strength(unit) for unit in units]
     for right in sorted(range(1, len(units)), key=strengths.__getitem__):
         left = first[right - 1]

@@ -1,4 +1,4 @@
-"""The content of a document: its file, within the size limit, and its hash."""
+"""Reads a document's content within the size limit, and hashes it."""
 
 import hashlib
 import os
@@ -19,9 +19,9 @@ HASH_BYTES: Final = 16
 
 
 def content_hash(document: Document, max_bytes: int) -> str:
-    """Return the hash that `prepare` would give ``document``, which has a path.
+    """Return the content hash of ``document``, which has a path, as `prepare` computes it.
 
-    Raises DocumentRejected as that does.
+    Raises DocumentRejected if its file cannot be read or is larger than ``max_bytes``.
     """
     path = path_of(document)
     with reading(path, max_bytes):
@@ -29,19 +29,20 @@ def content_hash(document: Document, max_bytes: int) -> str:
 
 
 def path_of(document: Document) -> Path:
-    """Return where the file of a document is that came without its text."""
-    assert document.path is not None, "what is in the blob store has been fetched"
+    """Return the path of the file of a document without inline text."""
+    assert document.path is not None, "blobs have been fetched to a file"
     return text_to_path(document.path)
 
 
 @contextmanager
 def reading(path: Path, max_bytes: int) -> Iterator[os.stat_result]:
-    """Yield the status of the file from before it is read inside.
+    """Check the file at ``path``, and yield its status. Read the file inside this context.
 
-    Raises DocumentRejected if it cannot be, or is larger than ``max_bytes``.
+    Raises DocumentRejected if the file cannot be read, inside the context too, or is larger than
+    ``max_bytes``.
     """
     try:
-        # Looked at before it is read: what is written meanwhile makes it another state.
+        # Before reading, so that a change during reading is noticed as a new state of the file.
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise DocumentRejected("not a regular file")
@@ -49,7 +50,7 @@ def reading(path: Path, max_bytes: int) -> Iterator[os.stat_result]:
             raise DocumentRejected(too_large(status.st_size, max_bytes))
         yield status
     except FileNotFoundError as error:
-        raise DocumentRejected("the file is gone, or not visible from the worker") from error
+        raise DocumentRejected("the file is gone, or the worker cannot see it") from error
     except OSError as error:
         raise DocumentRejected(f"cannot be read: {error.strerror}") from error
 
@@ -60,11 +61,13 @@ def too_large(size: int, max_bytes: int) -> str:
 
 
 def hash_of_file(document: Document, path: Path) -> str:
+    """Return the content hash of ``document``, whose content is the file at ``path``."""
     with path.open("rb") as file:
         return hash_of(document, file)
 
 
 def hash_of(document: Document, content: BytesIO | BufferedReader) -> str:
+    """Return a hash of ``content`` and of everything else that is stored of ``document``."""
     digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=HASH_BYTES))
     stored = (document.source, document.media_type, sorted(document.metadata.items()))
     digest.update(msgspec.msgpack.encode(stored))

@@ -1,8 +1,8 @@
-"""Bytes to text. Runs in the pool's children: parsers are slow, and may crash.
+"""Extracts the text of files. Runs in parse processes, because parsers are slow and may crash.
 
-What kreuzberg reads (PDF, Office, HTML, e-mail, tables, …) becomes Markdown, so that headings and
-tables are still there when the text is cut into chunks. Markdown stays as it is, and so does
-everything else that turns out to be text, such as source code.
+Formats that kreuzberg reads (PDF, Office, HTML, e-mail, tables, …) become Markdown, so that the
+chunker sees their headings and tables. Markdown and all other text, such as source code, stays as
+it is.
 """
 
 import html
@@ -22,18 +22,18 @@ SVG: Final = "image/svg+xml"
 UNKNOWN: Final = "application/octet-stream"
 HTML_TYPES: Final = frozenset({"text/html", "application/xhtml+xml"})
 DECODED_AS_IS: Final = frozenset({PLAIN_TEXT, "application/toml", "application/yaml"})
-"""Kept as it was written: kreuzberg would join lines, or wrap it up in a block of code."""
+"""Not parsed: kreuzberg would join lines, or wrap the text in a code block."""
 
 CHARSET_SAMPLE_BYTES: Final = 64 * 1024
-"""Detecting an encoding is slow; the head of a file tells it."""
+"""Detecting an encoding is slow, and the beginning of a file is enough."""
 REASON_CHARACTERS: Final = 200
-BINARY: Final = "a binary file, whatever its name says"
-"""Reason of the rejection of what is no text."""
+BINARY: Final = "a binary file, although its name says otherwise"
+"""Reason to reject a file that contains no text."""
 
 
 @dataclass(frozen=True)
 class ExtractedText:
-    """The text of a document. ``markdown`` says whether its structure is written in Markdown."""
+    """The text of a document; ``markdown`` if its headings, tables and code are in Markdown."""
 
     text: str
     markdown: bool
@@ -43,8 +43,8 @@ class ExtractedText:
 def extract(data: bytes, media_type: str | None) -> ExtractedText:
     """Extract the text of ``data``.
 
-    ``media_type`` is what the name suggests; without it the content is asked.
-    Raises DocumentRejected, with a reason for the user, if there is no text to be had.
+    ``media_type`` is the type that the file's name suggests; None means to detect it from the
+    content. Raises DocumentRejected, with a reason for the user, if there is no text.
     """
     if not data:
         raise DocumentRejected("the file is empty")
@@ -52,7 +52,7 @@ def extract(data: bytes, media_type: str | None) -> ExtractedText:
     if is_decoded_only(media_type):
         extracted = ExtractedText(_decode(data), markdown=media_type == MARKDOWN, title=None)
     elif media_type.startswith("image/") and media_type != SVG:
-        raise DocumentRejected(f"{media_type}: there is no OCR to read text in pictures with")
+        raise DocumentRejected(f"{media_type}: text in images is not supported (no OCR)")
     else:
         extracted = _parse(data, media_type)
     if not extracted.text.strip():
@@ -61,12 +61,12 @@ def extract(data: bytes, media_type: str | None) -> ExtractedText:
 
 
 def known_type(data: bytes, media_type: str | None) -> str:
-    """Return ``media_type``; if it says nothing, the type of a file that begins with ``data``."""
+    """Return ``media_type``; if it is unknown, the type of a file that begins with ``data``."""
     return _detect(data) if media_type is None or media_type == UNKNOWN else media_type
 
 
 def is_decoded_only(media_type: str) -> bool:
-    """Return whether files of this type are text as they are; the others are parsed."""
+    """Return True if files of this type are only decoded, False if they are parsed."""
     return media_type in {MARKDOWN, *DECODED_AS_IS} or not _kreuzberg_reads(media_type)
 
 
@@ -79,7 +79,7 @@ def _detect(data: bytes) -> str:
     try:
         return kreuzberg.detect_mime_type(data)
     except (RuntimeError, kreuzberg.KreuzbergError):
-        return PLAIN_TEXT  # in an encoding other than UTF-8, or no text at all: decoding will tell
+        return PLAIN_TEXT  # not UTF-8, or not text at all: decoding will find out
 
 
 @cache
@@ -92,7 +92,7 @@ def _kreuzberg_reads(media_type: str) -> bool:
 
 
 def _decode(data: bytes) -> str:
-    """Decode text in whatever encoding it is. Raises DocumentRejected if it is no text."""
+    """Decode text in any encoding. Raises DocumentRejected if it is not text."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -107,13 +107,13 @@ def _decode_legacy(data: bytes) -> str:
         raise DocumentRejected(BINARY)
     best = charset_normalizer.from_bytes(data[:CHARSET_SAMPLE_BYTES]).best()
     if best is None:
-        raise DocumentRejected("text in an encoding that cannot be recognised; save it as UTF-8")
+        raise DocumentRejected("the encoding of the text cannot be detected; save it as UTF-8")
     try:
         return data.decode(best.encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise DocumentRejected(
-            f"text that starts as {best.encoding} and does not go on so "
-            f"(byte {error.start}); save it as UTF-8"
+            f"the text begins as {best.encoding}, but byte {error.start} is not valid in it; save "
+            "it as UTF-8"
         ) from error
 
 
@@ -144,7 +144,7 @@ def _parse(data: bytes, media_type: str) -> ExtractedText:
 
 
 def _split_head(page: str) -> tuple[str | None, bytes]:
-    """Take the title out of an HTML page and the head off it: kreuzberg prints it as text."""
+    """Return an HTML page's title, and the page without its head: kreuzberg takes it for text."""
     title = re.search(r"(?is)<title[^>]*>(.*?)</title", page)
     body = re.sub(r"(?is)<head\b.*?</head\s*>", "<head><meta charset=utf-8></head>", page, count=1)
     return (html.unescape(title[1]).strip() or None) if title else None, body.encode()

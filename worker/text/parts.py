@@ -1,4 +1,4 @@
-"""What text processing hands to the pipeline. Plain data: loads no parser and no tokenizer."""
+"""The results of text processing: segments of chunks, and sparse vectors. Plain data."""
 
 import os
 from array import array
@@ -8,9 +8,9 @@ from typing import NamedTuple, Self
 
 
 class SparseVector(NamedTuple):
-    """The ``values`` at the ``indices`` that are not zero; equal lengths.
+    """A sparse vector: ``indices``, and the non-zero ``values`` there; equally many.
 
-    Packed as 32-bit numbers, because unpickling ten thousand lists or arrays would hold up the
+    It is packed as 32-bit numbers, because unpickling ten thousand lists or arrays would block the
     event loop.
     """
 
@@ -19,7 +19,7 @@ class SparseVector(NamedTuple):
 
     @classmethod
     def of(cls, indices: Sequence[int], values: Sequence[float]) -> Self:
-        """Pack them."""
+        """Pack ``indices`` and ``values``."""
         return cls(array("I", indices).tobytes(), array("f", values).tobytes())
 
     @property
@@ -32,14 +32,14 @@ class SparseVector(NamedTuple):
 
 
 class SizedText(NamedTuple):
-    """A text, and how many tokens it counts as having, special ones not among them."""
+    """A text and its number of tokens, without special tokens; see `worker.text.chunker`."""
 
     text: str
     tokens: int
 
 
 class FileStat(NamedTuple):
-    """What identifies a state of a file."""
+    """What identifies a file's state: if it changes, the file was changed or replaced."""
 
     bytes: int
     mtime_ns: int
@@ -52,10 +52,10 @@ class FileStat(NamedTuple):
 
 @dataclass(frozen=True)
 class SegmentStart:
-    """Where a segment of a file begins: at the byte ``start`` of a text that goes up to ``end``.
+    """Where a segment of a file begins: at byte ``start`` of a text that ends at byte ``end``.
 
-    It is Markdown or not, and inside a block of code if there is a ``fence``; see
-    `worker.text.chunker`.
+    ``fence`` is the mark that opened the code block in which it begins; empty outside code (see
+    `worker.text.chunker`). ``status`` is the state of the file.
     """
 
     start: int
@@ -67,9 +67,9 @@ class SegmentStart:
 
 @dataclass(frozen=True)
 class UnchangedContent:
-    """The result for a document whose content is known already: there is nothing to prepare.
+    """The result for a document whose content is already known: there is nothing to prepare.
 
-    ``file`` is the state of the file it was read from, see `ingestq.core.paths.file_state`.
+    ``file`` is the state of the file that was read, see `ingestq.core.paths.file_state`.
     """
 
     content_hash: str
@@ -78,10 +78,10 @@ class UnchangedContent:
 
 @dataclass(frozen=True)
 class Segment:
-    """Consecutive chunks of a document; ``tokens`` has how many each counts as having.
+    """Consecutive chunks of a document, with the number of ``tokens`` of each.
 
-    ``sparse`` has the sparse vector of each; it is empty if none are wanted. ``rest`` is where the
-    next segment begins, see `prepare_rest`; None after the last.
+    ``sparse`` has the sparse vector of each chunk; it is empty if the collection has none. ``rest``
+    is where the next segment begins (see `worker.text.prepare.prepare_rest`); None after the last.
     """
 
     chunks: tuple[str, ...]
@@ -93,21 +93,21 @@ class Segment:
     def of(
         cls,
         chunks: Sequence[SizedText],
-        sparse: Callable[[str], SparseVector] | None = None,
+        encode: Callable[[str], SparseVector] | None = None,
         rest: SegmentStart | None = None,
     ) -> Self:
-        """Return a segment of ``chunks``, with what ``sparse``, if there is one, makes of them."""
+        """Return a segment of ``chunks``; ``encode``, if given, makes their sparse vectors."""
         texts = tuple(chunk.text for chunk in chunks)
-        words = tuple(map(sparse, texts)) if sparse else ()
-        return cls(texts, tuple(chunk.tokens for chunk in chunks), words, rest)
+        vectors = tuple(map(encode, texts)) if encode else ()
+        return cls(texts, tuple(chunk.tokens for chunk in chunks), vectors, rest)
 
 
 @dataclass(frozen=True)
 class PreparedDocument:
-    """A document cut into chunks; ``first`` is the first segment of it, often the only one.
+    """A document in chunks: ``first`` is its first segment, often the only one.
 
-    ``content_hash`` covers everything that is stored of it. ``file`` is the state of the file it
-    was read from, see `ingestq.core.paths.file_state`.
+    ``content_hash`` covers everything that is stored of the document. ``file`` is the state of the
+    file that was read, see `ingestq.core.paths.file_state`.
     """
 
     content_hash: str

@@ -1,8 +1,8 @@
-"""A document to chunks that are ready to be embedded. Runs in parse processes.
+"""Turns a document into chunks that are ready to be embedded. Runs in parse processes.
 
-Reading, parsing and chunking happen together, so the bytes of a file never pass through the process
-that runs the event loop. A large text file is read segment by segment, so that memory does not
-depend on its size; each reading stands by itself, and any process may go on where another ended.
+Reading, parsing and chunking happen together, so a file's bytes never pass through the process that
+runs the event loop. A large text file is read segment by segment, so that memory does not depend on
+its size. Nothing is kept between segments: any process may continue where another ended.
 """
 
 import codecs
@@ -37,8 +37,8 @@ from worker.text.parts import (
 )
 
 BLOCK_BYTES: Final = 1024 * 1024
-MOST_BYTES_A_CHARACTER: Final = 4
-"""Of UTF-8."""
+MAX_BYTES_PER_CHARACTER: Final = 4
+"""In UTF-8."""
 
 
 def prepare(
@@ -46,36 +46,36 @@ def prepare(
     known_hash: str | None,
     max_bytes: int,
     chunker: Chunker,
-    sparse: Callable[[str], SparseVector] | None,
+    encode: Callable[[str], SparseVector] | None,
 ) -> PreparedDocument | UnchangedContent:
-    """Read ``document``, extract its text and cut it, unless its content is ``known_hash``.
+    """Read and chunk ``document``, unless its content has the hash ``known_hash``.
 
-    Its chunks get the vectors that ``sparse``, if there is one, makes of their text. A large file
-    that is plain text is read segment by segment, anything else as a whole.
-    Raises DocumentRejected if it cannot be read, is larger than ``max_bytes`` or holds no text, and
-    SourceChanged.
+    ``encode``, if given, makes the sparse vectors of the chunks. Of a large UTF-8 text file, only
+    the first segment is returned; everything else is read as a whole. Raises DocumentRejected if
+    the document cannot be read, is larger than ``max_bytes`` or contains no text, and SourceChanged
+    if its file changes meanwhile.
     """
     if document.text is not None:
         data = document.text.encode()
         if len(data) > max_bytes:
             raise DocumentRejected(too_large(len(data), max_bytes))
-        return _prepare_whole(document, data, None, known_hash, chunker, sparse)
+        return _prepare_whole(document, data, None, known_hash, chunker, encode)
     path = path_of(document)
     with reading(path, max_bytes) as status:
         file = file_state(document, status)
         if status.st_size <= chunker.segment_characters:
             data = path.read_bytes()
-            return _prepare_whole(document, data, file, known_hash, chunker, sparse)
+            return _prepare_whole(document, data, file, known_hash, chunker, encode)
         found_hash = hash_of_file(document, path)
         if found_hash == known_hash:
             return UnchangedContent(found_hash, file)
         place = scan(path, document.media_type)
         if place is None:
-            return _prepare_whole(document, path.read_bytes(), file, known_hash, chunker, sparse)
+            return _prepare_whole(document, path.read_bytes(), file, known_hash, chunker, encode)
         if place.status != FileStat.of(status):
             raise SourceChanged("the file was changed while it was read")
         return PreparedDocument(
-            found_hash, file, None, prepare_rest(document, place, chunker, sparse)
+            found_hash, file, None, prepare_rest(document, place, chunker, encode)
         )
 
 
@@ -83,17 +83,17 @@ def prepare_rest(
     document: Document,
     place: SegmentStart,
     chunker: Chunker,
-    sparse: Callable[[str], SparseVector] | None,
+    encode: Callable[[str], SparseVector] | None,
 ) -> Segment:
-    """Prepare the segment of ``document`` at ``place``, the ``rest`` of the one before it.
+    """Read and chunk the segment of ``document`` at ``place``, the ``rest`` of the one before it.
 
-    Raises SourceChanged if its file is another one by now.
+    Raises SourceChanged if the file has changed since.
     """
     try:
         chunks, rest = read_segment(path_of(document), place, chunker)
     except OSError as error:
         raise SourceChanged(f"the file was removed while it was read: {error.strerror}") from error
-    return Segment.of(chunks, sparse, rest)
+    return Segment.of(chunks, encode, rest)
 
 
 def _prepare_whole(
@@ -102,21 +102,22 @@ def _prepare_whole(
     file: str | None,
     known_hash: str | None,
     chunker: Chunker,
-    sparse: Callable[[str], SparseVector] | None,
+    encode: Callable[[str], SparseVector] | None,
 ) -> PreparedDocument | UnchangedContent:
     found_hash = hash_of(document, BytesIO(data))
     if found_hash == known_hash:
         return UnchangedContent(found_hash, file)
-    unnamed = None if document.text is None else PLAIN_TEXT
-    extracted = extract(data, document.media_type or unnamed)
+    default_type = None if document.text is None else PLAIN_TEXT
+    extracted = extract(data, document.media_type or default_type)
     chunks = chunker.chunks(extracted.text, markdown=extracted.markdown)
-    return PreparedDocument(found_hash, file, extracted.title, Segment.of(chunks, sparse))
+    return PreparedDocument(found_hash, file, extracted.title, Segment.of(chunks, encode))
 
 
 def scan(path: Path, media_type: str | None) -> SegmentStart | None:
-    """Return where the text of a file begins; None unless it is UTF-8, read segment by segment.
+    """Return where the text of a file begins; None if the file has to be read as a whole.
 
-    Raises DocumentRejected if it holds no text, and OSError.
+    Only text in UTF-8 can be read segment by segment. Raises DocumentRejected if the file contains
+    no text, and OSError.
     """
     with path.open("rb") as file:
         status = FileStat.of(os.fstat(file.fileno()))
@@ -136,14 +137,14 @@ def scan(path: Path, media_type: str | None) -> SegmentStart | None:
 def read_segment(
     path: Path, place: SegmentStart, chunker: Chunker
 ) -> tuple[list[SizedText], SegmentStart | None]:
-    """Return the chunks of the segment at ``place``, and the next place; None after the last.
+    """Return the chunks of the segment at ``place``, and where the next begins (None at the end).
 
-    Raises SourceChanged if the file is not the one that it was, and OSError.
+    Raises SourceChanged if the file has changed, and OSError.
     """
-    wanted = MOST_BYTES_A_CHARACTER * (chunker.segment_characters + 1)
+    max_bytes = MAX_BYTES_PER_CHARACTER * (chunker.segment_characters + 1)
     with path.open("rb") as file:
         file.seek(place.start)
-        data = file.read(min(wanted, place.end - place.start))
+        data = file.read(min(max_bytes, place.end - place.start))
         if FileStat.of(os.fstat(file.fileno())) != place.status:
             raise SourceChanged("the file was changed while it was read")
     at_end = place.start + len(data) == place.end
@@ -156,9 +157,9 @@ def read_segment(
 
 
 def _extent(file: BinaryIO) -> tuple[int, int] | None:
-    """Return where the text begins and ends, in bytes, without white space around it.
+    """Return the bytes at which the text begins and ends, without white space around it.
 
-    None if there is no text. Raises DocumentRejected if it is binary, and UnicodeDecodeError.
+    None if there is no text. Raises DocumentRejected if the file is binary, and UnicodeDecodeError.
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig")()  # without a byte order mark
     start, end, read, binary = -1, -1, 0, False
@@ -166,11 +167,11 @@ def _extent(file: BinaryIO) -> tuple[int, int] | None:
         text = decoder.decode(block)
         read += len(block)
         binary = binary or "\0" in text
-        pending, _ = decoder.getstate()  # a character that goes on in the next block
-        if begun := text.lstrip():
+        pending, _ = decoder.getstate()  # bytes of a character that the next block completes
+        if stripped := text.lstrip():
             if start < 0:
-                start = read - len(pending) - len(begun.encode())
-            end = read - len(pending) - len(begun[len(begun.rstrip()) :].encode())
+                start = read - len(pending) - len(stripped.encode())
+            end = read - len(pending) - len(stripped[len(stripped.rstrip()) :].encode())
     decoder.decode(b"", final=True)
     if binary:
         raise DocumentRejected(BINARY)

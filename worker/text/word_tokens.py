@@ -1,8 +1,8 @@
-"""What a tokenizer makes of texts, word by word. Runs in the pool's children.
+"""Tokenizes texts word by word with a cache of known words. Runs in worker processes.
 
-A tokenizer takes a quarter of a millisecond for a chunk, most of what preparing a document costs,
-and text consists of the same words over and over. Where a space always ends a token, a text has
-the tokens that its words have one by one, so it is enough to know those of every word.
+Tokenizing a chunk takes a quarter of a millisecond, which is most of the cost of preparing a
+document, and texts repeat the same words. If a space always ends a token, the tokens of a text are
+those of its words, so each word needs to be tokenized only once.
 """
 
 import json
@@ -16,25 +16,25 @@ from tokenizers import Encoding, Tokenizer
 T = TypeVar("T")
 
 KEPT_CHARACTERS: Final = 500_000
-"""Of the words whose tokens are remembered: ten to twenty megabytes. Counted in
-characters, because a word may be as long as a document."""
+"""Total length of the cached words, which take ten to twenty megabytes. The limit is in characters
+because a word may be as long as a document."""
 ENDING_AT_SPACES: Final = frozenset({"BertPreTokenizer", "Whitespace", "WhitespaceSplit"})
-"""Pre-tokenizers that drop white space, and never look beyond it."""
+"""Pre-tokenizers that drop white space and make no token across it."""
 WORD_BY_WORD: Final = frozenset({None, "BertNormalizer"})
-"""Normalizers that change no character because of one beyond a space or a punctuation mark."""
+"""Normalizers whose changes never depend on characters beyond a space or a punctuation mark."""
 ENDING_AT_MARKS: Final = frozenset({"BertPreTokenizer"})
-"""Pre-tokenizers to which each punctuation mark of ASCII is a word of its own."""
+"""Pre-tokenizers that make each ASCII punctuation mark a word of its own."""
 PART: Final = re.compile(r"[!-/:-@\[-`{-~]|[^!-/:-@\[-`{-~]+")
-"""A punctuation mark of ASCII, or what stands between two."""
+"""An ASCII punctuation mark, or the text between two."""
 NOTHING: Final = r"(?!)"
-"""Matches no text."""
+"""A pattern that never matches."""
 
 
 class WordCache(Generic[T]):
-    """Tokenizes texts word by word, and remembers words; leaves out a model's special tokens.
+    """Computes a value from the tokens of texts, and caches it for each word.
 
-    ``measure`` takes it from what the tokenizer makes of a word, and ``join`` makes that of a text
-    out of those of its words. Words of about ``kept_characters`` together are remembered.
+    ``measure`` computes the value of a word from its encoding, without special tokens; ``join``
+    combines the values of words to that of a text. About ``kept_characters`` of words are cached.
     """
 
     def __init__(
@@ -45,17 +45,17 @@ class WordCache(Generic[T]):
         kept_characters: int = KEPT_CHARACTERS,
     ) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
-        # With truncation on, every long text would seem to be as short as the limit.
+        # With truncation, no text would seem longer than the limit.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._measure = measure
         self._join = join
-        self._words_are_apart = words_are_apart(tokenizer_json)
+        self._by_word = splits_at_spaces(tokenizer_json)
         spec: dict[str, Any] = json.loads(tokenizer_json)
         added = [re.escape(token["content"]) for token in spec["added_tokens"]]
         self._added_token = re.compile("|".join(added) or NOTHING)
-        # An added token that is looked for in what normalizing makes of a text may be in any word.
-        self._marks_are_apart = _kind(spec["pre_tokenizer"]) in ENDING_AT_MARKS and not any(
+        # An added token that is matched after normalization may be in any word.
+        self._by_mark = _kind(spec["pre_tokenizer"]) in ENDING_AT_MARKS and not any(
             token["normalized"] for token in spec["added_tokens"]
         )
         self._known: dict[str, T] = {}
@@ -63,21 +63,21 @@ class WordCache(Generic[T]):
         self._kept_characters = kept_characters
 
     def read(self, texts: Sequence[str]) -> list[T]:
-        """Return what is wanted of each of ``texts``."""
-        if not self._words_are_apart:
+        """Return the value of each of ``texts``."""
+        if not self._by_word:
             return self._encoded(texts)
         split = [_words(text) for text in texts]
         self._learn(chain.from_iterable(split))
         return [self._joined(words) for words in split]
 
     def _learn(self, words: Iterable[str]) -> None:
-        """Look at those of ``words`` that are not known."""
+        """Cache the values of those ``words`` that are not cached yet."""
         if self._characters > self._kept_characters:
             self._known.clear()
             self._characters = 0
         new = set(filterfalse(self._known.__contains__, words))
-        if self._marks_are_apart:
-            # Most new words are known ones with a comma, a bracket or a dot.
+        if self._by_mark:
+            # Most new words are known words with a comma, a bracket or a dot.
             cut = {word: PART.findall(word) for word in new if not self._added_token.search(word)}
             parts = set(filterfalse(self._known.__contains__, chain.from_iterable(cut.values())))
             self._remember(parts.union(new.difference(cut)))
@@ -100,14 +100,14 @@ class WordCache(Generic[T]):
 
 
 def token_counts(tokenizer_json: str, kept_characters: int = KEPT_CHARACTERS) -> WordCache[int]:
-    """Return a reader of how many tokens texts have."""
+    """Return a cache that counts the tokens of texts."""
     return WordCache(tokenizer_json, len, sum, kept_characters)
 
 
 def token_ids(
     tokenizer_json: str, kept_characters: int = KEPT_CHARACTERS
 ) -> WordCache[Sequence[int]]:
-    """Return a reader of the numbers of the tokens that texts have, in their order."""
+    """Return a cache that reads the ids of the tokens of texts, in order."""
     return WordCache(tokenizer_json, _ids, _chained, kept_characters)
 
 
@@ -120,10 +120,10 @@ def _chained(words: Iterable[Sequence[int]]) -> Sequence[int]:
     return list(chain.from_iterable(words))
 
 
-def words_are_apart(tokenizer_json: str) -> bool:
-    """Return whether a text has as many tokens as its words, split at spaces, have together.
+def splits_at_spaces(tokenizer_json: str) -> bool:
+    """Return True if the tokens of a text are those of its words, split at spaces.
 
-    False also for a tokenizer that is not known well enough to say so.
+    False for tokenizers of an unknown kind.
     """
     spec: dict[str, Any] = json.loads(tokenizer_json)
     return (
@@ -138,5 +138,5 @@ def _kind(part: dict[str, Any] | None) -> str | None:
 
 
 def _words(text: str) -> list[str]:
-    # Not at all that Python takes for white space: some of it is nothing to a tokenizer.
+    # Not at everything that Python counts as white space: to a tokenizer, some of it is none.
     return text.replace("\n", " ").replace("\t", " ").split(" ")

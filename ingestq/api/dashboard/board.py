@@ -14,7 +14,7 @@ from ingestq.api.dashboard.plots import SAMPLE_SECONDS, History, Sample
 from ingestq.api.routes.monitoring import PROBE_SECONDS
 from ingestq.broker.queue.dead_letters import DeadLetterId, DeadLetters
 from ingestq.broker.queue.job_queue import JobQueue
-from ingestq.broker.queue.stats import EndedJob, Recent, RecentSubmission
+from ingestq.broker.queue.stats import EndedJob, RecentSubmission, RecentWorkReader
 from ingestq.broker.schedule.runs import EntryStatus, Runs
 from ingestq.core import events
 from ingestq.core.errors import ServiceUnavailable, UsageError
@@ -82,7 +82,7 @@ class DeadLetterRow:
     tenant: str
     reason: str
     tries: int
-    buried_ms: int
+    failed_ms: int
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Board:
         self,
         queue: JobQueue,
         dead_letters: DeadLetters,
-        recent: Recent,
+        recent: RecentWorkReader,
         runs: Runs,
         history: History,
     ) -> None:
@@ -193,7 +193,7 @@ class Board:
         return list(self._known_dead_letters.values())
 
     async def _read_dead_letter(self, name: DeadLetterId) -> DeadLetterRow | None:
-        for stored in await self._dead_letters.named([name.key]):
+        for stored in await self._dead_letters.get([name.key]):
             found = stored.dead_letter
             return DeadLetterRow(
                 key=name.key,
@@ -202,6 +202,6 @@ class Board:
                 tenant=found.tenant,
                 reason=found.reason,
                 tries=found.tries,
-                buried_ms=found.buried_ms,
+                failed_ms=found.failed_ms,
             )
         return None

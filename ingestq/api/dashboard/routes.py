@@ -96,7 +96,7 @@ class Dashboard:
         submission, requeued = new_submission(), 0
         for key in keys:  # one at a time, as each has its document with it
             requeued += await self.dead_letters.requeue(
-                await self.dead_letters.named([key]), submission
+                await self.dead_letters.get([key]), submission
             )
         return Requeuing(requeued, len(keys) - requeued)
 

@@ -38,7 +38,7 @@ def dead_letter_routes(dead_letters: DeadLetters, collections: Collections) -> A
         *,
         collection: Annotated[str, Depends(collections.parameter)],
     ) -> StoredDeadLetter:
-        stored = await dead_letters.about_document(collection, tenant, doc_id)
+        stored = await dead_letters.find_for_document(collection, tenant, doc_id)
         if stored is None:
             raise HTTPException(404, f"no dead letter is about {doc_id!r}")
         return stored
@@ -58,7 +58,7 @@ def dead_letter_routes(dead_letters: DeadLetters, collections: Collections) -> A
             total += 1
             dead_letter = stored.dead_letter
             found[dead_letter.key] = (
-                dead_letter.buried_ms,
+                dead_letter.failed_ms,
                 DeadLetterResponse.model_validate(dead_letter),
             )
             if len(found) == 2 * limit:

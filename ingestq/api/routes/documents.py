@@ -191,7 +191,7 @@ def index_routes(index: Index, dead_letters: DeadLetters, collections: Collectio
         """
         indexed, stored = await asyncio.gather(
             index(tenant, doc_id, collection),
-            dead_letters.about_document(collection, tenant, doc_id),
+            dead_letters.find_for_document(collection, tenant, doc_id),
         )
         if indexed is None and stored is None:
             raise HTTPException(404, f"nothing is indexed of {doc_id!r}, and nothing failed")

@@ -1,6 +1,6 @@
-"""Content that is too large for the queue waits beside it, in a blob store.
+"""The blob store: content that is too large for the queue waits beside it.
 
-A job names its blob. The blob is deleted once the outcome of the job is in Redis.
+A job refers to its blobs by name. They are deleted once the outcome of the job is in Redis.
 """
 
 from pathlib import Path
@@ -11,9 +11,9 @@ from ingestq.core.errors import UsageError
 
 
 def open_blob_store(url: str) -> BlobStore:
-    """The blob store at ``url``: a folder's path, or a URL that fsspec knows. Nothing is done yet.
+    """Return the blob store at ``url``, the path of a folder or a URL for fsspec. Does no I/O.
 
-    Raises UsageError if other processes would not see what is put there.
+    Raises UsageError if other processes could not see what is put there.
     """
     protocol, separator, place = url.partition("://")
     if not separator or protocol == "file":
@@ -22,8 +22,8 @@ def open_blob_store(url: str) -> BlobStore:
         return LocalBlobStore(Path(unquote(place) if separator else url))
     if "memory" in protocol.split("::"):
         raise UsageError(
-            f"INGESTQ_BLOB_URL is {url!r}, which no other process sees; name a folder, or a store "
-            "that producers and workers share, such as s3://BUCKET/PREFIX"
+            f"INGESTQ_BLOB_URL is {url!r}, which other processes cannot see; set it to a folder or "
+            "a store that producers and workers share, such as s3://BUCKET/PREFIX"
         )
     from ingestq.broker.blobs.remote import RemoteBlobStore
 

@@ -1,4 +1,4 @@
-"""A blob store in a directory: of this machine, or one that all machines have mounted."""
+"""A blob store in a folder of this machine, or in one that all machines have mounted."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class LocalBlobStore:
-    """Objects as files of ``folder``, which is made with the first of them. See `BlobStore`."""
+    """Blobs as files below ``folder``, which is created with the first of them. See `BlobStore`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -44,18 +44,18 @@ class LocalBlobStore:
         except FileNotFoundError as error:
             if await asyncio.to_thread(self._folder.is_dir):
                 raise missing(name) from error
-            raise self._unavailable("there is no such folder on this machine") from error
+            raise self._unavailable("the folder does not exist on this machine") from error
         except OSError as error:
             raise self._unavailable(error.strerror) from error
 
     @asynccontextmanager
-    async def at_hand(self, name: str) -> AsyncIterator[Path]:
-        """See `BlobStore.at_hand`: where it lies."""
+    async def as_file(self, name: str) -> AsyncIterator[Path]:
+        """See `BlobStore.as_file`: the file itself."""
         await self.size(name)
         yield self._path(name)
 
-    async def remove(self, names: Iterable[str]) -> None:
-        """See `BlobStore.remove`."""
+    async def delete(self, names: Iterable[str]) -> None:
+        """See `BlobStore.delete`."""
         for name in names:
             await self._do(_unlink, self._path(name))
 
@@ -67,7 +67,7 @@ class LocalBlobStore:
         return self._folder / name
 
     async def _do(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call ``function``, which blocks, in a thread."""
+        """Call ``function``, which blocks, in a thread. Raises BlobStoreUnavailable."""
         try:
             return await asyncio.to_thread(function, *args, **kwargs)
         except OSError as error:
@@ -75,8 +75,8 @@ class LocalBlobStore:
 
     def _unavailable(self, reason: str | None) -> BlobStoreUnavailable:
         return BlobStoreUnavailable(
-            f"the blob store {self._folder} cannot be used ({reason}); producers and workers have "
-            "to share one: set INGESTQ_BLOB_URL"
+            f"the blob store {self._folder} cannot be used ({reason}); producers and workers must "
+            "share one: set INGESTQ_BLOB_URL"
         )
 
 
@@ -92,7 +92,7 @@ def _sync(file: BinaryIO) -> None:
 
 def _publish(unfinished: Path, path: Path) -> None:
     unfinished.rename(path)
-    for folder in (path.parent, path.parent.parent):  # the second has the first since not long ago
+    for folder in (path.parent, path.parent.parent):  # the parent may be new in its own parent
         _sync_folder(folder)
 
 

@@ -1,4 +1,4 @@
-"""A blob store in any storage that fsspec knows: S3, Google Cloud Storage, Azure, SFTP, …"""
+"""A blob store in any storage that fsspec supports: S3, Google Cloud Storage, Azure, SFTP, …"""
 
 import asyncio
 import tempfile
@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ingestq.broker.blobs.store import UNFINISHED, missing, public
+from ingestq.broker.blobs.store import UNFINISHED, missing
+from ingestq.broker.connection import without_password
 from ingestq.core.errors import BlobStoreUnavailable, DocumentRejected, UsageError, in_one_line
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ T = TypeVar("T")
 
 
 class RemoteBlobStore:
-    """Objects below ``url``. See `BlobStore`.
+    """Blobs below ``url``. See `BlobStore`.
 
-    The library of the store is loaded, and the store connected to, when it is first used.
+    The storage's library is loaded, and the storage connected to, at the first use.
     """
 
     def __init__(self, url: str) -> None:
@@ -36,10 +37,10 @@ class RemoteBlobStore:
                 async for part in parts:
                     await self._do(file.write, part)
             finally:
-                await self._do(file.close)  # which makes it an object, but not one of that name
+                await self._do(file.close)  # complete now, but not yet under its name
             await self._do(self._publish, unfinished, name)
         except BaseException:
-            with suppress(BlobStoreUnavailable):  # then it is left over
+            with suppress(BlobStoreUnavailable):  # garbage collection deletes it later
                 await self._do(self._delete, unfinished)
             raise
 
@@ -48,15 +49,15 @@ class RemoteBlobStore:
         return int(await self._do(self._size, name))
 
     @asynccontextmanager
-    async def at_hand(self, name: str) -> AsyncIterator[Path]:
-        """See `BlobStore.at_hand`: a copy."""
-        with tempfile.TemporaryDirectory(prefix="ingestq-blob store-") as folder:
+    async def as_file(self, name: str) -> AsyncIterator[Path]:
+        """See `BlobStore.as_file`: a copy."""
+        with tempfile.TemporaryDirectory(prefix="ingestq-blob-") as folder:
             copy = Path(folder, "content")
             await self._do(self._download, name, copy)
             yield copy
 
-    async def remove(self, names: Iterable[str]) -> None:
-        """See `BlobStore.remove`."""
+    async def delete(self, names: Iterable[str]) -> None:
+        """See `BlobStore.delete`."""
         for name in names:
             await self._do(self._delete, name)
 
@@ -66,13 +67,18 @@ class RemoteBlobStore:
 
     @cached_property
     def _place(self) -> "tuple[AbstractFileSystem, str]":
-        """The store, and the path there. Blocks."""
+        """The file system of the store, and the path in it. Blocks."""
         from fsspec.core import url_to_fs
 
         try:
             store, path = url_to_fs(self._url)
-        except (ImportError, ValueError) as error:  # a package is missing, or nobody knows it
-            raise UsageError(f"INGESTQ_BLOB_URL {public(self._url)!r}: {error}") from error
+        except (
+            ImportError,
+            ValueError,
+        ) as error:  # a package is missing, or the protocol is unknown
+            raise UsageError(
+                f"INGESTQ_BLOB_URL {without_password(self._url)!r}: {error}"
+            ) from error
         return store, path.rstrip("/")
 
     def _path(self, name: str) -> str:
@@ -113,12 +119,12 @@ class RemoteBlobStore:
         return [str(path).rstrip("/").rpartition("/")[2] for path in found]
 
     async def _do(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call ``function``, which blocks, in a thread."""
+        """Call ``function``, which blocks, in a thread. Raises BlobStoreUnavailable."""
         try:
             return await asyncio.to_thread(function, *args, **kwargs)
         except (DocumentRejected, UsageError):
             raise
-        except Exception as error:  # every store has errors of its own
+        except Exception as error:  # every storage has its own exceptions
             raise BlobStoreUnavailable(
-                f"the blob store {public(self._url)} cannot be used: {in_one_line(error)}"
+                f"the blob store {without_password(self._url)} cannot be used: {in_one_line(error)}"
             ) from error

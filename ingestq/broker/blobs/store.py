@@ -1,6 +1,5 @@
-"""What a blob store can do, and how blobs are deleted with the jobs that named them."""
+"""The interface of blob stores, and the deletion of blobs along with their jobs."""
 
-import re
 from collections.abc import AsyncIterable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -13,50 +12,46 @@ from ingestq.core.errors import BlobStoreUnavailable, ContractError, DocumentRej
 from ingestq.core.jobs import blobs_in
 
 UNFINISHED: Final = ".part"
-"""What the name of an object ends with while it is written."""
+"""Suffix of a blob's name while the blob is being written."""
 
 
 class BlobStore(Protocol):
-    """A place for objects; see `ingestq.core.blobs` for what they are called.
+    """Stores blobs by name; see `ingestq.core.blobs` for the names.
 
-    Every method raises SpoolUnavailable if the place cannot be used, and UsageError if it can be
-    used by nobody who is set up like this.
+    Every method raises BlobStoreUnavailable if the store cannot be used at the moment, and
+    UsageError if it can never be used with these settings.
     """
 
     async def put(self, name: str, parts: AsyncIterable[bytes]) -> None:
-        """Write an object; durable on return. There is a whole one or none, whatever happens.
+        """Write a blob, which is durable on return.
 
-        Raises what ``parts`` raises.
+        Whatever happens, there is either a complete blob of this name or none. Raises whatever
+        ``parts`` raises.
         """
         ...
 
     async def size(self, name: str) -> int:
-        """How many bytes an object has. Raises DocumentRejected if it is not there."""
+        """Return the size of a blob in bytes. Raises DocumentRejected if there is none."""
         ...
 
-    def at_hand(self, name: str) -> AbstractAsyncContextManager[Path]:
-        """A file that has the content of an object, as long as inside; nobody may change it.
+    def as_file(self, name: str) -> AbstractAsyncContextManager[Path]:
+        """Yield the path of a file with the content of a blob. It must not be changed.
 
-        Raises DocumentRejected if the object is not there.
+        The file may be gone on leaving. Raises DocumentRejected if there is no such blob.
         """
         ...
 
-    async def remove(self, names: Iterable[str]) -> None:
-        """Remove objects; those that are gone already are fine."""
+    async def delete(self, names: Iterable[str]) -> None:
+        """Delete blobs, ignoring those that do not exist."""
         ...
 
     async def names(self, space: str) -> list[str]:
-        """What there is in a space: names of objects, of unfinished ones with their ending."""
+        """Return the names of all blobs in a space; unfinished ones end with UNFINISHED."""
         ...
 
 
-def public(url: str) -> str:
-    """``url`` without a password, for messages."""
-    return re.sub(r"(://[^/@]*:)[^/@]*@", r"\1***@", url)
-
-
 def missing(name: str) -> DocumentRejected:
-    """Why the document of an object that is not there cannot be read."""
+    """Return the error for a document whose blob does not exist."""
     return DocumentRejected(
         f"its content {name} is not in the blob store any more, or not in this worker's "
         "(INGESTQ_BLOB_URL)"
@@ -66,33 +61,32 @@ def missing(name: str) -> DocumentRejected:
 log = structlog.get_logger()
 
 
-async def delete_unnamed_blobs(
+async def delete_blobs_of(
     blobs: BlobStore | None, payloads: Iterable[bytes], kept: Iterable[bytes] = ()
 ) -> None:
-    """Remove the objects that ``payloads`` name, but those that others which are ``kept`` name.
+    """Delete the blobs to which ``payloads`` refer, except those to which ``kept`` refer, too.
 
-    To be called when Redis has forgotten them, never before. What cannot be removed now is left
-    over: see `ingestq.broker.blobs.garbage`.
+    Call it after the payloads are gone from Redis, never before. Blobs that cannot be deleted now
+    are garbage: see `ingestq.broker.blobs.garbage`.
     """
     if blobs is None:
         return
-    names = sorted(_objects(payloads) - _objects(kept))
-    await delete_blobs(blobs, names)
+    await delete_blobs(blobs, sorted(_names(payloads) - _names(kept)))
 
 
 async def delete_blobs(blobs: BlobStore, names: Sequence[str]) -> None:
-    """Remove objects that nobody names; a failure is only logged."""
+    """Delete blobs to which nothing refers. If that fails it is only logged: they are garbage."""
     try:
-        await blobs.remove(names)
+        await blobs.delete(names)
     except (BlobStoreUnavailable, UsageError) as error:
         log.warning(events.BLOBS_LEFT, objects=len(names), error=str(error))
 
 
-def _objects(payloads: Iterable[bytes]) -> frozenset[str]:
+def _names(payloads: Iterable[bytes]) -> frozenset[str]:
     names: set[str] = set()
     for payload in payloads:
         try:
             names |= blobs_in(payload)
         except ContractError:
-            continue  # of another version: nobody knows what it names
+            continue  # of another version: its blobs are unknown
     return frozenset(names)

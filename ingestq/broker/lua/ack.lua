@@ -1,11 +1,13 @@
--- Acknowledge a job: remove it, record what became of its documents, bury those that failed. All or
--- nothing, and only by the job's present owner, so that every document is counted exactly once.
+-- Acknowledge a job: delete it, record the outcomes of its documents, and dead-letter those that
+-- failed. All or nothing, and only by the job's present owner, so that every document is counted
+-- exactly once.
 --
 -- ARGV  1 job id   2 token     3 result     4 ms to keep the result
---       5 seconds to keep the submission   6 what is told of the job (MessagePack)
---       then four lists, each after its length: field and increment of each count; documents that
---       failed; key and letter of each dead letter; keys of dead letters that are out of date
--- Answers the dead letters that are out of date; nil if the caller no longer owns the job.
+--       5 seconds to keep the submission   6 summary of the job (MessagePack)
+--       then four lists, each after its length: field and increment of each count; failed
+--       documents; key and content of each new dead letter; keys of outdated dead letters
+-- Returns the contents of the dead letters that were replaced or deleted; nil if the caller no
+-- longer owns the job.
 
 local id = ARGV[1]
 if redis.call('GET', K.LEASE .. id) ~= ARGV[2] then
@@ -20,7 +22,7 @@ redis.call('ZREM', K.QUEUE, id)
 redis.call('HDEL', counts, 'live:' .. id)
 redis.call('SET', K.RESULT .. id, ARGV[3], 'PX', ARGV[4])
 if redis.call('RPUSH', K.ENDED, ARGV[6]) >= 2 * RECENT then
-  redis.call('LTRIM', K.ENDED, -RECENT, -1)   -- not each time, as it is done for every job
+  redis.call('LTRIM', K.ENDED, -RECENT, -1)   -- not at every job, to save time
 end
 
 local at = 6
@@ -51,18 +53,18 @@ if failures > 0 then
   redis.call('EXPIRE', failed, ARGV[5])
 end
 local outdated = {}
-local function is_outdated(key)
+local function note_outdated(key)
   outdated[#outdated + 1] = redis.call('HGET', K.DEAD, key) or nil
 end
 for _ = 1, take() do
   local key = take()
-  is_outdated(key)
+  note_outdated(key)
   redis.call('HSET', K.DEAD, key, take())
   redis.call('ZADD', K.DEAD_TIMES, now_ms(), key)
 end
 for _ = 1, take() do
   local key = take()
-  is_outdated(key)
-  remove_letter(key)
+  note_outdated(key)
+  delete_dead_letter(key)
 end
 return outdated

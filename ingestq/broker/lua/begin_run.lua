@@ -1,8 +1,8 @@
--- Begin a run of a scheduled entry, unless one of it runs, or it was begun before.
+-- Begin a run of a scheduled entry, unless one is running or this one has begun before.
 --
 -- ARGV  1 entry   2 token   3 record of the run   4 lease in ms
---       5 ms at which the run was due, '' if somebody asked for it now
--- Answers 'begun', 'running' (the run before has not ended: this one is skipped), or 'before'.
+--       5 ms at which the run was due, '' for a run on request
+-- Returns 'begun', 'running' (the previous run has not ended: this one is skipped), or 'before'.
 
 local run, due = K.RUN .. ARGV[1], tonumber(ARGV[5])
 if redis.call('HGET', run, 'token') == ARGV[2] then
@@ -12,7 +12,7 @@ if due and tonumber(redis.call('HGET', K.RUN_CLOCK, ARGV[1]) or '0') >= due then
   return 'before'
 end
 if due then
-  -- Of several runs that were missed, one is made up for.
+  -- Of several missed runs, only one is begun.
   redis.call('HSET', K.RUN_CLOCK, ARGV[1], math.max(now_ms(), due))
 end
 if redis.call('EXISTS', run) == 1 then

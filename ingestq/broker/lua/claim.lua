@@ -1,18 +1,19 @@
 -- Claim up to n jobs, each under a lease with a fencing token, on the clock of Redis.
 --
 -- ARGV  1 worker   2 n   3 how many of them may be bulk jobs   4 jobs the worker runs already
---       5 lease in ms   then pairs: a collection that the worker serves, and what is behind that
---       name
--- Answers {jobs, drain, shut}: one {id, token, payload, lane, submission, documents, failures,
--- crashes, poison documents, poison, aborted, collection} a job, 1 if the worker is to let its jobs end
--- because a poison job is to be run alone, and pairs: a collection whose gate is shut, so that none of
--- its jobs is given out, and its successor. A claimed job's score moves to the end of its lease:
--- until then nobody else sees it, and if its owner dies it comes back by itself.
+--       5 lease in ms   then pairs: the public name of a collection that the worker serves, and the
+--       collection behind it
+-- Returns {jobs, drain, shut}. A job is {id, token, payload, lane, submission, documents, failures,
+-- crashes, poison documents, poison, aborted, collection}. drain is 1 if the worker must finish its
+-- jobs first, because a poison job must be run alone. shut has pairs: a collection whose gate is
+-- shut, so that none of its jobs is claimed, and its successor. A claimed job's score becomes the
+-- end of its lease: until then no other worker sees it, and if its owner dies it becomes ready
+-- again by itself.
 
 local worker, n, bulk_n, running, lease_ms =
   ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local REVIVED = 200   -- jobs that are made ready again in one step
-local BULK_TURN = 4   -- of the jobs both lanes compete for, one in so many goes to bulk
+local REVIVED = 200   -- most jobs that are made ready again in one step
+local BULK_TURN = 4   -- of the jobs for which both lanes compete, one in so many is bulk
 local now = now_ms()
 local claimed, open, shut = {}, {}, {}
 
@@ -42,7 +43,7 @@ local function take(ids, collection, poison, aborted)
   for i, id in ipairs(ids) do
     local lane, submission, documents, failures, crashes, poison_documents = unpack(info_of(
       id, 'lane', 'submission', 'documents', 'failures', 'crashes', 'poison'))
-    -- What is missing was evicted: the worker finds that out from the payload, and says so.
+    -- Missing keys were evicted by Redis. The worker reports that when it finds no payload.
     lane, submission, documents = lane or 'bulk', submission or '', documents or '0'
     local token = last_token - #ids + i
     redis.call('SET', K.LEASE .. id, token, 'PX', lease_ms)
@@ -65,12 +66,12 @@ local function take_from_line(lane, collection, count)
   local clock = tonumber(redis.call('HGET', K.LANE_CLOCK, line) or '0')
   redis.call('HSET', K.LANE_CLOCK, line, math.max(clock, tonumber(popped[#popped])))
   if redis.call('ZCARD', K.LANE .. line) == 0 then
-    redis.call('DEL', K.LANE_TENANTS .. line)   -- nobody waits: all start from the same place
+    redis.call('DEL', K.LANE_TENANTS .. line)   -- empty: all tenants start from the same place
   end
   take(ids, collection, 0, 0)
 end
 
--- The lines of a lane in which jobs wait for this worker, each with their number, and all of them.
+-- Return the lines of a lane in which jobs wait for this worker, and the total number of jobs.
 local function lines_of(lane)
   local lines, jobs = {}, 0
   for _, collection in ipairs(open) do
@@ -83,7 +84,7 @@ local function lines_of(lane)
   return lines, jobs
 end
 
--- Take count jobs, which there are, of the lines of a lane. If there are several, they take turns.
+-- Take count jobs from the lines of a lane, in turns. There must be that many.
 local function take_from_lane(lane, lines, count)
   if count == 0 then
     return
@@ -121,25 +122,25 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.QUEUE, 0, now, 'LIMIT', 0, REV
   local left_ms = redis.call('PTTL', K.LEASE .. id)
   local place = redis.call('HGET', K.JOB_INFO .. id, 'place')
   if left_ms >= 0 then
-    redis.call('ZADD', K.QUEUE, now + left_ms + 1, id)   -- it ends in this very millisecond
+    redis.call('ZADD', K.QUEUE, now + left_ms + 1, id)   -- it ends within this millisecond
   elseif place then
     if redis.call('HDEL', K.JOB_INFO .. id, 'deferred') == 0 then
       worker_died(id)
     end
     make_ready(id, now)
   elseif redis.call('EXISTS', K.JOB .. id) == 1 then
-    redis.call('ZREM', K.QUEUE, id)   -- put there by arq's own enqueue_job, which knows no collection
+    redis.call('ZREM', K.QUEUE, id)   -- put there by arq's enqueue_job, which knows no collection
     add_job(id, redis.call('GET', K.JOB .. id), 'bulk', '', open[1], '', 0, 0)
   else
-    redis.call('ZREM', K.QUEUE, id)   -- arq's abort touched a job that had just ended
+    redis.call('ZREM', K.QUEUE, id)   -- arq's abort re-added a job that had just ended
   end
 end
 
--- Jobs that wait and are to be given up.
+-- Waiting jobs that were aborted.
 for _, id in ipairs(redis.call('ZRANGE', K.ABORT, 0, REVIVED)) do
   local lane, collection = unpack(info_of(id, 'lane', 'collection'))
   if not lane then
-    redis.call('ZREM', K.ABORT, id)   -- it has ended; a later job of this name is not meant
+    redis.call('ZREM', K.ABORT, id)   -- it has ended; a later job with this id is not aborted
   elseif #claimed < n and redis.call('EXISTS', K.LEASE .. id) == 0 then
     redis.call('ZREM', K.LANE .. line_of(lane, collection), id)
     redis.call('ZREM', K.POISON .. collection, id)
@@ -147,7 +148,7 @@ for _, id in ipairs(redis.call('ZRANGE', K.ABORT, 0, REVIVED)) do
   end
 end
 
--- A poison job is run by a worker that runs nothing else, so that no other job is blamed.
+-- A poison job is run by a worker that runs nothing else, so that no other job can be blamed.
 for _, collection in ipairs(open) do
   local poison = K.POISON .. collection
   if redis.call('ZCARD', poison) > 0 then
@@ -165,7 +166,7 @@ for _, collection in ipairs(open) do
   end
 end
 
--- Both lanes get their share, and what one does not use goes to the other.
+-- Both lanes get their share, and one lane gets what the other does not use.
 local free = n - #claimed
 local interactive_lines, interactive = lines_of('interactive')
 local bulk_lines, bulk = lines_of('bulk')
@@ -173,7 +174,7 @@ bulk = math.min(bulk, bulk_n)
 if interactive + bulk == 0 or free == 0 then
   return {claimed, 0, shut}
 end
--- Also the first write: a server that is out of memory refuses it before anything is taken.
+-- This is also the first write: a server that is out of memory refuses it before a job is taken.
 local turn = redis.call('INCRBY', K.LANE_TURN, free)
 local for_bulk = math.floor(turn / BULK_TURN) - math.floor((turn - free) / BULK_TURN)
 for_bulk = math.min(bulk, math.max(for_bulk, free - interactive))

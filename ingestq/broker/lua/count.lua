@@ -1,7 +1,7 @@
--- Count the jobs on the queue that are of some collections.
+-- Count the jobs on the queue for some collections.
 --
 -- ARGV  the collections
--- Answers {jobs, those of them that are in flight}.
+-- Returns {jobs, how many of them are in flight}.
 
 local wanted, jobs, in_flight = {}, 0, 0
 for _, collection in ipairs(ARGV) do

@@ -1,10 +1,10 @@
--- End a run: its record becomes the first of the history. One that was interrupted is due again, if
--- it was due at all.
+-- End a run: its record becomes the first of the history. An interrupted run is due again, unless
+-- it was a run on request.
 --
 -- ARGV  1 entry   2 token   3 record of the run   4 records that are kept
---       5 seconds for which they are kept   6 'ended', 'interrupted', or 'lost' (by whoever ran it)
---       7 runs in a row that may be lost and are due again
--- Answers 1 if the run was ended, 0 if it is not that of the token any more, or is not lost.
+--       5 seconds for which they are kept   6 'ended', 'interrupted', or 'lost' (its process died)
+--       7 how many runs in a row may be lost and are due again
+-- Returns 1 if the run was ended, 0 if the token is not its owner's, or the run is not lost.
 
 local run, lease, history = K.RUN .. ARGV[1], K.RUN_LEASE .. ARGV[1], K.RUNS .. ARGV[1]
 if redis.call('HGET', run, 'token') ~= ARGV[2] then

@@ -1,9 +1,9 @@
--- Put one job on the queue, unless one was under the same key: all or nothing, so that a key is
--- never remembered without its job.
+-- Put one job on the queue under an idempotency key, unless the key was used before. All or
+-- nothing, so that a key is never remembered without its job.
 --
--- ARGV  1 key   2 digest of what was asked   3 seconds to remember the key   then those of enqueue
--- Answers {what `offer` answers, submission}; for a key that is known {'duplicate', the submission
--- of the first time}, or {'conflict', ''} if something else was asked then.
+-- ARGV  1 key   2 digest of the request   3 seconds to remember the key   then those of enqueue
+-- Returns {answer of `offer`, submission}. If the key was used before, returns {'duplicate', its
+-- submission}, or {'conflict', ''} if that was for a different request.
 
 local name = K.IDEMPOTENCY .. ARGV[1]
 local digest, submission = unpack(redis.call('HMGET', name, 'digest', 'submission'))

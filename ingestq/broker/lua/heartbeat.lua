@@ -1,7 +1,7 @@
--- Record a worker's sign of life, and forget workers that gave none for long.
+-- Record the heartbeat of a worker, and forget workers that have sent none for too long.
 --
 -- ARGV  1 worker id   2 info (MessagePack)   3 ms after which a silent worker is forgotten
--- Answers the collections that jobs are ready for, and that no worker serves.
+-- Returns the collections that have ready jobs and that no live worker serves.
 
 local now = now_ms()
 redis.call('ZADD', K.WORKERS, now, ARGV[1])
@@ -15,7 +15,7 @@ for _, collection in ipairs(redis.call('SMEMBERS', K.COLLECTIONS)) do
   if ready_for(collection) > 0 then
     unserved[collection] = true
   else
-    redis.call('SREM', K.COLLECTIONS, collection)   -- the next job that is ready brings it back
+    redis.call('SREM', K.COLLECTIONS, collection)   -- the next ready job adds it again
   end
 end
 if not next(unserved) then

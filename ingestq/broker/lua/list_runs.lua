@@ -1,9 +1,10 @@
 -- List scheduled entries with their last runs, at one moment.
 --
--- ARGV  1 ms after which an entry that no scheduler said is not listed   2 runs of each
+-- ARGV  1 ms after which an entry that no scheduler has published is left out   2 runs of each
 --       then further entries, to be listed in any case
--- Answers {entry, what it is (MessagePack, '' if no scheduler says it), record of the run that runs
--- or '', whether its lease lasts, {records of those that ended, the newest first}} of each.
+-- Returns for each {entry, its description (MessagePack, '' if no scheduler has published it),
+-- record of the current run or '', 1 if that holds its lease, {records of finished runs, newest
+-- first}}.
 
 local answer = {}
 local function list(entry, info)
@@ -13,13 +14,13 @@ local function list(entry, info)
     redis.call('LRANGE', K.RUNS .. entry, 0, ARGV[2] - 1),
   }
 end
-local said = {}
+local published = {}
 for _, entry in ipairs(redis.call('ZRANGEBYSCORE', K.ENTRIES, now_ms() - ARGV[1], '+inf')) do
-  said[entry] = true
+  published[entry] = true
   list(entry, redis.call('HGET', K.ENTRY_INFO, entry))
 end
 for i = 3, #ARGV do
-  if not said[ARGV[i]] then
+  if not published[ARGV[i]] then
     list(ARGV[i], '')
   end
 end

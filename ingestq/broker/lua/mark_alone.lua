@@ -1,7 +1,7 @@
--- Write down which document of a poison job is worked on, alone.
+-- Record which document of a poison job is being processed, alone.
 --
 -- ARGV  1 job id   2 token   3 index of the document
--- Answers 1, or 0 if the caller no longer owns the job.
+-- Returns 1, or 0 if the caller no longer owns the job.
 
 if redis.call('GET', K.LEASE .. ARGV[1]) ~= ARGV[2] then
   return 0

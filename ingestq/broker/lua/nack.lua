@@ -1,7 +1,7 @@
--- Put a running job back on the queue: after a failure that may pass, or unfinished at shutdown.
+-- Return a running job to the queue, after a failure that may pass or unfinished at shutdown.
 --
 -- ARGV  1 job id  2 token   3 delay in ms     4 '1' if this counts as a try
--- Answers 1, or 0 if the caller no longer owns the job.
+-- Returns 1, or 0 if the caller no longer owns the job.
 
 local id = ARGV[1]
 if redis.call('GET', K.LEASE .. id) ~= ARGV[2] then

@@ -1,10 +1,10 @@
 -- Count the jobs on the queue, and list the workers, at one moment.
 --
--- ARGV  1 ms after which a silent worker is not listed
--- Answers {ready, deferred, in flight, ms that the oldest ready job has waited, bytes, dead letters,
--- jobs of the interactive lane, jobs of the bulk lane, poison jobs, ready, workers}, where ready has each
--- collection that jobs are ready for, and after it how many, and a worker is {id, ms
--- since its last sign of life, info (MessagePack)}.
+-- ARGV  1 ms without a heartbeat after which a worker is left out
+-- Returns {ready, deferred, in flight, ms that the oldest ready job has waited, bytes, dead
+-- letters, interactive jobs, bulk jobs, poison jobs, ready by collection, workers}. Ready by
+-- collection has pairs of a collection and the number of its ready jobs. A worker is {id, ms since
+-- its last heartbeat, info (MessagePack)}.
 
 local now = now_ms()
 local ready = redis.call('ZCOUNT', K.QUEUE, '-inf', '(0')
@@ -14,7 +14,7 @@ for i = 1, #others, 2 do
   if redis.call('EXISTS', K.LEASE .. others[i]) == 1 then
     in_flight = in_flight + 1
   elseif tonumber(others[i + 1]) <= now then
-    ready = ready + 1   -- its lease or delay is over, and nobody looked yet
+    ready = ready + 1   -- its lease or delay is over, and no claim has made it ready yet
   else
     deferred = deferred + 1
   end

@@ -1,6 +1,6 @@
--- Say which entries a scheduler has, and forget those that none has said for long.
+-- Publish the entries of a scheduler, and forget those that none has published for too long.
 --
--- ARGV  1 ms after which an entry is forgotten   then pairs: entry, what it is (MessagePack)
+-- ARGV  1 ms after which an entry is forgotten   then pairs: entry, its description (MessagePack)
 
 local now = now_ms()
 for i = 2, #ARGV, 2 do

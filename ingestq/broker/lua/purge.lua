@@ -1,9 +1,9 @@
--- Delete a dead letter, unless it changed since it was read.
+-- Delete a dead letter, unless it has changed since it was read.
 --
--- ARGV  1 key of the letter   2 the letter as it was read
--- Answers 1, or 0 if the letter is gone or another one.
+-- ARGV  1 key of the dead letter   2 its content as it was read
+-- Returns 1, or 0 if it was deleted or replaced.
 
 if redis.call('HGET', K.DEAD, ARGV[1]) ~= ARGV[2] then
   return 0
 end
-return remove_letter(ARGV[1])
+return delete_dead_letter(ARGV[1])

@@ -1,9 +1,8 @@
--- The submissions that changed last, and the jobs that ended last, at one moment.
+-- Return the submissions that changed last and the jobs that finished last, at one moment.
 --
--- ARGV  1 how many of those jobs
--- Answers {submissions, jobs}: a submission is {id, ms since it changed, its counts}, the newest
--- first; a job what its worker told of it (MessagePack), the newest last. Submissions that were
--- forgotten since are left out.
+-- ARGV  1 the most jobs to return
+-- Returns {submissions, jobs}. A submission is {id, ms since it changed, its counts}, newest first.
+-- A job is the summary by its worker (MessagePack), newest last. Expired submissions are left out.
 
 local now, submissions = now_ms(), {}
 local changed = redis.call('ZREVRANGE', K.RECENT_SUBMISSIONS, 0, -1, 'WITHSCORES')

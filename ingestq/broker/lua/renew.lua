@@ -1,7 +1,7 @@
 -- Renew the leases of running jobs.
 --
 -- ARGV  1 lease in ms   then pairs: job id, token
--- Answers the tokens of jobs that the caller no longer owns.
+-- Returns the tokens of jobs that the caller no longer owns.
 
 local until_ms = now_ms() + ARGV[1]
 local lost = {}

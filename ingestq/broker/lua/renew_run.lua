@@ -1,8 +1,8 @@
--- Renew the lease of a run, and replace its record. A lease that ran out is renewed, too, as long as
--- nobody ended the run because of that.
+-- Renew the lease of a run, and replace its record. An expired lease is renewed, too, unless the
+-- run was ended because of that.
 --
 -- ARGV  1 entry   2 token   3 record of the run   4 lease in ms
--- Answers 0 if the run is not the caller's any more.
+-- Returns 1, or 0 if the caller no longer owns the run.
 
 if redis.call('HGET', K.RUN .. ARGV[1], 'token') ~= ARGV[2] then
   return 0

@@ -1,8 +1,8 @@
--- What the scripts share. Prepended to each of them, after the names of the keys in K.
+-- Functions that the scripts share. Prepended to each script, before the names of keys are filled in.
 
-local WAKE_TOKENS = 64      -- more than there can be idle workers are of no use
-local POISON_CRASHES = 2    -- a job over which so many workers died is run alone
-local RECENT = 100          -- so many submissions, and jobs that ended, are remembered at least
+local WAKE_TOKENS = 64      -- more tokens than idle workers are of no use
+local POISON_CRASHES = 2    -- a job during which so many workers died is run alone
+local RECENT = 100          -- submissions, and at least as many finished jobs, that are remembered
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -13,13 +13,13 @@ local function info_of(id, ...)
   return redis.call('HMGET', K.JOB_INFO .. id, ...)
 end
 
--- In each lane every collection has a line of its own, because it may have workers of its own, or
--- none at the moment.
+-- In each lane every collection has a line of its own, because it may have its own workers, or none
+-- at the moment.
 local function line_of(lane, collection)
   return lane .. ':' .. collection
 end
 
--- Remember when a submission changed. One that is worked on changes all the time, so that many small
+-- Remember when a submission changed. A submission in progress changes all the time, so many small
 -- ones do not push it out.
 local function note_change(submission, now)
   if redis.call('ZADD', K.RECENT_SUBMISSIONS, now, submission) == 1 then
@@ -27,13 +27,13 @@ local function note_change(submission, now)
   end
 end
 
-local function remove_letter(key)
+local function delete_dead_letter(key)
   redis.call('ZREM', K.DEAD_TIMES, key)
   return redis.call('HDEL', K.DEAD, key)
 end
 
--- Let the job be claimed. Every job keeps the place it got when it was enqueued, so one that comes
--- back is not sent to the end of the line.
+-- Let a job be claimed. A job keeps the place that it got when it was enqueued, so one that returns
+-- to the queue is not sent to the end of the line.
 local function make_ready(id, since_ms)
   local lane, place, crashes, collection =
     unpack(info_of(id, 'lane', 'place', 'crashes', 'collection'))
@@ -50,16 +50,17 @@ local function make_ready(id, since_ms)
   end
 end
 
--- How many jobs of a collection are ready.
+-- Return the number of ready jobs of a collection.
 local function ready_for(collection)
   return redis.call('ZCARD', K.LANE .. line_of('interactive', collection))
     + redis.call('ZCARD', K.LANE .. line_of('bulk', collection))
     + redis.call('ZCARD', K.POISON .. collection)
 end
 
--- The place of a new job in its line: start-time fair queueing (Goyal, Vin and Cheng, 1996). A
--- tenant's jobs stand one behind the other, each as long as it has documents; who had nothing in
--- the line starts where it has come to, so nobody waits for another tenant's backlog.
+-- Return the place of a new job in its line, by start-time fair queueing (Goyal, Vin and Cheng,
+-- 1996). The jobs of one tenant stand one behind the other, each as long as its number of
+-- documents. A tenant without jobs in the line starts at the place that the line has reached, so no
+-- tenant waits for the backlog of another.
 local function place_in_line(line, tenant, documents)
   local clock = tonumber(redis.call('HGET', K.LANE_CLOCK, line) or '0')
   local tenant_end = tonumber(redis.call('HGET', K.LANE_TENANTS .. line, tenant) or '0')
@@ -68,7 +69,7 @@ local function place_in_line(line, tenant, documents)
   return place
 end
 
--- Add a job that is not on the queue. Its submission is '' if nobody follows it.
+-- Add a job that is not on the queue. Its submission is '' if it belongs to none.
 local function add_job(id, payload, lane, tenant, collection, submission, documents,
                        submission_seconds)
   local now = now_ms()
@@ -78,7 +79,7 @@ local function add_job(id, payload, lane, tenant, collection, submission, docume
              'place', place_in_line(line_of(lane, collection), tenant, tonumber(documents)))
   redis.call('HINCRBY', K.HELD, lane .. ':jobs', 1)
   redis.call('HINCRBY', K.HELD, lane .. ':bytes', #payload)
-  redis.call('ZREM', K.ABORT, id)   -- an abort that was meant for an earlier job of this name
+  redis.call('ZREM', K.ABORT, id)   -- an abort of an earlier job with this id
   if submission ~= '' then
     redis.call('HINCRBY', K.SUBMISSION .. submission, 'accepted', documents)
     redis.call('HINCRBY', K.SUBMISSION .. submission, 'jobs', 1)
@@ -88,10 +89,11 @@ local function add_job(id, payload, lane, tenant, collection, submission, docume
   make_ready(id, now)
 end
 
--- Put one job on the queue, unless its lane or the whole queue is full. The bounds are those of the
--- queue in jobs and bytes, and those of a lane. Answers 'accepted', 'duplicate' (the job waits, runs
--- or has just finished), 'full', or 'expired' (what it names in the blob store may be removed at any
--- time). The job gets no time to live. One job larger than a byte bound is let in when nothing waits.
+-- Put one job on the queue, unless its lane or the whole queue is full. The limits are those of the
+-- queue in jobs and bytes, and those of a lane. Returns 'accepted', 'duplicate' (the job is
+-- waiting, running or has just finished), 'full', or 'expired' (its blobs may be deleted at any
+-- time). The job gets no TTL. A job larger than a byte limit is accepted if nothing else is on the
+-- queue.
 local function offer(id, payload, lane, tenant, collection, submission, documents,
                      submission_seconds, queue_jobs, queue_bytes, lane_jobs, lane_bytes, expires_ms)
   if redis.call('EXISTS', K.JOB .. id, K.RESULT .. id) > 0 then

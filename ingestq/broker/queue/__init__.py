@@ -1,1 +1,1 @@
-"""Jobs: enqueue, claim, acknowledge, look at what waits and what failed."""
+"""Jobs: enqueue, claim and acknowledge them, and read what is waiting and what failed."""

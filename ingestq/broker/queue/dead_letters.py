@@ -1,7 +1,7 @@
-"""The documents that were given up: look at them, try them again, or drop them.
+"""Dead letters, the documents that failed for good: read, requeue and purge them.
 
-There is one dead letter a document. A newer failure replaces it, and when a version of the document
-succeeds it goes by itself.
+A document has at most one dead letter. A newer failure replaces it, and when a version of the
+document succeeds it is deleted.
 """
 
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -12,8 +12,8 @@ import msgspec
 from redis.asyncio import Redis
 
 from ingestq.broker import keys
-from ingestq.broker.blobs.store import BlobStore, delete_unnamed_blobs
-from ingestq.broker.connection import BrokerConfig, awaited, translated
+from ingestq.broker.blobs.store import BlobStore, delete_blobs_of
+from ingestq.broker.connection import BrokerConfig, awaited, translate_errors
 from ingestq.broker.queue.job_queue import SUBMISSION_SECONDS
 from ingestq.broker.scripts import Scripts
 from ingestq.core.documents import Document, Lane
@@ -24,21 +24,26 @@ from ingestq.core.results import DeadLetter
 
 @dataclass(frozen=True)
 class StoredDeadLetter:
-    """A dead letter as it was read: what is done to it later is refused if it changed since."""
+    """A dead letter as it was read.
+
+    Requeueing or purging it does nothing if it has changed since.
+    """
 
     dead_letter: DeadLetter
     raw: bytes
 
     @property
     def document(self) -> Document | None:
-        """The document to be indexed that the dead letter is about, if that is what it holds."""
+        """The document to be indexed, if the dead letter holds one; else None."""
         return _document(self.dead_letter)
 
 
 @dataclass(frozen=True)
 class DeadLetterId:
-    """The key of a dead letter, and when (Redis time in ms) it was written: a newer one is
-    another."""
+    """The key of a dead letter, and when it was written (Redis time in ms).
+
+    One that is written later under the same key has another id.
+    """
 
     key: str
     written_ms: int
@@ -46,9 +51,9 @@ class DeadLetterId:
 
 @dataclass(frozen=True)
 class DeadLetterFilter:
-    """Which dead letters are meant: all conditions that are given have to hold.
+    """The conditions that a dead letter must meet, all that are given.
 
-    ``doc_ids`` is empty for any document; ``reason`` is part of the reason, in any case.
+    An empty ``doc_ids`` matches any document. ``reason`` is a part of the reason, ignoring case.
     """
 
     doc_ids: frozenset[str] = frozenset()
@@ -57,7 +62,7 @@ class DeadLetterFilter:
     collection: str | None = None
 
     def matches(self, dead_letter: DeadLetter) -> bool:
-        """Whether ``dead_letter`` is meant."""
+        """Return whether ``dead_letter`` meets the conditions."""
         return (
             (not self.doc_ids or dead_letter.doc_id in self.doc_ids)
             and (self.tenant is None or dead_letter.tenant == self.tenant)
@@ -69,7 +74,7 @@ class DeadLetterFilter:
 class DeadLetters:
     """The dead letters of a queue.
 
-    What dead letters name in the ``blobs`` is removed with them. Every method raises
+    Blobs in ``blobs`` are deleted with the dead letters that refer to them. Every method raises
     BrokerUnavailable while Redis cannot be used.
     """
 
@@ -80,7 +85,7 @@ class DeadLetters:
         self._scripts = Scripts.register(redis)
 
     async def find(self, wanted: DeadLetterFilter) -> AsyncIterator[StoredDeadLetter]:
-        """The dead letters that are meant, in no particular order; read a few at a time."""
+        """Yield the dead letters that match ``wanted``, in no particular order, a few at a time."""
         with self._translated():
             async for _, raw in self._redis.hscan_iter(keys.DEAD):
                 dead_letter = _dead_letter(raw)
@@ -88,23 +93,29 @@ class DeadLetters:
                     yield StoredDeadLetter(dead_letter, raw)
 
     async def newest(self, count: int) -> list[DeadLetterId]:
-        """The names of the newest dead letters: what they say may be large, and is read by
-        `named`."""
+        """Return the ids of the ``count`` newest dead letters, newest first.
+
+        Read their contents, which may be large, with `get`.
+        """
         with self._translated():
             rows = await self._redis.zrevrange(keys.DEAD_TIMES, 0, count - 1, withscores=True)
         return [DeadLetterId(key.decode(), int(written_ms)) for key, written_ms in rows]
 
-    async def named(self, names: Sequence[str]) -> list[StoredDeadLetter]:
-        """The dead letters of these keys that are still there."""
+    async def get(self, names: Sequence[str]) -> list[StoredDeadLetter]:
+        """Return the dead letters with these keys that still exist."""
         if not names:
             return []
         with self._translated():
             found = await awaited(self._redis.hmget(keys.DEAD, list(names)))
         return [StoredDeadLetter(_dead_letter(raw), raw) for raw in found if raw is not None]
 
-    async def about(self, documents: Sequence[Document], collection: str) -> list[Document | None]:
-        """Return what each of ``documents``, which are of ``collection``, was when it was given up;
-        None if it was not."""
+    async def failed_versions(
+        self, documents: Sequence[Document], collection: str
+    ) -> list[Document | None]:
+        """Return the dead-lettered version of each of ``documents``; None where there is none.
+
+        The documents are those of ``collection``. The versions are in the same order.
+        """
         if not documents:
             return []
         names = [dead_letter_key(collection, d.tenant, d.doc_id) for d in documents]
@@ -112,12 +123,12 @@ class DeadLetters:
             found = await awaited(self._redis.hmget(keys.DEAD, names))
         return [None if raw is None else _document(_dead_letter(raw)) for raw in found]
 
-    async def about_document(
+    async def find_for_document(
         self, collection: str, tenant: str, doc_id: str
     ) -> StoredDeadLetter | None:
-        """Return the dead letter about one document; None if there is none.
+        """Return the dead letter of one document; None if there is none.
 
-        Of a job that could not be taken apart, its id counts as that of a document.
+        ``doc_id`` may also be the id of a job that could not be decoded into its documents.
         """
         wanted = DeadLetterFilter(frozenset([doc_id]), tenant, collection=collection)
         names = [dead_letter_key(collection, tenant, doc_id), doc_id]
@@ -125,15 +136,16 @@ class DeadLetters:
             found = await awaited(self._redis.hmget(keys.DEAD, names))
         for raw in found:
             if raw is not None:
-                dead_letter = msgspec.msgpack.decode(raw, type=DeadLetter)
+                dead_letter = _dead_letter(raw)
                 if wanted.matches(dead_letter):
                     return StoredDeadLetter(dead_letter, raw)
         return None
 
     async def requeue(self, dead_letters: Iterable[StoredDeadLetter], submission: str) -> int:
-        """Queue the letters' documents again, as part of ``submission``; how many that were.
+        """Put the documents of dead letters back on the queue; return how many dead letters.
 
-        Each gets all its tries again. A dead letter that changed since it was read is left alone.
+        They become part of ``submission`` and get all their tries again. The queue's limits do not
+        apply. A dead letter that has changed since it was read is skipped.
         """
         requeued = 0
         for stored in dead_letters:
@@ -156,18 +168,21 @@ class DeadLetters:
         return requeued
 
     async def purge(self, dead_letters: Iterable[StoredDeadLetter]) -> int:
-        """Delete dead letters for good; how many that were."""
+        """Delete dead letters for good; return how many.
+
+        A dead letter that has changed since it was read is skipped.
+        """
         purged = 0
         for stored in dead_letters:
             with self._translated():
-                gone = await self._scripts.purge(args=[stored.dead_letter.key, stored.raw])
-            if gone:
-                await delete_unnamed_blobs(self._blobs, [stored.dead_letter.payload])
-            purged += gone
+                deleted = await self._scripts.purge(args=[stored.dead_letter.key, stored.raw])
+            if deleted:
+                await delete_blobs_of(self._blobs, [stored.dead_letter.payload])
+            purged += deleted
         return purged
 
     def _translated(self) -> AbstractContextManager[None]:
-        return translated(self._config)
+        return translate_errors(self._config)
 
 
 def _dead_letter(raw: bytes) -> DeadLetter:
@@ -183,9 +198,9 @@ def _document(dead_letter: DeadLetter) -> Document | None:
 
 
 def _job(dead_letter: DeadLetter, submission: str) -> tuple[str, bytes, int]:
-    """Id, payload and number of documents of the job that tries ``dead_letter`` again.
+    """Return the id, payload and number of documents of the job that tries ``dead_letter`` again.
 
-    What this version cannot take apart goes back as it came: a newer worker may know it.
+    A job that this version cannot read goes back as it came: a newer worker may be able to.
     """
     try:
         job = decode_job(dead_letter.payload)
@@ -193,5 +208,5 @@ def _job(dead_letter: DeadLetter, submission: str) -> tuple[str, bytes, int]:
         return dead_letter.key, dead_letter.payload, dead_letter.documents
     if job.known_batch is None:
         return dead_letter.key, dead_letter.payload, dead_letter.documents
-    batch = job.known_batch.within(submission)
-    return batch.job_id, encode_job(batch, enqueued_ms=job.enqueued_ms), batch.counted
+    batch = job.known_batch.with_submission(submission)
+    return batch.job_id, encode_job(batch, enqueued_ms=job.enqueued_ms), batch.accepted

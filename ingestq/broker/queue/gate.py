@@ -1,10 +1,10 @@
-"""The gate between the queue and the workers of one collection: shut while it is exchanged.
+"""The gate between the queue and the workers of one collection, shut during a cut-over.
 
-It holds up the jobs for that collection, and no others that its workers may have.
+It holds back the jobs for that collection only, not other jobs of the same workers.
 
-A collection is replaced without losing a write in these steps: shut its gate, wait until no job
-runs, bring the new collection up to date, and name it at the gate. From then on workers of the old
-one get no job, whenever they come.
+A cut-over replaces a collection without losing a write: shut its gate, wait until none of its jobs
+runs, bring the new collection up to date, and write its name at the gate. From then on workers of
+the old collection get no jobs, even if they start later.
 """
 
 import asyncio
@@ -16,22 +16,23 @@ from typing import Final
 from redis.asyncio import Redis
 
 from ingestq.broker import keys
-from ingestq.broker.connection import BrokerConfig, translated
+from ingestq.broker.connection import BrokerConfig, translate_errors
 from ingestq.core.errors import BrokerUnavailable
 from ingestq.core.service import Service, happens_within
 
 SHUT_MS: Final = 10_000
-"""If whoever shut the gate dies, it opens again after so long."""
+"""The gate opens again after this time if the process that shut it dies."""
 RENEWALS: Final = 4
-"""How often that is renewed meanwhile."""
+"""How often the gate is shut again within SHUT_MS."""
 GRACE_SECONDS: Final = 5.0
-"""How long a renewal under way may take to end. One that was cancelled might be carried out later,
-and shut a gate that was opened meanwhile."""
+"""How long a renewal in progress may take to end. If it were cancelled, Redis might carry it out
+later and shut a gate that has been opened meanwhile."""
 NO_SUCCESSOR: Final = ""
+"""Value of a gate while the cut-over is under way."""
 
 
 class Gate:
-    """The gate of ``collection``.
+    """The gate of ``collection``, the name behind the alias.
 
     Every method raises BrokerUnavailable while Redis cannot be used.
     """
@@ -49,7 +50,10 @@ class Gate:
 
     @asynccontextmanager
     async def shut(self) -> AsyncIterator[None]:
-        """Let no worker of the collection claim a job while inside, or ever after `replaced_by`."""
+        """Let no worker of the collection claim its jobs while inside.
+
+        The gate opens on leaving, unless `replace_with` was called.
+        """
         await self._shut()
         try:
             async with self._renewal:
@@ -58,26 +62,26 @@ class Gate:
             if not self._is_replaced:
                 await self.open()
 
-    async def replaced_by(self, collection: str) -> None:
-        """Give jobs to workers of ``collection`` only, from now on."""
-        await self._renewal.stop()  # it would take back what is written here
+    async def replace_with(self, collection: str) -> None:
+        """Give the jobs to workers of ``collection`` only, from now on."""
+        await self._renewal.stop()  # it would overwrite what is written here
         self._is_replaced = True
-        with translated(self._config):
+        with translate_errors(self._config):
             async with self._redis.pipeline() as pipe:
                 pipe.set(self._key, collection)
                 pipe.delete(keys.GATE + collection)
                 await pipe.execute()
 
     async def open(self) -> None:
-        """Let workers of the collection claim jobs."""
-        with translated(self._config):
+        """Let workers of the collection claim its jobs again."""
+        with translate_errors(self._config):
             await self._redis.delete(self._key)
 
     async def _shut(self) -> None:
-        with translated(self._config):
+        with translate_errors(self._config):
             await self._redis.set(self._key, NO_SUCCESSOR, px=SHUT_MS)
 
     async def _keep_shut(self, stopping: asyncio.Event) -> None:
         while not await happens_within(stopping, SHUT_MS / 1000 / RENEWALS):
-            with contextlib.suppress(BrokerUnavailable):  # whoever shut it will notice
+            with contextlib.suppress(BrokerUnavailable):  # the caller of `shut` will notice
                 await self._shut()

@@ -1,4 +1,4 @@
-"""The producers' side of the queue: enqueue within bounds, and read how things stand."""
+"""The producers' side of the queue: enqueue jobs within limits, and follow them."""
 
 import asyncio
 import time
@@ -11,39 +11,39 @@ import stamina
 from redis.asyncio import Redis
 
 from ingestq.broker import keys
-from ingestq.broker.connection import BrokerConfig, awaited, translated
+from ingestq.broker.connection import BrokerConfig, awaited, translate_errors
 from ingestq.broker.scripts import Argument, Scripts
-from ingestq.core.blobs import QUEUE_WITHIN_MS, new_space
+from ingestq.core.blobs import MAX_UPLOAD_AGE_MS, new_blob_space
 from ingestq.core.errors import BrokerUnavailable, KeyReused, QueueFull, UploadExpired
 from ingestq.core.jobs import FULL_RETRY_SECONDS, Batch, encode_job
 from ingestq.core.results import (
-    SILENT_WORKER_MS,
+    WORKER_TIMEOUT_MS,
     EnqueueResult,
     FailedDocument,
-    JobsFor,
+    JobCounts,
     Overview,
     QueueDepth,
     SubmissionStatus,
     WorkerInfo,
-    WorkerSign,
+    WorkerStatus,
 )
 
 SUBMISSION_SECONDS: Final = 7 * 24 * 3600
-"""How long a submission's counts are kept after they last changed."""
+"""How long the counts of a submission are kept after their last change."""
 MS_PER_HOUR: Final = 3600 * 1000
 IDEMPOTENCY_SECONDS: Final = 24 * 3600
-"""How long a sender's idempotency key is remembered."""
+"""How long an idempotency key is remembered."""
 PROGRESS_POLL_SECONDS: Final = 0.2
-"""How often somebody who follows a submission looks at it."""
+"""How often the progress of a submission is read while it is followed."""
 
-patiently: Final = stamina.AsyncRetryingCaller(
+retry_for_a_minute: Final = stamina.AsyncRetryingCaller(
     attempts=None, timeout=60.0, wait_initial=0.2, wait_max=5.0
 ).on(BrokerUnavailable)
-"""Calls again while Redis is away, for up to a minute."""
+"""Calls a function again while it raises BrokerUnavailable, for up to a minute."""
 
 
 def lane_bound(bound: int) -> int:
-    """How much of the queue's ``bound`` one lane may take: a tenth is kept for the other."""
+    """Return the limit of one lane: nine tenths of the queue's, so that the other has space."""
     return bound - bound // 10
 
 
@@ -60,29 +60,32 @@ class JobQueue:
         self._scripts = Scripts.register(redis)
 
     async def now(self) -> int:
-        """Redis time in microseconds: the version of a document that is observed now."""
+        """Return Redis time in microseconds: the version of a document that is observed now."""
         with self._translated():
             seconds, microseconds = await self._redis.time()
         return int(seconds) * 1_000_000 + int(microseconds)
 
     async def space(self) -> tuple[str, int]:
-        """The space of this queue in a blob store (see `ingestq.core.blobs`), and Redis time in
-        µs."""
+        """Return the queue's space in the blob store, and Redis time in microseconds.
+
+        See `ingestq.core.blobs` for spaces.
+        """
         with self._translated():
             async with self._redis.pipeline() as pipe:
-                pipe.setnx(keys.BLOB_SPACE, new_space())
+                pipe.setnx(keys.BLOB_SPACE, new_blob_space())
                 pipe.get(keys.BLOB_SPACE)
                 pipe.time()
                 _, space, (seconds, microseconds) = await pipe.execute()
         return space.decode(), int(seconds) * 1_000_000 + int(microseconds)
 
     async def offer(self, batches: Sequence[Batch]) -> list[EnqueueResult]:
-        """Offer one job a batch, all in one round trip; answers in the same order.
+        """Offer a job for each batch, in one round trip; return the answers in the same order.
 
-        When this returns, what was accepted is as durable as the server's settings make it.
-        If it raises, the outcome is unknown: offer the same batches again, they keep their ids.
-        Raises UploadExpired if one of them has been offered for hours and names an object of the
-        blob store; then the outcome of the others is unknown.
+        On return, accepted jobs are as durable as the server's settings make them. If this raises,
+        the outcome is unknown: offer the same batches again, which keep their job ids.
+
+        Raises UploadExpired if a batch refers to a blob that is hours old; the outcome of the other
+        batches is then unknown.
         """
         calls = [self._arguments(batch) for batch in batches]
         with self._translated():
@@ -90,28 +93,28 @@ class JobQueue:
         return [_answer(answer) for answer in answers]
 
     async def offer_once(self, batch: Batch, *, key: str, digest: str) -> tuple[EnqueueResult, str]:
-        """Like `offer`, once for a ``key``; answers the submission, too.
+        """Offer one job under an idempotency key; return the answer and the submission.
 
-        For a day the same ``key`` and ``digest`` queue nothing new: they are a duplicate, in the
-        submission of the first time. Raises KeyReused if the digest is another one.
+        For a day, the same ``key`` and ``digest`` queue nothing new: the answer is a duplicate,
+        with the submission of the first call. Raises KeyReused if the digest differs.
         """
         arguments = (key, digest, IDEMPOTENCY_SECONDS, *self._arguments(batch))
         with self._translated():
             answer, submission = await self._scripts.enqueue_once(args=arguments)
         if answer == b"conflict":
-            raise KeyReused(f"the idempotency key {key!r} was sent before, with something else")
+            raise KeyReused(f"the idempotency key {key!r} was used before, for a different request")
         return _answer(answer), submission.decode()
 
     async def enqueue(
         self, batches: Sequence[Batch], *, patience: float | None = None
     ) -> list[EnqueueResult]:
-        """Like `offer`, but waits while the queue is full, and through a short outage of Redis:
-        every batch is on the queue in the end.
+        """Put a job for each batch on the queue; wait while it is full.
 
-        With ``patience`` it raises QueueFull when it has waited so many seconds for room. Some of
-        the batches may be on the queue then.
+        Outages of Redis of up to a minute are waited out. Raises QueueFull if there is still no
+        space after ``patience`` seconds, with the ids of the refused jobs; the others are on the
+        queue. None waits without limit. Raises as `offer` does, too.
         """
-        answers = await patiently(self.offer, batches)
+        answers = await retry_for_a_minute(self.offer, batches)
         started = time.monotonic()
         while EnqueueResult.FULL in answers:
             refused = [i for i, answer in enumerate(answers) if answer is EnqueueResult.FULL]
@@ -119,56 +122,57 @@ class JobQueue:
                 ids = frozenset(batches[i].job_id for i in refused)
                 raise QueueFull(FULL_RETRY_SECONDS, ids)
             await asyncio.sleep(FULL_RETRY_SECONDS)
-            again = await patiently(self.offer, [batches[i] for i in refused])
+            again = await retry_for_a_minute(self.offer, [batches[i] for i in refused])
             for i, answer in zip(refused, again, strict=True):
                 answers[i] = answer
         return answers
 
     async def overview(self) -> Overview:
-        """Count the jobs on the queue, and look who works on them, in one round trip."""
+        """Return the state of the queue and its workers, in one round trip."""
         with self._translated():
-            *counts, named, workers = await self._scripts.overview(args=[SILENT_WORKER_MS])
+            *counts, ready_by_collection, workers = await self._scripts.overview(
+                args=[WORKER_TIMEOUT_MS]
+            )
         ready, deferred, in_flight, waited_ms, *others = counts
         depth = QueueDepth(ready, deferred, in_flight, waited_ms / 1000, *others)
-        by_collection = {
-            name.decode(): jobs for name, jobs in zip(named[::2], named[1::2], strict=True)
-        }
-        return Overview(depth, [_sign(*worker) for worker in workers], by_collection)
+        pairs = zip(ready_by_collection[::2], ready_by_collection[1::2], strict=True)
+        by_collection = {name.decode(): jobs for name, jobs in pairs}
+        return Overview(depth, [_worker_status(*worker) for worker in workers], by_collection)
 
     async def depth(self) -> QueueDepth:
         """Count the jobs on the queue."""
         return (await self.overview()).depth
 
-    async def workers(self) -> Sequence[WorkerSign]:
-        """The workers that gave a sign of life within the last minute."""
+    async def workers(self) -> Sequence[WorkerStatus]:
+        """Return the live workers: those with a heartbeat within the last minute."""
         return (await self.overview()).workers
 
     async def is_empty(self) -> bool:
-        """Whether no job waits or runs."""
+        """Return whether no job is waiting or running."""
         with self._translated():
             return int(await self._redis.zcard(keys.QUEUE)) == 0
 
-    async def jobs_for(self, collections: Iterable[str]) -> JobsFor:
-        """Count the jobs that wait or run for ``collections``."""
+    async def count_jobs(self, collections: Iterable[str]) -> JobCounts:
+        """Count the waiting and running jobs for ``collections``."""
         with self._translated():
             names = list(dict.fromkeys(collections))
             jobs, in_flight = await self._scripts.count(args=names)
-        return JobsFor(jobs, in_flight)
+        return JobCounts(jobs, in_flight)
 
     async def submission(self, submission: str) -> SubmissionStatus:
-        """How far ``submission`` is. One that nobody knows has accepted no document."""
+        """Return the progress of a submission. An unknown one has accepted 0 documents."""
         with self._translated():
             raw = await awaited(self._redis.hgetall(keys.SUBMISSION + submission))
         return SubmissionStatus.of(raw)
 
     async def progress(self, submission: str) -> AsyncIterator[SubmissionStatus]:
-        """How far ``submission`` is: now, and whenever that changed, until it is complete.
+        """Yield the progress of a submission: now, and after each change, until it is complete.
 
-        Waits through a short outage of Redis.
+        Outages of Redis of up to a minute are waited out. An unknown submission is complete.
         """
         seen = None
         while seen is None or not seen.complete:
-            status = await patiently(self.submission, submission)
+            status = await retry_for_a_minute(self.submission, submission)
             if status != seen:
                 yield status
                 seen = status
@@ -176,13 +180,13 @@ class JobQueue:
                 await asyncio.sleep(PROGRESS_POLL_SECONDS)
 
     async def failed_documents(self, submission: str) -> list[FailedDocument]:
-        """The documents of ``submission`` that were dead-lettered so far."""
+        """Return the documents of a submission that were dead-lettered so far."""
         with self._translated():
             raw = await awaited(self._redis.lrange(keys.FAILED_DOCUMENTS + submission, 0, -1))
         return [msgspec.msgpack.decode(item, type=FailedDocument) for item in raw]
 
     def _arguments(self, batch: Batch) -> Sequence[Argument]:
-        """What ``enqueue.lua`` is told of ``batch``."""
+        """Return the arguments of ``enqueue.lua`` for ``batch``."""
         return (
             batch.job_id,
             encode_job(batch, enqueued_ms=time.time_ns() // 1_000_000),
@@ -190,7 +194,7 @@ class JobQueue:
             batch.tenant,
             batch.collection,
             batch.submission,
-            batch.counted,
+            batch.accepted,
             SUBMISSION_SECONDS,
             self._config.max_queue_jobs,
             self._config.max_queue_bytes,
@@ -200,19 +204,19 @@ class JobQueue:
         )
 
     def _translated(self) -> AbstractContextManager[None]:
-        return translated(self._config)
+        return translate_errors(self._config)
 
 
 def _answer(answer: bytes) -> EnqueueResult:
     enqueued = EnqueueResult(answer.decode())
     if enqueued is EnqueueResult.EXPIRED:
         raise UploadExpired(
-            f"what was uploaded was not queued within {QUEUE_WITHIN_MS // MS_PER_HOUR} hours; send "
-            "it again"
+            f"the upload was not queued within {MAX_UPLOAD_AGE_MS // MS_PER_HOUR} hours; send it "
+            "again"
         )
     return enqueued
 
 
-def _sign(worker_id: bytes, silent_ms: int, info: bytes) -> WorkerSign:
-    said = msgspec.structs.asdict(msgspec.msgpack.decode(info, type=WorkerInfo))
-    return WorkerSign(id=worker_id.decode(), seen_seconds_ago=silent_ms / 1000, **said)
+def _worker_status(worker_id: bytes, silent_ms: int, info: bytes) -> WorkerStatus:
+    reported = msgspec.structs.asdict(msgspec.msgpack.decode(info, type=WorkerInfo))
+    return WorkerStatus(id=worker_id.decode(), seen_seconds_ago=silent_ms / 1000, **reported)

@@ -1,8 +1,8 @@
 """The workers' side of the queue: claim under a lease, renew, ack, nack.
 
-A claim carries a fencing token. Every later step compares it with the one in Redis in the same
-script, so a worker that lost its lease (it was stopped, or cut off) changes nothing any more.
-All times are those of Redis.
+A claim carries a fencing token. Every later step compares it with the token in Redis within the
+same script, so a worker that has lost its lease (it was suspended, or disconnected) cannot change
+anything any more. All times are on the clock of Redis.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +15,8 @@ import msgspec
 from redis.asyncio import Redis
 
 from ingestq.broker import keys
-from ingestq.broker.blobs.store import BlobStore, delete_unnamed_blobs
-from ingestq.broker.connection import BrokerConfig, awaited, translated
+from ingestq.broker.blobs.store import BlobStore, delete_blobs_of
+from ingestq.broker.connection import BrokerConfig, awaited, translate_errors
 from ingestq.broker.queue.job_queue import SUBMISSION_SECONDS
 from ingestq.broker.queue.stats import EndedJob
 from ingestq.broker.scripts import Scripts
@@ -24,7 +24,7 @@ from ingestq.core.documents import Lane
 from ingestq.core.errors import ContractError
 from ingestq.core.jobs import Job, decode_job
 from ingestq.core.results import (
-    SILENT_WORKER_MS,
+    WORKER_TIMEOUT_MS,
     BatchReport,
     DeadLetter,
     FailedDocument,
@@ -33,19 +33,18 @@ from ingestq.core.results import (
 )
 
 RESULT_MS: Final = 3600 * 1000
-"""How long arq's ``Job.result()`` can read the report of a finished job."""
+"""How long the report of a finished job is kept for arq's ``Job.result()``."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A job this worker owns as long as its lease lasts.
+    """A job that this worker owns for as long as its lease lasts.
 
-    ``submission`` and ``documents`` (how many there are) are known even of a payload that cannot be
-    decoded. ``failures`` counts earlier tries, ``crashes`` the workers that died while they had it.
-    A poison job has had too many and is to be run alone, one document after the other;
-    ``poison_documents`` are the indexes of those at which a worker died that did nothing else.
-    ``aborted`` says that it is to be given up. It is for ``collection``; empty if neither the job
-    nor the worker names one.
+    ``submission``, ``documents`` (how many) and ``collection`` are known even if the payload cannot
+    be decoded. ``failures`` counts earlier tries, ``crashes`` the workers that died while they
+    owned the job. A job with too many crashes ``is_poison`` and must be run alone, one document
+    after the other; ``poison_documents`` has the indexes of the documents during which a worker
+    died that did nothing else. An ``aborted`` job must be dead-lettered, not run.
     """
 
     job_id: str
@@ -62,25 +61,28 @@ class Claim:
     collection: str
 
     def job(self) -> Job:
-        """Return the job.
+        """Decode the job.
 
-        Raises ContractError for anything that is not a job of a known version, and for one whose
-        documents name another collection than the queue was told.
+        Raises ContractError if the payload is not a job of a known version, or if its documents
+        name another collection than the one it was queued for.
         """
         job = decode_job(self.payload)
-        if job.batch is not None and job.batch.collection != self.collection:
-            named = job.batch.collection
-            raise ContractError(f"its documents are meant for the collection {named!r}")
+        if job.batch.collection != self.collection:
+            raise ContractError(
+                f"its documents name the collection {job.batch.collection!r}, but it was queued "
+                f"for {self.collection!r}"
+            )
         return job
 
 
 @dataclass(frozen=True)
-class Claimed:
-    """The answer to a claim. ``drain``: let all jobs end, then a poison job can be claimed.
+class ClaimResult:
+    """The answer to a claim.
 
-    ``shut`` has the collections whose gates are shut, so that none of their jobs was claimed, and
-    for each what it was replaced by, which is empty as long as that is going on; see
-    `ingestq.broker.queue.gate`.
+    If ``drain`` is true, the worker must finish its running jobs; then it can claim a poison job.
+    ``shut`` maps each collection whose gate is shut, so that none of its jobs was claimed, to the
+    collection that replaced it, or to an empty string while the cut-over is under way (see
+    `ingestq.broker.queue.gate`).
     """
 
     claims: Sequence[Claim]
@@ -91,9 +93,9 @@ class Claimed:
 class LeaseQueue:
     """The queue as a worker sees it.
 
-    ``serving`` has the collections whose jobs it may have, by their public names, and what is
-    behind each, which is what a gate stands before. What jobs name in the ``blobs`` is removed when
-    it is not needed any more. Every method raises BrokerUnavailable while Redis cannot be used.
+    ``serving`` maps the public name of each collection that the worker serves to the collection
+    behind it, to which gates belong. Blobs in ``blobs`` are deleted when no job needs them any
+    more. Every method raises BrokerUnavailable while Redis cannot be used.
     """
 
     def __init__(
@@ -112,12 +114,12 @@ class LeaseQueue:
         self._scripts = Scripts.register(redis)
         self._blobs = blobs
 
-    async def claim(self, worker_id: str, n: int, *, bulk: int, running: int) -> Claimed:
-        """Claim up to ``n`` jobs that are ready, up to ``bulk`` of them of the bulk lane.
+    async def claim(self, worker_id: str, n: int, *, bulk: int, running: int) -> ClaimResult:
+        """Claim up to ``n`` ready jobs, at most ``bulk`` of them from the bulk lane.
 
-        ``running`` says how many the worker owns already. Jobs that are to be aborted come first;
-        then a poison job, alone. Where both lanes have jobs, three of four are interactive ones; of
-        those, collections take turns.
+        ``running`` is the number of jobs that the worker owns already. Aborted jobs come first,
+        then a poison job, alone. If both lanes have jobs, three of four are interactive. Within a
+        lane, collections take turns.
         """
         serving = chain.from_iterable(self.serving.items())
         with self._translated():
@@ -126,25 +128,25 @@ class LeaseQueue:
             )
         names = [name.decode() for name in shut]
         gates = dict(zip(names[::2], names[1::2], strict=True))
-        return Claimed([_claim(*row) for row in rows], bool(drain), gates)
+        return ClaimResult([_claim(*row) for row in rows], bool(drain), gates)
 
     async def renew(self, claims: Sequence[Claim]) -> frozenset[int]:
-        """Renew the leases of ``claims``; answers the tokens of those that are lost."""
+        """Renew the leases of ``claims``; return the tokens of those that were lost."""
         pairs = [part for claim in claims for part in (claim.job_id, claim.token)]
         with self._translated():
             return frozenset(map(int, await self._scripts.renew(args=[self._lease_ms, *pairs])))
 
     async def aborted(self) -> frozenset[str]:
-        """Ids of the jobs that are to be given up, wherever they are."""
+        """Return the ids of all jobs to be aborted, waiting or running."""
         with self._translated():
             return frozenset(
                 job_id.decode() for job_id in await self.redis.zrange(keys.ABORT, 0, -1)
             )
 
     async def nack(self, claim: Claim, *, delay_seconds: float, counts_as_try: bool) -> bool:
-        """Put the job back on the queue; it can be claimed again after ``delay_seconds``.
+        """Return the job to the queue, where it can be claimed again after ``delay_seconds``.
 
-        False if the job was not ours any more.
+        Returns False, and does nothing, if the lease was lost.
         """
         with self._translated():
             return bool(
@@ -156,15 +158,15 @@ class LeaseQueue:
     async def ack(
         self, claim: Claim, report: BatchReport, result: JobResult, *, about: str = ""
     ) -> bool:
-        """Remove the job and record ``report`` under its submission, in one step; then remove from
-        the blob store what only the job named, and dead letters that are out of date.
+        """Delete the job and record ``report`` under its submission, in one step.
 
-        What the report has beyond the documents of the job, or short of them, counts as accepted
-        with it: nobody knew before how many documents a sweep would find.
+        Afterwards, blobs that only the job or outdated dead letters referred to are deleted.
+
+        If the report has more or fewer outcomes than the job has documents, the difference is added
+        to the accepted documents: how many deletions a sweep makes is not known before.
 
         ``result`` is kept for arq's ``Job.result()``. ``about`` is the first document of the job,
-        for who looks at what ended lately. False if the job was not ours any more: then nothing was
-        recorded.
+        shown among recent jobs. Returns False, and records nothing, if the lease was lost.
         """
         with self._translated():
             outdated = await self._scripts.ack(
@@ -181,22 +183,22 @@ class LeaseQueue:
         if outdated is None:
             return False
         dead_letters = [msgspec.msgpack.decode(raw, type=DeadLetter) for raw in outdated]
-        named = [claim.payload, *(dead_letter.payload for dead_letter in dead_letters)]
-        await delete_unnamed_blobs(
-            self._blobs, named, kept=[dead_letter.payload for dead_letter in report.dead]
+        payloads = [claim.payload, *(dead_letter.payload for dead_letter in dead_letters)]
+        await delete_blobs_of(
+            self._blobs, payloads, kept=[dead_letter.payload for dead_letter in report.dead]
         )
         return True
 
     async def mark_alone(self, claim: Claim, index: int) -> bool:
-        """Write down that the document at ``index`` is worked on, and nothing else in this worker.
+        """Record that this worker processes the document at ``index`` and nothing else.
 
-        False if the job is not ours any more.
+        Returns False if the lease was lost.
         """
         with self._translated():
             return bool(await self._scripts.mark_alone(args=[claim.job_id, claim.token, index]))
 
     async def report_progress(self, claim: Claim, *, chunks_done: int, chunks_known: int) -> None:
-        """Show how far a running job is; the figures go with its ack or nack."""
+        """Publish the progress of a running job, until its ack or nack."""
         with self._translated():
             await awaited(
                 self.redis.hset(
@@ -207,22 +209,24 @@ class LeaseQueue:
             )
 
     async def wait_for_work(self, lane: Lane, seconds: int) -> None:
-        """Return as soon as a job that may be had is enqueued in ``lane``, or after ``seconds``."""
+        """Wait for up to ``seconds`` until a job of a served collection is ready in ``lane``."""
         lines = [f"{keys.WAKE}{lane}:{collection}" for collection in self.serving]
         with self._translated():
             await awaited(self.redis.blpop(lines, timeout=seconds))
 
-    async def sign_of_life(self, worker_id: str, info: WorkerInfo) -> frozenset[str]:
-        """Record that a worker is there, and what it does; answers the collections that jobs are
-        ready for and that no worker serves."""
+    async def heartbeat(self, worker_id: str, info: WorkerInfo) -> frozenset[str]:
+        """Record that a worker is alive, and what it does.
+
+        Returns the collections that have ready jobs and that no live worker serves.
+        """
         with self._translated():
             unserved = await self._scripts.heartbeat(
-                args=[worker_id, msgspec.msgpack.encode(info), SILENT_WORKER_MS]
+                args=[worker_id, msgspec.msgpack.encode(info), WORKER_TIMEOUT_MS]
             )
         return frozenset(name.decode() for name in unserved)
 
-    async def sign_off(self, worker_id: str) -> None:
-        """Forget this worker: it stopped on purpose."""
+    async def deregister(self, worker_id: str) -> None:
+        """Remove this worker from the live workers, because it stops."""
         with self._translated():
             async with self.redis.pipeline() as pipe:
                 pipe.zrem(keys.WORKERS, worker_id)
@@ -230,7 +234,7 @@ class LeaseQueue:
                 await pipe.execute()
 
     def _translated(self) -> AbstractContextManager[None]:
-        return translated(self._config)
+        return translate_errors(self._config)
 
 
 def _claim(
@@ -264,7 +268,7 @@ def _claim(
 
 
 def _lists(claim: Claim, report: BatchReport) -> Iterator[str | int | bytes]:
-    """The lists that ``ack.lua`` takes, each after its length."""
+    """Yield the lists that ``ack.lua`` takes, each after its length."""
     groups = {"documents": report.documents, "chunks": report.chunks}
     counts = {
         f"{group}.{name}": n
@@ -272,8 +276,8 @@ def _lists(claim: Claim, report: BatchReport) -> Iterator[str | int | bytes]:
         for name, n in msgspec.structs.asdict(members).items()
         if n
     }
-    if found := report.documents.total - claim.documents:
-        counts["accepted"] = found
+    if difference := report.documents.total - claim.documents:
+        counts["accepted"] = difference
     yield len(counts)
     yield from chain.from_iterable(counts.items())
     yield len(report.dead)
@@ -283,5 +287,5 @@ def _lists(claim: Claim, report: BatchReport) -> Iterator[str | int | bytes]:
     for dead_letter in report.dead:
         yield dead_letter.key
         yield msgspec.msgpack.encode(dead_letter)
-    yield len(report.healed)
-    yield from report.healed
+    yield len(report.resolved)
+    yield from report.resolved

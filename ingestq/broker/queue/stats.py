@@ -1,4 +1,4 @@
-"""What was submitted lately, and what ended lately."""
+"""Recent submissions and recently finished jobs."""
 
 from collections.abc import Sequence
 from typing import Final, Self
@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 from redis.asyncio import Redis
 
-from ingestq.broker.connection import BrokerConfig, translated
+from ingestq.broker.connection import BrokerConfig, translate_errors
 from ingestq.broker.scripts import Scripts
 from ingestq.core.results import (
     BatchReport,
@@ -18,14 +18,15 @@ from ingestq.core.results import (
 )
 
 ABOUT_CHARACTERS: Final = 500
-"""What is kept of a document's id, which may have any length."""
+"""How much of a document's id is kept; an id may have any length."""
 
 
 class EndedJob(Struct, frozen=True):
-    """A job that ended, and what became of its documents.
+    """A finished job and the outcomes of its documents.
 
-    ``about`` is the first of them, or the job itself if it has none or cannot be read.
-    ``finished_ms`` is Unix time in ms at the worker. Without ``success`` the job was given up.
+    ``about`` is the id of the first document, or of the job if it has none or cannot be read.
+    ``finished_ms`` is Unix time in ms at the worker. If ``success`` is false the job failed for
+    good.
     """
 
     function: str
@@ -38,7 +39,7 @@ class EndedJob(Struct, frozen=True):
 
     @classmethod
     def of(cls, report: BatchReport, result: JobResult, about: str) -> Self:
-        """What is told of a job with this ``report`` and ``result``."""
+        """Return the summary of a job with this ``report`` and ``result``."""
         return cls(
             function=result.function,
             about=(about or result.job_id)[:ABOUT_CHARACTERS],
@@ -51,7 +52,7 @@ class EndedJob(Struct, frozen=True):
 
 
 class RecentSubmission(Struct, frozen=True):
-    """How far a submission is, and how long ago that last changed."""
+    """The progress of a submission, and how many seconds ago it last changed."""
 
     id: str
     changed_seconds_ago: float
@@ -59,29 +60,29 @@ class RecentSubmission(Struct, frozen=True):
 
 
 class RecentWork(Struct, frozen=True):
-    """The submissions that changed last and the jobs that ended last, the newest first."""
+    """The submissions that changed last and the jobs that finished last, newest first."""
 
     submissions: Sequence[RecentSubmission]
     ended: Sequence[EndedJob]
 
 
-class Recent:
-    """Remembers the last hundred submissions of a queue, and at least as many jobs."""
+class RecentWorkReader:
+    """Reads the last hundred submissions of a queue, and up to a hundred finished jobs."""
 
     def __init__(self, redis: Redis, config: BrokerConfig) -> None:
         self._config = config
         self._scripts = Scripts.register(redis)
 
     async def read(self, jobs: int) -> RecentWork:
-        """All submissions that are remembered, and up to so many jobs, in one round trip.
+        """Return all recent submissions, and up to ``jobs`` finished jobs, in one round trip.
 
         Raises BrokerUnavailable while Redis cannot be used.
         """
-        with translated(self._config):
+        with translate_errors(self._config):
             submissions, ended = await self._scripts.recent(args=[jobs])
         return RecentWork(
             [_submission(*row) for row in submissions],
-            [msgspec.msgpack.decode(told, type=EndedJob) for told in reversed(ended)],
+            [msgspec.msgpack.decode(job, type=EndedJob) for job in reversed(ended)],
         )
 
 

@@ -1,1 +1,1 @@
-"""Scheduled runs, each of which begins once however many schedulers are up."""
+"""Scheduled runs. Each begins once, however many schedulers are up."""

@@ -1,7 +1,8 @@
-"""The runs of scheduled entries: each is begun once, whoever is up, and written down.
+"""The runs of scheduled entries: each begins once, however many schedulers are up, and is recorded.
 
-Who runs one holds a lease on it and renews it. If it runs out, whoever runs it is dead: the run
-counts as interrupted, and is due again. All times are Unix times in ms, on the clock of Redis.
+The scheduler that runs an entry holds a lease on it and renews it. If the lease expires, that
+scheduler is dead: the run counts as interrupted, and is due again. All times are Unix times in ms,
+on the clock of Redis.
 """
 
 import uuid
@@ -17,28 +18,29 @@ from msgspec import Struct
 from redis.asyncio import Redis
 
 from ingestq.broker import keys
-from ingestq.broker.connection import BrokerConfig, awaited, translated
+from ingestq.broker.connection import BrokerConfig, awaited, translate_errors
 from ingestq.broker.scripts import Scripts
 from ingestq.core.results import ChunkCounts, DocumentCounts
 
 KEPT_RUNS: Final = 50
-"""Runs of an entry that are remembered."""
+"""Finished runs that are kept for each entry."""
 KEPT_SECONDS: Final = 90 * 24 * 3600
-"""For how long after the last of them."""
+"""How long they are kept after the last of them."""
 LISTED_RUNS: Final = 10
-"""Runs of an entry that an overview has."""
-SILENT_SCHEDULER_MS: Final = 60_000
-"""An entry that no scheduler said to have for this long is not one any more."""
-LOST_IN_A_ROW: Final = 3
-"""So many runs in a row are made up for that whoever ran them did not survive: not for ever."""
+"""Runs of each entry in an overview."""
+SCHEDULER_TIMEOUT_MS: Final = 60_000
+"""An entry that no scheduler has published for this long is forgotten."""
+MAX_LOST_IN_A_ROW: Final = 3
+"""How many runs in a row may be repeated because their process died."""
 LOST: Final = "the process that ran it died"
+"""Detail of a run whose lease expired."""
 
 
 class RunOutcome(StrEnum):
-    """How far a run is, or how it ended.
+    """The state of a run, or how it ended.
 
-    ``done`` went through, though documents may have been rejected. ``refused`` needs a decision,
-    ``interrupted`` was stopped, or whoever ran it died.
+    ``done`` runs went through, though documents may have been rejected. ``refused`` runs need a
+    person's decision. ``interrupted`` runs were stopped, or their process died.
     """
 
     RUNNING = "running"
@@ -49,10 +51,11 @@ class RunOutcome(StrEnum):
 
 
 class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One run of ``entry``. ``detail`` says why it ended as it did, and is written for people.
+    """One run of ``entry``.
 
-    ``due_ms`` is when it should have begun; of one that somebody asked for, when it did.
-    ``submission`` is what it put on the queue. While it runs, nothing is counted here.
+    ``due_ms`` is when it was due, or when it began if it was requested by a person. ``detail`` says
+    why it ended as it did, and is written for people. ``submission`` has the documents that it put
+    on the queue. ``documents`` and ``chunks`` are counted only when the run has ended.
     """
 
     entry: str
@@ -67,11 +70,11 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def seconds(self) -> float | None:
-        """How long it took."""
+        """How long the run took; None while it is running."""
         return None if self.finished_ms is None else (self.finished_ms - self.started_ms) / 1000
 
     def as_json(self) -> dict[str, Any]:
-        """The run as other programs rely on it."""
+        """Return the run as JSON, on whose keys other programs rely."""
         return {
             "due": iso(self.due_ms),
             "started": iso(self.started_ms),
@@ -86,10 +89,10 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EntryStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A scheduled entry, as a scheduler has it, and its last runs, the newest first.
+    """A scheduled entry as a scheduler published it, and its last runs, newest first.
 
-    ``action`` and ``source`` are as people are told of them. ``next_ms`` is when the next run
-    begins; None if there is none. ``live`` says whether a scheduler that has it is up.
+    ``action`` and ``source`` are written for people. ``next_ms`` is when the next run begins; None
+    if there is none. ``live`` is true if a scheduler that has the entry is up.
     """
 
     name: str
@@ -102,7 +105,7 @@ class EntryStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     runs: tuple[Run, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The entry as other programs rely on it."""
+        """Return the entry as JSON, on whose keys other programs rely."""
         return {
             "name": self.name,
             "cron": self.cron,
@@ -116,22 +119,22 @@ class EntryStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def iso(ms: int) -> str:
-    """A time as other programs read it (ISO 8601, UTC)."""
+    """Return a Unix time in ms as ISO 8601, in UTC."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
 
 
-class NotBegun(StrEnum):
-    """Why a run was not begun."""
+class BeginRefusal(StrEnum):
+    """The reason why a run did not begin."""
 
     RUNNING = "running"
-    """The run before has not ended: this one is skipped."""
+    """The previous run has not ended: this one is skipped."""
     BEFORE = "before"
-    """Somebody began it, or skipped it, or began one that was due later."""
+    """It, or one that was due later, has already begun or been skipped."""
 
 
 @dataclass(frozen=True)
 class RunClaim:
-    """A run that is the holder's, as long as the lease is renewed in time."""
+    """A run that its holder owns for as long as it renews the lease in time."""
 
     token: str
     run: Run
@@ -150,13 +153,13 @@ class Runs:
         self._scripts = Scripts.register(redis)
 
     async def now_ms(self) -> int:
-        """Return the time of Redis."""
+        """Return Redis time in ms."""
         with self._translated():
             seconds, microseconds = await self._redis.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def begun_until(self, entry: str) -> int:
-        """Return the time up to which runs of ``entry`` are begun; now, if it is a new one."""
+        """Return the time in ms up to which runs of ``entry`` have begun: now for a new entry."""
         now_ms = await self.now_ms()
         with self._translated():
             await awaited(self._redis.hsetnx(keys.RUN_CLOCK, entry, cast(str, now_ms)))
@@ -164,10 +167,12 @@ class Runs:
         assert known is not None, "was just set"
         return int(known)
 
-    async def begin(self, entry: str, *, due_ms: int | None, lease_ms: int) -> RunClaim | NotBegun:
-        """Begin the run that was due at ``due_ms``, or one that somebody asks for.
+    async def begin(
+        self, entry: str, *, due_ms: int | None, lease_ms: int
+    ) -> RunClaim | BeginRefusal:
+        """Begin the run that was due at ``due_ms``, or a run on request if that is None.
 
-        It stands for all runs that were due until now.
+        It stands for all runs that have become due until now.
         """
         await self.end_lost(entry)
         token, now_ms = uuid.uuid4().hex, await self.now_ms()
@@ -176,28 +181,31 @@ class Runs:
         arguments = (entry, token, _encoded(run), lease_ms, due)
         with self._translated():
             answer = (await self._scripts.begin_run(args=arguments)).decode()
-        return RunClaim(token, run, lease_ms) if answer == "begun" else NotBegun(answer)
+        return RunClaim(token, run, lease_ms) if answer == "begun" else BeginRefusal(answer)
 
     async def renew(self, claim: RunClaim, submission: str | None) -> bool:
-        """Renew the lease, and say what was queued; False if the run is not the caller's any more:
-        it could not be renewed in time."""
+        """Renew the lease of a run, and record its submission.
+
+        Returns False if the lease expired and the run was ended because of that.
+        """
         run = msgspec.structs.replace(claim.run, submission=submission)
         arguments = (run.entry, claim.token, _encoded(run), claim.lease_ms)
         with self._translated():
             return bool(await self._scripts.renew_run(args=arguments))
 
     async def end(self, claim: RunClaim, ended: Run) -> bool:
-        """Write down how the run ended; False if it is not the caller's any more.
+        """Record how a run ended. An interrupted run is due again.
 
-        One that was interrupted is due again.
+        Returns False if the run no longer belongs to the claim.
         """
         again = ended.outcome is RunOutcome.INTERRUPTED
         return await self._end(claim.token, ended, "interrupted" if again else "ended")
 
     async def end_lost(self, entry: str) -> Run | None:
-        """If whoever ran ``entry`` is dead, write down that the run was interrupted.
+        """End the run of ``entry`` as interrupted if the process that ran it is dead.
 
-        It is due again, unless several in a row ended so.
+        It is due again, unless MAX_LOST_IN_A_ROW runs in a row ended this way. Returns the ended
+        run; None if there was none to end.
         """
         with self._translated():
             async with self._redis.pipeline() as pipe:
@@ -215,34 +223,36 @@ class Runs:
         return ended if await self._end(token.decode(), ended, "lost") else None
 
     async def publish(self, entries: Sequence[EntryStatus]) -> None:
-        """Say which entries there are; to be said again within a minute."""
+        """Publish the entries of a scheduler. Call it again within a minute."""
         pairs = [part for entry in entries for part in (entry.name, msgspec.msgpack.encode(entry))]
         with self._translated():
-            await self._scripts.publish_entries(args=[SILENT_SCHEDULER_MS, *pairs])
+            await self._scripts.publish_entries(args=[SCHEDULER_TIMEOUT_MS, *pairs])
 
     async def overview(self, known: Sequence[EntryStatus] = ()) -> Sequence[EntryStatus]:
-        """The entries of all schedulers that are up, and those of ``known`` that none of them has,
-        by their names; each with its last runs, of which the first may still run."""
+        """Return the entries of all live schedulers, and those of ``known`` that none of them has.
+
+        They are sorted by name. Each has its last runs, of which the first may still be running.
+        """
         names = [entry.name for entry in known]
         with self._translated():
-            rows = await self._scripts.list_runs(args=[SILENT_SCHEDULER_MS, LISTED_RUNS, *names])
+            rows = await self._scripts.list_runs(args=[SCHEDULER_TIMEOUT_MS, LISTED_RUNS, *names])
         unpublished = {entry.name: entry for entry in known}
         return sorted((_status(unpublished, *row) for row in rows), key=lambda entry: entry.name)
 
     async def history(self, entry: str) -> list[Run]:
-        """All runs of ``entry`` that ended and are remembered, the newest first."""
+        """Return the finished runs of ``entry`` that are kept, newest first."""
         with self._translated():
             records = await awaited(self._redis.lrange(keys.RUNS + entry, 0, -1))
         return [_decoded(record) for record in records]
 
     async def _end(self, token: str, ended: Run, how: str) -> bool:
         entry = ended.entry
-        arguments = (entry, token, _encoded(ended), KEPT_RUNS, KEPT_SECONDS, how, LOST_IN_A_ROW)
+        arguments = (entry, token, _encoded(ended), KEPT_RUNS, KEPT_SECONDS, how, MAX_LOST_IN_A_ROW)
         with self._translated():
             return bool(await self._scripts.end_run(args=arguments))
 
     def _translated(self) -> AbstractContextManager[None]:
-        return translated(self._config)
+        return translate_errors(self._config)
 
 
 def _status(
@@ -253,14 +263,14 @@ def _status(
     is_alive: int,
     ended: Sequence[bytes],
 ) -> EntryStatus:
-    said = msgspec.msgpack.decode(info, type=EntryStatus) if info else None
-    entry = unpublished[name.decode()] if said is None else said
+    published = msgspec.msgpack.decode(info, type=EntryStatus) if info else None
+    entry = unpublished[name.decode()] if published is None else published
     runs = [_decoded(record) for record in ended]
     if running:
         run = _decoded(running)
         lost = msgspec.structs.replace(run, outcome=RunOutcome.INTERRUPTED, detail=LOST)
         runs.insert(0, run if is_alive else lost)
-    return msgspec.structs.replace(entry, live=said is not None, runs=tuple(runs))
+    return msgspec.structs.replace(entry, live=published is not None, runs=tuple(runs))
 
 
 def _encoded(run: Run) -> bytes:

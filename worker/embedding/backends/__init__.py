@@ -1,4 +1,4 @@
-"""What computes vectors."""
+"""Backends, which compute vectors: their protocol, and what those on this machine share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from worker.embedding.cache import Card
 Vectors = npt.NDArray[np.float32]
 
 SHORTEST: Final = 1e-12
-"""A vector that is nearly 0 stays so instead of becoming no number."""
+"""Lower bound of the divisor: a zero vector stays zero instead of becoming NaN."""
 
 
 class LoadedModel(Protocol):
-    """A model in a process of the pool. Vectors are float32 of unit length."""
+    """A model that is loaded in an embedding process. Vectors are float32 of unit length."""
 
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
         """Embed chunks of documents; shape (texts, dimension)."""
         ...
 
     def embed_query(self, text: str) -> Vectors:
-        """Embed what somebody searches for; shape (dimension,)."""
+        """Embed a search query; shape (dimension,)."""
         ...
 
 
@@ -34,7 +34,7 @@ def unit_length(rows: Vectors) -> Vectors:
 
 
 class CachedModel(ABC):
-    """The model of a cache entry; see `worker.embedding.backends.LoadedModel`."""
+    """A `LoadedModel` that is loaded from a cache entry."""
 
     def __init__(self, card: Card) -> None:
         self._card = card
@@ -50,4 +50,4 @@ class CachedModel(ABC):
 
     @abstractmethod
     def _embed(self, texts: Sequence[str]) -> Vectors:
-        """Embed ``texts``, which have their prompts; shape (texts, dimension)."""
+        """Embed ``texts``, which include their prompts; shape (texts, dimension)."""

@@ -1,4 +1,4 @@
-"""Vectors from an endpoint that is compatible with OpenAI's ``POST /embeddings``."""
+"""Backend for an endpoint that is compatible with OpenAI's ``POST /embeddings``."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from ingestq.core.errors import (
     encodable,
 )
 from worker.bisection import bisect_on_failure
-from worker.embedding.backends.http_answers import (
+from worker.embedding.backends.endpoint_answers import (
     NotAnEndpoint,
     RequestFailed,
     RequestRefused,
@@ -29,52 +29,57 @@ from worker.embedding.backends.http_answers import (
     read_vectors,
 )
 from worker.embedding.config import HttpConfig
-from worker.http_answers import FailedAnswer, retry_delay
+from worker.http_answers import FailedAnswer, bare_url, retry_delay, without_secrets
 
 
 def embeddings_url(url: str) -> httpx.URL:
-    """Return where to send requests for the endpoint at ``url``. Raises UsageError if invalid."""
+    """Return the URL that requests go to. Raises UsageError if ``url`` is no base URL."""
     try:
         parsed = httpx.URL(url.rstrip("/") + "/embeddings")
     except httpx.InvalidURL:
         parsed = httpx.URL()
-    is_whole = parsed.scheme in ("http", "https") and parsed.host
-    if not is_whole or parsed.query or parsed.fragment or url.rstrip("/").endswith("/embeddings"):
+    is_absolute = parsed.scheme in ("http", "https") and parsed.host
+    has_more = parsed.query or parsed.fragment or url.rstrip("/").endswith("/embeddings")
+    if not is_absolute or has_more:
         raise UsageError(
-            f"INGESTQ_EMBEDDINGS_URL {url!r} is not the URL of an endpoint; write the part before "
-            "/embeddings, such as http://HOST:8080/v1"
+            f"INGESTQ_EMBEDDINGS_URL {bare_url(url)!r} is not the base URL of an endpoint; "
+            "set it to the part before /embeddings, without query and fragment, such as "
+            "http://HOST:8080/v1"
         )
     return parsed
 
 
 def headers(api_key: str | None) -> dict[str, str]:
-    """Return the headers of every request. Raises UsageError, without the key, if it is no key."""
+    """Return the headers of every request. Raises UsageError, without the key, if it is invalid."""
     sent = {"Content-Type": "application/json"}
     if api_key is None:
         return sent
     if not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
-        raise UsageError("INGESTQ_EMBEDDINGS_API_KEY has characters that no key has")
+        raise UsageError(
+            "INGESTQ_EMBEDDINGS_API_KEY contains characters that cannot be sent: use "
+            "printable ASCII without spaces"
+        )
     return sent | {"Authorization": f"Bearer {api_key}"}
 
 
 Row = npt.NDArray[np.float32]
 
 MAX_REQUEST_TEXTS: Final = 32
-"""As many as text-embeddings-inference takes at once if nobody changes it."""
+"""The limit of text-embeddings-inference by default."""
 MAX_REQUEST_TOKENS: Final = 8192
-"""Half of what text-embeddings-inference computes at once: seconds on a processor."""
+"""Half of what text-embeddings-inference computes at once: seconds of work on a CPU."""
 CONNECT_SECONDS: Final = 10.0
 PROBE: Final = "What is this text about?"
-"""Every embedding model reads it: an endpoint that serves it is well."""
+"""A text that every embedding model accepts: an endpoint that embeds it is healthy."""
 
 
 class HttpBackend:
-    """A model behind an endpoint. Vectors are float32 of unit length, one row a text.
+    """A model behind an endpoint. Vectors are float32 of unit length, one row for each text.
 
-    Use it as an asynchronous context manager. No text is rejected for what the endpoint answers
-    unless it serves another one at the same time. Everything raises EmbedderUnavailable if trying
-    again later may help, and UsageError or ModelUnavailable if no request would succeed. Raises
-    UsageError at once if the URL or the key cannot be sent.
+    Use it as an asynchronous context manager. A text is rejected only if the endpoint embeds
+    another text at the same time. Every method raises EmbedderUnavailable if a later try may
+    succeed, and UsageError or ModelUnavailable if no request can. The constructor raises UsageError
+    if the URL or the key is invalid.
     """
 
     def __init__(self, config: HttpConfig) -> None:
@@ -83,21 +88,21 @@ class HttpBackend:
         self.batch_tokens = MAX_REQUEST_TOKENS
         self._config = config
         self._url = embeddings_url(config.url)
-        self.place = str(self._url.copy_with(username=None, password=None))
+        self.place = bare_url(str(self._url))
         self._dimension: int | None = None
         self._client = httpx.AsyncClient(
             headers=headers(config.api_key),
-            # The answer as a whole is timed, see _answer.
+            # _answer limits the time of the answer as a whole.
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
             limits=httpx.Limits(max_keepalive_connections=config.concurrency),
-            follow_redirects=False,  # the key would go along, and a POST may become a GET
+            follow_redirects=False,  # the key would be sent along, and a POST may become a GET
         )
         self._retrying = stamina.AsyncRetryingCaller(
             attempts=None, timeout=config.patience_seconds, wait_initial=0.2, wait_max=5.0
         ).on(self._when_to_retry)
 
     async def __aenter__(self) -> Self:
-        """Return itself. Nothing is asked yet: see `describe`."""
+        """Return self, without sending a request."""
         return self
 
     async def __aexit__(
@@ -109,13 +114,13 @@ class HttpBackend:
         await self.stop()
 
     async def stop(self) -> None:
-        """Close the connections. Stopping twice, or before anything was asked, is fine."""
+        """Close the connections. Stopping twice, or before the first request, is fine."""
         await self._client.aclose()
 
     async def describe(self) -> int:
-        """Ask for one vector, and return how many dimensions it has.
+        """Return the dimension of the model's vectors, by asking for one.
 
-        Raises ModelUnavailable if the endpoint, or what is there instead, makes none.
+        Raises ModelUnavailable if the answer is not a vector.
         """
         try:
             vectors = await self._ask([PROBE])
@@ -124,20 +129,21 @@ class HttpBackend:
         return int(vectors.shape[1])
 
     async def embed_each(self, texts: Sequence[str]) -> list[Row | DocumentRejected]:
-        """Embed chunks of documents in one request: the vector of each, or why it has none."""
+        """Embed chunks of documents; return the vector of each, or why it was rejected."""
         return await self._each([encodable(self._config.document_prompt + text) for text in texts])
 
     async def embed_query(self, text: str) -> Row:
-        """Embed what somebody searches for; shape (dimension,). Raises WrongQuestion if refused."""
+        """Embed a search query; shape (dimension,). Raises InvalidQuery if it is refused."""
         [outcome] = await self._each([encodable(self._config.query_prompt + text)])
         if isinstance(outcome, DocumentRejected):
-            raise InvalidQuery(f"the question cannot be embedded: {outcome}") from outcome
+            raise InvalidQuery(f"the query cannot be embedded: {outcome}") from outcome
         return outcome
 
     async def _each(self, texts: Sequence[str]) -> list[Row | DocumentRejected]:
-        """Ask for all at once, then for halves: the endpoint does not say which text it is about.
+        """Embed all texts in one request, and bisect if it is refused.
 
-        Raises what is wrong with the endpoint; then the rest is not asked for.
+        Bisection is needed because the endpoint does not say which text it refuses. Raises at the
+        first error of the endpoint itself, without asking for the rest.
         """
         outcomes: list[Row | DocumentRejected] = []
         async for _, outcome in bisect_on_failure(texts, self._ask_for, _may_be_one_text):
@@ -147,9 +153,9 @@ class HttpBackend:
         return outcomes
 
     async def _ask_for(self, texts: Sequence[str]) -> Sequence[Row | DocumentRejected]:
-        """Ask for the vectors of ``texts``, or say why the only one has none.
+        """Return the vectors of ``texts``; for a single text, the reason if it was rejected.
 
-        Raises Refused or Failing if one of several texts may be the reason.
+        Raises RequestRefused or RequestFailed if one of several texts may be the cause.
         """
         try:
             return list(await self._retrying(self._ask, texts))
@@ -159,13 +165,13 @@ class HttpBackend:
             await self._check_serving()
             return [_rejected(texts[0], error)]
         except RequestFailed:
-            await self._check_serving()  # a text may bring it down each time that it is asked
+            await self._check_serving()  # a text may crash it every time
             if len(texts) > 1:
                 raise
             return [await self._last_try(texts[0])]
 
     async def _last_try(self, text: str) -> Row | DocumentRejected:
-        """Ask for the vector of a text over which the endpoint failed, while it served another."""
+        """Ask once more for a text over which the endpoint failed while it served another one."""
         try:
             [row] = await self._retrying(self._ask, [text])
         except (RequestRefused, RequestFailed) as error:
@@ -174,10 +180,10 @@ class HttpBackend:
         return np.asarray(row)
 
     async def _check_serving(self) -> None:
-        """Raise what is wrong with the endpoint, unless it serves a text that is known to be good.
+        """Raise unless the endpoint embeds `PROBE`, a text that is known to be good.
 
-        Otherwise one that lost its model would make dead letters of all documents. Never raises
-        Refused or Failing: no text is to blame.
+        Without this check an endpoint that lost its model would dead-letter all documents. Never
+        raises RequestRefused or RequestFailed, because no document's text is to blame.
         """
         try:
             await self._ask([PROBE])
@@ -202,23 +208,25 @@ class HttpBackend:
             async with asyncio.timeout(seconds):
                 return await self._client.post(self._url, content=msgspec.json.encode(request))
         except TimeoutError as error:
-            raise RequestFailed(f"{self._who} has not answered within {seconds:g} s") from error
+            raise RequestFailed(f"{self._who} did not answer within {seconds:g} s") from error
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
             raise EmbedderUnavailable(
                 f"{self._who} does not answer ({_detail(error)}); start it or set "
                 "INGESTQ_EMBEDDINGS_URL"
             ) from error
-        except httpx.TransportError as error:  # also what a server does that dies of a text
-            raise RequestFailed(f"{self._who} broke off ({_detail(error)})") from error
-        except httpx.RequestError as error:  # content encoded in another way than it says
-            raise NotAnEndpoint(f"{self._who} answers what cannot be read: {error}") from error
+        except httpx.TransportError as error:  # also of a server that a text crashed
+            raise RequestFailed(f"{self._who} closed the connection ({_detail(error)})") from error
+        except httpx.RequestError as error:  # a Content-Encoding that does not match the content
+            raise NotAnEndpoint(
+                f"{self._who} sent an answer that cannot be decoded: {_detail(error)}"
+            ) from error
 
     @property
     def _who(self) -> str:
         return f"the embeddings endpoint at {self.place}"
 
     def _when_to_retry(self, error: Exception) -> bool | float:
-        """Return when to repeat a request in place; see `retry_delay`."""
+        """Return when to repeat a failed request; see `retry_delay`."""
         if not isinstance(error, EmbedderUnavailable) or isinstance(
             error, NotAnEndpoint | UnusableAnswer
         ):
@@ -236,9 +244,9 @@ def _rejected(text: str, error: Exception) -> DocumentRejected:
 
 def _wrong_setup(error: Exception) -> ModelUnavailable:
     return ModelUnavailable(
-        f"{error}. This was a short text: see INGESTQ_EMBEDDINGS_URL and INGESTQ_MODEL"
+        f"{error}. The text was a short test: check INGESTQ_EMBEDDINGS_URL and INGESTQ_MODEL"
     )
 
 
 def _detail(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return without_secrets(str(error)) or type(error).__name__

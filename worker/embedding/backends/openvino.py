@@ -1,5 +1,4 @@
-"""The fast backend on processors: the whole model, converted once, in the arithmetic it is good
-at."""
+"""Fast backend on CPUs: runs a converted model with OpenVINO."""
 
 import importlib
 import sys
@@ -13,26 +12,27 @@ from tokenizers import Encoding, Tokenizer
 from worker.embedding.backends import CachedModel, Vectors, unit_length
 from worker.embedding.cache import NETWORK, TOKENIZER, Card
 
+# OpenVINO then finds no telemetry module, and sends nothing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 openvino: Any = importlib.import_module("openvino")
 
 BATCH_TOKENS: Final = 1024
-"""Tokens, padding counted, that are computed at once: with one thread neither fewer nor more are
+"""Tokens in a batch, including padding. With one thread, neither smaller nor larger batches are
 faster."""
 LENGTH_STEP: Final = 8
-"""Batches are as long as a multiple of this: what was prepared for a shape is used again more
-often, a tenth faster."""
+"""Batches are padded to a multiple of this. Fewer different shapes are a tenth faster, because
+OpenVINO prepares each shape once."""
 
 
 def supports_bfloat16() -> bool:
-    """Return whether this processor computes bfloat16 in hardware (AVX512-BF16 or AMX)."""
+    """Return True if this CPU computes bfloat16 in hardware (AVX512-BF16 or AMX)."""
     capabilities: list[str] = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "BF16" in capabilities
 
 
 class OpenVinoModel(CachedModel):
-    """A network of the cache, compiled for up to so many ``threads``."""
+    """A converted model, compiled to run in up to ``threads`` threads."""
 
     def __init__(self, folder: Path, card: Card, threads: int) -> None:
         super().__init__(card)
@@ -42,7 +42,7 @@ class OpenVinoModel(CachedModel):
             "CPU",
             {
                 "INFERENCE_NUM_THREADS": threads,
-                # Pinned, all children would share the first core.
+                # Pinned, all processes would share the first core.
                 "ENABLE_CPU_PINNING": False,
                 "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
                 "NUM_STREAMS": 1,
@@ -56,17 +56,17 @@ class OpenVinoModel(CachedModel):
     def _embed(self, texts: Sequence[str]) -> Vectors:
         encodings = self._tokenizer.encode_batch_fast(texts)
         rows = np.empty((len(texts), self._card.dimension), np.float32)
-        for batch in packed([len(encoding) for encoding in encodings], BATCH_TOKENS):
-            inputs = _padded([encodings[i] for i in batch], self._card.pad_id)
+        for batch in pack_batches([len(encoding) for encoding in encodings], BATCH_TOKENS):
+            inputs = _pad([encodings[i] for i in batch], self._card.pad_id)
             self._request.infer(inputs, share_inputs=True)
             rows[batch] = self._request.get_output_tensor(0).data
         return unit_length(rows)
 
 
-def packed(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Yield indices of texts in batches of at most ``budget`` tokens, padding counted.
+def pack_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Yield batches, as indices of texts, of at most ``budget`` tokens including padding.
 
-    Texts of about the same length come together. A text above the budget comes alone.
+    Texts of similar length share a batch. A text that exceeds the budget is alone in its batch.
     """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
@@ -78,7 +78,7 @@ def packed(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _padded(encodings: Sequence[Encoding], pad_id: int) -> dict[str, Any]:
+def _pad(encodings: Sequence[Encoding], pad_id: int) -> dict[str, Any]:
     longest = max(1, *(len(encoding) for encoding in encodings))
     shape = (len(encodings), -(-longest // LENGTH_STEP) * LENGTH_STEP)
     ids = np.full(shape, pad_id, np.int64)

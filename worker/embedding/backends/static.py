@@ -1,7 +1,6 @@
-"""The fast backend for static models: a text's vector is the mean of those of its tokens, which are
-looked up in a table.
+"""Fast backend for static models: a text's vector is the mean of its tokens' vectors in a table.
 
-Neither torch nor sentence-transformers is imported, and all processes share one table.
+It imports neither torch nor sentence-transformers, and all processes share one memory-mapped table.
 """
 
 from collections.abc import Sequence
@@ -15,12 +14,12 @@ from worker.text.word_tokens import token_ids
 
 
 class StaticModel(CachedModel):
-    """A table of the cache, and the tokens of which it has the vectors."""
+    """A static model: a table of token vectors, and the tokenizer."""
 
     def __init__(self, folder: Path, card: Card) -> None:
         super().__init__(card)
         self._table = np.load(folder / TABLE, mmap_mode="r")
-        self._tokens = token_ids((folder / TOKENIZER).read_text())
+        self._tokens = token_ids((folder / TOKENIZER).read_text(encoding="utf-8"))
 
     def _embed(self, texts: Sequence[str]) -> Vectors:
         rows = np.zeros((len(texts), self._card.dimension), np.float32)

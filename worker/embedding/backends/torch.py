@@ -1,4 +1,4 @@
-"""The reference backend: sentence-transformers itself, any model it can load, on any device."""
+"""Reference backend: sentence-transformers itself, for every model and device it supports."""
 
 import math
 import os
@@ -21,28 +21,28 @@ from worker.embedding.backends import Vectors
 from worker.embedding.cache import Card
 from worker.embedding.config import model_location
 
-# A child that is stopped cannot give semaphores back, and tqdm would make one.
+# A process that is killed cannot release semaphores, and tqdm would create one.
 tqdm.set_lock(threading.RLock())
 
 BATCH_TEXTS: Final = 16
-"""On one core larger batches are not faster."""
+"""On one core, larger batches are not faster."""
 GPU_BATCH_TEXTS: Final = 256
 STATIC_BATCH_TEXTS: Final = 2048
 HUB_SECONDS: Final = 10.0
-"""How long the hub may take to say whether it knows a model."""
+"""Time limit for asking the hub whether a model exists."""
 UNLIMITED_TOKENS: Final = 10**6
-"""Tokenizers name limits beyond this when they have none."""
+"""Tokenizers without a limit name one beyond this."""
 DOCUMENT_PROMPTS: Final = ("document", "passage", "corpus")
 QUERY_PROMPTS: Final = ("query",)
-"""Names of the prompts that sentence-transformers puts before texts, the first it finds."""
+"""Names of prompts; sentence-transformers uses the first that the model has."""
 
 
 def load(name: str, device: str = "cpu") -> SentenceTransformer:
     """Load a model from a folder, from the hub's cache on this machine, or from the hub.
 
-    It computes in float32, in whatever precision its weights are stored. Raises OSError if it is
-    nowhere. The hub is first asked whether it is there at all: without it the library would try
-    again for each file it could want, a minute and more.
+    It computes in float32, whatever the precision of its stored weights. Raises OSError if it is
+    not found. The hub is asked first whether it answers: if it does not, the library would retry
+    for every file that a model may have, which takes more than a minute.
     """
     location = model_location(name)
     try:
@@ -53,54 +53,54 @@ def load(name: str, device: str = "cpu") -> SentenceTransformer:
     try:
         HfApi().model_info(location, timeout=HUB_SECONDS)
     except (HfHubHTTPError, HFValidationError):
-        pass  # it answers; loading says what is wrong with the name
+        pass  # the hub answers; loading raises what is wrong with the name
     except Exception as error:
         raise OSError(
-            f"no such folder, not in the cache, and the Hugging Face hub does not answer: {error}"
+            f"no such folder, not in the cache, and the Hugging Face Hub does not answer: {error}"
         ) from error
     return SentenceTransformer(location, device=device).float()
 
 
 def is_static(model: SentenceTransformer) -> bool:
-    """Return whether vectors are looked up word by word, not computed."""
+    """Return True if the model looks vectors up token by token instead of computing them."""
     return isinstance(model[0], StaticEmbedding)
 
 
 def table_of(model: SentenceTransformer) -> Vectors:
-    """Return the vectors of a static model's tokens, by their numbers; shape (tokens, dimension).
+    """Return a static model's vectors by token id; shape (tokens, dimension).
 
-    Raises ValueError if anything but Normalize comes after the look-up.
+    Raises ValueError if the look-up is followed by anything but Normalize.
     """
     lookup = model[0]
-    assert isinstance(lookup, StaticEmbedding), "the caller asked `is_static`"
+    assert isinstance(lookup, StaticEmbedding), "the caller checked `is_static`"
     if not all(isinstance(module, Normalize) for module in list(model)[1:]):
-        raise ValueError("what is looked up is computed with")
+        raise ValueError("the model changes the vectors that it looks up")
     table: Vectors = lookup.embedding.weight.detach().numpy()
     return table
 
 
 def fast_tokenizer(model: SentenceTransformer) -> Tokenizer:
-    """Return a copy of the model's tokenizer that neither cuts nor pads.
+    """Return a copy of the model's tokenizer that neither truncates nor pads.
 
-    Raises ValueError if it is none of the tokenizers library, or if it knows special tokens only:
-    without the file of its words the library would make one, to which all texts are the same.
+    Raises ValueError if it is not of the tokenizers library, or knows special tokens only. The
+    library makes such a tokenizer if the vocabulary file is missing: all texts look the same to it.
     """
     tokenizer = model.tokenizer
     if not isinstance(tokenizer, Tokenizer):
         tokenizer = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(tokenizer, Tokenizer):
-        raise ValueError("it has no fast tokenizer, with which chunks could be measured")
+        raise ValueError("it has no fast tokenizer, which is needed to count the tokens of chunks")
     copy = Tokenizer.from_str(tokenizer.to_str())
     copy.no_padding()
     copy.no_truncation()
     special = {token.content for token in copy.get_added_tokens_decoder().values()}
     if copy.get_vocab().keys() <= special:
-        raise ValueError("its tokenizer knows no words: a file of it is missing")
+        raise ValueError("its tokenizer has an empty vocabulary: a file of it is missing")
     return copy
 
 
 def describe(model: SentenceTransformer, revision: str) -> Card:
-    """Return the card of a loaded model, to be computed by torch on the processor."""
+    """Return the card of a loaded model, with torch on the CPU as its engine."""
     dimension = model.get_embedding_dimension()
     assert dimension is not None, "every sentence-transformers model ends in a vector"
     tokenizer = fast_tokenizer(model)
@@ -131,7 +131,7 @@ def _prompt(model: SentenceTransformer, names: Sequence[str]) -> str:
 
 
 class TorchModel:
-    """A model as sentence-transformers computes it; see `worker.embedding.backends.LoadedModel`."""
+    """A `LoadedModel` that sentence-transformers computes."""
 
     def __init__(self, model: SentenceTransformer) -> None:
         self._model = model
@@ -143,7 +143,7 @@ class TorchModel:
 
     @classmethod
     def of(cls, name: str, card: Card, threads: int) -> "TorchModel":
-        """Load the model ``name``, onto a GPU that no other child has if there are any."""
+        """Load the model ``name``, onto a GPU of its own if the card says that there are GPUs."""
         torch.set_num_threads(threads)
         return cls(load(name, _claim_gpu(card.gpus) if card.gpus else "cpu"))
 
@@ -162,9 +162,10 @@ class TorchModel:
 
 
 def _claim_gpu(count: int) -> str:
-    """Claim one of the machine's GPUs that no other child of the same pool has.
+    """Claim one of ``count`` GPUs that no other process of the same pool has; return its device.
 
-    A lock says whose it is, because that ends with its process, however it ends.
+    A file lock marks the claim: it ends with the process, however that ends. Raises RuntimeError if
+    all are taken.
     """
     for index in range(count):
         lock = FileLock(Path(tempfile.gettempdir()) / f"ingestq-{os.getppid()}-gpu-{index}.lock")
@@ -178,4 +179,4 @@ def _claim_gpu(count: int) -> str:
 
 
 _claimed: Final[list[FileLock]] = []
-"""Kept as long as the process: a lock that is forgotten is released."""
+"""Kept for the life of the process, because a lock is released when it is garbage-collected."""

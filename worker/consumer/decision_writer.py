@@ -1,4 +1,4 @@
-"""Writes decisions to Redis. Until that is done, a job may run again."""
+"""Writes decisions to Redis: acks or nacks a job. Until that is done, the job may run again."""
 
 import asyncio
 import time
@@ -15,35 +15,37 @@ from ingestq.core import events
 from ingestq.core.errors import BrokerUnavailable
 from ingestq.core.jobs import Job
 from ingestq.core.results import BatchReport, JobResult
-from worker.consumer.decision import BROKER_RETRY_SECONDS, Ack, Decision, Nack, jittered
+from worker.consumer.decision import BROKER_RETRY_SECONDS, Ack, Decision, Nack, jittered, unix_ms
 
-WINDOW_SECONDS: Final = 60.0
+RATE_WINDOW_SECONDS: Final = 60.0
+LEASES_TO_WAIT: Final = 2
+"""For so many times the lease, writing a decision is repeated while Redis is unavailable."""
 
 
 class Rates:
-    """Documents and chunks a second, over the last minute or since the start if that is shorter."""
+    """Documents and chunks a second, over the last minute, or since the start."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._done: deque[tuple[float, int, int]] = deque()
 
     def count(self, report: BatchReport) -> None:
-        """Add what a job did."""
+        """Count the documents and chunks of a job that was acked."""
         moment = time.monotonic()
         self._done.append((moment, report.documents.total, report.chunks.embedded))
-        self._forget(moment)
+        self._drop_old(moment)
 
     def per_second(self) -> tuple[float, float]:
         """Return documents and chunks a second."""
         moment = time.monotonic()
-        self._forget(moment)
-        seconds = max(min(moment - self._started, WINDOW_SECONDS), 1.0)
+        self._drop_old(moment)
+        seconds = max(min(moment - self._started, RATE_WINDOW_SECONDS), 1.0)
         documents = sum(n for _, n, _ in self._done)
         chunks = sum(n for _, _, n in self._done)
         return round(documents / seconds, 2), round(chunks / seconds, 2)
 
-    def _forget(self, moment: float) -> None:
-        while self._done and self._done[0][0] < moment - WINDOW_SECONDS:
+    def _drop_old(self, moment: float) -> None:
+        while self._done and self._done[0][0] < moment - RATE_WINDOW_SECONDS:
             self._done.popleft()
 
 
@@ -51,7 +53,7 @@ log = structlog.get_logger()
 
 
 class DecisionWriter:
-    """Writes what was decided about a worker's jobs, and measures its ``rates``."""
+    """Writes the decisions on a worker's jobs to Redis, and measures the worker's ``rates``."""
 
     def __init__(self, leases: LeaseQueue) -> None:
         self.rates = Rates()
@@ -60,9 +62,10 @@ class DecisionWriter:
     async def write(
         self, claim: Claim, decision: Decision, job: Job | None, *, started_ms: int
     ) -> None:
-        """Write ``decision``, unless this worker does not own the job any more.
+        """Write ``decision``, unless another worker owns the job by now.
 
-        ``job`` is None if it could not be decoded, or did not have to be.
+        ``job`` is None if it was not decoded. Does not raise if Redis is unavailable: the write is
+        repeated until the lease has expired for certain.
         """
         match decision:
             case Ack():
@@ -71,7 +74,7 @@ class DecisionWriter:
                 await self._nack(claim, decision)
 
     async def _ack(self, claim: Claim, ack: Ack, job: Job | None, started_ms: int) -> None:
-        finished_ms = now_ms()
+        finished_ms = unix_ms()
         result = JobResult(
             function="unknown" if job is None else job.function,
             tries=claim.failures + 1,
@@ -85,7 +88,7 @@ class DecisionWriter:
             aborted=ack.aborted,
         )
         about = "" if job is None else job.batch.documents[0].doc_id
-        if not await self._written(
+        if not await self._write_while_owned(
             claim, partial(self._leases.ack, claim, ack.report, result, about=about)
         ):
             return
@@ -99,14 +102,14 @@ class DecisionWriter:
             log.info(events.JOB_FINISHED, job=claim.job_id, seconds=seconds)
 
     async def _nack(self, claim: Claim, nack: Nack) -> None:
-        # The pause has to be over before the job is claimed again, so only the delay is spread.
-        delay = nack.pause_seconds + jittered(nack.delay_seconds)
+        # The job must not be claimed before the back-pressure is over: only the delay is jittered.
+        delay = nack.back_pressure_seconds + jittered(nack.delay_seconds)
         write = partial(
             self._leases.nack, claim, delay_seconds=delay, counts_as_try=nack.counts_as_try
         )
-        if await self._written(claim, write):
-            say = log.warning if delay else log.info
-            say(
+        if await self._write_while_owned(claim, write):
+            report = log.warning if delay else log.info
+            report(
                 events.JOB_NACKED,
                 job=claim.job_id,
                 reason=nack.reason,
@@ -114,9 +117,9 @@ class DecisionWriter:
                 retry_in=delay,
             )
 
-    async def _written(self, claim: Claim, write: Callable[[], Awaitable[bool]]) -> bool:
-        """Repeat ``write`` until Redis takes it, or the lease must be over for long."""
-        deadline = time.monotonic() + 2 * self._leases.lease_seconds
+    async def _write_while_owned(self, claim: Claim, write: Callable[[], Awaitable[bool]]) -> bool:
+        """Repeat ``write`` until Redis answers or the lease is over; return whether it counted."""
+        deadline = time.monotonic() + LEASES_TO_WAIT * self._leases.lease_seconds
         while True:
             try:
                 owned = await write()
@@ -129,8 +132,3 @@ class DecisionWriter:
             if not owned:
                 log.warning(events.LEASE_LOST, job=claim.job_id)
             return owned
-
-
-def now_ms() -> int:
-    """Return the Unix time of this machine in ms: for what is shown, never for what is decided."""
-    return time.time_ns() // 1_000_000

@@ -1,4 +1,4 @@
-"""Text as the words in it."""
+"""BM25 sparse vectors."""
 
 import pickle
 
@@ -25,20 +25,20 @@ def words(vector: SparseVector) -> set[int]:
     return set(vector.indices)
 
 
-def test_the_same_text_has_the_same_vector_in_every_release(encoder: SparseEncoder) -> None:
-    """If this fails, collections do not fit any more: raise worker.store.schema.SPARSE_ENCODER."""
+def test_vectors_do_not_change_between_releases(encoder: SparseEncoder) -> None:
+    """If this fails, change worker.store.schema.SPARSE_ENCODER: old collections no longer match."""
     found = encoder.document("The Invoices INV-2024-00817 and INV-2024 were paid.")
     assert dict(zip(found.indices, found.values, strict=True)) == GOLDEN
 
 
-def test_a_question_has_the_words_of_its_answer(encoder: SparseEncoder) -> None:
-    answer = encoder.document("Paid: invoice INV-2024-00817, by the harbour office.")
-    question = encoder.query("the invoices inv 2024 00817?")
-    assert words(question) < words(answer)
-    assert set(question.values) == {1.0}
+def test_a_query_matches_the_words_of_a_document(encoder: SparseEncoder) -> None:
+    document = encoder.document("Paid: invoice INV-2024-00817, by the harbour office.")
+    query = encoder.query("the invoices inv 2024 00817?")
+    assert words(query) < words(document)
+    assert set(query.values) == {1.0}
 
 
-def test_a_word_counts_more_the_more_often_it_comes(encoder: SparseEncoder) -> None:
+def test_a_repeated_word_weighs_more(encoder: SparseEncoder) -> None:
     [once] = encoder.document("rope").values
     [thrice] = encoder.document("rope rope rope").values
     assert once < thrice < 3 * once
@@ -49,7 +49,7 @@ def test_a_text_without_words_has_an_empty_vector(encoder: SparseEncoder, text: 
     assert len(encoder.document(text).indices) == len(encoder.query(text).indices) == 0
 
 
-def test_a_vector_is_small_on_its_way_between_processes(encoder: SparseEncoder) -> None:
+def test_a_pickled_vector_is_small(encoder: SparseEncoder) -> None:
     vector = encoder.document(" ".join(f"word{i}" for i in range(200)))
     sent = pickle.dumps(vector)
     assert len(sent) < 200 * 8 + 200

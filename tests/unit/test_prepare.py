@@ -1,4 +1,4 @@
-"""A large text is read part by part, and comes to what reading it as a whole comes to."""
+"""A large text file is read segment by segment, with the same chunks as if read whole."""
 
 import multiprocessing
 import os
@@ -15,17 +15,17 @@ from benchmarks.prose import Prose
 from ingestq.core.documents import Document
 from ingestq.core.errors import DocumentRejected, Failure, SourceChanged, classify
 from ingestq.core.paths import path_to_text
-from tests.unit.test_chunk import MAX_TOKENS, TOKENIZER
+from tests.unit.test_chunker import MAX_TOKENS, TOKENIZER
 from worker.text import prepare as preparing
 from worker.text.chunker import Chunker
 from worker.text.content import content_hash
 from worker.text.parts import PreparedDocument, Segment, UnchangedContent
 from worker.text.prepare import prepare, prepare_rest
 
-WINDOW = 200
-"""Characters of a part: a text has many."""
+SEGMENT = 200
+"""Characters of a segment; a text has many segments."""
 LIMIT = 1 << 30
-streaming = Chunker(TOKENIZER, MAX_TOKENS, WINDOW)
+segmenting = Chunker(TOKENIZER, MAX_TOKENS, SEGMENT)
 PARAGRAPHS = [
     f"Paragraph {i} tells of geese. It goes on about them for a while." for i in range(40)
 ]
@@ -57,20 +57,20 @@ def document_at(path: Path, media_type: str | None = "text/plain") -> Document:
     )
 
 
-def parts_of(document: Document, chunker: Chunker = streaming) -> list[Segment]:
-    """All parts of ``document``."""
-    return list(each_part_of(document, chunker))
+def segments_of(document: Document, chunker: Chunker = segmenting) -> list[Segment]:
+    """Return all segments of ``document``."""
+    return list(each_segment_of(document, chunker))
 
 
-def each_part_of(document: Document, chunker: Chunker) -> Iterator[Segment]:
-    """The parts of ``document``, one after the other."""
+def each_segment_of(document: Document, chunker: Chunker) -> Iterator[Segment]:
+    """Yield the segments of ``document`` in order."""
     prepared = prepare(document, None, LIMIT, chunker, None)
     assert isinstance(prepared, PreparedDocument)
-    part = prepared.first
-    yield part
-    while part.rest is not None:
-        part = prepare_rest(document, part.rest, chunker, None)
-        yield part
+    segment = prepared.first
+    yield segment
+    while segment.rest is not None:
+        segment = prepare_rest(document, segment.rest, chunker, None)
+        yield segment
 
 
 def outcome(read: Any) -> Any:
@@ -80,7 +80,9 @@ def outcome(read: Any) -> Any:
         return str(error)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     text=texts,
     start=st.sampled_from(["", "\ufeff", "\n \n", "\r\n" * 90, " " * 250]),
@@ -88,7 +90,7 @@ def outcome(read: Any) -> Any:
     markdown=st.booleans(),
     block=st.integers(1, 50),
 )
-def test_it_comes_to_what_it_comes_to_as_a_whole(
+def test_segments_have_the_chunks_of_the_whole_text(
     tmp_path: Path, text: str, start: str, end: str, markdown: bool, block: int
 ) -> None:
     path = tmp_path / "a.txt"
@@ -98,82 +100,84 @@ def test_it_comes_to_what_it_comes_to_as_a_whole(
     def read_whole() -> Any:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(preparing, "scan", lambda *_: None)
-            [part] = parts_of(document)
-            return [*zip(part.chunks, part.tokens, strict=True)]
+            [segment] = segments_of(document)
+            return [*zip(segment.chunks, segment.tokens, strict=True)]
 
-    def read_in_parts() -> Any:
+    def read_in_segments() -> Any:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(preparing, "BLOCK_BYTES", block)
-            parts = parts_of(document)
-        return [pair for part in parts for pair in zip(part.chunks, part.tokens, strict=True)]
+            segments = segments_of(document)
+        return [
+            pair
+            for segment in segments
+            for pair in zip(segment.chunks, segment.tokens, strict=True)
+        ]
 
-    assert outcome(read_in_parts) == outcome(read_whole)
+    assert outcome(read_in_segments) == outcome(read_whole)
 
 
-def test_parts_are_as_long_as_they_may_be(tmp_path: Path) -> None:
+def test_segments_use_most_of_their_length(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("\n\n".join(PARAGRAPHS))
-    parts = parts_of(document_at(path))
-    lengths = [sum(map(len, part.chunks)) for part in parts]
-    assert all(WINDOW / 3 < length <= WINDOW for length in lengths[:-1])
-    assert len(parts) > len(PARAGRAPHS) / 3
+    segments = segments_of(document_at(path))
+    lengths = [sum(map(len, segment.chunks)) for segment in segments]
+    assert all(SEGMENT / 3 < length <= SEGMENT for length in lengths[:-1])
+    assert len(segments) > len(PARAGRAPHS) / 3
 
 
 @pytest.mark.parametrize("edit", ["", "New. ", "Some new sentence, in place of the old one. " * 3])
-def test_an_edit_changes_hardly_any_other_part(tmp_path: Path, edit: str) -> None:
+def test_an_edit_changes_few_segments(tmp_path: Path, edit: str) -> None:
     path = tmp_path / "a.txt"
     prose = [f"{i}. {p}" for i in range(25) for p in PARAGRAPHS]
     chunker = Chunker(TOKENIZER, MAX_TOKENS, 5000)
     for at in (5, 200, 990):
         path.write_text("\n\n".join(prose))
-        before = {part.chunks for part in parts_of(document_at(path), chunker)}
+        before = {segment.chunks for segment in segments_of(document_at(path), chunker)}
         path.write_text("\n\n".join([*prose[:at], edit, *prose[at + 1 :]]))
-        after = {part.chunks for part in parts_of(document_at(path), chunker)}
+        after = {segment.chunks for segment in segments_of(document_at(path), chunker)}
         assert len(after - before) <= 4 < len(before) / 3
 
 
-def test_a_block_of_code_goes_on_in_the_next_part(tmp_path: Path) -> None:
+def test_a_code_block_continues_in_the_next_segment(tmp_path: Path) -> None:
     path = tmp_path / "a.md"
     path.write_text(CODE)
-    parts = parts_of(document_at(path, "text/markdown"))
-    assert len(parts) > 3
-    fences = [part.rest.fence for part in parts if part.rest is not None]
+    segments = segments_of(document_at(path, "text/markdown"))
+    assert len(segments) > 3
+    fences = [segment.rest.fence for segment in segments if segment.rest is not None]
     assert "```" in fences
     assert fences[-1] == ""
-    assert any(chunk.startswith("# Heading") for chunk in parts[-1].chunks)
+    assert any(chunk.startswith("# Heading") for chunk in segments[-1].chunks)
 
 
-def test_a_line_of_megabytes_is_cut(tmp_path: Path) -> None:
+def test_a_line_of_megabytes_is_chunked(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("🪿" * 1_000_000)
     chunker = Chunker(TOKENIZER, MAX_TOKENS, 100_000)
-    parts = parts_of(document_at(path), chunker)
-    assert len(parts) == 10
-    assert "".join(chunk for part in parts for chunk in part.chunks) == "🪿" * 1_000_000
+    segments = segments_of(document_at(path), chunker)
+    assert len(segments) == 10
+    assert "".join(chunk for segment in segments for chunk in segment.chunks) == "🪿" * 1_000_000
 
 
-def test_only_what_has_to_be_is_read(tmp_path: Path) -> None:
+def test_unchanged_and_too_large_files_are_not_prepared(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("\n\n".join(PARAGRAPHS))
     document = document_at(path)
-    prepared = prepare(document, None, LIMIT, streaming, None)
+    prepared = prepare(document, None, LIMIT, segmenting, None)
     assert isinstance(prepared, PreparedDocument)
     assert prepared.content_hash == content_hash(document, LIMIT)
-    again = prepare(document, prepared.content_hash, LIMIT, streaming, None)
+    again = prepare(document, prepared.content_hash, LIMIT, segmenting, None)
     assert isinstance(again, UnchangedContent)
     with pytest.raises(DocumentRejected, match="INGESTQ_MAX_DOCUMENT_BYTES"):
-        prepare(document, None, 100, streaming, None)
+        prepare(document, None, 100, segmenting, None)
 
 
 @pytest.mark.parametrize("change", ["longer", "touched", "replaced", "gone"])
-def test_a_file_that_changes_between_its_parts_is_read_again_later(
-    tmp_path: Path, change: str
-) -> None:
+def test_a_file_that_changes_between_segments_is_retried(tmp_path: Path, change: str) -> None:
     path = tmp_path / "a.txt"
     path.write_text("\n\n".join(PARAGRAPHS))
     os.utime(path, (1, 1))
     document = document_at(path)
-    prepared = prepare(document, None, LIMIT, streaming, None)
+    prepared = prepare(document, None, LIMIT, segmenting, None)
     assert isinstance(prepared, PreparedDocument)
     assert prepared.first.rest is not None
     match change:
@@ -189,29 +193,29 @@ def test_a_file_that_changes_between_its_parts_is_read_again_later(
         case "gone":
             path.unlink()
     with pytest.raises(SourceChanged) as raised:
-        prepare_rest(document, prepared.first.rest, streaming, None)
+        prepare_rest(document, prepared.first.rest, segmenting, None)
     assert classify(raised.value) is Failure.TRANSIENT
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "gb18030"])
-def test_other_encodings_are_read_as_a_whole(tmp_path: Path, encoding: str) -> None:
+def test_other_encodings_are_read_whole(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "a.txt"
     text = "\n\n".join(f"{p} Gänse!" for p in PARAGRAPHS)
     path.write_text(text, encoding=encoding)
-    [part] = parts_of(document_at(path))
-    assert part.chunks[-1].endswith("geese. It goes on about them for a while. Gänse!")
+    [segment] = segments_of(document_at(path))
+    assert segment.chunks[-1].endswith("geese. It goes on about them for a while. Gänse!")
 
 
 def peak_mebibytes(path: Path) -> float:
-    """The most memory that a process had that read ``path``."""
-    assert sum(1 for _ in each_part_of(document_at(path), Chunker(TOKENIZER, 254))) > 2
-    # Not what getrusage says: that counts the process from which this one was forked, too.
+    """Read ``path`` in this process; return its peak memory."""
+    assert sum(1 for _ in each_segment_of(document_at(path), Chunker(TOKENIZER, 254))) > 2
+    # Not from getrusage, which also counts the process that this one was forked from.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) / 1024
 
 
 @pytest.mark.slow
-def test_memory_does_not_depend_on_the_size_of_a_file(tmp_path: Path) -> None:
+def test_memory_does_not_depend_on_file_size(tmp_path: Path) -> None:
     prose = Prose(1).text(1_000_000, markdown=False)
     peaks = []
     for times in (3, 24):
@@ -223,15 +227,15 @@ def test_memory_does_not_depend_on_the_size_of_a_file(tmp_path: Path) -> None:
     assert peaks[1] < peaks[0] + 15, "the file has 20 MiB more"
 
 
-def test_a_web_page_is_read_as_a_whole(tmp_path: Path) -> None:
+def test_a_web_page_is_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.html"
     path.write_text("<html><body>" + "".join(f"<p>{p}</p>" for p in PARAGRAPHS) + "</body></html>")
-    [part] = parts_of(document_at(path, "text/html"))
-    assert len(part.chunks) > 5
-    assert "<p>" not in part.chunks[0]
+    [segment] = segments_of(document_at(path, "text/html"))
+    assert len(segment.chunks) > 5
+    assert "<p>" not in segment.chunks[0]
 
 
-def test_a_large_file_of_an_unknown_type_is_looked_at(tmp_path: Path) -> None:
+def test_a_large_file_of_unknown_type_is_read_in_segments(tmp_path: Path) -> None:
     path = tmp_path / "notes"
     path.write_text("\n\n".join(PARAGRAPHS))
-    assert len(parts_of(document_at(path, None))) > 3
+    assert len(segments_of(document_at(path, None))) > 3

@@ -1,4 +1,4 @@
-"""A document that kills its worker is found, and buried alone."""
+"""A document that kills its workers is found, and dead-lettered alone."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +28,7 @@ def batch(*doc_ids: str, submission: str = "s") -> IngestBatch:
 
 
 async def claim_and_die(broker: Broker, times: int) -> None:
-    """Do as ``times`` workers that die over all they have claimed."""
+    """Claim the jobs as ``times`` workers that die one after the other."""
     for _ in range(times):
         leases = lease_queue(broker, SHORT_LEASE)
         await eventually(lambda: take(leases, 1))  # noqa: B023
@@ -38,7 +38,9 @@ async def index(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
     return all_indexed(batch)
 
 
-async def test_a_job_over_which_two_workers_died_is_run_one_by_one(broker: Broker) -> None:
+async def test_the_documents_of_a_job_that_killed_two_workers_run_one_by_one(
+    broker: Broker,
+) -> None:
     ran: list[tuple[str, int]] = []
 
     async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
@@ -54,7 +56,7 @@ async def test_a_job_over_which_two_workers_died_is_run_one_by_one(broker: Broke
     assert ran == [("a", 0), ("b", 1), ("c", 2)]
 
 
-async def test_the_document_at_which_a_worker_died_alone_is_buried(broker: Broker) -> None:
+async def test_a_document_that_killed_a_worker_alone_is_dead_lettered(broker: Broker) -> None:
     await broker.queue.offer([batch("a", "killer", "c")])
     await claim_and_die(broker, 2)
     leases = lease_queue(broker, SHORT_LEASE)
@@ -71,7 +73,9 @@ async def test_the_document_at_which_a_worker_died_alone_is_buried(broker: Broke
     assert (await balanced(broker.redis)).dead == 1
 
 
-async def test_a_poison_job_waits_until_nothing_else_runs(broker: Broker) -> None:
+async def test_a_poison_job_is_claimed_only_by_a_worker_that_runs_nothing_else(
+    broker: Broker,
+) -> None:
     await broker.queue.offer([batch("poison")])
     await claim_and_die(broker, 2)
     await broker.queue.offer([batch(str(i), submission="others") for i in range(9)])
@@ -89,7 +93,7 @@ async def test_a_poison_job_waits_until_nothing_else_runs(broker: Broker) -> Non
     assert (await broker.queue.depth()).poison == 0
 
 
-async def test_a_job_that_is_put_back_again_and_again_is_no_poison_job(broker: Broker) -> None:
+async def test_a_job_that_is_nacked_often_is_not_a_poison_job(broker: Broker) -> None:
     await broker.queue.offer([batch("a")])
     for _ in range(3):
         [claim] = await take(lease_queue(broker))
@@ -98,7 +102,7 @@ async def test_a_job_that_is_put_back_again_and_again_is_no_poison_job(broker: B
     assert (claim.crashes, claim.failures, claim.is_poison) == (0, 0, False)
 
 
-async def test_a_busy_worker_lets_its_jobs_end_for_a_poison_job(broker: Broker) -> None:
+async def test_a_busy_worker_finishes_its_jobs_before_it_runs_a_poison_job(broker: Broker) -> None:
     together: set[int] = set()
     running = 0
 
