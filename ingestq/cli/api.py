@@ -2,7 +2,6 @@
 
 import logging
 
-from ingestq.app.api import listening, open_api
 from ingestq.app.composition import open_broker
 from ingestq.app.services import run_parts
 from ingestq.app.settings import Settings
@@ -21,6 +20,8 @@ def api() -> None:
 
 
 async def _api(settings: Settings) -> ExitCode:
+    from ingestq.app.api import listening, open_api
+
     async with (
         listening(settings) as listener,
         open_broker(settings) as broker,

@@ -36,7 +36,9 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-def run_command(command: Callable[[Settings], Coroutine[None, None, ExitCode]]) -> None:
+def run_command(
+    command: Callable[[Settings], Coroutine[None, None, ExitCode]], *, extra: str | None = None
+) -> None:
     """Run ``command`` with the settings and exit with its code.
 
     Prints an `IngestqError` as one line to stderr. Any other error is a defect and keeps its
@@ -47,7 +49,7 @@ def run_command(command: Callable[[Settings], Coroutine[None, None, ExitCode]]) 
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
     except ModuleNotFoundError as error:
-        advice = how_to_install(error)
+        advice = how_to_install(error, extra)
         if advice is None:
             raise
         print(f"ingestq: {advice}", file=sys.stderr)  # noqa: T201

@@ -44,13 +44,16 @@ EXTRAS: Final = {
 """The packages that each extra brings, by the names that are imported."""
 
 
-def how_to_install(error: ModuleNotFoundError) -> str | None:
-    """Return what to install for the module that ``error`` misses; None if no extra brings it."""
+def how_to_install(error: ModuleNotFoundError, needed: str | None = None) -> str | None:
+    """Return what to install for the module that ``error`` misses; None if no extra brings it.
+
+    A command that needs several extras names the one that brings them all as ``needed``.
+    """
     package = (error.name or "").partition(".")[0]
     for extra, packages in EXTRAS.items():
         if package in packages:
             return (
                 f"this needs the package {package!r}, which is not installed; "
-                f"run: pip install 'ingestq[{extra}]'"
+                f"run: pip install 'ingestq[{needed or extra}]'"
             )
     return None

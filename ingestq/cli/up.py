@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from ingestq.app.api import listening, open_api
 from ingestq.app.composition import open_broker, open_qdrant
 from ingestq.app.schedule_actions import open_schedule
 from ingestq.app.schedule_entries import scheduled_entries
@@ -39,10 +38,13 @@ def up(
     INGESTQ_DRAIN_SECONDS; a second one stops at once. If one part fails, all are stopped.
     """
     configure_logging(logging.INFO)
-    run_command(partial(_up, WatchRequest(tuple(folders or ()), source, allow_mass_delete)))
+    run_command(
+        partial(_up, WatchRequest(tuple(folders or ()), source, allow_mass_delete)), extra="all"
+    )
 
 
 async def _up(wanted: WatchRequest, settings: Settings) -> ExitCode:
+    from ingestq.app.api import listening, open_api
     from ingestq.app.worker import open_worker
 
     folders = await asyncio.to_thread(watched_folders, wanted, settings, required=False)

@@ -40,7 +40,7 @@ ODD_IDS = [
     "50%25",
     "ü/☃",
     "tenant:like",
-    "&dead letter=x",
+    "&letter=x",
     NASTY,
     "x" * 5000,
 ]

@@ -522,7 +522,9 @@ def test_a_job_goes_back_without_a_try_and_for_so_long() -> None:
         collection="documents",
     )
 
-    batch = IngestBatch("s", (Document(doc_id="d", version=1, source="d", text="t"),))
+    batch = IngestBatch(
+        "s", (Document(collection="documents", doc_id="d", version=1, source="d", text="t"),)
+    )
 
     decision = decide(claim, batch, outcome_of(EmbedderUnavailable("away", 7)), now_ms=1)
 

