@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from ingestq.core.results import Stage
 
@@ -145,7 +145,7 @@ class DeadLetterResponse(Answer):
     collection: str
     reason: str
     tries: int
-    buried: str
+    buried: str = Field(validation_alias=AliasChoices("failed_at", "buried"))
     submission: str
 
 
