@@ -28,7 +28,7 @@ from pydantic_settings import (
 from ingestq.broker.blobs import open_blob_store
 from ingestq.broker.connection import BrokerConfig
 from ingestq.core.documents import COLLECTION_NAME, DEFAULT_COLLECTION, Lane
-from ingestq.core.errors import UsageError
+from ingestq.core.errors import UsageError, public_url
 from producers.schedule.entry import Action
 from worker.embedding.config import DEFAULT_MODEL, Backend, HttpConfig, Precision, cores
 from worker.store.schema import SPARSE_NAME, Quantization, Schema, Storage
@@ -36,6 +36,8 @@ from worker.store.schema import SPARSE_NAME, Quantization, Schema, Storage
 PREFIX: Final = "INGESTQ_"
 FILE: Final = Path("ingestq.toml")
 MEBIBYTE: Final = 1024 * 1024
+SECRET_SUFFIXES: Final = ("_key", "_token")
+"""Settings whose names end like this are never printed."""
 
 
 OWN_SUFFIXES: Final = ("__previous", "__ledger")
@@ -265,4 +267,11 @@ def _explain(problem: dict[str, Any]) -> str:
         return f"{FILE}: there is no setting {inner!r}"
     variable = PREFIX + name.upper()
     place = variable if variable in os.environ else f"{inner} in {FILE}"
-    return f"{place} is {problem['input']!r}: {problem['msg']}"
+    return f"{place} is {_shown(name, problem['input'])}: {problem['msg']}"
+
+
+def _shown(name: str, value: object) -> str:
+    """Return the value of a setting for a message, without secrets."""
+    if name.endswith(SECRET_SUFFIXES):
+        return "'***'" if value else repr(value)
+    return repr(public_url(value) if isinstance(value, str) else value)

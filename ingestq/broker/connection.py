@@ -1,7 +1,6 @@
 """One way to connect to Redis, with the timeouts and retries a queue needs."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from redis.exceptions import (
 )
 
 from ingestq.core import events
-from ingestq.core.errors import BrokerUnavailable, UsageError
+from ingestq.core.errors import BrokerUnavailable, UsageError, public_url
 
 T = TypeVar("T")
 
@@ -53,7 +52,7 @@ class BrokerConfig:
     @property
     def public_url(self) -> str:
         """The URL without its password, for messages."""
-        return re.sub(r"(://[^/@]*:)[^/@]*@", r"\1***@", self.url)
+        return public_url(self.url)
 
 
 def connect(config: BrokerConfig) -> Redis:

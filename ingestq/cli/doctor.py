@@ -12,12 +12,11 @@ from typing import Final, Literal
 from ingestq.app.composition import open_broker, open_model, open_qdrant
 from ingestq.app.settings import MEBIBYTE, Settings, unknown_variables
 from ingestq.broker.blobs import open_blob_store
-from ingestq.broker.blobs.store import public
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
 from ingestq.cli.output import configure_logging, err, line, print_json
 from ingestq.core.blobs import new_name
-from ingestq.core.errors import IngestqError, ServiceUnavailable
+from ingestq.core.errors import IngestqError, ServiceUnavailable, public_url
 
 LITTLE_DISK_MIB: Final = 1024
 NOBODYS_SPACE: Final = "0" * 32
@@ -45,7 +44,7 @@ def doctor(json: Json = False) -> None:
     Exits with the code of the worst problem found.
     """
     configure_logging(logging.WARNING)
-    run_command(partial(_doctor, json))
+    run_command(partial(_doctor, json), as_json=json)
 
 
 async def _doctor(as_json: bool, settings: Settings) -> ExitCode:
@@ -119,7 +118,7 @@ async def _blobs(settings: Settings) -> list[Diagnosis]:
     await blobs.put(probe, _content())
     await blobs.size(probe)
     await blobs.remove([probe])
-    return [Diagnosis("blobs", "ok", f"{public(settings.blobs)} is readable and writable")]
+    return [Diagnosis("blobs", "ok", f"{public_url(settings.blobs)} is readable and writable")]
 
 
 async def _content() -> AsyncIterator[bytes]:
@@ -132,7 +131,7 @@ async def _model_and_qdrant(settings: Settings) -> list[Diagnosis]:
     from worker.store.schema import fingerprint
 
     async with open_qdrant(settings) as qdrant:
-        place = settings.qdrant_url or "the local Qdrant"
+        place = public_url(settings.qdrant_url) if settings.qdrant_url else "the local Qdrant"
         findings = [Diagnosis("qdrant", "ok", f"{place} answers")]
         async with open_model(settings, processes=1) as model:
             await model.embed_query("Does it work?")

@@ -25,6 +25,7 @@ IngestqError
 └── ContractError         bytes from the queue that are not a job of a known version
 """
 
+import re
 from enum import Enum
 
 
@@ -158,6 +159,21 @@ def in_one_line(error: BaseException) -> str:
 def encodable(text: str) -> str:
     """``text`` without lone surrogates, which no encoding has; file names may hold them."""
     return text.encode(errors="backslashreplace").decode()
+
+
+def public_url(url: str) -> str:
+    """Return ``url`` for messages, without passwords, tokens and the values of its query.
+
+    Everything before the last "@" counts as credentials, even if it is not a valid user and
+    password: an unescaped password may contain any character.
+    """
+    scheme, separator, rest = url.partition("://")
+    credentials, at, place = rest.rpartition("@")
+    if at:
+        user, colon, _ = credentials.partition(":")
+        place = f"{user}:***@{place}" if colon else f"***@{place}"
+    place = re.sub(r"([?&][^=&#]*)=[^&#]*", r"\1=***", place)
+    return f"{scheme}{separator}{place}"
 
 
 def foreseen(error: Exception) -> IngestqError | None:

@@ -28,6 +28,7 @@ from ingestq.core.errors import (
     StoreTooSlow,
     StoreUnavailable,
     UsageError,
+    public_url,
 )
 from worker.bisection import bisect_on_failure
 from worker.http_answers import FailedAnswer, retry_after, retry_delay
@@ -61,7 +62,7 @@ class QdrantConfig:
     @property
     def place(self) -> str:
         """Where it is, for messages."""
-        return self.url or f"the local Qdrant in {self.path}"
+        return public_url(self.url) if self.url else f"the local Qdrant in {self.path}"
 
 
 class Qdrant(Protocol):
@@ -187,7 +188,7 @@ class _RemoteQdrant:
             )
         except ValueError as error:
             raise UsageError(
-                f"INGESTQ_QDRANT_URL {config.url!r} is not a URL ({error}); write http://HOST:6333"
+                f"INGESTQ_QDRANT_URL {config.place!r} is not a URL ({error}); write http://HOST:6333"
             ) from error
         return cls(config, client)
 

@@ -8,8 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ingestq.broker.blobs.store import UNFINISHED, missing, public
-from ingestq.core.errors import BlobStoreUnavailable, DocumentRejected, UsageError, in_one_line
+from ingestq.broker.blobs.store import UNFINISHED, missing
+from ingestq.core.errors import (
+    BlobStoreUnavailable,
+    DocumentRejected,
+    UsageError,
+    in_one_line,
+    public_url,
+)
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -72,7 +78,7 @@ class RemoteBlobStore:
         try:
             store, path = url_to_fs(self._url)
         except (ImportError, ValueError) as error:  # a package is missing, or nobody knows it
-            raise UsageError(f"INGESTQ_BLOB_URL {public(self._url)!r}: {error}") from error
+            raise UsageError(f"INGESTQ_BLOB_URL {public_url(self._url)!r}: {error}") from error
         return store, path.rstrip("/")
 
     def _path(self, name: str) -> str:
@@ -120,5 +126,5 @@ class RemoteBlobStore:
             raise
         except Exception as error:  # every store has errors of its own
             raise BlobStoreUnavailable(
-                f"the blob store {public(self._url)} cannot be used: {in_one_line(error)}"
+                f"the blob store {public_url(self._url)} cannot be used: {in_one_line(error)}"
             ) from error

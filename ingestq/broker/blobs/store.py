@@ -1,6 +1,5 @@
 """What a blob store can do, and how blobs are deleted with the jobs that named them."""
 
-import re
 from collections.abc import AsyncIterable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -48,11 +47,6 @@ class BlobStore(Protocol):
     async def names(self, space: str) -> list[str]:
         """What there is in a space: names of objects, of unfinished ones with their ending."""
         ...
-
-
-def public(url: str) -> str:
-    """``url`` without a password, for messages."""
-    return re.sub(r"(://[^/@]*:)[^/@]*@", r"\1***@", url)
 
 
 def missing(name: str) -> DocumentRejected:

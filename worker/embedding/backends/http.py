@@ -18,6 +18,7 @@ from ingestq.core.errors import (
     ModelUnavailable,
     UsageError,
     encodable,
+    public_url,
 )
 from worker.bisection import bisect_on_failure
 from worker.embedding.backends.http_answers import (
@@ -41,8 +42,8 @@ def embeddings_url(url: str) -> httpx.URL:
     is_whole = parsed.scheme in ("http", "https") and parsed.host
     if not is_whole or parsed.query or parsed.fragment or url.rstrip("/").endswith("/embeddings"):
         raise UsageError(
-            f"INGESTQ_EMBEDDINGS_URL {url!r} is not the URL of an endpoint; write the part before "
-            "/embeddings, such as http://HOST:8080/v1"
+            f"INGESTQ_EMBEDDINGS_URL {public_url(url)!r} is not the URL of an endpoint; write the "
+            "part before /embeddings, such as http://HOST:8080/v1"
         )
     return parsed
 
@@ -83,7 +84,7 @@ class HttpBackend:
         self.batch_tokens = MAX_REQUEST_TOKENS
         self._config = config
         self._url = embeddings_url(config.url)
-        self.place = str(self._url.copy_with(username=None, password=None))
+        self.place = public_url(str(self._url))
         self._dimension: int | None = None
         self._client = httpx.AsyncClient(
             headers=headers(config.api_key),
