@@ -18,8 +18,9 @@ from ingestq.app.settings import Settings
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Checksum, Json, Paths, Source
-from ingestq.cli.output import configure_logging, line, print_json, print_summary
+from ingestq.cli.output import configure_logging, line, print_json
 from ingestq.cli.progress import progress_display
+from ingestq.cli.summary import print_summary
 from ingestq.core.documents import Document
 from ingestq.core.results import FailedDocument
 from ingestq.core.service import run_together, run_until_first
@@ -59,7 +60,7 @@ def add(
     """
     configure_logging(logging.WARNING)
     sending = ReadOptions(inline, checksum)
-    run_command(partial(_add, paths, source, sending, allow_mass_delete, wait, json))
+    run_command(partial(_add, paths, source, sending, allow_mass_delete, wait, json), as_json=json)
 
 
 async def _add(

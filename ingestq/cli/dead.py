@@ -55,7 +55,10 @@ def list_dead_letters(
 ) -> None:
     """List dead letters, newest first."""
     configure_logging(logging.WARNING)
-    run_command(partial(_list, DeadLetterFilter(frozenset(), tenant, reason, collection), json))
+    run_command(
+        partial(_list, DeadLetterFilter(frozenset(), tenant, reason, collection), json),
+        as_json=json,
+    )
 
 
 @dead.command()
@@ -65,7 +68,7 @@ def show(
     """Show everything known about a document that failed."""
     configure_logging(logging.WARNING)
     wanted = DeadLetterFilter(frozenset([doc_id]), tenant, collection=collection)
-    run_command(partial(_show, wanted, json))
+    run_command(partial(_show, wanted, json), as_json=json)
 
 
 @dead.command()
@@ -83,7 +86,7 @@ def requeue(
     """
     configure_logging(logging.WARNING)
     wanted = DeadLetterFilter(frozenset(doc_ids or ()), tenant, reason, collection)
-    run_command(partial(_requeue, wanted, everything, json))
+    run_command(partial(_requeue, wanted, everything, json), as_json=json)
 
 
 @dead.command()
@@ -102,7 +105,7 @@ def purge(
     """
     configure_logging(logging.WARNING)
     wanted = DeadLetterFilter(frozenset(doc_ids or ()), tenant, reason, collection)
-    run_command(partial(_purge, wanted, everything, json))
+    run_command(partial(_purge, wanted, everything, json), as_json=json)
 
 
 async def _list(wanted: DeadLetterFilter, as_json: bool, settings: Settings) -> ExitCode:

@@ -12,8 +12,9 @@ from ingestq.app.services import stop_signals
 from ingestq.app.settings import Settings
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Checksum, Json, Paths, Source
-from ingestq.cli.output import configure_logging, print_summary
+from ingestq.cli.output import configure_logging
 from ingestq.cli.progress import progress_display
+from ingestq.cli.summary import print_summary
 from ingestq.core.service import Service, run_together, run_until_first
 from producers.files import walk as files
 from producers.files.walk import ReadOptions, ScanRecord
@@ -36,7 +37,7 @@ def run(
     """
     configure_logging(logging.WARNING)
     sending = ReadOptions(checksum=checksum)
-    run_command(partial(_run, paths, source, sending, allow_mass_delete, json))
+    run_command(partial(_run, paths, source, sending, allow_mass_delete, json), as_json=json)
 
 
 async def _run(

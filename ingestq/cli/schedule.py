@@ -45,14 +45,14 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a [[schedule]
 def list_entries(json: Json = False) -> None:
     """List scheduled entries with their next and last runs."""
     configure_logging(logging.WARNING)
-    run_command(partial(_list, json))
+    run_command(partial(_list, json), as_json=json)
 
 
 @schedule.command()
 def run(name: Name, allow_mass_delete: AllowMassDelete = False, json: Json = False) -> None:
     """Run a scheduled entry now and wait until it ends."""
     configure_logging(logging.WARNING)
-    run_command(partial(_run, name, allow_mass_delete, json))
+    run_command(partial(_run, name, allow_mass_delete, json), as_json=json)
 
 
 async def _list(as_json: bool, settings: Settings) -> ExitCode:

@@ -75,7 +75,7 @@ def search(
         question = SearchQuery(query, limit, _mode(dense, sparse), where, chosen.collection)
         return await _search(question, json, chosen)
 
-    run_command(ask)
+    run_command(ask, as_json=json)
 
 
 def _mode(dense: bool, sparse: bool) -> Mode:

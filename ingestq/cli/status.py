@@ -30,9 +30,9 @@ def status(submission: Submission = None, json: Json = False) -> None:
     """
     configure_logging(logging.WARNING)
     if submission is None:
-        run_command(partial(_status, json))
+        run_command(partial(_status, json), as_json=json)
     else:
-        run_command(partial(_submission, submission, json))
+        run_command(partial(_submission, submission, json), as_json=json)
 
 
 async def _status(as_json: bool, settings: Settings) -> ExitCode:

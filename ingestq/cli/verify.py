@@ -58,7 +58,7 @@ def verify(
         wanted = VerifyRequest(paths or (), source, repair, allow_mass_delete)
         return await _verify(wanted, json, settings.of_collection(collection))
 
-    run_command(check)
+    run_command(check, as_json=json)
 
 
 async def _verify(wanted: "VerifyRequest", as_json: bool, settings: Settings) -> ExitCode:

@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +11,21 @@ import pytest
 
 from tests.command import Ingestq
 from tests.qdrant_standin import Standin, qdrant_standin
+
+INTERRUPTED_IMPORT = """
+import signal
+import sys
+
+from ingestq.cli import main
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+main()
+"""
 
 
 @pytest.fixture
@@ -57,6 +74,18 @@ def test_an_interrupted_wait_leaves_the_documents_queued(ingestq: Ingestq) -> No
     _, err = waiting.communicate(timeout=60)
     assert waiting.returncode == 130, err
     assert ingestq("status", "--json").json["queue"]["ready"] == 1
+
+
+@pytest.mark.parametrize("module", ["ingestq.cli.application", "pydantic", "rich"])
+def test_an_interrupt_while_modules_are_imported_prints_no_traceback(module: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT, module],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
 
 
 @pytest.mark.parametrize("command", [["run", "."], ["search", "tides"], ["verify"], ["reindex"]])

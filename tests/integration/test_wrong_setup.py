@@ -6,6 +6,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from tests.command import Ingestq
+from tests.qdrant_standin import qdrant_standin
 
 NOBODY = "127.0.0.1:1"
 
@@ -84,6 +85,69 @@ def test_the_data_directory_cannot_be_used(ingestq: Ingestq) -> None:
     (ingestq.folder / "file").touch()
     ingestq.settings["data_dir"] = "file"
     ingestq("status").failed_with(2, "INGESTQ_DATA_DIR")
+
+
+@pytest.mark.parametrize("command", [("status",), ("run", "."), ("dead", "list"), ("doctor",)])
+def test_json_says_that_a_setting_is_wrong(ingestq: Ingestq, command: tuple[str, ...]) -> None:
+    ingestq.settings["pool_size"] = "0"
+    ran = ingestq(*command, "--json")
+    ran.failed_with(2, "INGESTQ_POOL_SIZE is '0'")
+    assert ran.json.keys() == {"error"}
+    assert f"ingestq: {ran.json['error']}\n" == ran.err
+
+
+@pytest.mark.parametrize("command", [("status",), ("add", "note.txt"), ("verify",)])
+def test_json_says_that_a_service_is_unreachable(
+    ingestq: Ingestq, note: Path, command: tuple[str, ...]
+) -> None:
+    ingestq.settings["redis_url"] = f"redis://{NOBODY}/0"
+    ran = ingestq(*command, "--json")
+    ran.failed_with(3, "Redis does not answer")
+    assert ran.json.keys() == {"error"}
+    assert f"ingestq: {ran.json['error']}\n" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("search", "--limit", "0", "x", "--json"), "--limit"),
+        (("search", "--json"), "QUERY"),
+        (("search", "x", "--no-such-option", "--json"), "--no-such-option"),
+        (("no-such-command", "--json"), "no-such-command"),
+        (("search", "--dense", "--sparse", "x", "--json"), "--dense and --sparse"),
+    ],
+)
+def test_json_says_that_the_command_line_is_wrong(
+    ingestq: Ingestq, arguments: tuple[str, ...], said: str
+) -> None:
+    ran = ingestq(*arguments)
+    assert ran.code == 2
+    assert said in ran.json["error"]
+    assert said in ran.err
+
+
+@pytest.mark.parametrize("name", ["embeddings_api_key", "api_token"])
+def test_a_secret_of_the_wrong_type_is_not_printed(ingestq: Ingestq, name: str) -> None:
+    (ingestq.folder / "ingestq.toml").write_text(f"{name} = 5678123", encoding="utf-8")
+    ran = ingestq("status")
+    ran.failed_with(2, f"{name} in ingestq.toml is '***'")
+    assert "5678123" not in ran.err
+
+
+def test_the_password_in_a_wrong_url_is_not_printed(ingestq: Ingestq) -> None:
+    ingestq.settings["blob_url"] = "nowhere://key:hunter2@bucket"
+    ran = ingestq("status")
+    ran.failed_with(2, "INGESTQ_BLOB_URL is 'nowhere://key:***@bucket'")
+    assert "hunter2" not in ran.err
+
+
+async def test_the_doctor_prints_no_secrets_of_urls(ingestq: Ingestq) -> None:
+    async with qdrant_standin() as standin:
+        ingestq.settings["qdrant_url"] = standin.url.replace("://", "://user:hunter2@")
+        ran = await ingestq.ended("doctor")
+    assert ran.code == 0, ran.out
+    assert "://user:***@127.0.0.1" in ran.out
+    assert "hunter2" not in ran.out + ran.err
 
 
 def test_a_misspelt_variable_is_found_by_the_doctor(ingestq: Ingestq) -> None:
