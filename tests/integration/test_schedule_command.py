@@ -128,7 +128,7 @@ def test_each_action_is_done(ingestq: Ingestq) -> None:
     assert (verify.code, verify.json["outcome"]) == (0, "done"), verify.err
     assert verify.json["detail"].startswith("3 documents, 0 missing")
     same = ingestq("schedule", "run", "rebuild", "--json").json
-    assert same["detail"] == "documents was made with these settings already"
+    assert same["detail"] == "documents was already built with these settings"
     ingestq.settings["hybrid"] = "false"
     mismatch = ingestq("schedule", "run", "weekly", "--json")
     assert (mismatch.code, mismatch.json["outcome"]) == (1, "failed")
