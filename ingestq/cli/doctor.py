@@ -19,10 +19,10 @@ from ingestq.core.blobs import new_name
 from ingestq.core.errors import IngestqError, ServiceUnavailable, public_url
 
 LITTLE_DISK_MIB: Final = 1024
-NOBODYS_SPACE: Final = "0" * 32
-"""A space in the blob store that no queue has."""
+PROBE_SPACE: Final = "0" * 32
+"""A space in the blob store that no queue uses."""
 SMALL_COLLECTION_CHUNKS: Final = 20_000
-"""The local Qdrant searches by brute force; beyond this it is slow."""
+"""The local Qdrant searches by brute force; above this size it is slow."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ async def _redis(settings: Settings) -> list[Diagnosis]:
 
 async def _blobs(settings: Settings) -> list[Diagnosis]:
     blobs = open_blob_store(settings.blobs)
-    probe = new_name(NOBODYS_SPACE, now_us=0)
+    probe = new_name(PROBE_SPACE, now_us=0)
     await blobs.put(probe, _content())
     await blobs.size(probe)
     await blobs.remove([probe])

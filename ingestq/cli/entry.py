@@ -26,9 +26,9 @@ from ingestq.core.errors import (
 class ExitCode(IntEnum):
     """Exit codes of all commands.
 
-    A one-shot command exits with 130 when Ctrl-C interrupts it, as a shell expects (128 + SIGINT);
-    so do `run`, `add` and `schedule run` on SIGTERM. Commands that run until they are stopped exit
-    with 0 then.
+    A one-shot command that Ctrl-C interrupts exits with 130 (128 + SIGINT), as shells expect; so do
+    `run`, `add` and `schedule run` on SIGTERM. Commands that run until they are stopped then exit
+    with 0.
     """
 
     OK = 0

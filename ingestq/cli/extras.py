@@ -1,4 +1,4 @@
-"""Which extra brings a package that is missing. Imports nothing that an extra brings."""
+"""Finds the extra that brings a missing package. Imports nothing that an extra brings."""
 
 from typing import Final
 
@@ -41,11 +41,11 @@ EXTRAS: Final = {
     },
     "blobs": {"fsspec"},
 }
-"""The packages that each extra brings, by the names that are imported."""
+"""Import names of the packages that each extra brings."""
 
 
 def how_to_install(error: ModuleNotFoundError) -> str | None:
-    """Return what to install for the module that ``error`` misses; None if no extra brings it."""
+    """Return advice on what to install for the missing module; None if no extra brings it."""
     package = (error.name or "").partition(".")[0]
     for extra, packages in EXTRAS.items():
         if package in packages:

@@ -9,7 +9,7 @@ import structlog
 from rich.console import Console
 
 out = Console(soft_wrap=True, highlight=False)
-"""For results that a person reads. File names are printed as they are, not read as markup."""
+"""For results that a person reads."""
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -42,7 +42,7 @@ def configure_logging(level: int) -> None:
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    # Retries of single requests are reported by whoever gives up.
+    # Whoever gives up reports it; single retries would only be noise.
     logging.getLogger("stamina").setLevel(logging.ERROR)
 
 
