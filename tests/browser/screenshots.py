@@ -73,7 +73,7 @@ HITS = [
 ]
 
 
-async def search(question: SearchQuery) -> Sequence[SearchHit]:
+async def search(query: SearchQuery) -> Sequence[SearchHit]:
     return HITS
 
 
@@ -210,7 +210,7 @@ async def main(folder: Path) -> None:
         url = await kept.enter_async_context(listening(create_app(serves, ApiConfig(10_000))))
         await fill(broker)
         assert serves.board is not None
-        await serves.board.look()
+        await serves.board.view()
         await asyncio.sleep(PACE_SECONDS)
         await work(lease_queue(broker), 3)
         await take_pictures(url, folder, chromium)

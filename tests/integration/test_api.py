@@ -296,7 +296,7 @@ async def test_what_all_uploads_hold_in_memory_is_bounded(api: AsyncClient) -> N
         for upload in uploads:
             await upload.halted.wait()
         answer = await api.post("/documents", content=start + b'"}', headers=JSON)
-        refused(answer, 429, "uploaded")
+        refused(answer, 429, "too many uploads")
         assert int(answer.headers["Retry-After"]) >= 1
         assert (await api.post("/documents", json=NOTE)).status_code == 202
         for upload in uploads:

@@ -25,11 +25,11 @@ LINES = {"Content-Type": "application/x-ndjson"}
 class Asked:
     """What was looked for, and where."""
 
-    questions: list[SearchQuery] = field(default_factory=list)
+    queries: list[SearchQuery] = field(default_factory=list)
     documents: list[tuple[str, str, str]] = field(default_factory=list)
 
-    async def search(self, question: SearchQuery) -> list[object]:
-        self.questions.append(question)
+    async def search(self, query: SearchQuery) -> list[object]:
+        self.queries.append(query)
         return []
 
     async def index(self, tenant: str, doc_id: str, collection: str) -> None:
@@ -70,7 +70,7 @@ async def test_a_line_of_a_batch_goes_where_it_says(api: AsyncClient, broker: Br
     assert (answer.json()["accepted"], answer.json()["rejected"]) == (3, 1)
     [line] = answer.json()["rejected_lines"]
     assert line["line"] == 4
-    assert "'nonesuch' is none of this server's collections" in line["reason"]
+    assert "'nonesuch' is not one of this server's collections" in line["reason"]
     assert await collections_queued(broker) == ["documents", "handbook"]
 
 
@@ -86,7 +86,7 @@ async def test_one_looks_where_one_says(api: AsyncClient, asked: Asked) -> None:
     for more in ({}, HANDBOOK):
         assert (await api.get("/search", params={"q": "x"} | more)).status_code == 200
         await api.get("/documents/note", params={"tenant": "t"} | more)
-    assert [question.collection for question in asked.questions] == ["documents", "handbook"]
+    assert [query.collection for query in asked.queries] == ["documents", "handbook"]
     assert asked.documents == [("t", "note", "documents"), ("t", "note", "handbook")]
 
 

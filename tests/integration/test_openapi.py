@@ -41,7 +41,7 @@ async def index(tenant: str, doc_id: str, collection: str) -> Entry:
     return Entry()
 
 
-async def search(question: SearchQuery) -> list[SearchHit]:
+async def search(query: SearchQuery) -> list[SearchHit]:
     return [HIT]
 
 

@@ -11,7 +11,7 @@ import pytest
 from httpx import ASGITransport, AsyncClient, Response
 
 from ingestq.api.app import ApiConfig, create_app
-from ingestq.api.bodies.forms import MOST_FILES
+from ingestq.api.bodies.forms import MAX_FILES
 from ingestq.app.composition import Broker
 from ingestq.broker.blobs import open_blob_store
 from ingestq.broker.connection import BrokerConfig
@@ -106,10 +106,10 @@ async def test_an_uploaded_file_is_indexed(harness: Harness) -> None:
 @pytest.mark.parametrize(
     ("files", "data", "said"),
     [
-        ([], {"doc_id": "a"}, "no part called 'file'"),
+        ([], {"doc_id": "a"}, "has no part 'file'"),
         (TWO, {"doc_id": "a"}, "single file"),
         (TWO, {"path": "/etc/passwd"}, "'path'"),
-        (TWO, {"tenant": ["a", "b"]}, "twice"),
+        (TWO, {"tenant": ["a", "b"]}, "repeated"),
         (TWO, {"version": "0"}, "version"),
         (TWO, {"version": str(MAX_VERSION + 1)}, "version"),
         (TWO, {"version": "soon"}, "version"),
@@ -118,7 +118,7 @@ async def test_an_uploaded_file_is_indexed(harness: Harness) -> None:
         (TWO, {"metadata": " " * METADATA_BYTES + "{}"}, "metadata"),
         ([*TWO, TWO[0]], {}, "same name"),
         ([("file", ("", b"a"))], {}, "no name"),
-        ([("file", (f"{n}", b"a")) for n in range(MOST_FILES + 1)], {}, "more than 16 files"),
+        ([("file", (f"{n}", b"a")) for n in range(MAX_FILES + 1)], {}, "more than 16 files"),
     ],
 )
 async def test_a_wrong_form_is_refused_and_nothing_of_it_kept(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestq.api.bodies.multipart import Event, FormSplitter, PartBegins, PartEnds
+from ingestq.api.bodies.multipart import Event, FormSplitter, PartEnd, PartStart
 
 BOUNDARY = b"x-boundary-x"
 CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY.decode()}"
@@ -51,12 +51,12 @@ def joined(events: Sequence[Event]) -> list[tuple[str | None, bytes]]:
     parts: list[tuple[str | None, bytes]] = []
     for event in events:
         match event:
-            case PartBegins(name, file_name, media_type):
+            case PartStart(name, file_name, media_type):
                 assert (name, media_type) == ("file", "text/plain")
                 parts.append((file_name, b""))
             case bytes() as data:
                 parts[-1] = (parts[-1][0], parts[-1][1] + data)
-            case PartEnds():
+            case PartEnd():
                 pass
     return parts
 

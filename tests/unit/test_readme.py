@@ -188,7 +188,7 @@ def test_every_key_of_a_table_is_documented(heading: str, table: type[BaseModel]
 # HTTP
 
 
-async def search(question: SearchQuery) -> list[object]:
+async def search(query: SearchQuery) -> list[object]:
     raise NotImplementedError
 
 
