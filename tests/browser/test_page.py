@@ -20,7 +20,7 @@ from worker.pipeline.points import SearchHit
 NASTY = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 TOKEN = "an open sésame"
 LEAST_CONTRAST = 4.5
-"""Of text with what is behind it: WCAG 2.2, level AA."""
+"""Contrast of text with its background: WCAG 2.2, level AA."""
 CONTRASTS = Path(__file__).with_name("contrasts.js").read_text(encoding="utf-8")
 
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Site:
-    """The dashboard of a folder that is watched."""
+    """The dashboard, and a watched folder."""
 
     served: Serving
     folder: Path

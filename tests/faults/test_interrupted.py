@@ -1,4 +1,4 @@
-"""Ctrl-C: what runs may end, what is queued stays queued, and the next run goes on."""
+"""Ctrl-C: running jobs may finish, queued ones stay queued, and the next run continues."""
 
 import asyncio
 import signal
@@ -44,7 +44,7 @@ async def standin() -> AsyncIterator[Standin]:
 
 
 @pytest.mark.slow
-async def test_an_interrupted_run_says_what_is_left_and_the_next_goes_on(
+async def test_an_interrupted_run_says_what_is_left_and_the_next_run_continues(
     ingestq: Ingestq, documents: Path
 ) -> None:
     ingestq.settings |= {"drain_seconds": "0.1", "pool_size": "1"}  # however many cores there are

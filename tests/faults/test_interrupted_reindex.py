@@ -1,4 +1,4 @@
-"""``ingestq reindex`` is killed, and does the rest when it is called again."""
+"""``ingestq reindex`` is killed, and continues when it is called again."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,7 +23,9 @@ async def standin() -> AsyncIterator[Standin]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_a_killed_reindex_goes_on_where_it_was(ingestq: Ingestq, standin: Standin) -> None:
+async def test_a_killed_reindex_continues_where_it_stopped(
+    ingestq: Ingestq, standin: Standin
+) -> None:
     ingestq.settings["qdrant_url"] = standin.url
     before = (await ingestq.ended("run", EXAMPLES, "--json")).json["chunks"]["embedded"]
     documents = len(list(EXAMPLES.iterdir()))

@@ -1,4 +1,4 @@
-"""``GET /search``: how a question is read, and that the installed command answers it."""
+"""``GET /search``: parameters, errors, and the installed command."""
 
 import signal
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ KEEPER = SearchHit(0.5, "keeper", "notes", 2, "The keeper owns two parrots.", {"
 
 @dataclass
 class Answering:
-    """Answers every question with the keeper, or raises."""
+    """A search that returns the keeper for every query, or raises."""
 
     asked: list[SearchQuery] = field(default_factory=list)
     error: Exception | None = None
@@ -47,7 +47,7 @@ async def api(broker: Broker, search: Answering) -> AsyncIterator[AsyncClient]:
         yield client
 
 
-async def test_a_question_is_answered(api: AsyncClient, search: Answering) -> None:
+async def test_a_search_returns_hits(api: AsyncClient, search: Answering) -> None:
     answer = await api.get("/search", params={"q": "who has birds?"})
     assert answer.status_code == 200
     keeper: dict[str, Any] = {
@@ -62,7 +62,7 @@ async def test_a_question_is_answered(api: AsyncClient, search: Answering) -> No
     assert search.asked == [SearchQuery("who has birds?", 5, Mode.HYBRID, SearchFilter())]
 
 
-async def test_a_question_has_conditions(api: AsyncClient, search: Answering) -> None:
+async def test_a_search_has_conditions(api: AsyncClient, search: Answering) -> None:
     query = "/search?q=x&limit=9&mode=sparse&filter=year=2024&filter=a.b=c=d&source=s&tenant="
     assert (await api.get(query)).status_code == 200
     where = SearchFilter(
@@ -84,21 +84,21 @@ async def test_a_question_has_conditions(api: AsyncClient, search: Answering) ->
         ("q=x&filter=a=b&filter==c", "query.filter: '=c' is not KEY=VALUE"),
     ],
 )
-async def test_nonsense_is_refused(
+async def test_invalid_parameters_are_refused(
     api: AsyncClient, search: Answering, query: str, said: str
 ) -> None:
     refused(await api.get(f"/search?{query}"), 422, said)
     assert search.asked == []
 
 
-async def test_what_cannot_be_answered_says_why(api: AsyncClient, search: Answering) -> None:
+async def test_a_failed_search_says_why(api: AsyncClient, search: Answering) -> None:
     search.error = InvalidQuery("no sparse vectors")
     refused(await api.get("/search?q=x"), 422, "no sparse vectors")
     search.error = StoreUnavailable("Qdrant does not answer")
     refused(await api.get("/search?q=x"), 503, "Qdrant does not answer")
 
 
-def test_the_installed_command_answers(ingestq: Ingestq) -> None:
+def test_the_installed_command_answers_searches(ingestq: Ingestq) -> None:
     with serving(ingestq) as served:
         asked = {"q": "who has birds?", "limit": "1"}
         assert httpx.get(f"{served.url}/search", params=asked, timeout=60).json() == {"hits": []}

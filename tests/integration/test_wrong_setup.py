@@ -1,4 +1,4 @@
-"""A service that is away or a setting that is wrong: one line that says what to do."""
+"""An unreachable service or a wrong setting: one line that says what to do."""
 
 from pathlib import Path
 
@@ -19,7 +19,9 @@ def note(ingestq: Ingestq) -> Path:
 
 
 @pytest.mark.parametrize("command", [("add", "note.txt"), ("status",), ("worker",)])
-def test_redis_is_unreachable(ingestq: Ingestq, note: Path, command: tuple[str, ...]) -> None:
+def test_an_unreachable_redis_is_named(
+    ingestq: Ingestq, note: Path, command: tuple[str, ...]
+) -> None:
     ingestq.settings["redis_url"] = f"redis://:secret@{NOBODY}/0"
     ran = ingestq(*command)
     ran.failed_with(3, "Redis does not answer", NOBODY, "INGESTQ_REDIS_URL")
@@ -27,12 +29,12 @@ def test_redis_is_unreachable(ingestq: Ingestq, note: Path, command: tuple[str, 
 
 
 @pytest.mark.parametrize("command", [("search", "x"), ("status",)])
-def test_qdrant_is_unreachable(ingestq: Ingestq, command: tuple[str, ...]) -> None:
+def test_an_unreachable_qdrant_is_named(ingestq: Ingestq, command: tuple[str, ...]) -> None:
     ingestq.settings["qdrant_url"] = f"http://{NOBODY}"
     ingestq(*command).failed_with(3, "Qdrant does not answer", NOBODY, "INGESTQ_QDRANT_URL")
 
 
-def test_qdrant_is_unreachable_for_a_run(ingestq: Ingestq, note: Path) -> None:
+def test_an_unreachable_qdrant_stops_a_run(ingestq: Ingestq, note: Path) -> None:
     ingestq.settings["qdrant_url"] = f"http://{NOBODY}"
     ingestq("run", note).failed_with(3, "Qdrant does not answer")
 
@@ -41,14 +43,14 @@ def test_qdrant_is_unreachable_for_a_run(ingestq: Ingestq, note: Path) -> None:
     "model",
     ["./no-such-model", pytest.param("nobody/no-such-model-anywhere", marks=pytest.mark.slow)],
 )
-def test_there_is_no_such_model(ingestq: Ingestq, note: Path, model: str) -> None:
+def test_a_missing_model_is_named(ingestq: Ingestq, note: Path, model: str) -> None:
     ingestq.settings["model"] = model
     ran = ingestq("run", note)
     ran.failed_with(2, f"'{model}' cannot be loaded", "INGESTQ_MODEL")
     assert ran.err.count("\n") == 2, "the model is being loaded, and why it was not"
 
 
-def test_a_collection_of_that_name_has_another_dimension(ingestq: Ingestq, note: Path) -> None:
+def test_a_collection_with_another_dimension_is_refused(ingestq: Ingestq, note: Path) -> None:
     client = QdrantClient(path=str(ingestq.folder / ".ingestq" / "qdrant"))
     config = models.VectorParams(size=768, distance=models.Distance.COSINE)
     client.create_collection("documents", vectors_config=config)
@@ -68,12 +70,12 @@ def test_a_collection_of_that_name_has_another_dimension(ingestq: Ingestq, note:
         ("api_port", "70000"),
     ],
 )
-def test_a_setting_is_wrong(ingestq: Ingestq, name: str, value: str) -> None:
+def test_a_wrong_setting_is_named(ingestq: Ingestq, name: str, value: str) -> None:
     ingestq.settings[name] = value
     ingestq("status").failed_with(2, f"INGESTQ_{name.upper()}", value)
 
 
-def test_the_settings_file_is_wrong(ingestq: Ingestq) -> None:
+def test_a_wrong_settings_file_is_named(ingestq: Ingestq) -> None:
     file = ingestq.folder / "ingestq.toml"
     file.write_text("pool_sise = 2")
     ingestq("status").failed_with(2, "ingestq.toml", "pool_sise")
@@ -81,14 +83,16 @@ def test_the_settings_file_is_wrong(ingestq: Ingestq) -> None:
     ingestq("status").failed_with(2, "ingestq.toml")
 
 
-def test_the_data_directory_cannot_be_used(ingestq: Ingestq) -> None:
+def test_an_unusable_data_directory_is_named(ingestq: Ingestq) -> None:
     (ingestq.folder / "file").touch()
     ingestq.settings["data_dir"] = "file"
     ingestq("status").failed_with(2, "INGESTQ_DATA_DIR")
 
 
 @pytest.mark.parametrize("command", [("status",), ("run", "."), ("dead", "list"), ("doctor",)])
-def test_json_says_that_a_setting_is_wrong(ingestq: Ingestq, command: tuple[str, ...]) -> None:
+def test_with_json_a_wrong_setting_is_a_json_error(
+    ingestq: Ingestq, command: tuple[str, ...]
+) -> None:
     ingestq.settings["pool_size"] = "0"
     ran = ingestq(*command, "--json")
     ran.failed_with(2, "INGESTQ_POOL_SIZE is '0'")
@@ -97,7 +101,7 @@ def test_json_says_that_a_setting_is_wrong(ingestq: Ingestq, command: tuple[str,
 
 
 @pytest.mark.parametrize("command", [("status",), ("add", "note.txt"), ("verify",)])
-def test_json_says_that_a_service_is_unreachable(
+def test_with_json_an_unreachable_service_is_a_json_error(
     ingestq: Ingestq, note: Path, command: tuple[str, ...]
 ) -> None:
     ingestq.settings["redis_url"] = f"redis://{NOBODY}/0"
@@ -117,7 +121,7 @@ def test_json_says_that_a_service_is_unreachable(
         (("search", "--dense", "--sparse", "x", "--json"), "--dense and --sparse"),
     ],
 )
-def test_json_says_that_the_command_line_is_wrong(
+def test_with_json_a_wrong_command_line_is_a_json_error(
     ingestq: Ingestq, arguments: tuple[str, ...], said: str
 ) -> None:
     ran = ingestq(*arguments)
@@ -157,7 +161,7 @@ def test_a_misspelt_variable_is_found_by_the_doctor(ingestq: Ingestq) -> None:
     assert "INGESTQ_COLECTION is not an ingestq setting" in ran.out
 
 
-def test_the_doctor_says_what_to_mend(ingestq: Ingestq) -> None:
+def test_the_doctor_says_what_to_fix(ingestq: Ingestq) -> None:
     ingestq.settings |= {"redis_url": f"redis://{NOBODY}", "blob_url": "blobs"}
     (ingestq.folder / "blobs").touch()
     ran = ingestq("doctor", "--json")

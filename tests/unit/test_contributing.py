@@ -1,4 +1,4 @@
-"""What contributors are told to run exists, and CI runs it as they do."""
+"""The make targets in the docs exist, and CI runs the same checks as contributors."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def load(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def test_every_make_target_that_is_named_exists() -> None:
+def test_every_mentioned_make_target_exists() -> None:
     named = {target for path in NAMES_TARGETS for target in MAKE.findall(path.read_text("utf-8"))}
     assert {"check", "demo", "test", "test-slow"} <= named
     environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}

@@ -137,7 +137,7 @@ def test_every_command_exists_with_its_options(page: Path) -> None:
 
 
 @by_page
-def test_every_option_that_is_mentioned_exists(page: Path) -> None:
+def test_every_mentioned_option_exists(page: Path) -> None:
     known = set().union(*map(options, [ROOT_COMMAND, *LEAVES.values()])) | OPTIONS_OF_OTHERS
     spans = re.findall(r"`(--[a-z-]+)[^`]*`", FENCE.sub("", read(page)))
     assert set(spans) - known == set()
@@ -288,12 +288,12 @@ def assert_same_keys(documented: Mapping[str, Any], real: Mapping[str, Any]) -> 
 # The pages themselves
 
 
-def test_the_readme_stays_short() -> None:
+def test_the_readme_is_at_most_150_lines() -> None:
     assert len(read(README).splitlines()) <= README_LINES
 
 
 @by_page
-def test_examples_can_be_read(page: Path) -> None:
+def test_examples_are_valid(page: Path) -> None:
     text = read(page)
     for block in blocks(text, "python"):
         compile(block, page.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -310,7 +310,7 @@ def anchors(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     for link in LINK.findall(FENCE.sub("", read(page))):
         path, _, anchor = link.partition("#")
         if ":" in path:

@@ -67,7 +67,7 @@ class FormSplitter:
     def end(self) -> None:
         """Call this at the end of the body. Raises ValueError if the form is incomplete."""
         if not self._ended:
-            raise ValueError("the form is incomplete: it ends before its last boundary")
+            raise ValueError("not a form: it ends before its last boundary")
 
     def _begin_part(self) -> None:
         self._headers.clear()
