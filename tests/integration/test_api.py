@@ -392,7 +392,7 @@ async def test_errors_are_in_the_openapi_document(api: AsyncClient) -> None:
 
 
 class Serving:
-    """The command, with its API on a free port, from its first log line at ``url`` to its last."""
+    """A running command that serves the API at ``url``."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         assert process.stderr is not None
@@ -424,8 +424,7 @@ class Serving:
 
 @contextmanager
 def serving(ingestq: Ingestq, *command: str | Path, **settings: str) -> Iterator[Serving]:
-    """``ingestq api``, or a ``command`` that serves the API, too; gone at the end, whatever
-    happens."""
+    """Run ``ingestq api``, or another ``command`` that serves the API; kills it on leaving."""
     ingestq.settings |= {"api_port": "0"} | settings
     with ingestq.start(*(command or ("api",))) as process:
         try:
@@ -451,7 +450,7 @@ def test_the_command_serves_until_it_is_stopped(
         submission = answer.json()["submission"]
         answer = httpx.get(f"{served.url}/submissions/{submission}", headers=headers)
         assert answer.json()["accepted"] == 1
-        with served.connect() as gone:  # in the midst of its body
+        with served.connect() as gone:  # in the middle of its body
             gone.sendall(
                 b"POST /documents HTTP/1.1\r\nHost: api\r\nAuthorization: Bearer secret\r\n"
                 b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
@@ -482,7 +481,7 @@ def test_running_requests_can_finish_on_shutdown(ingestq: Ingestq, number: signa
         request.sendall(head.encode())
         assert request.recv(1000).startswith(b"HTTP/1.1 100")  # it waits for the body
         served.tell(number)
-        assert idle.recv(1) == b""  # it has begun to stop
+        assert idle.recv(1) == b""  # it is stopping
         request.sendall(body)
         assert request.recv(1000).startswith(b"HTTP/1.1 202")
         served.ends_well()

@@ -147,7 +147,7 @@ async def test_a_batch_that_stops_in_the_middle_is_cut_off(broker: Broker) -> No
     async with calling(broker, silence_seconds=0.05) as api:
         upload = Upload(lines(NOTE), b"", halt=True)
         refused(await api.post("/documents:batch", content=upload, headers=LINES), 408)
-        upload = Upload(*[b"x" * 1000] * 100)  # nothing of it is held any more
+        upload = Upload(*[b"x" * 1000] * 100)  # it is not held any more
         assert (await api.post("/documents:batch", content=upload, headers=LINES)).is_success
 
 
@@ -234,7 +234,7 @@ async def test_a_deletion_needs_an_id_and_a_valid_version(api: AsyncClient, brok
     assert await broker.queue.is_empty()
 
 
-# What is known of a document
+# State of a document
 
 
 @dataclass(frozen=True)

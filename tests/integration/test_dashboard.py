@@ -76,7 +76,7 @@ async def queue(broker: Broker, *doc_ids: str, tenant: str = "", submission: str
 
 
 async def end(broker: Broker, reason: str | None = None) -> None:
-    """Do as a worker that finishes one job, or gives it up."""
+    """Finish one job as a worker does; with ``reason``, dead-letter it."""
     leases = lease_queue(broker)
     [claim] = await take(leases)
     documents = len(batch_of(claim).documents)
@@ -195,7 +195,7 @@ async def test_the_page_shows_scheduled_entries(site: AsyncClient, broker: Broke
 
 
 def harmless(shown: Page) -> None:
-    """Nothing on the page came from what is shown on it, and nothing is loaded from elsewhere."""
+    """Assert that no value became an element, and that nothing is loaded from other hosts."""
     assert [script.attributes.get("src") for script in shown.all("script")] == [
         "/dashboard/live.js"
     ]
@@ -332,7 +332,9 @@ async def test_a_dead_letter_is_requeued(site: AsyncClient, broker: Broker, doc_
     await queue(broker, doc_id, tenant="t")
     await end(broker, reason="broken")
     shown = await page(site)
-    [_, field] = shown.all("input", name="dead_letter")  # that of all dead letters, and its own
+    [_, field] = shown.all(
+        "input", name="dead_letter"
+    )  # in the form for all dead letters, and in its own
     answer = await post(site, REQUEUE, ("dead_letter", field.attributes["value"]))
     assert answer.status_code == 303
     shown = await page(site, answer.headers["location"])
@@ -385,7 +387,7 @@ async def test_an_invalid_form_is_refused(site: AsyncClient, body: bytes) -> Non
         ({"Sec-Fetch-Site": "same-origin"}, True),
         ({"Sec-Fetch-Site": "cross-site"}, False),
         ({"Sec-Fetch-Site": "same-site"}, False),
-        # Where the two disagree: a proxy may have changed Host, and no page can set the first.
+        # If they disagree, Sec-Fetch-Site wins: a proxy may have changed Host.
         ({"Sec-Fetch-Site": "same-origin", "Origin": "https://name.of.the.proxy"}, True),
         ({"Sec-Fetch-Site": "cross-site", "Origin": URL}, False),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}, False),
@@ -490,7 +492,7 @@ async def test_an_invalid_session_is_refused(broker: Broker) -> None:
 
 
 async def read_events(lines: AsyncIterator[str], count: int) -> list[tuple[str, str]]:
-    """The next events: name and data."""
+    """Return the next ``count`` events: name and data."""
     events: list[tuple[str, str]] = []
     name, data = "", list[str]()
     async for line in lines:

@@ -97,6 +97,6 @@ async def test_every_response_is_documented(broker: Broker, tmp_path: Path) -> N
 async def test_every_response_in_a_sequence_of_requests_is_documented(
     broker: Broker, tmp_path: Path
 ) -> None:
-    # Always the same requests: what chance finds would stop a change that did not bring it.
+    # Always the same requests, so that chance finds no old defect in a new change.
     options = ("--phases=coverage,fuzzing,stateful", "--max-examples=60")
     await try_to_break(broker, tmp_path, *options, "--generation-deterministic")

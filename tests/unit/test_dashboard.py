@@ -160,7 +160,7 @@ def test_the_time_left_is_positive_and_finite(steps: list[tuple[float, int]]) ->
             assert now >= MARK_SECONDS
 
 
-# Words for numbers and times
+# Numbers and times
 
 
 @pytest.mark.parametrize(
