@@ -50,7 +50,7 @@ class ApiConfig:
 
 @dataclass(frozen=True)
 class Services:
-    """What the routes call.
+    """The services that the routes call.
 
     Without ``search`` or ``index`` there are no routes for them, without ``board`` no dashboard.
     """

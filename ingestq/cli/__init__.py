@@ -21,13 +21,19 @@ def main() -> None:
 
         code = run_app()
     except KeyboardInterrupt:
+        _print_json_error("interrupted")
         code = INTERRUPTED
     except ModuleNotFoundError as error:
         advice = how_to_install(error)
         if advice is None:
             raise
         print(f"ingestq: {advice}", file=sys.stderr)  # noqa: T201
-        if "--json" in sys.argv:
-            print(json.dumps({"error": advice}))  # noqa: T201
+        _print_json_error(advice)
         code = WRONG_USAGE
     sys.exit(code)
+
+
+def _print_json_error(message: str) -> None:
+    """Print the error as JSON if the command line asks for JSON."""
+    if "--json" in sys.argv:
+        print(json.dumps({"error": message}))  # noqa: T201

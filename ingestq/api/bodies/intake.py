@@ -55,7 +55,7 @@ class LineSplitter:
 
 
 HELD_BODIES: Final = 2
-"""How many bodies of the maximum size are held at once, or more smaller ones of the same size.
+"""How many bodies of the maximum size are held at once; of smaller ones, accordingly more.
 
 Until its document is on the queue, a body costs up to six times its size in memory: as bytes, as
 text, and as the job that is sent to Redis.

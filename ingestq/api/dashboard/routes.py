@@ -51,7 +51,7 @@ Count = Annotated[int | None, Query(ge=0)]
 
 
 class Dashboard:
-    """What the routes of the dashboard share."""
+    """The services of the dashboard, and what its routes do with them."""
 
     def __init__(
         self,
