@@ -75,7 +75,7 @@ def connect(config: BrokerConfig) -> Redis:
         )
     except ValueError as error:
         raise UsageError(
-            f"INGESTQ_REDIS_URL {config.public_url!r} is not a Redis URL ({error}); "
+            f"INGESTQ_REDIS_URL {config.public_url!r} is not a Redis URL; "
             "write redis://HOST:PORT/DATABASE, rediss://… or unix:///PATH"
         ) from error
     assert isinstance(client, Redis)

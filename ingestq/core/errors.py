@@ -168,7 +168,11 @@ def public_url(url: str) -> str:
     password: an unescaped password may contain any character.
     """
     scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "", url
     credentials, at, place = rest.rpartition("@")
+    if at and not separator and "/" in credentials:
+        return url  # the path of a folder
     if at:
         user, colon, _ = credentials.partition(":")
         place = f"{user}:***@{place}" if colon else f"***@{place}"

@@ -83,8 +83,8 @@ async def test_the_notebook_example(
     model: ModelPool,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    async def answer(question: SearchQuery) -> list[SearchHit]:
-        return await search(qdrant, collection, model, question)
+    async def answer(query: SearchQuery) -> list[SearchHit]:
+        return await search(qdrant, collection, model, query)
 
     notebook = json.loads((ROOT / "examples" / "notebook.ipynb").read_text())
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]

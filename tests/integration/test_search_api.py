@@ -22,32 +22,32 @@ KEEPER = SearchHit(0.5, "keeper", "notes", 2, "The keeper owns two parrots.", {"
 
 
 @dataclass
-class Answering:
+class FakeSearch:
     """A search that returns the keeper for every query, or raises."""
 
     asked: list[SearchQuery] = field(default_factory=list)
     error: Exception | None = None
 
-    async def __call__(self, question: SearchQuery) -> list[SearchHit]:
-        self.asked.append(question)
+    async def __call__(self, query: SearchQuery) -> list[SearchHit]:
+        self.asked.append(query)
         if self.error is not None:
             raise self.error
         return [KEEPER]
 
 
 @pytest.fixture
-def search() -> Answering:
-    return Answering()
+def search() -> FakeSearch:
+    return FakeSearch()
 
 
 @pytest.fixture
-async def api(broker: Broker, search: Answering) -> AsyncIterator[AsyncClient]:
+async def api(broker: Broker, search: FakeSearch) -> AsyncIterator[AsyncClient]:
     app = create_app(services(broker, search), ApiConfig(10_000))
     async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as client:
         yield client
 
 
-async def test_a_search_returns_hits(api: AsyncClient, search: Answering) -> None:
+async def test_a_search_returns_hits(api: AsyncClient, search: FakeSearch) -> None:
     answer = await api.get("/search", params={"q": "who has birds?"})
     assert answer.status_code == 200
     keeper: dict[str, Any] = {
@@ -62,7 +62,7 @@ async def test_a_search_returns_hits(api: AsyncClient, search: Answering) -> Non
     assert search.asked == [SearchQuery("who has birds?", 5, Mode.HYBRID, SearchFilter())]
 
 
-async def test_a_search_has_conditions(api: AsyncClient, search: Answering) -> None:
+async def test_a_search_has_conditions(api: AsyncClient, search: FakeSearch) -> None:
     query = "/search?q=x&limit=9&mode=sparse&filter=year=2024&filter=a.b=c=d&source=s&tenant="
     assert (await api.get(query)).status_code == 200
     where = SearchFilter(
@@ -85,13 +85,13 @@ async def test_a_search_has_conditions(api: AsyncClient, search: Answering) -> N
     ],
 )
 async def test_invalid_parameters_are_refused(
-    api: AsyncClient, search: Answering, query: str, said: str
+    api: AsyncClient, search: FakeSearch, query: str, said: str
 ) -> None:
     refused(await api.get(f"/search?{query}"), 422, said)
     assert search.asked == []
 
 
-async def test_a_failed_search_says_why(api: AsyncClient, search: Answering) -> None:
+async def test_a_failed_search_says_why(api: AsyncClient, search: FakeSearch) -> None:
     search.error = InvalidQuery("no sparse vectors")
     refused(await api.get("/search?q=x"), 422, "no sparse vectors")
     search.error = StoreUnavailable("Qdrant does not answer")

@@ -15,7 +15,9 @@ from ingestq.core.errors import public_url
         ("https://secret@qdrant.example", "https://***@qdrant.example"),
         ("redis://host/0?db=2&password=secret", "redis://host/0?db=***&password=***"),
         ("unix:///run/redis.sock?password=secret", "unix:///run/redis.sock?password=***"),
+        ("user:secret@host:6379", "user:***@host:6379"),
         ("/srv/blobs@2", "/srv/blobs@2"),
+        ("blobs", "blobs"),
     ],
 )
 def test_a_url_in_a_message_shows_no_secret(url: str, shown: str) -> None:

@@ -188,7 +188,7 @@ class _RemoteQdrant:
             )
         except ValueError as error:
             raise UsageError(
-                f"INGESTQ_QDRANT_URL {config.place!r} is not a URL ({error}); write http://HOST:6333"
+                f"INGESTQ_QDRANT_URL {config.place!r} is not a URL; write http://HOST:6333"
             ) from error
         return cls(config, client)
 
