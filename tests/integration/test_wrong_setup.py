@@ -139,9 +139,9 @@ def test_a_secret_of_the_wrong_type_is_not_printed(ingestq: Ingestq, name: str) 
 
 
 def test_the_password_in_a_wrong_url_is_not_printed(ingestq: Ingestq) -> None:
-    ingestq.settings["blob_url"] = "nowhere://key:hunter2@bucket"
+    ingestq.settings["blob_url"] = "memory://key:hunter2@bucket"
     ran = ingestq("status")
-    ran.failed_with(2, "INGESTQ_BLOB_URL is 'nowhere://key:***@bucket'")
+    ran.failed_with(2, "INGESTQ_BLOB_URL is 'memory://key:***@bucket'")
     assert "hunter2" not in ran.err
 
 
