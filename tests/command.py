@@ -19,7 +19,7 @@ SECONDS = 150
 
 
 @dataclass(frozen=True)
-class Ran:
+class CommandResult:
     """A command that has ended."""
 
     code: int
@@ -32,7 +32,7 @@ class Ran:
         return json.loads(self.out)
 
     def failed_with(self, code: int, *said: str) -> None:
-        """It ended with ``code`` and one line on stderr that holds what is ``said``."""
+        """Assert the exit ``code``, and one error line on stderr that contains all of ``said``."""
         assert self.code == code, (self.code, self.err)
         assert "Traceback" not in self.err
         [line] = [line for line in self.err.splitlines() if line.startswith("ingestq: ")]
@@ -47,7 +47,7 @@ class Ingestq:
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
 
-    def __call__(self, *arguments: str | Path, stdin: str | None = None) -> Ran:
+    def __call__(self, *arguments: str | Path, stdin: str | None = None) -> CommandResult:
         ended = subprocess.run(
             self.command(*arguments),
             cwd=self.folder,
@@ -58,14 +58,14 @@ class Ingestq:
             timeout=SECONDS,
             check=False,
         )
-        return Ran(ended.returncode, ended.stdout, ended.stderr)
+        return CommandResult(ended.returncode, ended.stdout, ended.stderr)
 
-    async def ended(self, *arguments: str | Path) -> Ran:
-        """The same, for tests that serve the command something meanwhile."""
+    async def ended(self, *arguments: str | Path) -> CommandResult:
+        """Run the command in a thread, for tests that serve it something meanwhile."""
         return await asyncio.to_thread(self, *arguments)
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        """Start the command and go on."""
+        """Start the command and return its process."""
         return subprocess.Popen(
             self.command(*arguments),
             cwd=self.folder,
@@ -76,7 +76,7 @@ class Ingestq:
         )
 
     async def is_in_the_middle(self) -> None:
-        """Return when a command that was started has finished a job, and not all of them."""
+        """Wait until a started command has finished a job, and has others to do."""
         async with embedded_redis(self.folder / ".ingestq") as url:
             config = BrokerConfig(url)
             async with connected(config) as redis:

@@ -1,4 +1,4 @@
-"""A page as a browser takes it apart."""
+"""Parses HTML pages."""
 
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 @dataclass
 class Element:
-    """A start tag, and the text until its end, that of the elements in it included."""
+    """An element, with all text inside it."""
 
     tag: str
     attributes: dict[str, str]
@@ -15,7 +15,7 @@ class Element:
 
 @dataclass
 class Page(HTMLParser):
-    """What is on a page, in its order."""
+    """The elements of a page, in document order."""
 
     html: str
     elements: list[Element] = field(default_factory=list)
@@ -27,7 +27,7 @@ class Page(HTMLParser):
         self.close()
 
     def all(self, tag: str, **wanted: str) -> list[Element]:
-        """The elements of this kind that have these attributes."""
+        """Return the elements with this tag and these attributes."""
         return [
             element
             for element in self.elements
@@ -36,11 +36,11 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        """All that can be read, with single spaces."""
+        """The text of the page, with single spaces."""
         return " ".join("".join(e.text for e in self.elements if e.tag == "html").split())
 
     def links(self) -> list[str]:
-        """Every address on the page."""
+        """Return every address on the page."""
         names = ("action", "data", "data-events", "href", "src", "srcset")
         return [e.attributes[name] for e in self.elements for name in names if name in e.attributes]
 

@@ -1,4 +1,4 @@
-"""What schemathesis has to know of the API, beyond its openapi.json; see `test_openapi`."""
+"""Tells schemathesis about the API what openapi.json cannot; see `test_openapi`."""
 
 import uuid
 from typing import Any
@@ -9,15 +9,15 @@ from schemathesis import Case, HookContext, SerializationContext
 
 @schemathesis.serializer("application/x-ndjson", "application/jsonl")
 def lines(context: SerializationContext, value: Any) -> bytes:
-    """A batch is sent as it was made up; it need not be made of lines."""
+    """Send a batch as it was generated: it does not have to consist of lines."""
     return value if isinstance(value, bytes) else str(value).encode(errors="replace")
 
 
 @schemathesis.hook
 def map_case(context: HookContext, case: Case[Any]) -> Case[Any]:
-    """Nobody sent the idempotency key before with something else, and 1.0 is no integer.
+    """Change what openapi.json cannot express.
 
-    Integers in metadata have 64 bits, as its description says: a schema cannot, at any depth.
+    Idempotency keys are unique, 1.0 is no integer, and integers in metadata have at most 64 bits.
     """
     if case.headers and len(case.headers.get("idempotency-key", "")) in range(1, 256):
         case.headers["idempotency-key"] = uuid.uuid4().hex
@@ -31,10 +31,10 @@ def map_case(context: HookContext, case: Case[Any]) -> Case[Any]:
 
 
 def _make_form(body: dict[str, Any], *, good: bool) -> None:
-    """Make a form of ``body`` that is good, or one that is not, as it arrives.
+    """Make ``body`` a valid form, or an invalid one that is also invalid once it is encoded.
 
-    Whatever is sent as a file is one, so what else is wrong with it does not come across. Several
-    files would have the same name, and a schema cannot say that a text is JSON.
+    Anything that is sent as a file is a valid file, so only a missing one is wrong. Several files
+    would have the same name, and a schema cannot express that a text is JSON.
     """
     if not good:
         body.pop("file", None)

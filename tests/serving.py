@@ -1,4 +1,4 @@
-"""The API inside a test."""
+"""Serves the API inside a test."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ def services(
 
 @asynccontextmanager
 async def listening(app: FastAPI) -> AsyncIterator[str]:
-    """``app`` on a port of its own; its URL. On leaving, every request has to come to its end."""
+    """Serve ``app`` on a free port; yields its URL. On leaving, waits for all requests."""
     with await listen("127.0.0.1", 0) as listener:
         server = Server(app, drain_seconds=600)
         serving = asyncio.create_task(server.serve([listener]))

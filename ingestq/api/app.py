@@ -1,4 +1,4 @@
-"""The application: routes, errors and limits put together."""
+"""Builds the application from routes, error handlers and limits."""
 
 import asyncio
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from ingestq.api.dashboard.access import DashboardGuard, Sessions
 from ingestq.api.dashboard.board import Board
 from ingestq.api.dashboard.paths import PATHS as DASHBOARD_PATHS
 from ingestq.api.dashboard.routes import FORM_BYTES, Dashboard, dashboard_routes, sign_in_routes
-from ingestq.api.errors import answer_errors, problems
+from ingestq.api.errors import handle_errors, problems
 from ingestq.api.parameters import Collections
 from ingestq.api.routes.dead_letters import dead_letter_routes
 from ingestq.api.routes.documents import Index, document_routes, index_routes
@@ -27,14 +27,13 @@ from ingestq.core.documents import DEFAULT_COLLECTION
 
 @dataclass(frozen=True)
 class ApiConfig:
-    """What the API accepts.
+    """Limits of the API.
 
-    With a ``token``, every request but those for the health of the server has to show it. A body
-    is at most ``max_document_bytes`` long; a client that sends nothing for ``silence_seconds``
-    in the midst of one is given up. A stream on which nothing happens says so every
-    ``heartbeat_seconds``, because proxies cut connections that are silent for a minute. A batch
-    waits up to ``full_seconds`` for room in a full queue. Requests may be about any of
-    ``collections``, and are about the first unless they say so.
+    With a ``token``, every request except health checks has to send it. A body is at most
+    ``max_document_bytes`` long; a client that sends nothing for ``silence_seconds`` in the middle
+    of one is cut off. An idle event stream sends a ping every ``heartbeat_seconds``, because
+    proxies cut connections that are silent for a minute. A batch waits up to ``full_seconds`` while
+    the queue is full. Requests may name any of ``collections``; the first one is the default.
     """
 
     max_document_bytes: int
@@ -46,12 +45,12 @@ class ApiConfig:
 
     def __post_init__(self) -> None:
         if self.token == "":
-            raise ValueError("token is empty: everybody could guess it")
+            raise ValueError("token is empty; set one that nobody can guess")
 
 
 @dataclass(frozen=True)
 class Services:
-    """What the routes are about.
+    """The services that the routes call.
 
     Without ``search`` or ``index`` there are no routes for them, without ``board`` no dashboard.
     """
@@ -66,15 +65,16 @@ class Services:
 def create_app(
     services: Services, config: ApiConfig, stopping: asyncio.Event | None = None
 ) -> FastAPI:
-    """Make the application. Streams of events end once ``stopping`` is set."""
+    """Return the application. Its event streams end once ``stopping`` is set."""
     app = FastAPI(
         title="ingestq",
-        summary="Puts documents on the queue, says what became of them, and searches them.",
-        docs_url=None,  # these pages load their scripts from elsewhere; openapi.json is served
+        summary="Queues documents, reports their progress, and searches them.",
+        docs_url=None,  # these pages load scripts from other hosts; openapi.json is served
         redoc_url=None,
     )
-    answer_errors(app)
-    stopping = stopping or asyncio.Event()
+    handle_errors(app)
+    if stopping is None:
+        stopping = asyncio.Event()
     app.include_router(health_routes(services.client))
     for router in _routers(services, config, stopping):
         if config.token is None:
@@ -90,7 +90,7 @@ def create_app(
 def _add_dashboard(
     app: FastAPI, services: Services, config: ApiConfig, stopping: asyncio.Event
 ) -> frozenset[str]:
-    """Add the dashboard, if there is one; the paths that it guards by itself."""
+    """Add the dashboard, if there is one; return the paths that it guards itself."""
     if services.board is None:
         return frozenset()
     sessions = None if config.token is None else Sessions(config.token)
@@ -127,4 +127,4 @@ def _routers(services: Services, config: ApiConfig, stopping: asyncio.Event) -> 
 
 
 DOCUMENTED_TOKEN = Security(HTTPBearer(auto_error=False))
-"""Only makes openapi.json say that a token is needed: `BearerAuth` is what checks it."""
+"""Makes openapi.json say that a token is needed; `BearerAuth` checks it."""

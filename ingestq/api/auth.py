@@ -1,4 +1,4 @@
-"""Who may send requests: the bearer token (RFC 6750), and pages of other sites."""
+"""Checks who may send requests: the bearer token (RFC 6750), and pages of other sites."""
 
 import hmac
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from ingestq.api.errors import problem_response
 
 
 class BearerAuth:
-    """Lets nothing through without the token, except requests for ``open_paths``.
+    """Middleware that refuses requests without the token, except those for ``open_paths``.
 
-    It stands before the routes, so a route added later is closed as well, and no byte of a body
-    is read for a stranger.
+    As it runs before the routes, a route that is added later is protected as well, and no byte of
+    a body is read before the token is checked.
     """
 
     def __init__(self, app: ASGIApp, token: str, open_paths: frozenset[str]) -> None:
@@ -32,7 +32,7 @@ class BearerAuth:
         else:
             refusal = problem_response(
                 401,
-                "send the header Authorization: Bearer TOKEN with the token of this server",
+                "send the header Authorization: Bearer TOKEN, with the value of INGESTQ_API_TOKEN",
                 {"WWW-Authenticate": "Bearer"},
             )
             await refusal(scope, receive, send)
@@ -49,14 +49,14 @@ class BearerAuth:
 
 LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 OWN_SITES: Final = frozenset({"same-origin", "none"})
-"""Of ``Sec-Fetch-Site``: a page of this server, or the user (an address that was typed)."""
+"""Values of ``Sec-Fetch-Site`` for a page of this server, and for an address that was typed."""
 
 
 def is_of_another_site(headers: Mapping[str, str]) -> bool:
     """Return whether a browser says that a page of another site makes the request.
 
-    ``Sec-Fetch-Site`` decides where it is sent: no page can set it. Otherwise the host of
-    ``Origin`` has to be ``Host``. Clients other than browsers send neither.
+    If ``Sec-Fetch-Site`` is sent, it decides: no page can set it. Otherwise the host of ``Origin``
+    must equal ``Host``. Clients other than browsers send neither.
     """
     site = headers.get("sec-fetch-site")
     if site is not None:

@@ -1,4 +1,4 @@
-"""From an error to an answer. Every error has the same body: `Problem`."""
+"""Turns errors into responses. Every error has the same body: `Problem`."""
 
 import math
 from collections.abc import Mapping
@@ -18,27 +18,27 @@ from ingestq.core.errors import QueueFull, ServiceUnavailable, UploadExpired, Us
 
 DESCRIPTIONS: Final = {
     401: "The bearer token is missing or wrong.",
-    403: "A page of another site had a browser send this form.",
-    404: "Nobody knows this.",
-    408: "The client stopped in the midst of its body, or took hours.",
-    409: "It changed at this moment.",
+    403: "A page of another site sent this form.",
+    404: "It does not exist.",
+    408: "The client stopped in the middle of the body, or the upload took hours.",
+    409: "It was changed at the same moment.",
     413: "The body, or a file of a form, is larger than the server accepts.",
-    415: "The body is not declared as JSON, or as what else is asked for.",
-    422: "The request is wrong; the answer names the field.",
-    429: "The queue is full, or too much is being uploaded: try again after Retry-After seconds.",
-    503: "Redis, the blob store, or Qdrant for a search, cannot be used at the moment. The request "
-    "may or may not have been queued; it is safe to send it again.",
+    415: "The Content-Type is not one that this route accepts.",
+    422: "The request is invalid; the detail names the field.",
+    429: "The queue is full, or too many uploads run: try again after Retry-After seconds.",
+    503: "Redis or the blob store is unavailable, or Qdrant for a search. The request may or may "
+    "not have been queued; it is safe to send it again.",
 }
 
 log = structlog.get_logger()
 
 
 Answers = dict[int | str, dict[str, Any]]
-"""What a route may answer, for openapi.json."""
+"""The responses of a route, for openapi.json."""
 
 
 def problems(*statuses: int) -> Answers:
-    """The error answers of a route, for openapi.json."""
+    """Return the error responses of a route, for openapi.json."""
     return {status: {"model": Problem, "description": DESCRIPTIONS[status]} for status in statuses}
 
 
@@ -48,8 +48,8 @@ def problem_response(
     return JSONResponse(Problem(detail=detail).model_dump(), status, headers)
 
 
-def answer_errors(app: FastAPI) -> None:
-    """Make ``app`` answer every error with a `Problem`; one that nobody foresaw is logged too."""
+def handle_errors(app: FastAPI) -> None:
+    """Make ``app`` answer every error with a `Problem`; unexpected errors are logged as well."""
     for kind in (
         HTTPException,
         RequestValidationError,
@@ -75,17 +75,17 @@ async def _answer(request: Request, error: Exception) -> JSONResponse:
             return problem_response(429, str(error), retry_after(error.retry_after))
         case UploadExpired():
             return problem_response(408, str(error))
-        case ServiceUnavailable() | UsageError():  # the latter: Redis refuses our credentials
+        case ServiceUnavailable() | UsageError():  # UsageError: Redis refuses our credentials
             log.warning(events.API_UNAVAILABLE, path=request.url.path, error=str(error))
             return problem_response(503, str(error))
         case ClientDisconnect():
-            return problem_response(400, "the client went away")  # which nobody reads
+            return problem_response(400, "the client disconnected")  # nobody will read it
         case _:
-            return problem_response(500, "the server failed; its log says why")
+            return problem_response(500, "internal error; see the log of the server")
 
 
 def _allowed(request: Request) -> list[str]:
-    """The methods of all routes with this path; the router itself looks no further than one."""
+    """Return the methods of all routes with this path; the router itself stops at the first."""
     app: FastAPI = request.app
     return [
         method
@@ -98,7 +98,7 @@ def _allowed(request: Request) -> list[str]:
 
 
 def retry_after(seconds: float) -> dict[str, str]:
-    """The header that says when to come back; HTTP knows whole seconds only."""
+    """Return the header Retry-After; HTTP allows whole seconds only."""
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 

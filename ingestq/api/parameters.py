@@ -8,18 +8,20 @@ from starlette.convertors import PathConvertor, register_url_convertor
 
 
 class Collections:
-    """The collections ``names``, of which the first is meant by who names none."""
+    """The collections of a server; the first of ``names`` is the default."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
 
     def named(self, name: str | None) -> str:
-        """The collection that is meant by ``name``. Raises ValueError if there is none."""
+        """Return ``name``, or the default if it is None. Raises ValueError if it is unknown."""
         if name is None:
             return self.names[0]
         if name not in self.names:
             known = ", ".join(self.names)
-            raise ValueError(f"collection: {name!r} is none of this server's collections: {known}")
+            raise ValueError(
+                f"collection: {name!r} is not one of this server's collections: {known}"
+            )
         return name
 
     @property
@@ -29,13 +31,13 @@ class Collections:
 
     @property
     def parameter(self) -> Callable[[str | None], str]:
-        """A dependency: the collection that the query of a request means; 422 if there is none."""
+        """A FastAPI dependency: the collection of a request, from its query; 422 if unknown."""
 
         def of_query(
             collection: Annotated[
                 str | None,
                 Query(
-                    description="One of this server's collections; by default the first of them.",
+                    description="A collection of this server; the first one by default.",
                     json_schema_extra=self.schema,
                 ),
             ] = None,
@@ -49,11 +51,11 @@ class Collections:
 
 
 DOC_ID: Final = "{doc_id:doc_id}"
-"""What stands for an id in the path of a route."""
+"""The placeholder for a document id in the path of a route."""
 
 
 class _AnyText(PathConvertor):
-    """Starlette's own ends at a line break, and the request at 404."""
+    """Matches any text. Starlette's own converter stops at a line break: 404."""
 
     regex = "(?s:.*)"
 

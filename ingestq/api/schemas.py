@@ -8,19 +8,19 @@ from ingestq.core.results import Stage
 
 
 class Answer(BaseModel):
-    """Filled from the broker's own types, which have the same fields."""
+    """Base of all responses, filled from the broker's types, which have the same fields."""
 
     model_config = ConfigDict(from_attributes=True)
 
 
 class Problem(Answer):
-    """Why a request was not answered as hoped."""
+    """Why a request failed."""
 
     detail: str
 
 
 class Accepted(Answer):
-    """How many documents are on the queue, and the id under which they are followed."""
+    """How many documents were queued, and the id of their submission."""
 
     submission: str
     accepted: int
@@ -28,21 +28,21 @@ class Accepted(Answer):
 
 
 class RejectedLine(Answer):
-    """A line that is no document, by its number from 1, and why."""
+    """An invalid line: its number, from 1, and the reason."""
 
     line: int
     reason: str
 
 
 class AcceptedLines(Accepted):
-    """And how many lines are no documents; the first of them are listed."""
+    """Also counts the invalid lines; the first of them are listed."""
 
     rejected: int
     rejected_lines: list[RejectedLine]
 
 
 class Documents(Answer):
-    """How many documents came to which end."""
+    """Documents by outcome."""
 
     indexed: int
     unchanged: int
@@ -52,7 +52,7 @@ class Documents(Answer):
 
 
 class Chunks(Answer):
-    """What was done to chunks: embedded anew, kept with their vector, removed."""
+    """Chunks that were embedded, kept with their vector, or deleted."""
 
     embedded: int
     reused: int
@@ -60,21 +60,21 @@ class Chunks(Answer):
 
 
 class RunningChunks(Chunks):
-    """And, of the jobs that run at the moment, how many of the ``known`` chunks are done."""
+    """Also how many of the ``known`` chunks of running jobs are done (``running``)."""
 
     running: int
     known: int
 
 
 class FailedDocumentState(Answer):
-    """A document that was given up, and why."""
+    """A document that failed, and why."""
 
     doc_id: str
     reason: str
 
 
 class Progress(Answer):
-    """How far a submission is: ``done`` of ``accepted`` documents came to their end."""
+    """The progress of a submission: ``done`` of ``accepted`` documents are processed."""
 
     submission: str
     accepted: int
@@ -86,16 +86,16 @@ class Progress(Answer):
 
 
 class Submission(Progress):
-    """And which of them were given up."""
+    """Also lists the documents that failed."""
 
     dead_letters: list[FailedDocumentState]
 
 
 class QueueState(Answer):
-    """The jobs on the queue at one moment, and their size in bytes.
+    """The jobs on the queue, and their size in bytes.
 
-    Each is ready, deferred or in flight, and in the interactive or the bulk lane. ``poison`` are
-    ready jobs over which workers died: they are run alone.
+    Each is ready, deferred or in flight, and in the interactive or the bulk lane. ``poison`` counts
+    ready jobs over which workers died: they run alone.
     """
 
     ready: int
@@ -109,9 +109,9 @@ class QueueState(Answer):
 
 
 class WorkerState(Answer):
-    """A worker's last sign of life; its rates are those of the minute before.
+    """A worker at its last heartbeat, with its rates over the minute before.
 
-    ``paused`` says why it claims no jobs, ``collections`` are those that it serves.
+    ``paused`` says why it claims no jobs; it serves ``collections``.
     """
 
     id: str
@@ -126,7 +126,7 @@ class WorkerState(Answer):
 
 
 class StatusResponse(Answer):
-    """How things stand. ``dead_letters`` counts the documents that were given up.
+    """Queue and workers. ``dead_letters`` counts the documents that failed.
 
     ``unserved`` counts the ready jobs of collections that no worker serves.
     """
@@ -138,7 +138,7 @@ class StatusResponse(Answer):
 
 
 class DeadLetterResponse(Answer):
-    """A document that was given up, after so many tries; ``buried`` says when (ISO 8601)."""
+    """A document that failed after so many tries; ``buried`` says when (ISO 8601)."""
 
     doc_id: str
     tenant: str
@@ -150,16 +150,16 @@ class DeadLetterResponse(Answer):
 
 
 class DeadLetterList(Answer):
-    """The newest dead letters of ``total``."""
+    """The newest of ``total`` dead letters."""
 
     total: int
     dead_letters: list[DeadLetterResponse]
 
 
 class DeadLetterDetail(DeadLetterResponse):
-    """And what was queued: the fields of the document, or of its removal.
+    """Also the payload: the fields of the queued document or deletion.
 
-    Null for a job of a version that is not known here. ``traceback`` is empty where the reason says
+    It is null for a job that this version cannot decode. ``traceback`` is empty if the reason says
     everything.
     """
 
@@ -168,20 +168,20 @@ class DeadLetterDetail(DeadLetterResponse):
 
 
 class Requeued(Answer):
-    """How many dead letters are on the queue again, and as which submission."""
+    """How many documents were queued again, and as which submission."""
 
     requeued: int
     submission: str
 
 
 class Purged(Answer):
-    """How many dead letters are gone."""
+    """How many dead letters were deleted."""
 
     purged: int
 
 
 class IndexedState(Answer):
-    """What the index holds of a document: so many chunks of a version.
+    """What is indexed of a document: its version and number of chunks.
 
     ``state`` is writing, clearing, indexed, deleting or deleted; ``written_ms`` is Unix time.
     """
@@ -193,7 +193,7 @@ class IndexedState(Answer):
 
 
 class DocumentState(Answer):
-    """What is known of a document; ``last_error`` says why a version of it was given up."""
+    """The state of a document; ``last_error`` is the reason of its dead letter, if it has one."""
 
     doc_id: str
     tenant: str
@@ -203,7 +203,7 @@ class DocumentState(Answer):
 
 
 class HitResponse(Answer):
-    """A chunk that was found; a higher ``score`` is better, within one answer."""
+    """A chunk that was found. Scores are comparable within one response; higher is better."""
 
     score: float
     doc_id: str
@@ -214,12 +214,12 @@ class HitResponse(Answer):
 
 
 class SearchResponse(Answer):
-    """What was found, best first."""
+    """The hits, best first."""
 
     hits: list[HitResponse]
 
 
 class Health(Answer):
-    """The server is well."""
+    """The server is healthy."""
 
     status: str = "ok"

@@ -1,4 +1,4 @@
-"""uvicorn as a part of a process that is not its own."""
+"""Runs uvicorn as one part of a process."""
 
 import asyncio
 import errno
@@ -14,10 +14,10 @@ from ingestq.core.errors import UsageError
 
 
 class Server(uvicorn.Server):
-    """Serves ``app`` in the running loop; whoever runs it decides when it stops.
+    """Serves ``app`` in the running event loop until `stop` is called.
 
-    Requests that run when it is stopped may end within ``drain_seconds``; then their connections
-    are cut.
+    Requests that are running then may finish within ``drain_seconds``; after that, their
+    connections are cut.
     """
 
     def __init__(self, app: ASGIApp, drain_seconds: float) -> None:
@@ -36,7 +36,7 @@ class Server(uvicorn.Server):
         )
 
     def stop(self) -> None:
-        """Take no new requests and let the running ones end; called again, do not wait for them."""
+        """Accept no new requests and let the running ones finish; cut them if called again."""
         if self.should_exit:
             self.force_exit = True
             for connection in self.server_state.connections:
@@ -45,46 +45,46 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
-        # uvicorn's own time limit cancels the requests, each with a traceback in the log.
-        patience = loop.call_later(self._drain_seconds, self.stop)
+        # uvicorn's own time limit would log a traceback for each request that it cancels.
+        deadline = loop.call_later(self._drain_seconds, self.stop)
         await super().shutdown(sockets)
-        patience.cancel()
+        deadline.cancel()
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Leave the signals alone: uvicorn raises them again when it is done, and so kills us."""
+        """Install no handlers: uvicorn's would raise the signals again and kill the process."""
         yield
 
 
 async def listen(host: str, port: int) -> socket.socket:
-    """Listen on ``host`` and ``port``; port 0 is any that is free.
+    """Return a socket that listens on ``host`` and ``port``; port 0 picks a free one.
 
     Raises UsageError if that is not possible.
     """
     loop = asyncio.get_running_loop()
     try:
         addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        # IPv4 first: a machine may well call ::1 localhost and not have it.
+        # IPv4 first: some machines resolve localhost to ::1 without having it.
         family, *_, address = min(addresses, key=lambda info: info[0])
         listener = socket.create_server(address[:2], family=family)
     except (socket.gaierror, UnicodeError) as error:
-        raise UsageError(f"INGESTQ_API_HOST {host!r} is not a host: {error}") from error
+        raise UsageError(f"INGESTQ_API_HOST {host!r} cannot be resolved: {error}") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise UsageError(
                 f"INGESTQ_API_PORT {port} is in use on {host} by another process; set another "
-                "port, or 0 for any that is free"
+                "port, or 0 for any free one"
             ) from error
         raise UsageError(
-            f"INGESTQ_API_HOST {host} and INGESTQ_API_PORT {port} cannot be listened on: "
+            f"cannot listen on INGESTQ_API_HOST {host}, INGESTQ_API_PORT {port}: "
             f"{os.strerror(error.errno or 0)}"
         ) from error
-    # asyncio does this for sockets that it made itself; without it each answer takes 40 ms longer.
+    # asyncio does this only for its own sockets; without it, each response takes 40 ms longer.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where ``listener`` is reached."""
+    """Return the URL of ``listener``."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

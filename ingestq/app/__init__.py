@@ -1,1 +1,1 @@
-"""What the commands start: settings, composition, and use cases."""
+"""Settings, composition and use cases: everything that commands start."""

@@ -1,4 +1,4 @@
-"""The HTTP API as a part of a process."""
+"""Opens the HTTP API as one part of a process."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,16 +26,16 @@ log = structlog.get_logger()
 
 @asynccontextmanager
 async def listening(settings: Settings) -> "AsyncIterator[socket]":
-    """Listen where the API is to be, before anything else is begun.
+    """Listen on the configured host and port, before anything else is opened.
 
-    Raises UsageError if that is not possible, or anybody on the network could use it.
+    Raises UsageError if that is not possible, or if anybody on the network could use the API.
     """
     from ingestq.api.server import listen
 
     if settings.api_token is None and settings.api_host not in LOOPBACK_HOSTS:
         raise UsageError(
             f"INGESTQ_API_HOST is {settings.api_host!r} and INGESTQ_API_TOKEN is not set: anybody "
-            "who reaches this host could queue documents; set a token, or listen on 127.0.0.1"
+            "who can reach this host could queue documents; set a token, or listen on 127.0.0.1"
         )
     with await listen(settings.api_host, settings.api_port) as listener:
         yield listener
@@ -45,7 +45,7 @@ async def listening(settings: Settings) -> "AsyncIterator[socket]":
 async def open_api(
     settings: Settings, broker: Broker, listener: "socket", qdrant: "Qdrant | None" = None
 ) -> AsyncIterator[ProcessPart]:
-    """Open everything the API needs; what it asks is ``qdrant``, if that is open already."""
+    """Open everything the API needs. It uses ``qdrant`` if one is passed, else opens its own."""
     from ingestq.api.app import ApiConfig, Services, create_app
     from ingestq.api.dashboard.board import Board
     from ingestq.api.dashboard.plots import History

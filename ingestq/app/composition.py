@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from worker.embedding.pool import ModelPool
     from worker.store.client import Qdrant, QdrantConfig
 
-DOCUMENTS_PER_CHILD: Final = 16
-"""Documents in work at once for each child that embeds: enough small ones to fill its batches."""
+DOCUMENTS_PER_PROCESS: Final = 16
+"""Documents in work at once for each embedding process: enough small ones to fill its batches."""
 MIN_PARSE_PROCESSES: Final = 2
-"""One parser that is slow is not to hold up all others; beyond that, to prepare documents takes a
-fraction of the time that it takes to embed them."""
+"""So that one slow document does not hold up all others. More are rarely needed: preparing a
+document takes a fraction of the time that embedding it takes."""
 
 
 @dataclass(frozen=True)
 class Broker:
     """A connected broker, and the blob store that belongs to it.
 
-    Documents that name no collection are for ``collection``.
+    Documents that name no collection go to ``collection``.
     """
 
     redis: Redis
@@ -77,7 +77,7 @@ async def open_broker(settings: Settings) -> AsyncIterator[Broker]:
 
 
 def qdrant_config(settings: Settings) -> "QdrantConfig":
-    """Where Qdrant is."""
+    """Return where Qdrant is."""
     from worker.store.client import QdrantConfig
 
     return QdrantConfig(settings.qdrant_url, settings.qdrant_api_key, settings.data_dir / "qdrant")
@@ -87,7 +87,7 @@ def qdrant_config(settings: Settings) -> "QdrantConfig":
 async def open_qdrant(
     settings: Settings, shared: "Qdrant | None" = None
 ) -> "AsyncIterator[Qdrant]":
-    """Connect to Qdrant, or open the local one if no URL is set; or take one that is open."""
+    """Connect to Qdrant, or open the local one if no URL is set. Yields ``shared`` if passed."""
     from worker.store.client import connect_qdrant
 
     if shared is not None:
@@ -98,7 +98,7 @@ async def open_qdrant(
 
 
 def embedding_config(settings: Settings, processes: int) -> "EmbeddingConfig":
-    """What is to embed, in up to so many processes."""
+    """Return how to embed, in up to ``processes`` embedding processes."""
     from worker.embedding.config import EmbeddingConfig
 
     return EmbeddingConfig(
@@ -117,7 +117,7 @@ def embedding_config(settings: Settings, processes: int) -> "EmbeddingConfig":
 
 @asynccontextmanager
 async def open_model(settings: Settings, processes: int) -> "AsyncIterator[ModelPool]":
-    """Make the model ready, to be run in up to so many processes.
+    """Make the model ready to run in up to ``processes`` embedding processes.
 
     Raises ModelUnavailable if it cannot be loaded.
     """

@@ -1,4 +1,4 @@
-"""One-shot ingestion: queue what is found, and follow the submission to its end."""
+"""One-shot ingestion: queue documents and follow the submission until all are processed."""
 
 import asyncio
 import time
@@ -21,16 +21,15 @@ from ingestq.core.results import (
 )
 
 POLL_SECONDS: Final = 0.05
-"""How often progress is looked at: one request to Redis, and a run with nothing to do takes hardly
-longer than that."""
+"""Interval of the progress requests to Redis. A run with nothing to do ends after about one."""
 
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """How far an ingestion is.
+    """The progress of an ingestion.
 
-    ``listing`` as long as more documents may come, ``stopping`` once it was interrupted. ``unread``
-    counts the documents that never reached the queue.
+    ``listing`` is true while more documents may be found, ``stopping`` once it was interrupted.
+    ``unread`` counts the documents that never reached the queue.
     """
 
     submission: SubmissionStatus
@@ -44,7 +43,7 @@ class _Snapshot:
         return self.submission.complete and not self.listing
 
     def activity(self) -> Activity:
-        """Return what a person is shown."""
+        """Return what the display shows."""
         chunks = self.submission.chunks.embedded + self.submission.chunks_running
         rate = chunks / self.seconds if self.seconds else 0.0
         return Activity(
@@ -66,7 +65,7 @@ class _Snapshot:
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of a submission; `as_json` is the form other programs rely on."""
+    """The result of a submission; `as_json` is the documented JSON."""
 
     documents: DocumentCounts
     chunks: ChunkCounts
@@ -92,10 +91,10 @@ class Summary:
 
 
 class Ingestion:
-    """One submission: `produce` queues its documents while `follow` shows what becomes of them.
+    """One submission: `produce` queues its documents while `follow` shows the progress.
 
-    Documents that could not be read never reach the queue; they are counted as rejected.
-    ``collections`` are those that are worked on here, by default the client's own.
+    Documents that cannot be read never reach the queue; they are counted as rejected.
+    ``collections`` are those that a worker of this process serves, by default the client's own.
     """
 
     def __init__(
@@ -118,7 +117,7 @@ class Ingestion:
         sweeps: Callable[[], Sequence[Sweep]],
         lane: Lane = Lane.BULK,
     ) -> None:
-        """Put every document on the queue, and then the ``sweeps``; waits while it is full."""
+        """Queue every document, and then the ``sweeps``. Waits while the queue is full."""
         await self._client.submit_many(
             documents, submission=self.submission, on_failed=self._unread.append, lane=lane
         )
@@ -126,18 +125,18 @@ class Ingestion:
         self._listing = False
 
     def stop(self) -> None:
-        """Say that it was interrupted; `follow` goes on until `end`."""
+        """Show that it was interrupted; `follow` goes on until `end`."""
         self._stopping = True
 
     def end(self) -> None:
-        """Let `follow` return, though documents may be waiting."""
+        """Let `follow` return, even if documents still wait."""
         self._ended = True
 
     async def follow(self, *, until_queue_is_empty: bool) -> None:
-        """Show how far it is, until every document came to its end.
+        """Show progress until every document is processed.
 
-        With ``until_queue_is_empty``, also until nothing else waits or runs on the queue for its
-        collections: what is for others is not done here.
+        With ``until_queue_is_empty``, also until no other job waits or runs for its collections.
+        Jobs of other collections do not count: nobody here would do them.
         """
         while not self._ended:
             snapshot = await self._snapshot()
@@ -147,7 +146,7 @@ class Ingestion:
             await asyncio.sleep(POLL_SECONDS)
 
     async def summary(self, collection: str) -> Summary:
-        """What became of the documents until now."""
+        """Return the counts so far."""
         snapshot = await self._snapshot()
         counts = snapshot.submission.documents
         return Summary(
@@ -163,7 +162,7 @@ class Ingestion:
         return (await retry_for_a_minute(self._queue.count_jobs, self._collections)).jobs
 
     async def _snapshot(self) -> _Snapshot:
-        listing = self._listing  # before asking, else the last batch might be missed
+        listing = self._listing  # read first, or the last batch might be missed
         status = await retry_for_a_minute(self._queue.submission, self.submission)
         seconds = time.monotonic() - self._started
         return _Snapshot(status, listing, self._stopping, len(self._unread), seconds)

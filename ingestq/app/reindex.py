@@ -1,9 +1,9 @@
-"""A rebuild of the collection: which one is wanted, and what it takes to build it."""
+"""Rebuilds a collection: finds the live one, and builds the one that replaces it."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ingestq.app.composition import DOCUMENTS_PER_CHILD, Broker, open_model
+from ingestq.app.composition import DOCUMENTS_PER_PROCESS, Broker, open_model
 from ingestq.app.settings import Settings
 from ingestq.core.display import Display
 from ingestq.core.errors import CollectionMismatch, UsageError
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Build:
-    """How a build of the collection ``new`` ended.
+    """The result of building the collection ``new``.
 
-    Without an ``outcome`` it was live already. ``chunks`` counts what was done to chunks.
+    ``outcome`` is None if it was live already. ``chunks`` counts what was done to chunks.
     """
 
     new: "CollectionNames"
@@ -28,7 +28,7 @@ class Build:
 
 
 async def live_collection(qdrant: "Qdrant", settings: Settings) -> "CollectionNames":
-    """The collection to be replaced. Raises UsageError if there is none."""
+    """Return the collection to replace. Raises UsageError if there is none."""
     from worker.store.collection import find_collection
 
     live = await find_collection(qdrant, settings.collection)
@@ -38,7 +38,7 @@ async def live_collection(qdrant: "Qdrant", settings: Settings) -> "CollectionNa
 
 
 async def before_last(qdrant: "Qdrant", settings: Settings) -> "tuple[CollectionNames, Settings]":
-    """The collection before the live one, and the settings that it was made with.
+    """Return the collection before the live one, and the settings that it was built with.
 
     Raises UsageError if none is kept.
     """
@@ -46,17 +46,17 @@ async def before_last(qdrant: "Qdrant", settings: Settings) -> "tuple[Collection
     from worker.store.collection import stored_fingerprint
 
     previous = await find_previous(qdrant, settings.collection)
-    made_with = None if previous is None else await stored_fingerprint(qdrant, previous)
-    if previous is None or made_with is None:
+    built_with = None if previous is None else await stored_fingerprint(qdrant, previous)
+    if previous is None or built_with is None:
         raise UsageError(f"no earlier collection of {settings.collection!r} is kept")
-    await retire(qdrant, previous)  # anew: it must not be removed meanwhile
+    await retire(qdrant, previous)  # keep it for as long again: it must not be removed meanwhile
     return previous, settings.model_copy(
         update={
-            "model": made_with.model,
-            "precision": made_with.precision,
-            "chunk_tokens": made_with.max_tokens,
-            "vector_name": made_with.vector_name,
-            "hybrid": bool(made_with.sparse),
+            "model": built_with.model,
+            "precision": built_with.precision,
+            "chunk_tokens": built_with.max_tokens,
+            "vector_name": built_with.vector_name,
+            "hybrid": bool(built_with.sparse),
         }
     )
 
@@ -69,9 +69,10 @@ async def build(
     display: Display,
     before: "CollectionNames | None" = None,
 ) -> Build:
-    """Build the collection that is ``wanted``.
+    """Build the collection for the settings ``wanted``, and cut over to it.
 
-    Raises CollectionMismatch if it is not the one that was there ``before``.
+    Raises CollectionMismatch if ``before`` is given and those settings make another collection, or
+    if another version of ingestq built the live one.
     """
     from ingestq.broker.queue.gate import Gate
     from worker.maintenance.cut_over import remove_abandoned
@@ -86,24 +87,24 @@ async def build(
         new = CollectionNames.of(live.alias, mine.digest)
         gate = Gate(broker.redis, broker.config, live.chunks)
         if new == live:
-            await gate.open()  # should somebody have been interrupted
+            await gate.open()  # an interrupted reindex may have left it closed
             return Build(new)
         if before is not None and new != before:
             raise CollectionMismatch(
-                f"{before.chunks!r} was made by another version of ingestq: this one cannot bring "
-                "it up to date"
+                f"{before.chunks!r} was built by another version of ingestq, which this version "
+                "cannot bring up to date"
             )
-        made_with = await stored_fingerprint(qdrant, live)
-        if made_with is None:
-            raise CollectionMismatch(f"{live.chunks!r} was made by another version of ingestq")
+        built_with = await stored_fingerprint(qdrant, live)
+        if built_with is None:
+            raise CollectionMismatch(f"{live.chunks!r} was built by another version of ingestq")
         await make_collection(qdrant, new, mine, schema.storage)
         patient = PatientQdrant(qdrant)
         rebuild = Rebuild(
-            StoredCollection.of(patient, live, made_with),
+            StoredCollection.of(patient, live, built_with),
             StoredCollection.of(patient, new, mine),
             model,
-            reuse=made_with.has_vectors_of(mine),
-            at_once=DOCUMENTS_PER_CHILD * wanted.pool_size,
+            reuse=built_with.has_vectors_of(mine),
+            at_once=DOCUMENTS_PER_PROCESS * wanted.pool_size,
             display=display,
         )
         outcome = await reindex(rebuild, patient, broker.queue, gate, model)

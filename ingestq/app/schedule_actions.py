@@ -1,4 +1,4 @@
-"""What scheduled entries do: rescan a source, reindex, verify."""
+"""The actions of scheduled entries: rescan a source, reindex, verify."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rescan:
-    """Queues the source of an entry, and follows it to its end.
+    """Queues the documents of an entry's source, and waits until all are processed.
 
-    Documents that name no collection are for the entry's. ``allow_mass_delete`` lets a sweep remove
+    Documents that name no collection go to the entry's. ``allow_mass_delete`` lets a sweep delete
     most of a folder. Raises SourceFailed if the source cannot be read to its end; then nothing is
-    removed.
+    deleted.
     """
 
     client: IngestClient
@@ -46,22 +46,20 @@ class Rescan:
     allow_mass_delete: bool = False
 
     async def __call__(self, entry: ScheduledEntry, queued: Callable[[str], None]) -> ActionResult:
-        assert entry.source is not None, "every rescan has one"
+        assert entry.source is not None, "every rescan has a source"
         client = self.client.for_collection(entry.collection)
         ingestion = Ingestion(client, self.display)
         queued(ingestion.submission)
-        sightings = ScanRecord()
+        scan = ScanRecord()
         swept: set[str] = set()
 
         def sweeps() -> Sequence[Sweep]:
-            all_sweeps = sightings.sweeps(
-                allow_mass_delete=self.allow_mass_delete, tenant=source.tenant
-            )
+            all_sweeps = scan.sweeps(allow_mass_delete=self.allow_mass_delete, tenant=source.tenant)
             swept.update(sweep.doc_id for sweep in all_sweeps)
             return all_sweeps
 
         source = entry.source
-        async with aclosing(source.documents(client.now, sightings)) as documents:
+        async with aclosing(source.documents(client.now, scan)) as documents:
             await run_together(
                 ingestion.produce(documents, sweeps, entry.lane),
                 ingestion.follow(until_queue_is_empty=False),
@@ -83,9 +81,9 @@ def _result(submission: str, summary: Summary, swept: set[str]) -> ActionResult:
 
 
 def load_generators(entries: Sequence[ScheduledEntry]) -> None:
-    """Import what yields documents, so that a mistake is known at the start. Blocks.
+    """Import the generators of ``entries``, so that a mistake shows at the start. Blocks.
 
-    Raises UsageError that names the table.
+    Raises UsageError that names the table of the entry.
     """
     for entry in entries:
         if isinstance(entry.source, LineSource) and isinstance(entry.source.items, Generator):
@@ -103,9 +101,10 @@ async def open_schedule(
     broker: Broker,
     qdrant: "Qdrant | None" = None,
 ) -> AsyncIterator[ProcessPart]:
-    """What begins the runs of ``entries``; they write to ``qdrant``, if that is open already.
+    """Open the scheduler of ``entries``.
 
-    Raises UsageError if a generator cannot be imported.
+    Its actions use ``qdrant`` if one is passed, else open their own when needed. Raises UsageError
+    if a generator cannot be imported.
     """
     await asyncio.to_thread(load_generators, entries)
     async with AsyncExitStack() as opened:
@@ -124,7 +123,7 @@ def actions(
     *,
     allow_mass_delete: bool = False,
 ) -> Mapping[Action, ActionHandler]:
-    """What is done, by whom it is called."""
+    """Return what to run for each action of an entry."""
     return {
         Action.RESCAN: Rescan(broker.client, display, allow_mass_delete),
         Action.REINDEX: partial(_reindex, settings, broker, qdrant, display),
@@ -140,7 +139,7 @@ async def _reindex(
     entry: ScheduledEntry,
     queued: Callable[[str], None],
 ) -> ActionResult:
-    """What ``ingestq reindex`` does with the settings as they are."""
+    """Do what ``ingestq reindex`` does without options."""
     await asyncio.to_thread(import_module, "worker.maintenance.reindex")
     from worker.maintenance.reindex import CutoverRefusal
 
@@ -150,7 +149,7 @@ async def _reindex(
         built = await build(broker, opened, live, settings, display)
     outcome = built.outcome
     if outcome is None:
-        return ActionResult(detail=f"{live.alias} was made with these settings already")
+        return ActionResult(detail=f"{live.alias} was already built with these settings")
     if isinstance(outcome, CutoverRefusal):
         return ActionResult(RunOutcome.FAILED, "; ".join(outcome.reasons), chunks=built.chunks)
     return ActionResult(
@@ -168,16 +167,15 @@ async def _verify(
     entry: ScheduledEntry,
     queued: Callable[[str], None],
 ) -> ActionResult:
-    """What ``ingestq verify --repair`` does."""
+    """Do what ``ingestq verify --repair`` does."""
     await asyncio.to_thread(import_module, "ingestq.app.verify")
-    from ingestq.app.verify import VerifyRequest as Wanted
-    from ingestq.app.verify import verify
+    from ingestq.app.verify import VerifyRequest, verify
 
     settings = settings.of_collection(entry.collection)
     source = entry.source
-    assert source is None or isinstance(source, FileSource), "it has nothing else to compare with"
+    assert source is None or isinstance(source, FileSource), "verify compares with files only"
     paths, name = ([], None) if source is None else ([source.path], source.name)
-    wanted = Wanted(paths, name, repair=True, allow_mass_delete=allow_mass_delete)
+    wanted = VerifyRequest(paths, name, repair=True, allow_mass_delete=allow_mass_delete)
     async with qdrant.opened() as opened:
         report = await verify(broker, opened, settings, wanted, display)
     found = ", ".join(f"{report.found[kind]:,} {kind.value}" for kind in report.listed)

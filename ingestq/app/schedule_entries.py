@@ -20,13 +20,13 @@ FOR_RESCANS: Final[tuple[str, ...]] = (
     *("glob", "jsonl", "generator", "tenant", "include", "exclude", "metadata"),
     *("delete_missing", "lane"),
 )
-"""Keys that mean nothing to any other action."""
+"""Keys that only a rescan has a use for."""
 
 
 def scheduled_entries(settings: Settings) -> list[ScheduledEntry]:
-    """The entries of all tables ``[[schedule]]``.
+    """Return the entries of all ``[[schedule]]`` tables.
 
-    Raises UsageError that names the table, and what is wrong with it.
+    Raises UsageError that names the table and what is wrong with it.
     """
     counts = Counter(table.name for table in settings.schedule)
     for name, count in counts.items():
@@ -53,22 +53,26 @@ def _entry(table: ScheduleTable, default_collection: str) -> ScheduledEntry:
 
 
 def _source(table: ScheduleTable) -> Source | None:
-    """Raises ValueError that says what is wrong."""
+    """Return what the entry reads; None if it needs nothing. Raises ValueError if it is wrong."""
     named = [key for key in SOURCES if getattr(table, key) is not None]
     if table.action is not Action.RESCAN:
-        _check_needless(table)
+        _check_unused_keys(table)
         return None if table.path is None else FileSource(_absolute(table.path), table.source)
     if len(named) != 1:
         raise ValueError(
-            f"it has {' and '.join(named) or 'no source'}; name one of {', '.join(SOURCES)}"
+            f"it has {' and '.join(named) or 'no source'}; set exactly one of {', '.join(SOURCES)}"
         )
     [kind] = named
     if table.source is not None and not Path(table.source).name:
-        raise ValueError(f"source is {table.source!r}: write a name")
+        raise ValueError(f"source is {table.source!r}; use a name")
     if table.delete_missing and kind == "path":
-        raise ValueError("delete_missing: a folder is kept equal to what is in it without that")
+        raise ValueError(
+            "delete_missing is not for a path: a folder's deleted files always leave the index"
+        )
     if table.delete_missing and table.source is None:
-        raise ValueError("delete_missing needs a source: what is missing is looked for under it")
+        raise ValueError(
+            "delete_missing needs a source: it deletes what is missing under that name"
+        )
     if table.path is not None:
         return _files(table, table.path, table.include, complete=True)
     if table.glob is not None:
@@ -76,25 +80,27 @@ def _source(table: ScheduleTable) -> Source | None:
     return _lines(table)
 
 
-def _check_needless(table: ScheduleTable) -> None:
-    needless = FOR_RESCANS
+def _check_unused_keys(table: ScheduleTable) -> None:
+    useless = FOR_RESCANS
     if table.action is Action.REINDEX:
-        needless += ("path", "source")
-    unused = [key for key in needless if key in table.model_fields_set]
+        useless += ("path", "source")
+    unused = [key for key in useless if key in table.model_fields_set]
     if unused:
-        raise ValueError(f"action {table.action.value!r} has no use for {', '.join(unused)}")
+        raise ValueError(
+            f"action {table.action.value!r} does not use {', '.join(unused)}; remove it"
+        )
     if table.source is not None and table.path is None:
-        raise ValueError("source names the folder at path: say which one")
+        raise ValueError("source names the folder at path; set path, too")
 
 
 def _glob(table: ScheduleTable, glob: str) -> FileSource:
-    """The folder before the first wildcard, and the rest as a pattern in it."""
+    """Return the folder before the first wildcard as a source, with the rest as its pattern."""
     if table.include:
-        raise ValueError("a glob says what is included; leave include out")
+        raise ValueError("include cannot be combined with glob")
     parts = Path(glob).parts
     wild = next((i for i, part in enumerate(parts) if WILDCARD.search(part)), None)
     if wild is None:
-        raise ValueError(f"glob is {glob!r}: it has no wildcard; write it as path")
+        raise ValueError(f"glob is {glob!r}, which has no wildcard; use path instead")
     base, pattern = Path(*parts[:wild]), "/" + "/".join(parts[wild:])
     return _files(table, base, (pattern,), complete=table.delete_missing, glob=glob)
 
@@ -118,18 +124,18 @@ def _files(
 
 def _lines(table: ScheduleTable) -> LineSource:
     if table.include or table.exclude:
-        raise ValueError("include and exclude are about the files of a folder")
+        raise ValueError("include and exclude need path or glob: they select files of a folder")
     if table.generator is not None:
         items: Path | Generator = Generator(table.generator)
     else:
-        assert table.jsonl is not None, "one of the sources is named"
+        assert table.jsonl is not None, "the caller has checked that there is a source"
         items = _absolute(table.jsonl)
     name = None if table.source is None else str(Path(table.source))
     return LineSource(items, name, table.tenant, table.metadata, table.delete_missing)
 
 
 def _absolute(path: Path) -> Path:
-    """Raises ValueError if the home of nobody is meant."""
+    """Return ``path`` as an absolute path. Raises ValueError if "~user" does not exist."""
     try:
         return Path.cwd() / path.expanduser()
     except RuntimeError as error:
@@ -137,20 +143,20 @@ def _absolute(path: Path) -> Path:
 
 
 def _check_apart(one: ScheduledEntry, other: ScheduledEntry) -> None:
-    """Raise UsageError if each would remove what the other one has."""
+    """Raise UsageError if each entry would delete the documents of the other."""
     names = [_list_name(entry.source) for entry in (one, other)]
     if None in names or one.source == other.source or one.collection != other.collection:
         return
     (tenant, first), (other_tenant, second) = [name for name in names if name is not None]
     if tenant == other_tenant and (first.is_relative_to(second) or second.is_relative_to(first)):
         raise UsageError(
-            f"[[schedule]] {one.name!r} and {other.name!r}: with delete_missing, each would remove "
-            "what the other one has; give each a source of its own"
+            f"[[schedule]] {one.name!r} and {other.name!r}: with delete_missing, each would delete "
+            "the documents of the other; give each a source of its own"
         )
 
 
 def _list_name(source: Source | None) -> tuple[str, Path] | None:
-    """Tenant and name of a source that is the whole of what is under that name."""
+    """Return tenant and name of ``source`` if it is complete: what it lacks is deleted."""
     match source:
         case FileSource(complete=True, name=str(name)) | LineSource(complete=True, name=str(name)):
             return source.tenant, Path(name)
@@ -159,9 +165,9 @@ def _list_name(source: Source | None) -> tuple[str, Path] | None:
 
 
 def entry_named(entries: Sequence[ScheduledEntry], name: str) -> ScheduledEntry:
-    """Raises UsageError if there is none of this name."""
+    """Return the entry called ``name``. Raises UsageError if there is none."""
     for entry in entries:
         if entry.name == name:
             return entry
-    known = ", ".join(entry.name for entry in entries) or "there are none"
-    raise UsageError(f"no table [[schedule]] is called {name!r}: {known}")
+    known = ", ".join(entry.name for entry in entries) or "none"
+    raise UsageError(f"there is no [[schedule]] table {name!r}; known entries: {known}")

@@ -1,4 +1,4 @@
-"""Search and look-up inside a process whose main work is another: opened at the first request."""
+"""Search and document look-up for the API and the scheduler, opened at the first request."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 async def query_settings(
     settings: Settings, qdrant: "Qdrant", names: "CollectionNames"
 ) -> Settings:
-    """The settings with which a question is understood as the collection's documents were."""
+    """Return ``settings`` with the model and precision that the collection was built with."""
     from worker.store.collection import stored_fingerprint
 
-    made_with = await stored_fingerprint(qdrant, names)
-    if made_with is None:
+    built_with = await stored_fingerprint(qdrant, names)
+    if built_with is None:
         return settings
     return settings.model_copy(
         update={
-            "model": made_with.model,
-            "precision": made_with.precision,
+            "model": built_with.model,
+            "precision": built_with.precision,
             "chunk_tokens": None,
         }
     )
 
 
 class QdrantOnDemand:
-    """Opens Qdrant for whoever asks.
+    """Opens Qdrant when it is first needed.
 
-    The connection to a server is kept until ``closing`` is closed. The local Qdrant is opened for
-    each question anew and for one at a time, as only one process may have it open, and workers need
-    it, too. One that somebody else keeps open is ``shared``.
+    The connection to a server is kept until ``closing`` is closed. The local Qdrant is opened again
+    for each request, one at a time: only one process can have it open, and workers need it, too.
+    ``shared`` is a Qdrant that the caller keeps open; then nothing is opened here.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class QdrantOnDemand:
 
     @asynccontextmanager
     async def opened(self) -> "AsyncIterator[Qdrant]":
-        """Qdrant, ready to be asked. Raises StoreUnavailable if it does not answer."""
-        # On a thread, as importing takes longer than anybody on the event loop should wait.
+        """Yield an open Qdrant. Raises StoreUnavailable if it does not answer."""
+        # In a thread: the import would block the event loop for too long.
         await asyncio.to_thread(import_module, "worker.store.ledger")
         if self._open is None and self._settings.qdrant_url is None:
             async with self._turn, open_qdrant(self._settings) as local:
@@ -68,13 +68,13 @@ class QdrantOnDemand:
 
 
 class DocumentLookup:
-    """Says what the index holds of a document."""
+    """Looks up in the ledger what is indexed of a document."""
 
     def __init__(self, qdrant: QdrantOnDemand) -> None:
         self._qdrant = qdrant
 
     async def __call__(self, tenant: str, doc_id: str, collection: str) -> "LedgerEntry | None":
-        """The entry of a document in the ledger of ``collection``; None if it never reached it.
+        """Return the ledger entry of a document in ``collection``; None if there is none.
 
         Raises StoreUnavailable.
         """
@@ -90,15 +90,15 @@ class DocumentLookup:
             return (await QdrantLedger(qdrant, names.ledger).look_up([key])).get(key)
 
 
-PROCESSES: Final = 1
-"""Questions are short; a second copy of the model would cost more than it saves."""
+QUERY_PROCESSES: Final = 1
+"""Queries are short; a second copy of the model would cost more than it saves."""
 
 
 class SearchService:
-    """Answers questions.
+    """Searches collections.
 
-    A model is kept once it is loaded, until ``closing`` is closed. There is a second one when the
-    collection was rebuilt with another one.
+    A model stays loaded until ``closing`` is closed. A second one is loaded if a collection was
+    rebuilt with another model or precision.
     """
 
     def __init__(self, settings: Settings, closing: AsyncExitStack, qdrant: QdrantOnDemand) -> None:
@@ -108,29 +108,29 @@ class SearchService:
         self._loading = asyncio.Lock()
         self._models: dict[tuple[str, str], ModelPool] = {}
 
-    async def __call__(self, question: SearchQuery) -> "list[SearchHit]":
-        """The answer; nothing if nothing was ever indexed.
+    async def __call__(self, query: SearchQuery) -> "list[SearchHit]":
+        """Return the hits, best first; none if the collection does not exist.
 
         Raises what `worker.store.search.search` raises, ModelUnavailable and StoreUnavailable.
         """
-        # On a thread, as importing takes longer than anybody on the event loop should wait.
+        # In a thread: the import would block the event loop for too long.
         await asyncio.to_thread(import_module, "worker.store.search")
         from worker.store.collection import find_collection
         from worker.store.search import search
 
         async with self._qdrant.opened() as qdrant:
-            names = await find_collection(qdrant, question.collection)
+            names = await find_collection(qdrant, query.collection)
             if names is None:
                 return []
             settings = await query_settings(self._settings, qdrant, names)
         model = await self._loaded(settings)
         async with self._qdrant.opened() as qdrant:
-            return await search(qdrant, names, model, question)
+            return await search(qdrant, names, model, query)
 
     async def _loaded(self, settings: Settings) -> "ModelPool":
         wanted = settings.model, settings.precision
         async with self._loading:
             if wanted not in self._models:
-                opening = open_model(settings, PROCESSES)
+                opening = open_model(settings, QUERY_PROCESSES)
                 self._models[wanted] = await self._closing.enter_async_context(opening)
             return self._models[wanted]

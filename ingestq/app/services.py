@@ -1,4 +1,4 @@
-"""Services of a process that run side by side until they are told to stop."""
+"""Runs the parts of a process side by side until SIGINT or SIGTERM."""
 
 import asyncio
 import signal
@@ -25,7 +25,7 @@ def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ProcessPart:
-    """Something that runs until it is stopped; told so twice, it does not finish what it is at."""
+    """Something that runs until ``stop`` is called; a second call makes it stop at once."""
 
     run: Callable[[], Coroutine[Any, Any, None]]
     stop: Callable[[], None]
@@ -34,8 +34,8 @@ class ProcessPart:
 async def run_parts(*parts: ProcessPart) -> None:
     """Run ``parts`` until SIGINT or SIGTERM; a second signal stops them at once.
 
-    If one of them ends by itself, the others are stopped, too. Raises what the first of them
-    raised, when all have ended.
+    If one part ends by itself, the others are stopped. When all have ended, raises the error of the
+    first argument that failed.
     """
     stopping = False
 

@@ -1,6 +1,6 @@
 """Settings: environment ``INGESTQ_*`` over ``ingestq.toml`` over defaults, validated once.
 
-This is the only place that reads the environment. Everything else is given a frozen config.
+Nothing else reads the environment: other modules are passed a frozen config.
 """
 
 import os
@@ -28,7 +28,7 @@ from pydantic_settings import (
 from ingestq.broker.blobs import open_blob_store
 from ingestq.broker.connection import BrokerConfig
 from ingestq.core.documents import COLLECTION_NAME, DEFAULT_COLLECTION, Lane
-from ingestq.core.errors import UsageError
+from ingestq.core.errors import UsageError, public_url
 from producers.schedule.entry import Action
 from worker.embedding.config import DEFAULT_MODEL, Backend, HttpConfig, Precision, cores
 from worker.store.schema import SPARSE_NAME, Quantization, Schema, Storage
@@ -36,19 +36,21 @@ from worker.store.schema import SPARSE_NAME, Quantization, Schema, Storage
 PREFIX: Final = "INGESTQ_"
 FILE: Final = Path("ingestq.toml")
 MEBIBYTE: Final = 1024 * 1024
+SECRET_SUFFIXES: Final = ("_key", "_token")
+"""Settings whose names end like this are never printed."""
 
 
 OWN_SUFFIXES: Final = ("__previous", "__ledger")
-"""What the names end in that ingestq itself makes of a collection's."""
+"""ingestq adds these to the name of a collection."""
 
 
 def _collection_name(name: str) -> str:
     if re.fullmatch(COLLECTION_NAME, name) is None:
-        raise ValueError(
-            "use letters, digits, '_', '.' and '-', beginning with a letter or a digit"
-        )
+        raise ValueError("use letters, digits, '_', '.' and '-', starting with a letter or a digit")
     if name.endswith(OWN_SUFFIXES):
-        raise ValueError(f"names that end in {' or '.join(OWN_SUFFIXES)} are made by ingestq")
+        raise ValueError(
+            f"names that end with {' or '.join(OWN_SUFFIXES)} are reserved for ingestq"
+        )
     return name
 
 
@@ -56,7 +58,7 @@ CollectionName = Annotated[str, AfterValidator(_collection_name)]
 
 
 class DropTable(BaseModel):
-    """A folder to be watched: one table ``[[drop]]``."""
+    """A ``[[drop]]`` table: one folder to watch."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -71,7 +73,7 @@ class DropTable(BaseModel):
 
 
 class ScheduleTable(BaseModel):
-    """What is to be done at certain times: one table ``[[schedule]]``."""
+    """A ``[[schedule]]`` table: what to do, and when."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -94,7 +96,7 @@ class ScheduleTable(BaseModel):
 
 
 class Settings(BaseSettings):
-    """One field a setting; docs/configuration.md says more of each."""
+    """All settings, one field each; docs/configuration.md describes them."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, toml_file=FILE, extra="forbid", frozen=True, env_ignore_empty=True
@@ -155,7 +157,7 @@ class Settings(BaseSettings):
     @classmethod
     def _not_the_sparse_one(cls, name: str) -> str:
         if name == SPARSE_NAME:
-            raise ValueError("this is the name of the sparse vector")
+            raise ValueError("this is the name of the sparse vector; choose another")
         return name
 
     @classmethod
@@ -167,17 +169,17 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment first, then the file; nothing else is looked at."""
+        """Return the sources in order of precedence: the environment, then ingestq.toml."""
         return env_settings, TomlConfigSettingsSource(settings_cls)
 
     def broker(self, url: str) -> BrokerConfig:
-        """The broker's part, with Redis at ``url``."""
+        """Return the configuration of the broker, with Redis at ``url``."""
         return BrokerConfig(url, self.max_queue_jobs, self.max_queue_bytes)
 
     def of_collection(self, name: str | None) -> "Settings":
-        """The same settings with another collection, if one is named.
+        """Return the settings for the collection ``name``; unchanged if it is None.
 
-        Raises UsageError if nothing can be called so.
+        Raises UsageError if that is not a valid name.
         """
         if name is None:
             return self
@@ -188,7 +190,7 @@ class Settings(BaseSettings):
 
     @property
     def collections(self) -> tuple[str, ...]:
-        """Every collection that is named; first the one that documents are for by default."""
+        """Every collection that the settings name, the default one first."""
         of_folders = (table.collection for table in self.drop)
         of_entries = (table.collection for table in self.schedule)
         named = (name for name in (*of_folders, *of_entries) if name is not None)
@@ -196,15 +198,17 @@ class Settings(BaseSettings):
 
     @property
     def endpoint(self) -> HttpConfig | None:
-        """The endpoint that embeds; None if that is done here.
+        """The embeddings endpoint to use; None if this machine embeds.
 
-        Raises UsageError if it is asked for, and not named.
+        Raises UsageError if the backend is ``http`` and no URL is set.
         """
         if self.backend not in (Backend.AUTO, Backend.HTTP):
             return None
         if self.embeddings_url is None:
             if self.backend is Backend.HTTP:
-                raise UsageError("INGESTQ_BACKEND is 'http', and INGESTQ_EMBEDDINGS_URL is not set")
+                raise UsageError(
+                    "INGESTQ_BACKEND is 'http'; set INGESTQ_EMBEDDINGS_URL to the endpoint"
+                )
             return None
         return HttpConfig(
             self.embeddings_url,
@@ -217,7 +221,7 @@ class Settings(BaseSettings):
 
     @property
     def blobs(self) -> str:
-        """Where large content is kept until it is indexed: a folder's absolute path, or a URL."""
+        """The blob store: the absolute path of a folder, or a URL."""
         if self.blob_url is None:
             return str(self.data_dir / "blobs")
         if "://" in self.blob_url:
@@ -232,7 +236,7 @@ class Settings(BaseSettings):
 
 
 def _user_cache() -> Path:
-    """Where programs keep what they can make again (XDG Base Directory Specification)."""
+    """Return the cache folder of the user (XDG Base Directory Specification)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
 
 
@@ -246,14 +250,14 @@ def load_settings() -> Settings:
     except ValidationError as error:
         lines = [_explain(dict(problem)) for problem in error.errors()]
         raise UsageError("; ".join(lines)) from error
-    except SettingsError as error:  # a list in the environment that is not JSON
+    except SettingsError as error:  # a list in the environment is not JSON
         raise UsageError(str(error)) from error
     except ValueError as error:  # not TOML
         raise UsageError(f"{FILE}: {error}") from error
 
 
 def unknown_variables() -> list[str]:
-    """Variables of the environment that look like settings and are none: most likely misspelt."""
+    """Return the ``INGESTQ_*`` variables that are no settings: most likely misspelt."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
 
@@ -265,4 +269,11 @@ def _explain(problem: dict[str, Any]) -> str:
         return f"{FILE}: there is no setting {inner!r}"
     variable = PREFIX + name.upper()
     place = variable if variable in os.environ else f"{inner} in {FILE}"
-    return f"{place} is {problem['input']!r}: {problem['msg']}"
+    return f"{place} is {_shown(name, problem['input'])}: {problem['msg']}"
+
+
+def _shown(name: str, value: object) -> str:
+    """Return the value of a setting for a message, without secrets."""
+    if name.endswith(SECRET_SUFFIXES):
+        return "'***'" if value else repr(value)
+    return repr(public_url(value) if isinstance(value, str) else value)

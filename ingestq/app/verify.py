@@ -1,4 +1,4 @@
-"""One verification: what is wrong, and with a repair, what was done about it."""
+"""Compares the index with its ledger and its sources, and repairs it if asked."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -34,12 +34,12 @@ from worker.store.ledger import QdrantLedger
 from worker.store.schema import fingerprint
 
 LISTED: Final = 10_000
-"""Findings of a kind that are kept to be shown; all of them are counted and repaired."""
+"""Maximum number of findings of a kind in a report; all are counted and repaired."""
 
 
 @dataclass(frozen=True)
 class VerifyRequest:
-    """What is to be compared and done: ``paths`` are files and folders to look through."""
+    """What to compare, and whether to repair. ``paths`` are files and folders to walk."""
 
     paths: Sequence[Path]
     source: str | None
@@ -49,10 +49,10 @@ class VerifyRequest:
 
 @dataclass
 class VerifyReport:
-    """What was found; `as_json` is the form other programs rely on.
+    """The findings; `as_json` is the documented JSON.
 
-    ``mismatch`` says that the collection is not as the settings want it, ``submission`` is what
-    was queued.
+    ``mismatch`` says how the collection differs from the settings, ``submission`` is what the
+    repair queued.
     """
 
     tally: VerifyCounts
@@ -70,12 +70,12 @@ class VerifyReport:
 
     @property
     def good(self) -> bool:
-        """Whether it is consistent, or will be when the queue is worked empty."""
+        """True if the index is consistent, or will be once the repair's jobs are done."""
         return self.found.total() == self.repaired and self.mismatch is None
 
     @property
     def refused(self) -> list[str]:
-        """What is not repaired without a decision, and which one."""
+        """The repairs that need a decision of the user, and which one."""
         return [*self.tally.refused, *([self.mismatch] if self.mismatch else [])]
 
     def add(self, finding: Finding, *, repaired: bool) -> None:
@@ -112,7 +112,7 @@ def _as_json(finding: Finding) -> dict[str, Any]:
 
 
 class EmptyStore:
-    """Ledger and chunks before anything was indexed."""
+    """The ledger and the chunks of a collection that does not exist yet."""
 
     async def entries(self) -> AsyncIterator[Sequence[LedgerEntry]]:
         nothing: Sequence[Sequence[LedgerEntry]] = ()
@@ -142,10 +142,10 @@ async def verify(
     wanted: VerifyRequest,
     display: Display,
 ) -> VerifyReport:
-    """Compare, repair if that is ``wanted``, and show progress on ``display``.
+    """Compare as ``wanted``, repair if it says so, and show progress on ``display``.
 
-    Raises what broker and qdrant raise, CollectionMismatch if a repair would have to write into a
-    collection that the settings do not fit, and UsageError if there is none of the paths.
+    Raises what broker and qdrant raise, CollectionMismatch if a repair is wanted and the collection
+    does not match the settings, and UsageError if one of the paths cannot be read.
     """
     _check_paths(wanted.paths)
     names = await find_collection(qdrant, settings.collection)
@@ -171,15 +171,15 @@ async def verify(
     queueing = _Queueing(broker.client.for_collection(settings.collection))
     repairer = Repairer(ledger, chunks, queueing.queue, queueing.delete)
 
-    async def take(pages: AsyncIterator[Sequence[Finding]]) -> None:
+    async def process(pages: AsyncIterator[Sequence[Finding]]) -> None:
         async for findings in pages:
             repaired = await repairer.repair(findings) if wanted.repair else [False] * len(findings)
             for finding, is_repaired in zip(findings, repaired, strict=True):
                 report.add(finding, repaired=is_repaired)
             display.show(_activity(report.tally))
 
-    await take(reconciler.findings())
-    await take(reconciler.absent(_files(wanted, broker.queue.now, report.tally)))
+    await process(reconciler.findings())
+    await process(reconciler.absent(_files(wanted, broker.queue.now, report.tally)))
     report.submission = queueing.submission
     return report
 
@@ -193,13 +193,13 @@ def _check_paths(paths: Sequence[Path]) -> None:
         try:
             path.lstat()
         except (OSError, ValueError) as error:
-            raise UsageError(f"{path} cannot be looked through: {error}") from error
+            raise UsageError(f"{path} cannot be read: {error}") from error
 
 
 async def _mismatch(
     qdrant: Qdrant, names: CollectionNames, settings: Settings
 ) -> CollectionMismatch | None:
-    """What a worker would say of the collection, as far as that needs no model."""
+    """Return the error that a worker would raise, as far as it shows without the model."""
     theirs = await stored_fingerprint(qdrant, names)
     revision, dimension, max_tokens = (
         ("", 0, 0) if theirs is None else (theirs.revision, theirs.dimension, theirs.max_tokens)
@@ -231,11 +231,12 @@ class _Queueing:
         self.submission: str | None = None
 
     async def queue(self, documents: Sequence[Document]) -> None:
-        await self._client.submit_many(documents, submission=self._begun())
+        await self._client.submit_many(documents, submission=self._open())
 
     async def delete(self, deletions: Sequence[Deletion]) -> None:
-        await self._client.delete_many(deletions, submission=self._begun())
+        await self._client.delete_many(deletions, submission=self._open())
 
-    def _begun(self) -> str:
-        self.submission = self.submission or new_submission()
+    def _open(self) -> str:
+        if self.submission is None:
+            self.submission = new_submission()
         return self.submission

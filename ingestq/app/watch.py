@@ -1,4 +1,4 @@
-"""Which folders are watched, by what a user said and by the settings."""
+"""Decides which folders are watched: those of the command line, or else of the settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from producers.watch.folder_watch import FolderWatch, WatchConfig
 
 @dataclass(frozen=True)
 class WatchRequest:
-    """What a command was asked for."""
+    """The folders and options of a command line."""
 
     folders: tuple[Path, ...]
     source: str | None
@@ -29,10 +29,10 @@ class WatchRequest:
 def watched_folders(
     wanted: WatchRequest, settings: Settings, *, required: bool = True
 ) -> list[WatchedFolder]:
-    """The folders that a command names, else those of the settings.
+    """Return the folders that ``wanted`` names, or else those of the settings.
 
-    Raises UsageError if one of them is no folder, if two of them would be the same documents, and
-    if there is none though one is ``required``.
+    Raises UsageError if one is not a folder, if the document ids of two would overlap, and if there
+    is none although ``required``.
     """
     if wanted.source is not None and len(wanted.folders) != 1:
         raise UsageError(
@@ -55,7 +55,7 @@ def watched_folders(
 def drop_parts(
     folders: Sequence[WatchedFolder], wanted: WatchRequest, settings: Settings, broker: Broker
 ) -> list[ProcessPart]:
-    """What watches ``folders``."""
+    """Return one part for each of ``folders``, which watches it."""
     config = WatchConfig(
         settings.drop_settle_seconds,
         settings.drop_rescan_seconds,
@@ -86,6 +86,7 @@ def _folder(table: DropTable, default_collection: str) -> WatchedFolder:
 
 
 def _check_apart(one: WatchedFolder, other: WatchedFolder) -> None:
+    """Raise UsageError if documents of both folders could have the same id."""
     ids = [text_to_path(Root(f.path, f.name, is_folder=True).folder) for f in (one, other)]
     overlap = ids[0].is_relative_to(ids[1]) or ids[1].is_relative_to(ids[0])
     if overlap and (one.collection, one.tenant) == (other.collection, other.tenant):

@@ -1,4 +1,4 @@
-"""Opens a worker and the collections that it serves, before any job is claimed."""
+"""Opens a worker and the collections that it serves."""
 
 import gc
 from collections.abc import AsyncIterator, Mapping
@@ -9,7 +9,7 @@ from typing import Final
 from arq.worker import func
 
 from ingestq.app.composition import (
-    DOCUMENTS_PER_CHILD,
+    DOCUMENTS_PER_PROCESS,
     Broker,
     open_model,
     open_qdrant,
@@ -33,9 +33,9 @@ from worker.store.collection import CollectionNames, find_collection, open_colle
 from worker.store.ledger import QdrantLedger
 from worker.store.schema import fingerprint
 
-JOBS_PER_CHILD: Final = 3
-"""Jobs a worker owns at once for each child of its pool: one for each lane, and the next is at hand
-when one ends."""
+JOBS_PER_PROCESS: Final = 3
+"""Jobs a worker holds at once for each embedding process: one for each lane, and one that is ready
+when one of them ends."""
 
 
 def make_worker(
@@ -67,7 +67,7 @@ def make_worker(
 async def open_worker(
     settings: Settings, broker: Broker, shared: Qdrant | None = None
 ) -> AsyncIterator[LeaseWorker]:
-    """Open everything a worker needs, but a Qdrant that is ``shared``.
+    """Open everything a worker needs. It uses ``shared`` if passed, else opens its own Qdrant.
 
     Raises StoreUnavailable, ModelUnavailable or CollectionMismatch before any job is claimed.
     """
@@ -76,7 +76,7 @@ async def open_worker(
         open_model(settings, settings.pool_size) as model,
     ):
         served = await open_collections(settings, broker, qdrant, model)
-        documents = DOCUMENTS_PER_CHILD * settings.pool_size
+        documents = DOCUMENTS_PER_PROCESS * settings.pool_size
         permits = LanePermits(documents, bulk=documents - reserved_for_interactive(documents))
         worker = make_worker(
             LeaseQueue(
@@ -88,21 +88,21 @@ async def open_worker(
             ),
             served.ports,
             permits,
-            max_jobs=JOBS_PER_CHILD * settings.pool_size,
+            max_jobs=JOBS_PER_PROCESS * settings.pool_size,
             drain_seconds=settings.drain_seconds,
         )
-        # What is loaded by now stays: to look through it for garbage would hold up the event loop
-        # for a tenth of a second each time.
+        # Everything loaded by now stays: searching it for garbage would block the event loop for
+        # a tenth of a second each time.
         gc.collect()
         gc.freeze()
-        assert broker.blobs is not None, "`open_broker` gives it one"
+        assert broker.blobs is not None, "`open_broker` always sets it"
         async with garbage_collection(GarbageCollector(broker.redis, broker.config, broker.blobs)):
             yield worker
 
 
 @dataclass(frozen=True)
 class ServedCollections:
-    """The collection behind each public name, and the pipeline's ports for it."""
+    """The collection behind each public name, and the ports of the pipeline."""
 
     chunks: Mapping[str, str]
     ports: Mapping[str, Ports]
@@ -111,10 +111,10 @@ class ServedCollections:
 async def open_collections(
     settings: Settings, broker: Broker, qdrant: Qdrant, model: ModelPool
 ) -> ServedCollections:
-    """Open every collection that the settings name; one that does not exist is made.
+    """Open every collection that the settings name; create those that do not exist.
 
-    All share the model, and what bounds the documents in memory. Raises CollectionMismatch if one
-    of them was made with another model or other settings, StoreUnavailable, BrokerUnavailable.
+    All share the model and the memory budgets. Raises CollectionMismatch if one of them was built
+    with another model or other settings, StoreUnavailable, BrokerUnavailable.
     """
     opened = [await _opened(name, settings, broker, qdrant, model) for name in settings.collections]
     memory = MemoryBudget()
@@ -134,7 +134,7 @@ async def _opened(
     schema = settings.collection_schema
     is_first = await find_collection(qdrant, alias) is None
     names = await open_collection(qdrant, alias, fingerprint(model.info, schema), schema.storage)
-    if is_first:  # whatever one of this name was replaced by once
+    if is_first:  # an earlier collection of this name may have left its gate closed
         await Gate(broker.redis, broker.config, names.chunks).open()
     await remove_expired(PatientQdrant(qdrant), alias, settings.keep_previous_hours)
     return names

@@ -1,7 +1,6 @@
 """Connecting to Redis, with the timeouts and retries that a queue needs."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from redis.exceptions import (
 )
 
 from ingestq.core import events
-from ingestq.core.errors import BrokerUnavailable, UsageError
+from ingestq.core.errors import BrokerUnavailable, UsageError, public_url
 
 T = TypeVar("T")
 
@@ -62,12 +61,7 @@ class BrokerConfig:
     @property
     def public_url(self) -> str:
         """The URL without its password, for messages."""
-        return without_password(self.url)
-
-
-def without_password(url: str) -> str:
-    """Return ``url`` with its password replaced by asterisks, for messages."""
-    return re.sub(r"(://[^/@]*:)[^/@]*@", r"\1***@", url)
+        return public_url(self.url)
 
 
 def connect(config: BrokerConfig) -> Redis:
@@ -90,7 +84,7 @@ def connect(config: BrokerConfig) -> Redis:
         )
     except ValueError as error:
         raise UsageError(
-            f"INGESTQ_REDIS_URL {config.public_url!r} is not a Redis URL ({error}); "
+            f"INGESTQ_REDIS_URL {config.public_url!r} is not a Redis URL; "
             "write redis://HOST:PORT/DATABASE, rediss://… or unix:///PATH"
         ) from error
     assert isinstance(client, Redis)

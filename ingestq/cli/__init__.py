@@ -1,18 +1,39 @@
 """The ``ingestq`` command."""
 
+import json
 import sys
 
 from ingestq.cli.extras import how_to_install
 
+WRONG_USAGE = 2
+INTERRUPTED = 130
+"""As in `ingestq.cli.entry.ExitCode`, which needs packages that may be missing."""
+
 
 def main() -> None:
-    """Run the ``ingestq`` command. Exits with 2 if a package is missing that an extra brings."""
+    """Run the ``ingestq`` command and exit with its code.
+
+    Exits with 2 if a package is missing that an extra brings, and with 130 on Ctrl-C, even while
+    modules are still being imported.
+    """
     try:
-        from ingestq.cli.application import app
+        from ingestq.cli.application import run_app
+
+        code = run_app()
+    except KeyboardInterrupt:
+        _print_json_error("interrupted")
+        code = INTERRUPTED
     except ModuleNotFoundError as error:
         advice = how_to_install(error)
         if advice is None:
             raise
         print(f"ingestq: {advice}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
-    app()
+        _print_json_error(advice)
+        code = WRONG_USAGE
+    sys.exit(code)
+
+
+def _print_json_error(message: str) -> None:
+    """Print the error as JSON if the command line asks for JSON."""
+    if "--json" in sys.argv:
+        print(json.dumps({"error": message}))  # noqa: T201

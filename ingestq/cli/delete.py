@@ -28,7 +28,7 @@ def delete(
     Older versions that are still queued do not bring a document back.
     """
     configure_logging(logging.WARNING)
-    run_command(partial(_delete, doc_ids, tenant, collection, json))
+    run_command(partial(_delete, doc_ids, tenant, collection, json), as_json=json)
 
 
 async def _delete(

@@ -12,18 +12,17 @@ from typing import Final, Literal
 from ingestq.app.composition import open_broker, open_model, open_qdrant
 from ingestq.app.settings import MEBIBYTE, Settings, unknown_variables
 from ingestq.broker.blobs import open_blob_store
-from ingestq.broker.connection import without_password
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
 from ingestq.cli.output import configure_logging, err, line, print_json
 from ingestq.core.blobs import new_blob_name
-from ingestq.core.errors import IngestqError, ServiceUnavailable
+from ingestq.core.errors import IngestqError, ServiceUnavailable, public_url
 
 LITTLE_DISK_MIB: Final = 1024
-NOBODYS_SPACE: Final = "0" * 32
-"""A space in the blob store that no queue has."""
+PROBE_SPACE: Final = "0" * 32
+"""A space in the blob store that no queue uses."""
 SMALL_COLLECTION_CHUNKS: Final = 20_000
-"""The local Qdrant searches by brute force; beyond this it is slow."""
+"""The local Qdrant searches by brute force; above this size it is slow."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def doctor(json: Json = False) -> None:
     Exits with the code of the worst problem found.
     """
     configure_logging(logging.WARNING)
-    run_command(partial(_doctor, json))
+    run_command(partial(_doctor, json), as_json=json)
 
 
 async def _doctor(as_json: bool, settings: Settings) -> ExitCode:
@@ -115,13 +114,11 @@ async def _redis(settings: Settings) -> list[Diagnosis]:
 
 async def _blobs(settings: Settings) -> list[Diagnosis]:
     blobs = open_blob_store(settings.blobs)
-    probe = new_blob_name(NOBODYS_SPACE, now_us=0)
+    probe = new_blob_name(PROBE_SPACE, now_us=0)
     await blobs.put(probe, _content())
     await blobs.size(probe)
     await blobs.delete([probe])
-    return [
-        Diagnosis("blobs", "ok", f"{without_password(settings.blobs)} is readable and writable")
-    ]
+    return [Diagnosis("blobs", "ok", f"{public_url(settings.blobs)} is readable and writable")]
 
 
 async def _content() -> AsyncIterator[bytes]:
@@ -134,7 +131,7 @@ async def _model_and_qdrant(settings: Settings) -> list[Diagnosis]:
     from worker.store.schema import fingerprint
 
     async with open_qdrant(settings) as qdrant:
-        place = settings.qdrant_url or "the local Qdrant"
+        place = public_url(settings.qdrant_url) if settings.qdrant_url else "the local Qdrant"
         findings = [Diagnosis("qdrant", "ok", f"{place} answers")]
         async with open_model(settings, processes=1) as model:
             await model.embed_query("Does it work?")

@@ -24,8 +24,6 @@ Folders = Annotated[
         show_default=False,
     ),
 ]
-
-
 Hot = Annotated[
     bool,
     typer.Option("--hot", help="Move processed files to done/ or failed/ in the folder."),

@@ -1,6 +1,6 @@
-"""Run a command's coroutine and exit with its code.
+"""Runs a command's coroutine and exits with its code.
 
-This is the only ``asyncio.run``, and the only place that prints errors for the user.
+This is the only ``asyncio.run``, and the only place that prints the errors of a command.
 """
 
 import asyncio
@@ -12,21 +12,23 @@ import typer
 
 from ingestq.app.settings import Settings, load_settings
 from ingestq.cli.extras import how_to_install
+from ingestq.cli.output import print_json
 from ingestq.core.errors import (
     IngestqError,
     QueueFull,
     ServiceUnavailable,
     UsageError,
     expected_error,
+    in_one_line,
 )
 
 
 class ExitCode(IntEnum):
     """Exit codes of all commands.
 
-    A one-shot command exits with 130 when Ctrl-C interrupts it, as a shell expects (128 + SIGINT);
-    so do `run`, `add` and `schedule run` on SIGTERM. Commands that run until they are stopped exit
-    with 0 then.
+    A one-shot command that Ctrl-C interrupts exits with 130 (128 + SIGINT), as shells expect; so do
+    `run`, `add` and `schedule run` on SIGTERM. Commands that run until they are stopped then exit
+    with 0.
     """
 
     OK = 0
@@ -37,30 +39,43 @@ class ExitCode(IntEnum):
 
 
 def run_command(
-    command: Callable[[Settings], Coroutine[None, None, ExitCode]], *, extra: str | None = None
+    command: Callable[[Settings], Coroutine[None, None, ExitCode]],
+    *,
+    as_json: bool = False,
+    extra: str | None = None,
 ) -> None:
     """Run ``command`` with the settings and exit with its code.
 
     Prints an `IngestqError` as one line to stderr. Any other error is a defect and keeps its
-    traceback.
+    traceback. With ``as_json``, a command that fails also prints ``{"error": "…"}`` to stdout.
+    A command that needs several extras names the one that brings them all as ``extra``.
     """
     try:
         code = asyncio.run(command(load_settings()))
     except KeyboardInterrupt:
-        code = ExitCode.INTERRUPTED
-    except ModuleNotFoundError as error:
-        advice = how_to_install(error, extra)
-        if advice is None:
+        code, message = ExitCode.INTERRUPTED, "interrupted"
+    except Exception as error:
+        explained = _explain(error, extra)
+        if explained is None:
+            if as_json:
+                print_json({"error": f"unexpected error: {in_one_line(error)}"})
             raise
-        print(f"ingestq: {advice}", file=sys.stderr)  # noqa: T201
-        code = ExitCode.WRONG_USAGE
-    except (IngestqError, ExceptionGroup) as error:
-        known = expected_error(error)
-        if known is None:
-            raise
-        print(f"ingestq: {known}", file=sys.stderr)  # noqa: T201
-        code = _code(known)
+        code, message = explained
+        print(f"ingestq: {message}", file=sys.stderr)  # noqa: T201
+    else:
+        raise typer.Exit(code)
+    if as_json:
+        print_json({"error": " ".join(message.split())})
     raise typer.Exit(code)
+
+
+def _explain(error: Exception, extra: str | None) -> tuple[ExitCode, str] | None:
+    """Return the exit code for ``error`` and what to tell the user; None if it is a defect."""
+    if isinstance(error, ModuleNotFoundError):
+        advice = how_to_install(error, extra)
+        return None if advice is None else (ExitCode.WRONG_USAGE, advice)
+    known = expected_error(error)
+    return None if known is None else (_code(known), str(known))
 
 
 def _code(error: IngestqError) -> ExitCode:

@@ -1,4 +1,4 @@
-"""Which extra brings a package that is missing. Imports nothing that an extra brings."""
+"""Finds the extra that brings a missing package. Imports nothing that an extra brings."""
 
 from typing import Final
 
@@ -41,7 +41,7 @@ EXTRAS: Final = {
     },
     "blobs": {"fsspec"},
 }
-"""The packages that each extra brings, by the names that are imported."""
+"""Import names of the packages that each extra brings."""
 
 
 def how_to_install(error: ModuleNotFoundError, needed: str | None = None) -> str | None:

@@ -43,7 +43,7 @@ Paths = Annotated[
 
 
 def require_text(*arguments: str) -> None:
-    """Raise UsageError unless all can be encoded: a shell can pass any bytes."""
+    """Raise UsageError unless all are valid UTF-8: a shell can pass any bytes."""
     for argument in arguments:
         if encodable(argument) != argument:
             raise UsageError(f"{encodable(argument)!r} is not valid UTF-8")

@@ -1,4 +1,4 @@
-"""Output: answers on stdout, everything else on stderr; summaries for people and programs."""
+"""Output: answers on stdout, everything else on stderr."""
 
 import logging
 import sys
@@ -8,16 +8,13 @@ import msgspec
 import structlog
 from rich.console import Console
 
-from ingestq.app.ingestion import Summary
-from ingestq.cli.entry import ExitCode
-
 out = Console(soft_wrap=True, highlight=False)
-"""For results that a person reads. File names are printed as they are, not read as markup."""
+"""For results that a person reads."""
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def print_json(answer: dict[str, Any]) -> None:
-    """Print one JSON object to stdout."""
+    """Print ``answer`` to stdout, as one line."""
     sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
 
 
@@ -45,36 +42,10 @@ def configure_logging(level: int) -> None:
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    # Retries of single requests are reported by whoever gives up.
+    # Whoever gives up reports it; single retries would only be noise.
     logging.getLogger("stamina").setLevel(logging.ERROR)
 
 
 def _stderr_logger(*_: Any) -> structlog.PrintLogger:
     """Return a logger to the current stderr: a progress bar replaces it while it is shown."""
     return structlog.PrintLogger(sys.stderr)
-
-
-def print_summary(summary: Summary, *, as_json: bool) -> ExitCode:
-    """Print ``summary``; return the exit code, which says whether any document failed."""
-    if as_json:
-        print_json(summary.as_json())
-    else:
-        _print_for_people(summary)
-    return ExitCode.DOCUMENTS_FAILED if summary.documents.rejected else ExitCode.OK
-
-
-def _print_for_people(summary: Summary) -> None:
-    documents, chunks = summary.documents, summary.chunks
-    for document in summary.failed:
-        line(f"rejected: {document.doc_id}: {document.reason}", style="red")
-    line(
-        f"{documents.indexed} indexed, {documents.unchanged} unchanged, "
-        f"{documents.rejected} rejected"
-        + (f", {documents.superseded} superseded" if documents.superseded else "")
-        + (f", {summary.waiting} still queued: run again to continue" if summary.waiting else "")
-    )
-    line(
-        f"{chunks.embedded} chunks embedded, {chunks.reused} reused, {chunks.deleted} deleted "
-        f"in {summary.seconds:.1f} s ({summary.chunks_per_second:.1f}/s) "
-        f"into {summary.collection}"
-    )

@@ -1,4 +1,4 @@
-"""Show the progress of long work: as a bar on a terminal, elsewhere as a line now and then."""
+"""Shows the progress of long work: as a bar on a terminal, elsewhere as a line now and then."""
 
 import time
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ from ingestq.cli.output import err
 from ingestq.core.display import Activity, Display
 
 LINE_SECONDS: Final = 5.0
-"""How often a line is printed where there is no terminal."""
+"""Interval between lines where there is no terminal."""
 
 
 @contextmanager
 def progress_display(starting: str) -> Iterator[Display]:
-    """Show progress on stderr; ``starting`` is shown until the first figures come."""
+    """Show progress on stderr; ``starting`` is shown until the first activity."""
     if not err.is_terminal:
         yield _Lines(starting)
         return
@@ -77,14 +77,14 @@ class _Lines:
 
 
 class _Estimate:
-    """Estimates the time left from the documents done since the work began, or began anew."""
+    """Estimates the time left from the documents done since the work began, or began again."""
 
     def __init__(self) -> None:
         self._since = 0.0
         self._done: int | None = None
 
     def left(self, activity: Activity) -> str:
-        """Return the time left in words; nothing while nobody can tell."""
+        """Return the time left in words; empty while it cannot be estimated."""
         now = time.monotonic()
         if self._done is None or activity.done < self._done:
             self._since = now

@@ -53,7 +53,7 @@ def reindex(
     configure_logging(logging.WARNING)
     changes = {"model": model, "chunk_tokens": chunk_tokens}
     given = {name: value for name, value in changes.items() if value is not None}
-    run_command(partial(_reindex, given, rollback, json))
+    run_command(partial(_reindex, given, rollback, json), as_json=json)
 
 
 async def _reindex(

@@ -12,14 +12,15 @@ from ingestq.app.services import stop_signals
 from ingestq.app.settings import Settings
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Checksum, Json, Paths, Source
-from ingestq.cli.output import configure_logging, print_summary
+from ingestq.cli.output import configure_logging
 from ingestq.cli.progress import progress_display
+from ingestq.cli.summary import print_summary
 from ingestq.core.service import Service, run_together, run_until_first
 from producers.files import walk as files
 from producers.files.walk import ReadOptions, ScanRecord
 
 RELEASE_SECONDS: Final = 5.0
-"""How long the worker may take to put back the jobs that it could not finish."""
+"""How long the worker may take to nack the jobs that it could not finish."""
 
 
 def run(
@@ -35,14 +36,14 @@ def run(
     from a folder since it was last indexed are removed from the index.
     """
     configure_logging(logging.WARNING)
-    sending = ReadOptions(checksum=checksum)
-    run_command(partial(_run, paths, source, sending, allow_mass_delete, json))
+    options = ReadOptions(checksum=checksum)
+    run_command(partial(_run, paths, source, options, allow_mass_delete, json), as_json=json)
 
 
 async def _run(
     paths: list[Path],
     source: str | None,
-    sending: ReadOptions,
+    options: ReadOptions,
     allow_mass_delete: bool,
     as_json: bool,
     settings: Settings,
@@ -53,9 +54,9 @@ async def _run(
     with progress_display("loading the model") as display:
         async with open_broker(settings) as broker, open_worker(settings, broker) as worker:
             ingestion = Ingestion(broker.client, display, settings.collections)
-            sightings = ScanRecord()
-            found = files.observe(paths, source, broker.queue.now, sending, sightings)
-            sweeps = partial(sightings.sweeps, allow_mass_delete=allow_mass_delete)
+            scan = ScanRecord()
+            found = files.observe(paths, source, broker.queue.now, options, scan)
+            sweeps = partial(scan.sweeps, allow_mass_delete=allow_mass_delete)
             over = asyncio.Event()
 
             def interrupt() -> None:

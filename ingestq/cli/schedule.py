@@ -45,14 +45,14 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a [[schedule]
 def list_entries(json: Json = False) -> None:
     """List scheduled entries with their next and last runs."""
     configure_logging(logging.WARNING)
-    run_command(partial(_list, json))
+    run_command(partial(_list, json), as_json=json)
 
 
 @schedule.command()
 def run(name: Name, allow_mass_delete: AllowMassDelete = False, json: Json = False) -> None:
     """Run a scheduled entry now and wait until it ends."""
     configure_logging(logging.WARNING)
-    run_command(partial(_run, name, allow_mass_delete, json))
+    run_command(partial(_run, name, allow_mass_delete, json), as_json=json)
 
 
 async def _list(as_json: bool, settings: Settings) -> ExitCode:
@@ -81,14 +81,16 @@ def _print_entry(entry: EntryStatus) -> None:
     line(f"{entry.name}: {what}", style="bold")
     line(f"  next       {following}  ({entry.cron}, {entry.timezone})")
     for each in entry.runs:
-        line(f"  {_local(each.started_ms, entry)}  {_told(each)}", style=STYLES.get(each.outcome))
+        line(
+            f"  {_local(each.started_ms, entry)}  {_describe(each)}", style=STYLES.get(each.outcome)
+        )
 
 
 def _local(ms: int, entry: EntryStatus) -> str:
     return f"{datetime.fromtimestamp(ms / 1000, zone_named(entry.timezone)):%Y-%m-%d %H:%M:%S}"
 
 
-def _told(run: Run) -> str:
+def _describe(run: Run) -> str:
     """Return the result of a run in one line."""
     documents, chunks = run.documents, run.chunks
     counts = {
@@ -118,8 +120,8 @@ async def _run(name: str, allow_mass_delete: bool, as_json: bool, settings: Sett
         if isinstance(claim, BeginRefusal):
             raise UsageError(f"{name!r} is already running; see `ingestq schedule list`")
         with progress_display(STARTING[entry.action]) as display, stop_signals(stopping.set):
-            done = actions(settings, broker, qdrant, display, allow_mass_delete=allow_mass_delete)
-            ended = await Runner(runs, done).run(entry, claim, stopping)
+            acts = actions(settings, broker, qdrant, display, allow_mass_delete=allow_mass_delete)
+            ended = await Runner(runs, acts).run(entry, claim, stopping)
     if ended is None:
         raise UsageError(
             f"{name!r} was lost: Redis was unreachable for longer than INGESTQ_LEASE_SECONDS"
@@ -127,12 +129,12 @@ async def _run(name: str, allow_mass_delete: bool, as_json: bool, settings: Sett
     if as_json:
         print_json({"entry": name, **ended.as_json()})
     else:
-        line(f"{name}: {_told(ended)}", style=STYLES.get(ended.outcome))
+        line(f"{name}: {_describe(ended)}", style=STYLES.get(ended.outcome))
     return _code(ended)
 
 
 def _code(ended: Run) -> ExitCode:
     if ended.outcome is RunOutcome.INTERRUPTED:
         return ExitCode.INTERRUPTED
-    good = ended.outcome is RunOutcome.DONE and not ended.documents.rejected
-    return ExitCode.OK if good else ExitCode.DOCUMENTS_FAILED
+    succeeded = ended.outcome is RunOutcome.DONE and not ended.documents.rejected
+    return ExitCode.OK if succeeded else ExitCode.DOCUMENTS_FAILED

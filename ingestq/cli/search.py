@@ -68,14 +68,14 @@ def search(
     """Search the collection by meaning and by words."""
     configure_logging(logging.WARNING)
 
-    async def ask(settings: Settings) -> ExitCode:
+    async def run(settings: Settings) -> ExitCode:
         require_text(query, source or "", tenant or "", *(filters or ()))
         where = SearchFilter(_conditions(filters or ()), source, tenant)
         chosen = settings.of_collection(collection)
-        question = SearchQuery(query, limit, _mode(dense, sparse), where, chosen.collection)
-        return await _search(question, json, chosen)
+        wanted = SearchQuery(query, limit, _mode(dense, sparse), where, chosen.collection)
+        return await _search(wanted, json, chosen)
 
-    run_command(ask)
+    run_command(run, as_json=json)
 
 
 def _mode(dense: bool, sparse: bool) -> Mode:
@@ -91,9 +91,9 @@ def _conditions(filters: Sequence[str]) -> tuple[MetadataCondition, ...]:
         raise UsageError(f"--filter {error}") from error
 
 
-async def _search(question: SearchQuery, as_json: bool, settings: Settings) -> ExitCode:
+async def _search(query: SearchQuery, as_json: bool, settings: Settings) -> ExitCode:
     with err.status("searching"):
-        hits = await _hits(question, settings)
+        hits = await _hits(query, settings)
     if as_json:
         print_json({"hits": [dataclasses.asdict(hit) for hit in hits or []]})
     elif hits is None:
@@ -109,7 +109,7 @@ async def _search(question: SearchQuery, as_json: bool, settings: Settings) -> E
     return ExitCode.OK
 
 
-async def _hits(question: SearchQuery, settings: Settings) -> "list[SearchHit] | None":
+async def _hits(query: SearchQuery, settings: Settings) -> "list[SearchHit] | None":
     """Return the hits; None if there is no collection."""
     from worker.store.collection import find_collection
     from worker.store.search import search
@@ -120,4 +120,4 @@ async def _hits(question: SearchQuery, settings: Settings) -> "list[SearchHit] |
             return None
         settings = await query_settings(settings, qdrant, names)
         async with open_model(settings, processes=1) as model:
-            return await search(qdrant, names, model, question)
+            return await search(qdrant, names, model, query)

@@ -30,9 +30,9 @@ def status(submission: Submission = None, json: Json = False) -> None:
     """
     configure_logging(logging.WARNING)
     if submission is None:
-        run_command(partial(_status, json))
+        run_command(partial(_status, json), as_json=json)
     else:
-        run_command(partial(_submission, submission, json))
+        run_command(partial(_submission, submission, json), as_json=json)
 
 
 async def _status(as_json: bool, settings: Settings) -> ExitCode:
@@ -59,9 +59,7 @@ async def _submission(submission: str, as_json: bool, settings: Settings) -> Exi
         state = await broker.queue.submission(submission)
         failed = await broker.queue.failed_documents(submission)
     if not state.accepted:
-        raise UsageError(
-            f"no submission {submission!r}: it does not exist, or is older than a week"
-        )
+        raise UsageError(f"there is no submission {submission!r}; submissions are kept for a week")
     if as_json:
         dead_letters = [msgspec.structs.asdict(document) for document in failed]
         print_json({"submission": submission, **state.as_json(), "dead_letters": dead_letters})

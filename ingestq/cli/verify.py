@@ -58,7 +58,7 @@ def verify(
         wanted = VerifyRequest(paths or (), source, repair, allow_mass_delete)
         return await _verify(wanted, json, settings.of_collection(collection))
 
-    run_command(check)
+    run_command(check, as_json=json)
 
 
 async def _verify(wanted: "VerifyRequest", as_json: bool, settings: Settings) -> ExitCode:
@@ -76,27 +76,29 @@ async def _verify(wanted: "VerifyRequest", as_json: bool, settings: Settings) ->
 
 def _print_for_people(report: "VerifyReport", *, repair: bool) -> None:
     for kind, found in report.listed.items():
-        for one in found[:SHOWN]:
-            what = f"{one['doc_id']} ({one['chunk']})" if "chunk" in one else one["doc_id"]
-            done = " (repaired)" if one["repaired"] else ""
-            line(f"{kind.value}: {what}: {one['reason']}{done}", style="red")
+        for finding in found[:SHOWN]:
+            chunk = f" ({finding['chunk']})" if "chunk" in finding else ""
+            done = " (repaired)" if finding["repaired"] else ""
+            line(
+                f"{kind.value}: {finding['doc_id']}{chunk}: {finding['reason']}{done}", style="red"
+            )
         if (more := report.found[kind] - SHOWN) > 0:
             line(f"{kind.value}: … and {more:,} more", style="red")
     for refused in report.refused:
         line(refused, style="red")
     tally = report.tally
-    notes = {
+    remarks = {
         "are queued or in work and were not checked": tally.in_work,
         "have source files that are not visible from here and were not checked": tally.not_visible,
         "were rejected; see `ingestq dead list`": tally.rejected,
         "cannot be read; `ingestq run PATH` says why": tally.unreadable,
     }
-    for note, count in notes.items():
+    for remark, count in remarks.items():
         if count:
-            line(f"{count:,} documents {note}")
+            line(f"{count:,} documents {remark}")
     counts = ", ".join(f"{report.found[kind]:,} {kind.value}" for kind in report.listed)
-    verdict = "consistent" if report.consistent else "not consistent"
-    line(f"{verdict}: {tally.documents:,} documents, {tally.chunks:,} chunks; {counts}")
+    result = "consistent" if report.consistent else "not consistent"
+    line(f"{result}: {tally.documents:,} documents, {tally.chunks:,} chunks; {counts}")
     if report.submission is not None:
         line(
             f"{report.repaired:,} repaired, some of them by submission {report.submission}, which "

@@ -13,7 +13,7 @@ def worker() -> None:
     """Index queued documents.
 
     Runs until it is stopped. SIGTERM or Ctrl-C lets running jobs finish within
-    INGESTQ_DRAIN_SECONDS and puts the others back on the queue; a second one stops at once.
+    INGESTQ_DRAIN_SECONDS and returns the others to the queue; a second one stops at once.
     """
     configure_logging(logging.INFO)
     run_command(_worker)

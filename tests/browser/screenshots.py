@@ -1,4 +1,4 @@
-"""Makes the pictures of the dashboard: python -m tests.browser.screenshots docs/images."""
+"""Takes the screenshots in the docs: python -m tests.browser.screenshots docs/images."""
 
 import asyncio
 import math
@@ -42,7 +42,7 @@ PER_JOB = 16
 SCHEMES: Final[tuple[Literal["light", "dark"], ...]] = ("light", "dark")
 QUESTION = "Which lost plant was found again in an old jar?"
 PACE_SECONDS = 6.0
-"""How long it takes until the time that is left is known."""
+"""How long it takes until the time left is known."""
 REASONS = {
     "/srv/handbook/scans/inventory-1994.pdf": "there is no text in this application/pdf file",
     "/srv/handbook/minutes/2019-03.docx": "cannot be read as application/vnd.openxmlformats-"
@@ -73,12 +73,12 @@ HITS = [
 ]
 
 
-async def search(question: SearchQuery) -> Sequence[SearchHit]:
+async def search(query: SearchQuery) -> Sequence[SearchHit]:
     return HITS
 
 
 def history() -> History:
-    """An hour in which an import began."""
+    """Return samples of an hour in which an import starts."""
     kept, now, chance = History(), time.monotonic(), random.Random(7)
     for n in range(int(HISTORY_SECONDS / SAMPLE_SECONDS)):
         left = HISTORY_SECONDS - n * SAMPLE_SECONDS
@@ -100,7 +100,7 @@ def history() -> History:
 
 
 def names() -> Iterator[str]:
-    """What is imported."""
+    """Return the ids of the imported documents."""
     return (f"/srv/archive/{1900 + n // 120}/{n % 120:03}.md" for n in range(IMPORTED))
 
 
@@ -112,7 +112,7 @@ async def offer(broker: Broker, submission: str, doc_ids: Sequence[str], lane: L
 
 
 async def finish(leases: LeaseQueue, claim: Claim, report: BatchReport, seconds: float) -> None:
-    """Do as a worker that took so many ``seconds``."""
+    """Finish a job as a worker does that took ``seconds``."""
     now_ms = time.time_ns() // 1_000_000
     started_ms = now_ms - int(1000 * seconds)
     result = JobResult(
@@ -123,7 +123,7 @@ async def finish(leases: LeaseQueue, claim: Claim, report: BatchReport, seconds:
 
 
 async def fill(broker: Broker) -> None:
-    """Put something of everything on the queue."""
+    """Fill every panel of the dashboard."""
     leases = lease_queue(broker, lease_seconds=3600)
     for pid, rate in ((4127, 2.1), (4128, 1.9)):
         info = WorkerInfo("ingest-1", pid, 3, rate, rate * 5.2)
@@ -193,7 +193,7 @@ async def take_pictures(url: str, folder: Path, chromium: str) -> None:
 
 
 def save(picture: bytes, path: Path) -> None:
-    """With a palette, it is a third of the size."""
+    """Save a screenshot with a palette, at a third of the size."""
     Image.open(BytesIO(picture)).quantize(COLORS, Image.Quantize.MAXCOVERAGE).save(
         path, optimize=True
     )
@@ -210,7 +210,7 @@ async def main(folder: Path) -> None:
         url = await kept.enter_async_context(listening(create_app(serves, ApiConfig(10_000))))
         await fill(broker)
         assert serves.board is not None
-        await serves.board.look()
+        await serves.board.view()
         await asyncio.sleep(PACE_SECONDS)
         await work(lease_queue(broker), 3)
         await take_pictures(url, folder, chromium)

@@ -1,4 +1,4 @@
-"""The dashboard in a browser: kept up to date, for every hand and eye, and nobody is disturbed."""
+"""The dashboard in a browser: live updates, accessibility, and use without scripts."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,17 +20,17 @@ from worker.pipeline.points import SearchHit
 NASTY = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 TOKEN = "an open sésame"
 LEAST_CONTRAST = 4.5
-"""Of text with what is behind it: WCAG 2.2, level AA."""
-CONTRASTS = Path(__file__).with_name("contrasts.js").read_text()
+"""Contrast of text with its background: WCAG 2.2, level AA."""
+CONTRASTS = Path(__file__).with_name("contrasts.js").read_text(encoding="utf-8")
 
 
-async def search(question: SearchQuery) -> list[SearchHit]:
+async def search(query: SearchQuery) -> list[SearchHit]:
     return [SearchHit(0.5, NASTY, "notes", 2, f"The keeper says {NASTY}", {"page": 7})]
 
 
 @pytest.fixture
 async def site(broker: Broker) -> AsyncIterator[str]:
-    """A dashboard on which there is something of everything."""
+    """A dashboard with something in every panel."""
     await lease_queue(broker).heartbeat("w", WorkerInfo("host", 1, 1, 2.5, 30, paused="full"))
     await give_up(broker, "poison.pdf")
     await broker.queue.offer([batch("waits")])
@@ -61,7 +61,7 @@ async def focused(page: Page) -> str:
     return str(await page.evaluate("document.activeElement.id"))
 
 
-async def test_what_changes_is_shown_and_nobody_is_disturbed(
+async def test_updates_keep_focus_scroll_position_and_clicks(
     opened: Opening, site: str, broker: Broker
 ) -> None:
     view = {"width": 900, "height": 500}
@@ -84,23 +84,23 @@ async def test_what_changes_is_shown_and_nobody_is_disturbed(
         await give_up(broker, "third.pdf")
         await expect(page.locator("[data-region=numbers]")).to_contain_text("Dead letters 3")
         await page.mouse.up()
-        await expect(page.get_by_text("1 document is queued again.")).to_be_visible()
-        await expect(page).to_have_url(f"{site}/#letters")
+        await expect(page.get_by_text("1 document was queued again.")).to_be_visible()
+        await expect(page).to_have_url(f"{site}/#dead_letters")
         await expect(section.get_by_text("The newest 2 of 2")).to_be_visible()
 
 
-async def test_it_is_used_by_keyboard(opened: Opening, site: str) -> None:
+async def test_the_page_can_be_used_by_keyboard(opened: Opening, site: str) -> None:
     async with opened(site) as page:
         await is_live(page)
         await page.keyboard.press("Tab")
-        await expect(page.get_by_role("link", name="Skip to what is shown")).to_be_focused()
+        await expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("main")).to_be_focused()
         await page.keyboard.press("Tab")
         assert await focused(page) == "q"
         await page.keyboard.type("Who says script?")
         await page.keyboard.press("Enter")
-        found = page.get_by_role("region", name="Found for")
+        found = page.get_by_role("region", name="Results for")
         await expect(found.locator("mark").first).to_have_text("says")
         await expect(found).to_contain_text(f"The keeper says {NASTY}")
 
@@ -112,11 +112,11 @@ async def test_it_is_used_by_keyboard(opened: Opening, site: str) -> None:
         outline = await button.evaluate("it => getComputedStyle(it).outlineStyle")
         assert outline == "solid"
         await page.keyboard.press("Enter")
-        await expect(page.get_by_text("1 document is queued again.")).to_be_visible()
+        await expect(page.get_by_text("1 document was queued again.")).to_be_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_everything_can_be_read(opened: Opening, site: str, scheme: str) -> None:
+async def test_text_has_enough_contrast(opened: Opening, site: str, scheme: str) -> None:
     async with opened(site, color_scheme=scheme) as page:
         await page.goto(f"{site}/?q=keeper&requeued=1&gone=1")
         await is_live(page)
@@ -128,7 +128,7 @@ async def test_everything_can_be_read(opened: Opening, site: str, scheme: str) -
 
 
 @pytest.mark.parametrize("width", [360, 800])
-async def test_it_fits_a_small_screen(opened: Opening, site: str, width: int) -> None:
+async def test_the_page_fits_a_small_screen(opened: Opening, site: str, width: int) -> None:
     async with opened(site, viewport={"width": width, "height": 700}) as page:
         await page.goto(f"{site}/?q=keeper")
         assert await page.evaluate("document.documentElement.scrollWidth") <= width
@@ -137,40 +137,38 @@ async def test_it_fits_a_small_screen(opened: Opening, site: str, width: int) ->
         assert button["x"] + button["width"] <= width
 
 
-async def test_it_needs_no_script(opened: Opening, site: str, broker: Broker) -> None:
+async def test_the_page_works_without_scripts(opened: Opening, site: str, broker: Broker) -> None:
     async with opened(site, java_script_enabled=False) as page:
         await page.get_by_role("button", name="Requeue all").click()
-        await expect(page.get_by_text("1 document is queued again.")).to_be_visible()
+        await expect(page.get_by_text("1 document was queued again.")).to_be_visible()
         await page.get_by_role("searchbox").fill("keeper")
         await page.get_by_role("button", name="Search").click()
         await expect(page.locator("mark")).to_have_text("keeper")
     assert (await broker.queue.depth()).ready == 2
 
 
-async def test_one_signs_in_and_out(opened: Opening, broker: Broker) -> None:
+async def test_a_user_signs_in_and_out(opened: Opening, broker: Broker) -> None:
     app = create_app(services(broker), ApiConfig(10_000, TOKEN))
     async with listening(app) as url, opened(url) as page:
-        await expect(page.get_by_label("The token of this server")).to_be_focused()
+        await expect(page.get_by_label("Server token")).to_be_focused()
         await page.keyboard.type(TOKEN)
         await page.keyboard.press("Enter")
         await is_live(page)
         assert await page.evaluate("document.cookie") == "", "scripts do not see it"
         await page.get_by_role("button", name="Sign out").click()
-        await expect(page.get_by_label("The token of this server")).to_be_visible()
+        await expect(page.get_by_label("Server token")).to_be_visible()
         await page.goto(f"{url}/")
-        await expect(page.get_by_label("The token of this server")).to_be_visible()
+        await expect(page.get_by_label("Server token")).to_be_visible()
 
 
 @pytest.mark.slow
-async def test_it_says_when_it_is_not_live_and_connects_again(
-    opened: Opening, broker: Broker
-) -> None:
+async def test_a_lost_connection_is_shown_and_restored(opened: Opening, broker: Broker) -> None:
     app = create_app(services(broker), ApiConfig(10_000))
     async with listening(app) as url, opened(url, silent=False) as page:
         await is_live(page)
         await page.context.set_offline(True)
         await page.evaluate("dispatchEvent(new Event('pagehide'))")
         await page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
-        await expect(page.locator("#connection")).to_have_text("Not live, trying again")
+        await expect(page.locator("#connection")).to_have_text("Disconnected, reconnecting")
         await page.context.set_offline(False)
         await is_live(page)

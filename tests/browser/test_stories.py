@@ -1,4 +1,4 @@
-"""What somebody does who has `ingestq up` running, a folder, and a browser."""
+"""A user with `ingestq up`, a watched folder and a browser."""
 
 import asyncio
 import signal
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Site:
-    """The dashboard of a folder that is watched."""
+    """The dashboard, and a watched folder."""
 
     served: Serving
     folder: Path
@@ -41,15 +41,15 @@ def region(page: Page, name: str) -> Locator:
     return page.get_by_role("region", name=name, exact=True)
 
 
-async def search(page: Page, question: str) -> Locator:
-    await page.get_by_role("searchbox").fill(question)
+async def search(page: Page, query: str) -> Locator:
+    await page.get_by_role("searchbox").fill(query)
     await page.get_by_role("searchbox").press("Enter")
-    found = page.get_by_role("region", name=f"Found for “{question}”")
+    found = page.get_by_role("region", name=f"Results for “{query}”")
     await expect(found).to_be_visible()
     return found
 
 
-async def test_a_file_comes_is_found_and_goes(opened: Opening, site: Site) -> None:
+async def test_a_file_is_indexed_found_and_deleted(opened: Opening, site: Site) -> None:
     note = site.folder / "keeper.txt"
     async with opened(site.url) as page:
         note.write_text("The lighthouse keeper owns two parrots. <script>alert(1)</script>")
@@ -64,10 +64,10 @@ async def test_a_file_comes_is_found_and_goes(opened: Opening, site: Site) -> No
         note.unlink()
         await expect(row.filter(has_text="1 deleted")).to_be_visible()
         found = await search(page, "who owns parrots?")
-        await expect(found).to_contain_text("Nothing was found")
+        await expect(found).to_contain_text("No results")
 
 
-async def test_a_file_that_cannot_be_read_is_tried_again(opened: Opening, site: Site) -> None:
+async def test_a_rejected_file_can_be_requeued(opened: Opening, site: Site) -> None:
     poison = site.folder / "<script>alert(1)<.pdf"
     async with opened(site.url) as page:
         poison.write_text("This is no PDF.")
@@ -78,7 +78,7 @@ async def test_a_file_that_cannot_be_read_is_tried_again(opened: Opening, site: 
         await expect(outcomes.get_by_text("1 rejected")).to_have_count(1)
 
         await dead_letters.get_by_role("button", name=f"Requeue {poison}").press("Enter")
-        await expect(page.get_by_text("1 document is queued again.")).to_be_visible()
+        await expect(page.get_by_text("1 document was queued again.")).to_be_visible()
         await expect(outcomes.get_by_text("1 rejected")).to_have_count(2)
         await expect(dead_letters.get_by_text(str(poison))).to_be_visible()
 
@@ -87,10 +87,10 @@ async def test_a_file_that_cannot_be_read_is_tried_again(opened: Opening, site: 
         await expect(outcomes.get_by_role("row", name="alert(1)<.txt")).to_contain_text("1 indexed")
 
 
-async def test_it_stops_while_somebody_looks(opened: Opening, site: Site) -> None:
+async def test_the_page_shows_that_the_server_stopped(opened: Opening, site: Site) -> None:
     async with opened(site.url, silent=False) as page:
         connection = page.locator("#connection")
         await expect(connection).to_have_text("Live")
         site.served.tell(signal.SIGTERM)
         await asyncio.to_thread(site.served.ends_well)
-        await expect(connection).to_have_text("Not live, trying again")
+        await expect(connection).to_have_text("Disconnected, reconnecting")

@@ -1,7 +1,10 @@
-"""Ctrl-C: what runs may end, what is queued stays queued, and the next run goes on."""
+"""Ctrl-C: running jobs may finish, queued ones stay queued, and the next run continues."""
 
 import asyncio
+import json
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +12,21 @@ import pytest
 
 from tests.command import Ingestq
 from tests.qdrant_standin import Standin, qdrant_standin
+
+INTERRUPTED_IMPORT = """
+import signal
+import sys
+
+from ingestq.cli import main
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+main()
+"""
 
 
 @pytest.fixture
@@ -27,7 +45,7 @@ async def standin() -> AsyncIterator[Standin]:
 
 
 @pytest.mark.slow
-async def test_an_interrupted_run_says_what_is_left_and_the_next_goes_on(
+async def test_an_interrupted_run_says_what_is_left_and_the_next_run_continues(
     ingestq: Ingestq, documents: Path
 ) -> None:
     ingestq.settings |= {"drain_seconds": "0.1", "pool_size": "1"}  # however many cores there are
@@ -57,6 +75,19 @@ def test_an_interrupted_wait_leaves_the_documents_queued(ingestq: Ingestq) -> No
     _, err = waiting.communicate(timeout=60)
     assert waiting.returncode == 130, err
     assert ingestq("status", "--json").json["queue"]["ready"] == 1
+
+
+@pytest.mark.parametrize("module", ["ingestq.cli.application", "pydantic", "rich"])
+def test_an_interrupt_while_modules_are_imported_prints_no_traceback(module: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT, module, "status", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (130, "")
+    assert json.loads(ended.stdout) == {"error": "interrupted"}
 
 
 @pytest.mark.parametrize("command", [["run", "."], ["search", "tides"], ["verify"], ["reindex"]])

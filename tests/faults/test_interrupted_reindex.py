@@ -23,7 +23,9 @@ async def standin() -> AsyncIterator[Standin]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_a_killed_reindex_continues_where_it_was(ingestq: Ingestq, standin: Standin) -> None:
+async def test_a_killed_reindex_continues_where_it_stopped(
+    ingestq: Ingestq, standin: Standin
+) -> None:
     ingestq.settings["qdrant_url"] = standin.url
     before = (await ingestq.ended("run", EXAMPLES, "--json")).json["chunks"]["embedded"]
     documents = len(list(EXAMPLES.iterdir()))

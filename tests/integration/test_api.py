@@ -1,4 +1,4 @@
-"""The HTTP API: on a real Redis, and as the installed command on a real port."""
+"""The HTTP API, in this process and as the installed command, on a real Redis."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ DEEP = b'{"doc_id": "a", "text": "b", "metadata": ' + b'{"x":' * 2000 + b"1" + b
 async def calling(
     broker: Broker, token: str | None = None, silence_seconds: float = 30
 ) -> AsyncIterator[AsyncClient]:
-    """A client of an API that puts documents on the queue of ``broker``."""
+    """Yield a client of an API on the queue of ``broker``."""
     app = create_app(services(broker), ApiConfig(LIMIT, token, silence_seconds))
     async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as client:
         yield client
@@ -54,7 +54,7 @@ async def api(broker: Broker) -> AsyncIterator[AsyncClient]:
 
 @pytest.fixture
 async def away(tmp_path: Path) -> AsyncIterator[AsyncClient]:
-    """An API whose Redis does not answer."""
+    """Yield a client of an API whose Redis does not answer."""
     config = BrokerConfig(f"unix://{tmp_path}/nobody.sock")
     redis = connect(config)
     async with calling(Broker(redis, config)) as client:
@@ -63,7 +63,7 @@ async def away(tmp_path: Path) -> AsyncIterator[AsyncClient]:
 
 
 def refused(answer: Response, status: int, *said: str) -> None:
-    """It is an error with ``status`` whose detail holds what is ``said``."""
+    """Assert that ``answer`` is an error with ``status`` whose detail contains all of ``said``."""
     assert answer.status_code == status, answer.text
     assert answer.json().keys() == {"detail"}
     for words in said:
@@ -71,7 +71,7 @@ def refused(answer: Response, status: int, *said: str) -> None:
 
 
 async def finish(broker: Broker, outcome: str) -> None:
-    """Do as a worker that finishes the one job on the queue."""
+    """Finish the only job on the queue, as a worker does."""
     leases = lease_queue(broker)
     [claimed] = await take(leases)
     report = BatchReport(DocumentCounts(indexed=1), ChunkCounts(embedded=3))
@@ -116,7 +116,9 @@ async def test_source_and_version_have_defaults(
     assert before < document.version < await queue.now()
 
 
-async def test_a_submission_is_followed_to_its_end(api: AsyncClient, broker: Broker) -> None:
+async def test_a_submission_can_be_followed_until_it_is_complete(
+    api: AsyncClient, broker: Broker
+) -> None:
     submission = (await api.post("/documents", json=NOTE)).json()["submission"]
     none = {"indexed": 0, "unchanged": 0, "superseded": 0, "deleted": 0, "rejected": 0}
     no_chunks = {"embedded": 0, "reused": 0, "deleted": 0, "running": 0, "known": 0}
@@ -152,11 +154,11 @@ async def test_a_dead_letter_is_shown_with_its_reason(api: AsyncClient, broker: 
     assert (await api.get("/status")).json()["dead_letters"] == 1
 
 
-async def test_nobody_knows_the_submission(api: AsyncClient) -> None:
+async def test_an_unknown_submission_is_not_found(api: AsyncClient) -> None:
     refused(await api.get("/submissions/nonesuch"), 404, "nonesuch")
 
 
-async def test_the_status_is_that_of_the_command(api: AsyncClient, broker: Broker) -> None:
+async def test_the_status_has_the_shape_of_the_command(api: AsyncClient, broker: Broker) -> None:
     await api.post("/documents", json=NOTE)
     info = WorkerInfo(
         "host",
@@ -190,7 +192,7 @@ async def test_the_status_is_that_of_the_command(api: AsyncClient, broker: Broke
     }
 
 
-async def test_a_full_queue_says_when_to_come_back(broker: Broker) -> None:
+async def test_a_full_queue_refuses_documents_with_retry_after(broker: Broker) -> None:
     full = Broker(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=1))
     async with calling(full) as api:
         assert (await api.post("/documents", json=NOTE)).status_code == 202
@@ -232,7 +234,9 @@ async def test_a_wrong_body_is_refused(broker: Broker, body: Any, said: str) -> 
     assert await broker.queue.is_empty()
 
 
-async def test_what_is_not_declared_as_json_is_refused(api: AsyncClient, queue: JobQueue) -> None:
+async def test_a_body_that_is_not_declared_as_json_is_refused(
+    api: AsyncClient, queue: JobQueue
+) -> None:
     form = {"Content-Type": "text/plain"}
     answer = await api.post("/documents", content=json.dumps(NOTE), headers=form)
     refused(answer, 415, "application/json")
@@ -240,7 +244,7 @@ async def test_what_is_not_declared_as_json_is_refused(api: AsyncClient, queue: 
 
 
 class Upload:
-    """A body in ``parts``, sent without a Content-Length. It may come to a halt after the first."""
+    """A body in ``parts`` without a Content-Length; with ``halt`` it stops after the first."""
 
     def __init__(self, *parts: bytes, halt: bool = False) -> None:
         self._parts = parts
@@ -258,7 +262,7 @@ class Upload:
             await self.go_on.wait()
 
 
-async def test_a_body_that_is_announced_too_large_is_not_read(api: AsyncClient) -> None:
+async def test_a_body_with_too_large_a_content_length_is_not_read(api: AsyncClient) -> None:
     upload = Upload(b"x" * 100)
     headers = JSON | {"Content-Length": str(LIMIT + 1)}
     answer = await api.post("/documents", content=upload, headers=headers)
@@ -267,7 +271,7 @@ async def test_a_body_that_is_announced_too_large_is_not_read(api: AsyncClient) 
 
 
 @pytest.mark.parametrize("headers", [{}, {"Content-Length": "10"}])
-async def test_a_body_that_grows_too_large_is_not_read_on(
+async def test_a_body_that_grows_too_large_is_not_read_further(
     api: AsyncClient, queue: JobQueue, headers: dict[str, str]
 ) -> None:
     upload = Upload(*[b"x" * 1000] * 1000)
@@ -285,7 +289,7 @@ async def test_the_largest_body_is_accepted(api: AsyncClient) -> None:
     refused(await api.post("/documents", content=body + " ", headers=JSON), 413)
 
 
-async def test_what_all_uploads_hold_in_memory_is_bounded(api: AsyncClient) -> None:
+async def test_the_memory_of_all_uploads_is_bounded(api: AsyncClient) -> None:
     start = b'{"doc_id": "note", "text": "' + b"x" * (LIMIT * 9 // 10)
     uploads = [Upload(start, b'"}', halt=True) for _ in range(2)]
     async with asyncio.TaskGroup() as group:
@@ -296,7 +300,7 @@ async def test_what_all_uploads_hold_in_memory_is_bounded(api: AsyncClient) -> N
         for upload in uploads:
             await upload.halted.wait()
         answer = await api.post("/documents", content=start + b'"}', headers=JSON)
-        refused(answer, 429, "uploaded")
+        refused(answer, 429, "too many uploads")
         assert int(answer.headers["Retry-After"]) >= 1
         assert (await api.post("/documents", json=NOTE)).status_code == 202
         for upload in uploads:
@@ -306,7 +310,7 @@ async def test_what_all_uploads_hold_in_memory_is_bounded(api: AsyncClient) -> N
     assert answer.status_code == 202
 
 
-async def test_a_client_that_goes_silent_is_given_up(broker: Broker) -> None:
+async def test_a_silent_client_is_cut_off(broker: Broker) -> None:
     async with calling(broker, silence_seconds=0.05) as api:
         upload = Upload(b"{", b"}", halt=True)
         refused(await api.post("/documents", content=upload, headers=JSON), 408)
@@ -316,7 +320,7 @@ async def test_a_client_that_goes_silent_is_given_up(broker: Broker) -> None:
     "authorization",
     [None, "", "Bearer", "Bearer ", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", TOKEN],
 )
-async def test_nothing_is_answered_without_the_token(
+async def test_requests_without_the_token_are_refused(
     broker: Broker, authorization: str | None
 ) -> None:
     headers = {} if authorization is None else {b"Authorization": authorization.encode()}
@@ -341,7 +345,7 @@ async def test_nothing_is_answered_without_the_token(
             assert upload.sent == 0
 
 
-async def test_the_token_opens_everything(broker: Broker) -> None:
+async def test_requests_with_the_token_are_answered(broker: Broker) -> None:
     async with calling(broker, TOKEN) as api:
         assert (await api.get("/healthz")).status_code == 200
         refused(await api.get("/readyz"), 503, "no worker")
@@ -354,7 +358,7 @@ async def test_the_token_opens_everything(broker: Broker) -> None:
     assert "security" not in schema["paths"]["/healthz"]["get"]
 
 
-async def test_redis_is_away(away: AsyncClient) -> None:
+async def test_an_unreachable_redis_is_reported(away: AsyncClient) -> None:
     for answer in (
         await away.post("/documents", json=NOTE),
         await away.get("/submissions/x"),
@@ -366,14 +370,14 @@ async def test_redis_is_away(away: AsyncClient) -> None:
     assert (await away.get("/healthz")).json() == {"status": "ok"}
 
 
-async def test_it_is_ready_once_a_worker_is_alive(api: AsyncClient, broker: Broker) -> None:
+async def test_the_api_is_ready_once_a_worker_runs(api: AsyncClient, broker: Broker) -> None:
     refused(await api.get("/readyz"), 503, "no worker", "ingestq worker")
     await lease_queue(broker).heartbeat("worker-1", WorkerInfo("host", 7, 0, 0.0, 0.0))
     answer = await api.get("/readyz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
-async def test_what_can_go_wrong_is_documented(api: AsyncClient) -> None:
+async def test_errors_are_in_the_openapi_document(api: AsyncClient) -> None:
     schema = (await api.get("/openapi.json")).json()
     post = schema["paths"]["/documents"]["post"]
     assert post["responses"].keys() == {"202", "403", "408", "413", "415", "422", "429", "503"}
@@ -388,7 +392,7 @@ async def test_what_can_go_wrong_is_documented(api: AsyncClient) -> None:
 
 
 class Serving:
-    """The command, with its API on a free port, from its first log line at ``url`` to its last."""
+    """A running command that serves the API at ``url``."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         assert process.stderr is not None
@@ -412,7 +416,7 @@ class Serving:
         self._process.send_signal(number)
 
     def ends_well(self) -> None:
-        """It stops with exit code 0, and nothing unforeseen is in its log."""
+        """Assert that it stops with exit code 0 and without a traceback in its log."""
         self.log += self._stderr.read()
         assert self._process.wait(timeout=60) == 0, self.log
         assert "Traceback" not in self.log
@@ -420,8 +424,7 @@ class Serving:
 
 @contextmanager
 def serving(ingestq: Ingestq, *command: str | Path, **settings: str) -> Iterator[Serving]:
-    """``ingestq api``, or a ``command`` that serves the API, too; gone at the end, whatever
-    happens."""
+    """Run ``ingestq api``, or another ``command`` that serves the API; kills it on leaving."""
     ingestq.settings |= {"api_port": "0"} | settings
     with ingestq.start(*(command or ("api",))) as process:
         try:
@@ -434,7 +437,7 @@ def serving(ingestq: Ingestq, *command: str | Path, **settings: str) -> Iterator
                 process.kill()
 
 
-def test_the_command_serves_until_it_is_told_to_stop(
+def test_the_command_serves_until_it_is_stopped(
     ingestq: Ingestq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # Python logs every import
@@ -447,7 +450,7 @@ def test_the_command_serves_until_it_is_told_to_stop(
         submission = answer.json()["submission"]
         answer = httpx.get(f"{served.url}/submissions/{submission}", headers=headers)
         assert answer.json()["accepted"] == 1
-        with served.connect() as gone:  # in the midst of its body
+        with served.connect() as gone:  # in the middle of its body
             gone.sendall(
                 b"POST /documents HTTP/1.1\r\nHost: api\r\nAuthorization: Bearer secret\r\n"
                 b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
@@ -468,7 +471,7 @@ def test_the_command_serves_until_it_is_told_to_stop(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_request_that_runs_may_end(ingestq: Ingestq, number: signal.Signals) -> None:
+def test_running_requests_can_finish_on_shutdown(ingestq: Ingestq, number: signal.Signals) -> None:
     body = json.dumps(NOTE).encode()
     head = (
         "POST /documents HTTP/1.1\r\nHost: api\r\nContent-Type: application/json\r\n"
@@ -478,7 +481,7 @@ def test_a_request_that_runs_may_end(ingestq: Ingestq, number: signal.Signals) -
         request.sendall(head.encode())
         assert request.recv(1000).startswith(b"HTTP/1.1 100")  # it waits for the body
         served.tell(number)
-        assert idle.recv(1) == b""  # it has begun to stop
+        assert idle.recv(1) == b""  # it is stopping
         request.sendall(body)
         assert request.recv(1000).startswith(b"HTTP/1.1 202")
         served.ends_well()
@@ -486,7 +489,9 @@ def test_a_request_that_runs_may_end(ingestq: Ingestq, number: signal.Signals) -
 
 
 @pytest.mark.parametrize("drain_seconds", ["0", "600"])
-def test_who_does_not_end_is_not_waited_for(ingestq: Ingestq, drain_seconds: str) -> None:
+def test_shutdown_does_not_wait_longer_than_the_drain_time(
+    ingestq: Ingestq, drain_seconds: str
+) -> None:
     with (
         serving(ingestq, drain_seconds=drain_seconds) as served,
         served.connect() as idle,
@@ -506,12 +511,12 @@ def test_who_does_not_end_is_not_waited_for(ingestq: Ingestq, drain_seconds: str
             assert request.recv(1000) == b""  # cut off, not answered
 
 
-async def test_an_answer_is_sent_without_delay() -> None:
+async def test_responses_are_sent_without_delay() -> None:
     with await listen("127.0.0.1", 0) as listener:
         assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_somebody_else_listens_on_the_port(ingestq: Ingestq) -> None:
+def test_a_port_in_use_is_named(ingestq: Ingestq) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         ingestq.settings["api_port"] = port
@@ -525,7 +530,7 @@ def test_without_a_token_only_this_machine_is_served(ingestq: Ingestq, host: str
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no..host", "nonesuch.invalid"])
-def test_an_address_that_is_not_ours(ingestq: Ingestq, host: str) -> None:
+def test_a_wrong_host_is_named(ingestq: Ingestq, host: str) -> None:
     ingestq.settings |= {"api_host": host, "api_token": PLAIN_TOKEN}
     ingestq("api").failed_with(2, "INGESTQ_API_HOST", host)
 

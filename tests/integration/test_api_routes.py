@@ -1,4 +1,4 @@
-"""The HTTP API beyond posting a document: batches, deletions, dead letters, streams, metrics."""
+"""The other routes of the HTTP API: batches, deletions, dead letters, streams, metrics."""
 
 import asyncio
 import json
@@ -52,7 +52,9 @@ async def bury_all(broker: Broker, reason: str) -> None:
 # Batches
 
 
-async def test_a_batch_is_queued_but_for_its_wrong_lines(api: AsyncClient, broker: Broker) -> None:
+async def test_a_batch_is_queued_without_its_invalid_lines(
+    api: AsyncClient, broker: Broker
+) -> None:
     before = await broker.queue.now()
     body = (
         lines(NOTE)
@@ -83,7 +85,7 @@ async def test_a_batch_is_queued_but_for_its_wrong_lines(api: AsyncClient, broke
     assert before < note.version < await broker.queue.now()
 
 
-async def test_of_two_lines_about_a_document_the_second_is_newer(
+async def test_of_two_lines_with_the_same_document_the_second_is_newer(
     api: AsyncClient, broker: Broker
 ) -> None:
     body = lines(*({"doc_id": "a", "text": str(n)} for n in range(100)))
@@ -97,7 +99,7 @@ async def test_of_two_lines_about_a_document_the_second_is_newer(
 
 
 async def test_a_batch_is_read_no_faster_than_it_is_queued(broker: Broker) -> None:
-    """Its memory does not grow with it, nor with a queue that is full."""
+    """Memory grows neither with the batch nor while the queue is full."""
     small = Broker(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=10))
     parts = [
         lines({"doc_id": f"{n}-{i}", "text": "x" * 900}, NOTE) for n in range(50) for i in range(16)
@@ -119,7 +121,7 @@ async def test_a_batch_is_read_no_faster_than_it_is_queued(broker: Broker) -> No
     assert most < len(b"".join(parts)) / 2
 
 
-async def test_a_batch_does_not_wait_for_ever(broker: Broker) -> None:
+async def test_a_batch_waits_for_a_full_queue_only_so_long(broker: Broker) -> None:
     full = Broker(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=1))
     app = create_app(services(full), ApiConfig(LIMIT, full_seconds=0))
     async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as api:
@@ -131,28 +133,30 @@ async def test_a_batch_does_not_wait_for_ever(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"\n \n"])
-async def test_an_empty_batch_is_one(api: AsyncClient, body: bytes) -> None:
+async def test_an_empty_batch_is_accepted(api: AsyncClient, body: bytes) -> None:
     answer = await api.post("/documents:batch", content=body, headers=LINES)
     assert answer.status_code == 202
     assert answer.json()["accepted"] == answer.json()["rejected"] == 0
 
 
-async def test_a_batch_that_is_not_declared_as_lines(api: AsyncClient) -> None:
+async def test_a_batch_that_is_not_declared_as_json_lines_is_refused(api: AsyncClient) -> None:
     refused(await api.post("/documents:batch", json=NOTE), 415, "application/x-ndjson")
 
 
-async def test_a_batch_that_stops_in_the_midst(broker: Broker) -> None:
+async def test_a_batch_that_stops_in_the_middle_is_cut_off(broker: Broker) -> None:
     async with calling(broker, silence_seconds=0.05) as api:
         upload = Upload(lines(NOTE), b"", halt=True)
         refused(await api.post("/documents:batch", content=upload, headers=LINES), 408)
-        upload = Upload(*[b"x" * 1000] * 100)  # nothing of it is held any more
+        upload = Upload(*[b"x" * 1000] * 100)  # it is not held any more
         assert (await api.post("/documents:batch", content=upload, headers=LINES)).is_success
 
 
 # Idempotency
 
 
-async def test_the_same_request_with_the_same_key_is_one(api: AsyncClient, broker: Broker) -> None:
+async def test_a_repeated_request_with_the_same_key_queues_nothing(
+    api: AsyncClient, broker: Broker
+) -> None:
     keyed = {"Idempotency-Key": "k1"}
     first = await api.post("/documents", json=NOTE, headers=keyed)
     body = json.dumps(NOTE, indent=2, sort_keys=True)
@@ -168,7 +172,9 @@ async def test_the_same_request_with_the_same_key_is_one(api: AsyncClient, broke
     assert (await broker.queue.depth()).ready == 2
 
 
-async def test_many_at_once_with_the_same_key_are_one(api: AsyncClient, broker: Broker) -> None:
+async def test_concurrent_requests_with_the_same_key_queue_one_document(
+    api: AsyncClient, broker: Broker
+) -> None:
     keyed = {"Idempotency-Key": "k"}
     answers = await asyncio.gather(
         *(api.post("/documents", json=NOTE, headers=keyed) for _ in range(10))
@@ -177,7 +183,7 @@ async def test_many_at_once_with_the_same_key_are_one(api: AsyncClient, broker: 
     assert (await broker.queue.depth()).ready == 1
 
 
-async def test_a_key_is_remembered_when_the_document_is_done(
+async def test_a_key_is_remembered_after_the_document_is_processed(
     api: AsyncClient, broker: Broker
 ) -> None:
     keyed = {"Idempotency-Key": "k"}
@@ -187,7 +193,7 @@ async def test_a_key_is_remembered_when_the_document_is_done(
     assert await broker.queue.is_empty()
 
 
-async def test_a_key_that_met_a_full_queue_is_not_used_up(broker: Broker) -> None:
+async def test_a_key_can_be_used_again_after_a_full_queue(broker: Broker) -> None:
     full = Broker(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=1))
     keyed = {"Idempotency-Key": "k"}
     async with calling(full) as api:
@@ -199,7 +205,7 @@ async def test_a_key_that_met_a_full_queue_is_not_used_up(broker: Broker) -> Non
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256])
-async def test_a_key_that_is_none(api: AsyncClient, key: str) -> None:
+async def test_an_invalid_key_is_refused(api: AsyncClient, key: str) -> None:
     answer = await api.post("/documents", json=NOTE, headers={"Idempotency-Key": key})
     refused(answer, 422, "header.idempotency-key")
 
@@ -222,13 +228,13 @@ async def test_a_document_is_deleted(broker: Broker, doc_id: str) -> None:
     assert (deletion.doc_id, deletion.tenant, deletion.version) == (doc_id, "t", 9)
 
 
-async def test_nothing_is_deleted_without_a_name(api: AsyncClient, broker: Broker) -> None:
+async def test_a_deletion_needs_an_id_and_a_valid_version(api: AsyncClient, broker: Broker) -> None:
     refused(await api.delete("/documents/"), 422, "path.doc_id")
     refused(await api.delete("/documents/a", params={"version": "0"}), 422, "query.version")
     assert await broker.queue.is_empty()
 
 
-# What is known of a document
+# State of a document
 
 
 @dataclass(frozen=True)
@@ -239,7 +245,7 @@ class Entry:
     written_ms: int = 1_700_000_000_000
 
 
-async def test_what_is_known_of_a_document(broker: Broker) -> None:
+async def test_the_state_of_a_document_is_shown(broker: Broker) -> None:
     async def index(tenant: str, doc_id: str, collection: str) -> Entry | None:
         return Entry() if (tenant, doc_id) == ("", "/notes/a") else None
 
@@ -264,7 +270,7 @@ async def test_what_is_known_of_a_document(broker: Broker) -> None:
         assert (await api.get("/documents/new")).json() == new
 
 
-async def test_an_id_may_have_line_breaks_in_it(broker: Broker) -> None:
+async def test_an_id_can_contain_line_breaks(broker: Broker) -> None:
     async def index(tenant: str, doc_id: str, collection: str) -> Entry | None:
         return Entry() if doc_id == "\na/b\n" else None
 
@@ -274,7 +280,7 @@ async def test_an_id_may_have_line_breaks_in_it(broker: Broker) -> None:
         assert (await api.delete("/documents/%0Aa/b%0A")).status_code == 202
 
 
-async def test_the_index_is_away(broker: Broker) -> None:
+async def test_an_unreachable_index_is_reported(broker: Broker) -> None:
     async def index(tenant: str, doc_id: str, collection: str) -> Entry | None:
         raise StoreUnavailable("Qdrant does not answer")
 
@@ -322,7 +328,7 @@ async def test_dead_letters_are_listed_shown_and_requeued(api: AsyncClient, brok
     assert (await api.get("/status")).json()["dead_letters"] == 1
 
 
-async def test_nobody_knows_the_dead_letter(api: AsyncClient, broker: Broker) -> None:
+async def test_an_unknown_dead_letter_is_not_found(api: AsyncClient, broker: Broker) -> None:
     await api.post("/documents", json=NOTE | {"tenant": "t"})
     await bury_all(broker, "broken")
     refused(await api.get("/dead-letters/note"), 404, "note")
@@ -331,8 +337,10 @@ async def test_nobody_knows_the_dead_letter(api: AsyncClient, broker: Broker) ->
     assert (await api.get("/dead-letters/note", params={"tenant": "t"})).status_code == 200
 
 
-async def test_a_payload_that_json_has_no_words_for(api: AsyncClient, broker: Broker) -> None:
-    """A library may send what HTTP cannot."""
+async def test_a_payload_that_json_cannot_express_is_shown(
+    api: AsyncClient, broker: Broker
+) -> None:
+    """The Python client can send values that HTTP cannot."""
     odd = {"bytes": b"\xff", "nan": float("nan")}
     await services(broker).client.submit("odd", source="s", text="x", metadata=odd)
     await bury_all(broker, "broken")
@@ -355,7 +363,7 @@ def read_events(text: str) -> list[tuple[str, Any]]:
     return found
 
 
-async def test_a_stream_tells_progress_and_ends(broker: Broker) -> None:
+async def test_a_stream_sends_progress_and_then_completes(broker: Broker) -> None:
     app = create_app(services(broker), ApiConfig(LIMIT, heartbeat_seconds=0.05))
     async with listening(app) as url, AsyncClient(base_url=url) as api:
         submission = (await api.post("/documents", json=NOTE)).json()["submission"]
@@ -387,7 +395,7 @@ async def test_a_stream_ends_when_the_server_stops(broker: Broker) -> None:
             assert "complete" not in "".join([part async for part in parts])
 
 
-async def test_a_stream_ends_when_its_client_goes_away(broker: Broker) -> None:
+async def test_a_stream_ends_when_its_client_disconnects(broker: Broker) -> None:
     app = create_app(services(broker), ApiConfig(LIMIT))
     async with listening(app) as url, AsyncClient(base_url=url) as api:  # waits for all requests
         submission = (await api.post("/documents", json=NOTE)).json()["submission"]
@@ -395,7 +403,7 @@ async def test_a_stream_ends_when_its_client_goes_away(broker: Broker) -> None:
             assert "progress" in await anext(stream.aiter_text())
 
 
-async def test_a_stream_says_why_it_ends_early(tmp_path: Path) -> None:
+async def test_a_stream_that_ends_early_sends_the_reason(tmp_path: Path) -> None:
     async with embedded_redis(tmp_path) as redis_url:
         config = BrokerConfig(redis_url)
         async with connected(config) as redis:
@@ -412,7 +420,7 @@ async def test_a_stream_says_why_it_ends_early(tmp_path: Path) -> None:
     assert "Redis does not answer" in said["detail"]
 
 
-def test_a_stream_does_not_hold_up_the_command(ingestq: Ingestq) -> None:
+def test_a_stream_does_not_delay_shutdown(ingestq: Ingestq) -> None:
     with serving(ingestq, drain_seconds="600") as served:
         submission = httpx.post(f"{served.url}/documents", json=NOTE).json()["submission"]
         events = f"{served.url}/submissions/{submission}/events"
@@ -427,7 +435,7 @@ def test_a_stream_does_not_hold_up_the_command(ingestq: Ingestq) -> None:
 # Metrics
 
 
-async def test_metrics_are_those_of_the_queue(api: AsyncClient, broker: Broker) -> None:
+async def test_metrics_show_the_queue(api: AsyncClient, broker: Broker) -> None:
     await api.post("/documents", json=NOTE)
     await bury_all(broker, "broken")
     await api.post("/documents", json=NOTE)

@@ -1,4 +1,4 @@
-"""Whatever lies in a folder: it is indexed or rejected with its reason; nothing else suffers."""
+"""Bad files are rejected with a reason, and the others are indexed."""
 
 import os
 import zlib
@@ -73,7 +73,7 @@ def test_bad_files_are_rejected_and_the_others_indexed(ingestq: Ingestq, folder:
     assert "außer mittwochs" in hit["text"]
 
 
-def test_a_person_reads_names_and_reasons(ingestq: Ingestq) -> None:
+def test_names_with_control_characters_are_escaped(ingestq: Ingestq) -> None:
     (ingestq.folder / "a\n[b]\x1b[31m.txt").touch()
     ran = ingestq("run", ".")
     assert ran.code == 1
@@ -91,11 +91,13 @@ def test_a_person_reads_names_and_reasons(ingestq: Ingestq) -> None:
         ("delete", "--tenant", "caf\udce9", "x"),
     ],
 )
-def test_arguments_that_are_no_text_are_named(ingestq: Ingestq, arguments: tuple[str, ...]) -> None:
+def test_arguments_that_are_not_utf8_are_named(
+    ingestq: Ingestq, arguments: tuple[str, ...]
+) -> None:
     ingestq(*arguments).failed_with(2, r"caf\\udce9' is not valid UTF-8")
 
 
-def test_a_file_that_vanishes_before_it_is_read(ingestq: Ingestq) -> None:
+def test_a_file_that_disappears_before_it_is_read_is_rejected(ingestq: Ingestq) -> None:
     path = ingestq.folder / "large.txt"
     path.write_text("too large to travel with its job\n" * 5000)
     assert ingestq("add", path).code == 0
@@ -114,14 +116,14 @@ def test_a_file_that_vanishes_before_it_is_read(ingestq: Ingestq) -> None:
     assert (status["dead_letters"], status["collection"]["documents"]) == (0, 2)
 
 
-def test_dead_letters_are_named_or_chosen(ingestq: Ingestq) -> None:
+def test_requeue_and_purge_need_a_selection(ingestq: Ingestq) -> None:
     ingestq("dead", "requeue").failed_with(2, "--all")
     ingestq("dead", "purge", "--all", "x").failed_with(2, "--all")
     ingestq("dead", "show", "x").failed_with(2, "no dead letter for x")
     assert ingestq("dead", "purge", "--all", "--json").json == {"purged": 0}
 
 
-def test_a_document_that_is_mended_is_no_dead_letter_any_more(ingestq: Ingestq) -> None:
+def test_a_fixed_document_leaves_the_dead_letters(ingestq: Ingestq) -> None:
     path = ingestq.folder / "note.txt"
     path.touch()
     assert ingestq("run", path).code == 1

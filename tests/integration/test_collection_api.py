@@ -1,4 +1,4 @@
-"""Requests are about the collection they name, of those that the server has."""
+"""HTTP requests can name one of the server's collections."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -23,13 +23,13 @@ LINES = {"Content-Type": "application/x-ndjson"}
 
 @dataclass
 class Asked:
-    """What was looked for, and where."""
+    """The queries and look-ups that reached the services."""
 
-    questions: list[SearchQuery] = field(default_factory=list)
+    queries: list[SearchQuery] = field(default_factory=list)
     documents: list[tuple[str, str, str]] = field(default_factory=list)
 
-    async def search(self, question: SearchQuery) -> list[object]:
-        self.questions.append(question)
+    async def search(self, query: SearchQuery) -> list[object]:
+        self.queries.append(query)
         return []
 
     async def index(self, tenant: str, doc_id: str, collection: str) -> None:
@@ -56,13 +56,15 @@ async def collections_queued(broker: Broker) -> list[str]:
     return sorted(batch_of(claim).collection for claim in claims)
 
 
-async def test_a_document_goes_where_it_says(api: AsyncClient, broker: Broker) -> None:
+async def test_a_document_is_queued_for_its_collection(api: AsyncClient, broker: Broker) -> None:
     assert (await api.post("/documents", json=NOTE)).status_code == 202
     assert (await api.post("/documents", json=NOTE | HANDBOOK)).status_code == 202
     assert await collections_queued(broker) == ["documents", "handbook"]
 
 
-async def test_a_line_of_a_batch_goes_where_it_says(api: AsyncClient, broker: Broker) -> None:
+async def test_a_line_of_a_batch_is_queued_for_its_collection(
+    api: AsyncClient, broker: Broker
+) -> None:
     lines = '{"doc_id": "a", "text": "t"}\n{"doc_id": "a", "text": "t", "collection": "%s"}\n'
     body = lines % "handbook" + lines % "nonesuch"
     answer = await api.post("/documents:batch", content=body, headers=LINES)
@@ -70,11 +72,11 @@ async def test_a_line_of_a_batch_goes_where_it_says(api: AsyncClient, broker: Br
     assert (answer.json()["accepted"], answer.json()["rejected"]) == (3, 1)
     [line] = answer.json()["rejected_lines"]
     assert line["line"] == 4
-    assert "'nonesuch' is none of this server's collections" in line["reason"]
+    assert "'nonesuch' is not one of this server's collections" in line["reason"]
     assert await collections_queued(broker) == ["documents", "handbook"]
 
 
-async def test_a_removal_is_from_where_it_says(api: AsyncClient, broker: Broker) -> None:
+async def test_a_deletion_is_queued_for_its_collection(api: AsyncClient, broker: Broker) -> None:
     assert (await api.delete("/documents/note", params=HANDBOOK)).status_code == 202
     [claim] = await take(lease_queue(broker, serving={"handbook": "h__1"}))
     batch = claim.job().batch
@@ -82,11 +84,13 @@ async def test_a_removal_is_from_where_it_says(api: AsyncClient, broker: Broker)
     assert batch.collection == "handbook"
 
 
-async def test_one_looks_where_one_says(api: AsyncClient, asked: Asked) -> None:
+async def test_searches_and_look_ups_use_the_named_collection(
+    api: AsyncClient, asked: Asked
+) -> None:
     for more in ({}, HANDBOOK):
         assert (await api.get("/search", params={"q": "x"} | more)).status_code == 200
         await api.get("/documents/note", params={"tenant": "t"} | more)
-    assert [question.collection for question in asked.questions] == ["documents", "handbook"]
+    assert [query.collection for query in asked.queries] == ["documents", "handbook"]
     assert asked.documents == [("t", "note", "documents"), ("t", "note", "handbook")]
 
 
@@ -99,7 +103,7 @@ async def test_an_idempotency_key_is_for_one_collection(api: AsyncClient, broker
     assert await collections_queued(broker) == ["documents"]
 
 
-async def test_each_collection_has_its_dead_letter(api: AsyncClient, broker: Broker) -> None:
+async def test_each_collection_has_its_own_dead_letter(api: AsyncClient, broker: Broker) -> None:
     leases = lease_queue(broker, serving=SERVING)
     for more in ({}, HANDBOOK):
         await api.post("/documents", json=NOTE | more)
@@ -135,7 +139,7 @@ async def test_each_collection_has_its_dead_letter(api: AsyncClient, broker: Bro
         ("POST", "/dead-letters/a/requeue?"),
     ],
 )
-async def test_a_collection_that_is_not_the_servers_is_refused(
+async def test_an_unknown_collection_is_refused(
     api: AsyncClient, broker: Broker, method: str, path: str
 ) -> None:
     answer = await api.request(method, f"{path}collection=nonesuch")
@@ -143,7 +147,7 @@ async def test_a_collection_that_is_not_the_servers_is_refused(
     assert await broker.queue.is_empty()
 
 
-async def test_a_document_for_a_collection_that_is_not_the_servers_is_refused(
+async def test_a_document_for_an_unknown_collection_is_refused(
     api: AsyncClient, broker: Broker
 ) -> None:
     answer = await api.post("/documents", json=NOTE | {"collection": "nonesuch"})
@@ -151,7 +155,7 @@ async def test_a_document_for_a_collection_that_is_not_the_servers_is_refused(
     assert await broker.queue.is_empty()
 
 
-async def test_what_jobs_wait_for_is_shown(api: AsyncClient) -> None:
+async def test_collections_without_a_worker_are_shown(api: AsyncClient) -> None:
     await api.post("/documents", json=NOTE | HANDBOOK)
     assert (await api.get("/status")).json()["unserved"] == {"handbook": 1}
     assert 'ingestq_unserved_jobs{collection="handbook"} 1.0' in (await api.get("/metrics")).text

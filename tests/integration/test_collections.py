@@ -1,4 +1,4 @@
-"""Several collections on one queue: each holds its own documents, and no others."""
+"""Several collections on one queue: each holds its own documents only."""
 
 import asyncio
 import random
@@ -65,7 +65,7 @@ class Town:
 
     @asynccontextmanager
     async def working(self, *collections: str) -> AsyncIterator["asyncio.Task[None]"]:
-        """A worker that serves ``collections``, the first by default, as `open_worker` makes it."""
+        """Run a worker that serves ``collections``, the first by default."""
         tables = tuple(DropTable(path=Path(), collection=name) for name in collections[1:])
         mine = self.settings.model_copy(update={"collection": collections[0], "drop": tables})
         served = await open_collections(mine, self.broker, self.qdrant, self.model)
@@ -78,7 +78,7 @@ class Town:
             await asyncio.wait([running])
 
     async def texts(self, chunks: str) -> dict[tuple[str, str], str]:
-        """What a collection holds of each document, by tenant and id."""
+        """Return what a collection holds of each document, by tenant and id."""
         fields = ["tenant", "doc_id", "page_content"]
         found = [
             record.payload or {}
@@ -132,7 +132,7 @@ async def _remove(name: str, client: AsyncQdrantClient) -> bool:
 
 @dataclass
 class Story:
-    """Observations of documents, each in a collection, and what is left of them in the end."""
+    """Observed documents, each in a collection, and what has to be left of them."""
 
     steps: list[Document | Deletion] = field(default_factory=list)
 
@@ -164,8 +164,8 @@ class Story:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_documents_never_cross(town: Town, seed: int) -> None:
-    """Two workers, of which one serves only one collection, in any order of arrival."""
+async def test_documents_never_reach_another_collection(town: Town, seed: int) -> None:
+    """Two workers, one of which serves one collection only; documents arrive in any order."""
     chance = random.Random(seed)
     story = Story.of(chance, [town.first, town.second], length=60)
     arriving = chance.sample(story.steps, len(story.steps))
@@ -184,7 +184,9 @@ async def test_documents_never_cross(town: Town, seed: int) -> None:
         assert (await town.verified(names.alias))["consistent"]
 
 
-async def test_a_worker_leaves_the_documents_of_the_other_collection(town: Town) -> None:
+async def test_a_worker_does_not_claim_jobs_of_collections_that_it_does_not_serve(
+    town: Town,
+) -> None:
     story = Story.of(random.Random(9), [town.first, town.second], length=30)
     documents = [step for step in story.steps if isinstance(step, Document)]
     story.steps = list(documents)
@@ -201,7 +203,7 @@ async def test_a_worker_leaves_the_documents_of_the_other_collection(town: Town)
     assert await town.texts(town.names[0].chunks) == story.left_in(town.first)
 
 
-async def test_two_folders_with_the_same_ids_go_into_two_collections(
+async def test_two_folders_with_the_same_ids_can_use_two_collections(
     town: Town, tmp_path: Path
 ) -> None:
     folders = []
@@ -237,7 +239,7 @@ async def test_two_folders_with_the_same_ids_go_into_two_collections(
         await asyncio.gather(*running)
 
 
-async def test_a_collection_that_does_not_fit_stops_the_worker_before_it_claims(
+async def test_a_mismatched_collection_stops_the_worker_before_it_claims(
     town: Town,
 ) -> None:
     other = Schema(vector_name="text")
@@ -250,8 +252,8 @@ async def test_a_collection_that_does_not_fit_stops_the_worker_before_it_claims(
     assert (await town.broker.queue.depth()).ready == 1
 
 
-async def test_one_collection_is_rebuilt_while_the_other_is_written(town: Town) -> None:
-    """Jobs of the other go on; what is queued for the one reaches its successor."""
+async def test_one_collection_is_rebuilt_while_another_is_written(town: Town) -> None:
+    """Jobs of the other one go on; jobs of the rebuilt one reach the new collection."""
     first, second = town.names
     new_schema = Schema("text")
     made_with = [fingerprint(town.model.info, schema) for schema in (Schema(), new_schema)]

@@ -1,4 +1,4 @@
-"""The dashboard as a browser gets it, without one."""
+"""The dashboard over HTTP, without a browser."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -76,7 +76,7 @@ async def queue(broker: Broker, *doc_ids: str, tenant: str = "", submission: str
 
 
 async def end(broker: Broker, reason: str | None = None) -> None:
-    """Do as a worker that finishes one job, or gives it up."""
+    """Finish one job as a worker does; with ``reason``, dead-letter it."""
     leases = lease_queue(broker)
     [claim] = await take(leases)
     documents = len(batch_of(claim).documents)
@@ -93,25 +93,25 @@ async def post(site: AsyncClient, path: str, *fields: tuple[str, str], **headers
 
 def dead_letter(doc_id: str, tenant: str = "") -> tuple[str, str]:
     key = dead_letter_key(DEFAULT_COLLECTION, tenant, doc_id)
-    return ("letter", quote(key, safe=""))
+    return ("dead_letter", quote(key, safe=""))
 
 
 # The page
 
 
-async def test_a_queue_on_which_nothing_happened(site: AsyncClient) -> None:
+async def test_the_page_of_an_empty_queue(site: AsyncClient) -> None:
     shown = (await page(site)).text
     for said in (
-        "Nothing was submitted lately",
-        "No worker gave a sign of life",
-        "No document was given up",
-        "No job ended lately",
+        "No recent submissions",
+        "No worker is running",
+        "No dead letters",
+        "No recent jobs",
         "Nothing is scheduled",
     ):
         assert said in shown
 
 
-async def test_everything_is_on_the_page_without_a_script(
+async def test_the_page_shows_everything_without_a_script(
     site: AsyncClient, broker: Broker
 ) -> None:
     info = WorkerInfo("lighthouse", 4711, 2, 12.5, 1300.25, paused="Qdrant is full")
@@ -134,7 +134,7 @@ async def test_everything_is_on_the_page_without_a_script(
     [running] = shown.all("progress")
     assert (running.attributes["value"], running.attributes["max"]) == ("1500", "1501")
     depth = shown.all("desc", id="depth-said")[0]
-    assert "ready 1, at most 1" in depth.text
+    assert "ready 1, maximum 1" in depth.text
     assert [heading.text for heading in shown.all("h1")] == [" ingestq"]
     for section in shown.all("section"):
         assert shown.all("h2", id=section.attributes["aria-labelledby"])
@@ -157,7 +157,7 @@ async def test_the_newest_dead_letters_are_shown(site: AsyncClient, broker: Brok
     assert listed[:20] == [f"file-{n:02}" for n in range(29, 9, -1)]
 
 
-async def test_the_schedule(site: AsyncClient, broker: Broker) -> None:
+async def test_the_page_shows_scheduled_entries(site: AsyncClient, broker: Broker) -> None:
     runs = Runs(broker.redis, broker.config)
     entry = EntryStatus(
         name=NASTY,
@@ -195,7 +195,7 @@ async def test_the_schedule(site: AsyncClient, broker: Broker) -> None:
 
 
 def harmless(shown: Page) -> None:
-    """Nothing on the page came from what is shown on it, and nothing is loaded from elsewhere."""
+    """Assert that no value became an element, and that nothing is loaded from other hosts."""
     assert [script.attributes.get("src") for script in shown.all("script")] == [
         "/dashboard/live.js"
     ]
@@ -206,8 +206,8 @@ def harmless(shown: Page) -> None:
         assert not [name for name in element.attributes if name.startswith("on") or name == "style"]
 
 
-async def test_whatever_is_shown_is_shown_as_text(broker: Broker) -> None:
-    async def search(question: SearchQuery) -> list[SearchHit]:
+async def test_values_are_shown_as_text_and_not_as_html(broker: Broker) -> None:
+    async def search(query: SearchQuery) -> list[SearchHit]:
         return [SearchHit(0.5, NASTY, f"from {NASTY}", 0, f"alert {NASTY}", {NASTY: [NASTY]})]
 
     info = WorkerInfo(NASTY, 1, 0, 0, 0, paused=NASTY)
@@ -227,7 +227,7 @@ async def test_whatever_is_shown_is_shown_as_text(broker: Broker) -> None:
     assert "alert" in {mark.text for mark in shown.all("mark")}
 
 
-async def test_what_redis_says_is_shown_as_text(tmp_path: Path) -> None:
+async def test_an_error_of_redis_is_shown_as_text(tmp_path: Path) -> None:
     config = BrokerConfig(f"unix://{tmp_path}/{quote(NASTY, safe='')}.sock")
     redis = connect(config)
     async with calling(Broker(redis, config)) as site:
@@ -237,13 +237,13 @@ async def test_what_redis_says_is_shown_as_text(tmp_path: Path) -> None:
     shown = Page(answer.text)
     harmless(shown)
     assert "Redis does not answer" in shown.text
-    assert "Nothing is known yet" in shown.text
+    assert "There is no data yet" in shown.text
 
 
 # Headers and assets
 
 
-async def test_a_browser_is_told_to_load_nothing_from_elsewhere(site: AsyncClient) -> None:
+async def test_headers_forbid_loading_from_other_hosts(site: AsyncClient) -> None:
     for path in ("/", *ASSETS):
         headers = (await site.get(path)).headers
         policy = headers["content-security-policy"]
@@ -255,7 +255,7 @@ async def test_a_browser_is_told_to_load_nothing_from_elsewhere(site: AsyncClien
         assert headers["content-type"].startswith(ASSETS.get(path, "text/html"))
 
 
-async def test_the_dashboard_is_no_part_of_the_interface(site: AsyncClient) -> None:
+async def test_the_dashboard_is_not_in_the_openapi_document(site: AsyncClient) -> None:
     documented = (await site.get("/openapi.json")).json()["paths"]
     assert not PATHS & documented.keys()
 
@@ -263,28 +263,28 @@ async def test_the_dashboard_is_no_part_of_the_interface(site: AsyncClient) -> N
 # Searching
 
 
-async def test_a_question_is_asked(broker: Broker) -> None:
+async def test_a_search_shows_hits_with_highlighted_words(broker: Broker) -> None:
     asked: list[SearchQuery] = []
 
-    async def search(question: SearchQuery) -> list[SearchHit]:
-        asked.append(question)
+    async def search(query: SearchQuery) -> list[SearchHit]:
+        asked.append(query)
         text = "The keeper owns two parrots.\nA parrot can talk."
         return [SearchHit(0.98765, "/notes/keeper", "notes", 2, text, {"year": 2026, "title": "k"})]
 
     async with calling(broker, search=search) as site:
         shown = await page(site, "/?q=+who+owns+a+parrot%3F+")
         assert not (await page(site, "/?q=++")).all("mark")
-    assert [question.text for question in asked] == ["who owns a parrot?"]
+    assert [query.text for query in asked] == ["who owns a parrot?"]
     assert [mark.text for mark in shown.all("mark")] == ["owns", "parrot"]
     assert "/notes/keeper chunk 2 score 0.988 from notes" in shown.text
     assert "year2026" in shown.text
 
 
-async def test_a_collection_is_chosen_if_there_are_several(broker: Broker) -> None:
+async def test_the_search_form_offers_the_collections(broker: Broker) -> None:
     asked: list[str] = []
 
-    async def search(question: SearchQuery) -> list[SearchHit]:
-        asked.append(question.collection)
+    async def search(query: SearchQuery) -> list[SearchHit]:
+        asked.append(query.collection)
         return []
 
     config = ApiConfig(10_000, collections=("documents", "handbook"))
@@ -296,7 +296,8 @@ async def test_a_collection_is_chosen_if_there_are_several(broker: Broker) -> No
         assert [option.text for option in shown.all("option")] == ["documents", "handbook"]
         assert [option.text for option in shown.all("option", selected="")] == ["handbook"]
         assert (
-            "'other' is none of this server's" in (await page(site, "/?q=x&collection=other")).text
+            "'other' is not one of this server's"
+            in (await page(site, "/?q=x&collection=other")).text
         )
     assert len(asked) == 2
 
@@ -305,8 +306,8 @@ async def test_a_collection_is_chosen_if_there_are_several(broker: Broker) -> No
     "error",
     [StoreUnavailable("Qdrant does not answer; start it"), InvalidQuery("it has no words")],
 )
-async def test_why_nothing_can_be_found_is_said(broker: Broker, error: Exception) -> None:
-    async def search(question: SearchQuery) -> list[SearchHit]:
+async def test_a_failed_search_shows_the_reason(broker: Broker, error: Exception) -> None:
+    async def search(query: SearchQuery) -> list[SearchHit]:
         raise error
 
     async with calling(broker, search=search) as site:
@@ -315,12 +316,12 @@ async def test_why_nothing_can_be_found_is_said(broker: Broker, error: Exception
     assert shown.all("input", id="q")[0].attributes["value"] == "x"
 
 
-async def test_nothing_is_found(broker: Broker) -> None:
-    async def search(question: SearchQuery) -> list[SearchHit]:
+async def test_a_search_without_results(broker: Broker) -> None:
+    async def search(query: SearchQuery) -> list[SearchHit]:
         return []
 
     async with calling(broker, search=search) as site:
-        assert "Nothing was found. If nothing is indexed yet" in (await page(site, "/?q=x")).text
+        assert "No results. If nothing is indexed yet" in (await page(site, "/?q=x")).text
 
 
 # Dead letters
@@ -331,24 +332,28 @@ async def test_a_dead_letter_is_requeued(site: AsyncClient, broker: Broker, doc_
     await queue(broker, doc_id, tenant="t")
     await end(broker, reason="broken")
     shown = await page(site)
-    [_, field] = shown.all("input", name="letter")  # that of all dead letters, and its own
-    answer = await post(site, REQUEUE, ("letter", field.attributes["value"]))
+    [_, field] = shown.all(
+        "input", name="dead_letter"
+    )  # in the form for all dead letters, and in its own
+    answer = await post(site, REQUEUE, ("dead_letter", field.attributes["value"]))
     assert answer.status_code == 303
     shown = await page(site, answer.headers["location"])
-    assert "1 document is queued again" in shown.text
-    assert "No document was given up" in shown.text
+    assert "1 document was queued again" in shown.text
+    assert "No dead letters" in shown.text
     [claim] = await take(lease_queue(broker))
     [document] = batch_of(claim).documents
     assert (document.tenant, document.doc_id) == ("t", doc_id)
 
 
-async def test_all_letters_that_are_shown_are_requeued(site: AsyncClient, broker: Broker) -> None:
+async def test_all_dead_letters_on_the_page_are_requeued_as_one_submission(
+    site: AsyncClient, broker: Broker
+) -> None:
     for name in ("a", "b", "c"):
         await queue(broker, name)
         await end(broker, reason="broken")
     answer = await post(site, REQUEUE, dead_letter("a"), dead_letter("b"), dead_letter("nobody"))
     shown = await page(site, answer.headers["location"])
-    assert "2 documents are queued again. 1 dead letter was not there any more" in shown.text
+    assert "2 documents were queued again. 1 dead letter was gone or had changed" in shown.text
     assert (await broker.queue.depth()).ready == 2
     assert "The newest 1 of 1" in shown.text
     assert "0 of 2 documents" in shown.text, "they are one submission"
@@ -365,14 +370,14 @@ async def test_nothing_is_requeued_while_redis_is_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"\xff", b"dead letter=a&" * 200, b"dead letter=" + b"a" * 2_000_000]
+    "body", [b"\xff", b"dead_letter=a&" * 200, b"dead_letter=" + b"a" * 2_000_000]
 )
-async def test_what_is_no_form_is_refused(site: AsyncClient, body: bytes) -> None:
+async def test_an_invalid_form_is_refused(site: AsyncClient, body: bytes) -> None:
     answer = await site.post(REQUEUE, content=body, headers=FORM)
     assert answer.status_code in (413, 422)
 
 
-# Who may ask
+# Access
 
 
 @pytest.mark.parametrize(
@@ -382,7 +387,7 @@ async def test_what_is_no_form_is_refused(site: AsyncClient, body: bytes) -> Non
         ({"Sec-Fetch-Site": "same-origin"}, True),
         ({"Sec-Fetch-Site": "cross-site"}, False),
         ({"Sec-Fetch-Site": "same-site"}, False),
-        # Where the two disagree: a proxy may have changed Host, and no page can set the first.
+        # If they disagree, Sec-Fetch-Site wins: a proxy may have changed Host.
         ({"Sec-Fetch-Site": "same-origin", "Origin": "https://name.of.the.proxy"}, True),
         ({"Sec-Fetch-Site": "cross-site", "Origin": URL}, False),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}, False),
@@ -403,7 +408,7 @@ async def test_a_form_of_another_site_is_refused(
     assert (await broker.queue.depth()).ready == allowed
 
 
-async def test_another_site_can_link_here_and_see_nothing(site: AsyncClient) -> None:
+async def test_other_sites_can_link_here_but_not_read(site: AsyncClient) -> None:
     other = {"Sec-Fetch-Site": "cross-site"}
     assert (await site.get("/", headers=other | {"Sec-Fetch-Dest": "document"})).is_success
     for destination in ("empty", "iframe", "image", "script"):
@@ -427,7 +432,7 @@ async def test_another_site_can_link_here_and_see_nothing(site: AsyncClient) -> 
         ("", False),
     ],
 )
-async def test_no_other_name_leads_here_while_there_is_no_token(
+async def test_without_a_token_only_loopback_names_are_served(
     broker: Broker, host: str, allowed: bool
 ) -> None:
     async with calling(broker) as site:
@@ -437,7 +442,7 @@ async def test_no_other_name_leads_here_while_there_is_no_token(
         assert (await site.get(SIGN_IN, headers={"Host": host})).is_success
 
 
-async def test_with_a_token_one_signs_in(broker: Broker) -> None:
+async def test_with_a_token_users_sign_in(broker: Broker) -> None:
     await queue(broker, "a", tenant="secret tenant")
     await end(broker, reason="broken")
     async with calling(broker, token=TOKEN, url="http://ingestq.example") as site:
@@ -449,7 +454,7 @@ async def test_with_a_token_one_signs_in(broker: Broker) -> None:
 
         wrong = await post(site, SIGN_IN, ("token", "an open sesame"))
         assert wrong.status_code == 401
-        assert "not the token" in wrong.text
+        assert "Wrong token" in wrong.text
         assert "set-cookie" not in wrong.headers
 
         right = await post(site, SIGN_IN, ("token", TOKEN))
@@ -468,13 +473,13 @@ async def test_with_a_token_one_signs_in(broker: Broker) -> None:
         assert (await site.get("/")).status_code == 303
 
 
-async def test_over_tls_the_session_stays_there(broker: Broker) -> None:
+async def test_over_tls_the_cookie_is_secure(broker: Broker) -> None:
     async with calling(broker, token=TOKEN) as site:
         answer = await post(site, SIGN_IN, ("token", TOKEN), X_Forwarded_Proto="https")
         assert "Secure" in answer.headers["set-cookie"].split("; ")
 
 
-async def test_what_is_no_session_is_refused(broker: Broker) -> None:
+async def test_an_invalid_session_is_refused(broker: Broker) -> None:
     async with calling(broker, token=TOKEN) as site:
         for session in ("", "9999999999.", "9999999999.abc", "x.y", TOKEN.encode().hex()):
             answer = await site.get("/", headers={"Cookie": f"ingestq_session={session}"})
@@ -487,7 +492,7 @@ async def test_what_is_no_session_is_refused(broker: Broker) -> None:
 
 
 async def read_events(lines: AsyncIterator[str], count: int) -> list[tuple[str, str]]:
-    """The next events: name and data."""
+    """Return the next ``count`` events: name and data."""
     events: list[tuple[str, str]] = []
     name, data = "", list[str]()
     async for line in lines:
@@ -505,16 +510,16 @@ async def read_events(lines: AsyncIterator[str], count: int) -> list[tuple[str, 
     return events
 
 
-async def test_any_answer_of_redis_is_no_reason_to_stop(broker: Broker) -> None:
+async def test_an_unexpected_answer_of_redis_does_not_stop_the_board(broker: Broker) -> None:
     board = services(broker).board
     assert board is not None
     await broker.redis.set(keys.RECENT_SUBMISSIONS, "not a sorted set")
-    assert "WRONGTYPE" in ((await board.look()).problem or "")
+    assert "WRONGTYPE" in ((await board.view()).problem or "")
     await broker.redis.delete(keys.RECENT_SUBMISSIONS)
-    assert (await board.look(fresh=True)).problem is None
+    assert (await board.view(fresh=True)).problem is None
 
 
-async def test_the_stream_brings_what_changed(broker: Broker) -> None:
+async def test_the_stream_sends_what_changed(broker: Broker) -> None:
     stopping = asyncio.Event()
     app = create_app(services(broker), ApiConfig(10_000), stopping)
     async with (
@@ -525,38 +530,38 @@ async def test_the_stream_brings_what_changed(broker: Broker) -> None:
         lines = stream.aiter_lines()
         first = dict(await read_events(lines, 1 + len(REGIONS)))
         assert first.keys() == {"notice", *REGIONS}
-        assert "No document was given up" in first["letters"]
+        assert "No dead letters" in first["dead_letters"]
 
         await queue(broker, NASTY)
         await end(broker, reason=NASTY)
         changed: dict[str, str] = {}
-        while "letters" not in changed:
+        while "dead_letters" not in changed:
             changed |= await read_events(lines, 1)
-        assert changed.keys() <= {"numbers", "submissions", "ended", "letters"}
-        assert "&lt;script&gt;" in changed["letters"]
+        assert changed.keys() <= {"numbers", "submissions", "ended", "dead_letters"}
+        assert "&lt;script&gt;" in changed["dead_letters"]
         assert "<script" not in "".join(changed.values())
         stopping.set()
         assert [line async for line in lines if line.startswith("event")] == []
 
 
-async def test_however_many_look_it_is_read_once(broker: Broker) -> None:
+async def test_many_viewers_cause_one_read(broker: Broker) -> None:
     board = services(broker).board
     assert board is not None
-    views = await asyncio.gather(*(board.look() for _ in range(50)))
+    views = await asyncio.gather(*(board.view() for _ in range(50)))
     assert len(set(map(id, views))) == 1
 
 
-async def test_the_last_hour_is_sampled_while_nobody_looks(broker: Broker) -> None:
+async def test_the_last_hour_is_sampled_without_viewers(broker: Broker) -> None:
     board = services(broker).board
     assert board is not None
     stopping = asyncio.Event()
     running = asyncio.create_task(board.run(stopping))
-    await eventually(board.look, lambda view: len(view.samples) == 1)
+    await eventually(board.view, lambda view: len(view.samples) == 1)
     stopping.set()
     await asyncio.wait_for(running, 5)
 
 
-async def test_what_is_shown_while_redis_is_away_is_from_before(tmp_path: Path) -> None:
+async def test_while_redis_is_away_the_page_shows_the_last_state(tmp_path: Path) -> None:
     async with embedded_redis(tmp_path) as url:
         config = BrokerConfig(url)
         redis = connect(config)
@@ -572,6 +577,6 @@ async def test_what_is_shown_while_redis_is_away_is_from_before(tmp_path: Path) 
     await redis.aclose()
     assert answer.status_code == 503
     shown = Page(answer.text).text
-    assert "This is not how things are now: Redis does not answer" in shown
-    assert "What is shown is from" in shown
+    assert "This page is not up to date: Redis does not answer" in shown
+    assert "It shows the state of" in shown
     assert "the last one" in shown

@@ -1,4 +1,4 @@
-"""The bundled server: shared by everybody on the machine, durable, and gone when nobody is left."""
+"""The bundled Redis: shared on a machine, durable, and stopped with its last user."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ asyncio.run(main())
 
 
 def hold(folder: Path) -> subprocess.Popen[str]:
-    """Another process that uses the server until its stdin is closed."""
+    """Start another process that uses the server until its stdin is closed."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, folder],
         stdin=subprocess.PIPE,
@@ -46,7 +46,7 @@ async def answers(url: str) -> bool:
         return False
 
 
-async def test_what_was_written_is_there_at_the_next_start(tmp_path: Path) -> None:
+async def test_data_survives_a_restart(tmp_path: Path) -> None:
     async with embedded_redis(tmp_path) as url, connected(BrokerConfig(url)) as redis:
         await redis.set("key", "value")
         config = await redis.config_get("*")
@@ -57,7 +57,7 @@ async def test_what_was_written_is_there_at_the_next_start(tmp_path: Path) -> No
         assert await redis.get("key") == b"value"
 
 
-async def test_it_stays_as_long_as_somebody_uses_it(tmp_path: Path) -> None:
+async def test_the_server_runs_until_its_last_user_leaves(tmp_path: Path) -> None:
     other = hold(tmp_path)
     async with embedded_redis(tmp_path) as url:
         other.communicate("")
@@ -65,7 +65,7 @@ async def test_it_stays_as_long_as_somebody_uses_it(tmp_path: Path) -> None:
     assert not await answers(url)
 
 
-async def test_a_killed_user_does_not_keep_it(tmp_path: Path) -> None:
+async def test_a_killed_user_does_not_keep_the_server_running(tmp_path: Path) -> None:
     other = hold(tmp_path)
     async with embedded_redis(tmp_path) as url:
         other.kill()
@@ -74,7 +74,7 @@ async def test_a_killed_user_does_not_keep_it(tmp_path: Path) -> None:
     assert not await answers(url)
 
 
-async def test_a_killed_server_is_started_again_with_everything(tmp_path: Path) -> None:
+async def test_a_killed_server_is_restarted_with_its_data(tmp_path: Path) -> None:
     async with embedded_redis(tmp_path) as url:
         async with connected(BrokerConfig(url)) as redis:
             await redis.set("key", "value")
@@ -85,12 +85,12 @@ async def test_a_killed_server_is_started_again_with_everything(tmp_path: Path) 
         other.communicate("")
 
 
-async def test_a_long_path_is_no_problem(tmp_path: Path) -> None:
+async def test_the_data_directory_can_have_a_long_path(tmp_path: Path) -> None:
     async with embedded_redis(tmp_path / ("deep" * 30)) as url:
         assert await answers(url)
 
 
-async def test_a_broken_file_is_named(tmp_path: Path) -> None:
+async def test_a_broken_data_file_is_reported(tmp_path: Path) -> None:
     async with embedded_redis(tmp_path) as url, connected(BrokerConfig(url)) as redis:
         await redis.set("key", "value")
     [file] = (tmp_path / "redis" / "appendonlydir").glob("*.incr.aof")

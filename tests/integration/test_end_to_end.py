@@ -1,4 +1,4 @@
-"""The installed command on real files: what goes in comes back from a search."""
+"""The installed command on real files: indexed documents are found by a search."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,9 @@ def documents(tmp_path: Path) -> Path:
     return Path(shutil.copytree(EXAMPLES, tmp_path / "documents"))
 
 
-def check_the_main_job(ingestq: Ingestq, documents: Path, question: str, answer: str) -> None:
+def index_search_and_index_again(
+    ingestq: Ingestq, documents: Path, question: str, answer: str
+) -> None:
     """Index ``documents``, find ``answer`` by a ``question`` in other words, and index again."""
     first = ingestq("run", documents, "--json")
     assert first.code == 0, first.err
@@ -44,8 +46,10 @@ def check_the_main_job(ingestq: Ingestq, documents: Path, question: str, answer:
     assert ingestq("status", "--json").json["collection"] == before
 
 
-def test_documents_come_back_from_a_search(ingestq: Ingestq, documents: Path) -> None:
-    check_the_main_job(
+def test_indexed_documents_are_found_and_deleted_ones_are_not(
+    ingestq: Ingestq, documents: Path
+) -> None:
+    index_search_and_index_again(
         ingestq,
         documents,
         "Which consumers lose electricity first when stored energy gets low?",
@@ -58,11 +62,11 @@ def test_documents_come_back_from_a_search(ingestq: Ingestq, documents: Path) ->
 
 
 @pytest.mark.slow
-def test_the_same_with_the_distributions_own_redis(
+def test_indexing_and_searching_work_with_debians_redis(
     ingestq: Ingestq, documents: Path, debian_redis: str
 ) -> None:
     ingestq.settings["redis_url"] = debian_redis
-    check_the_main_job(
+    index_search_and_index_again(
         ingestq,
         documents,
         "Can I bring my puppy along when I come for a day trip?",
@@ -109,7 +113,7 @@ def test_documents_are_queued_by_one_process_and_indexed_by_another(
 
 
 @pytest.mark.slow
-def test_json_lines_are_documents_too(ingestq: Ingestq) -> None:
+def test_json_lines_are_indexed(ingestq: Ingestq) -> None:
     lines = """
     {"doc_id": "a", "text": "The lighthouse keeper owns two parrots.", "metadata": {"page": 7}}
     {"doc_id": "b", "txt": "misspelt field"}

@@ -1,4 +1,4 @@
-"""What the examples and the README show, run as it stands, with a worker that really indexes."""
+"""The examples and the code in the README run, with a real worker."""
 
 import ast
 import inspect
@@ -35,7 +35,7 @@ DEFAULT_API = "http://127.0.0.1:8765"
 async def worker(
     broker: Broker, qdrant: Qdrant, collection: CollectionNames, model: ModelPool
 ) -> AsyncIterator[None]:
-    """A worker of the collection that everybody means who names none."""
+    """Run a worker of the default collection."""
     default = replace(collection, alias=DEFAULT_COLLECTION)
     async with indexing(broker, qdrant, default, model):
         yield
@@ -50,7 +50,7 @@ async def execute(source: str, namespace: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_the_fastapi_service(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_fastapi_example(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", broker.config.url)
     app = fastapi_service.app
     transport = ASGITransport(app)
@@ -76,15 +76,15 @@ async def test_the_fastapi_service(broker: Broker, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("worker")
-async def test_the_notebook(
+async def test_the_notebook_example(
     broker: Broker,
     qdrant: Qdrant,
     collection: CollectionNames,
     model: ModelPool,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    async def answer(question: SearchQuery) -> list[SearchHit]:
-        return await search(qdrant, collection, model, question)
+    async def answer(query: SearchQuery) -> list[SearchHit]:
+        return await search(qdrant, collection, model, query)
 
     notebook = json.loads((ROOT / "examples" / "notebook.ipynb").read_text())
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]

@@ -1,4 +1,4 @@
-"""The API does what its openapi.json says, whatever schemathesis sends to it."""
+"""The API does what its openapi.json says, whatever schemathesis sends."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ NO_JOB_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Entry:
-    """What the index holds of every document."""
+    """Return the same state for every document."""
 
     state: str = "indexed"
     version: int = 7
@@ -41,12 +41,12 @@ async def index(tenant: str, doc_id: str, collection: str) -> Entry:
     return Entry()
 
 
-async def search(question: SearchQuery) -> list[SearchHit]:
+async def search(query: SearchQuery) -> list[SearchHit]:
     return [HIT]
 
 
 async def work(broker: Broker) -> None:
-    """Do as a worker that finishes what is queued, and gives up every other job."""
+    """Finish jobs as a worker does, and dead-letter every other one."""
     leases = lease_queue(broker)
     fails = cycle((False, True))
     while True:
@@ -91,14 +91,16 @@ async def try_to_break(broker: Broker, folder: Path, *options: str) -> None:
     assert trying.returncode == 0, said.decode()
 
 
-async def test_no_request_gets_an_undocumented_answer(broker: Broker, tmp_path: Path) -> None:
+async def test_every_response_is_documented(broker: Broker, tmp_path: Path) -> None:
     options = ("--phases=coverage,fuzzing", "--max-examples=5", "--generation-deterministic")
     await try_to_break(broker, tmp_path, *options)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-async def test_no_sequence_of_requests_does_either(broker: Broker, tmp_path: Path) -> None:
-    # Always the same requests: what chance finds would stop a change that did not bring it.
+async def test_every_response_in_a_sequence_of_requests_is_documented(
+    broker: Broker, tmp_path: Path
+) -> None:
+    # Always the same requests, so that chance finds no old defect in a new change.
     options = ("--phases=coverage,fuzzing,stateful", "--max-examples=60")
     await try_to_break(broker, tmp_path, *options, "--generation-deterministic")

@@ -1,4 +1,4 @@
-"""``ingestq schedule`` and ``ingestq scheduler``, as somebody uses them."""
+"""``ingestq schedule`` and ``ingestq scheduler`` as a user runs them."""
 
 import signal
 import subprocess
@@ -60,7 +60,7 @@ def test_runs_are_listed_without_a_scheduler(ingestq: Ingestq) -> None:
 
 
 async def begun(ingestq: Ingestq) -> subprocess.Popen[str]:
-    """A run that waits for a worker."""
+    """Start a run that waits for a worker."""
     running = ingestq.start("schedule", "run", "nightly")
     async with embedded_redis(ingestq.folder / ".ingestq") as url:
         config = BrokerConfig(url)
@@ -69,7 +69,7 @@ async def begun(ingestq: Ingestq) -> subprocess.Popen[str]:
     return running
 
 
-async def test_an_entry_is_run_by_one_at_a_time_and_an_interruption_is_written_down(
+async def test_an_entry_runs_once_at_a_time_and_an_interruption_is_recorded(
     ingestq: Ingestq,
 ) -> None:
     (ingestq.folder / "note.txt").write_text("A short note.")
@@ -92,12 +92,12 @@ def test_a_wrong_table_is_named(ingestq: Ingestq) -> None:
     ingestq("scheduler").failed_with(2, "[[schedule]] 'nightly': generator 'no_such_module:f'")
 
 
-def test_a_scheduler_without_tables_says_what_to_write(ingestq: Ingestq) -> None:
+def test_a_scheduler_without_tables_says_what_to_add(ingestq: Ingestq) -> None:
     ingestq("scheduler").failed_with(2, "nothing is scheduled: add a [[schedule]] table")
 
 
 @pytest.mark.slow
-def test_each_action_is_done(ingestq: Ingestq) -> None:
+def test_every_action_runs(ingestq: Ingestq) -> None:
     notes = ingestq.folder / "notes"
     notes.mkdir()
     for name in "abc":
@@ -128,7 +128,7 @@ def test_each_action_is_done(ingestq: Ingestq) -> None:
     assert (verify.code, verify.json["outcome"]) == (0, "done"), verify.err
     assert verify.json["detail"].startswith("3 documents, 0 missing")
     same = ingestq("schedule", "run", "rebuild", "--json").json
-    assert same["detail"] == "documents was made with these settings already"
+    assert same["detail"] == "documents was already built with these settings"
     ingestq.settings["hybrid"] = "false"
     mismatch = ingestq("schedule", "run", "weekly", "--json")
     assert (mismatch.code, mismatch.json["outcome"]) == (1, "failed")

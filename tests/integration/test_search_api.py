@@ -1,4 +1,4 @@
-"""``GET /search``: how a question is read, and that the installed command answers it."""
+"""``GET /search``: parameters, errors, and the installed command."""
 
 import signal
 from collections.abc import AsyncIterator
@@ -22,32 +22,32 @@ KEEPER = SearchHit(0.5, "keeper", "notes", 2, "The keeper owns two parrots.", {"
 
 
 @dataclass
-class Answering:
-    """Answers every question with the keeper, or raises."""
+class FakeSearch:
+    """A search that returns the keeper for every query, or raises."""
 
     asked: list[SearchQuery] = field(default_factory=list)
     error: Exception | None = None
 
-    async def __call__(self, question: SearchQuery) -> list[SearchHit]:
-        self.asked.append(question)
+    async def __call__(self, query: SearchQuery) -> list[SearchHit]:
+        self.asked.append(query)
         if self.error is not None:
             raise self.error
         return [KEEPER]
 
 
 @pytest.fixture
-def search() -> Answering:
-    return Answering()
+def search() -> FakeSearch:
+    return FakeSearch()
 
 
 @pytest.fixture
-async def api(broker: Broker, search: Answering) -> AsyncIterator[AsyncClient]:
+async def api(broker: Broker, search: FakeSearch) -> AsyncIterator[AsyncClient]:
     app = create_app(services(broker, search), ApiConfig(10_000))
     async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as client:
         yield client
 
 
-async def test_a_question_is_answered(api: AsyncClient, search: Answering) -> None:
+async def test_a_search_returns_hits(api: AsyncClient, search: FakeSearch) -> None:
     answer = await api.get("/search", params={"q": "who has birds?"})
     assert answer.status_code == 200
     keeper: dict[str, Any] = {
@@ -62,7 +62,7 @@ async def test_a_question_is_answered(api: AsyncClient, search: Answering) -> No
     assert search.asked == [SearchQuery("who has birds?", 5, Mode.HYBRID, SearchFilter())]
 
 
-async def test_a_question_has_conditions(api: AsyncClient, search: Answering) -> None:
+async def test_a_search_has_conditions(api: AsyncClient, search: FakeSearch) -> None:
     query = "/search?q=x&limit=9&mode=sparse&filter=year=2024&filter=a.b=c=d&source=s&tenant="
     assert (await api.get(query)).status_code == 200
     where = SearchFilter(
@@ -84,21 +84,21 @@ async def test_a_question_has_conditions(api: AsyncClient, search: Answering) ->
         ("q=x&filter=a=b&filter==c", "query.filter: '=c' is not KEY=VALUE"),
     ],
 )
-async def test_nonsense_is_refused(
-    api: AsyncClient, search: Answering, query: str, said: str
+async def test_invalid_parameters_are_refused(
+    api: AsyncClient, search: FakeSearch, query: str, said: str
 ) -> None:
     refused(await api.get(f"/search?{query}"), 422, said)
     assert search.asked == []
 
 
-async def test_what_cannot_be_answered_says_why(api: AsyncClient, search: Answering) -> None:
+async def test_a_failed_search_says_why(api: AsyncClient, search: FakeSearch) -> None:
     search.error = InvalidQuery("no sparse vectors")
     refused(await api.get("/search?q=x"), 422, "no sparse vectors")
     search.error = StoreUnavailable("Qdrant does not answer")
     refused(await api.get("/search?q=x"), 503, "Qdrant does not answer")
 
 
-def test_the_installed_command_answers(ingestq: Ingestq) -> None:
+def test_the_installed_command_answers_searches(ingestq: Ingestq) -> None:
     with serving(ingestq) as served:
         asked = {"q": "who has birds?", "limit": "1"}
         assert httpx.get(f"{served.url}/search", params=asked, timeout=60).json() == {"hits": []}

@@ -21,12 +21,12 @@ def index(ingestq: Ingestq) -> None:
 
 
 def found(ingestq: Ingestq, *arguments: str) -> list[str]:
-    """The documents that a search finds, best first."""
+    """Return the documents that a search finds, best first."""
     return [hit["doc_id"] for hit in ingestq("search", "--json", *arguments).json["hits"]]
 
 
 @pytest.mark.slow
-def test_a_search_is_by_meaning_and_by_words(ingestq: Ingestq) -> None:
+def test_a_search_finds_by_meaning_and_by_words(ingestq: Ingestq) -> None:
     index(ingestq)
     assert found(ingestq, "who keeps birds? 00817")[:2] in (["817", "keeper"], ["keeper", "817"])
     assert found(ingestq, "--dense", "who keeps birds? 00817")[0] == "keeper"
@@ -37,7 +37,7 @@ def test_a_search_is_by_meaning_and_by_words(ingestq: Ingestq) -> None:
     assert (nothing.code, nothing.out) == (0, "no results\n")
 
 
-def test_a_wrong_question_is_refused(ingestq: Ingestq) -> None:
+def test_a_wrong_query_is_refused(ingestq: Ingestq) -> None:
     ingestq("search", "--dense", "--sparse", "x").failed_with(
         2, "--dense and --sparse cannot be combined"
     )
@@ -45,7 +45,7 @@ def test_a_wrong_question_is_refused(ingestq: Ingestq) -> None:
 
 
 @pytest.mark.slow
-async def test_a_collection_is_made_as_configured(ingestq: Ingestq) -> None:
+async def test_a_collection_is_created_as_configured(ingestq: Ingestq) -> None:
     async with qdrant_standin() as standin:
         ingestq.settings |= {
             "qdrant_url": standin.url,
@@ -80,7 +80,7 @@ async def test_a_collection_is_made_as_configured(ingestq: Ingestq) -> None:
         ("vector_name", "bm25", "the sparse vector"),
     ],
 )
-def test_a_setting_of_the_collection_is_wrong(
+def test_a_wrong_setting_of_the_collection_is_named(
     ingestq: Ingestq, name: str, value: str, said: str
 ) -> None:
     ingestq.settings[name] = value

@@ -1,4 +1,4 @@
-"""Files over HTTP: they go straight into the blob store, all of a form or none."""
+"""Files over HTTP: they go to the blob store, and all of a form are queued or none."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ import pytest
 from httpx import ASGITransport, AsyncClient, Response
 
 from ingestq.api.app import ApiConfig, create_app
-from ingestq.api.bodies.forms import MOST_FILES
+from ingestq.api.bodies.forms import MAX_FILES
 from ingestq.app.composition import Broker
 from ingestq.broker.blobs import open_blob_store
 from ingestq.broker.connection import BrokerConfig
@@ -44,7 +44,7 @@ async def api(broker: Broker) -> AsyncIterator[AsyncClient]:
 
 
 async def queued(broker: Broker) -> list[tuple[Document, bytes]]:
-    """The documents of the one job on the queue, with their content."""
+    """Return the documents of the only job on the queue, with their content."""
     assert broker.blobs is not None
     [claimed] = await take(lease_queue(broker))
     batch = batch_of(claimed)
@@ -64,7 +64,9 @@ def refused(answer: Response, status: int, *said: str) -> None:
         assert words in answer.json()["detail"]
 
 
-async def test_files_are_documents_called_by_their_names(api: AsyncClient, broker: Broker) -> None:
+async def test_files_become_documents_with_their_names_as_ids(
+    api: AsyncClient, broker: Broker
+) -> None:
     about = {"tenant": "island", "version": "7", "metadata": json.dumps({"shelf": 3})}
     answer = await api.post("/documents", files=TWO, data=about)
     assert answer.status_code == 202, answer.text
@@ -79,7 +81,7 @@ async def test_files_are_documents_called_by_their_names(api: AsyncClient, broke
         assert not document.scanned
 
 
-async def test_a_single_file_may_be_called_anything(api: AsyncClient, broker: Broker) -> None:
+async def test_a_single_file_can_have_any_id(api: AsyncClient, broker: Broker) -> None:
     files: Files = [("file", ("scan.bin", PAGE, "application/octet-stream"))]
     answer = await api.post(
         "/documents", files=files, data={"doc_id": "rope/1", "source": "https://example.org"}
@@ -106,10 +108,10 @@ async def test_an_uploaded_file_is_indexed(harness: Harness) -> None:
 @pytest.mark.parametrize(
     ("files", "data", "said"),
     [
-        ([], {"doc_id": "a"}, "no part called 'file'"),
+        ([], {"doc_id": "a"}, "has no part 'file'"),
         (TWO, {"doc_id": "a"}, "single file"),
         (TWO, {"path": "/etc/passwd"}, "'path'"),
-        (TWO, {"tenant": ["a", "b"]}, "twice"),
+        (TWO, {"tenant": ["a", "b"]}, "repeated"),
         (TWO, {"version": "0"}, "version"),
         (TWO, {"version": str(MAX_VERSION + 1)}, "version"),
         (TWO, {"version": "soon"}, "version"),
@@ -118,10 +120,10 @@ async def test_an_uploaded_file_is_indexed(harness: Harness) -> None:
         (TWO, {"metadata": " " * METADATA_BYTES + "{}"}, "metadata"),
         ([*TWO, TWO[0]], {}, "same name"),
         ([("file", ("", b"a"))], {}, "no name"),
-        ([("file", (f"{n}", b"a")) for n in range(MOST_FILES + 1)], {}, "more than 16 files"),
+        ([("file", (f"{n}", b"a")) for n in range(MAX_FILES + 1)], {}, "more than 16 files"),
     ],
 )
-async def test_a_wrong_form_is_refused_and_nothing_of_it_kept(
+async def test_a_wrong_form_is_refused_and_leaves_no_blobs(
     api: AsyncClient, broker: Broker, files: Files, data: dict[str, Any], said: str
 ) -> None:
     multipart: Any = [*[(n, (None, v)) for n, v in _pairs(data)], *files]
@@ -138,14 +140,16 @@ def _pairs(data: dict[str, Any]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     "body", [b"", b"no form", b"--b\r\n\r\n", b'--b\r\nContent-Disposition: form-data; name="file"']
 )
-async def test_what_is_no_form_is_refused(api: AsyncClient, broker: Broker, body: bytes) -> None:
+async def test_a_body_that_is_not_a_form_is_refused(
+    api: AsyncClient, broker: Broker, body: bytes
+) -> None:
     for content_type in ("multipart/form-data; boundary=b", "multipart/form-data"):
         headers = {"Content-Type": content_type}
         refused(await api.post("/documents", content=body, headers=headers), 422)
     assert await stored_blobs(broker) == set()
 
 
-async def test_a_file_that_is_too_large_is_refused_with_all_of_its_form(
+async def test_a_file_that_is_too_large_is_refused_with_its_whole_form(
     api: AsyncClient, broker: Broker
 ) -> None:
     files: Files = [*TWO, ("file", ("large", b"x" * (LIMIT + 1)))]
@@ -156,7 +160,7 @@ async def test_a_file_that_is_too_large_is_refused_with_all_of_its_form(
     assert (await api.post("/documents", files=files)).status_code == 202
 
 
-async def test_a_full_queue_keeps_no_file(broker: Broker) -> None:
+async def test_a_full_queue_leaves_no_blobs(broker: Broker) -> None:
     full = Broker(broker.redis, BrokerConfig(broker.config.url, max_queue_jobs=1), broker.blobs)
     async with calling(full) as api:
         assert (await api.post("/documents", files=TWO)).status_code == 202
@@ -166,7 +170,7 @@ async def test_a_full_queue_keeps_no_file(broker: Broker) -> None:
     assert await stored_blobs(broker) == kept
 
 
-async def test_a_spool_that_cannot_be_used_is_said(broker: Broker, tmp_path: Path) -> None:
+async def test_an_unusable_blob_store_is_reported(broker: Broker, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     broken = Broker(broker.redis, broker.config, open_blob_store(str(tmp_path / "file")))
     async with calling(broken) as api:
@@ -214,11 +218,11 @@ async def test_forms_of_other_sites_are_refused_without_a_token(
         {"Origin": "http://API"},
     ],
 )
-async def test_forms_of_its_own_pages_are_taken(api: AsyncClient, headers: dict[str, str]) -> None:
+async def test_forms_of_own_pages_are_accepted(api: AsyncClient, headers: dict[str, str]) -> None:
     assert (await api.post("/documents", files=TWO, headers=headers)).status_code == 202
 
 
-async def test_an_upload_that_is_cut_off_leaves_nothing(broker: Broker) -> None:
+async def test_an_interrupted_upload_leaves_no_blobs(broker: Broker) -> None:
     app = create_app(services(broker), ApiConfig(LIMIT))
     async with listening(app) as url:
         host, port = url.removeprefix("http://").split(":")

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment with nothing in it but what pip brought."""
+    """A virtual environment with only what pip installed."""
 
     folder: Path
 
@@ -27,7 +27,7 @@ class Environment:
         return str(self.folder / "bin" / "ingestq")
 
     def run(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        """Run a program of the environment; other packages of this machine are out of its reach."""
+        """Run a program of the environment, without access to other packages of this machine."""
         clean = {
             name: value
             for name, value in os.environ.items()
@@ -38,7 +38,7 @@ class Environment:
         )
 
     def answer(self, script: str, cwd: Path) -> str:
-        """What a script prints that has to succeed."""
+        """Run a script that must succeed, and return what it prints."""
         ran = self.run(self.python, "-c", script, cwd=cwd)
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
@@ -52,7 +52,7 @@ class Environment:
 
 @pytest.fixture(scope="session")
 def distribution(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with wheel and sdist, built from this checkout; the wheel out of the sdist."""
+    """Build sdist and wheel from this checkout, the wheel from the sdist; return their folder."""
     folder = tmp_path_factory.mktemp("dist")
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     built = subprocess.run(build, capture_output=True, text=True, check=False)
@@ -67,7 +67,7 @@ def wheel(distribution: Path) -> Path:
 
 
 def installed(folder: Path, requirement: str) -> Environment:
-    """A new environment with ``requirement``, in the newest versions that it allows."""
+    """Create an environment with ``requirement``, in the newest versions that it allows."""
     venv.create(folder, with_pip=True)
     environment = Environment(folder)
     pip = (environment.python, "-m", "pip", "install", "--quiet", requirement)
@@ -78,11 +78,11 @@ def installed(folder: Path, requirement: str) -> Environment:
 
 @pytest.fixture(scope="session")
 def client_environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """What ``pip install ingestq`` brings."""
+    """The environment after ``pip install ingestq``."""
     return installed(tmp_path_factory.mktemp("client") / "venv", str(wheel))
 
 
 @pytest.fixture(scope="session")
 def cli_environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """What ``pip install 'ingestq[cli]'`` brings."""
+    """The environment after ``pip install 'ingestq[cli]'``."""
     return installed(tmp_path_factory.mktemp("cli") / "venv", f"{wheel}[cli]")

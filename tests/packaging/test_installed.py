@@ -1,4 +1,4 @@
-"""What somebody meets who installs ingestq into a project of their own."""
+"""ingestq installed into a user's project."""
 
 import asyncio
 import subprocess
@@ -40,7 +40,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project with modules that are called like parts of ingestq."""
+    """Return a project with modules named like parts of ingestq."""
     folder = tmp_path / "project"
     (folder / "worker").mkdir(parents=True)
     for module in ("broker.py", "producers.py", "worker/__init__.py"):
@@ -68,7 +68,7 @@ def test_everything_public_can_be_imported(client_environment: Environment, tmp_
     assert client_environment.answer(script, tmp_path).split() == ["0.1.0", "IngestClient"]
 
 
-async def test_a_project_may_call_its_modules_like_ours(
+async def test_a_project_can_have_modules_with_our_names(
     client_environment: Environment, broker: Broker, project: Path
 ) -> None:
     ran = await asyncio.to_thread(
@@ -83,7 +83,7 @@ async def test_a_project_may_call_its_modules_like_ours(
     assert [document.doc_id for document in job.batch.documents] == ["note"]
 
 
-async def test_a_worker_runs_beside_them(ingestq: Ingestq, project: Path) -> None:
+async def test_a_worker_runs_beside_modules_with_our_names(ingestq: Ingestq, project: Path) -> None:
     ingestq.folder = project
     note = project / "note.txt"
     note.write_text("Where the lighthouse keeper kept his tea.")
@@ -109,7 +109,7 @@ def test_programs_of_users_are_type_checked(
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_the_types_are_not_lost(
+def test_programs_with_wrong_types_are_rejected(
     client_environment: Environment, project: Path, tmp_path: Path
 ) -> None:
     (project / "program.py").write_text(PROGRAM.replace("version: int", "version: str"))
@@ -129,7 +129,7 @@ def test_the_types_are_not_lost(
 
 
 @pytest.mark.parametrize("arguments", [("status",), ("--version",), ("worker",)])
-def test_without_the_commands_it_is_said_what_to_install(
+def test_the_command_without_its_extra_says_what_to_install(
     client_environment: Environment, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     ran = client_environment.run(client_environment.command, *arguments, cwd=tmp_path)
@@ -163,7 +163,7 @@ def test_the_commands_queue_without_a_worker(cli_environment: Environment, tmp_p
     assert queued.returncode == 0, queued.stderr
 
 
-def test_versions_are_told(cli_environment: Environment, tmp_path: Path) -> None:
+def test_version_lists_the_versions(cli_environment: Environment, tmp_path: Path) -> None:
     ran = cli_environment.run(cli_environment.command, "--version", cwd=tmp_path)
     lines = ran.stdout.splitlines()
     assert lines[0] == "ingestq 0.1.0"
@@ -172,7 +172,7 @@ def test_versions_are_told(cli_environment: Environment, tmp_path: Path) -> None
     assert any(line.startswith("redis ") and line[6].isdigit() for line in lines)
 
 
-def test_wheel_and_sdist_hold_what_is_not_python(distribution: Path, wheel: Path) -> None:
+def test_wheel_and_sdist_contain_data_files(distribution: Path, wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     assert {
         "ingestq/py.typed",

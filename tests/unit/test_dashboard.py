@@ -1,4 +1,4 @@
-"""What the dashboard makes of texts, numbers and samples."""
+"""Texts, numbers, plots and sessions of the dashboard."""
 
 import html
 import re
@@ -21,7 +21,7 @@ from ingestq.api.dashboard.plots import (
     plots,
     round_top,
 )
-from ingestq.api.dashboard.wording import excerpt, marked
+from ingestq.api.dashboard.wording import excerpt, highlighted
 from ingestq.broker.queue.stats import RecentSubmission
 from ingestq.core.results import ChunkCounts, DocumentCounts, SubmissionStatus
 
@@ -34,18 +34,18 @@ SAMPLES = st.lists(
 ).map(lambda samples: sorted(samples, key=lambda sample: sample.at))
 
 
-# Words of a question
+# Highlights and excerpts
 
 
 @given(st.text() | st.text("<mark>&/ab "), st.text() | st.text("<mark>&/ab "))
-def test_a_marked_text_is_the_text(text: str, question: str) -> None:
-    without_marks = re.sub("</?mark>", "", marked(text, question))
+def test_highlighting_changes_no_text(text: str, query: str) -> None:
+    without_marks = re.sub("</?mark>", "", highlighted(text, query))
     assert not set("<>") & set(without_marks)
     assert html.unescape(without_marks) == html.unescape(html.escape(text))
 
 
 @pytest.mark.parametrize(
-    ("text", "question", "words"),
+    ("text", "query", "words"),
     [
         ("The Ferry leaves at noon.", "when does the ferry leave?", ["Ferry"]),
         ("No parrots, parrot.", "PARROT", ["parrot"]),
@@ -56,18 +56,18 @@ def test_a_marked_text_is_the_text(text: str, question: str) -> None:
         ("nothing", "?!", []),
     ],
 )
-def test_words_of_the_question_are_marked(text: str, question: str, words: list[str]) -> None:
-    assert re.findall("<mark>(.*?)</mark>", marked(text, question)) == words
+def test_words_of_the_query_are_highlighted(text: str, query: str, words: list[str]) -> None:
+    assert re.findall("<mark>(.*?)</mark>", highlighted(text, query)) == words
 
 
 @given(st.text(min_size=580, max_size=700) | st.text(), st.text())
-def test_an_excerpt_is_a_part_of_the_text(text: str, question: str) -> None:
-    part = excerpt(text, question)
+def test_an_excerpt_is_a_part_of_the_text(text: str, query: str) -> None:
+    part = excerpt(text, query)
     assert part == text or part.strip("…") in text
     assert len(part) <= len(text)
 
 
-def test_an_excerpt_begins_shortly_before_what_was_asked_for() -> None:
+def test_an_excerpt_starts_shortly_before_the_first_word_of_the_query() -> None:
     text = "word " * 400 + "the ferry leaves " + "word " * 400
     part = excerpt(text, "when does the ferry leave?")
     assert part.startswith("…")
@@ -98,25 +98,25 @@ def test_an_axis_reaches_its_highest_value_and_not_far_beyond(highest: float, lo
     assert f"{top / 2:.1f}".strip("0.") in ("1", "2", "5")
 
 
-def test_where_nobody_looked_there_is_no_line() -> None:
+def test_samples_far_apart_are_not_connected() -> None:
     samples = [Sample(at, 1, 0, 0, 0, 0) for at in (0, 10, 20, 300, 310)]
     [ready, *_] = plots(samples)[0].lines
     assert [ready.path.count(command) for command in "ML"] == [2, 3]
 
 
-def test_a_plot_says_what_it_shows() -> None:
+def test_a_plot_has_a_description_in_words() -> None:
     samples = [Sample(0, 1200, 3, 0, 2.5, 30), Sample(10, 900, 4, 0, 2, 28)]
     depth, documents, chunks = plots(samples)
     assert depth.description == (
-        "jobs over the last hour, now and at most: ready 900, at most 1,200; "
-        "in flight 4, at most 4; deferred 0, at most 0."
+        "jobs over the last hour: ready 900, maximum 1,200; "
+        "in flight 4, maximum 4; deferred 0, maximum 0."
     )
     assert (depth.top, depth.middle) == ("2,000", "1,000")
-    assert "documents/s 2.0, at most 2.5" in documents.description
+    assert "documents/s 2.0, maximum 2.5" in documents.description
     assert chunks.top == "40"
 
 
-def test_an_hour_is_kept() -> None:
+def test_the_history_covers_one_hour() -> None:
     history = History()
     for second in range(2 * int(HISTORY_SECONDS)):
         history.add(Sample(second, 0, 0, 0, 0, 0))
@@ -133,17 +133,17 @@ def submission(done: int, accepted: int = 100, name: str = "s") -> RecentSubmiss
     return RecentSubmission(name, 0, status)
 
 
-def test_the_time_that_is_left_follows_from_the_pace() -> None:
+def test_the_time_left_follows_from_the_recent_speed() -> None:
     pace = Pace()
     assert pace.seconds_left(0, [submission(10)]) == {}
     assert pace.seconds_left(1, [submission(12)]) == {}, "too early to tell"
     assert pace.seconds_left(10, [submission(20)]) == {"s": 80}
     assert pace.seconds_left(20, [submission(100)]) == {}
     assert pace.seconds_left(30, []) == {}
-    assert pace.seconds_left(90, [submission(20)]) == {}, "it was forgotten"
+    assert pace.seconds_left(90, [submission(20)]) == {}, "it is not recent any more"
 
 
-def test_of_what_stands_still_nobody_knows_how_long_it_takes() -> None:
+def test_a_stalled_submission_has_no_estimate() -> None:
     pace = Pace()
     for second in range(300):
         left = pace.seconds_left(second, [submission(min(second, 50))])
@@ -151,7 +151,7 @@ def test_of_what_stands_still_nobody_knows_how_long_it_takes() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 120)), max_size=20))
-def test_the_time_that_is_left_is_a_time(steps: list[tuple[float, int]]) -> None:
+def test_the_time_left_is_positive_and_finite(steps: list[tuple[float, int]]) -> None:
     pace, now = Pace(), 0.0
     for elapsed, done in steps:
         now += elapsed
@@ -160,11 +160,11 @@ def test_the_time_that_is_left_is_a_time(steps: list[tuple[float, int]]) -> None
             assert now >= MARK_SECONDS
 
 
-# Words for numbers and times
+# Numbers and times
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"),
+    ("shown", "expected"),
     [
         (wording.number(1234567), "1,234,567"),
         (wording.rate(1234.56), "1,234.6"),
@@ -185,14 +185,14 @@ def test_the_time_that_is_left_is_a_time(steps: list[tuple[float, int]]) -> None
         (wording.tail("a" * 200 + "b"), "…" + "a" * 199 + "b"),
     ],
 )
-def test_words(said: str, meant: str) -> None:
-    assert said == meant
+def test_numbers_and_times_are_formatted(shown: str, expected: str) -> None:
+    assert shown == expected
 
 
 # Sessions
 
 
-def test_a_session_is_good_for_who_has_the_token_and_until_it_ends(
+def test_a_session_is_valid_with_the_same_token_until_it_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sessions = Sessions("an open sésame")
@@ -209,5 +209,5 @@ def test_a_session_is_good_for_who_has_the_token_and_until_it_ends(
 
 
 @given(st.text())
-def test_nothing_else_is_a_session(session: str) -> None:
+def test_other_text_is_not_a_session(session: str) -> None:
     assert not Sessions("secret").is_valid(session)

@@ -1,4 +1,4 @@
-"""What somebody who deploys with Docker relies on, read off the files they use."""
+"""The Dockerfile and docker-compose.yml: safe defaults, durable data, clean shutdown."""
 
 import re
 import tomllib
@@ -11,10 +11,10 @@ import yaml  # type: ignore[import-untyped]
 from ingestq.app.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
-DOCKERFILE = (ROOT / "Dockerfile").read_text()
-SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())[
-    "services"
-]
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(
+    (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+)["services"]
 OURS = ["worker", "drop", "api"]
 
 
@@ -25,7 +25,7 @@ def test_nothing_is_published_beyond_loopback() -> None:
     assert "ports" not in SERVICES["redis"]
 
 
-def test_redis_keeps_what_it_accepted() -> None:
+def test_redis_is_durable() -> None:
     command = SERVICES["redis"]["command"]
     assert "--appendonly yes" in command
     assert "--appendfsync always" in command
@@ -38,18 +38,18 @@ def test_servers_have_a_healthcheck(service: str) -> None:
 
 
 @pytest.mark.parametrize("service", ["redis", "qdrant"])
-def test_data_outlives_the_container(service: str) -> None:
+def test_data_is_in_volumes(service: str) -> None:
     assert SERVICES[service]["volumes"]
 
 
 @pytest.mark.parametrize("service", OURS)
-def test_ours_wait_until_redis_and_qdrant_are_healthy(service: str) -> None:
+def test_our_services_wait_until_redis_and_qdrant_are_healthy(service: str) -> None:
     waits = {name: wait["condition"] for name, wait in SERVICES[service]["depends_on"].items()}
     assert waits == {"redis": "service_healthy", "qdrant": "service_healthy"}
 
 
 @pytest.mark.parametrize("service", OURS)
-def test_ours_cannot_change_the_documents_nor_gain_privileges(service: str) -> None:
+def test_our_services_cannot_change_the_documents_nor_gain_privileges(service: str) -> None:
     settings = SERVICES[service]
     documents = next(v for v in settings["volumes"] if v["target"] == "/documents")
     assert documents["read_only"] is True
@@ -59,32 +59,32 @@ def test_ours_cannot_change_the_documents_nor_gain_privileges(service: str) -> N
 
 
 @pytest.mark.parametrize("service", OURS)
-def test_ours_can_load_the_pdf_library_that_kreuzberg_unpacks(service: str) -> None:
+def test_our_services_can_load_the_pdf_library_that_kreuzberg_unpacks(service: str) -> None:
     assert SERVICES[service]["tmpfs"] == ["/tmp:exec"]
 
 
-def test_worker_can_be_scaled() -> None:
+def test_the_worker_can_be_scaled() -> None:
     assert SERVICES["worker"].keys().isdisjoint({"container_name", "ports"})
 
 
 @pytest.mark.parametrize("service", OURS)
-def test_ours_may_drain_before_they_are_killed(service: str) -> None:
+def test_our_services_have_time_to_drain(service: str) -> None:
     grace = SERVICES[service]["stop_grace_period"]
     assert float(grace.removesuffix("s")) > Settings.model_fields["drain_seconds"].default
 
 
-def test_folder_is_watched_only_if_that_is_asked_for() -> None:
+def test_the_folder_is_watched_only_with_its_profile() -> None:
     assert SERVICES["drop"]["profiles"] == ["drop"]
     assert [name for name, service in SERVICES.items() if "profiles" in service] == ["drop"]
 
 
-def test_folder_has_the_same_name_watched_and_added_by_hand() -> None:
-    text = (ROOT / "docker-compose.yml").read_text()
+def test_watched_and_added_documents_have_the_same_source() -> None:
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     assert SERVICES["drop"]["command"] == "drop /documents --source documents"
     assert "worker add /documents --source documents\n" in text
 
 
-def test_api_does_not_start_without_a_token() -> None:
+def test_the_api_does_not_start_without_a_token() -> None:
     assert SERVICES["api"]["environment"]["INGESTQ_API_TOKEN"].startswith("${INGESTQ_API_TOKEN:?")
 
 
@@ -97,14 +97,14 @@ def test_every_variable_is_a_setting() -> None:
     assert used - known == set()
 
 
-def test_image_runs_as_an_ordinary_user_and_gets_signals() -> None:
+def test_the_image_runs_as_an_ordinary_user_and_gets_signals() -> None:
     last_stage = DOCKERFILE.rpartition("\nFROM ")[2]
     user = re.findall(r"^USER (\w+)", last_stage, re.MULTILINE)[-1]
     assert user not in {"root", "0"}
     assert '\nENTRYPOINT ["ingestq"]\n' in last_stage
 
 
-def test_the_image_names_no_registry_but_that_of_torch_without_cuda() -> None:
+def test_the_image_uses_no_registry_but_that_of_torch_without_cuda() -> None:
     images = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
     assert images
     assert [image for image in images if "/" in image] == []
@@ -112,8 +112,8 @@ def test_the_image_names_no_registry_but_that_of_torch_without_cuda() -> None:
 
 
 def test_every_package_is_in_the_image() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    context = (ROOT / ".dockerignore").read_text().splitlines()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    context = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     for package in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
         assert f"COPY {package}/ {package}/\n" in DOCKERFILE
         assert f"!{package}" in context

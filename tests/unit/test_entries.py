@@ -1,4 +1,4 @@
-"""What is scheduled, by what ingestq.toml says."""
+"""The [[schedule]] tables of ingestq.toml become scheduled entries, or a message."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +69,7 @@ def entries(toml: str) -> list[ScheduledEntry]:
     return scheduled_entries(load_settings())
 
 
-def test_entries_are_those_of_the_tables(here: Path) -> None:
+def test_each_table_becomes_an_entry(here: Path) -> None:
     expected = [
         ScheduledEntry(
             "nightly",
@@ -106,10 +106,10 @@ def test_entries_are_those_of_the_tables(here: Path) -> None:
     assert entries(TABLES) == [replace(entry, collection="documents") for entry in expected]
 
 
-def test_an_entry_may_have_a_collection_of_its_own() -> None:
+def test_an_entry_can_have_its_own_collection() -> None:
     table = '[[schedule]]\nname = "e"\ncron = "0 3 * * *"\npath = "x"\ncollection = "other"\n'
     assert [entry.collection for entry in entries(table)] == ["other"]
-    assert load_settings().collections == ("documents", "other"), "what a worker serves"
+    assert load_settings().collections == ("documents", "other"), "a worker serves both"
 
 
 @pytest.mark.parametrize(
@@ -118,21 +118,21 @@ def test_an_entry_may_have_a_collection_of_its_own() -> None:
         ('cron = "61 * * * *"\npath = "x"', "'e': cron is '61 * * * *': bad minute; write"),
         ('cron = "0 0 30 2 *"\npath = "x"', "'e': cron is '0 0 30 2 *': bad day-of-month"),
         ('timezone = "Mars"\npath = "x"', "'e': timezone is 'Mars': there is no such time zone"),
-        ("", "'e': it has no source; name one of path, glob, jsonl, generator"),
-        ('path = "x"\nglob = "*"', "'e': it has path and glob; name one of"),
-        ('path = "x"\ndelete_missing = true', "'e': delete_missing: a folder is kept equal"),
+        ("", "'e': it has no source; set exactly one of path, glob, jsonl, generator"),
+        ('path = "x"\nglob = "*"', "'e': it has path and glob; set exactly one of"),
+        ('path = "x"\ndelete_missing = true', "'e': delete_missing is not for a path"),
         ('jsonl = "x"\ndelete_missing = true', "'e': delete_missing needs a source"),
         ('jsonl = "x"\nsource = "."', "'e': source is '.'"),
-        ('jsonl = "x"\ninclude = ["*"]', "'e': include and exclude are about the files"),
-        ('glob = "*"\ninclude = ["*"]', "'e': a glob says what is included"),
-        ('glob = "/srv/x"', "'e': glob is '/srv/x': it has no wildcard; write it as path"),
+        ('jsonl = "x"\ninclude = ["*"]', "'e': include and exclude need path or glob"),
+        ('glob = "*"\ninclude = ["*"]', "'e': include cannot be combined with glob"),
+        ('glob = "/srv/x"', "'e': glob is '/srv/x', which has no wildcard; use path"),
         (
             'path = "~nobody-of-this-name/x"',
             "'e': ~nobody-of-this-name/x: Could not determine home",
         ),
         ('path = "x"\nexclude = ["!"]', "'e': include or exclude: Invalid"),
-        ('action = "reindex"\npath = "x"', "'e': action 'reindex' has no use for path"),
-        ('action = "verify"\njsonl = "x"', "'e': action 'verify' has no use for jsonl"),
+        ('action = "reindex"\npath = "x"', "'e': action 'reindex' does not use path; remove it"),
+        ('action = "verify"\njsonl = "x"', "'e': action 'verify' does not use jsonl; remove it"),
         ('action = "verify"\nsource = "x"', "'e': source names the folder at path"),
         ('action = "dance"', "schedule.0.action in ingestq.toml is 'dance'"),
         (
@@ -142,14 +142,14 @@ def test_an_entry_may_have_a_collection_of_its_own() -> None:
         ('path = "x"\nlane = "fast"', "schedule.0.lane in ingestq.toml is 'fast'"),
     ],
 )
-def test_what_is_wrong_is_named(keys: str, said: str) -> None:
+def test_a_wrong_table_is_refused_with_its_name_and_the_reason(keys: str, said: str) -> None:
     cron = "" if "cron" in keys else 'cron = "0 3 * * *"\n'
     with pytest.raises(UsageError) as raised:
         entries(f'[[schedule]]\nname = "e"\n{cron}{keys}')
     assert said in str(raised.value)
 
 
-def test_names_are_unique_and_lists_do_not_remove_each_other() -> None:
+def test_entries_with_the_same_name_or_the_same_documents_are_refused() -> None:
     one = '[[schedule]]\nname = "a"\ncron = "0 3 * * *"\npath = "x"\n'
     with pytest.raises(UsageError, match="'a': 2 tables have this name"):
         entries(one + one)
@@ -158,16 +158,16 @@ def test_names_are_unique_and_lists_do_not_remove_each_other() -> None:
         f'source = "{source}"\ndelete_missing = true\n'
         for name, source in [("a", "erp"), ("b", "erp/sub"), ("c", "crm")]
     ]
-    with pytest.raises(UsageError, match="'a' and 'b': with delete_missing, each would remove"):
+    with pytest.raises(UsageError, match="'a' and 'b': with delete_missing, each would delete"):
         entries("".join(lists))
     assert len(entries(lists[0] + lists[2])) == 2
     assert len(entries(lists[0] + lists[1] + 'collection = "other"\n')) == 2
 
 
-def test_an_entry_is_found_by_its_name() -> None:
+def test_an_unknown_entry_is_refused_with_the_known_names() -> None:
     found = entries(TABLES)
     assert entry_named(found, "weekly").action is Action.VERIFY
-    with pytest.raises(UsageError, match="called 'monthly': nightly, some, lines"):
+    with pytest.raises(UsageError, match="table 'monthly'; known entries: nightly, some, lines"):
         entry_named(found, "monthly")
 
 
@@ -181,7 +181,7 @@ def test_an_entry_is_found_by_its_name() -> None:
         ("own_source_b:f", "cannot be imported (SyntaxError"),
     ],
 )
-def test_a_generator_that_is_none_is_said_at_the_start(
+def test_a_wrong_generator_is_refused_at_the_start(
     here: Path, monkeypatch: pytest.MonkeyPatch, generator: str, said: str
 ) -> None:
     monkeypatch.syspath_prepend(here)

@@ -1,4 +1,4 @@
-"""Every command explains itself: its help is complete, and fits the terminal."""
+"""The help of every command is complete and fits the terminal."""
 
 import re
 import textwrap
@@ -13,7 +13,7 @@ from ingestq.cli.application import app
 
 WIDTHS = (80, 120)
 TEXT_WIDTH = 78
-"""Of a paragraph on any of these terminals, without its indent: longer lines are hard to read."""
+"""Width of a paragraph without its indent, on every terminal: longer lines are hard to read."""
 
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -38,9 +38,7 @@ def in_one_line(text: str | None) -> str:
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_help_shows_all_that_was_written_and_no_line_is_too_long(
-    path: tuple[str, ...], width: int
-) -> None:
+def test_help_is_complete_and_no_line_is_too_long(path: tuple[str, ...], width: int) -> None:
     command = COMMANDS[path]
     text = help_of(path, width)
     assert max(map(len, text.splitlines())) <= width
@@ -63,9 +61,7 @@ def test_every_command_and_parameter_has_help(path: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_paragraphs_are_filled_whatever_lines_they_had_in_the_source(
-    path: tuple[str, ...], width: int
-) -> None:
+def test_paragraphs_are_wrapped_to_the_terminal(path: tuple[str, ...], width: int) -> None:
     text = help_of(path, width)
     for paragraph in (COMMANDS[path].help or "").split("\n\n"):
         filled = textwrap.fill(in_one_line(paragraph), TEXT_WIDTH)

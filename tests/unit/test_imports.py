@@ -1,4 +1,4 @@
-"""A process that only produces stays small."""
+"""Processes import only what they need."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ HEAVY = {
         "import ingestq.cli",
     ],
 )
-def test_producing_loads_no_model_parser_or_store(statement: str) -> None:
+def test_a_producer_loads_no_model_parser_or_store(statement: str) -> None:
     script = f"{statement}\nimport sys; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -44,8 +44,8 @@ def test_producing_loads_no_model_parser_or_store(statement: str) -> None:
     assert HEAVY.isdisjoint(loaded.stdout.split())
 
 
-def test_the_client_is_imported_in_no_time() -> None:
-    """It takes some 60 ms, most of it asyncio; Redis' library takes longer than all the rest."""
+def test_importing_the_client_does_not_load_redis() -> None:
+    """The import takes some 60 ms, most of it asyncio; redis-py alone takes longer."""
     script = "import ingestq.client.client, sys; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""Lines come out as they are in the body, however it was cut."""
+"""A request body is split into the same lines, however its bytes are split."""
 
 from itertools import pairwise
 
@@ -21,7 +21,9 @@ def split(*parts: bytes) -> list[bytes | None]:
 
 
 @given(BODIES, st.data())
-def test_how_a_body_is_cut_changes_nothing(pieces: list[bytes], data: st.DataObject) -> None:
+def test_the_lines_do_not_depend_on_how_the_body_is_split(
+    pieces: list[bytes], data: st.DataObject
+) -> None:
     body = b"".join(pieces)
     expected = [line if len(line) <= MAX else None for line in body.split(b"\n")]
     if expected[-1] == b"":
@@ -31,7 +33,7 @@ def test_how_a_body_is_cut_changes_nothing(pieces: list[bytes], data: st.DataObj
     assert split(*(body[a:b] for a, b in pairwise(edges))) == expected
 
 
-def test_what_is_too_long_is_not_kept() -> None:
+def test_a_line_that_is_too_long_is_not_held() -> None:
     splitter = LineSplitter(MAX)
     for _ in range(1000):
         assert splitter.feed(b"z" * 100) == []

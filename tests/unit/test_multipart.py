@@ -1,4 +1,4 @@
-"""A form is taken apart the same, however its bytes were cut."""
+"""Multipart forms are parsed the same, however their bytes are split."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestq.api.bodies.multipart import Event, FormSplitter, PartBegins, PartEnds
+from ingestq.api.bodies.multipart import Event, FormSplitter, PartEnd, PartStart
 
 BOUNDARY = b"x-boundary-x"
 CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY.decode()}"
@@ -47,16 +47,16 @@ def feed_all(splitter: FormSplitter, body: bytes) -> None:
 
 
 def joined(events: Sequence[Event]) -> list[tuple[str | None, bytes]]:
-    """File name and content of each part."""
+    """Return file name and content of each part."""
     parts: list[tuple[str | None, bytes]] = []
     for event in events:
         match event:
-            case PartBegins(name, file_name, media_type):
+            case PartStart(name, file_name, media_type):
                 assert (name, media_type) == ("file", "text/plain")
                 parts.append((file_name, b""))
             case bytes() as data:
                 parts[-1] = (parts[-1][0], parts[-1][1] + data)
-            case PartEnds():
+            case PartEnd():
                 pass
     return parts
 
@@ -73,14 +73,14 @@ def test_parts_arrive_as_they_were_sent(parts: list[tuple[str, bytes]], cuts: li
 
 
 @given(st.binary(max_size=300))
-def test_whatever_else_comes_is_refused_as_no_form(body: bytes) -> None:
+def test_other_bytes_are_refused(body: bytes) -> None:
     splitter = FormSplitter(CONTENT_TYPE)
     with pytest.raises(ValueError, match=r"not a form|a part"):
         feed_all(splitter, body)
 
 
 @given(st.lists(st.tuples(names, contents), min_size=1, max_size=2), st.integers(1, 10_000))
-def test_a_form_that_was_cut_off_is_refused(parts: list[tuple[str, bytes]], missing: int) -> None:
+def test_an_incomplete_form_is_refused(parts: list[tuple[str, bytes]], missing: int) -> None:
     body = form(parts).removesuffix(b"--\r\n")
     splitter = FormSplitter(CONTENT_TYPE)
     with pytest.raises(ValueError, match="ends before"):
@@ -88,7 +88,7 @@ def test_a_form_that_was_cut_off_is_refused(parts: list[tuple[str, bytes]], miss
 
 
 @pytest.mark.parametrize("content_type", ["multipart/form-data", "multipart/form-data; boundary="])
-def test_a_form_without_boundary_is_refused(content_type: str) -> None:
+def test_a_form_without_a_boundary_is_refused(content_type: str) -> None:
     with pytest.raises(ValueError, match="no boundary"):
         FormSplitter(content_type)
 
@@ -105,13 +105,13 @@ def test_a_form_without_boundary_is_refused(content_type: str) -> None:
         b"\r\n".join(b"X-%d: y" % n for n in range(20)),
     ],
 )
-def test_a_part_that_says_nothing_of_use_is_refused(header: bytes) -> None:
+def test_a_part_without_usable_headers_is_refused(header: bytes) -> None:
     splitter = FormSplitter(CONTENT_TYPE)
     with pytest.raises(ValueError, match=r"."):
         splitter.feed(b"--%b\r\n%b\r\n\r\ndata" % (BOUNDARY, header))
 
 
-def test_data_that_looks_like_boundaries_comes_in_one_piece() -> None:
+def test_data_that_resembles_a_boundary_is_not_split() -> None:
     splitter = FormSplitter(CONTENT_TYPE)
     events = splitter.feed(form([("a", b"\r" * 10_000)]))
     assert len(events) == 3

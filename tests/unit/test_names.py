@@ -1,4 +1,4 @@
-"""A class name means one thing in the whole product."""
+"""Public class names are unique in the product."""
 
 import ast
 from collections import defaultdict

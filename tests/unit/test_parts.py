@@ -1,4 +1,4 @@
-"""Parts of a process stop together."""
+"""The parts of a process stop together."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from ingestq.core.errors import UsageError
 
 @dataclass
 class Working:
-    """Runs until it was stopped as often as it needs."""
+    """A part that runs until it has been stopped ``stops_needed`` times."""
 
     stops_needed: int = 1
     started: asyncio.Event = field(default_factory=asyncio.Event)
@@ -31,18 +31,18 @@ class Working:
 
 
 async def fail() -> None:
-    raise UsageError("it is set up wrongly")
+    raise UsageError("a setting is wrong")
 
 
-async def test_all_end_with_the_one_that_cannot_go_on() -> None:
+async def test_a_failing_part_stops_the_others() -> None:
     working = Working()
-    with pytest.raises(UsageError, match="set up wrongly"):
+    with pytest.raises(UsageError, match="a setting is wrong"):
         await run_parts(working.part(), ProcessPart(fail, lambda: None))
     assert working.done.is_set(), "it was stopped, not cut off"
 
 
-async def test_each_signal_is_for_all_of_them() -> None:
-    """A part that has ended does not make the others hurry."""
+async def test_each_signal_stops_all_parts() -> None:
+    """A part that ends after the first signal does not make the others stop at once."""
     quick, slow = Working(), Working(stops_needed=2)
     running = asyncio.create_task(run_parts(quick.part(), slow.part()))
     await quick.started.wait()

@@ -28,11 +28,11 @@ from ingestq.core.errors import (
     StoreTooSlow,
     StoreUnavailable,
     UsageError,
+    public_url,
 )
 from worker.bisection import bisect_on_failure
 from worker.http_answers import (
     FailedAnswer,
-    bare_url,
     retry_after,
     retry_delay,
     without_secrets,
@@ -66,8 +66,8 @@ class QdrantConfig:
 
     @property
     def place(self) -> str:
-        """Where it is, for messages: without user, password and query."""
-        return bare_url(self.url) if self.url else f"the local Qdrant in {self.path}"
+        """Where it is, for messages."""
+        return public_url(self.url) if self.url else f"the local Qdrant in {self.path}"
 
 
 class Qdrant(Protocol):
@@ -193,7 +193,7 @@ class _RemoteQdrant:
             )
         except ValueError as error:
             raise UsageError(
-                f"INGESTQ_QDRANT_URL {config.place!r} is not a valid URL; write http://HOST:6333"
+                f"INGESTQ_QDRANT_URL {config.place!r} is not a URL; write http://HOST:6333"
             ) from error
         return cls(config, client)
 

@@ -1,1 +1,1 @@
-"""Request bodies: read within limits, and turned into documents."""
+"""Reads request bodies within limits and turns them into documents."""

@@ -13,23 +13,23 @@ from ingestq.core.documents import MAX_VERSION, METADATA_BYTES, Document, decode
 
 
 class NewDocument(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A document as a caller sends it.
+    """A document as a client sends it.
 
-    There is no ``path``: it would let a caller read the server's files.
+    There is no ``path``: clients could read the server's files with it.
     """
 
     doc_id: Annotated[str, Meta(min_length=1, description="Unique within the tenant.")]
     text: str
     source: Annotated[
-        str | None, Meta(description="Where it came from; by default its doc_id.")
+        str | None, Meta(description="Where it came from; its doc_id by default.")
     ] = None
     tenant: str = ""
     collection: Annotated[
-        str | None, Meta(description="One of the server's; by default the first of them.")
+        str | None, Meta(description="A collection of this server; the first one by default.")
     ] = None
     version: Annotated[
         Annotated[int, Meta(ge=1, le=MAX_VERSION)] | None,
-        Meta(description="Only grows: of two versions the larger wins. By default the time."),
+        Meta(description="Of two versions, the larger wins. The time by default."),
     ] = None
     media_type: Annotated[
         str | None, Meta(description="A hint, such as text/markdown; the content decides.")
@@ -37,8 +37,8 @@ class NewDocument(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     metadata: Annotated[
         Raw,
         Meta(
-            description=f"Stored with every chunk; at most {METADATA_BYTES} bytes, and no integer "
-            "in it has more than 64 bits.",
+            description=f"Stored with every chunk; at most {METADATA_BYTES} bytes, with no integer "
+            "above 64 bits.",
             extra_json_schema={"type": "object"},
         ),
     ] = msgspec.field(default_factory=lambda: Raw(b"{}"))
@@ -48,7 +48,7 @@ _SCHEMA: Final[dict[str, Any]] = msgspec.json.schema_components([NewDocument])[1
 
 
 def schema(collections: Collections) -> dict[str, Any]:
-    """JSON Schema of the body, for openapi.json."""
+    """Return the JSON Schema of the body, for openapi.json."""
     properties = _SCHEMA["properties"]
     named = properties["collection"] | collections.schema
     return _SCHEMA | {"properties": properties | {"collection": named}}
@@ -58,10 +58,7 @@ _document = msgspec.json.Decoder(NewDocument)
 
 
 def decode(body: bytes | bytearray) -> tuple[NewDocument, dict[str, Any]]:
-    """Read the document and its metadata.
-
-    Raises ValueError that names the field that is wrong.
-    """
+    """Return the document and its metadata. Raises ValueError that names the wrong field."""
     try:
         document = _document.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -74,12 +71,12 @@ def decode(body: bytes | bytearray) -> tuple[NewDocument, dict[str, Any]]:
 
 
 LISTED_LINES: Final = 1000
-"""Rejected lines that are listed; all of them are counted."""
+"""Maximum number of rejected lines that are listed; all are counted."""
 
 
 @dataclass
 class Rejections:
-    """The lines that are no documents."""
+    """The lines that are not documents."""
 
     total: int = 0
     listed: list[RejectedLine] = field(default_factory=list)
@@ -96,10 +93,10 @@ async def parse(
     rejections: Rejections,
     collections: Collections,
 ) -> AsyncIterator[Document]:
-    """Make a document of every line that is not blank; ``rejections`` is told of the others.
+    """Yield a document for every line that is not blank; add invalid lines to ``rejections``.
 
-    ``clock`` is asked once for the lines that came together. Each has a later version than the one
-    before, so that of two lines about one document the second wins.
+    A line that is None was too long. ``clock`` is called once for each group of lines. Versions
+    grow from line to line, so of two lines with the same document the second wins.
     """
     number = version = 0
     async for lines in groups:
@@ -116,7 +113,7 @@ async def parse(
 
 def _line(line: bytes | None, version: int, collections: Collections) -> Document:
     if line is None:
-        raise ValueError("the line is larger than a document may be (INGESTQ_MAX_DOCUMENT_BYTES)")
+        raise ValueError("the line is longer than INGESTQ_MAX_DOCUMENT_BYTES allows")
     sent, metadata = decode(line)
     return Document(
         doc_id=sent.doc_id,

@@ -1,4 +1,4 @@
-"""The form of ``POST /documents``: files, and what is said of them."""
+"""The form of ``POST /documents``: files, and fields that describe them."""
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import msgspec
 from fastapi import HTTPException
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from ingestq.api.bodies.multipart import Event, PartBegins, PartEnds
+from ingestq.api.bodies.multipart import Event, PartEnd, PartStart
 from ingestq.api.parameters import Collections
 from ingestq.client.batching import JOB_DOCUMENTS
 from ingestq.client.uploads import BlobWriter, StoredBlob, Upload
@@ -16,31 +16,38 @@ from ingestq.core.documents import MAX_VERSION, METADATA_BYTES, decode_metadata
 from ingestq.core.paths import guess_media_type
 
 FILE: Final = "file"
-MOST_FILES: Final = JOB_DOCUMENTS
-"""They share a job, so that all of them are queued or none."""
+MAX_FILES: Final = JOB_DOCUMENTS
+"""The files share a job, so that all of them are queued or none."""
 FIELD_BYTES: Final = METADATA_BYTES
 UNKNOWN_TYPE: Final = "application/octet-stream"
-"""What browsers say of a file they know nothing of."""
+"""What browsers send for a file of unknown type."""
 
 
 class Fields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a form says of its files; ``doc_id`` only of a single one."""
+    """The fields that describe the files; ``doc_id`` is for a single file."""
 
     doc_id: (
-        Annotated[str, Meta(min_length=1, description="By default the name of the file.")]
+        Annotated[str, Meta(min_length=1, description="The name of the file by default.")]
         | UnsetType
     ) = UNSET
     source: (
-        Annotated[str, Meta(description="Where it came from; by default the name of the file.")]
+        Annotated[str, Meta(description="Where it came from; the name of the file by default.")]
         | UnsetType
     ) = UNSET
     tenant: str = ""
     collection: (
-        Annotated[str, Meta(description="One of the server's; by default the first of them.")]
+        Annotated[str, Meta(description="A collection of this server; the first one by default.")]
         | UnsetType
     ) = UNSET
     version: (
-        Annotated[int, Meta(ge=1, le=MAX_VERSION, description="Only grows; by default the time.")]
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=MAX_VERSION,
+                description="Of two versions, the larger wins. The time by default.",
+            ),
+        ]
         | UnsetType
     ) = UNSET
     metadata: Annotated[
@@ -53,13 +60,13 @@ _FILES: Final[dict[str, Any]] = {
     "type": "array",
     "items": {"type": "string", "format": "binary"},
     "minItems": 1,
-    "maxItems": MOST_FILES,
-    "description": "Each a document, of a type that its Content-Type, its name or its content say.",
+    "maxItems": MAX_FILES,
+    "description": "One document each. Content-Type, name or content tell the type.",
 }
 
 
 def schema(collections: Collections) -> dict[str, Any]:
-    """JSON Schema of the form, for openapi.json."""
+    """Return the JSON Schema of the form, for openapi.json."""
     properties = _FIELDS["properties"]
     named = properties["collection"] | {"enum": list(collections.names)}
     return _FIELDS | {
@@ -70,7 +77,7 @@ def schema(collections: Collections) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class File:
-    """A file that is in the blob store."""
+    """A file of the form, stored in the blob store."""
 
     name: str | None
     media_type: str | None
@@ -79,55 +86,57 @@ class File:
 
 @dataclass
 class Form:
-    """What came of a form so far."""
+    """The files and fields of a form that were read so far."""
 
     files: list[File] = field(default_factory=list)
     values: dict[str, str] = field(default_factory=dict)
 
 
 async def read_form(events: AsyncIterator[Event], writing: BlobWriter, max_file_bytes: int) -> Form:
-    """Write the files of a form into the blob store, as they come.
+    """Write the files of a form into the blob store while they arrive; return the form.
 
     Raises ValueError that says what is wrong, and HTTPException 413 for a file that is larger than
     ``max_file_bytes``.
     """
     form = Form()
     async for event in events:
-        assert isinstance(event, PartBegins), "each part is read to its end"
+        assert isinstance(event, PartStart), "each part was read to its end"
         if event.name == FILE:
-            if len(form.files) == MOST_FILES:
-                raise ValueError(f"more than {MOST_FILES} files; send the others in another form")
+            if len(form.files) == MAX_FILES:
+                raise ValueError(f"more than {MAX_FILES} files; send the rest in another form")
             content = await writing.put(_content(events, max_file_bytes, event.file_name))
             form.files.append(File(event.file_name, _media_type(event), content))
         elif event.name in form.values or event.name not in Fields.__struct_fields__:
             known = ", ".join((FILE, *Fields.__struct_fields__))
-            raise ValueError(f"{event.name!r} is there twice, or none of {known}")
+            raise ValueError(f"the part {event.name!r} is repeated or unknown; known are {known}")
         else:
             form.values[event.name] = await _value(events, event.name)
     return form
 
 
 def uploads_of(form: Form, collections: Collections) -> list[Upload]:
-    """The documents that a form describes, for one of ``collections``.
+    """Return the documents of a form, each for one of ``collections``.
 
     Raises ValueError that says what is wrong.
     """
     fields, metadata = _fields(form.values)
     collection = collections.named(None if fields.collection is UNSET else fields.collection)
     if not form.files:
-        raise ValueError(f"the form has no part called {FILE!r}")
+        raise ValueError(f"the form has no part {FILE!r}")
     if fields.doc_id is not UNSET and len(form.files) > 1:
-        raise ValueError("doc_id is for a single file; several are called by their names")
+        raise ValueError(
+            "doc_id is for a single file; without it, files are identified by their names"
+        )
     uploads = [_upload(file, fields, metadata, collection) for file in form.files]
     if len({upload.doc_id for upload in uploads}) < len(uploads):
-        raise ValueError("two files have the same name; send them one after the other")
+        raise ValueError("two files have the same name; send them in separate requests")
     return uploads
 
 
 def _upload(file: File, fields: Fields, metadata: dict[str, Any], collection: str) -> Upload:
     doc_id = file.name if fields.doc_id is UNSET else fields.doc_id
     if not doc_id:
-        raise ValueError("a file has no name; give it one, or send a doc_id")
+        raise ValueError("a file has no name; send one, or a doc_id")
     named = doc_id if file.name is None else file.name
     return Upload(
         doc_id=doc_id,
@@ -149,7 +158,7 @@ def _fields(values: Mapping[str, str]) -> tuple[Fields, dict[str, Any]]:
         raise ValueError(f"metadata: {error}") from error
 
 
-def _media_type(part: PartBegins) -> str | None:
+def _media_type(part: PartStart) -> str | None:
     if part.media_type is None or part.media_type == UNKNOWN_TYPE:
         return None if part.file_name is None else guess_media_type(part.file_name)
     return part.media_type
@@ -158,15 +167,15 @@ def _media_type(part: PartBegins) -> str | None:
 async def _content(
     events: AsyncIterator[Event], max_bytes: int, name: str | None
 ) -> AsyncIterator[bytes]:
-    """The bytes of the part that has begun."""
+    """Yield the bytes of the current part. Raises HTTPException 413 beyond ``max_bytes``."""
     size = 0
     async for data in _data(events):
         size += len(data)
         if size > max_bytes:
             raise HTTPException(
                 413,
-                f"the file {name!r} is larger than {max_bytes} bytes, which is the limit of this "
-                "server (INGESTQ_MAX_DOCUMENT_BYTES)",
+                f"the file {name!r} is larger than {max_bytes} bytes, the limit of this server "
+                "(INGESTQ_MAX_DOCUMENT_BYTES)",
             )
         yield data
 
@@ -185,7 +194,7 @@ async def _value(events: AsyncIterator[Event], name: str) -> str:
 
 async def _data(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
     async for event in events:
-        if isinstance(event, PartEnds):
+        if isinstance(event, PartEnd):
             return
         assert isinstance(event, bytes), "a part ends before another begins"
         yield event

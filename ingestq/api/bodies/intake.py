@@ -12,9 +12,9 @@ from ingestq.api.errors import retry_after
 
 
 class LineSplitter:
-    """Bytes in, lines out, however the bytes were cut; None is a line beyond ``max_bytes``.
+    """Splits a stream of bytes into lines; a line longer than ``max_bytes`` becomes None.
 
-    What it holds is the line that has not ended yet, and of one that is too long nothing.
+    It holds the line that has not ended yet, and nothing of one that is too long.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -27,7 +27,7 @@ class LineSplitter:
         return len(self._line)
 
     def feed(self, part: bytes) -> list[bytes | None]:
-        """The lines that end in ``part``."""
+        """Return the lines that end in ``part``."""
         *ends, start = part.split(b"\n")
         lines = []
         for end in ends:
@@ -37,7 +37,7 @@ class LineSplitter:
         return lines
 
     def end(self) -> list[bytes | None]:
-        """The line that the body ends with, if there is one."""
+        """Return the last line of the body, if it has no line break."""
         return [self._take()] if self._line or self._too_long else []
 
     def _append(self, piece: bytes) -> None:
@@ -55,16 +55,16 @@ class LineSplitter:
 
 
 HELD_BODIES: Final = 2
-"""How many bodies of the largest size are held at once; of smaller ones, accordingly more.
+"""How many bodies of the maximum size are held at once; of smaller ones, accordingly more.
 
-Until its document is on the queue, a body costs up to six times its size in memory: as it came, as
+Until its document is on the queue, a body costs up to six times its size in memory: as bytes, as
 text, and as the job that is sent to Redis.
 """
 BUSY_RETRY_SECONDS: Final = 1.0
 
 
 class Intake:
-    """Holds the bodies of all requests that are read or queued at the moment."""
+    """Reads the bodies of all requests, and bounds the memory that they take together."""
 
     def __init__(self, max_body_bytes: int, silence_seconds: float) -> None:
         self.max_body_bytes = max_body_bytes
@@ -74,10 +74,10 @@ class Intake:
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytearray]:
-        """The whole body of ``request``; it counts as held until the block is left.
+        """Yield the whole body of ``request``; it counts as held until the block is left.
 
         Raises HTTPException: 413 if it is too large, whatever its Content-Length says, 429 if too
-        much is held, 408 if the client goes silent. Raises ClientDisconnect if it goes away.
+        much is held, 408 if the client goes silent. Raises ClientDisconnect if it disconnects.
         """
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > self.max_body_bytes:
@@ -90,10 +90,10 @@ class Intake:
             self._held_bytes -= len(body)
 
     async def form(self, request: Request) -> AsyncGenerator[Event, None]:
-        """The parts of a form, as they come; what counts as held is what was received last.
+        """Yield the events of a form as they arrive; only the bytes received last count as held.
 
-        Raises HTTPException: 422 if it is no form, 429 if too much is held, 408 if the client goes
-        silent. Raises ClientDisconnect if it goes away.
+        Raises HTTPException: 422 if it is not a form, 429 if too much is held, 408 if the client
+        goes silent. Raises ClientDisconnect if it disconnects.
         """
         try:
             splitter = FormSplitter(request.headers["content-type"])
@@ -109,11 +109,10 @@ class Intake:
             raise HTTPException(422, str(error)) from error
 
     async def lines(self, request: Request) -> AsyncGenerator[list[bytes | None], None]:
-        """The lines of the body of ``request``, as they come; None is one that is too large.
+        """Yield the lines of a body as they arrive, in groups; None is a line that is too long.
 
-        What counts as held is what was received last, and a line that has not ended. Raises
-        HTTPException: 429 if too much is held, 408 if the client goes silent. Raises
-        ClientDisconnect if it goes away.
+        The bytes received last and an unfinished line count as held. Raises HTTPException: 429 if
+        too much is held, 408 if the client goes silent. Raises ClientDisconnect if it disconnects.
         """
         splitter = LineSplitter(self.max_body_bytes)
         held = 0
@@ -145,18 +144,22 @@ class Intake:
                 return
             except TimeoutError as error:
                 raise HTTPException(
-                    408, f"nothing came for {self._silence_seconds:g} s", {"Connection": "close"}
+                    408,
+                    f"the client sent nothing for {self._silence_seconds:g} s",
+                    {"Connection": "close"},
                 ) from error
             yield part
 
     def _hold(self, size: int) -> None:
         if self._held_bytes + size > self._max_held_bytes:
-            raise HTTPException(429, "too much is being uploaded", retry_after(BUSY_RETRY_SECONDS))
+            raise HTTPException(
+                429, "too many uploads at once; try again later", retry_after(BUSY_RETRY_SECONDS)
+            )
         self._held_bytes += size
 
     def _too_large(self) -> HTTPException:
         return HTTPException(
             413,
-            f"the body is larger than {self.max_body_bytes} bytes, which is the limit of this "
-            "server (INGESTQ_MAX_DOCUMENT_BYTES)",
+            f"the body is larger than {self.max_body_bytes} bytes, the limit of this server "
+            "(INGESTQ_MAX_DOCUMENT_BYTES)",
         )

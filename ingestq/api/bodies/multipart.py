@@ -1,4 +1,4 @@
-"""``multipart/form-data`` (RFC 7578), taken apart as it comes: nothing of a part is kept."""
+"""Parses ``multipart/form-data`` (RFC 7578) as a stream, without keeping parts."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 
 @dataclass(frozen=True)
-class PartBegins:
-    """A part of the form, and what its headers say of it."""
+class PartStart:
+    """The start of a part, with what its headers say."""
 
     name: str
     file_name: str | None
@@ -15,19 +15,19 @@ class PartBegins:
 
 
 @dataclass(frozen=True)
-class PartEnds:
-    """All of the part has come."""
+class PartEnd:
+    """The end of a part."""
 
 
-Event = PartBegins | bytes | PartEnds
-"""Between the beginning and the end of a part, its bytes."""
+Event = PartStart | bytes | PartEnd
+"""Between the start and the end of a part come its bytes."""
 
 
 class FormSplitter:
-    """Bytes in, events out, however the bytes were cut.
+    """Turns a stream of bytes into events.
 
-    Raises ValueError that says what is wrong: for a ``content_type`` without boundary at once. What
-    it holds are the headers of one part: eight of them, of four KiB each.
+    All methods raise ValueError if the form is wrong; the constructor, if ``content_type`` has no
+    boundary. It holds only the headers of one part: up to eight, of 4 KiB each.
     """
 
     def __init__(self, content_type: str) -> None:
@@ -55,7 +55,7 @@ class FormSplitter:
         )
 
     def feed(self, data: bytes) -> list[Event]:
-        """What ``data`` brings."""
+        """Return the events in ``data``."""
         try:
             self._parser.write(data)
         except ValueError as error:
@@ -65,7 +65,7 @@ class FormSplitter:
         return events
 
     def end(self) -> None:
-        """To be called when the body has ended. Raises ValueError if the form has not."""
+        """Call this at the end of the body. Raises ValueError if the form is incomplete."""
         if not self._ended:
             raise ValueError("not a form: it ends before its last boundary")
 
@@ -90,7 +90,7 @@ class FormSplitter:
         media_type, _ = _options(self._headers, b"content-type")
         file_name = options.get(b"filename")
         self._events.append(
-            PartBegins(
+            PartStart(
                 _text(name, "the name of a part"),
                 None if file_name is None else _text(file_name, "a file name"),
                 _text(media_type, "a media type") if media_type else None,
@@ -98,11 +98,11 @@ class FormSplitter:
         )
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
-        self._data += data[start:end]  # comes in tiny pieces where it looks like a boundary
+        self._data += data[start:end]  # arrives in tiny pieces where it resembles a boundary
 
     def _end_part(self) -> None:
         self._flush()
-        self._events.append(PartEnds())
+        self._events.append(PartEnd())
 
     def _flush(self) -> None:
         if self._data:

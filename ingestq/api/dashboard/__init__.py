@@ -1,1 +1,1 @@
-"""The dashboard: what the API knows, for people. One page, rendered here, kept up to date by it."""
+"""The dashboard: one page, rendered on the server and kept up to date by an event stream."""

@@ -1,4 +1,4 @@
-"""Who may use the dashboard: signed-in browsers, and no pages of other sites."""
+"""Restricts the dashboard to signed-in browsers, and keeps pages of other sites out."""
 
 import hashlib
 import hmac
@@ -23,25 +23,26 @@ PURPOSE: Final = b"ingestq dashboard session until "
 
 @dataclass(frozen=True)
 class Sessions:
-    """Sessions of who knew ``token``.
+    """Makes and checks sessions, without storing them.
 
-    One is the time at which it ends (Unix time), and a digest of that which is keyed with the
-    token. So it outlives this server, is good for all that have the token, and ends with it.
+    A session is the time at which it ends (Unix time) and its HMAC, keyed with ``token``. So it
+    survives a restart, is valid on every server with the same token, and ends when the token
+    changes.
     """
 
     token: str
 
-    def knows(self, token: str) -> bool:
-        """Whether this is the token; how long that takes says nothing about it."""
+    def is_token(self, token: str) -> bool:
+        """Return whether ``token`` is right, in constant time."""
         return hmac.compare_digest(token.encode(), self.token.encode())
 
     def new(self) -> str:
-        """A session that begins now."""
+        """Return a session that starts now."""
         ends = str(int(time.time()) + SESSION_SECONDS)
         return f"{ends}.{self._digest(ends)}"
 
     def is_valid(self, session: str) -> bool:
-        """Whether it was made here, or with the same token elsewhere, and has not ended."""
+        """Return whether ``session`` was made with the same token and has not ended."""
         ends, _, digest = session.partition(".")
         return (
             ends.isascii()
@@ -51,8 +52,8 @@ class Sessions:
         )
 
     def _digest(self, ends: str) -> str:
-        said = PURPOSE + ends.encode()
-        return hmac.new(self.token.encode(), said, hashlib.sha256).hexdigest()
+        message = PURPOSE + ends.encode()
+        return hmac.new(self.token.encode(), message, hashlib.sha256).hexdigest()
 
 
 HEADERS: Final = {
@@ -61,17 +62,17 @@ HEADERS: Final = {
     "frame-ancestors 'none'; object-src 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # Not no-referrer: with it, forms are sent without saying where they come from.
+    # With no-referrer, forms would be sent with "Origin: null".
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
 
 
 class DashboardGuard:
-    """Stands before the routes of the dashboard, and lets all others pass.
+    """Middleware that guards the routes of the dashboard, and lets all others pass.
 
-    Without ``sessions`` nobody has to sign in. Then the server listens on loopback only, and has to
-    be called by a name of that: a page may have its own name lead here once it was loaded.
+    Without ``sessions``, nobody has to sign in. The server then listens on loopback only, and the
+    Host header must name it: this stops DNS rebinding, where a page lets its own name lead here.
     """
 
     def __init__(self, app: ASGIApp, sessions: Sessions | None) -> None:
@@ -97,11 +98,11 @@ class DashboardGuard:
         if self._sessions is None and _host(request) not in LOOPBACK_HOSTS:
             return problem_response(
                 403,
-                "the dashboard is at http://127.0.0.1 and http://localhost, and by no other name "
-                "as long as INGESTQ_API_TOKEN is not set",
+                "without INGESTQ_API_TOKEN, the dashboard is served only at http://127.0.0.1 and "
+                "http://localhost",
             )
         if is_of_another_site(request.headers) and not _is_link(request):
-            return problem_response(403, "another site may not use the dashboard")
+            return problem_response(403, "pages of other sites cannot use the dashboard")
         if self._sessions is None or request.url.path in OPEN_PATHS:
             return None
         if self._sessions.is_valid(request.cookies.get(COOKIE, "")):
@@ -112,7 +113,7 @@ class DashboardGuard:
 
 
 def _host(request: Request) -> str | None:
-    """The name by which this server was called, in lower case and without the port."""
+    """Return the host name in the Host header, in lower case and without the port."""
     try:
         return urlsplit(f"//{request.headers.get('host', '')}").hostname
     except ValueError:
@@ -120,8 +121,8 @@ def _host(request: Request) -> str | None:
 
 
 def _is_link(request: Request) -> bool:
-    """Return whether a browser opens a page: other sites may link here, as they see nothing of it.
+    """Return whether a browser follows a link. Other sites may link here: they see no response.
 
-    A form that is sent with POST also opens a page, and is none.
+    A form that is sent with POST also opens a page, but is not a link.
     """
     return request.method == "GET" and request.headers.get("sec-fetch-dest") == "document"

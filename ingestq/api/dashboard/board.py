@@ -1,4 +1,4 @@
-"""The state that the dashboard shows, read once for all who look."""
+"""The state that the dashboard shows, read once for all viewers."""
 
 import asyncio
 import time
@@ -22,14 +22,14 @@ from ingestq.core.results import Overview
 from ingestq.core.service import happens_within
 
 MARK_SECONDS: Final = 5.0
-"""How far apart two looks have to be to tell a speed."""
+"""Minimum time between two measurements of a speed."""
 MARKS: Final = 13
-"""So many are kept: the speed is that of the last minute or two."""
+"""Number of measurements kept, so that the speed is that of the last minute or two."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """So many documents were done at a time of a clock that never goes back."""
+    """The number of documents done at a time of the monotonic clock."""
 
     at: float
     done: int
@@ -37,12 +37,12 @@ class Mark:
 
 @dataclass
 class Pace:
-    """How far each submission was; those that are not recent any more are forgotten."""
+    """Estimates the time that recent submissions will still take, from their recent speed."""
 
     _marks: dict[str, deque[Mark]] = field(default_factory=dict)
 
     def seconds_left(self, now: float, submissions: Sequence[RecentSubmission]) -> dict[str, float]:
-        """How long each will take if it goes on like this, where that can be known at ``now``."""
+        """Return the estimates at ``now``, by submission, as far as the speed is known."""
         marks = {s.id: self._marks.get(s.id, deque(maxlen=MARKS)) for s in submissions}
         self._marks = marks
         left = {}
@@ -58,13 +58,13 @@ class Pace:
 
 
 def _speed(first: Mark, last: Mark) -> float:
-    """Documents a second; 0 if it is too early to tell."""
+    """Return documents per second; 0 if it is too early to tell."""
     seconds = last.at - first.at
     return (last.done - first.done) / seconds if seconds >= MARK_SECONDS else 0.0
 
 
 FRESH_SECONDS: Final = 1.0
-"""What was read less than this ago is shown to others, too."""
+"""A view is shown to all viewers for this long before it is read again."""
 SHOWN_SUBMISSIONS: Final = 8
 SHOWN_JOBS: Final = 12
 SHOWN_DEAD_LETTERS: Final = 20
@@ -74,7 +74,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class DeadLetterRow:
-    """What is shown of a dead letter: all but the document, which may be large."""
+    """A dead letter without its document, which may be large."""
 
     key: str
     doc_id: str
@@ -87,7 +87,7 @@ class DeadLetterRow:
 
 @dataclass(frozen=True)
 class QueueSnapshot:
-    """How things stood at a moment; ``seconds_left`` of the submissions where it can be known."""
+    """The state at one moment. ``seconds_left`` has the submissions that have an estimate."""
 
     taken_ms: int
     overview: Overview
@@ -100,21 +100,22 @@ class QueueSnapshot:
 
 @dataclass(frozen=True)
 class View:
-    """What can be shown: how things stood last, if ever, and why that is not now.
+    """What the page shows: the last snapshot, if there is one.
 
-    ``at`` is when it was read, of the clock of the ``samples``.
+    ``problem`` says why the snapshot is not current; None if it is. ``at`` is the time of reading,
+    on the same clock as the ``samples``.
     """
 
     at: float
-    standing: QueueSnapshot | None
+    snapshot: QueueSnapshot | None
     problem: str | None
     samples: Sequence[Sample]
 
 
 class Board:
-    """Reads how things stand: for who looks, and every ten seconds for the ``history``.
+    """Reads the state for all viewers, and every ten seconds for the ``history``.
 
-    However many look, it is read once a second at most, and of each dead letter once.
+    It is read at most once a second however many viewers there are, and each dead letter only once.
     """
 
     def __init__(
@@ -138,11 +139,11 @@ class Board:
     async def run(self, stopping: asyncio.Event) -> None:
         """Keep the history until ``stopping`` is set."""
         while not stopping.is_set():
-            await self.look()
+            await self.view()
             await happens_within(stopping, SAMPLE_SECONDS)
 
-    async def look(self, *, fresh: bool = False) -> View:
-        """How things stand; with ``fresh`` as of now, else as of a second ago at most."""
+    async def view(self, *, fresh: bool = False) -> View:
+        """Return the state: the current one if ``fresh``, else at most a second old."""
         async with self._turn:
             now = time.monotonic()
             if self._view is None or fresh or now - self._view.at >= FRESH_SECONDS:
@@ -152,21 +153,21 @@ class Board:
     async def _read(self, now: float, before: View | None) -> View:
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                standing = await self._standing(now)
+                snapshot = await self._snapshot(now)
         except TimeoutError:
             problem = f"Redis does not answer within {PROBE_SECONDS:g} s"
-        except (ServiceUnavailable, UsageError) as error:  # the latter: it refuses our credentials
+        except (ServiceUnavailable, UsageError) as error:  # UsageError: it refuses our credentials
             problem = str(error)
-        except RedisError as error:  # any other answer: this is not what the server is there for
-            problem = f"Redis refuses to answer: {error}"
+        except RedisError as error:  # any other error must not stop the server
+            problem = f"Redis answers with an error: {error}"
         else:
-            return View(now, standing, None, self._history.samples())
+            return View(now, snapshot, None, self._history.samples())
         if before is None or before.problem is None:
             log.warning(events.SERVICE_AWAY, error=problem, retry_in=SAMPLE_SECONDS)
-        last = None if before is None else before.standing
+        last = None if before is None else before.snapshot
         return View(now, last, problem, self._history.samples())
 
-    async def _standing(self, now: float) -> QueueSnapshot:
+    async def _snapshot(self, now: float) -> QueueSnapshot:
         overview = await self._queue.overview()
         work = await self._recent.read(SHOWN_JOBS)
         self._history.add(Sample.of(overview, now))
@@ -185,7 +186,7 @@ class Board:
         names = await self._dead_letters.newest(SHOWN_DEAD_LETTERS)
         known = {name: self._known_dead_letters.get(name) for name in names}
         for name, dead_letter in known.items():
-            if dead_letter is None:  # one at a time, as each has its document with it
+            if dead_letter is None:  # one at a time: each brings its document
                 known[name] = await self._read_dead_letter(name)
         self._known_dead_letters = {
             name: dead_letter for name, dead_letter in known.items() if dead_letter is not None

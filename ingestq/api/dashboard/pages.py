@@ -1,4 +1,4 @@
-"""What is shown, as HTML: pages, and the parts of them that change."""
+"""Renders the pages of the dashboard, and the parts of them that change."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,27 +11,26 @@ from markupsafe import Markup
 from ingestq.api.dashboard import paths, wording
 from ingestq.api.dashboard.board import View
 from ingestq.api.dashboard.plots import plots
-from ingestq.api.dashboard.wording import excerpt, marked
 
-REGIONS: Final = ("numbers", "plots", "submissions", "workers", "ended", "letters", "entries")
+REGIONS: Final = ("numbers", "plots", "submissions", "workers", "ended", "dead_letters", "entries")
 """The parts of the page that change; each is a template, and an event of the stream."""
 REQUEUED: Final = "requeued"
 GONE: Final = "gone"
 
 
 @dataclass(frozen=True)
-class Searched:
-    """What was asked, and what was found or why nothing could be."""
+class SearchPanel:
+    """A query and its hits, or the ``problem`` that made the search fail."""
 
-    question: str
+    query: str
     collection: str = ""
     hits: Sequence[object] = ()
     problem: str | None = None
 
 
 @dataclass(frozen=True)
-class Requeuing:
-    """What became of dead letters that were to be tried again; or what was in the way."""
+class RequeueResult:
+    """How many dead letters were requeued, and how many were ``gone``; or why it failed."""
 
     requeued: int = 0
     gone: int = 0
@@ -39,9 +38,9 @@ class Requeuing:
 
 
 class Pages:
-    """Renders templates, each of them read once. Everything that is filled in is escaped.
+    """Renders templates, which are read once. All values are escaped.
 
-    If there are several ``collections``, one is chosen for each search.
+    If there are several ``collections``, the search form offers a choice.
     """
 
     def __init__(self, collections: Sequence[str]) -> None:
@@ -57,9 +56,9 @@ class Pages:
         self._templates.filters |= {
             "age": wording.age,
             "duration": wording.duration,
-            "excerpt": excerpt,
+            "excerpt": wording.excerpt,
+            "highlighted": wording.highlighted,
             "iso": wording.iso,
-            "marked": marked,
             "moment": wording.moment,
             "number": wording.number,
             "quoted": lambda key: quote(key, safe=""),
@@ -72,38 +71,42 @@ class Pages:
         self._rendered: tuple[View, Mapping[str, Markup]] | None = None
 
     def regions(self, view: View) -> Mapping[str, Markup]:
-        """The parts of the page that change, by their names; none if nothing is known yet."""
+        """Return the parts of the page that change, by name; empty without a snapshot."""
         if self._rendered is None or self._rendered[0] is not view:
             self._rendered = view, self._render_regions(view)
         return self._rendered[1]
 
     def notice(self, view: View) -> Markup:
-        """Why what is shown is not how things are."""
+        """Return the notice that says why the page is not current; empty if it is."""
         return self._render("notice", view=view)
 
     def page(
-        self, view: View, searched: Searched | None, requeuing: Requeuing | None, signed_in: bool
+        self,
+        view: View,
+        search: SearchPanel | None,
+        requeue: RequeueResult | None,
+        signed_in: bool,
     ) -> Markup:
-        """The whole page."""
+        """Return the whole page."""
         return self._render(
             "page",
             once=REQUEUED,
             view=view,
             notice=self.notice(view),
             regions=self.regions(view),
-            searched=searched,
-            requeuing=requeuing,
+            search=search,
+            requeue=requeue,
             signed_in=signed_in,
         )
 
     def sign_in(self, *, failed: bool) -> Markup:
-        """The page that asks for the token."""
+        """Return the page that asks for the token."""
         return self._render("sign_in", failed=failed)
 
     def _render_regions(self, view: View) -> Mapping[str, Markup]:
-        if view.standing is None:
+        if view.snapshot is None:
             return {}
-        known: dict[str, Any] = {"now": view.standing, "plots": plots(view.samples)}
+        known: dict[str, Any] = {"now": view.snapshot, "plots": plots(view.samples)}
         return {name: self._render(name, **known) for name in REGIONS}
 
     def _render(self, template: str, **known: Any) -> Markup:

@@ -1,4 +1,4 @@
-"""Where the dashboard is. What is not named here is no part of it."""
+"""The paths of the dashboard, all of them."""
 
 from typing import Final
 
@@ -14,4 +14,4 @@ ICON: Final = "/dashboard/icon.svg"
 ASSETS: Final = {STYLE: "text/css", SCRIPT: "text/javascript", ICON: "image/svg+xml"}
 PATHS: Final = frozenset({PAGE, EVENTS, REQUEUE, SIGN_IN, SIGN_OUT, *ASSETS})
 OPEN_PATHS: Final = frozenset({SIGN_IN, *ASSETS})
-"""For these nobody has to have signed in."""
+"""Paths that need no session."""

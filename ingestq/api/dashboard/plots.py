@@ -14,9 +14,9 @@ HISTORY_SECONDS: Final = 3600.0
 
 @dataclass(frozen=True)
 class Sample:
-    """Jobs on the queue, and what all workers together did in the minute before.
+    """Jobs on the queue, and the rates of all workers together over the minute before.
 
-    ``at`` is a time in seconds of a clock that never goes back.
+    ``at`` is a time of the monotonic clock, in seconds.
     """
 
     at: float
@@ -46,22 +46,22 @@ class History:
         self._samples: deque[Sample] = deque(maxlen=int(HISTORY_SECONDS / SAMPLE_SECONDS))
 
     def add(self, sample: Sample) -> None:
-        """Keep ``sample``, unless the last one is as good as new."""
+        """Keep ``sample``, unless the last one is less than ten seconds old."""
         if not self._samples or sample.at - self._samples[-1].at >= SAMPLE_SECONDS:
             self._samples.append(sample)
 
     def samples(self) -> tuple[Sample, ...]:
-        """Those that are kept, the oldest first."""
+        """Return the samples, oldest first."""
         return tuple(self._samples)
 
 
 WIDTH: Final = 360
 HEIGHT: Final = 100
-"""Of the drawing, in its own units: it is stretched to the room there is."""
+"""Size of the drawing in its own units; the browser scales it."""
 GAP_SECONDS: Final = 2.5 * SAMPLE_SECONDS
-"""Where samples are further apart, nobody looked: no line is drawn."""
+"""Samples that are further apart than this are not connected."""
 STEPS: Final = (2, 4, 10)
-"""An axis ends at one of these times a power of ten, so that half of it is a round number, too."""
+"""An axis ends at one of these times a power of ten, so that its half is a round number, too."""
 
 Value = Callable[[Sample], float]
 Wording = Callable[[float], str]
@@ -69,7 +69,7 @@ Wording = Callable[[float], str]
 
 @dataclass(frozen=True)
 class PlotLine:
-    """One value over time: ``path`` is its line, ``latest`` and ``highest`` are in words."""
+    """One value over time: its SVG ``path``, and its ``latest`` and ``highest`` value as text."""
 
     name: str
     style: str
@@ -80,7 +80,7 @@ class PlotLine:
 
 @dataclass(frozen=True)
 class Plot:
-    """Lines over one axis that goes from 0 to ``top``; ``middle`` is half of that."""
+    """Lines over one axis from 0 to ``top``; ``middle`` is half of that."""
 
     name: str
     title: str
@@ -91,9 +91,9 @@ class Plot:
 
     @property
     def description(self) -> str:
-        """What there is to see, for who does not see it."""
-        said = (f"{line.name} {line.latest}, at most {line.highest}" for line in self.lines)
-        return f"{self.unit} over the last hour, now and at most: {'; '.join(said)}."
+        """The values as text, for screen readers."""
+        values = (f"{line.name} {line.latest}, maximum {line.highest}" for line in self.lines)
+        return f"{self.unit} over the last hour: {'; '.join(values)}."
 
 
 @dataclass(frozen=True)
@@ -139,12 +139,12 @@ KINDS: Final = (
 
 
 def plots(samples: Sequence[Sample]) -> list[Plot]:
-    """The plots of ``samples``; each ends with the last one."""
+    """Return the plots of ``samples``; each ends at the last sample."""
     return [_plot(kind, samples) for kind in KINDS]
 
 
 def round_top(highest: float, lowest_top: float) -> float:
-    """Where an axis ends that has to reach ``highest``."""
+    """Return the end of an axis that has to reach ``highest``."""
     power = 0.1
     while True:
         for step in STEPS:

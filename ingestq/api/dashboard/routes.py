@@ -1,4 +1,4 @@
-"""``/``: the dashboard, its forms and its event stream."""
+"""``/``: the dashboard page, its forms and its event stream."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ from ingestq.api.bodies.intake import Intake
 from ingestq.api.dashboard import paths
 from ingestq.api.dashboard.access import COOKIE, SESSION_SECONDS, Sessions
 from ingestq.api.dashboard.board import FRESH_SECONDS, Board
-from ingestq.api.dashboard.pages import GONE, REQUEUED, Pages, Requeuing, Searched
+from ingestq.api.dashboard.pages import GONE, REQUEUED, Pages, RequeueResult, SearchPanel
 from ingestq.api.parameters import Collections
 from ingestq.api.routes.search import Search
 from ingestq.broker.queue.dead_letters import DeadLetters
@@ -26,32 +26,32 @@ from ingestq.core.search_query import SearchQuery
 from ingestq.core.service import happens_within
 
 FORM_BYTES: Final = 1024 * 1024
-"""Enough for the names of all dead letters that are shown, unless they are very long."""
-MOST_FIELDS: Final = 100
+"""Enough for the keys of all dead letters on the page, unless they are very long."""
+MAX_FIELDS: Final = 100
 
 
 async def form_fields(request: Request, intake: Intake) -> dict[str, list[str]]:
-    """The values of each field of the form that is the body of ``request``.
+    """Return the values of each field of the form in ``request``.
 
-    Raises HTTPException (422) if it is none, and what `Intake.body` raises.
+    Raises HTTPException 422 if the body is not a form, and what `Intake.body` raises.
     """
     async with intake.body(request) as body:
         try:
-            return parse_qs(body.decode("ascii"), max_num_fields=MOST_FIELDS)
+            return parse_qs(body.decode("ascii"), max_num_fields=MAX_FIELDS)
         except ValueError as error:
-            raise HTTPException(422, f"the body is no form: {error}") from error
+            raise HTTPException(422, f"the body is not a form: {error}") from error
 
 
 HITS: Final = 8
 STREAM_SECONDS: Final = 3600.0
 SEE_OTHER: Final = 303
-"""The answer to a form: show that page, and do not send the form again when it is reloaded."""
+"""After a form: show another page, so that reloading does not send the form again."""
 
 Count = Annotated[int | None, Query(ge=0)]
 
 
 class Dashboard:
-    """What the routes have in common."""
+    """The services of the dashboard, and what its routes do with them."""
 
     def __init__(
         self,
@@ -69,46 +69,46 @@ class Dashboard:
         self.pages = Pages(collections.names)
 
     async def page(
-        self, searched: Searched | None = None, requeuing: Requeuing | None = None
+        self, search: SearchPanel | None = None, requeue: RequeueResult | None = None
     ) -> HTMLResponse:
-        """The page as of now. It is an error of the server if nothing can be said of now."""
-        view = await self.board.look(fresh=True)
+        """Return the current page; with status 503 if the state cannot be read."""
+        view = await self.board.view(fresh=True)
         signed_in = self.sessions is not None
-        content = self.pages.page(view, searched, requeuing, signed_in)
+        content = self.pages.page(view, search, requeue, signed_in)
         return HTMLResponse(content, 200 if view.problem is None else 503)
 
-    async def ask(self, question: str, collection: str | None) -> Searched:
-        """What is found; whatever is in the way of that is said on the page."""
+    async def find(self, query: str, collection: str | None) -> SearchPanel:
+        """Search; errors become the ``problem`` of the panel."""
         if self.search is None:
-            return Searched(question, problem="this server cannot search")
+            return SearchPanel(query, problem="search is not available on this server")
         try:
             named = self.collections.named(collection)
         except ValueError as error:
-            return Searched(question, problem=str(error))
+            return SearchPanel(query, problem=str(error))
         try:
-            hits = await self.search(SearchQuery(question, HITS, collection=named))
+            hits = await self.search(SearchQuery(query, HITS, collection=named))
         except IngestqError as error:
-            return Searched(question, named, problem=str(error))
-        return Searched(question, named, hits)
+            return SearchPanel(query, named, problem=str(error))
+        return SearchPanel(query, named, hits)
 
-    async def requeue(self, keys: list[str]) -> Requeuing:
-        """Queue documents again, as one submission."""
+    async def requeue(self, keys: list[str]) -> RequeueResult:
+        """Requeue the dead letters with these ``keys``, as one submission."""
         submission, requeued = new_submission(), 0
-        for key in keys:  # one at a time, as each has its document with it
+        for key in keys:  # one at a time: each brings its document
             requeued += await self.dead_letters.requeue(
                 await self.dead_letters.get([key]), submission
             )
-        return Requeuing(requeued, len(keys) - requeued)
+        return RequeueResult(requeued, len(keys) - requeued)
 
     async def events(self, stopping: asyncio.Event) -> AsyncIterator[ServerSentEvent]:
-        """The parts of the page, now and whenever they changed, until ``stopping`` is set.
+        """Yield the parts of the page, now and after each change, until ``stopping`` is set.
 
-        Or for an hour: who listens connects again, and has to be signed in still.
+        Ends after an hour: browsers reconnect, and need a valid session to do so.
         """
         ends = time.monotonic() + STREAM_SECONDS
         sent: dict[str, str] = {}
         while not stopping.is_set() and time.monotonic() < ends:
-            view = await self.board.look()
+            view = await self.board.view()
             parts = {"notice": self.pages.notice(view), **self.pages.regions(view)}
             for name, html in parts.items():
                 if sent.get(name) != html:
@@ -120,17 +120,17 @@ class Dashboard:
 def dashboard_routes(
     dashboard: Dashboard, intake: Intake, heartbeat_seconds: float, stopping: asyncio.Event
 ) -> APIRouter:
-    """The routes of ``dashboard``; forms are read through ``intake``."""
+    """Return the routes of ``dashboard``; forms are read with ``intake``."""
     router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
     @router.get(paths.PAGE)
     async def page(
         q: str = "", collection: str | None = None, requeued: Count = None, gone: Count = None
     ) -> HTMLResponse:
-        question = q.strip()
-        searched = await dashboard.ask(question, collection) if question else None
-        done = None if requeued is None or gone is None else Requeuing(requeued, gone)
-        return await dashboard.page(searched, done)
+        query = q.strip()
+        search = await dashboard.find(query, collection) if query else None
+        done = None if requeued is None or gone is None else RequeueResult(requeued, gone)
+        return await dashboard.page(search, done)
 
     @router.get(paths.EVENTS)
     async def stream() -> EventSourceResponse:
@@ -140,11 +140,12 @@ def dashboard_routes(
     async def requeue(request: Request) -> Response:
         fields = await form_fields(request, intake)
         try:
-            done = await dashboard.requeue([unquote(name) for name in fields.get("letter", [])])
+            keys = [unquote(key) for key in fields.get("dead_letter", [])]
+            done = await dashboard.requeue(keys)
         except (ServiceUnavailable, UsageError) as error:
-            return await dashboard.page(requeuing=Requeuing(problem=str(error)))
-        said = urlencode({REQUEUED: done.requeued, GONE: done.gone})
-        return RedirectResponse(f"{paths.PAGE}?{said}#letters", SEE_OTHER)
+            return await dashboard.page(requeue=RequeueResult(problem=str(error)))
+        counts = urlencode({REQUEUED: done.requeued, GONE: done.gone})
+        return RedirectResponse(f"{paths.PAGE}?{counts}#dead_letters", SEE_OTHER)
 
     for path, media_type in paths.ASSETS.items():
         router.add_api_route(path, _asset(path, media_type))
@@ -152,7 +153,7 @@ def dashboard_routes(
 
 
 def sign_in_routes(dashboard: Dashboard, sessions: Sessions, intake: Intake) -> APIRouter:
-    """The routes by which a browser gets a session, and gives it back."""
+    """Return the routes with which a browser signs in and out."""
     router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
     @router.get(paths.SIGN_IN)
@@ -162,7 +163,7 @@ def sign_in_routes(dashboard: Dashboard, sessions: Sessions, intake: Intake) -> 
     @router.post(paths.SIGN_IN)
     async def sign_in(request: Request) -> Response:
         fields = await form_fields(request, intake)
-        if not sessions.knows(fields.get("token", [""])[0]):
+        if not sessions.is_token(fields.get("token", [""])[0]):
             return HTMLResponse(dashboard.pages.sign_in(failed=True), 401)
         answer = RedirectResponse(paths.PAGE, SEE_OTHER)
         answer.set_cookie(
@@ -194,6 +195,6 @@ def _asset(path: str, media_type: str) -> Callable[[], Awaitable[Response]]:
 
 
 def _is_https(request: Request) -> bool:
-    """Whether the browser speaks TLS, with this server or with a proxy before it."""
-    said = request.headers.get("x-forwarded-proto", request.url.scheme)
-    return said.partition(",")[0].strip().lower() == "https"
+    """Return whether the browser uses TLS, with this server or with a proxy in front of it."""
+    scheme = request.headers.get("x-forwarded-proto", request.url.scheme)
+    return scheme.partition(",")[0].strip().lower() == "https"

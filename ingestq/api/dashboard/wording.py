@@ -1,4 +1,4 @@
-"""Numbers, times and excerpts as people read them."""
+"""Formats numbers, times and excerpts for people."""
 
 import re
 from collections.abc import Iterator
@@ -11,23 +11,23 @@ MINUTE: Final = 60
 HOUR: Final = 60 * MINUTE
 DAY: Final = 24 * HOUR
 JUST_NOW_SECONDS: Final = 10
-"""Ages below a minute are told in steps of this, so that they do not change all the time."""
+"""Ages below a minute are rounded to this, so that they do not change all the time."""
 LONGEST_ID: Final = 200
-"""Of an id that is longer, the beginning is left out: files differ at the end."""
+"""Longer ids lose their beginning: file names differ at the end."""
 
 
 def number(value: float) -> str:
-    """A whole number, with commas between thousands."""
+    """Format a whole number, with commas between thousands."""
     return f"{value:,.0f}"
 
 
 def rate(value: float) -> str:
-    """A number that may be small, with one decimal."""
+    """Format a number that may be small, with one decimal."""
     return f"{value:,.1f}"
 
 
 def duration(seconds: float) -> str:
-    """How long something takes: with two digits, more or less."""
+    """Format a duration with about two digits."""
     if seconds < JUST_NOW_SECONDS:
         return f"{seconds:.1f} s"
     if seconds < MINUTE:
@@ -42,7 +42,7 @@ def duration(seconds: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """How long ago something happened; what is in the future (clocks differ) is just now."""
+    """Format how long ago something happened; the future (clocks differ) is "just now"."""
     if seconds < JUST_NOW_SECONDS:
         return "just now"
     if seconds < MINUTE:
@@ -55,22 +55,22 @@ def age(seconds: float) -> str:
 
 
 def until(seconds: float) -> str:
-    """How soon something will happen."""
+    """Format how soon something will happen."""
     return "now" if seconds < 1 else f"in {duration(seconds)}"
 
 
 def moment(unix_ms: float) -> str:
-    """A time, exactly enough: to the second, in UTC."""
+    """Format a time to the second, in UTC."""
     return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def iso(unix_ms: float) -> str:
-    """A time for programs (ISO 8601)."""
+    """Format a time for programs (ISO 8601)."""
     return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="seconds")
 
 
 def tail(name: str) -> str:
-    """``name``, or its end if it is very long."""
+    """Return ``name``, or its end if it is very long."""
     return name if len(name) <= LONGEST_ID else "…" + name[-LONGEST_ID:]
 
 
@@ -82,39 +82,39 @@ COMMON_WORDS: Final = frozenset(
         "when where which who whom whose why will with you your"
     )
 )
-"""They are in every text, so to mark them says nothing."""
+"""Words that are in every text, so that highlighting them says nothing."""
 
 EXCERPT_CHARACTERS: Final = 600
 BEFORE_CHARACTERS: Final = 150
-"""So much of what comes before the first word that is marked is in an excerpt."""
+"""How much of the text before the first highlighted word is in an excerpt."""
 
 
-def excerpt(text: str, question: str) -> str:
-    """``text``, or the part of it where the words of ``question`` begin, if it is long."""
+def excerpt(text: str, query: str) -> str:
+    """Return ``text``; if it is long, the part around the first word of ``query``."""
     if len(text) <= EXCERPT_CHARACTERS:
         return text
-    first = next(_found(text, question), None)
+    first = next(_matches(text, query), None)
     start = max(0, (0 if first is None else first.start()) - BEFORE_CHARACTERS)
     end = min(len(text), start + EXCERPT_CHARACTERS)
     start = end - EXCERPT_CHARACTERS
     return f"{'…' if start else ''}{text[start:end]}{'…' if end < len(text) else ''}"
 
 
-def marked(text: str, question: str) -> Markup:
-    """``text`` for HTML, with the words of ``question`` marked, whatever their case.
+def highlighted(text: str, query: str) -> Markup:
+    """Return ``text`` as HTML with the words of ``query`` highlighted, whatever their case.
 
-    Words that are in every text are marked only if the question has no others.
+    Words that are in every text are highlighted only if the query has no others.
     """
     parts: list[Markup] = []
     end = 0
-    for found in _found(text, question):
+    for found in _matches(text, query):
         parts += (escape(text[end : found.start()]), Markup("<mark>{}</mark>").format(found[0]))
         end = found.end()
     parts.append(escape(text[end:]))
     return Markup("").join(parts)
 
 
-def _found(text: str, question: str) -> Iterator[re.Match[str]]:
-    asked = {word.casefold() for word in WORD.findall(question)}
-    wanted = asked - COMMON_WORDS or asked
+def _matches(text: str, query: str) -> Iterator[re.Match[str]]:
+    words = {word.casefold() for word in WORD.findall(query)}
+    wanted = words - COMMON_WORDS or words
     return (word for word in WORD.finditer(text) if word[0].casefold() in wanted)

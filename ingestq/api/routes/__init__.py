@@ -1,1 +1,1 @@
-"""The routes: one module a subject, each a function that makes its router."""
+"""The routes: one module per subject, with a function that returns its router."""

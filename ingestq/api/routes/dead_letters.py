@@ -1,4 +1,4 @@
-"""``/dead-letters``: the documents that were given up."""
+"""``/dead-letters``: documents that failed."""
 
 from heapq import nlargest
 from typing import Annotated, Any, Final
@@ -25,11 +25,11 @@ DEFAULT_LIMIT: Final = 100
 LARGEST_LIMIT: Final = 1000
 
 DocId = Annotated[str, Path(min_length=1)]
-Tenant = Annotated[str, Query(description="Whose document it is.")]
+Tenant = Annotated[str, Query(description="The tenant of the document.")]
 
 
 def dead_letter_routes(dead_letters: DeadLetters, collections: Collections) -> APIRouter:
-    """The routes that show ``dead_letters``, try them again and drop them."""
+    """Return the routes that list, requeue and delete ``dead_letters``."""
     router = APIRouter(prefix="/dead-letters", tags=["dead letters"])
 
     async def named(
@@ -40,17 +40,21 @@ def dead_letter_routes(dead_letters: DeadLetters, collections: Collections) -> A
     ) -> StoredDeadLetter:
         stored = await dead_letters.find_for_document(collection, tenant, doc_id)
         if stored is None:
-            raise HTTPException(404, f"no dead letter is about {doc_id!r}")
+            raise HTTPException(404, f"there is no dead letter of {doc_id!r}")
         return stored
 
     @router.get("", responses=problems(422, 503))
     async def newest(
-        tenant: Annotated[str | None, Query(description="Those of one tenant.")] = None,
-        reason: Annotated[str | None, Query(description="Those with this in their reason.")] = None,
-        collection: Annotated[str | None, Query(description="Those of one collection.")] = None,
+        tenant: Annotated[str | None, Query(description="Only those of this tenant.")] = None,
+        reason: Annotated[
+            str | None, Query(description="Only those whose reason contains this.")
+        ] = None,
+        collection: Annotated[
+            str | None, Query(description="Only those of this collection.")
+        ] = None,
         limit: Annotated[int, Query(ge=1, le=LARGEST_LIMIT)] = DEFAULT_LIMIT,
     ) -> DeadLetterList:
-        """The newest dead letters, and how many there are that meet the conditions."""
+        """List the newest dead letters that match, and count all that do."""
         total = 0
         found: dict[str, tuple[int, DeadLetterResponse]] = {}
         wanted = DeadLetterFilter(tenant=tenant, reason=reason, collection=collection)
@@ -62,11 +66,13 @@ def dead_letter_routes(dead_letters: DeadLetters, collections: Collections) -> A
                 DeadLetterResponse.model_validate(dead_letter),
             )
             if len(found) == 2 * limit:
-                found = dict(nlargest(limit, found.items(), key=_when))
-        listed = [dead_letter for _, (_, dead_letter) in nlargest(limit, found.items(), key=_when)]
+                found = dict(nlargest(limit, found.items(), key=_buried_ms))
+        listed = [
+            dead_letter for _, (_, dead_letter) in nlargest(limit, found.items(), key=_buried_ms)
+        ]
         return DeadLetterList(total=total, dead_letters=listed)
 
-    # Before the route whose parameter takes what follows a slash, too.
+    # Before the next route, whose parameter also matches slashes.
     @router.post(f"/{DOC_ID}/requeue", status_code=202, responses=problems(404, 409, 422, 503))
     async def requeue(stored: Annotated[StoredDeadLetter, Depends(named)]) -> Requeued:
         """Queue the document again, with all its tries."""
@@ -77,7 +83,7 @@ def dead_letter_routes(dead_letters: DeadLetters, collections: Collections) -> A
 
     @router.get(f"/{DOC_ID}", responses=problems(404, 422, 503))
     async def show(stored: Annotated[StoredDeadLetter, Depends(named)]) -> DeadLetterDetail:
-        """Everything that is known of a document that failed, and the document itself."""
+        """Show everything known about a document that failed, and the document itself."""
         dead_letter = stored.dead_letter
         summary = DeadLetterResponse.model_validate(dead_letter)
         return DeadLetterDetail(
@@ -96,15 +102,15 @@ def dead_letter_routes(dead_letters: DeadLetters, collections: Collections) -> A
 
 def _check_unchanged(count: int) -> None:
     if not count:
-        raise HTTPException(409, "the dead letter changed at this moment; look at it again")
+        raise HTTPException(409, "the dead letter was changed at the same moment; read it again")
 
 
-def _when(item: tuple[str, tuple[int, DeadLetterResponse]]) -> int:
+def _buried_ms(item: tuple[str, tuple[int, DeadLetterResponse]]) -> int:
     return item[1][0]
 
 
 def _payload(dead_letter: DeadLetter) -> dict[str, Any] | None:
-    """What was queued, if that is one document, or its removal, of a version known here."""
+    """Return the fields of the queued document or deletion; None if this version cannot."""
     try:
         batch = decode_job(dead_letter.payload).known_batch
     except ContractError:

@@ -1,4 +1,4 @@
-"""``/documents``: queue documents and deletions; what the index has of a document."""
+"""``/documents``: queue documents and deletions, and show what is indexed."""
 
 import asyncio
 from contextlib import aclosing
@@ -29,14 +29,14 @@ IdempotencyKey = Annotated[
     Header(
         min_length=1,
         max_length=255,
-        description="The same request with the same key within a day is answered with the same "
-        "receipt, and queues nothing new.",
+        description="Repeating a request with the same key within a day returns the same receipt "
+        "and queues nothing.",
     ),
 ]
 
 
 def _body(content: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The body of a request, for openapi.json: what each media type has to hold."""
+    """Return the request body for openapi.json: a schema for each media type."""
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -48,10 +48,10 @@ def document_routes(
     *,
     guarded: bool,
 ) -> APIRouter:
-    """The routes that put documents on the queue of ``client``, for one of ``collections``.
+    """Return the routes that queue documents with ``client``, for one of ``collections``.
 
-    A batch waits ``full_seconds`` for room in a full queue. Requests that are ``guarded`` by a
-    token come from no page of somebody else.
+    A batch waits up to ``full_seconds`` while the queue is full. ``guarded`` says that a token is
+    required, which pages of other sites cannot send.
     """
     router = APIRouter(tags=["documents"])
 
@@ -64,11 +64,11 @@ def document_routes(
         ),
     )
     async def add(request: Request, idempotency_key: IdempotencyKey = None) -> Accepted:
-        """Put a document on the queue, or the files of a form: all of them, or none.
+        """Queue a document, or the files of a form: all of them, or none.
 
-        The answer is sent once the document is on disk in Redis, and what is large in the blob
-        store. A second request with the same document is a new submission, unless it has the same
-        Idempotency-Key; if nothing changed, the worker notices that.
+        The response is sent once the document is on disk in Redis, and large content in the blob
+        store. Sending the same document again is a new submission, unless it has the same
+        Idempotency-Key; the worker skips what did not change.
         """
         try:
             if _require(request, JSON, FORM) == FORM:
@@ -96,7 +96,10 @@ def document_routes(
 
     async def take_files(request: Request, idempotency_key: str | None) -> Receipt:
         if not guarded and is_of_another_site(request.headers):
-            raise HTTPException(403, "forms are only taken from pages of this server")
+            raise HTTPException(
+                403,
+                "forms are accepted only from pages of this server, or with a token",
+            )
         async with client.blob_writer() as writing, aclosing(intake.form(request)) as events:
             form = await read_form(events, writing, intake.max_body_bytes)
             return await client.submit_uploads(
@@ -107,14 +110,16 @@ def document_routes(
         "/documents:batch",
         status_code=202,
         responses=problems(408, 415, 422, 429, 503),
-        openapi_extra=_body({kind: {} for kind in JSON_LINES}),  # no schema knows a sequence
+        openapi_extra=_body(
+            {kind: {} for kind in JSON_LINES}
+        ),  # JSON Schema cannot describe JSON Lines
     )
     async def add_many(request: Request) -> AcceptedLines:
-        """Put many documents on the queue: JSON Lines, each line a body of `POST /documents`.
+        """Queue many documents: JSON Lines, each line a body of `POST /documents`.
 
-        They are queued as they come, as bulk work, and the connection is read no faster. Lines that
-        are no documents are skipped and counted, and the first of them listed. After any other
-        error some of the documents may be queued; it is safe to send them all again.
+        They are queued in the bulk lane as they arrive, and the connection is read no faster.
+        Invalid lines are skipped and counted, and the first of them listed. After any other error,
+        some of the documents may be queued; it is safe to send them all again.
         """
         _require(request, *JSON_LINES)
         rejections = Rejections()
@@ -133,17 +138,19 @@ def document_routes(
     @router.delete(f"/documents/{DOC_ID}", status_code=202, responses=problems(422, 429, 503))
     async def remove(
         doc_id: Annotated[str, Path(min_length=1)],
-        tenant: Annotated[str, Query(description="Whose document it is.")] = "",
+        tenant: Annotated[str, Query(description="The tenant of the document.")] = "",
         version: Annotated[
             int | None,
-            Query(ge=1, le=MAX_VERSION, description="As of when it is gone; by default the time."),
+            Query(
+                ge=1, le=MAX_VERSION, description="Deletes up to this version; the time by default."
+            ),
         ] = None,
         *,
         collection: Annotated[str, Depends(collections.parameter)],
     ) -> Accepted:
-        """Put the removal of a document on the queue.
+        """Queue the deletion of a document.
 
-        What was queued of it before, at older versions, does not bring it back.
+        Older versions that are still queued do not bring it back.
         """
         receipt = await client.delete(doc_id, tenant=tenant, version=version, collection=collection)
         return Accepted.model_validate(receipt)
@@ -152,49 +159,50 @@ def document_routes(
 
 
 def _require(request: Request, *media_types: str) -> str:
-    """What the body is declared to be: one of ``media_types``.
+    """Return the Content-Type if it is one of ``media_types``; raise HTTPException 415 otherwise.
 
-    A browser lets any page send forms and plain text to this server without asking it first.
+    A browser lets any page send forms and plain text to this server without a preflight request.
     """
     sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if sent not in media_types:
         raise HTTPException(
-            415, f"send the header Content-Type: {media_types[0]}, and a body of that type"
+            415, f"send the header Content-Type: {media_types[0]} and a body of that type"
         )
     return sent
 
 
 class Index(Protocol):
-    """Says what is indexed of a document, with the fields of `ingestq.api.schemas.IndexedState`.
+    """Returns what is indexed of a document: an object with the fields of `IndexedState`.
 
-    None if it never was. ``collection`` is empty where the API knows none by name. Raises
-    StoreUnavailable if that cannot be said at the moment.
+    None if it was never indexed. Raises StoreUnavailable.
     """
 
     async def __call__(self, tenant: str, doc_id: str, collection: str) -> object | None: ...
 
 
 def index_routes(index: Index, dead_letters: DeadLetters, collections: Collections) -> APIRouter:
-    """The route that looks into ``index``, and what went wrong in ``dead_letters``."""
+    """Return the route that shows a document's state in ``index`` and its last error."""
     router = APIRouter(tags=["documents"])
 
     @router.get(f"/documents/{DOC_ID}", responses=problems(404, 422, 503))
     async def state(
         doc_id: Annotated[str, Path(min_length=1)],
-        tenant: Annotated[str, Query(description="Whose document it is.")] = "",
+        tenant: Annotated[str, Query(description="The tenant of the document.")] = "",
         *,
         collection: Annotated[str, Depends(collections.parameter)],
     ) -> DocumentState:
-        """What is indexed of a document, and why its last version failed, if it did.
+        """Show what is indexed of a document, and why its last version failed, if it did.
 
-        A document that waits on the queue for the first time is not known yet.
+        A document that is queued for the first time is not known yet.
         """
         indexed, stored = await asyncio.gather(
             index(tenant, doc_id, collection),
             dead_letters.find_for_document(collection, tenant, doc_id),
         )
         if indexed is None and stored is None:
-            raise HTTPException(404, f"nothing is indexed of {doc_id!r}, and nothing failed")
+            raise HTTPException(
+                404, f"document {doc_id!r} is not indexed, and it has no dead letter"
+            )
         return DocumentState.model_validate(
             {
                 "doc_id": doc_id,

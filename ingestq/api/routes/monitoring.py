@@ -1,5 +1,4 @@
-"""``/healthz``, ``/readyz``, ``/metrics`` and ``/status``: for orchestrators, Prometheus and
-people."""
+"""``/healthz``, ``/readyz``, ``/metrics`` and ``/status``."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -18,11 +17,11 @@ from ingestq.core.errors import BrokerUnavailable
 from ingestq.core.results import Overview
 
 PROBE_SECONDS: Final = 3.0
-"""Who watches this server does not wait for all the retries of a connection."""
+"""Time limit for Redis: probes cannot wait for all retries of a connection."""
 
 
 async def overview(client: IngestClient) -> Overview:
-    """The queue and the workers. Raises BrokerUnavailable if Redis does not say soon."""
+    """Return the state of queue and workers. Raises BrokerUnavailable if Redis is slow."""
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             return await client.queue.overview()
@@ -31,7 +30,7 @@ async def overview(client: IngestClient) -> Overview:
 
 
 def exposition(overview: Overview) -> bytes:
-    """``overview`` in the text format."""
+    """Return ``overview`` in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(_Scrape(overview))
     return generate_latest(registry)
@@ -51,7 +50,7 @@ class _Scrape(Collector):
         )
         yield _labelled(
             events.METRIC_LANE_JOBS,
-            "Jobs on the queue, of each lane.",
+            "Jobs on the queue, by lane.",
             "lane",
             {"interactive": depth.interactive, "bulk": depth.bulk},
         )
@@ -62,14 +61,18 @@ class _Scrape(Collector):
             self._overview.unserved,
         )
         for name, what, value in (
-            (events.METRIC_POISON_JOBS, "Ready jobs over which workers died.", depth.poison),
+            (
+                events.METRIC_POISON_JOBS,
+                "Ready jobs over which workers died; each runs alone.",
+                depth.poison,
+            ),
             (
                 events.METRIC_OLDEST_READY_SECONDS,
                 "How long the oldest ready job has waited.",
                 depth.oldest_ready_seconds,
             ),
             (events.METRIC_QUEUE_BYTES, "Size of the jobs on the queue.", depth.queued_bytes),
-            (events.METRIC_DEAD_LETTERS, "Documents that were given up.", depth.dead_letters),
+            (events.METRIC_DEAD_LETTERS, "Documents that failed.", depth.dead_letters),
             (events.METRIC_WORKERS, "Workers that are alive.", len(workers)),
             (
                 events.METRIC_WORKERS_PAUSED,
@@ -78,12 +81,12 @@ class _Scrape(Collector):
             ),
             (
                 events.METRIC_DOCUMENTS_PER_SECOND,
-                "What all workers did in the last minute.",
+                "Documents per second of all workers in the last minute.",
                 sum(worker.documents_per_second for worker in workers),
             ),
             (
                 events.METRIC_CHUNKS_PER_SECOND,
-                "What all workers embedded in the last minute.",
+                "Chunks embedded per second by all workers in the last minute.",
                 sum(worker.chunks_per_second for worker in workers),
             ),
         ):
@@ -103,32 +106,32 @@ HEALTH_PATHS: Final = frozenset({HEALTH, READY})
 
 
 def health_routes(client: IngestClient) -> APIRouter:
-    """The routes that say whether this process runs, and whether documents get indexed."""
+    """Return the routes that say whether this process runs and whether documents get indexed."""
     router = APIRouter(tags=["health"])
 
     @router.get(HEALTH)
     async def healthz() -> Health:
-        """The process runs."""
+        """Answer 200 while the process runs."""
         return Health()
 
     @router.get(READY, responses=problems(503))
     async def readyz() -> Health:
-        """Redis answers, and a worker is alive: what is accepted now will be indexed."""
+        """Answer 200 if Redis answers and a worker runs, so that new documents get indexed."""
         if not (await overview(client)).workers:
-            raise HTTPException(503, "no worker gave a sign of life lately; start `ingestq worker`")
+            raise HTTPException(503, "no worker is running; start `ingestq worker`")
         return Health()
 
     return router
 
 
 def metric_routes(client: IngestClient) -> APIRouter:
-    """The route that shows the queue of ``client`` as metrics."""
+    """Return the route that shows the queue of ``client`` as metrics."""
     router = APIRouter(tags=["status"])
     text: Answers = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
     @router.get("/metrics", response_class=Response, responses=text | problems(503))
     async def metrics() -> Response:
-        """The queue, the dead letters and the workers, in the text format of Prometheus."""
+        """Show queue, dead letters and workers in Prometheus' text format."""
         found = exposition(await overview(client))
         return Response(found, media_type=CONTENT_TYPE_LATEST)
 
@@ -136,12 +139,12 @@ def metric_routes(client: IngestClient) -> APIRouter:
 
 
 def status_routes(client: IngestClient) -> APIRouter:
-    """The routes that show the queue of ``client``."""
+    """Return the route that shows the queue of ``client``."""
     router = APIRouter(tags=["status"])
 
     @router.get("/status", responses=problems(503))
     async def status() -> StatusResponse:
-        """The queue, the dead letters and the workers."""
+        """Show queue, dead letters and workers."""
         overview = await client.queue.overview()
         return StatusResponse.model_validate(
             {

@@ -19,32 +19,34 @@ from ingestq.core.search_query import (
 
 DEFAULT_LIMIT: Final = 5
 CONDITION: Final = r"^[^=.\"]+(\.[^=.\"]+)*="
-"""What `parse_condition` reads, for openapi.json."""
+"""The form that `parse_condition` accepts, for openapi.json."""
 
 
 class Search(Protocol):
-    """Answers questions: with what has the fields of `ingestq.api.schemas.HitResponse`, best first.
+    """Returns hits with the fields of `ingestq.api.schemas.HitResponse`, best first.
 
-    Raises WrongQuestion or StoreRejected if the collection cannot be asked that.
+    Raises InvalidQuery or StoreRejected if the collection cannot be searched that way.
     """
 
-    async def __call__(self, question: SearchQuery) -> Sequence[object]: ...
+    async def __call__(self, query: SearchQuery) -> Sequence[object]: ...
 
 
 def search_routes(search: Search, collections: Collections) -> APIRouter:
-    """The route that has ``search`` answer from one of ``collections``."""
+    """Return the route that calls ``search`` for one of ``collections``."""
     router = APIRouter(tags=["search"])
 
     @router.get("/search", responses=problems(422, 503))
     async def find(
-        q: Annotated[str, Query(min_length=1, description="What is searched for.")],
+        q: Annotated[str, Query(min_length=1, description="What to search for.")],
         limit: Annotated[int, Query(ge=1, le=LARGEST_LIMIT)] = DEFAULT_LIMIT,
-        mode: Annotated[Mode, Query(description="By meaning, by words, or both.")] = Mode.HYBRID,
+        mode: Annotated[
+            Mode, Query(description="dense: by meaning, sparse: by words, hybrid: both.")
+        ] = Mode.HYBRID,
         conditions: Annotated[
             tuple[str, ...],
             Query(
                 alias="filter",
-                description="KEY=VALUE of the metadata.",
+                description="KEY=VALUE that the metadata must have.",
                 json_schema_extra={"items": {"type": "string", "pattern": CONDITION}},
             ),
         ] = (),
@@ -53,9 +55,9 @@ def search_routes(search: Search, collections: Collections) -> APIRouter:
         *,
         collection: Annotated[str, Depends(collections.parameter)],
     ) -> SearchResponse:
-        """Find the chunks that are nearest to ``q``, best first.
+        """Find the chunks that match ``q`` best, best first.
 
-        The first search takes some seconds longer: it loads the model.
+        The first search takes some seconds longer, as it loads the model.
         """
         try:
             where = SearchFilter(tuple(map(parse_condition, conditions)), source, tenant)

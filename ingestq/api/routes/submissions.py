@@ -1,4 +1,4 @@
-"""``GET /submissions/{id}``: what became of documents that were accepted."""
+"""``GET /submissions/{id}``: the progress of accepted documents."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,13 +24,13 @@ log = structlog.get_logger()
 def submission_routes(
     client: IngestClient, heartbeat_seconds: float, stopping: asyncio.Event
 ) -> APIRouter:
-    """The routes that follow what ``client`` put on its queue; streams end at ``stopping``."""
+    """Return the routes that follow submissions; event streams end once ``stopping`` is set."""
     router = APIRouter(tags=["submissions"])
 
-    # FastAPI would describe a 422 of its own for the parameter.
+    # 422 replaces the one that FastAPI documents for the parameter.
     @router.get("/submissions/{submission}", responses=problems(404, 422, 503))
     async def follow(submission: str) -> Submission:
-        """How far a submission is. It is known for a week after its last change."""
+        """Show the progress of a submission. It is known for a week after its last change."""
         status = await _known(client, submission)
         return await _answer(client, submission, status)
 
@@ -40,8 +40,8 @@ def submission_routes(
         responses=STREAM | problems(404, 422, 503),
     )
     async def stream(submission: str) -> EventSourceResponse:
-        """Server-sent events: `progress` now and whenever something changed, and at the end
-        `complete`, with what `GET /submissions/{submission}` answers; then close the connection.
+        """Follow a submission by server-sent events: `progress` now and after each change, then
+        `complete` with what `GET /submissions/{submission}` returns. Close the connection then.
         The event `error` says why the stream ends early.
         """
         status = await _known(client, submission)
@@ -61,7 +61,7 @@ EVENT: Final = {
     },
 }
 STREAM: Final[Answers] = {200: {"content": {"text/event-stream": {"itemSchema": EVENT}}}}
-"""Told in the words of OpenAPI 3.2, as earlier versions have none for streams."""
+"""As OpenAPI 3.2 describes streams; earlier versions cannot."""
 
 
 async def _known(client: IngestClient, submission: str) -> SubmissionStatus:
@@ -91,7 +91,7 @@ async def _events(
                 status = await client.status(submission)
         if status.complete:
             yield _event("complete", await _answer(client, submission, status))
-    except (ServiceUnavailable, UsageError) as error:  # whoever listens connects again
+    except (ServiceUnavailable, UsageError) as error:  # clients reconnect
         log.warning(events.API_STREAM_ENDED, submission=submission, error=str(error))
         yield _event("error", Problem(detail=str(error)))
 

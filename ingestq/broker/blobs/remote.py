@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ingestq.broker.blobs.store import UNFINISHED, missing
-from ingestq.broker.connection import without_password
-from ingestq.core.errors import BlobStoreUnavailable, DocumentRejected, UsageError, in_one_line
+from ingestq.core.errors import (
+    BlobStoreUnavailable,
+    DocumentRejected,
+    UsageError,
+    in_one_line,
+    public_url,
+)
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -72,13 +77,8 @@ class RemoteBlobStore:
 
         try:
             store, path = url_to_fs(self._url)
-        except (
-            ImportError,
-            ValueError,
-        ) as error:  # a package is missing, or the protocol is unknown
-            raise UsageError(
-                f"INGESTQ_BLOB_URL {without_password(self._url)!r}: {error}"
-            ) from error
+        except (ImportError, ValueError) as error:  # a package is missing, or nobody knows it
+            raise UsageError(f"INGESTQ_BLOB_URL {public_url(self._url)!r}: {error}") from error
         return store, path.rstrip("/")
 
     def _path(self, name: str) -> str:
@@ -126,5 +126,5 @@ class RemoteBlobStore:
             raise
         except Exception as error:  # every storage has its own exceptions
             raise BlobStoreUnavailable(
-                f"the blob store {without_password(self._url)} cannot be used: {in_one_line(error)}"
+                f"the blob store {public_url(self._url)} cannot be used: {in_one_line(error)}"
             ) from error

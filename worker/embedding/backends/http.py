@@ -18,6 +18,7 @@ from ingestq.core.errors import (
     ModelUnavailable,
     UsageError,
     encodable,
+    public_url,
 )
 from worker.bisection import bisect_on_failure
 from worker.embedding.backends.endpoint_answers import (
@@ -29,7 +30,7 @@ from worker.embedding.backends.endpoint_answers import (
     read_vectors,
 )
 from worker.embedding.config import HttpConfig
-from worker.http_answers import FailedAnswer, bare_url, retry_delay, without_secrets
+from worker.http_answers import FailedAnswer, retry_delay, without_secrets
 
 
 def embeddings_url(url: str) -> httpx.URL:
@@ -42,9 +43,8 @@ def embeddings_url(url: str) -> httpx.URL:
     has_more = parsed.query or parsed.fragment or url.rstrip("/").endswith("/embeddings")
     if not is_absolute or has_more:
         raise UsageError(
-            f"INGESTQ_EMBEDDINGS_URL {bare_url(url)!r} is not the base URL of an endpoint; "
-            "set it to the part before /embeddings, without query and fragment, such as "
-            "http://HOST:8080/v1"
+            f"INGESTQ_EMBEDDINGS_URL {public_url(url)!r} is not the URL of an endpoint; write the "
+            "part before /embeddings, such as http://HOST:8080/v1"
         )
     return parsed
 
@@ -88,7 +88,7 @@ class HttpBackend:
         self.batch_tokens = MAX_REQUEST_TOKENS
         self._config = config
         self._url = embeddings_url(config.url)
-        self.place = bare_url(str(self._url))
+        self.place = public_url(str(self._url))
         self._dimension: int | None = None
         self._client = httpx.AsyncClient(
             headers=headers(config.api_key),

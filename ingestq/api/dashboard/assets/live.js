@@ -1,4 +1,4 @@
-// Keeps the page up to date: the server renders parts of it again, and they are put in place.
+// Keeps the page up to date: replaces parts of it with what the server renders.
 "use strict";
 
 (() => {
@@ -7,7 +7,7 @@
   const regions = new Map(
     [...document.querySelectorAll("[data-region]")].map((region) => [region.dataset.region, region]),
   );
-  const held = new Map(); // what came for regions that somebody is in the midst of using
+  const held = new Map(); // updates of regions that are in use
   let pressed = false;
   let source = null;
   let retry = null;
@@ -19,7 +19,7 @@
     }
   };
 
-  // A button that is replaced between press and release is not clicked; a selection is lost.
+  // Replacing a button between press and release loses the click; replacing text, the selection.
   const isInUse = (region) => {
     const selection = document.getSelection();
     return (
@@ -71,9 +71,9 @@
     source = new EventSource(connection.dataset.events);
     source.addEventListener("open", () => say("live", "Live"));
     source.addEventListener("error", () => {
-      say("away", "Not live, trying again");
+      say("away", "Disconnected, reconnecting");
       if (source.readyState === EventSource.CLOSED) {
-        retry = setTimeout(connect, RETRY_MS); // after an answer that is no stream
+        retry = setTimeout(connect, RETRY_MS); // the response was not a stream
       }
     });
     for (const name of regions.keys()) {
@@ -81,7 +81,7 @@
     }
   };
 
-  // What became of a button is said once, not whenever the page is loaded again.
+  // The result of a form is shown once, not after each reload.
   if (new URLSearchParams(location.search).has(connection.dataset.once)) {
     history.replaceState(null, "", location.pathname + location.hash);
   }
@@ -92,11 +92,11 @@
   for (const ended of ["pointerup", "pointercancel"]) {
     document.addEventListener(ended, () => {
       pressed = false;
-      setTimeout(showHeld); // after the click that this may be
+      setTimeout(showHeld); // after the click event
     });
   }
   document.addEventListener("selectionchange", showHeld);
-  // Browsers open few connections to a server: pages that nobody sees leave theirs to others.
+  // Browsers limit connections per server: hidden pages give theirs up.
   document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : connect()));
   window.addEventListener("pagehide", disconnect);
   window.addEventListener("pageshow", (event) => event.persisted && connect());
