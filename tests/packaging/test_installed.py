@@ -14,6 +14,7 @@ from ingestq.broker import keys
 from ingestq.core.jobs import decode_job
 from tests.command import Ingestq
 from tests.packaging.conftest import Environment
+from tests.waiting import eventually
 
 PROGRAM = """
 import asyncio
@@ -83,13 +84,23 @@ async def test_a_project_can_have_modules_with_our_names(
     assert [document.doc_id for document in job.batch.documents] == ["note"]
 
 
-async def test_a_worker_runs_beside_modules_with_our_names(ingestq: Ingestq, project: Path) -> None:
+async def test_a_worker_runs_beside_modules_with_our_names(
+    client_environment: Environment, broker: Broker, ingestq: Ingestq, project: Path
+) -> None:
     ingestq.folder = project
-    note = project / "note.txt"
-    note.write_text("Where the lighthouse keeper kept his tea.")
-    ran = await ingestq.ended("run", str(note), "--json")
-    assert ran.code == 0, ran.err
-    assert ran.json["documents"]["indexed"] == 1
+    ingestq.settings["redis_url"] = broker.config.url
+    worker = ingestq.start("worker")
+    try:
+        client = (client_environment.python, "program.py", broker.config.url)
+        queued = await asyncio.to_thread(client_environment.run, *client, cwd=project)
+        assert queued.returncode == 0, queued.stderr
+        await eventually(broker.queue.is_empty, seconds=120)
+    finally:
+        worker.terminate()
+        _, said = await asyncio.to_thread(worker.communicate)
+    assert worker.returncode == 0, said
+    found = await ingestq.ended("search", "note", "--json")
+    assert [hit["doc_id"] for hit in found.json["hits"]] == ["note"]
 
 
 def test_programs_of_users_are_type_checked(
