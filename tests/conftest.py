@@ -7,6 +7,7 @@ Qdrant they touch only collections of their own.
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -65,6 +66,9 @@ def queue(broker: Broker) -> JobQueue:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let all tests, and the commands they run, share one cache of prepared models."""
+    # A shell ignores SIGINT for what it starts in the background, and commands would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "INGESTQ_CACHE_DIR" not in os.environ:
         assert config.cache is not None
         os.environ["INGESTQ_CACHE_DIR"] = str(config.cache.mkdir("models"))

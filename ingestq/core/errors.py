@@ -193,9 +193,9 @@ def public_url(url: str) -> str:
     Everything before the last "@" counts as credentials, even if it is not a valid user and
     password: an unescaped password may contain any character.
     """
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        scheme, rest = "", url
+    scheme, separator, rest = url.partition("//")
+    if not separator or "/" in scheme:
+        scheme, separator, rest = "", "", url
     credentials, at, place = rest.rpartition("@")
     if at and not separator and "/" in credentials:
         return url  # the path of a folder

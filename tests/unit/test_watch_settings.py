@@ -93,7 +93,7 @@ def test_a_folder_is_hot_by_table_or_by_option(here: Path) -> None:
         (["in"], "", "", "--source is empty"),
         ([], None, TWICE.format(collection="documents"), "cannot both be watched"),
         ([], None, TWICE.format(collection="a/b"), "drop.1.collection in ingestq.toml is 'a/b'"),
-        ([], None, TWICE.format(collection="a__ledger"), "made by ingestq"),
+        ([], None, TWICE.format(collection="a__ledger"), "reserved for ingestq"),
         ([], None, '[[drop]]\npath = "in"\nmode = "cold"', "drop.0.mode in ingestq.toml"),
         ([], None, '[[drop]]\nsource = "x"', "drop.0.path in ingestq.toml"),
         ([], None, '[[drop]]\npath = "in"\ninclude = "*.md"', "drop.0.include in ingestq.toml"),

@@ -66,9 +66,9 @@ def dead_letter_routes(dead_letters: DeadLetters, collections: Collections) -> A
                 DeadLetterResponse.model_validate(dead_letter),
             )
             if len(found) == 2 * limit:
-                found = dict(nlargest(limit, found.items(), key=_buried_ms))
+                found = dict(nlargest(limit, found.items(), key=_failed_ms))
         listed = [
-            dead_letter for _, (_, dead_letter) in nlargest(limit, found.items(), key=_buried_ms)
+            dead_letter for _, (_, dead_letter) in nlargest(limit, found.items(), key=_failed_ms)
         ]
         return DeadLetterList(total=total, dead_letters=listed)
 
@@ -105,7 +105,7 @@ def _check_unchanged(count: int) -> None:
         raise HTTPException(409, "the dead letter was changed at the same moment; read it again")
 
 
-def _buried_ms(item: tuple[str, tuple[int, DeadLetterResponse]]) -> int:
+def _failed_ms(item: tuple[str, tuple[int, DeadLetterResponse]]) -> int:
     return item[1][0]
 
 

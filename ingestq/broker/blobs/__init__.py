@@ -22,8 +22,8 @@ def open_blob_store(url: str) -> BlobStore:
         return LocalBlobStore(Path(unquote(place) if separator else url))
     if "memory" in protocol.split("::"):
         raise UsageError(
-            f"INGESTQ_BLOB_URL is {public_url(url)!r}, which no other process sees; name "
-            "a folder, or a store that producers and workers share, such as s3://BUCKET/PREFIX"
+            f"INGESTQ_BLOB_URL is {public_url(url)!r}, which other processes cannot see; set it "
+            "to a folder or a store that producers and workers share, such as s3://BUCKET/PREFIX"
         )
     from ingestq.broker.blobs.remote import RemoteBlobStore
 
