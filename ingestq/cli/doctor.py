@@ -39,7 +39,7 @@ Check = Callable[[Settings], Awaitable[list[Diagnosis]]]
 
 
 def doctor(json: Json = False) -> None:
-    """Check the settings, Redis, the blob store, Qdrant and the model.
+    """Check settings, Redis, blob store, Qdrant and the model.
 
     Exits with the code of the worst problem found.
     """
