@@ -3,7 +3,7 @@
 import json
 import sys
 
-from ingestq.cli.extras import how_to_install
+from ingestq.cli.extras import COMMAND_EXTRAS, how_to_install
 
 WRONG_USAGE = 2
 INTERRUPTED = 130
@@ -24,7 +24,8 @@ def main() -> None:
         _print_json_error("interrupted")
         code = INTERRUPTED
     except ModuleNotFoundError as error:
-        advice = how_to_install(error)
+        command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+        advice = how_to_install(error, COMMAND_EXTRAS.get(command))
         if advice is None:
             raise
         print(f"ingestq: {advice}", file=sys.stderr)  # noqa: T201

@@ -43,6 +43,18 @@ EXTRAS: Final = {
 }
 """Import names of the packages that each extra brings."""
 
+COMMAND_EXTRAS: Final = {
+    "api": "api",
+    "doctor": "worker",
+    "reindex": "worker",
+    "run": "worker",
+    "search": "worker",
+    "up": "all",
+    "verify": "worker",
+    "worker": "worker",
+}
+"""The extra that a command needs, if it needs more than ``cli``."""
+
 
 def how_to_install(error: ModuleNotFoundError, needed: str | None = None) -> str | None:
     """Return what to install for the module that ``error`` misses; None if no extra brings it.

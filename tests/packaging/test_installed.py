@@ -139,14 +139,17 @@ def test_programs_with_wrong_types_are_rejected(
     assert 'variable has type "str"' in checked.stdout
 
 
-@pytest.mark.parametrize("arguments", [("status",), ("--version",), ("worker",)])
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [(("status",), "cli"), (("--version",), "cli"), (("worker",), "worker"), (("up",), "all")],
+)
 def test_the_command_without_its_extra_says_what_to_install(
-    client_environment: Environment, tmp_path: Path, arguments: tuple[str, ...]
+    client_environment: Environment, tmp_path: Path, arguments: tuple[str, ...], extra: str
 ) -> None:
     ran = client_environment.run(client_environment.command, *arguments, cwd=tmp_path)
     assert ran.returncode == 2
     [line] = ran.stderr.splitlines()
-    assert "pip install 'ingestq[cli]'" in line
+    assert f"pip install 'ingestq[{extra}]'" in line
 
 
 @pytest.mark.parametrize(
