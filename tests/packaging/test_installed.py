@@ -84,6 +84,25 @@ async def test_a_project_can_have_modules_with_our_names(
     assert [document.doc_id for document in job.batch.documents] == ["note"]
 
 
+def test_a_remote_blob_store_says_what_to_install(
+    client_environment: Environment, tmp_path: Path
+) -> None:
+    script = """
+import asyncio
+from ingestq import IngestClient, UsageError
+
+async def connect():
+    try:
+        async with IngestClient.connect("redis://127.0.0.1:1", blobs="s3://bucket/prefix"):
+            pass
+    except UsageError as error:
+        print(error)
+
+asyncio.run(connect())
+"""
+    assert "pip install 'ingestq[blobs]'" in client_environment.answer(script, tmp_path)
+
+
 async def test_a_worker_runs_beside_modules_with_our_names(
     client_environment: Environment, broker: Broker, ingestq: Ingestq, project: Path
 ) -> None:
