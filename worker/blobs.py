@@ -18,6 +18,8 @@ from ingestq.core.paths import path_to_text
 from ingestq.core.service import Service, happens_within
 from worker.text.content import too_large
 
+log = structlog.get_logger()
+
 
 class BlobContents:
     """Reads documents from ``blobs``, up to ``max_bytes`` each. Without a store, rejects blobs."""
@@ -44,8 +46,6 @@ class BlobContents:
         async with self._blobs.as_file(document.blob) as path:
             yield msgspec.structs.replace(document, blob=None, path=path_to_text(path))
 
-
-log = structlog.get_logger()
 
 COLLECT_SECONDS: Final = 3600.0
 """How often garbage is collected; a blob is garbage only after some hours."""

@@ -22,6 +22,8 @@ from redis.exceptions import (
 from ingestq.core import events
 from ingestq.core.errors import BrokerUnavailable, UsageError, public_url
 
+log = structlog.get_logger()
+
 T = TypeVar("T")
 
 CONNECT_SECONDS: Final = 3.0
@@ -144,8 +146,6 @@ async def connected(config: BrokerConfig) -> AsyncIterator[Redis]:
     finally:
         await client.aclose()
 
-
-log = structlog.get_logger()
 
 RETRY_SECONDS: Final = 1.0
 """Seconds between tries of `retry_until_redis_answers`."""

@@ -27,6 +27,7 @@ def main() -> None:
         command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
         advice = how_to_install(error, COMMAND_EXTRAS.get(command))
         if advice is None:
+            _print_json_error(f"unexpected error: {error}")
             raise
         print(f"ingestq: {advice}", file=sys.stderr)  # noqa: T201
         _print_json_error(advice)

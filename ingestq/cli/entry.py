@@ -11,7 +11,6 @@ from enum import IntEnum
 import typer
 
 from ingestq.app.settings import Settings, load_settings
-from ingestq.cli.extras import how_to_install
 from ingestq.cli.output import print_json
 from ingestq.core.errors import (
     IngestqError,
@@ -42,20 +41,20 @@ def run_command(
     command: Callable[[Settings], Coroutine[None, None, ExitCode]],
     *,
     as_json: bool = False,
-    extra: str | None = None,
 ) -> None:
     """Run ``command`` with the settings and exit with its code.
 
     Prints an `IngestqError` as one line to stderr. Any other error is a defect and keeps its
     traceback. With ``as_json``, a command that fails also prints ``{"error": "…"}`` to stdout.
-    A command that needs several extras names the one that brings them all as ``extra``.
     """
     try:
         code = asyncio.run(command(load_settings()))
     except KeyboardInterrupt:
         code, message = ExitCode.INTERRUPTED, "interrupted"
+    except ModuleNotFoundError:
+        raise  # `ingestq.cli.main` says which extra brings the module
     except Exception as error:
-        explained = _explain(error, extra)
+        explained = _explain(error)
         if explained is None:
             if as_json:
                 print_json({"error": f"unexpected error: {in_one_line(error)}"})
@@ -69,11 +68,8 @@ def run_command(
     raise typer.Exit(code)
 
 
-def _explain(error: Exception, extra: str | None) -> tuple[ExitCode, str] | None:
+def _explain(error: Exception) -> tuple[ExitCode, str] | None:
     """Return the exit code for ``error`` and what to tell the user; None if it is a defect."""
-    if isinstance(error, ModuleNotFoundError):
-        advice = how_to_install(error, extra)
-        return None if advice is None else (ExitCode.WRONG_USAGE, advice)
     known = expected_error(error)
     return None if known is None else (_code(known), str(known))
 

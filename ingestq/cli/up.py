@@ -38,9 +38,7 @@ def up(
     INGESTQ_DRAIN_SECONDS; a second one stops at once. If one part fails, all are stopped.
     """
     configure_logging(logging.INFO)
-    run_command(
-        partial(_up, WatchRequest(tuple(folders or ()), source, allow_mass_delete)), extra="all"
-    )
+    run_command(partial(_up, WatchRequest(tuple(folders or ()), source, allow_mass_delete)))
 
 
 async def _up(wanted: WatchRequest, settings: Settings) -> ExitCode:

@@ -111,10 +111,6 @@ class Service:
                 on_end = self._on_end
                 self._task.add_done_callback(lambda _: on_end())
 
-    def request_stop(self) -> None:
-        """Set ``stopping``, without waiting."""
-        self._stopping.set()
-
     async def wait(self) -> None:
         """Wait until the service has ended, and raise its exception if it failed."""
         if self._task is not None:

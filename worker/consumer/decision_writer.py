@@ -17,6 +17,8 @@ from ingestq.core.jobs import Job
 from ingestq.core.results import BatchReport, JobResult
 from worker.consumer.decision import BROKER_RETRY_SECONDS, Ack, Decision, Nack, jittered, unix_ms
 
+log = structlog.get_logger()
+
 RATE_WINDOW_SECONDS: Final = 60.0
 LEASES_TO_WAIT: Final = 2
 """For so many times the lease, writing a decision is repeated while Redis is unavailable."""
@@ -47,9 +49,6 @@ class Rates:
     def _drop_old(self, moment: float) -> None:
         while self._done and self._done[0][0] < moment - RATE_WINDOW_SECONDS:
             self._done.popleft()
-
-
-log = structlog.get_logger()
 
 
 class DecisionWriter:

@@ -42,6 +42,8 @@ from worker.consumer.job_runner import Interruption, JobRunner, RunningJob, RunR
 from worker.consumer.progress import Heartbeat
 from worker.lanes import reserved_for_interactive
 
+log = structlog.get_logger()
+
 
 def arq_client(redis: Redis) -> ArqRedis:
     """Return arq's client on the connections of ``redis``, with jobs encoded as MessagePack."""
@@ -64,8 +66,6 @@ def read_envelope(data: bytes) -> dict[str, Any]:
         envelope["r"] = asyncio.CancelledError() if aborted else JobExecutionFailed(envelope["r"])
     return envelope
 
-
-log = structlog.get_logger()
 
 RENEWALS_PER_LEASE: Final = 3
 """A lease is renewed so often that two renewals may fail before it expires."""

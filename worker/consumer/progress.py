@@ -14,6 +14,8 @@ from ingestq.core.errors import BrokerUnavailable, IngestqError
 from ingestq.core.results import WorkerInfo
 from ingestq.core.service import Service, happens_within
 
+log = structlog.get_logger()
+
 PROGRESS_SECONDS: Final = 0.5
 """How often the progress of a running job is written, at most."""
 GRACE_SECONDS: Final = 5.0
@@ -62,9 +64,6 @@ class JobProgress:
                 )
             await happens_within(stopping, PROGRESS_SECONDS)
             await self._changed.wait()
-
-
-log = structlog.get_logger()
 
 
 class Heartbeat:

@@ -21,6 +21,8 @@ from ingestq.core.errors import ServiceUnavailable, UsageError
 from ingestq.core.results import Overview
 from ingestq.core.service import happens_within
 
+log = structlog.get_logger()
+
 MARK_SECONDS: Final = 5.0
 """Minimum time between two measurements of a speed."""
 MARKS: Final = 13
@@ -68,8 +70,6 @@ FRESH_SECONDS: Final = 1.0
 SHOWN_SUBMISSIONS: Final = 8
 SHOWN_JOBS: Final = 12
 SHOWN_DEAD_LETTERS: Final = 20
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True)

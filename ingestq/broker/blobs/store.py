@@ -11,6 +11,8 @@ from ingestq.core import events
 from ingestq.core.errors import BlobStoreUnavailable, ContractError, DocumentRejected, UsageError
 from ingestq.core.jobs import blobs_in
 
+log = structlog.get_logger()
+
 UNFINISHED: Final = ".part"
 """Suffix of a blob's name while the blob is being written."""
 
@@ -56,9 +58,6 @@ def missing(name: str) -> DocumentRejected:
         f"its content {name} is not in the blob store any more, or not in this worker's "
         "(INGESTQ_BLOB_URL)"
     )
-
-
-log = structlog.get_logger()
 
 
 async def delete_blobs_of(
