@@ -4,6 +4,8 @@ FROM python:3.11-slim AS builder
 # An index that has torch without CUDA, which is 4.6 GB. If the host has NVIDIA GPUs, set it to
 # nothing: --build-arg TORCH_INDEX=
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# For a blob store in a bucket: --build-arg EXTRAS=all,s3
+ARG EXTRAS=all
 
 WORKDIR /build
 RUN python -m venv --without-pip /opt/venv
@@ -16,7 +18,7 @@ RUN mkdir producers worker \
         pip --python /opt/venv/bin/python install --no-cache-dir -c constraints.txt \
             --no-deps --index-url "$TORCH_INDEX" torch; \
     fi \
-    && pip --python /opt/venv/bin/python install --no-cache-dir -c constraints.txt ".[all]"
+    && pip --python /opt/venv/bin/python install --no-cache-dir -c constraints.txt ".[$EXTRAS]"
 
 COPY producers/ producers/
 COPY worker/ worker/
@@ -25,6 +27,14 @@ RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --force-r
 
 
 FROM python:3.11-slim
+
+# What OCR needs to know of a language. For others: --build-arg OCR_LANGUAGES="eng kor deu"
+ARG OCR_LANGUAGES="eng kor"
+RUN apt-get update \
+    && for language in $OCR_LANGUAGES; do \
+        apt-get install -y --no-install-recommends "tesseract-ocr-$language" || exit 1; \
+    done \
+    && rm -rf /var/lib/apt/lists/*
 
 # The uid is fixed, so that files on the host can be made readable to it. A new volume inherits the
 # owner of the folder that it is mounted on.

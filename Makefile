@@ -7,15 +7,19 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 DEMO := .demo
 # Where PyTorch publishes builds without CUDA, which is 4.6 GB that only NVIDIA devices use.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-TEST_PROCESSES ?= 2
+# Most tests wait for processes, not for the processor.
+TEST_PROCESSES ?= 4
 
-.PHONY: help demo test test-slow test-all bench check format clean
+.PHONY: help demo test test-slow test-all bench bench-search soak check docs format clean
 
 help:
 	@echo "make demo      index a real corpus and search it"
 	@echo "make test      run the tests (make test-slow: the slow ones; make test-all: both)"
-	@echo "make bench     measure queue, re-ingestion, freshness, embedding (about 30 minutes)"
-	@echo "make check     lint, types and import rules"
+	@echo "make bench     measure queue, index, freshness, embedding (about 40 minutes)"
+	@echo "make bench-search  measure how well searches find known documents (half an hour)"
+	@echo "make soak      ten minutes of documents and accidents (SOAK_HOURS, SOAK_SEED)"
+	@echo "make check     lint, types and import rules; the docs build without a warning"
+	@echo "make docs      build the documentation into site/"
 	@echo "make format    format the code"
 	@echo "make clean     remove what these targets made"
 
@@ -29,7 +33,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist worksteal
 
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 test-all: test test-slow
 
@@ -39,18 +43,30 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.freshness
 	$(BIN)/python -m benchmarks.embedding
 
+bench-search: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.search
+
+# SOAK_HOURS=8 lets it run for a night; SOAK_SEED repeats what another one did.
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.soak
+
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	env NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+
+docs: $(VENV)/.installed-dev
+	env NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
+	@echo "to read it: $(BIN)/python -m http.server --directory site"
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(DEMO) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from benchmarks.prose import Prose
 from benchmarks.report import PRINTED_COLUMNS
-from worker.text.chunker import Chunker
+from worker.text.chunking.chunker import Chunker
 
 MAX_TOKENS: Final = 254
 """Limit of the bundled model, without its two special tokens."""
@@ -65,7 +65,7 @@ class IngestqChunker:
         self._chunker = Chunker(tokenizer_json, MAX_TOKENS)
 
     def chunks(self, text: str, *, markdown: bool) -> list[str]:
-        return [chunk.text for chunk in self._chunker.chunks(text, markdown=markdown)]
+        return [chunk.body for chunk in self._chunker.chunks(text, markdown=markdown)]
 
 
 @dataclass(frozen=True)

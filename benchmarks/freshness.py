@@ -2,7 +2,7 @@
 
 Starts ``ingestq up --drop`` with its defaults, and writes one small file after the other into the
 folder while there is no other work. Takes about three minutes, prints a table with the targets
-and writes ``benchmarks/results/freshness.json``. Qdrant is the local one, unless
+and writes ``benchmarks/results/freshness.json``. Qdrant is the bundled one, unless
 ``INGESTQ_QDRANT_URL`` names a server; Redis is embedded.
 """
 
@@ -31,7 +31,7 @@ from benchmarks.prose import Prose
 from benchmarks.report import Row, Target, show, summarise, write
 from ingestq.app.composition import open_broker
 from ingestq.app.settings import Settings, load_settings
-from ingestq.cli.output import configure_logging
+from ingestq.core.log_setup import configure_logging
 
 RESULTS: Final = Path(__file__).parent / "results" / "freshness.json"
 SEED: Final = 20261125
@@ -45,8 +45,8 @@ POLL_SECONDS: Final = 0.01
 LONGEST_WAIT_SECONDS: Final = 60.0
 ALLOWED_MS: Final = 300
 """Beyond the settling time, at p95."""
-STARTED: Final = re.compile(rb"api\.started.* url=(?P<url>http://\S+)")
-SCANNED: Final = b"drop.scanned"
+STARTED: Final = re.compile(rb"api\.started.*url\W+(?P<url>http://[^\s\x22]+)")
+SCANNED: Final = b"watch.scanned"
 
 
 @asynccontextmanager
@@ -175,7 +175,7 @@ async def main(argv: Sequence[str] | None = None) -> None:
         f"{files} files of {CHARACTERS:,} characters, one after the other, at random moments; the "
         f"settling time is {settings.drop_settle_seconds:g} s.",
         "The end is when the ledger says that a file is indexed; then a search found each.",
-        f"Qdrant is {'a server' if settings.qdrant_url else 'the local mode'}; the model is "
+        f"Qdrant is {'a server' if settings.qdrant_url else 'the bundled one'}; the model is "
         f"{settings.model}.",
     )
     show(table, machine, notes)

@@ -18,7 +18,7 @@ import msgspec
 from benchmarks.prose import Prose
 from ingestq.app.composition import Broker, open_broker
 from ingestq.app.ingestion import Ingestion, Summary
-from ingestq.app.settings import Settings
+from ingestq.app.settings import Settings, revealed
 from ingestq.app.worker import open_worker
 from ingestq.core.display import NoDisplay
 from ingestq.core.documents import Document, Lane
@@ -74,17 +74,36 @@ async def open_index(settings: Settings) -> AsyncIterator[Index]:
                 worker.stop()
 
 
+async def run(
+    broker: Broker,
+    path: Path,
+    *,
+    allow_mass_delete: bool = False,
+    queued: asyncio.Event | None = None,
+) -> Summary:
+    """Ingest the files under ``path`` as ``ingestq run`` does, with a worker that is running.
+
+    ``queued`` is set when all of them are on the queue.
+    """
+    record = ScanRecord()
+    ingestion = Ingestion(broker.client, NoDisplay())
+    found = observe([path], None, broker.queue.issue_version, ReadOptions(), record)
+    sweeps = partial(record.sweeps, allow_mass_delete=allow_mass_delete)
+
+    async def produce() -> None:
+        await ingestion.produce(found, sweeps)
+        if queued is not None:
+            queued.set()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(produce())
+        group.create_task(ingestion.follow(until_queue_is_empty=True))
+    return await ingestion.summary(broker.collection)
+
+
 async def ingest(index: Index, folder: Folder) -> Summary:
     """Ingest ``folder``, and check that the index is equal to it afterwards."""
-    record = ScanRecord()
-    queue = index.broker.queue
-    ingestion = Ingestion(index.broker.client, NoDisplay())
-    found = observe([folder.path], None, queue.now, ReadOptions(), record)
-    sweeps = partial(record.sweeps, allow_mass_delete=False)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(ingestion.produce(found, sweeps))
-        group.create_task(ingestion.follow(until_queue_is_empty=True))
-    summary = await ingestion.summary(index.broker.collection)
+    summary = await run(index.broker, folder.path)
     assert not summary.failed, summary
     assert summary.documents.total == len(folder.chunks), summary
     assert await index.ledger.count() == len(folder.chunks)
@@ -130,12 +149,12 @@ async def write_folder(
     for i in range(files):
         suffix = suffixes[i % len(suffixes)]
         file = path / f"{i:04}{suffix}"
-        _write(file, prose.text(sizes.randint(*characters), markdown=suffix == ".md"))
+        write_file(file, prose.text(sizes.randint(*characters), markdown=suffix == ".md"))
         folder.chunks[file] = await _count_chunks(index, file)
     return folder
 
 
-def _write(path: Path, text: str) -> None:
+def write_file(path: Path, text: str) -> None:
     """Write a file with an older modification time."""
     path.parent.mkdir(exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -149,6 +168,7 @@ async def command_seconds(folder: Folder, settings: Settings) -> float:
         "INGESTQ_DATA_DIR": str(settings.data_dir),
         "INGESTQ_COLLECTION": settings.collection,
         "INGESTQ_REDIS_URL": "",
+        "INGESTQ_QDRANT_URL": revealed(settings.qdrant_url) or "",
     }
     command = (sys.executable, "-m", "ingestq", "run", str(folder.path), "--json")
     pipe, nowhere = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
@@ -171,7 +191,7 @@ def _edit(path: Path, share: float, prose: Prose) -> str:
     unique = random.Random(paragraphs[at]).choices(ascii_lowercase, k=UNIQUE_WORD_LETTERS)  # noqa: S311
     sentence = f"{prose.sentence()[:-1]} {''.join(unique)}."
     paragraphs[at] = f"{sentence} {prose.paragraph()}"
-    _write(path, PARAGRAPH_BREAK.join(paragraphs))
+    write_file(path, PARAGRAPH_BREAK.join(paragraphs))
     return sentence
 
 
@@ -179,7 +199,7 @@ async def _count_chunks(index: Index, path: Path) -> int:
     document = Document(
         doc_id="counted",
         version=1,
-        source="counted",
+        source=path_to_text(path),
         path=path_to_text(path),
         media_type=guess_media_type(path.name),
     )

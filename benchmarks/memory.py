@@ -7,6 +7,7 @@ one, to be quick. Takes from ten minutes to more than an hour, nearly all of it 
 
 import asyncio
 import logging
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,14 +22,14 @@ from rich.table import Table
 from benchmarks.arguments import make_parser, parse_args
 from benchmarks.embedding.ingestions import NotIndexedError, RunningWorker, ingest, running_worker
 from benchmarks.embedding.measures import make_static_model
-from benchmarks.embedding.qdrant import BenchQdrant, open_qdrant
+from benchmarks.embedding.qdrant import TEST_URL, BenchQdrant, open_qdrant
 from benchmarks.embedding.resources import MEBIBYTE, Memory, memory
 from benchmarks.machine import Machine, describe
 from benchmarks.prose import Prose
 from benchmarks.report import PRINTED_COLUMNS
 from ingestq.app.composition import Broker
 from ingestq.broker.connection import BrokerConfig, connected
-from ingestq.cli.output import configure_logging
+from ingestq.core.log_setup import configure_logging
 from ingestq.embedded.redis import embedded_redis
 
 RESULTS: Final = Path(__file__).parent / "results" / "memory.json"
@@ -167,7 +168,10 @@ async def main(argv: Sequence[str] | None = None) -> None:
     large = large if args.mebibytes is None else args.mebibytes
     configure_logging(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="ingestq-bench-") as folder:
-        async with embedded_redis(Path(folder)) as url, open_qdrant() as qdrant:
+        async with (
+            embedded_redis(Path(folder)) as url,
+            open_qdrant(os.environ.get(TEST_URL)) as qdrant,
+        ):
             config = BrokerConfig(url)
             async with connected(config) as redis:
                 machine = await describe(redis)

@@ -23,9 +23,9 @@ from arq.worker import func
 
 from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.broker.queue.leases import LeaseQueue
-from ingestq.cli.output import configure_logging
 from ingestq.core.documents import DEFAULT_COLLECTION
 from ingestq.core.jobs import INGEST, IngestBatch
+from ingestq.core.log_setup import configure_logging
 from worker.consumer.lease_worker import LeaseWorker
 from worker.pipeline.ingest import Outcome, Superseded
 

@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     from ingestq.core.results import (
         ChunkCounts,
         DocumentCounts,
+        DocumentWarning,
         FailedDocument,
         Receipt,
         SubmissionStatus,
+        WarningCounts,
     )
 
 __version__ = "0.1.0"
@@ -50,6 +52,7 @@ __all__ = [
     "Document",
     "DocumentCounts",
     "DocumentRejected",
+    "DocumentWarning",
     "FailedDocument",
     "IngestClient",
     "IngestqError",
@@ -61,6 +64,7 @@ __all__ = [
     "SubmissionStatus",
     "UploadExpired",
     "UsageError",
+    "WarningCounts",
     "__version__",
     "new_submission",
 ]
@@ -83,9 +87,11 @@ _MODULES: Final = {
     "ingestq.core.results": (
         "ChunkCounts",
         "DocumentCounts",
+        "DocumentWarning",
         "FailedDocument",
         "Receipt",
         "SubmissionStatus",
+        "WarningCounts",
     ),
 }
 _MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}

@@ -64,6 +64,10 @@ async def balanced(redis: Redis) -> Totals:
     ]
     dated = await redis.zrange(keys.DEAD_TIMES, 0, -1)
     assert sorted(dated) == sorted(dead_letter.key.encode() for dead_letter in dead_letters)
+    versions = await awaited(redis.hgetall(keys.DEAD_VERSIONS))
+    assert {key.decode(): int(version) for key, version in versions.items()} == {
+        dead_letter.key: dead_letter.version for dead_letter in dead_letters
+    }
     assert accepted == finished + waiting
     return Totals(
         accepted, finished, waiting, sum(dead_letter.documents for dead_letter in dead_letters)

@@ -9,9 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from ingestq.app.settings import load_settings
 from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.broker.keys import RESULT
 from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.core import events
+from ingestq.core.errors import UsageError
 from ingestq.embedded.redis import embedded_redis
 from tests.waiting import eventually
 
@@ -35,9 +40,23 @@ class CommandResult:
         """Assert the exit ``code``, and one error line on stderr that contains all of ``said``."""
         assert self.code == code, (self.code, self.err)
         assert "Traceback" not in self.err
-        [line] = [line for line in self.err.splitlines() if line.startswith("ingestq: ")]
+        [error] = self.errors
         for words in said:
-            assert words in line
+            assert words in error
+
+    @property
+    def errors(self) -> list[str]:
+        """What the command said that it failed of: in a line of its own, or in one of its log."""
+        return [error for line in self.err.splitlines() if (error := _error_in(line)) is not None]
+
+
+def _error_in(line: str) -> str | None:
+    if line.startswith("ingestq: "):
+        return line
+    if not line.startswith("{"):
+        return None
+    logged = json.loads(line)
+    return str(logged["error"]) if logged["event"] == events.COMMAND_FAILED else None
 
 
 @dataclass
@@ -60,12 +79,25 @@ class Ingestq:
         )
         return CommandResult(ended.returncode, ended.stdout, ended.stderr)
 
+    def refusal(self) -> str:
+        """Return why the command would refuse its settings, without the cost of starting it."""
+        settings = {k: v for k, v in self.environment().items() if k.startswith("INGESTQ_")}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder)
+            for name in [name for name in os.environ if name.startswith("INGESTQ_")]:
+                patch.delenv(name)
+            for name, value in settings.items():
+                patch.setenv(name, value)
+            with pytest.raises(UsageError) as refused:
+                load_settings()
+        return str(refused.value)
+
     async def ended(self, *arguments: str | Path) -> CommandResult:
         """Run the command in a thread, for tests that serve it something meanwhile."""
         return await asyncio.to_thread(self, *arguments)
 
-    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        """Start the command and return its process."""
+    def start(self, *arguments: str | Path, **more: Any) -> subprocess.Popen[str]:
+        """Start the command and return its process; ``more`` goes to Popen."""
         return subprocess.Popen(
             self.command(*arguments),
             cwd=self.folder,
@@ -73,6 +105,7 @@ class Ingestq:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            **more,
         )
 
     async def is_in_the_middle(self) -> None:
@@ -80,7 +113,7 @@ class Ingestq:
         async with embedded_redis(self.folder / ".ingestq") as url:
             config = BrokerConfig(url)
             async with connected(config) as redis:
-                await eventually(lambda: redis.keys(RESULT + "*"))
+                await eventually(lambda: redis.keys(RESULT + "*"), seconds=SECONDS)
                 assert (await JobQueue(redis, config).depth()).in_flight, "too fast"
 
     @staticmethod

@@ -5,48 +5,89 @@ empty the named Redis database, and the following ones for further processes of 
 Qdrant they touch only collections of their own.
 """
 
+import asyncio
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
+import sysconfig
+import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from filelock import FileLock
-from redis import Redis
+from hypothesis import settings
+from qdrant_client import AsyncQdrantClient
 from redis.connection import parse_url
-from redis.exceptions import RedisError
 
 from ingestq.app.composition import Broker
 from ingestq.broker.blobs import open_blob_store
 from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.core import outages
+from ingestq.core.service import cancel
+from ingestq.embedded.engine import open_engine
 from ingestq.embedded.redis import embedded_redis
+from tests.addresses import config_of
 from tests.command import Ingestq
 from tests.harness import Harness
-from tests.tiny_models import TinyModels
+from tests.machines import Network
+from tests.mounts import Mounts
+from tests.qdrant_proxy import QdrantProxy, qdrant_proxy
+from tests.skewed_redis import library_of
+from tests.tiny_models import KINDS, RARE_KINDS, TinyModels
+from tests.waiting import await_answer
 from worker.embedding.config import EmbeddingConfig, cores
 from worker.embedding.pool import ModelPool
-from worker.store.client import Qdrant, QdrantConfig, connect_qdrant
+from worker.store.client import Qdrant, connect_qdrant
 from worker.store.collection import CollectionNames, open_collection
 from worker.store.schema import fingerprint
+from worker.text.ocr import find_data
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("ingestq", deadline=None)
+settings.load_profile("ingestq")
 
 REDIS_URL = os.environ.get("INGESTQ_TEST_REDIS_URL")
 QDRANT_URL = os.environ.get("INGESTQ_TEST_QDRANT_URL")
 
+LIBRARIES = sysconfig.get_path("purelib")
+IN_MEMORY = Path("/dev/shm")
+SERVER_BYTES = 4 * 1024**3
+"""Far more than the servers of all processes of ``pytest -n`` write."""
+ABOUT_TO_END_SECONDS = 1.0
+"""Longer than a group commit waits for others."""
+END_SECONDS = 10.0
+"""Seconds that tasks may take to end after a test that left them running."""
+
 
 @pytest.fixture(scope="session")
-async def redis_url(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> AsyncIterator[str]:
+def server_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for the data of the session's servers: in memory, if there is room.
+
+    They wait for the disk at each write, which is a third of the time of all tests. Those that stop
+    a server, or fill its disk, have one of their own on a disk.
+    """
+    if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > SERVER_BYTES:
+        with tempfile.TemporaryDirectory(prefix="ingestq-tests-", dir=IN_MEMORY) as folder:
+            yield Path(folder)
+    else:
+        yield tmp_path_factory.mktemp("servers")
+
+
+@pytest.fixture(scope="session")
+async def redis_url(server_data: Path, worker_id: str) -> AsyncIterator[str]:
     """A Redis server for the whole session."""
     if REDIS_URL is not None:
         yield _own_database(REDIS_URL, worker_id)
     else:
-        async with embedded_redis(tmp_path_factory.mktemp("redis")) as url:
+        async with embedded_redis(server_data / "redis") as url:
             yield url
 
 
@@ -59,6 +100,31 @@ async def broker(redis_url: str, tmp_path: Path) -> AsyncIterator[Broker]:
         yield Broker(redis, config, open_blob_store(str(tmp_path / "blobs")))
 
 
+@pytest.fixture(autouse=True)
+def no_outages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the outages that earlier tests in this process have logged."""
+    monkeypatch.setattr(outages, "_outages", {})
+
+
+@pytest.fixture(autouse=True)
+async def no_tasks_left(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """End the tasks that a test leaves running, which would disturb later ones, and fail it.
+
+    All other fixtures of the test are closed before; those of the session keep their tasks, and
+    libraries and Python itself those that they have started.
+    """
+    before = asyncio.all_tasks()
+    yield
+    before.add(asyncio.current_task())  # type: ignore[arg-type]
+    left = {task for task in asyncio.all_tasks() - before if _is_ours(task)}
+    if left:  # some are about to end
+        _, left = await asyncio.wait(left, timeout=ABOUT_TO_END_SECONDS)
+    ending = asyncio.create_task(cancel(*left))
+    await asyncio.wait([ending], timeout=END_SECONDS)
+    assert ending.done(), f"tasks that do not end: {left}"
+    assert not left or request.node.get_closest_marker("leaves_tasks"), f"tasks are left: {left}"
+
+
 @pytest.fixture
 def queue(broker: Broker) -> JobQueue:
     return broker.queue
@@ -69,6 +135,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell ignores SIGINT for what it starts in the background, and commands would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # As nohup does with SIGHUP.
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if "INGESTQ_CACHE_DIR" not in os.environ:
         assert config.cache is not None
         os.environ["INGESTQ_CACHE_DIR"] = str(config.cache.mkdir("models"))
@@ -91,33 +160,56 @@ async def model(cache_dir: Path) -> AsyncIterator[ModelPool]:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> TinyModels:
-    """Small models of many kinds, made once for all test processes."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "tiny-models"
-    with FileLock(folder.with_suffix(".lock")):
-        if not folder.exists():
-            folder.mkdir()
-            making = [sys.executable, "-m", "tests.tiny_models", str(folder)]
-            made = subprocess.run(making, capture_output=True, text=True, check=False)
-            assert made.returncode == 0, made.stderr
-    return TinyModels(folder)
+    """Small models, made once for all test processes."""
+    return _made_once(tmp_path_factory.getbasetemp(), worker_id, "tiny-models", KINDS)
 
 
 @pytest.fixture(scope="session")
-async def qdrant(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Qdrant]:
-    """A Qdrant for the whole session: the named server, or the local mode."""
-    path = tmp_path_factory.mktemp("qdrant")
-    async with connect_qdrant(QdrantConfig(QDRANT_URL, None, path)) as opened:
+def rare_models(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> TinyModels:
+    """Small models of further kinds, for slow tests: they take half a minute to make."""
+    return _made_once(tmp_path_factory.getbasetemp(), worker_id, "rare-models", RARE_KINDS)
+
+
+@pytest.fixture(scope="session")
+async def bundled_qdrant(server_data: Path) -> AsyncIterator[str]:
+    """The address of the bundled engine, which runs for the whole session."""
+    async with open_engine(server_data / "engine") as engine:
+        yield f"unix://{engine.socket}"
+
+
+@pytest.fixture(scope="session")
+def qdrant_place(request: pytest.FixtureRequest) -> str:
+    """The address of the session's Qdrant: of the named server, or of the bundled engine."""
+    return QDRANT_URL or str(request.getfixturevalue("bundled_qdrant"))
+
+
+@pytest.fixture(scope="session")
+async def qdrant(qdrant_place: str) -> AsyncIterator[Qdrant]:
+    """A client of the session's Qdrant."""
+    async with connect_qdrant(config_of(qdrant_place)) as opened:
         yield opened
+
+
+@pytest.fixture
+async def proxied_qdrant(qdrant_place: str) -> AsyncIterator[QdrantProxy]:
+    """A proxy in front of the session's Qdrant. In the end all planned faults have happened."""
+    async with qdrant_proxy(qdrant_place) as proxy:
+        yield proxy
+        assert proxy.faults.left == 0
+
+
+@pytest.fixture
+async def alias(qdrant: Qdrant) -> AsyncIterator[str]:
+    """An unused alias; collections whose names begin with it are deleted afterwards."""
+    async with _unused_alias(qdrant) as alias:
+        yield alias
 
 
 @pytest.fixture
 async def collection(qdrant: Qdrant, model: ModelPool) -> AsyncIterator[CollectionNames]:
     """A new, empty collection, deleted afterwards."""
-    names = await open_collection(qdrant, f"test-{uuid.uuid4().hex[:12]}", fingerprint(model.info))
-    yield names
-    await qdrant.ask(lambda client: client.delete_collection(names.chunks))
-    await qdrant.ask(lambda client: client.delete_collection(names.ledger))
+    async with _unused_alias(qdrant) as alias:
+        yield await open_collection(qdrant, alias, fingerprint(model.info))
 
 
 @pytest.fixture
@@ -133,9 +225,20 @@ async def harness(
 
 
 @pytest.fixture
+def mounts() -> Iterator[Mounts]:
+    """Mounts file systems; they are unmounted afterwards."""
+    mounts = Mounts()
+    yield mounts
+    mounts.close()
+
+
+@pytest.fixture
 def ingestq(tmp_path: Path) -> Ingestq:
-    """The installed command, in an empty folder with its own data directory."""
-    return Ingestq(tmp_path)
+    """The installed command, in an empty folder with its own data directory.
+
+    It starts one process for embedding and one for parsing: each costs a second.
+    """
+    return Ingestq(tmp_path, {"pool_size": "1"})
 
 
 @pytest.fixture(scope="session")
@@ -143,6 +246,18 @@ def debian_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of the system's own redis-server, which CI installs."""
     with _server(_installed("redis-server"), tmp_path_factory.mktemp("debian-redis")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> str:
+    """The path of the system's redis-server, which speaks TLS; CI installs it."""
+    return _installed("redis-server")
+
+
+@pytest.fixture(scope="session")
+def systemd_analyze() -> str:
+    """The path of systemd's program that checks units, which CI installs."""
+    return _installed("systemd-analyze")
 
 
 @pytest.fixture(scope="session")
@@ -154,8 +269,57 @@ def chromium() -> str:
 @pytest.fixture(scope="session")
 def libfaketime() -> str:
     """The path of a library that fakes the clock when it is preloaded; CI installs it."""
-    asked = [_installed("faketime"), "-f", "+0s", "printenv", "LD_PRELOAD"]
-    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    return library_of(_installed("faketime"))
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    """A network without hosts. Needs root, and a kernel that allows network namespaces."""
+    _installed("ip")
+    try:
+        made = Network.make()
+    except OSError as error:
+        pytest.skip(f"this machine allows no network namespaces: {error}")
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="session")
+def ocr_data() -> None:
+    """Make sure that Tesseract's data for English and Korean is there, which CI installs."""
+    if missing := find_data(("eng", "kor"), None).missing:
+        _not_installed(f"language data for OCR ({', '.join(missing)})")
+
+
+def _is_ours(task: asyncio.Task[Any]) -> bool:
+    code = getattr(task.get_coro(), "cr_code", None)  # the end of a generator has none
+    return code is not None and not code.co_filename.startswith(LIBRARIES)
+
+
+def _made_once(base: Path, worker_id: str, name: str, kinds: Sequence[str]) -> TinyModels:
+    folder = (base if worker_id == "master" else base.parent) / name
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            folder.mkdir()
+            making = [sys.executable, "-m", "tests.tiny_models", str(folder), *kinds]
+            made = subprocess.run(making, capture_output=True, text=True, check=False)
+            assert made.returncode == 0, made.stderr
+    return TinyModels(folder)
+
+
+@asynccontextmanager
+async def _unused_alias(qdrant: Qdrant) -> AsyncIterator[str]:
+    alias = f"test-{uuid.uuid4().hex[:12]}"
+    yield alias
+    await qdrant.ask(partial(_remove_collections, alias))
+
+
+async def _remove_collections(prefix: str, client: AsyncQdrantClient) -> None:
+    for collection in (await client.get_collections()).collections:
+        if collection.name.startswith(prefix):
+            await client.delete_collection(collection.name)
 
 
 def _own_database(url: str, worker_id: str) -> str:
@@ -173,10 +337,15 @@ def _installed(program: str) -> str:
     """Return the path of a program that CI installs; without it fail in CI, else skip the test."""
     path = shutil.which(program)
     if path is None:
-        if "CI" in os.environ:
-            pytest.fail(f"{program} is missing; .ci/run installs it")
-        pytest.skip(f"there is no {program} on this machine")
+        _not_installed(program)
     return path
+
+
+def _not_installed(what: str) -> NoReturn:
+    """Fail in CI, which installs ``what``; else skip the test."""
+    if "CI" in os.environ:
+        pytest.fail(f"there is no {what}; .ci/run installs it")
+    pytest.skip(f"there is no {what} on this machine")
 
 
 @contextmanager
@@ -192,22 +361,8 @@ def _server(binary: str, folder: Path) -> Iterator[str]:
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     process = subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL)
     try:
-        _await_answer(socket)
+        await_answer(socket)
         yield f"unix://{socket}"
     finally:
         process.terminate()
         process.wait()
-
-
-def _await_answer(socket: Path) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            with Redis(unix_socket_path=str(socket)) as client:
-                client.ping()
-        except (RedisError, OSError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-        else:
-            return

@@ -80,7 +80,7 @@ class Harness:
             observe(
                 paths or [self.root],
                 name,
-                self.broker.queue.now,
+                self.broker.queue.issue_version,
                 ReadOptions(inline=inline),
                 record,
             ),

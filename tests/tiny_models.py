@@ -1,11 +1,12 @@
 """Small models of many kinds, with the vectors that sentence-transformers itself computes.
 
-``python -m tests.tiny_models FOLDER`` fills FOLDER with the models, the vectors of `TEXTS` as
-``documents`` and as ``queries``, and caches of the prepared models. It runs as a process of its own
-because the tests never import torch.
+``python -m tests.tiny_models FOLDER KIND...`` fills FOLDER with the models. For each KIND it also
+writes the vectors of `TEXTS`, as ``documents`` and as ``queries``, and caches of the prepared
+model. It runs as a process of its own because the tests never import torch.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -33,11 +34,11 @@ TEXTS: Final = (
 )
 """Texts of the lengths that chunks have, and unusual ones."""
 
-KINDS: Final = (
-    "prompts",
+KINDS: Final = (DEFAULT_MODEL, "prompts", "static")
+"""The default model, and a tiny one for each engine that is faster than torch."""
+RARE_KINDS: Final = (
     "pooled-without-prompt",
     "router",
-    "static",
     "static-normalized",
     "static-dense",
     "steep",
@@ -83,24 +84,25 @@ class TinyModels:
         return rows
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, kinds: Sequence[str]) -> None:
     from worker.embedding import build
     from worker.embedding.backends.torch import load
 
     tiny = TinyModels(folder)
     make_all(folder)
-    for kind in (DEFAULT_MODEL, *KINDS):
+    for kind in kinds:
         model = load(tiny.model(kind))
         for what, encode in (("documents", model.encode_document), ("queries", model.encode_query)):
             (folder / what).mkdir(exist_ok=True)
             rows = encode(list(TEXTS), normalize_embeddings=True)
             np.save(folder / what / f"{kind.rpartition('/')[2]}.npy", rows)
-    for kind in KINDS:
-        if kind != "steep":  # a test prepares it and reads the log
+    for kind in kinds:
+        if kind not in (DEFAULT_MODEL, "steep"):  # tests prepare these
             build.build(tiny.config(kind))
-    build.build(tiny.config("prompts", backend=Backend.TORCH))
+    if "prompts" in kinds:
+        build.build(tiny.config("prompts", backend=Backend.TORCH))
     with patch.object(build, "supports_bfloat16", return_value=False):
-        for kind in ("prompts", "steep"):
+        for kind in {"prompts", "steep"}.intersection(kinds):
             build.build(tiny.without_bfloat16(kind))
 
 
@@ -171,4 +173,4 @@ def make_all(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

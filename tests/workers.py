@@ -10,13 +10,15 @@ from arq.worker import Function, func
 from ingestq.app import worker as app_worker
 from ingestq.app.composition import Broker
 from ingestq.app.worker import ServedCollections
+from ingestq.broker.queue.leases import LeaseQueue
+from ingestq.core.documents import Sweep
 from ingestq.core.jobs import Batch
 from ingestq.core.results import ChunkCounts
 from tests.claims import DOCUMENTS, lease_queue
+from tests.waiting import ended
 from worker.blobs import BlobContents
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
-from worker.lanes import LanePermits
 from worker.pipeline.ingest import Indexed
 from worker.pipeline.ports import Ports
 from worker.store.chunks import QdrantStore
@@ -31,6 +33,16 @@ MAX_JOBS = 4
 def all_indexed(batch: Batch) -> list[Indexed]:
     """Return the outcomes of a job that indexes every document of ``batch``."""
     return [Indexed(ChunkCounts())] * len(batch.documents)
+
+
+async def none_unfinished(_: str) -> int:
+    """Say that no document of a submission is left to be finished."""
+    return 0
+
+
+async def none_purged(_: Sweep) -> int:
+    """Purge no dead letters."""
+    return 0
 
 
 def make_worker(
@@ -82,9 +94,16 @@ async def working(
 def indexing_worker(broker: Broker, served: ServedCollections) -> LeaseWorker:
     """Return the worker that the commands start, in a size for tests."""
     return app_worker.make_worker(
-        lease_queue(broker, serving=served.chunks),
+        LeaseQueue(
+            broker.redis,
+            broker.config,
+            15,
+            serving=served.chunks,
+            blobs=broker.blobs,
+            read_ledger=served.ledger_head,
+        ),
+        broker.dead_letters,
         served.ports,
-        LanePermits(8, bulk=7),
         max_jobs=MAX_JOBS,
         drain_seconds=5,
     )
@@ -97,7 +116,9 @@ def served_collection(
     store, ledger = QdrantStore(qdrant, names.chunks), QdrantLedger(qdrant, names.ledger)
     contents = BlobContents(broker.blobs, model.config.max_document_bytes)
     ports = Ports(model, store, ledger, contents=contents)
-    return ServedCollections({names.alias: names.chunks}, {names.alias: ports})
+    return ServedCollections(
+        {names.alias: names.chunks}, {names.alias: ledger}, {names.alias: ports}
+    )
 
 
 @asynccontextmanager
@@ -119,4 +140,4 @@ async def at_work(worker: LeaseWorker) -> AsyncIterator[LeaseWorker]:
         yield worker
     finally:
         worker.stop()
-        await asyncio.wait_for(running, 20)
+        await ended(running)

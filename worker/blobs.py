@@ -1,24 +1,17 @@
-"""Blobs in a worker: gives parse processes a file to read, and collects garbage."""
+"""Blobs in a worker: gives parse processes a file to read."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
-from typing import Final
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
-import structlog
 
-from ingestq.broker.blobs.garbage import GarbageCollector
 from ingestq.broker.blobs.store import BlobStore
-from ingestq.core import events
 from ingestq.core.documents import Document
-from ingestq.core.errors import DocumentRejected, ServiceUnavailable, UsageError
+from ingestq.core.errors import BlobStoreUnavailable, DocumentRejected
+from ingestq.core.outages import note_answer
 from ingestq.core.paths import path_to_text
-from ingestq.core.service import Service, happens_within
+from ingestq.core.tracing import span
 from worker.text.content import too_large
-
-log = structlog.get_logger()
 
 
 class BlobContents:
@@ -40,29 +33,11 @@ class BlobContents:
             return
         if self._blobs is None:
             raise DocumentRejected("its content is in a blob store, but this worker has none")
-        size = await self._blobs.size(document.blob)
-        if size > self._max_bytes:  # before it is copied
-            raise DocumentRejected(too_large(size, self._max_bytes))
-        async with self._blobs.as_file(document.blob) as path:
+        async with AsyncExitStack() as opened:
+            with span("read blob", "client", {}):
+                size = await self._blobs.size(document.blob)
+                if size > self._max_bytes:  # before it is copied
+                    raise DocumentRejected(too_large(size, self._max_bytes))
+                path = await opened.enter_async_context(self._blobs.as_file(document.blob))
+            note_answer(BlobStoreUnavailable)
             yield msgspec.structs.replace(document, blob=None, path=path_to_text(path))
-
-
-COLLECT_SECONDS: Final = 3600.0
-"""How often garbage is collected; a blob is garbage only after some hours."""
-
-
-def garbage_collection(garbage: GarbageCollector) -> Service:
-    """Return a service that collects garbage when it starts, and then every hour."""
-    return Service(partial(_collect_until, garbage), name="collect garbage in the blob store")
-
-
-async def _collect_until(garbage: GarbageCollector, stopping: asyncio.Event) -> None:
-    while not stopping.is_set():
-        try:
-            removed = await garbage.collect()
-        except (ServiceUnavailable, UsageError) as error:
-            log.warning(events.BLOBS_NOT_COLLECTED, error=str(error))
-        else:
-            if removed:
-                log.info(events.BLOBS_COLLECTED, objects=removed)
-        await happens_within(stopping, COLLECT_SECONDS)

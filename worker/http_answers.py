@@ -1,4 +1,4 @@
-"""Turns failed HTTP answers into errors: ordered rules, ``Retry-After``, and URLs without secrets.
+"""Turns failed HTTP answers into errors: ordered rules, and ``Retry-After``.
 
 The rules are data beside their adapters: those of Qdrant in `worker.store.answers`, those of an
 embeddings endpoint in `worker.embedding.backends.endpoint_answers`.
@@ -12,18 +12,13 @@ from email.utils import parsedate_to_datetime
 from typing import Final, NamedTuple
 
 from ingestq.core.errors import IngestqError, ServiceUnavailable
+from ingestq.core.urls import public_url, without_secrets
 
 MAX_RETRY_AFTER_SECONDS: Final = 3600.0
 """A service may name a time that is days away; it is asked again after this time at the latest."""
 MAX_REASON_CHARACTERS: Final = 500
 MAX_SEARCHED_CHARACTERS: Final = 4096
-"""Only this much of a reason is searched for URLs; the rest is dropped."""
-
-URL: Final = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'`<>]+", re.IGNORECASE)
-SCHEME: Final = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)
-USER: Final = re.compile(r"[^/?#]*@|[^/?#:@[]*:(?!\d+/).*@", re.DOTALL)
-"""User and password; also a password with a slash in it, which should have been quoted."""
-QUERY: Final = re.compile("[?#]")
+"""Only this much of a reason is searched, for secrets and its meaning; the rest is dropped."""
 
 ANY_REASON: Final = re.compile("")
 SERVER_ERRORS: Final = range(500, 600)
@@ -55,47 +50,37 @@ class AnswerRule(NamedTuple):
 
 
 def to_error(
-    rules: Iterable[AnswerRule], service: str, answer: FailedAnswer, reason: str | None
+    rules: Iterable[AnswerRule],
+    service: str,
+    answer: FailedAnswer,
+    reason: str | None,
+    secrets: Iterable[str] = (),
 ) -> IngestqError:
     """Return the error of the first rule that applies to ``answer``.
 
     ``service`` names the service in the message. ``reason`` is the service's own error text; None
     if the answer does not have the form of its errors, for example because a proxy sent it; then
-    the message shows the ``Location`` of a redirect, or the body. URLs are shown without secrets. A
-    `ServiceUnavailable` carries the answer's ``Retry-After``. The last of ``rules`` must apply to
-    every answer.
+    the message shows the ``Location`` of a redirect, or the body. A service may repeat what it was
+    sent: neither ``secrets`` nor those of URLs are shown. A `ServiceUnavailable` carries the
+    answer's ``Retry-After``. The last of ``rules`` must apply to every answer.
     """
+    # The service may repeat a whole document in it, and the patterns need quadratic time.
+    searched = "" if reason is None else reason[:MAX_SEARCHED_CHARACTERS]
     rule = next(
         rule
         for rule in rules
         if answer.status in rule.statuses
-        and (rule.reason is None or (reason is not None and rule.reason.search(reason)))
+        and (rule.reason is None or (reason is not None and rule.reason.search(searched)))
     )
     if reason is None:
         location = answer.headers.get("location")
-        reason = bare_url(location) if location else answer.body.decode(errors="replace")
-    shown = without_secrets(reason[:MAX_SEARCHED_CHARACTERS])[:MAX_REASON_CHARACTERS]
+        reason = public_url(location) if location else answer.body.decode(errors="replace")
+    shown = without_secrets(reason[:MAX_SEARCHED_CHARACTERS], secrets)[:MAX_REASON_CHARACTERS]
     text = f"{service} {rule.text}: {answer.status} {shown}".rstrip()
     if not issubclass(rule.error, ServiceUnavailable):
         return rule.error(text)
     seconds = retry_after(answer.headers)
     return rule.error(text, rule.retry_seconds if seconds is None else seconds)
-
-
-def without_secrets(text: str) -> str:
-    """Return ``text`` with every URL in it as `bare_url` shows it."""
-    return URL.sub(lambda url: bare_url(url[0]), text)
-
-
-def bare_url(url: str) -> str:
-    """Return ``url``, absolute or relative, without what may be secret.
-
-    That is user, password, query and fragment.
-    """
-    start = scheme.end() if (scheme := SCHEME.match(url)) else 0
-    if scheme and (user := USER.match(url, start)):
-        url = url[:start] + url[user.end() :]
-    return QUERY.split(url, maxsplit=1)[0]
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

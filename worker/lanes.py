@@ -1,12 +1,12 @@
 """Keeps one lane from holding up the other inside a worker.
 
-Two rules apply to jobs, to documents in work and to pool processes. Some places are reserved for
+Two rules apply to jobs and to pool processes. Some places are reserved for
 interactive work, so an upload does not wait for a bulk job to end. Of the places for which both
 lanes compete, one in four goes to bulk work, so uploads cannot starve it.
 """
 
 import asyncio
-from collections import Counter
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -30,42 +30,57 @@ def next_lane(grants: int, *, bulk: bool, interactive: bool) -> Lane | None:
 
 
 class LanePermits:
-    """A semaphore with ``total`` permits, of which bulk work may hold up to ``bulk`` at once."""
+    """A semaphore with ``total`` permits: ``bulk`` for both lanes, the others for interactive work.
+
+    In each lane, who came first goes first. `hold` yields True if the permit is one of those for
+    interactive work only.
+    """
 
     def __init__(self, total: int, bulk: int) -> None:
-        self._free = total
-        self._free_for_bulk = bulk
-        self._waiting: Counter[Lane] = Counter()
+        self._shared = bulk
+        self._reserved = total - bulk
+        self._waiting: dict[Lane, deque[asyncio.Future[bool]]] = {lane: deque() for lane in Lane}
         self._grants = 0
-        self._changed = asyncio.Condition()
 
     @asynccontextmanager
-    async def hold(self, lane: Lane) -> AsyncIterator[None]:
+    async def hold(self, lane: Lane) -> AsyncIterator[bool]:
         """Wait for a permit for work in ``lane``, and hold it while inside."""
-        async with self._changed:
-            self._waiting[lane] += 1
-            try:
-                await self._changed.wait_for(lambda: self._next() is lane)
-            finally:
-                self._waiting[lane] -= 1
-                self._changed.notify_all()
-            self._take(lane, 1)
-            self._grants += 1
+        permit: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting[lane].append(permit)
+        self._grant()
         try:
-            yield
+            yield await permit
         finally:
-            async with self._changed:
-                self._take(lane, -1)
-                self._changed.notify_all()
+            if permit.done() and not permit.cancelled():
+                self._return(permit.result())
+            self._grant()
 
-    def _take(self, lane: Lane, permits: int) -> None:
-        self._free -= permits
-        if lane is Lane.BULK:
-            self._free_for_bulk -= permits
+    def _grant(self) -> None:
+        """Give the free permits to those who wait."""
+        while (lane := self._next()) is not None:
+            permit = self._waiting[lane].popleft()
+            reserved = lane is Lane.INTERACTIVE and self._reserved > 0
+            if reserved:
+                self._reserved -= 1
+            else:
+                self._shared -= 1
+                self._grants += 1
+            permit.set_result(reserved)
+
+    def _return(self, reserved: bool) -> None:
+        if reserved:
+            self._reserved += 1
+        else:
+            self._shared += 1
 
     def _next(self) -> Lane | None:
         """Return the lane that gets the next permit; None if there is none to give."""
-        if self._free == 0:
+        for waiting in self._waiting.values():
+            while waiting and waiting[0].done():  # cancelled
+                waiting.popleft()
+        interactive = bool(self._waiting[Lane.INTERACTIVE])
+        if interactive and self._reserved > 0:
+            return Lane.INTERACTIVE
+        if self._shared == 0:
             return None
-        bulk = self._waiting[Lane.BULK] > 0 and self._free_for_bulk > 0
-        return next_lane(self._grants, bulk=bulk, interactive=self._waiting[Lane.INTERACTIVE] > 0)
+        return next_lane(self._grants, bulk=bool(self._waiting[Lane.BULK]), interactive=interactive)

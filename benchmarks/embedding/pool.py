@@ -20,6 +20,7 @@ from worker.embedding.pool import ModelPool
 from worker.embedding.preparation import prepare_model
 from worker.embedding.processes import EmbeddingProcesses
 from worker.text.parts import SizedText
+from worker.text.small_texts import SMALL_BYTES
 
 BATCH_TOKENS: Final = 4096
 """A batch takes a process about half a second; sending it costs nothing beside that."""
@@ -93,7 +94,8 @@ async def open_embedding_processes(settings: Settings) -> AsyncIterator[RawCeili
 async def warm_up(worker: LeaseWorker) -> None:
     """Make a worker's pool start its processes and load its models, which it does on demand."""
     model = _model(worker)
-    document = Document(doc_id="warm up", version=1, source="warm up", text="A text. " * 200)
+    text = "A text. " * SMALL_BYTES  # small ones would share one process
+    document = Document(doc_id="warm up", version=1, source="warm up", text=text)
     for _ in range(WARM_UPS):
         tasks = range(2 * model.config.pool_size)
         prepared = [model.prepare(Lane.INTERACTIVE, document, None) for _ in tasks]

@@ -1,39 +1,51 @@
 """The Qdrant that all contenders write to, in a process of its own and over HTTP."""
 
 import asyncio
-import os
-import sys
+import tempfile
 import time
-from asyncio.subprocess import PIPE
+from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from qdrant_client import AsyncQdrantClient
 
 from benchmarks.embedding.agreement import Matrix
+from ingestq.embedded.engine import FOLDER, open_engine
 
 TEST_URL: Final = "INGESTQ_TEST_QDRANT_URL"
-"""Names an existing server; collections made there are deleted."""
+"""The variable that names an existing server; collections made there are deleted."""
 PREFIX: Final = "ingestq-bench-"
 """Start of the names of all collections."""
 PAGE_POINTS: Final = 256
+RELAYED_BYTES: Final = 1024 * 1024
+"""The most that is passed on at once."""
 
 
 @dataclass(frozen=True)
 class BenchQdrant:
-    """The Qdrant at ``url``; ``pid`` is the process of the stand-in, None for a server."""
+    """The Qdrant at ``url``. ``pid`` and ``data_dir`` are those of the bundled one; None for a
+    server."""
 
     url: str
     pid: int | None
+    data_dir: Path | None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The settings of a worker that writes to it: to the bundled one through its socket."""
+        if self.data_dir is None:
+            return {"INGESTQ_QDRANT_URL": self.url}
+        return {"INGESTQ_QDRANT_URL": "", "INGESTQ_DATA_DIR": str(self.data_dir)}
 
     @property
     def kind(self) -> str:
         """A description for the report."""
         if self.pid is None:
             return "a Qdrant server"
-        return "a stand-in for Qdrant: the client's local mode behind HTTP, in a process of its own"
+        return "the bundled Qdrant, in a process of its own"
 
     def new_collection(self, what: str) -> str:
         """Return a name that was not used before."""
@@ -41,24 +53,44 @@ class BenchQdrant:
 
 
 @asynccontextmanager
-async def open_qdrant() -> AsyncIterator[BenchQdrant]:
-    """Open the server that the environment names, else start a stand-in."""
-    url = os.environ.get(TEST_URL)
+async def open_qdrant(url: str | None) -> AsyncIterator[BenchQdrant]:
+    """Open the server at ``url``, or start the bundled Qdrant.
+
+    Other libraries' clients cannot connect to its socket, so it has a URL, too.
+    """
     if url is not None:
         try:
-            yield BenchQdrant(url, None)
+            yield BenchQdrant(url, None, None)
         finally:
             await remove_collections(url)
         return
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.qdrant_standin"), stdout=PIPE
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        async with open_engine(Path(folder)) as engine, _relay(engine.socket) as relayed:
+            recorded = Path(folder, FOLDER, "server.pid")
+            pid = await asyncio.to_thread(recorded.read_text, encoding="ascii")
+            yield BenchQdrant(relayed, int(pid), Path(folder))
+
+
+@asynccontextmanager
+async def _relay(path: Path) -> AsyncIterator[str]:
+    """Pass connections on to the Unix socket at ``path``; yield the URL that they come to."""
+
+    async def serve(reader: StreamReader, writer: StreamWriter) -> None:
+        with suppress(OSError):
+            there, back = await asyncio.open_unix_connection(path)
+            await asyncio.gather(_pass_on(reader, back), _pass_on(there, writer))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def _pass_on(reader: StreamReader, writer: StreamWriter) -> None:
     try:
-        assert process.stdout is not None
-        yield BenchQdrant((await process.stdout.readline()).decode().strip(), process.pid)
+        while data := await reader.read(RELAYED_BYTES):
+            writer.write(data)
+            await writer.drain()
     finally:
-        process.kill()
-        await process.wait()
+        writer.close()
 
 
 async def remove_collections(url: str) -> None:

@@ -8,7 +8,7 @@ MODULE: Final = "benchmarks.embedding.static_model"
 DIMENSION: Final = 256
 
 
-def make(folder: Path) -> None:
+def make(folder: Path, dimension: int) -> None:
     """Write a static model: a text's vector is the mean of random vectors of its words.
 
     It has the bundled model's tokenizer. Searches with it are meaningless.
@@ -21,11 +21,11 @@ def make(folder: Path) -> None:
 
     tokenizer = Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
     tokenizer.no_truncation()
-    words = StaticEmbedding(tokenizer, embedding_dim=DIMENSION)
+    words = StaticEmbedding(tokenizer, embedding_dim=dimension)
     SentenceTransformer(modules=[words]).save(str(folder))
 
 
 if __name__ == "__main__":
     import sys
 
-    make(Path(sys.argv[1]))
+    make(Path(sys.argv[1]), int(sys.argv[2]))

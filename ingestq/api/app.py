@@ -2,34 +2,55 @@
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.security import HTTPBearer
 
-from ingestq.api.auth import BearerAuth
+from ingestq.api.auth import BearerAuth, SiteGuard, Throttle
 from ingestq.api.bodies.intake import Intake
-from ingestq.api.dashboard.access import DashboardGuard, Sessions
+from ingestq.api.dashboard.access import DashboardGuard, Revoked, Sessions
 from ingestq.api.dashboard.board import Board
 from ingestq.api.dashboard.paths import PATHS as DASHBOARD_PATHS
-from ingestq.api.dashboard.routes import FORM_BYTES, Dashboard, dashboard_routes, sign_in_routes
+from ingestq.api.dashboard.routes import (
+    FORM_BYTES,
+    SIGN_IN_BYTES,
+    SIGN_IN_FORMS,
+    Dashboard,
+    dashboard_routes,
+    sign_in_routes,
+)
 from ingestq.api.errors import handle_errors, problems
 from ingestq.api.parameters import Collections
 from ingestq.api.routes.dead_letters import dead_letter_routes
 from ingestq.api.routes.documents import Index, document_routes, index_routes
-from ingestq.api.routes.monitoring import HEALTH_PATHS, health_routes, metric_routes, status_routes
+from ingestq.api.routes.monitoring import (
+    IndexCounter,
+    health_routes,
+    metric_routes,
+    status_routes,
+)
 from ingestq.api.routes.search import Search, search_routes
 from ingestq.api.routes.submissions import submission_routes
+from ingestq.api.spans import RequestSpans
 from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.client.client import IngestClient
 from ingestq.core.documents import DEFAULT_COLLECTION
+from ingestq.core.health import HEALTH_PATHS, METRICS, HealthCheck
+from ingestq.monitoring.health_checks import probe_workers
+from ingestq.monitoring.monitor import Monitor
+
+if TYPE_CHECKING:
+    from fastapi.telemetry import TelemetryConfig
 
 
 @dataclass(frozen=True)
 class ApiConfig:
     """Limits of the API.
 
-    With a ``token``, every request except health checks has to send it. A body is at most
+    With a ``token``, every request except health checks has to send it. Without one, only this
+    machine is answered. A body is at most
     ``max_document_bytes`` long; a client that sends nothing for ``silence_seconds`` in the middle
     of one is cut off. An idle event stream sends a ping every ``heartbeat_seconds``, because
     proxies cut connections that are silent for a minute. A batch waits up to ``full_seconds`` while
@@ -37,7 +58,7 @@ class ApiConfig:
     """
 
     max_document_bytes: int
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     silence_seconds: float = 30.0
     heartbeat_seconds: float = 15.0
     full_seconds: float = 30.0
@@ -53,13 +74,28 @@ class Services:
     """The services that the routes call.
 
     Without ``search`` or ``index`` there are no routes for them, without ``board`` no dashboard.
+    Without ``overview`` it is unknown what the collections hold. ``revoked`` has the sessions of
+    the dashboard that were signed out, ``monitor`` what this process shows of itself.
     """
 
     client: IngestClient
     dead_letters: DeadLetters
+    revoked: Revoked
     search: Search | None = None
     index: Index | None = None
     board: Board | None = None
+    overview: IndexCounter | None = None
+    monitor: Monitor = field(default_factory=Monitor)
+
+
+NO_TELEMETRY: "Final[TelemetryConfig]" = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "auto_configure": False,
+}
+"""FastAPI's own spans hold paths and queries, which may be ids of documents and what people search
+for, and continue traces of anybody: see `RequestSpans` instead."""
 
 
 def create_app(
@@ -71,55 +107,55 @@ def create_app(
         summary="Queues documents, reports their progress, and searches them.",
         docs_url=None,  # these pages load scripts from other hosts; openapi.json is served
         redoc_url=None,
+        telemetry=NO_TELEMETRY,
     )
     handle_errors(app)
     if stopping is None:
         stopping = asyncio.Event()
-    app.include_router(health_routes(services.client))
+    monitor = services.monitor
+    monitor.started(services.client.queue)
+    monitor.health.probes[HealthCheck.WORKERS] = probe_workers(services.client.queue)
+    app.include_router(health_routes(monitor.health), responses=problems(403))
     for router in _routers(services, config, stopping):
         if config.token is None:
-            app.include_router(router)
+            app.include_router(router, responses=problems(403))
         else:
-            app.include_router(router, dependencies=[DOCUMENTED_TOKEN], responses=problems(401))
-    own_paths = _add_dashboard(app, services, config, stopping)
+            app.include_router(
+                router, dependencies=[DOCUMENTED_TOKEN], responses=problems(401, 403, 429)
+            )
+    app.add_middleware(RequestSpans, silent_paths=HEALTH_PATHS | {METRICS})
+    own_paths = DASHBOARD_PATHS if services.board is not None else frozenset()
     if config.token is not None:
         app.add_middleware(BearerAuth, token=config.token, open_paths=HEALTH_PATHS | own_paths)
+    app.add_middleware(SiteGuard, has_token=config.token is not None)
+    if services.board is not None:
+        _add_dashboard(app, services, services.board, config, stopping)
     return app
 
 
 def _add_dashboard(
-    app: FastAPI, services: Services, config: ApiConfig, stopping: asyncio.Event
-) -> frozenset[str]:
-    """Add the dashboard, if there is one; return the paths that it guards itself."""
-    if services.board is None:
-        return frozenset()
-    sessions = None if config.token is None else Sessions(config.token)
+    app: FastAPI, services: Services, board: Board, config: ApiConfig, stopping: asyncio.Event
+) -> None:
+    """Add the dashboard, and its guard in front of all others."""
+    sessions = None if config.token is None else Sessions(config.token, services.revoked)
     collections = Collections(config.collections)
-    dashboard = Dashboard(
-        services.board, services.dead_letters, services.search, collections, sessions
-    )
+    dashboard = Dashboard(board, services.dead_letters, services.search, collections, sessions)
     intake = Intake(FORM_BYTES, config.silence_seconds)
     app.include_router(dashboard_routes(dashboard, intake, config.heartbeat_seconds, stopping))
     if sessions is not None:
-        app.include_router(sign_in_routes(dashboard, sessions, intake))
+        small = Intake(SIGN_IN_BYTES, config.silence_seconds, SIGN_IN_FORMS)
+        app.include_router(sign_in_routes(dashboard, sessions, small, Throttle()))
     app.add_middleware(DashboardGuard, sessions=sessions)
-    return DASHBOARD_PATHS
 
 
 def _routers(services: Services, config: ApiConfig, stopping: asyncio.Event) -> Iterator[APIRouter]:
     intake = Intake(config.max_document_bytes, config.silence_seconds)
     collections = Collections(config.collections)
-    yield document_routes(
-        services.client,
-        intake,
-        config.full_seconds,
-        collections,
-        guarded=config.token is not None,
-    )
+    yield document_routes(services.client, intake, config.full_seconds, collections)
     yield submission_routes(services.client, config.heartbeat_seconds, stopping)
     yield dead_letter_routes(services.dead_letters, collections)
-    yield status_routes(services.client)
-    yield metric_routes(services.client)
+    yield status_routes(services.client, services.overview, collections)
+    yield metric_routes(services.monitor)
     if services.search is not None:
         yield search_routes(services.search, collections)
     if services.index is not None:

@@ -14,23 +14,35 @@ from starlette.routing import Match
 
 from ingestq.api.schemas import Problem
 from ingestq.core import events
-from ingestq.core.errors import QueueFull, ServiceUnavailable, UploadExpired, UsageError
+from ingestq.core.errors import (
+    QueueFull,
+    ServiceUnavailable,
+    UploadExpired,
+    UsageError,
+)
+from ingestq.core.log_limit import LogLimit
+from ingestq.core.outages import note_failure
+from ingestq.core.urls import without_secrets
 
 DESCRIPTIONS: Final = {
     401: "The bearer token is missing or wrong.",
-    403: "A page of another site sent this form.",
+    403: "A page of another site sent the request, or Host does not name this machine.",
     404: "It does not exist.",
-    408: "The client stopped in the middle of the body, or the upload took hours.",
+    408: "The client stopped or was too slow in the middle of the body, or took hours.",
     409: "It was changed at the same moment.",
     413: "The body, or a file of a form, is larger than the server accepts.",
     415: "The Content-Type is not one that this route accepts.",
     422: "The request is invalid; the detail names the field.",
-    429: "The queue is full, or too many uploads run: try again after Retry-After seconds.",
+    429: "The queue is full, too many uploads run, or too many wrong tokens were sent: try again "
+    "after Retry-After seconds.",
     503: "Redis or the blob store is unavailable, or Qdrant for a search. The request may or may "
     "not have been queued; it is safe to send it again.",
 }
 
+LOGGED_PATH_CHARACTERS: Final = 200
+
 log = structlog.get_logger()
+_refusals = LogLimit()
 
 
 Answers = dict[int | str, dict[str, Any]]
@@ -45,7 +57,8 @@ def problems(*statuses: int) -> Answers:
 def problem_response(
     status: int, detail: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    return JSONResponse(Problem(detail=detail).model_dump(), status, headers)
+    """Return an error response with this ``detail``, in which URLs are shown without secrets."""
+    return JSONResponse(Problem(detail=without_secrets(detail)).model_dump(), status, headers)
 
 
 def handle_errors(app: FastAPI) -> None:
@@ -76,12 +89,22 @@ async def _answer(request: Request, error: Exception) -> JSONResponse:
         case UploadExpired():
             return problem_response(408, str(error))
         case ServiceUnavailable() | UsageError():  # UsageError: Redis refuses our credentials
-            log.warning(events.API_UNAVAILABLE, path=request.url.path, error=str(error))
+            log_unavailable(request.url.path, error)
             return problem_response(503, str(error))
         case ClientDisconnect():
             return problem_response(400, "the client disconnected")  # nobody will read it
         case _:
             return problem_response(500, "internal error; see the log of the server")
+
+
+def log_unavailable(path: str, error: Exception) -> None:
+    """Log that a request was refused because of ``error``; anybody may repeat it without limit."""
+    if isinstance(error, ServiceUnavailable):
+        note_failure(error)
+    elif (skipped := _refusals.skipped()) is not None:
+        shown = path[:LOGGED_PATH_CHARACTERS]
+        said = without_secrets(str(error))
+        log.warning(events.API_REFUSED, path=shown, error=said, skipped=skipped)
 
 
 def _allowed(request: Request) -> list[str]:

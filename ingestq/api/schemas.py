@@ -1,8 +1,8 @@
 """Response bodies. Their shapes are those of the commands' JSON."""
 
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from ingestq.core.results import Stage
 
@@ -73,8 +73,18 @@ class FailedDocumentState(Answer):
     reason: str
 
 
+class WarningState(Answer):
+    """A document that is indexed, and what of it could not be read."""
+
+    doc_id: str
+    warning: str
+
+
 class Progress(Answer):
-    """The progress of a submission: ``done`` of ``accepted`` documents are processed."""
+    """The progress of a submission: ``done`` of ``accepted`` documents are processed.
+
+    ``warned`` of them are indexed, but something of them could not be read.
+    """
 
     submission: str
     accepted: int
@@ -83,12 +93,14 @@ class Progress(Answer):
     stage: Stage
     documents: Documents
     chunks: RunningChunks
+    warned: int
 
 
 class Submission(Progress):
-    """Also lists the documents that failed."""
+    """Also lists the documents that failed, and the first warnings of the others."""
 
     dead_letters: list[FailedDocumentState]
+    warnings: list[WarningState]
 
 
 class QueueState(Answer):
@@ -125,27 +137,82 @@ class WorkerState(Answer):
     collections: list[str]
 
 
-class StatusResponse(Answer):
-    """Queue and workers. ``dead_letters`` counts the documents that failed.
+class CollectionState(Answer):
+    """What a collection holds; ``warned`` documents could not be read completely.
 
-    ``unserved`` counts the ready jobs of collections that no worker serves.
+    Of ``stale`` documents it holds an older version, because a newer one was rejected. The counts
+    are null while Qdrant cannot be asked.
+    """
+
+    name: str
+    documents: int | None
+    chunks: int | None
+    warned: int | None
+    stale: int | None
+
+
+class SkippedFileState(Answer):
+    """What is not indexed of a watched folder, and why."""
+
+    doc_id: str
+    reason: str
+
+
+class WatchedFolderState(Answer):
+    """A watched folder, on its host. Of the ``skipped`` files, the first are listed."""
+
+    folder: str
+    host: str
+    collection: str
+    tenant: str
+    skipped: int
+    skipped_files: list[SkippedFileState]
+
+
+class HeldSourceState(Answer):
+    """A source with so many documents that are gone from it, but kept because it may be away.
+
+    ``first`` lists some of them, ``since`` says since when (ISO 8601), and ``confirm`` is the
+    command that deletes them.
+    """
+
+    source: str
+    tenant: str
+    collection: str
+    documents: int
+    first: list[str]
+    reason: str
+    since: str
+    confirm: str
+
+
+class StatusResponse(Answer):
+    """Queue, workers, watched folders and collections.
+
+    ``dead_letters`` counts the documents that failed.
+    ``unserved`` counts the ready jobs of collections that no worker serves. ``collection`` is the
+    first of ``collections``.
     """
 
     queue: QueueState
     dead_letters: int
     workers: list[WorkerState]
     unserved: dict[str, int]
+    watched_folders: list[WatchedFolderState]
+    held_back: list[HeldSourceState]
+    collection: CollectionState
+    collections: list[CollectionState]
 
 
 class DeadLetterResponse(Answer):
-    """A document that failed after so many tries; ``buried`` says when (ISO 8601)."""
+    """A document that failed after so many tries; ``failed_at`` says when (ISO 8601)."""
 
     doc_id: str
     tenant: str
     collection: str
     reason: str
     tries: int
-    buried: str = Field(validation_alias=AliasChoices("failed_at", "buried"))
+    failed_at: str
     submission: str
 
 
@@ -180,16 +247,28 @@ class Purged(Answer):
     purged: int
 
 
+class StaleState(Answer):
+    """Since when (Unix time in ms) the index holds an older version, and why ``version`` failed."""
+
+    version: int
+    since_ms: int
+    reason: str
+
+
 class IndexedState(Answer):
     """What is indexed of a document: its version and number of chunks.
 
     ``state`` is writing, clearing, indexed, deleting or deleted; ``written_ms`` is Unix time.
+    ``warnings`` say what of the document could not be read. ``stale`` is set if a newer version was
+    rejected.
     """
 
     state: str
     version: int
     chunks: int
     written_ms: int
+    warnings: list[str] = []
+    stale: StaleState | None = None
 
 
 class DocumentState(Answer):
@@ -202,15 +281,37 @@ class DocumentState(Answer):
     last_error: str | None
 
 
+class NeighbourResponse(Answer):
+    """A chunk before or after a hit in its document."""
+
+    chunk_index: int
+    text: str
+
+
 class HitResponse(Answer):
-    """A chunk that was found. Scores are comparable within one response; higher is better."""
+    """A chunk that was found. Scores are comparable within one response; higher is better.
+
+    ``text`` is its body. ``context`` is embedded with it: the document's title, and the part and
+    headings that it stands under. ``page`` and ``part`` are null if the document has none.
+    ``snippet`` is the part of the text around the words of the query. ``before`` and ``after`` are
+    as many neighbours as were asked for, in the order of the document. ``stale`` is true if a newer
+    version of the document was rejected.
+    """
 
     score: float
     doc_id: str
     source: str
     chunk_index: int
     text: str
+    context: str
+    page: int | None
+    part: str | None
     metadata: dict[str, Any]
+    snippet: str
+    before: list[NeighbourResponse]
+    after: list[NeighbourResponse]
+    tenant: str
+    stale: bool
 
 
 class SearchResponse(Answer):
@@ -219,7 +320,9 @@ class SearchResponse(Answer):
     hits: list[HitResponse]
 
 
-class Health(Answer):
-    """The server is healthy."""
+class HealthResponse(Answer):
+    """The checks by name, and whether one has failed; then ``detail`` says what that means."""
 
-    status: str = "ok"
+    status: Literal["ok", "failed"]
+    checks: dict[str, Literal["ok", "failed", "unknown"]]
+    detail: str | None = None

@@ -1,16 +1,26 @@
 """Runs uvicorn as one part of a process."""
 
 import asyncio
-import errno
 import os
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
+from typing import Final
 
+import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from ingestq.core.errors import UsageError
+from ingestq.api.connections import HEAD_BYTES, Connection, ConnectionLimits, Connections
+from ingestq.core import events
+from ingestq.core.log_limit import LogLimit
+from ingestq.core.service import Service, happens_within
+
+ACCEPT_RETRY_SECONDS: Final = 1.0
+"""Pause after the system had no descriptor or memory for a connection."""
+
+log = structlog.get_logger()
 
 
 class Server(uvicorn.Server):
@@ -20,20 +30,71 @@ class Server(uvicorn.Server):
     connections are cut.
     """
 
-    def __init__(self, app: ASGIApp, drain_seconds: float) -> None:
+    server_state: Connections
+
+    def __init__(
+        self, app: ASGIApp, drain_seconds: float, limits: ConnectionLimits | None = None
+    ) -> None:
         self._drain_seconds = drain_seconds
+        limits = limits or ConnectionLimits()
         super().__init__(
             uvicorn.Config(
                 app,
                 access_log=False,
+                h11_max_incomplete_event_size=HEAD_BYTES,
+                http=Connection,  # also where httptools is installed
                 lifespan="off",
                 log_config=None,
+                log_level="error",  # warnings are about what clients send, a line for each
                 proxy_headers=False,
                 server_header=False,
+                timeout_keep_alive=limits.keep_alive_seconds,
                 workers=1,
                 ws="none",
             )
         )
+        self.server_state = Connections(limits)
+        self._accepting: list[Service] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections, one at a time: asyncio's own server accepts more than there may be.
+
+        It also logs every failure to accept one, thousands of times a second.
+        """
+        self.servers: list[asyncio.Server] = []
+        for listener in sockets or ():
+            listener.setblocking(False)
+            accepting = Service(
+                partial(self._accept, listener), name="accept", on_end=self._end_accepting
+            )
+            accepting.start()
+            self._accepting.append(accepting)
+        self.started = True
+
+    async def _accept(self, listener: socket.socket, stopping: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        log_limit = LogLimit()
+        new = partial(Connection, self.config, self.server_state, self.lifespan.state)
+        while not stopping.is_set():
+            try:
+                accepted, _ = await loop.sock_accept(listener)
+            except ConnectionAbortedError:  # by the client
+                continue
+            except OSError as error:
+                if (skipped := log_limit.skipped()) is not None:
+                    reason = os.strerror(error.errno or 0)
+                    log.warning(events.API_ACCEPT_FAILED, reason=reason, skipped=skipped)
+                await happens_within(stopping, ACCEPT_RETRY_SECONDS)
+                continue
+            try:
+                await self.server_state.has_place()
+            except BaseException:
+                accepted.close()
+                raise
+            await loop.connect_accepted_socket(new, accepted)
+
+    def _end_accepting(self) -> None:
+        self.should_exit = True
 
     def stop(self) -> None:
         """Accept no new requests and let the running ones finish; cut them if called again."""
@@ -44,6 +105,8 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for accepting in self._accepting:
+            await accepting.stop()
         loop = asyncio.get_running_loop()
         # uvicorn's own time limit would log a traceback for each request that it cancels.
         deadline = loop.call_later(self._drain_seconds, self.stop)
@@ -54,37 +117,3 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Generator[None, None, None]:
         """Install no handlers: uvicorn's would raise the signals again and kill the process."""
         yield
-
-
-async def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on ``host`` and ``port``; port 0 picks a free one.
-
-    Raises UsageError if that is not possible.
-    """
-    loop = asyncio.get_running_loop()
-    try:
-        addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        # IPv4 first: some machines resolve localhost to ::1 without having it.
-        family, *_, address = min(addresses, key=lambda info: info[0])
-        listener = socket.create_server(address[:2], family=family)
-    except (socket.gaierror, UnicodeError) as error:
-        raise UsageError(f"INGESTQ_API_HOST {host!r} cannot be resolved: {error}") from error
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise UsageError(
-                f"INGESTQ_API_PORT {port} is in use on {host} by another process; set another "
-                "port, or 0 for any free one"
-            ) from error
-        raise UsageError(
-            f"cannot listen on INGESTQ_API_HOST {host}, INGESTQ_API_PORT {port}: "
-            f"{os.strerror(error.errno or 0)}"
-        ) from error
-    # asyncio does this only for its own sockets; without it, each response takes 40 ms longer.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
-def url_of(listener: socket.socket) -> str:
-    """Return the URL of ``listener``."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

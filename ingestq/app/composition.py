@@ -1,36 +1,52 @@
 """Opens what a command needs, in order, and closes it in reverse.
 
-settings ── broker ── queue          add, drop, status
-         └─ store ── model ── worker run, up, worker
+settings ── broker ── queue          add, drop
+         └─ Qdrant ── model ── worker run, up, worker
+
+What takes long to open is opened at the same time: Redis, Qdrant and the model.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from redis.asyncio import Redis
 
-from ingestq.app.settings import Settings
+from ingestq.app.migration import has_index, migrate
+from ingestq.app.settings import Settings, revealed, runtime_dirs
 from ingestq.broker.blobs import open_blob_store
+from ingestq.broker.blobs.local import LocalBlobStore
 from ingestq.broker.blobs.store import BlobStore
 from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.broker.watched_folders import WatchedFolders
 from ingestq.client.client import IngestClient
+from ingestq.core.data_directory import data_directory
 from ingestq.core.documents import DEFAULT_COLLECTION
-from ingestq.embedded.redis import embedded_redis
+from ingestq.core.errors import UsageError
+from ingestq.core.service import opening
+from ingestq.embedded.engine import FOLDER, open_engine
+from ingestq.embedded.redis import open_redis, url_of
 
 if TYPE_CHECKING:
     from worker.embedding.config import EmbeddingConfig
     from worker.embedding.pool import ModelPool
-    from worker.store.client import Qdrant, QdrantConfig
+    from worker.store.client import Qdrant
 
 DOCUMENTS_PER_PROCESS: Final = 16
-"""Documents in work at once for each embedding process: enough small ones to fill its batches."""
+"""Documents that a rebuild works on at once for each embedding process: enough small ones to fill
+its batches."""
 MIN_PARSE_PROCESSES: Final = 2
 """So that one slow document does not hold up all others. More are rarely needed: preparing a
 document takes a fraction of the time that embedding it takes."""
+
+_imports: Final = ThreadPoolExecutor(1, "imports")
 
 
 @dataclass(frozen=True)
@@ -57,43 +73,92 @@ class Broker:
     def dead_letters(self) -> DeadLetters:
         return DeadLetters(self.redis, self.config, self.blobs)
 
+    @property
+    def watched_folders(self) -> WatchedFolders:
+        return WatchedFolders(self.redis, self.config)
+
+
+async def imported(module: str) -> None:
+    """Import ``module`` in a thread: it would block the event loop for too long.
+
+    Modules are imported in the order of the calls, so what is needed first is not held up.
+    """
+    await asyncio.wrap_future(_imports.submit(import_module, module))
+
+
+def open_blobs(settings: Settings) -> BlobStore:
+    """Return the blob store: the one that is set, or a private one in the data directory."""
+    if settings.blob_url is not None:
+        return open_blob_store(settings.blobs)
+    return LocalBlobStore(Path(settings.blobs), private=True)
+
 
 @asynccontextmanager
 async def open_broker(settings: Settings) -> AsyncIterator[Broker]:
-    """Connect to Redis, or to the embedded server if no URL is set.
+    """Connect to Redis, or to the bundled server if no URL is set.
 
-    Raises BrokerUnavailable if it does not answer.
+    Raises BrokerUnavailable if it does not answer, and when the bundled server can no longer be
+    used because its data directory was deleted; UsageError if it is to have replicas.
     """
-    blobs = open_blob_store(settings.blobs)
-    if settings.redis_url is not None:
-        config = settings.broker(settings.redis_url)
-        async with connected(config) as redis:
-            yield Broker(redis, config, blobs, settings.collection)
-    else:
-        async with embedded_redis(settings.data_dir) as url:
-            config = settings.broker(url)
-            async with connected(config) as redis:
-                yield Broker(redis, config, blobs, settings.collection)
-
-
-def qdrant_config(settings: Settings) -> "QdrantConfig":
-    """Return where Qdrant is."""
-    from worker.store.client import QdrantConfig
-
-    return QdrantConfig(settings.qdrant_url, settings.qdrant_api_key, settings.data_dir / "qdrant")
+    async with AsyncExitStack() as opened:
+        if settings.redis_url is not None:
+            config = settings.broker(settings.redis_url.get_secret_value())
+        elif settings.redis_replicas:
+            raise UsageError(
+                f"INGESTQ_REDIS_REPLICAS is {settings.redis_replicas}, but the bundled Redis has "
+                "none; set INGESTQ_REDIS_URL, or leave it out"
+            )
+        else:
+            bundled = await opened.enter_async_context(
+                open_redis(settings.data_dir, runtime_dirs())
+            )
+            config = replace(settings.broker(url_of(bundled)), outage=bundled.outage)
+        redis = await opened.enter_async_context(connected(config))
+        yield Broker(redis, config, open_blobs(settings), settings.collection)
 
 
 @asynccontextmanager
-async def open_qdrant(
-    settings: Settings, shared: "Qdrant | None" = None
-) -> "AsyncIterator[Qdrant]":
-    """Connect to Qdrant, or open the local one if no URL is set. Yields ``shared`` if passed."""
-    from worker.store.client import connect_qdrant
+async def open_qdrant(settings: Settings) -> "AsyncIterator[Qdrant]":
+    """Connect to Qdrant, or to the bundled one if no URL is set.
 
-    if shared is not None:
-        yield shared
+    The index of an earlier version is migrated first. Raises StoreUnavailable if the bundled one
+    does not start, and when it can no longer be used because its data directory was deleted;
+    UsageError if the index of an earlier version cannot be migrated.
+    """
+    url, key = revealed(settings.qdrant_url), revealed(settings.qdrant_api_key)
+    async with AsyncExitStack() as opened:
+        bundled = None
+        if url is None:
+            await migrate(settings.data_dir, runtime_dirs())
+            bundled = await opened.enter_async_context(
+                opening(open_engine(settings.data_dir, runtime_dirs()), name=FOLDER)
+            )
+        await imported("worker.store.client")
+        from worker.store.client import QdrantConfig, connect_qdrant
+
+        config = QdrantConfig(url, key, ca_file=settings.qdrant_ca_file)
+        if bundled is not None:
+            engine = await bundled
+            config = replace(config, socket=engine.socket, outage=engine.outage)
+        yield await opened.enter_async_context(connect_qdrant(config))
+
+
+def opening_qdrant(settings: Settings) -> "AbstractAsyncContextManager[Awaitable[Qdrant]]":
+    """Connect to Qdrant in the background; what `open_qdrant` yields has to be awaited."""
+    return opening(open_qdrant(settings), name=FOLDER)
+
+
+@asynccontextmanager
+async def open_index(settings: Settings) -> "AsyncIterator[Qdrant | None]":
+    """Connect to Qdrant to read from it; yields None if the bundled one has no index yet.
+
+    In that case nothing is started or created.
+    """
+    if settings.qdrant_url is None and not await asyncio.to_thread(has_index, settings.data_dir):
+        await asyncio.to_thread(data_directory, settings.data_dir)
+        yield None
         return
-    async with connect_qdrant(qdrant_config(settings)) as qdrant:
+    async with open_qdrant(settings) as qdrant:
         yield qdrant
 
 
@@ -110,8 +175,11 @@ def embedding_config(settings: Settings, processes: int) -> "EmbeddingConfig":
         pool_size=processes,
         parse_processes=min(processes, max(MIN_PARSE_PROCESSES, processes // 2)),
         max_document_bytes=settings.max_document_bytes,
+        reading=settings.reading,
         hybrid=settings.hybrid,
         chunk_tokens=settings.chunk_tokens,
+        parse_limits=settings.parse_limits,
+        embedding_limits=settings.embedding_limits,
     )
 
 
@@ -121,7 +189,13 @@ async def open_model(settings: Settings, processes: int) -> "AsyncIterator[Model
 
     Raises ModelUnavailable if it cannot be loaded.
     """
+    await imported("worker.embedding.pool")
     from worker.embedding.pool import ModelPool
 
     async with ModelPool(embedding_config(settings, processes)) as model:
         yield model
+
+
+def opening_model(settings: Settings) -> "AbstractAsyncContextManager[Awaitable[ModelPool]]":
+    """Make the model ready in the background; what `open_model` yields has to be awaited."""
+    return opening(open_model(settings, settings.pool_size), name="model")

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -15,13 +15,20 @@ from ingestq.core.documents import Document, Lane, Sweep
 from ingestq.core.results import (
     ChunkCounts,
     DocumentCounts,
+    DocumentWarning,
     FailedDocument,
     Stage,
     SubmissionStatus,
+    WarningCounts,
 )
 
-POLL_SECONDS: Final = 0.05
-"""Interval of the progress requests to Redis. A run with nothing to do ends after about one."""
+POLL_SHARE: Final = 0.05
+"""Progress is asked for so often that a run ends this share of its time late at most."""
+SHORTEST_POLL_SECONDS: Final = 0.05
+LONGEST_POLL_SECONDS: Final = 0.1
+"""Bounds of the interval: each request costs a core a millisecond, and the display should move."""
+LISTED: Final = 10_000
+"""Documents that cannot be read of which the reasons are kept. All are counted."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,11 @@ class _Snapshot:
 
 @dataclass(frozen=True)
 class Summary:
-    """The result of a submission; `as_json` is the documented JSON."""
+    """The result of a submission; `as_json` is the documented JSON.
+
+    ``failed`` has the reasons, of documents that could not be read up to `LISTED` only. ``warned``
+    counts the warnings of documents that are indexed, and ``warnings`` lists the first of them.
+    """
 
     documents: DocumentCounts
     chunks: ChunkCounts
@@ -73,6 +84,8 @@ class Summary:
     collection: str
     failed: Sequence[FailedDocument]
     waiting: int
+    warned: WarningCounts = field(default_factory=WarningCounts)
+    warnings: Sequence[DocumentWarning] = ()
 
     @property
     def chunks_per_second(self) -> float:
@@ -86,6 +99,8 @@ class Summary:
             "chunks_per_second": round(self.chunks_per_second, 2),
             "collection": self.collection,
             "dead_letters": [msgspec.structs.asdict(document) for document in self.failed],
+            "warned": self.warned.documents,
+            "warnings": [msgspec.structs.asdict(warning) for warning in self.warnings],
         }
         return summary | ({"waiting": self.waiting} if self.waiting else {})
 
@@ -93,7 +108,8 @@ class Summary:
 class Ingestion:
     """One submission: `produce` queues its documents while `follow` shows the progress.
 
-    Documents that cannot be read never reach the queue; they are counted as rejected.
+    Documents that cannot be read never reach the queue; they are counted as rejected, and the
+    reasons of the first `LISTED` are kept.
     ``collections`` are those that a worker of this process serves, by default the client's own.
     """
 
@@ -107,6 +123,7 @@ class Ingestion:
         self._display = display
         self._started = time.monotonic()
         self._unread: list[FailedDocument] = []
+        self._unread_count = 0
         self._listing = True
         self._stopping = False
         self._ended = False
@@ -119,10 +136,15 @@ class Ingestion:
     ) -> None:
         """Queue every document, and then the ``sweeps``. Waits while the queue is full."""
         await self._client.submit_many(
-            documents, submission=self.submission, on_failed=self._unread.append, lane=lane
+            documents, submission=self.submission, on_failed=self._add_unread, lane=lane
         )
         await self._client.sweep(sweeps(), submission=self.submission)
         self._listing = False
+
+    def _add_unread(self, failed: FailedDocument) -> None:
+        self._unread_count += 1
+        if len(self._unread) < LISTED:
+            self._unread.append(failed)
 
     def stop(self) -> None:
         """Show that it was interrupted; `follow` goes on until `end`."""
@@ -143,7 +165,8 @@ class Ingestion:
             self._display.show(snapshot.activity())
             if snapshot.complete and (not until_queue_is_empty or not await self._jobs_left()):
                 return
-            await asyncio.sleep(POLL_SECONDS)
+            share = POLL_SHARE * snapshot.seconds
+            await asyncio.sleep(min(max(share, SHORTEST_POLL_SECONDS), LONGEST_POLL_SECONDS))
 
     async def summary(self, collection: str) -> Summary:
         """Return the counts so far."""
@@ -156,6 +179,8 @@ class Ingestion:
             collection=collection,
             failed=[*self._unread, *await self._queue.failed_documents(self.submission)],
             waiting=snapshot.submission.accepted - counts.total,
+            warned=snapshot.submission.warned,
+            warnings=await self._queue.warnings(self.submission),
         )
 
     async def _jobs_left(self) -> int:
@@ -165,4 +190,4 @@ class Ingestion:
         listing = self._listing  # read first, or the last batch might be missed
         status = await retry_for_a_minute(self._queue.submission, self.submission)
         seconds = time.monotonic() - self._started
-        return _Snapshot(status, listing, self._stopping, len(self._unread), seconds)
+        return _Snapshot(status, listing, self._stopping, self._unread_count, seconds)

@@ -1,10 +1,10 @@
 """Rebuilds a collection: finds the live one, and builds the one that replaces it."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ingestq.app.composition import DOCUMENTS_PER_PROCESS, Broker, open_model
-from ingestq.app.settings import Settings
+from ingestq.app.settings import PREFIX, Settings
 from ingestq.core.display import Display
 from ingestq.core.errors import CollectionMismatch, UsageError
 from ingestq.core.results import ChunkCounts
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from worker.maintenance.reindex import CutoverRefusal, ReindexResult
     from worker.store.client import Qdrant
     from worker.store.collection import CollectionNames
+    from worker.store.schema import Fingerprint
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,32 @@ async def before_last(qdrant: "Qdrant", settings: Settings) -> "tuple[Collection
     if previous is None or built_with is None:
         raise UsageError(f"no earlier collection of {settings.collection!r} is kept")
     await retire(qdrant, previous)  # keep it for as long again: it must not be removed meanwhile
-    return previous, settings.model_copy(
-        update={
-            "model": built_with.model,
-            "precision": built_with.precision,
-            "chunk_tokens": built_with.max_tokens,
-            "vector_name": built_with.vector_name,
-            "hybrid": bool(built_with.sparse),
-        }
-    )
+    return previous, settings.model_copy(update=settings_of(built_with))
+
+
+def settings_of(built_with: "Fingerprint") -> dict[str, Any]:
+    """Return the settings, by name, with which a collection was built."""
+    return {
+        "model": built_with.model,
+        "precision": built_with.precision,
+        "chunk_tokens": built_with.max_tokens,
+        "vector_name": built_with.vector_name,
+        "hybrid": bool(built_with.sparse),
+        "languages": built_with.languages,
+        "ocr": built_with.ocr,
+        "ocr_languages": built_with.ocr_languages,
+    }
+
+
+def assignment(name: str, value: object) -> str:
+    """Return the setting ``name`` as it is set in the environment."""
+    if isinstance(value, tuple):
+        text = ",".join(value)
+    elif isinstance(value, bool):
+        text = str(value).lower()
+    else:
+        text = "" if value is None else str(value)
+    return f"{PREFIX}{name.upper()}={text}"
 
 
 async def build(
@@ -83,7 +101,7 @@ async def build(
 
     async with open_model(wanted, wanted.pool_size) as model:
         schema = wanted.collection_schema
-        mine = fingerprint(model.info, schema)
+        mine = fingerprint(model.info, schema, wanted.reading)
         new = CollectionNames.of(live.alias, mine.digest)
         gate = Gate(broker.redis, broker.config, live.chunks)
         if new == live:

@@ -15,13 +15,14 @@ from ingestq.app.reindex import build, live_collection
 from ingestq.app.search import QdrantOnDemand
 from ingestq.app.services import ProcessPart
 from ingestq.app.settings import Settings
+from ingestq.broker.queue.versions import VersionSupply
 from ingestq.broker.schedule.runs import RunOutcome, Runs
 from ingestq.client.client import IngestClient
 from ingestq.core.display import Display, NoDisplay
 from ingestq.core.documents import Sweep
 from ingestq.core.errors import UsageError
 from ingestq.core.service import run_together
-from producers.files.walk import ScanRecord
+from producers.files.walk import Clock, ScanRecord
 from producers.schedule.entry import Action, ScheduledEntry
 from producers.schedule.generators import Generator, import_from
 from producers.schedule.runner import ActionHandler, ActionResult, Runner
@@ -59,7 +60,10 @@ class Rescan:
             return all_sweeps
 
         source = entry.source
-        async with aclosing(source.documents(client.now, scan)) as documents:
+        versions: Clock = client.issue_version
+        if isinstance(source, LineSource):  # each line may need one
+            versions = VersionSupply(client.queue.issue_versions)
+        async with aclosing(source.documents(versions, scan)) as documents:
             await run_together(
                 ingestion.produce(documents, sweeps, entry.lane),
                 ingestion.follow(until_queue_is_empty=False),
@@ -75,17 +79,28 @@ def _result(submission: str, summary: Summary, swept: set[str]) -> ActionResult:
         first = summary.failed[0]
         outcome = RunOutcome.DONE
         detail = f"{summary.documents.rejected:,} rejected: {first.doc_id}: {first.reason}"
+    elif summary.warnings:
+        first_warned = summary.warnings[0]
+        outcome = RunOutcome.DONE
+        detail = (
+            f"{summary.warned.documents:,} with warnings: "
+            f"{first_warned.doc_id}: {first_warned.warning}"
+        )
     else:
         outcome, detail = RunOutcome.DONE, ""
     return ActionResult(outcome, detail, summary.documents, summary.chunks, submission)
 
 
-def load_generators(entries: Sequence[ScheduledEntry]) -> None:
-    """Import the generators of ``entries``, so that a mistake shows at the start. Blocks.
+def check_sources(entries: Sequence[ScheduledEntry]) -> None:
+    """Import generators and check where files are, so that a mistake shows at the start. Blocks.
 
     Raises UsageError that names the table of the entry.
     """
     for entry in entries:
+        if isinstance(entry.source, FileSource):
+            refusal = entry.source.refusal()
+            if refusal is not None:
+                raise UsageError(f"[[schedule]] {entry.name!r}: {refusal}")
         if isinstance(entry.source, LineSource) and isinstance(entry.source.items, Generator):
             import_from(Path.cwd())
             try:
@@ -104,9 +119,9 @@ async def open_schedule(
     """Open the scheduler of ``entries``.
 
     Its actions use ``qdrant`` if one is passed, else open their own when needed. Raises UsageError
-    if a generator cannot be imported.
+    if a generator cannot be imported, or if a source is off limits.
     """
-    await asyncio.to_thread(load_generators, entries)
+    await asyncio.to_thread(check_sources, entries)
     async with AsyncExitStack() as opened:
         on_demand = QdrantOnDemand(settings, opened, qdrant)
         runs = Runs(broker.redis, broker.config)
@@ -144,9 +159,9 @@ async def _reindex(
     from worker.maintenance.reindex import CutoverRefusal
 
     settings = settings.of_collection(entry.collection)
-    async with qdrant.opened() as opened:
-        live = await live_collection(opened, settings)
-        built = await build(broker, opened, live, settings, display)
+    opened = await qdrant.opened()
+    live = await live_collection(opened, settings)
+    built = await build(broker, opened, live, settings, display)
     outcome = built.outcome
     if outcome is None:
         return ActionResult(detail=f"{live.alias} was already built with these settings")
@@ -176,8 +191,7 @@ async def _verify(
     assert source is None or isinstance(source, FileSource), "verify compares with files only"
     paths, name = ([], None) if source is None else ([source.path], source.name)
     wanted = VerifyRequest(paths, name, repair=True, allow_mass_delete=allow_mass_delete)
-    async with qdrant.opened() as opened:
-        report = await verify(broker, opened, settings, wanted, display)
+    report = await verify(broker, await qdrant.opened(), settings, wanted, display)
     found = ", ".join(f"{report.found[kind]:,} {kind.value}" for kind in report.listed)
     detail = f"{report.tally.documents:,} documents, {found}; {report.repaired:,} repaired"
     outcome = RunOutcome.DONE if report.good else RunOutcome.FAILED

@@ -3,12 +3,15 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Final
 
 from ingestq.app.settings import ScheduleTable, Settings
+from ingestq.app.sources import off_limits_of
 from ingestq.core.errors import UsageError
+from ingestq.core.limits import check_metadata
 from producers.files.patterns import Patterns
 from producers.schedule.entry import Action, ScheduledEntry, Timetable
 from producers.schedule.generators import Generator
@@ -32,27 +35,30 @@ def scheduled_entries(settings: Settings) -> list[ScheduledEntry]:
     for name, count in counts.items():
         if count > 1:
             raise UsageError(f"[[schedule]] {name!r}: {count} tables have this name")
-    entries = [_entry(table, settings.collection) for table in settings.schedule]
+    entries = [_entry(table, settings) for table in settings.schedule]
     for one, other in combinations(entries, 2):
         _check_apart(one, other)
     return entries
 
 
-def _entry(table: ScheduleTable, default_collection: str) -> ScheduledEntry:
+def _entry(table: ScheduleTable, settings: Settings) -> ScheduledEntry:
     try:
+        source = _source(table, settings.max_document_bytes)
+        if isinstance(source, FileSource):
+            source = replace(source, off_limits=off_limits_of(settings))
         return ScheduledEntry(
             table.name,
             Timetable(table.cron, table.timezone),
             table.action,
-            _source(table),
+            source,
             table.lane,
-            default_collection if table.collection is None else table.collection,
+            settings.collection if table.collection is None else table.collection,
         )
     except ValueError as error:
         raise UsageError(f"[[schedule]] {table.name!r}: {error}") from error
 
 
-def _source(table: ScheduleTable) -> Source | None:
+def _source(table: ScheduleTable, max_line_bytes: int) -> Source | None:
     """Return what the entry reads; None if it needs nothing. Raises ValueError if it is wrong."""
     named = [key for key in SOURCES if getattr(table, key) is not None]
     if table.action is not Action.RESCAN:
@@ -63,6 +69,7 @@ def _source(table: ScheduleTable) -> Source | None:
             f"it has {' and '.join(named) or 'no source'}; set exactly one of {', '.join(SOURCES)}"
         )
     [kind] = named
+    check_metadata(table.metadata)
     if table.source is not None and not Path(table.source).name:
         raise ValueError(f"source is {table.source!r}; use a name")
     if table.delete_missing and kind == "path":
@@ -77,7 +84,7 @@ def _source(table: ScheduleTable) -> Source | None:
         return _files(table, table.path, table.include, complete=True)
     if table.glob is not None:
         return _glob(table, table.glob)
-    return _lines(table)
+    return _lines(table, max_line_bytes)
 
 
 def _check_unused_keys(table: ScheduleTable) -> None:
@@ -122,7 +129,7 @@ def _files(
     )
 
 
-def _lines(table: ScheduleTable) -> LineSource:
+def _lines(table: ScheduleTable, max_line_bytes: int) -> LineSource:
     if table.include or table.exclude:
         raise ValueError("include and exclude need path or glob: they select files of a folder")
     if table.generator is not None:
@@ -131,7 +138,9 @@ def _lines(table: ScheduleTable) -> LineSource:
         assert table.jsonl is not None, "the caller has checked that there is a source"
         items = _absolute(table.jsonl)
     name = None if table.source is None else str(Path(table.source))
-    return LineSource(items, name, table.tenant, table.metadata, table.delete_missing)
+    return LineSource(
+        items, name, table.tenant, table.metadata, table.delete_missing, max_line_bytes
+    )
 
 
 def _absolute(path: Path) -> Path:

@@ -1,14 +1,14 @@
 """Search and document look-up for the API and the scheduler, opened at the first request."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from ingestq.app.composition import open_model, open_qdrant
 from ingestq.app.settings import Settings
 from ingestq.core.search_query import SearchQuery
+from ingestq.core.service import opening
 
 if TYPE_CHECKING:
     from worker.embedding.pool import ModelPool
@@ -36,35 +36,39 @@ async def query_settings(
 
 
 class QdrantOnDemand:
-    """Opens Qdrant when it is first needed.
+    """Opens Qdrant when it is first needed, and keeps it until ``closing`` is closed.
 
-    The connection to a server is kept until ``closing`` is closed. The local Qdrant is opened again
-    for each request, one at a time: only one process can have it open, and workers need it, too.
-    ``shared`` is a Qdrant that the caller keeps open; then nothing is opened here.
+    ``shared`` is a Qdrant that the caller keeps open; then nothing is opened here. Make it in the
+    task that closes ``closing``: that one is cancelled when the bundled Qdrant can no longer be
+    used.
     """
 
     def __init__(
         self, settings: Settings, closing: AsyncExitStack, shared: "Qdrant | None" = None
     ) -> None:
         self._settings = settings
-        self._closing = closing
+        self._shared = shared
+        self._owner = asyncio.current_task()
         self._turn = asyncio.Lock()
-        self._open: Qdrant | None = shared
+        self._attempt = AsyncExitStack()
+        self._opened: asyncio.Future[Qdrant] | None = None
+        closing.push_async_exit(self._attempt)
 
-    @asynccontextmanager
-    async def opened(self) -> "AsyncIterator[Qdrant]":
-        """Yield an open Qdrant. Raises StoreUnavailable if it does not answer."""
+    async def opened(self) -> "Qdrant":
+        """Return an open Qdrant. If the caller is cancelled, it is opened all the same.
+
+        Raises what `open_qdrant` raises; then the next call tries again.
+        """
         # In a thread: the import would block the event loop for too long.
         await asyncio.to_thread(import_module, "worker.store.ledger")
-        if self._open is None and self._settings.qdrant_url is None:
-            async with self._turn, open_qdrant(self._settings) as local:
-                yield local
-            return
+        if self._shared is not None:
+            return self._shared
         async with self._turn:
-            if self._open is None:
-                opening = open_qdrant(self._settings)
-                self._open = await self._closing.enter_async_context(opening)
-        yield self._open
+            if self._opened is None or (self._opened.done() and self._opened.exception()):
+                await self._attempt.aclose()
+                attempt = opening(open_qdrant(self._settings), name="Qdrant", block=self._owner)
+                self._opened = await self._attempt.enter_async_context(attempt)
+        return await asyncio.shield(self._opened)
 
 
 class DocumentLookup:
@@ -76,18 +80,25 @@ class DocumentLookup:
     async def __call__(self, tenant: str, doc_id: str, collection: str) -> "LedgerEntry | None":
         """Return the ledger entry of a document in ``collection``; None if there is none.
 
+        If no document has the id, one counts whose id differs only in Unicode's normal form.
         Raises StoreUnavailable.
         """
-        async with self._qdrant.opened() as qdrant:
-            from worker.pipeline.points import DocumentKey
-            from worker.store.collection import find_collection
-            from worker.store.ledger import QdrantLedger
+        qdrant = await self._qdrant.opened()
+        from worker.pipeline.points import DocumentKey, EntryState
+        from worker.store.collection import find_collection
+        from worker.store.ledger import QdrantLedger
 
-            names = await find_collection(qdrant, collection)
-            if names is None:
-                return None
-            key = DocumentKey(tenant, doc_id)
-            return (await QdrantLedger(qdrant, names.ledger).look_up([key])).get(key)
+        names = await find_collection(qdrant, collection)
+        if names is None:
+            return None
+        key = DocumentKey(tenant, doc_id)
+        ledger = QdrantLedger(qdrant, names.ledger)
+        entry = (await ledger.look_up([key])).get(key)
+        if doc_id.isascii():
+            return entry
+        others = await ledger.other_forms(key)
+        known = [found for found in (entry, *others) if found is not None]
+        return min(known, key=lambda found: found.state is EntryState.DELETED, default=None)
 
 
 QUERY_PROCESSES: Final = 1
@@ -118,19 +129,18 @@ class SearchService:
         from worker.store.collection import find_collection
         from worker.store.search import search
 
-        async with self._qdrant.opened() as qdrant:
-            names = await find_collection(qdrant, query.collection)
-            if names is None:
-                return []
-            settings = await query_settings(self._settings, qdrant, names)
+        qdrant = await self._qdrant.opened()
+        names = await find_collection(qdrant, query.collection)
+        if names is None:
+            return []
+        settings = await query_settings(self._settings, qdrant, names)
         model = await self._loaded(settings)
-        async with self._qdrant.opened() as qdrant:
-            return await search(qdrant, names, model, query)
+        return await search(qdrant, names, model, query)
 
     async def _loaded(self, settings: Settings) -> "ModelPool":
         wanted = settings.model, settings.precision
         async with self._loading:
             if wanted not in self._models:
-                opening = open_model(settings, QUERY_PROCESSES)
-                self._models[wanted] = await self._closing.enter_async_context(opening)
+                loading = open_model(settings, QUERY_PROCESSES)
+                self._models[wanted] = await self._closing.enter_async_context(loading)
             return self._models[wanted]

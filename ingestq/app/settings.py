@@ -1,44 +1,104 @@
 """Settings: environment ``INGESTQ_*`` over ``ingestq.toml`` over defaults, validated once.
 
-Nothing else reads the environment: other modules are passed a frozen config.
+Nothing else reads the environment: other modules are passed a frozen config. Secrets have types
+that do not show them, and whoever needs one calls ``get_secret_value()``.
 """
 
+import logging
 import os
 import re
+from collections.abc import Callable
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
+from urllib.parse import unquote
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
+    SecretStr,
     ValidationError,
     field_validator,
 )
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
-    TomlConfigSettingsSource,
 )
 
+from ingestq.app.settings_file import CONFIG, SettingsFile, find_settings_file
 from ingestq.broker.blobs import open_blob_store
 from ingestq.broker.connection import BrokerConfig
 from ingestq.core.documents import COLLECTION_NAME, DEFAULT_COLLECTION, Lane
-from ingestq.core.errors import UsageError, public_url
+from ingestq.core.errors import UsageError
+from ingestq.core.limits import DOCUMENT_BYTES
+from ingestq.core.log_setup import LogFormat
+from ingestq.core.urls import HIDDEN, is_ambiguous, passwords_in, public_url
 from producers.schedule.entry import Action
 from worker.embedding.config import DEFAULT_MODEL, Backend, HttpConfig, Precision, cores
+from worker.process_pool.limits import EMBEDDING_LIMITS, PARSE_LIMITS, ProcessLimits
 from worker.store.schema import SPARSE_NAME, Quantization, Schema, Storage
+from worker.text.config import OcrMode, ReadingConfig
 
 PREFIX: Final = "INGESTQ_"
-FILE: Final = Path("ingestq.toml")
 MEBIBYTE: Final = 1024 * 1024
-SECRET_SUFFIXES: Final = ("_key", "_token")
-"""Settings whose names end like this are never printed."""
+MIN_TOKEN_CHARACTERS: Final = 16
+"""So many random letters and digits cannot be guessed, at any rate at which a server answers."""
+URL_SUFFIX: Final = "_url"
+KEY_SUFFIX: Final = "_api_key"
+"""The key that ``x_api_key`` names is sent to ``x_url``."""
+MAX_SHOWN_CHARACTERS: Final = 200
+"""Of a wrong value in a message."""
 
+
+OTLP_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+OTLP_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+"""Variables of OpenTelemetry, the one that counts first."""
+
+
+class SecretUrl(SecretStr):
+    """A URL that may hold a password. Printed, it has no user, password, query and fragment."""
+
+    def _display(self) -> str:
+        return public_url(self.get_secret_value())
+
+
+def _with_scheme(*schemes: str) -> Callable[[SecretUrl], SecretUrl]:
+    def check(url: SecretUrl) -> SecretUrl:
+        if not url.get_secret_value().lower().startswith(schemes):
+            raise ValueError(f"write {' or '.join(f'{scheme}…' for scheme in schemes)}")
+        if is_ambiguous(url.get_secret_value()):
+            raise ValueError(
+                "its user or password contains a character that must be percent-encoded: write %2F "
+                "for /, %3F for ?, %23 for #, %40 for @"
+            )
+        return url
+
+    return check
+
+
+def _key_for_a_header(key: SecretStr) -> SecretStr:
+    value = key.get_secret_value()
+    if not (value.isascii() and value.isprintable() and " " not in value):
+        raise ValueError("use printable ASCII without spaces")
+    return key
+
+
+RedisUrl = Annotated[
+    SecretUrl,
+    AfterValidator(
+        _with_scheme("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
+    ),
+]
+HttpUrl = Annotated[SecretUrl, AfterValidator(_with_scheme("http://", "https://"))]
+ApiKey = Annotated[SecretStr, Field(min_length=1), AfterValidator(_key_for_a_header)]
 
 OWN_SUFFIXES: Final = ("__previous", "__ledger")
 """ingestq adds these to the name of a collection."""
@@ -54,7 +114,53 @@ def _collection_name(name: str) -> str:
     return name
 
 
+def _not_blank(value: object) -> object:
+    """Refuse what names nothing: `Path` would make it the working directory."""
+    if isinstance(value, str) and (not value.strip() or "\0" in value):
+        raise ValueError("it names no file or folder; leave it out, or write a path")
+    return value
+
+
+NamedPath = Annotated[Path, BeforeValidator(_not_blank)]
 CollectionName = Annotated[str, AfterValidator(_collection_name)]
+
+
+def _list(value: object) -> object:
+    """Split a list that is written with commas, as in the environment."""
+    return (
+        [item.strip() for item in value.split(",") if item.strip()]
+        if isinstance(value, str)
+        else value
+    )
+
+
+LANGUAGE_CODE: Final = r"^[a-z]{2}$"
+"""Of ISO 639-1."""
+OCR_LANGUAGE: Final = r"^[A-Za-z]+(_[A-Za-z]+)*$"
+"""The name of a file with data for Tesseract, without its suffix."""
+LanguageCodes = Annotated[
+    tuple[Annotated[str, Field(pattern=LANGUAGE_CODE)], ...], NoDecode, BeforeValidator(_list)
+]
+OcrLanguages = Annotated[
+    tuple[Annotated[str, Field(pattern=OCR_LANGUAGE)], ...],
+    Field(min_length=1),
+    NoDecode,
+    BeforeValidator(_list),
+]
+
+
+class LogLevel(StrEnum):
+    """The least level of the events that are logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+    @property
+    def number(self) -> int:
+        """The level as `logging` has it."""
+        return logging.getLevelNamesMapping()[self.name]
 
 
 class DropTable(BaseModel):
@@ -62,7 +168,7 @@ class DropTable(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: Path
+    path: NamedPath
     collection: CollectionName | None = None
     source: Annotated[str | None, Field(min_length=1)] = None
     tenant: str = ""
@@ -81,9 +187,9 @@ class ScheduleTable(BaseModel):
     cron: str
     timezone: str = "UTC"
     action: Action = Action.RESCAN
-    path: Path | None = None
-    glob: Annotated[str | None, Field(min_length=1)] = None
-    jsonl: Path | None = None
+    path: NamedPath | None = None
+    glob: Annotated[str | None, BeforeValidator(_not_blank)] = None
+    jsonl: NamedPath | None = None
     generator: str | None = None
     collection: CollectionName | None = None
     source: Annotated[str | None, Field(min_length=1)] = None
@@ -99,59 +205,101 @@ class Settings(BaseSettings):
     """All settings, one field each; docs/configuration.md describes them."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, toml_file=FILE, extra="forbid", frozen=True, env_ignore_empty=True
+        env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True
     )
 
-    redis_url: str | None = None
-    qdrant_url: str | None = None
-    qdrant_api_key: str | None = None
+    redis_url: RedisUrl | None = None
+    redis_replicas: Annotated[int | None, Field(ge=0, le=100)] = None
+    qdrant_url: HttpUrl | None = None
+    qdrant_api_key: ApiKey | None = None
+    qdrant_ca_file: NamedPath | None = None
     collection: CollectionName = DEFAULT_COLLECTION
     model: Annotated[str, Field(min_length=1)] = DEFAULT_MODEL
     backend: Backend = Backend.AUTO
-    embeddings_url: str | None = None
-    embeddings_api_key: Annotated[str | None, Field(min_length=1)] = None
+    embeddings_url: HttpUrl | None = None
+    embeddings_api_key: ApiKey | None = None
     embeddings_query_prompt: str = ""
     embeddings_document_prompt: str = ""
     embeddings_concurrency: Annotated[int, Field(ge=1, le=256)] = 4
     precision: Precision = Precision.EXACT
     chunk_tokens: Annotated[int | None, Field(ge=16)] = None
     vector_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$")] = ""
+    languages: LanguageCodes = ()
+    ocr: OcrMode = OcrMode.AUTO
+    ocr_languages: OcrLanguages = ("eng",)
     hybrid: bool = True
     quantization: Literal["none", "scalar", "binary"] = "none"
     on_disk: bool = False
-    data_dir: Path = Path(".ingestq")
-    blob_url: str | None = None
-    cache_dir: Path = Field(default_factory=lambda: _user_cache() / "ingestq")
+    shard_number: Annotated[int | None, Field(ge=1, le=10_000)] = None
+    replication_factor: Annotated[int | None, Field(ge=1, le=1_000)] = None
+    write_consistency_factor: Annotated[int | None, Field(ge=1, le=1_000)] = None
+    hnsw_m: Annotated[int | None, Field(ge=0, le=1_000)] = None
+    hnsw_ef_construct: Annotated[int | None, Field(ge=4, le=100_000)] = None
+    data_dir: NamedPath = Path(".ingestq")
+    blob_url: Annotated[SecretUrl | None, BeforeValidator(_not_blank)] = None
+    cache_dir: NamedPath = Field(default_factory=lambda: _user_cache() / "ingestq")
     api_host: str = "127.0.0.1"
     api_port: Annotated[int, Field(ge=0, le=65_535)] = 8765
-    api_token: Annotated[str | None, Field(min_length=1)] = None
+    api_token: SecretStr | None = None
+    api_max_connections: Annotated[int, Field(ge=1, le=10_000)] = 512
+    metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    metrics_port: Annotated[int | None, Field(ge=0, le=65_535)] = None
     pool_size: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=cores)
     lease_seconds: Annotated[float, Field(ge=1, le=3600)] = 15
     drain_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30
     max_queue_jobs: Annotated[int, Field(ge=1)] = 100_000
     max_queue_bytes: Annotated[int, Field(ge=1)] = 512 * MEBIBYTE
-    max_document_bytes: Annotated[int, Field(ge=1)] = 64 * MEBIBYTE
+    max_document_bytes: Annotated[int, Field(ge=1)] = DOCUMENT_BYTES
+    parse_memory_bytes: Annotated[int, Field(ge=256 * MEBIBYTE)] = 2048 * MEBIBYTE
+    parse_cpu_seconds: Annotated[int, Field(ge=1, le=1800)] = 60
+    embedding_memory_bytes: Annotated[int, Field(ge=512 * MEBIBYTE)] = 4096 * MEBIBYTE
+    embedding_cpu_seconds: Annotated[int, Field(ge=1, le=1800)] = 120
+    oom_score_adj: Annotated[int, Field(ge=0, le=1000)] = 500
+    keep_dead_letters_days: Annotated[float, Field(ge=0, le=36_500)] = 90
     keep_previous_hours: Annotated[float, Field(ge=0)] = 7 * 24
     drop: tuple[DropTable, ...] = ()
     drop_settle_seconds: Annotated[float, Field(ge=0, le=3600)] = 2
     drop_rescan_seconds: Annotated[float, Field(ge=1)] = 300
     drop_poll_seconds: Annotated[float | None, Field(ge=0.1, le=3600)] = None
     schedule: tuple[ScheduleTable, ...] = ()
+    log_format: LogFormat = LogFormat.AUTO
+    log_level: LogLevel | None = None
+    tracing: bool | None = None
 
     @field_validator("data_dir", "cache_dir")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
-        return path.expanduser().absolute()
+        try:
+            return path.expanduser().absolute()
+        except FileNotFoundError as error:
+            raise ValueError("the working directory does not exist any more") from error
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
 
     @field_validator("blob_url")
     @classmethod
-    def _shared(cls, url: str | None) -> str | None:
+    def _shared(cls, url: SecretUrl | None) -> SecretUrl | None:
         if url is not None:
             try:
-                open_blob_store(url)
+                open_blob_store(url.get_secret_value())
             except UsageError as error:
                 raise ValueError(str(error)) from error
         return url
+
+    @field_validator("api_token")
+    @classmethod
+    def _hard_to_guess(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is None:
+            return None
+        if len(token) < MIN_TOKEN_CHARACTERS:
+            raise ValueError(
+                f"a token has at least {MIN_TOKEN_CHARACTERS} characters; make one with "
+                "`openssl rand -hex 32`"
+            )
+        value = token.get_secret_value()
+        if value.strip() != value:
+            raise ValueError("a token cannot start or end with white space")
+        return token
 
     @field_validator("vector_name")
     @classmethod
@@ -170,11 +318,13 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return the sources in order of precedence: the environment, then ingestq.toml."""
-        return env_settings, TomlConfigSettingsSource(settings_cls)
+        return env_settings, init_settings
 
     def broker(self, url: str) -> BrokerConfig:
         """Return the configuration of the broker, with Redis at ``url``."""
-        return BrokerConfig(url, self.max_queue_jobs, self.max_queue_bytes)
+        return BrokerConfig(
+            url, self.max_queue_jobs, self.max_queue_bytes, replicas=self.redis_replicas
+        )
 
     def of_collection(self, name: str | None) -> "Settings":
         """Return the settings for the collection ``name``; unchanged if it is None.
@@ -211,9 +361,9 @@ class Settings(BaseSettings):
                 )
             return None
         return HttpConfig(
-            self.embeddings_url,
+            self.embeddings_url.get_secret_value(),
             self.model,
-            self.embeddings_api_key,
+            revealed(self.embeddings_api_key),
             self.embeddings_query_prompt,
             self.embeddings_document_prompt,
             self.embeddings_concurrency,
@@ -224,15 +374,84 @@ class Settings(BaseSettings):
         """The blob store: the absolute path of a folder, or a URL."""
         if self.blob_url is None:
             return str(self.data_dir / "blobs")
-        if "://" in self.blob_url:
-            return self.blob_url
-        return str(Path(self.blob_url).expanduser().absolute())
+        url = self.blob_url.get_secret_value()
+        return url if "://" in url else str(Path(url).expanduser().absolute())
+
+    @property
+    def own_folders(self) -> tuple[Path, ...]:
+        """The folders in which ingestq keeps its own files, as far as they are on this machine."""
+        protocol, separator, place = self.blobs.partition("://")
+        if separator and protocol != "file":
+            return self.data_dir, self.cache_dir
+        return self.data_dir, self.cache_dir, Path(unquote(place) if separator else self.blobs)
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """What no line of the log may show: keys, tokens, and the passwords of URLs."""
+        found: set[str] = set()
+        for name in SECRETS:
+            value = revealed(getattr(self, name))
+            if value is not None:
+                found.update(passwords_in(value) if name.endswith(URL_SUFFIX) else (value,))
+        return frozenset(found)
+
+    @property
+    def span_exporter(self) -> str | None:
+        """The name of the exporter of spans; None if spans are not wanted.
+
+        By default the ``OTEL_*`` variables decide.
+        """
+        if self.tracing is False or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+            return None
+        named = os.environ.get("OTEL_TRACES_EXPORTER", "")
+        if not named and not self.tracing and not any(map(os.environ.get, OTLP_ENDPOINTS)):
+            return None
+        if named == "none":
+            return None
+        if named not in ("", "otlp"):
+            return named
+        protocol = next(filter(None, map(os.environ.get, OTLP_PROTOCOLS)), "")
+        return "otlp_proto_grpc" if protocol == "grpc" else "otlp_proto_http"
+
+    @property
+    def reading(self) -> ReadingConfig:
+        """How documents are read."""
+        return ReadingConfig(self.languages, self.ocr, self.ocr_languages, _tessdata())
+
+    @property
+    def parse_limits(self) -> ProcessLimits:
+        """What a parse process may use."""
+        return replace(
+            PARSE_LIMITS,
+            memory_bytes=self.parse_memory_bytes,
+            cpu_seconds=self.parse_cpu_seconds,
+            oom_score_adj=self.oom_score_adj,
+        )
+
+    @property
+    def embedding_limits(self) -> ProcessLimits:
+        """What an embedding process with one thread may use."""
+        return replace(
+            EMBEDDING_LIMITS,
+            memory_bytes=self.embedding_memory_bytes,
+            cpu_seconds=self.embedding_cpu_seconds,
+            oom_score_adj=self.oom_score_adj,
+        )
 
     @property
     def collection_schema(self) -> Schema:
         """How chunks are stored."""
         quantization = None if self.quantization == "none" else Quantization(self.quantization)
-        return Schema(self.vector_name, self.hybrid, Storage(quantization, self.on_disk))
+        storage = Storage(
+            quantization,
+            self.on_disk,
+            self.shard_number,
+            self.replication_factor,
+            self.write_consistency_factor,
+            self.hnsw_m,
+            self.hnsw_ef_construct,
+        )
+        return Schema(self.vector_name, self.hybrid, storage)
 
 
 def _user_cache() -> Path:
@@ -240,40 +459,110 @@ def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
 
 
+def _tessdata() -> Path | None:
+    """Return the folder that Tesseract's own variable names; None if it is not set."""
+    named = os.environ.get("TESSDATA_PREFIX")
+    return Path(named).expanduser() if named else None
+
+
+def runtime_dirs() -> tuple[Path, ...]:
+    """Return the user's directory for sockets, if there is one (XDG Base Directory Specification).
+
+    Whoever uses it has to check that it is the user's.
+    """
+    named = os.environ.get("XDG_RUNTIME_DIR")
+    return (Path(named),) if named and Path(named).is_absolute() else ()
+
+
+def revealed(secret: SecretStr | None) -> str | None:
+    """Return the value of ``secret``; None if there is none."""
+    return None if secret is None else secret.get_secret_value()
+
+
 def load_settings() -> Settings:
     """Read and validate the settings.
 
     Raises UsageError that names every wrong setting, its value and what is allowed.
     """
+    file = find_settings_file(os.environ.get(CONFIG))
+    if unknown := file.values.keys() - Settings.model_fields.keys():
+        raise UsageError(
+            "; ".join(f"{file}: there is no setting {name!r}" for name in sorted(unknown))
+        )
+    if not file.is_named:
+        _check_found(file)
     try:
-        return Settings()
+        return Settings(**file.values)
     except ValidationError as error:
-        lines = [_explain(dict(problem)) for problem in error.errors()]
+        lines = [_explain(dict(problem), file) for problem in error.errors()]
         raise UsageError("; ".join(lines)) from error
     except SettingsError as error:  # a list in the environment is not JSON
         raise UsageError(str(error)) from error
-    except ValueError as error:  # not TOML
-        raise UsageError(f"{FILE}: {error}") from error
 
 
 def unknown_variables() -> list[str]:
     """Return the ``INGESTQ_*`` variables that are no settings: most likely misspelt."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = {CONFIG, *(PREFIX + name.upper() for name in Settings.model_fields)}
     return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
 
 
-def _explain(problem: dict[str, Any]) -> str:
+def _check_found(file: SettingsFile) -> None:
+    """Raise UsageError if ``file``, which nobody named, decides what runs or where a key is sent.
+
+    It may be part of something that was downloaded.
+    """
+    set_outside = {name.upper() for name, value in os.environ.items() if value}
+    for name in file.values:
+        key = name.removesuffix(URL_SUFFIX) + KEY_SUFFIX
+        url_of_file = name.endswith(URL_SUFFIX) and _variable(name) not in set_outside
+        if url_of_file and _variable(key) in set_outside:
+            raise file.untrusted(f"it names the {name} to which {_variable(key)} would be sent")
+    tables = file.values.get("schedule")
+    if _variable("schedule") not in set_outside and _any_has(tables, "generator"):
+        raise file.untrusted("it names a generator, which is code")
+
+
+def _any_has(tables: object, key: str) -> bool:
+    return isinstance(tables, list) and any(
+        isinstance(table, dict) and key in table for table in tables
+    )
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def _explain(problem: dict[str, Any], file: SettingsFile) -> str:
     name = str(problem["loc"][0])
     inner = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        return f"{FILE}: there is no setting {inner!r}"
-    variable = PREFIX + name.upper()
-    place = variable if variable in os.environ else f"{inner} in {FILE}"
+        return f"{file}: there is no setting {inner!r}"
+    place = _variable(name) if _variable(name) in os.environ else f"{inner} in {file}"
+    if problem["type"] == "missing":  # the input is the whole table
+        return f"{place} is missing"
     return f"{place} is {_shown(name, problem['input'])}: {problem['msg']}"
 
 
 def _shown(name: str, value: object) -> str:
     """Return the value of a setting for a message, without secrets."""
-    if name.endswith(SECRET_SUFFIXES):
-        return "'***'" if value else repr(value)
-    return repr(public_url(value) if isinstance(value, str) else value)
+    if value in ("", None):
+        return repr(value)
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "a list"
+    if name.endswith(URL_SUFFIX) and isinstance(value, str) and "://" in value:
+        return repr(public_url(value)[:MAX_SHOWN_CHARACTERS])
+    if name in SECRETS:
+        return repr(HIDDEN)
+    return repr(value)[:MAX_SHOWN_CHARACTERS]
+
+
+def _is_secret(annotation: Any) -> bool:
+    if isinstance(annotation, type):
+        return issubclass(annotation, SecretStr)
+    return any(map(_is_secret, get_args(annotation)))
+
+
+SECRETS: Final = frozenset(
+    name for name, field in Settings.model_fields.items() if _is_secret(field.annotation)
+)
+"""Settings that may hold a secret: no message shows their values."""

@@ -1,5 +1,6 @@
 """Compares the index with its ledger and its sources, and repairs it if asked."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -9,12 +10,16 @@ from typing import Any, Final
 
 from ingestq.app.composition import Broker
 from ingestq.app.settings import Settings
+from ingestq.app.sources import checked_paths
+from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.broker.queue.pending import PendingReader
 from ingestq.client.client import IngestClient, new_submission
 from ingestq.core.display import Activity, Display
 from ingestq.core.documents import Deletion, Document
 from ingestq.core.errors import CollectionMismatch, UsageError
+from ingestq.core.versions import LedgerHead
 from producers.files import walk as files
+from producers.files.off_limits import OffLimits
 from producers.files.walk import ReadOptions, Root, ScanRecord
 from worker.embedding.config import ModelInfo
 from worker.maintenance.reconcile import QueueView, Reconciler
@@ -103,16 +108,24 @@ class VerifyReport:
 
 
 def _as_json(finding: Finding) -> dict[str, Any]:
-    document = {
+    document: dict[str, Any] = {
         "doc_id": finding.key.doc_id,
         "tenant": finding.key.tenant,
         "reason": finding.reason,
     }
+    if finding.rejection is not None:
+        document |= {
+            "version": finding.rejection.version,
+            "since_ms": finding.rejection.since_ms,
+        }
     return document if finding.chunk is None else {"chunk": finding.chunk, **document}
 
 
 class EmptyStore:
     """The ledger and the chunks of a collection that does not exist yet."""
+
+    async def head(self) -> LedgerHead:
+        return LedgerHead()
 
     async def entries(self) -> AsyncIterator[Sequence[LedgerEntry]]:
         nothing: Sequence[Sequence[LedgerEntry]] = ()
@@ -137,7 +150,7 @@ class EmptyStore:
 
 async def verify(
     broker: Broker,
-    qdrant: Qdrant,
+    qdrant: Qdrant | None,
     settings: Settings,
     wanted: VerifyRequest,
     display: Display,
@@ -148,28 +161,34 @@ async def verify(
     does not match the settings, and UsageError if one of the paths cannot be read.
     """
     _check_paths(wanted.paths)
-    names = await find_collection(qdrant, settings.collection)
-    mismatch = None if names is None else await _mismatch(qdrant, names, settings)
-    if mismatch is not None and wanted.repair:
-        raise mismatch
-    patient = PatientQdrant(qdrant)
-    ledger = EmptyStore() if names is None else QdrantLedger(patient, names.ledger)
-    chunks = EmptyStore() if names is None else Inventory(patient, names.chunks)
+    off_limits = await asyncio.to_thread(checked_paths, wanted.paths, settings)
+    ledger: EmptyStore | QdrantLedger = EmptyStore()
+    chunks: EmptyStore | Inventory = EmptyStore()
+    mismatch = None
+    if qdrant is not None and (names := await find_collection(qdrant, settings.collection)):
+        mismatch = await _mismatch(qdrant, names, settings)
+        if mismatch is not None and wanted.repair:
+            raise mismatch
+        patient = PatientQdrant(qdrant)
+        ledger, chunks = QdrantLedger(patient, names.ledger), Inventory(patient, names.chunks)
     roots = [Root.at(path).path for path in wanted.paths]
     reconciler = Reconciler(
         ledger,
         chunks,
         QueueView(
-            broker.queue.now,
+            broker.queue.issue_version,
             PendingReader(broker.redis, broker.config, settings.collection).read,
             partial(broker.dead_letters.failed_versions, collection=settings.collection),
         ),
         Sources(roots, settings.max_document_bytes),
         allow_mass_delete=wanted.allow_mass_delete,
     )
+    # The versions of repairs have to be newer than what is indexed.
+    await broker.queue.compare_ledger(settings.collection, await ledger.head())
     report = VerifyReport(reconciler.tally, None if mismatch is None else str(mismatch))
-    queueing = _Queueing(broker.client.for_collection(settings.collection))
-    repairer = Repairer(ledger, chunks, queueing.queue, queueing.delete)
+    client = broker.client.for_collection(settings.collection)
+    queueing = _Queueing(client, broker.dead_letters, settings.collection)
+    repairer = Repairer(ledger, chunks, queueing.queue, queueing.delete, queueing.requeue)
 
     async def process(pages: AsyncIterator[Sequence[Finding]]) -> None:
         async for findings in pages:
@@ -179,7 +198,8 @@ async def verify(
             display.show(_activity(report.tally))
 
     await process(reconciler.findings())
-    await process(reconciler.absent(_files(wanted, broker.queue.now, report.tally)))
+    found = _files(wanted, broker.queue.issue_version, report.tally, off_limits)
+    await process(reconciler.absent(found))
     report.submission = queueing.submission
     return report
 
@@ -205,17 +225,23 @@ async def _mismatch(
         ("", 0, 0) if theirs is None else (theirs.revision, theirs.dimension, theirs.max_tokens)
     )
     model = ModelInfo(settings.model, revision, dimension, max_tokens, settings.precision)
+    mine = fingerprint(model, settings.collection_schema, settings.reading)
     try:
-        await check_fingerprint(qdrant, names, fingerprint(model, settings.collection_schema))
+        await check_fingerprint(qdrant, names, mine)
     except CollectionMismatch as error:
         return error
     return None
 
 
 async def _files(
-    wanted: VerifyRequest, clock: Callable[[], Awaitable[int]], tally: VerifyCounts
+    wanted: VerifyRequest,
+    clock: Callable[[], Awaitable[int]],
+    tally: VerifyCounts,
+    off_limits: OffLimits,
 ) -> AsyncIterator[Document]:
-    found = files.observe(wanted.paths, wanted.source, clock, ReadOptions(), ScanRecord())
+    found = files.observe(
+        wanted.paths, wanted.source, clock, ReadOptions(), ScanRecord(), off_limits
+    )
     async for document in found:
         if isinstance(document, Document):
             yield document
@@ -226,8 +252,10 @@ async def _files(
 class _Queueing:
     """Queues what a repair needs, as one submission."""
 
-    def __init__(self, client: IngestClient) -> None:
+    def __init__(self, client: IngestClient, dead_letters: DeadLetters, collection: str) -> None:
         self._client = client
+        self._dead_letters = dead_letters
+        self._collection = collection
         self.submission: str | None = None
 
     async def queue(self, documents: Sequence[Document]) -> None:
@@ -235,6 +263,11 @@ class _Queueing:
 
     async def delete(self, deletions: Sequence[Deletion]) -> None:
         await self._client.delete_many(deletions, submission=self._open())
+
+    async def requeue(self, key: DocumentKey) -> bool:
+        """Queue the dead letter of a document again; return whether there was one."""
+        found = await self._dead_letters.find_for_document(self._collection, *key)
+        return found is not None and await self._dead_letters.requeue([found], self._open()) > 0
 
     def _open(self) -> str:
         if self.submission is None:

@@ -1,7 +1,9 @@
 """Decides which folders are watched: those of the command line, or else of the settings."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -9,11 +11,14 @@ from typing import Literal
 from ingestq.app.composition import Broker
 from ingestq.app.services import ProcessPart
 from ingestq.app.settings import DropTable, Settings
+from ingestq.app.sources import off_limits_of
 from ingestq.core.errors import UsageError
+from ingestq.core.limits import check_metadata
 from ingestq.core.paths import text_to_path
 from producers.files.walk import Root
 from producers.watch.folder import WatchedFolder
 from producers.watch.folder_watch import FolderWatch, WatchConfig
+from producers.watch.moves import Arrivals
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,8 @@ def watched_folders(
 ) -> list[WatchedFolder]:
     """Return the folders that ``wanted`` names, or else those of the settings.
 
-    Raises UsageError if one is not a folder, if the document ids of two would overlap, and if there
-    is none although ``required``.
+    Raises UsageError if one is not a folder or off limits, if the document ids of two would
+    overlap, and if there is none although ``required``.
     """
     if wanted.source is not None and len(wanted.folders) != 1:
         raise UsageError(
@@ -44,7 +49,12 @@ def watched_folders(
         raise UsageError('--hot needs a DIR; for a [[drop]] table, set mode = "hot" in it')
     mode: Literal["mirror", "hot"] = "hot" if wanted.hot else "mirror"
     tables = [DropTable(path=path, source=wanted.source, mode=mode) for path in wanted.folders]
+    off_limits = off_limits_of(settings)
     folders = [_folder(table, settings.collection) for table in tables or settings.drop]
+    for folder in folders:
+        reason = off_limits.reason_against(folder.path)
+        if reason is not None:
+            raise UsageError(f"{folder.path} cannot be watched: {reason}")
     if required and not folders:
         raise UsageError("pass a DIR, or add a [[drop]] table to ingestq.toml")
     for one, other in combinations(folders, 2):
@@ -61,8 +71,20 @@ def drop_parts(
         settings.drop_rescan_seconds,
         settings.drop_poll_seconds,
         wanted.allow_mass_delete,
+        off_limits_of(settings),
     )
-    drops = [FolderWatch(folder, config, broker.client, broker.dead_letters) for folder in folders]
+    arrivals: defaultdict[tuple[str, str], Arrivals] = defaultdict(partial(Arrivals, broker.client))
+    drops = [
+        FolderWatch(
+            folder,
+            config,
+            broker.client,
+            broker.dead_letters,
+            broker.watched_folders,
+            arrivals[folder.collection, folder.tenant],
+        )
+        for folder in folders
+    ]
     return [ProcessPart(drop.run, drop.stop) for drop in drops]
 
 
@@ -70,6 +92,10 @@ def _folder(table: DropTable, default_collection: str) -> WatchedFolder:
     root = Root.at(table.path.expanduser())
     if not root.is_folder:
         raise UsageError(f"{table.path} cannot be watched: there is no such folder")
+    try:
+        check_metadata(table.metadata)
+    except ValueError as error:
+        raise UsageError(f"metadata of the folder {table.path}: {error}") from error
     try:
         return WatchedFolder(
             root.path,

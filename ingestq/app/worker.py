@@ -1,55 +1,67 @@
 """Opens a worker and the collections that it serves."""
 
 import gc
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from arq.worker import func
 
-from ingestq.app.composition import (
-    DOCUMENTS_PER_PROCESS,
-    Broker,
-    open_model,
-    open_qdrant,
-)
+from ingestq.app.collections import count_collection
+from ingestq.app.composition import Broker, opening_model, opening_qdrant
 from ingestq.app.settings import Settings
 from ingestq.broker.blobs.garbage import GarbageCollector
+from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.broker.queue.gate import Gate
 from ingestq.broker.queue.leases import LeaseQueue
+from ingestq.core.errors import StoreUnavailable
+from ingestq.core.health import HealthCheck
 from ingestq.core.jobs import DELETE, INGEST, SWEEP
-from worker.blobs import BlobContents, garbage_collection
+from ingestq.core.results import CollectionCounts
+from ingestq.core.versions import LedgerHead
+from worker.blobs import BlobContents
 from worker.consumer.job_functions import INGESTOR, Ingestor, delete, ingest, sweep
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
-from worker.lanes import LanePermits, reserved_for_interactive
 from worker.maintenance.cut_over import remove_expired
-from worker.pipeline.memory_budget import MemoryBudget
+from worker.maintenance.upkeep import Upkeep
+from worker.pipeline.memory_budget import MAX_CHUNKS, MemoryBudget
 from worker.pipeline.ports import Ports
 from worker.store.chunks import QdrantStore
 from worker.store.client import PatientQdrant, Qdrant
-from worker.store.collection import CollectionNames, find_collection, open_collection
+from worker.store.collection import (
+    CollectionNames,
+    check_fingerprint,
+    find_collection,
+    open_collection,
+)
 from worker.store.ledger import QdrantLedger
 from worker.store.schema import fingerprint
 
+if TYPE_CHECKING:
+    from ingestq.monitoring.monitor import Monitor
+
 JOBS_PER_PROCESS: Final = 3
-"""Jobs a worker holds at once for each embedding process: one for each lane, and one that is ready
-when one of them ends."""
+"""Jobs with unprepared documents that a worker holds at once for each embedding process: one for
+each lane, and one that is ready when one of them ends."""
+CHUNKS_PER_PROCESS: Final = 2048
+"""Chunks of the documents in work for each embedding process: enough to fill its batches and the
+groups of requests to Qdrant, and few enough to be finished in the drain time."""
+MIN_PROCESSES: Final = 2
+"""The budget is at least that of so many, so that a large document is embedded while the next one
+is prepared."""
 
 
 def make_worker(
     leases: LeaseQueue,
+    dead_letters: DeadLetters,
     ports: Mapping[str, Ports],
-    permits: LanePermits,
     *,
     max_jobs: int,
     drain_seconds: float,
 ) -> LeaseWorker:
-    """Return a worker that ingests, deletes and sweeps documents of the collections in ``ports``.
-
-    ``permits`` bounds the documents in work at once.
-    """
+    """Return a worker for the documents of the collections in ``ports``."""
     return LeaseWorker(
         functions=[
             func(ingest, name=INGEST),
@@ -59,25 +71,30 @@ def make_worker(
         leases=leases,
         max_jobs=max_jobs,
         drain_seconds=drain_seconds,
-        ctx={INGESTOR: Ingestor(ports, permits)},
+        ctx={INGESTOR: Ingestor(ports, leases.unfinished, dead_letters.purge_unseen)},
     )
 
 
 @asynccontextmanager
 async def open_worker(
-    settings: Settings, broker: Broker, shared: Qdrant | None = None
+    settings: Settings,
+    broker: Broker,
+    qdrant: Awaitable[Qdrant] | None = None,
+    model: Awaitable[ModelPool] | None = None,
+    monitor: "Monitor | None" = None,
 ) -> AsyncIterator[LeaseWorker]:
-    """Open everything a worker needs. It uses ``shared`` if passed, else opens its own Qdrant.
+    """Open everything a worker needs, except for the ``qdrant`` and the ``model`` that are passed.
+
+    Qdrant and the model are opened at the same time. ``monitor`` shows how the worker does.
 
     Raises StoreUnavailable, ModelUnavailable or CollectionMismatch before any job is claimed.
     """
     async with (
-        open_qdrant(settings, shared) as qdrant,
-        open_model(settings, settings.pool_size) as model,
+        opening_qdrant(settings) if qdrant is None else nullcontext(qdrant) as opened_qdrant,
+        opening_model(settings) if model is None else nullcontext(model) as opened_model,
     ):
-        served = await open_collections(settings, broker, qdrant, model)
-        documents = DOCUMENTS_PER_PROCESS * settings.pool_size
-        permits = LanePermits(documents, bulk=documents - reserved_for_interactive(documents))
+        ready_model = await opened_model
+        served = await open_collections(settings, broker, await opened_qdrant, ready_model)
         worker = make_worker(
             LeaseQueue(
                 broker.redis,
@@ -85,27 +102,72 @@ async def open_worker(
                 settings.lease_seconds,
                 serving=served.chunks,
                 blobs=broker.blobs,
+                read_ledger=served.ledger_head,
             ),
+            broker.dead_letters,
             served.ports,
-            permits,
             max_jobs=JOBS_PER_PROCESS * settings.pool_size,
             drain_seconds=settings.drain_seconds,
         )
         # Everything loaded by now stays: searching it for garbage would block the event loop for
-        # a tenth of a second each time.
-        gc.collect()
+        # a tenth of a second each time, and there is next to none in it.
         gc.freeze()
         assert broker.blobs is not None, "`open_broker` always sets it"
-        async with garbage_collection(GarbageCollector(broker.redis, broker.config, broker.blobs)):
+        garbage = GarbageCollector(broker.redis, broker.config, broker.blobs)
+        upkeep = Upkeep(broker.dead_letters, garbage, settings.keep_dead_letters_days)
+        if monitor is not None:
+            _show(monitor, worker, settings, await opened_qdrant, ready_model)
+        async with upkeep.service():
             yield worker
+
+
+def _show(
+    monitor: "Monitor", worker: LeaseWorker, settings: Settings, qdrant: Qdrant, model: ModelPool
+) -> None:
+    """Let ``monitor`` show whether ``worker`` is live and ready, and what its collections hold."""
+
+    async def counts() -> list[CollectionCounts]:
+        return [await count_collection(qdrant, name) for name in settings.collections]
+
+    async def qdrant_answers() -> bool:
+        await find_collection(qdrant, settings.collection)
+        return True
+
+    async def is_warm() -> bool | None:
+        return model.is_warm
+
+    async def fingerprint_fits() -> bool | None:
+        mine = fingerprint(model.info, settings.collection_schema, settings.reading)
+        try:
+            for name in settings.collections:
+                names = await find_collection(qdrant, name)
+                if names is None:
+                    return False
+                await check_fingerprint(qdrant, names, mine)
+        except StoreUnavailable:
+            return None
+        return True
+
+    monitor.count_collections = counts
+    monitor.health.pulses[HealthCheck.POLL] = worker.poll
+    monitor.health.probes |= {
+        HealthCheck.QDRANT: qdrant_answers,
+        HealthCheck.POOL: is_warm,
+        HealthCheck.FINGERPRINT: fingerprint_fits,
+    }
 
 
 @dataclass(frozen=True)
 class ServedCollections:
-    """The collection behind each public name, and the ports of the pipeline."""
+    """The collection behind each public name, its ledger, and the ports of the pipeline."""
 
     chunks: Mapping[str, str]
+    ledgers: Mapping[str, QdrantLedger]
     ports: Mapping[str, Ports]
+
+    async def ledger_head(self, collection: str) -> LedgerHead:
+        """Return the head of the ledger of ``collection``. Raises what `Qdrant` raises."""
+        return await self.ledgers[collection].head()
 
 
 async def open_collections(
@@ -117,15 +179,17 @@ async def open_collections(
     with another model or other settings, StoreUnavailable, BrokerUnavailable.
     """
     opened = [await _opened(name, settings, broker, qdrant, model) for name in settings.collections]
-    memory = MemoryBudget()
+    memory = MemoryBudget(
+        min(CHUNKS_PER_PROCESS * max(settings.pool_size, MIN_PROCESSES), MAX_CHUNKS)
+    )
     contents = BlobContents(broker.blobs, settings.max_document_bytes)
     patient = PatientQdrant(qdrant)
+    ledgers = {names.alias: QdrantLedger(patient, names.ledger) for names in opened}
     ports = {}
     for names in opened:
         chunks = QdrantStore(patient, names.chunks, settings.vector_name)
-        ledger = QdrantLedger(patient, names.ledger)
-        ports[names.alias] = Ports(model, chunks, ledger, contents, memory=memory)
-    return ServedCollections({names.alias: names.chunks for names in opened}, ports)
+        ports[names.alias] = Ports(model, chunks, ledgers[names.alias], contents, memory=memory)
+    return ServedCollections({names.alias: names.chunks for names in opened}, ledgers, ports)
 
 
 async def _opened(
@@ -133,7 +197,8 @@ async def _opened(
 ) -> CollectionNames:
     schema = settings.collection_schema
     is_first = await find_collection(qdrant, alias) is None
-    names = await open_collection(qdrant, alias, fingerprint(model.info, schema), schema.storage)
+    mine = fingerprint(model.info, schema, settings.reading)
+    names = await open_collection(qdrant, alias, mine, schema.storage)
     if is_first:  # an earlier collection of this name may have left its gate closed
         await Gate(broker.redis, broker.config, names.chunks).open()
     await remove_expired(PatientQdrant(qdrant), alias, settings.keep_previous_hours)

@@ -16,9 +16,9 @@ JOB: Final = "arq:job:"
 JOB_INFO: Final = "ingestq:job:"
 """Hash, one for each job: ``lane``, ``tenant``, ``collection``, ``submission``, ``documents`` (how
 many), ``bytes``, ``place`` (its place in line), ``failures``, ``crashes`` (how many workers died
-while they ran it), and ``deferred`` while it waits for its delay to end. A poison job also has
-``alone`` (the index of the document being processed) and ``poison`` (the indexes of the documents
-during which a worker died)."""
+while they ran it), ``lease`` (of its last claim, in ms), and ``deferred`` (its delay, in ms) while
+it waits for that to end. A poison job also has ``alone`` (the index of the document being
+processed) and ``poison`` (the indexes of the documents during which a worker died)."""
 LEASE: Final = "arq:in-progress:"
 """String, one for each running job: the fencing token of its owner. Expires with the lease."""
 RESULT: Final = "arq:result:"
@@ -26,6 +26,15 @@ RESULT: Final = "arq:result:"
 ABORT: Final = "arq:abort"
 """Sorted set of jobs to be aborted, written by arq's ``Job.abort()``."""
 
+VERSIONS: Final = "ingestq:versions"
+"""Hash: ``last``, the largest version on the scale of the issued ones (see `ingestq.core.versions`)
+that was issued or queued, and ``first``, the first one that was issued."""
+VERSION_OFFSETS: Final = "ingestq:version-offsets"
+"""Hash: for each collection whose ledger was compared with the versions (``compare_ledger.lua``),
+which versions get an offset: ``FIRST LAST OFFSET``, or empty if none do."""
+STEADY_CLOCK: Final = "ingestq:steady-clock"
+"""Hash: the time in ms that the steady clock ``shows`` (see ``shared.lua``), and the time of Redis
+in ms at which it was last ``set``."""
 LANE: Final = "ingestq:lane:"
 """Sorted set, one for each line: its ready jobs by their place. Each collection has one line in
 each lane, named ``LANE:COLLECTION``."""
@@ -51,14 +60,27 @@ WAKE: Final = "ingestq:wake:"
 GATE: Final = "ingestq:gate:"
 """String, one for each collection whose workers get no jobs: the collection that replaced it, or
 empty while a cut-over is under way."""
+GATE_SHUT_MS: Final = 10_000
+"""A gate opens again after this time if the process that shut it dies."""
 FENCE: Final = "ingestq:fence"
 """Counter from which fencing tokens are drawn."""
 DEAD: Final = "ingestq:dead"
 """Hash of dead letters, by their keys."""
 DEAD_TIMES: Final = "ingestq:dead-times"
-"""Sorted set of the keys in DEAD, by the time in ms when each was written."""
+"""Sorted set of the keys in DEAD, by the time in ms of the steady clock when each was written."""
+DEAD_VERSIONS: Final = "ingestq:dead-versions"
+"""Hash of the keys in DEAD: the version of each document that failed."""
+DEAD_EXPIRED: Final = "ingestq:dead-expired"
+"""Counter of the dead letters that were deleted because of their age."""
+HELD_BACK: Final = "ingestq:held-back"
+"""Hash: for each dead letter of a sweep that was held back, what it holds back (MessagePack)."""
+HELD_SINCE: Final = "ingestq:held-since"
+"""Hash: for each dead letter in HELD_BACK, the time in ms of the first sweep in a row that was held
+back."""
 REQUEUED: Final = "ingestq:requeued"
 """Counter of requeued dead letters."""
+RECEIPTS: Final = "ingestq:receipts"
+"""Counter of the receipts that waited for replicas."""
 BLOB_SPACE: Final = "ingestq:blob-space"
 """String: the space of this queue in the blob store, see `ingestq.core.blobs`."""
 RUN_CLOCK: Final = "ingestq:run-clock"
@@ -68,8 +90,8 @@ ENTRIES: Final = "ingestq:entries"
 ENTRY_INFO: Final = "ingestq:entry-info"
 """Hash: each published entry (MessagePack)."""
 RUN: Final = "ingestq:run:"
-"""Hash, one for each scheduled entry that is running: ``token`` of its owner, ``record`` of the
-run, and ``due``, when it was due, which is empty for a run on request."""
+"""Hash, one for each scheduled entry that is running: ``token`` of its owner, ``lease`` in ms,
+``record`` of the run, and ``due``, when it was due, which is empty for a run on request."""
 RUN_LEASE: Final = "ingestq:run-lease:"
 """String, one for each scheduled entry that is running. Expires if its owner dies."""
 RUNS: Final = "ingestq:runs:"
@@ -80,14 +102,27 @@ WORKERS: Final = "ingestq:workers"
 """Sorted set of worker ids, by the time in ms of their last heartbeat."""
 WORKER_INFO: Final = "ingestq:worker-info"
 """Hash: what each worker reported with its last heartbeat (MessagePack)."""
+WATCHED_FOLDERS: Final = "ingestq:watched-folders"
+"""Sorted set of watched folders, by the time in ms of the last report of each. A member names host,
+path, tenant and collection (JSON)."""
+WATCHED_FOLDER_INFO: Final = "ingestq:watched-folder-info"
+"""Hash: what was last reported of each watched folder (MessagePack)."""
 SUBMISSION: Final = "ingestq:submission:"
 """Hash, one for each submission: accepted documents, unfinished jobs, outcomes, and the progress of
-running jobs. Expires."""
+running jobs. Expires once it has no unfinished jobs."""
 FAILED_DOCUMENTS: Final = "ingestq:failed-documents:"
-"""List, one for each submission: its dead-lettered documents with their reasons. Expires."""
+"""List, one for each submission: its dead-lettered documents with their reasons. Expires like
+SUBMISSION."""
+DOCUMENT_WARNINGS: Final = "ingestq:document-warnings:"
+"""List, one for each submission: the first warnings of its documents. Bounded. Expires once the
+submission has no unfinished jobs, before SUBMISSION."""
 RECENT_SUBMISSIONS: Final = "ingestq:recent-submissions"
 """Sorted set of the submissions that changed last, by the time in ms of the change. Bounded."""
 ENDED: Final = "ingestq:ended"
 """List of the jobs that ended last, newest last. Bounded."""
 IDEMPOTENCY: Final = "ingestq:idempotency:"
 """Hash, one for each idempotency key: the digest of its request, and its submission. Expires."""
+WRITE_PROBE: Final = "ingestq:write-probe"
+"""String that readiness checks write. Expires."""
+REVOKED_SESSION: Final = "ingestq:revoked-session:"
+"""String, one for each session of the dashboard that was signed out. Expires with the session."""

@@ -1,34 +1,38 @@
 """``ingestq add``: queue documents; a worker indexes them."""
 
 import asyncio
-import logging
+import contextlib
+import os
+import threading
 from collections.abc import AsyncIterable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import aiofiles
 import msgspec
 import typer
 
 from ingestq.app.composition import open_broker
 from ingestq.app.ingestion import Ingestion, Summary
-from ingestq.app.services import stop_signals
+from ingestq.app.services import stop_signals, undisturbed
 from ingestq.app.settings import Settings
+from ingestq.app.sources import checked_paths
 from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.broker.queue.versions import VersionSupply
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.cli.options import AllowMassDelete, Checksum, Json, Paths, Source
-from ingestq.cli.output import configure_logging, line, print_json
+from ingestq.cli.options import STANDARD_STREAM, AllowMassDelete, Checksum, Json, Paths, Source
+from ingestq.cli.output import line, print_json
 from ingestq.cli.progress import progress_display
+from ingestq.cli.streams import STDIN
 from ingestq.cli.summary import print_summary
 from ingestq.core.documents import Document
 from ingestq.core.results import FailedDocument
 from ingestq.core.service import run_together, run_until_first
 from producers.files import json_lines as jsonl
 from producers.files import walk as files
+from producers.files.off_limits import OffLimits
 from producers.files.walk import ReadOptions, ScanRecord
-
-STDIN = Path("-")
 
 Wait = Annotated[
     bool, typer.Option("--wait", help="Wait until a worker has processed the documents.")
@@ -53,12 +57,16 @@ def add(
 ) -> None:
     """Queue documents; a worker indexes them.
 
-    Queues every file under PATH. If PATH is -, reads documents as JSON Lines from stdin. Files that
-    were deleted from a folder since it was last indexed are removed from the index.
+    Queues every file under PATH. If PATH is -, reads documents as JSON Lines from stdin; a line may
+    be as long as INGESTQ_MAX_DOCUMENT_BYTES. Files that were deleted from a folder since it was
+    last indexed are removed from the index.
     """
-    configure_logging(logging.WARNING)
     options = ReadOptions(inline, checksum)
-    run_command(partial(_add, paths, source, options, allow_mass_delete, wait, json), as_json=json)
+    run_command(
+        partial(_add, paths, source, options, allow_mass_delete, wait, json),
+        as_json=json,
+        traced=True,
+    )
 
 
 async def _add(
@@ -70,19 +78,34 @@ async def _add(
     as_json: bool,
     settings: Settings,
 ) -> ExitCode:
-    async with open_broker(settings) as broker:
-        with progress_display("queueing") as display:
-            ingestion = Ingestion(broker.client, display)
-            scan = ScanRecord()
-            found = _documents(paths, source, options, scan, broker.queue)
-            sweeps = partial(scan.sweeps, allow_mass_delete=allow_mass_delete)
-            work = [ingestion.produce(found, sweeps)]
-            if wait:
-                work.append(ingestion.follow(until_queue_is_empty=False))
-            interrupted = asyncio.Event()
-            with stop_signals(interrupted.set):
-                await run_until_first(run_together(*work), interrupted.wait())
-            summary = await ingestion.summary(settings.collection)
+    off_limits = await asyncio.to_thread(checked_paths, paths, settings)
+    with ExitStack() as ending:
+        async with open_broker(settings) as broker:
+            with progress_display("queueing") as display:
+                ingestion = Ingestion(broker.client, display)
+                scan = ScanRecord()
+                found = _documents(
+                    paths,
+                    source,
+                    options,
+                    scan,
+                    broker.queue,
+                    off_limits,
+                    settings.max_document_bytes,
+                )
+                sweeps = partial(scan.sweeps, allow_mass_delete=allow_mass_delete)
+                interrupted = asyncio.Event()
+
+                async def work() -> None:
+                    parts = [ingestion.produce(found, sweeps)]
+                    if wait:
+                        parts.append(ingestion.follow(until_queue_is_empty=False))
+                    await run_together(*parts)
+
+                with stop_signals(interrupted.set):
+                    await run_until_first(work(), interrupted.wait())
+                ending.enter_context(undisturbed())  # the summary is due, however it ended
+                summary = await ingestion.summary(settings.collection)
     if wait:
         code = print_summary(summary, as_json=as_json)
     else:
@@ -96,27 +119,65 @@ async def _documents(
     options: ReadOptions,
     scan: ScanRecord,
     queue: JobQueue,
+    off_limits: OffLimits,
+    max_line_bytes: int,
 ) -> AsyncIterable[Document | FailedDocument]:
-    named = [path for path in paths if path != STDIN]
-    async for document in files.observe(named, source, queue.now, options, scan):
+    named = [path for path in paths if path != STANDARD_STREAM]
+    found = files.observe(named, source, queue.issue_version, options, scan, off_limits)
+    async for document in found:
         yield document
-    if STDIN in paths:
-        async for document in jsonl.parse(aiofiles.stdin_bytes, queue.now):
+    if STANDARD_STREAM in paths:
+        lines = jsonl.read_lines(StandardInput(), max_line_bytes)
+        async for document in jsonl.parse(lines, VersionSupply(queue.issue_versions)):
             yield document
 
 
+class StandardInput:
+    """Reads stdin in threads that do not keep the process from ending while nobody writes to it."""
+
+    async def read1(self, size: int, /) -> bytes:
+        """Return up to ``size`` bytes as soon as there are some; empty at the end.
+
+        Raises OSError. Must not be called again after it was cancelled: what the thread still reads
+        is lost.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bytes] = loop.create_future()
+
+        def give(data: bytes | OSError) -> None:
+            if answer.done():  # cancelled
+                return
+            if isinstance(data, bytes):
+                answer.set_result(data)
+            else:
+                answer.set_exception(data)
+
+        def read() -> None:
+            data: bytes | OSError
+            try:
+                data = os.read(STDIN, size)
+            except OSError as error:
+                data = error
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(give, data)
+
+        threading.Thread(target=read, name="stdin", daemon=True).start()
+        return await answer
+
+
 def _print_queued(submission: str, summary: Summary, *, as_json: bool) -> ExitCode:
-    queued = summary.waiting + summary.documents.total - len(summary.failed)
+    rejected = summary.documents.rejected
+    queued = summary.waiting + summary.documents.total - rejected
     if as_json:
         print_json(
             {
                 "submission": submission,
-                "documents": {"queued": queued, "rejected": len(summary.failed)},
+                "documents": {"queued": queued, "rejected": rejected},
                 "rejected": [msgspec.structs.asdict(document) for document in summary.failed],
             }
         )
     else:
         for document in summary.failed:
             line(f"rejected: {document.doc_id}: {document.reason}", style="red")
-        line(f"{queued} queued as submission {submission}, {len(summary.failed)} rejected")
-    return ExitCode.DOCUMENTS_FAILED if summary.failed else ExitCode.OK
+        line(f"{queued} queued as submission {submission}, {rejected} rejected")
+    return ExitCode.DOCUMENTS_FAILED if rejected else ExitCode.OK

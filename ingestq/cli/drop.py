@@ -1,7 +1,6 @@
 """``ingestq drop``: keep the index equal to folders until stopped."""
 
 import asyncio
-import logging
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -9,12 +8,12 @@ from typing import Annotated
 import typer
 
 from ingestq.app.composition import open_broker
+from ingestq.app.monitoring import open_monitor
 from ingestq.app.services import run_parts
 from ingestq.app.settings import Settings
 from ingestq.app.watch import WatchRequest, drop_parts, watched_folders
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.cli.options import AllowMassDelete, Source
-from ingestq.cli.output import configure_logging
+from ingestq.cli.options import AllowMassDelete, Source, named_path
 
 Folders = Annotated[
     list[Path] | None,
@@ -22,6 +21,7 @@ Folders = Annotated[
         metavar="DIR",
         help="Folders to watch. Default: the [[drop]] tables in ingestq.toml.",
         show_default=False,
+        parser=named_path,
     ),
 ]
 Hot = Annotated[
@@ -42,12 +42,14 @@ def drop(
     a worker indexes it. Removes deleted files from the index, unless the folder is a hot folder
     (--hot): there the documents of processed files stay.
     """
-    configure_logging(logging.INFO)
-    run_command(partial(_drop, WatchRequest(tuple(folders or ()), source, allow_mass_delete, hot)))
+    wanted = WatchRequest(tuple(folders or ()), source, allow_mass_delete, hot)
+    run_command(partial(_drop, wanted), until_stopped=True)
 
 
 async def _drop(wanted: WatchRequest, settings: Settings) -> ExitCode:
     folders = await asyncio.to_thread(watched_folders, wanted, settings)
-    async with open_broker(settings) as broker:
+    async with open_monitor(settings) as monitor, open_broker(settings) as broker:
+        if monitor is not None:
+            monitor.started(broker.queue)
         await run_parts(*drop_parts(folders, wanted, settings, broker))
     return ExitCode.OK

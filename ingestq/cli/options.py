@@ -1,11 +1,33 @@
 """Options and arguments shared by several commands."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from ingestq.core.errors import UsageError, encodable
+
+STANDARD_STREAM: Final = Path("-")
+"""Names stdin or stdout instead of a file."""
+
+
+def named_path(argument: str) -> Path:
+    """Return the path that an argument names. Raises BadParameter if it is blank.
+
+    Most likely it is a variable of a shell that is not set; `Path` would make it the working
+    directory.
+    """
+    if not argument.strip():
+        raise typer.BadParameter(f"{argument!r} names no file or folder")
+    return Path(argument)
+
+
+def source_name(argument: str) -> str:
+    """Return the name of a source. Raises BadParameter if it is blank."""
+    if not argument.strip():
+        raise typer.BadParameter(f"{argument!r} is no name; leave it out, or name the source")
+    return argument
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 Source = Annotated[
@@ -14,6 +36,7 @@ Source = Annotated[
         "--source",
         metavar="NAME",
         help="Use NAME/relative path as document ids instead of absolute paths.",
+        parser=source_name,
     ),
 ]
 Checksum = Annotated[
@@ -27,6 +50,14 @@ AllowMassDelete = Annotated[
         help="Delete from the index even if most of a folder is gone.",
     ),
 ]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        help="Log what is done, and the seconds that each part of the start took.",
+    ),
+]
 InCollection = Annotated[
     str | None,
     typer.Option(
@@ -38,7 +69,12 @@ InCollection = Annotated[
 ]
 Paths = Annotated[
     list[Path],
-    typer.Argument(metavar="PATH", help="Files and folders to index.", show_default=False),
+    typer.Argument(
+        metavar="PATH",
+        help="Files and folders to index.",
+        show_default=False,
+        parser=named_path,
+    ),
 ]
 
 

@@ -1,21 +1,26 @@
 """Output: answers on stdout, everything else on stderr."""
 
-import logging
 import sys
 from typing import Any
 
 import msgspec
-import structlog
 from rich.console import Console
 
-out = Console(soft_wrap=True, highlight=False)
+from ingestq.core.printable import printable, printable_json, printable_lines
+
+out = Console(soft_wrap=True, highlight=False, emoji=False)
 """For results that a person reads."""
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 def print_json(answer: dict[str, Any]) -> None:
-    """Print ``answer`` to stdout, as one line."""
-    sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
+    """Print ``answer`` to stdout, as one line.
+
+    Strings are exact: what a terminal would not show as it is, or what the encoding of stdout
+    lacks, is escaped as JSON does it.
+    """
+    text = msgspec.json.encode(answer).decode()
+    sys.stdout.write(printable_json(text, sys.stdout.encoding) + "\n")
 
 
 def line(text: str, *, style: str | None = None) -> None:
@@ -23,29 +28,11 @@ def line(text: str, *, style: str | None = None) -> None:
     out.print(printable(text), style=style, markup=False)
 
 
-def printable(text: str) -> str:
-    """Return ``text`` as one line: file names may contain anything, even escape sequences."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def error_line(text: str) -> None:
+    """Print one line to stderr, with control characters escaped."""
+    sys.stderr.write(printable(text) + "\n")
 
 
-def configure_logging(level: int) -> None:
-    """Log events of ``level`` and above to stderr, one line each."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.dev.ConsoleRenderer(colors=err.is_terminal),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=_stderr_logger,
-        cache_logger_on_first_use=False,
-    )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    # Whoever gives up reports it; single retries would only be noise.
-    logging.getLogger("stamina").setLevel(logging.ERROR)
-
-
-def _stderr_logger(*_: Any) -> structlog.PrintLogger:
-    """Return a logger to the current stderr: a progress bar replaces it while it is shown."""
-    return structlog.PrintLogger(sys.stderr)
+def error_lines(text: str) -> None:
+    """Print ``text`` to stderr line by line, without secrets of URLs and control characters."""
+    sys.stderr.write(printable_lines(text) + "\n")

@@ -14,8 +14,9 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from ingestq.cli.output import err
+from ingestq.cli.output import err, error_line
 from ingestq.core.display import Activity, Display
+from ingestq.core.printable import printable
 
 LINE_SECONDS: Final = 5.0
 """Interval between lines where there is no terminal."""
@@ -28,17 +29,18 @@ def progress_display(starting: str) -> Iterator[Display]:
         yield _Lines(starting)
         return
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("documents  {task.fields[detail]}"),
+        TextColumn("{task.fields[units]}  {task.fields[detail]}", markup=False),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
+        TextColumn("{task.fields[left]}", markup=False),
         console=err,
         transient=True,
     )
     with progress:
-        yield _Bar(progress, progress.add_task(starting, total=None, detail="", left=""))
+        task = progress.add_task(starting, total=None, units="", detail="", left="")
+        yield _Bar(progress, task)
 
 
 class _Bar:
@@ -50,10 +52,11 @@ class _Bar:
     def show(self, activity: Activity) -> None:
         self._progress.update(
             self._task,
-            description=activity.name,
+            description=printable(activity.name),
             total=activity.total,
             completed=activity.done,
-            detail=activity.detail,
+            units=activity.units,
+            detail=printable(activity.detail),
             left=self._estimate.left(activity),
         )
 
@@ -68,12 +71,12 @@ class _Lines:
         left = self._estimate.left(activity)
         if time.monotonic() >= self._next or activity.finished:
             of = "" if activity.total is None else f"/{activity.total}"
-            counts = f"{activity.name} {activity.done}{of} documents"
+            counts = f"{activity.name} {activity.done}{of} {activity.units}"
             self._print(", ".join(filter(None, (counts, activity.detail, left))))
 
     def _print(self, text: str) -> None:
         self._next = time.monotonic() + LINE_SECONDS
-        err.print(text, markup=False)
+        error_line(text)
 
 
 class _Estimate:

@@ -1,21 +1,22 @@
 """``ingestq reindex``: rebuild the collection and switch to the new one."""
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
-from ingestq.app.composition import open_broker, open_qdrant
-from ingestq.app.reindex import Build, before_last, build, live_collection
+from ingestq.app.composition import open_broker, opening_qdrant
+from ingestq.app.reindex import Build, assignment, before_last, build, live_collection
 from ingestq.app.settings import Settings
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
-from ingestq.cli.output import configure_logging, line, print_json
+from ingestq.cli.output import line, print_json
 from ingestq.cli.progress import progress_display
+from ingestq.cli.summary import SHOWN_WARNINGS, print_warnings
 from ingestq.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ def reindex(
 
     You can interrupt it: the next call continues where it stopped.
     """
-    configure_logging(logging.WARNING)
     changes = {"model": model, "chunk_tokens": chunk_tokens}
     given = {name: value for name, value in changes.items() if value is not None}
     run_command(partial(_reindex, given, rollback, json), as_json=json)
@@ -62,7 +62,8 @@ async def _reindex(
     if rollback and given:
         raise UsageError("--rollback cannot be combined with --model or --chunk-tokens")
     started = time.monotonic()
-    async with open_broker(settings) as broker, open_qdrant(settings) as qdrant:
+    async with opening_qdrant(settings) as opened, open_broker(settings) as broker:
+        qdrant = await opened
         live = await live_collection(qdrant, settings)
         wanted, before = settings.model_copy(update=given), None
         if rollback:
@@ -109,6 +110,11 @@ class _Summary:
             "chunks": {"embedded": chunks.embedded, "reused": chunks.reused},
             "seconds": round(self.seconds, 3),
             "problems": list(self.problems),
+            "warned": self.rebuilt.warned.documents if self.rebuilt else 0,
+            "warnings": [
+                msgspec.structs.asdict(warning)
+                for warning in (self.rebuilt.warnings if self.rebuilt else ())
+            ],
         }
 
 
@@ -122,19 +128,29 @@ def _print_for_people(summary: _Summary, settings: Settings, wanted: Settings) -
     elif rebuilt is None:
         line(f"{live.alias} is already {live.chunks}: it was built with these settings")
     else:
+        warned = rebuilt.warned
+        print_warnings(rebuilt.warnings[:SHOWN_WARNINGS], warned.warnings)
         line(
-            f"{live.alias} is now {new.chunks}: {rebuilt.documents} documents, {rebuilt.chunks} "
-            f"chunks ({done.embedded} embedded, {done.reused} reused)"
+            f"{live.alias} is now {new.chunks}: {rebuilt.documents} documents"
+            + (f" ({warned.documents} with warnings)" if warned.documents else "")
+            + f", {rebuilt.chunks} chunks ({done.embedded} embedded, {done.reused} reused)"
         )
         line(
             f"{live.chunks} is kept for {settings.keep_previous_hours:g} hours: "
             "`ingestq reindex --rollback` switches back"
         )
         for name in _changed(settings, wanted):
-            value = getattr(wanted, name)
-            line(f"set INGESTQ_{name.upper()}={'' if value is None else value} from now on")
+            line(f"set {assignment(name, getattr(wanted, name))} from now on")
 
 
 def _changed(settings: Settings, wanted: Settings) -> list[str]:
-    names = ("model", "chunk_tokens", "vector_name", "hybrid")
+    names = (
+        "model",
+        "chunk_tokens",
+        "vector_name",
+        "hybrid",
+        "languages",
+        "ocr",
+        "ocr_languages",
+    )
     return [name for name in names if getattr(settings, name) != getattr(wanted, name)]

@@ -1,18 +1,18 @@
 """``ingestq run``: queue files and process the queue, in one process and once."""
 
 import asyncio
-import logging
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from ingestq.app.composition import open_broker
 from ingestq.app.ingestion import Ingestion
-from ingestq.app.services import stop_signals
+from ingestq.app.services import stop_signals, undisturbed
 from ingestq.app.settings import Settings
+from ingestq.app.sources import checked_paths
+from ingestq.app.start import StartTimes, open_parts
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.cli.options import AllowMassDelete, Checksum, Json, Paths, Source
-from ingestq.cli.output import configure_logging
+from ingestq.cli.options import AllowMassDelete, Checksum, Json, Paths, Source, Verbose
 from ingestq.cli.progress import progress_display
 from ingestq.cli.summary import print_summary
 from ingestq.core.service import Service, run_together, run_until_first
@@ -28,6 +28,7 @@ def run(
     source: Source = None,
     checksum: Checksum = False,
     allow_mass_delete: AllowMassDelete = False,
+    verbose: Verbose = False,
     json: Json = False,
 ) -> None:
     """Index files and folders, print a summary, and exit.
@@ -35,9 +36,13 @@ def run(
     Queues every file under PATH and runs a worker until the queue is empty. Files that were deleted
     from a folder since it was last indexed are removed from the index.
     """
-    configure_logging(logging.WARNING)
     options = ReadOptions(checksum=checksum)
-    run_command(partial(_run, paths, source, options, allow_mass_delete, json), as_json=json)
+    run_command(
+        partial(_run, paths, source, options, allow_mass_delete, json),
+        as_json=json,
+        verbose=verbose,
+        traced=True,
+    )
 
 
 async def _run(
@@ -48,14 +53,16 @@ async def _run(
     as_json: bool,
     settings: Settings,
 ) -> ExitCode:
-    from ingestq.app.worker import open_worker
-
+    off_limits = await asyncio.to_thread(checked_paths, paths, settings)
     interrupted = asyncio.Event()
-    with progress_display("loading the model") as display:
-        async with open_broker(settings) as broker, open_worker(settings, broker) as worker:
+    times = StartTimes()
+    with ExitStack() as ending, progress_display("loading the model") as display:
+        async with open_parts(settings, times) as (broker, worker):
             ingestion = Ingestion(broker.client, display, settings.collections)
             scan = ScanRecord()
-            found = files.observe(paths, source, broker.queue.now, options, scan)
+            found = files.observe(
+                paths, source, broker.queue.issue_version, options, scan, off_limits
+            )
             sweeps = partial(scan.sweeps, allow_mass_delete=allow_mass_delete)
             over = asyncio.Event()
 
@@ -64,6 +71,10 @@ async def _run(
                 over.set()
                 ingestion.stop()
                 worker.stop()
+
+            async def produce() -> None:
+                with times.of("walk"):
+                    await run_until_first(ingestion.produce(found, sweeps), over.wait())
 
             async def work(_: asyncio.Event) -> None:
                 try:
@@ -76,13 +87,11 @@ async def _run(
             with stop_signals(interrupt):
                 async with Service(work, name="worker", grace_seconds=grace_seconds):
                     try:
-                        await run_together(
-                            run_until_first(ingestion.produce(found, sweeps), over.wait()),
-                            ingestion.follow(until_queue_is_empty=True),
-                        )
+                        await run_together(produce(), ingestion.follow(until_queue_is_empty=True))
                     finally:
                         if not interrupted.is_set():
                             worker.stop()
+            ending.enter_context(undisturbed())  # the summary is due, however it ended
             summary = await ingestion.summary(settings.collection)
     code = print_summary(summary, as_json=as_json)
     return ExitCode.INTERRUPTED if interrupted.is_set() else code

@@ -1,7 +1,6 @@
 """``ingestq schedule``: list scheduled entries, or run one now."""
 
 import asyncio
-import logging
 from contextlib import AsyncExitStack
 from datetime import datetime
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from ingestq.app.composition import open_broker
-from ingestq.app.schedule_actions import actions, load_generators
+from ingestq.app.schedule_actions import actions, check_sources
 from ingestq.app.schedule_entries import entry_named, scheduled_entries
 from ingestq.app.search import QdrantOnDemand
 from ingestq.app.services import stop_signals
@@ -18,7 +17,7 @@ from ingestq.app.settings import Settings
 from ingestq.broker.schedule.runs import BeginRefusal, EntryStatus, Run, RunOutcome, Runs
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Json
-from ingestq.cli.output import configure_logging, line, print_json
+from ingestq.cli.output import line, print_json
 from ingestq.cli.progress import progress_display
 from ingestq.core.errors import UsageError
 from producers.schedule.entry import Action, zone_named
@@ -44,14 +43,12 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a [[schedule]
 @schedule.command("list")
 def list_entries(json: Json = False) -> None:
     """List scheduled entries with their next and last runs."""
-    configure_logging(logging.WARNING)
     run_command(partial(_list, json), as_json=json)
 
 
 @schedule.command()
 def run(name: Name, allow_mass_delete: AllowMassDelete = False, json: Json = False) -> None:
     """Run a scheduled entry now and wait until it ends."""
-    configure_logging(logging.WARNING)
     run_command(partial(_run, name, allow_mass_delete, json), as_json=json)
 
 
@@ -110,7 +107,7 @@ def _describe(run: Run) -> str:
 
 async def _run(name: str, allow_mass_delete: bool, as_json: bool, settings: Settings) -> ExitCode:
     entry = entry_named(scheduled_entries(settings), name)
-    await asyncio.to_thread(load_generators, [entry])
+    await asyncio.to_thread(check_sources, [entry])
     stopping = asyncio.Event()
     async with open_broker(settings) as broker, AsyncExitStack() as opened:
         qdrant = QdrantOnDemand(settings, opened)

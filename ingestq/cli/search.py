@@ -1,23 +1,22 @@
 """``ingestq search``: search the collection."""
 
 import dataclasses
-import logging
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ingestq.app.composition import open_model, open_qdrant
+from ingestq.app.composition import open_index, open_model
 from ingestq.app.search import query_settings
 from ingestq.app.settings import Settings
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import InCollection, Json, require_text
-from ingestq.cli.output import configure_logging, err, line, print_json
+from ingestq.cli.output import err, line, print_json
 from ingestq.core.errors import UsageError
 from ingestq.core.search_query import (
     LARGEST_LIMIT,
-    MetadataCondition,
+    MOST_AROUND,
     Mode,
     SearchFilter,
     SearchQuery,
@@ -27,7 +26,7 @@ from ingestq.core.search_query import (
 if TYPE_CHECKING:
     from worker.pipeline.points import SearchHit
 
-EXCERPT_CHARACTERS: Final = 500
+LINE_CHARACTERS: Final = 92
 
 Query = Annotated[
     str, typer.Argument(metavar="QUERY", help="What to search for.", show_default=False)
@@ -41,9 +40,21 @@ Filters = Annotated[
     list[str] | None,
     typer.Option(
         "--filter",
-        metavar="KEY=VALUE",
-        help="Find only chunks with this metadata. Can be repeated.",
+        metavar="CONDITION",
+        help="Find only chunks with this metadata: year=2024, tag=a,b (any of them), tag!=draft, "
+        "year>=2024, date<2024-06-01. Can be repeated.",
         show_default=False,
+    ),
+]
+Group = Annotated[bool, typer.Option("--group", help="Find only the best chunk of each document.")]
+Around = Annotated[
+    int,
+    typer.Option(
+        "--around",
+        min=0,
+        max=MOST_AROUND,
+        metavar="N",
+        help="Show this many chunks before and after each hit, too.",
     ),
 ]
 OfSource = Annotated[
@@ -62,17 +73,19 @@ def search(
     filters: Filters = None,
     source: OfSource = None,
     tenant: OfTenant = None,
+    group: Group = False,
+    around: Around = 0,
     collection: InCollection = None,
     json: Json = False,
 ) -> None:
     """Search the collection by meaning and by words."""
-    configure_logging(logging.WARNING)
 
     async def run(settings: Settings) -> ExitCode:
         require_text(query, source or "", tenant or "", *(filters or ()))
-        where = SearchFilter(_conditions(filters or ()), source, tenant)
+        where = to_search_filter(filters or (), source, tenant)
         chosen = settings.of_collection(collection)
-        wanted = SearchQuery(query, limit, _mode(dense, sparse), where, chosen.collection)
+        mode = _mode(dense, sparse)
+        wanted = SearchQuery(query, limit, mode, where, chosen.collection, group, around)
         return await _search(wanted, json, chosen)
 
     run_command(run, as_json=json)
@@ -84,9 +97,12 @@ def _mode(dense: bool, sparse: bool) -> Mode:
     return Mode.DENSE if dense else Mode.SPARSE if sparse else Mode.HYBRID
 
 
-def _conditions(filters: Sequence[str]) -> tuple[MetadataCondition, ...]:
+def to_search_filter(
+    filters: Sequence[str], source: str | None, tenant: str | None
+) -> SearchFilter:
+    """Return the conditions that options stand for. Raises UsageError if a filter is wrong."""
     try:
-        return tuple(map(parse_condition, filters))
+        return SearchFilter(tuple(map(parse_condition, filters)), source, tenant)
     except ValueError as error:
         raise UsageError(f"--filter {error}") from error
 
@@ -102,11 +118,26 @@ async def _search(query: SearchQuery, as_json: bool, settings: Settings) -> Exit
         line("no results")
     else:
         for hit in hits:
-            line(f"{hit.score:.3f}  {hit.doc_id}  #{hit.chunk_index}", style="bold")
-            excerpt = textwrap.shorten(hit.text, EXCERPT_CHARACTERS, placeholder=" …")
-            for row in textwrap.wrap(excerpt, 92):
-                line(f"       {row}")
+            _print_hit(hit)
     return ExitCode.OK
+
+
+def _print_hit(hit: "SearchHit") -> None:
+    line(f"{hit.score:.3f}  {hit.place}  #{hit.chunk_index}", style="bold")
+    if hit.stale:
+        line("       stale: a newer version was rejected", style="red")
+    if hit.background:
+        line(f"       {textwrap.shorten(hit.background, LINE_CHARACTERS)}", style="dim")
+    for chunk in hit.before:
+        _print_text(f"#{chunk.chunk_index} {chunk.text}", style="dim")
+    _print_text(hit.snippet)
+    for chunk in hit.after:
+        _print_text(f"#{chunk.chunk_index} {chunk.text}", style="dim")
+
+
+def _print_text(text: str, *, style: str | None = None) -> None:
+    for row in textwrap.wrap(" ".join(text.split()), LINE_CHARACTERS):
+        line(f"       {row}", style=style)
 
 
 async def _hits(query: SearchQuery, settings: Settings) -> "list[SearchHit] | None":
@@ -114,9 +145,8 @@ async def _hits(query: SearchQuery, settings: Settings) -> "list[SearchHit] | No
     from worker.store.collection import find_collection
     from worker.store.search import search
 
-    async with open_qdrant(settings) as qdrant:
-        names = await find_collection(qdrant, settings.collection)
-        if names is None:
+    async with open_index(settings) as qdrant:
+        if qdrant is None or not (names := await find_collection(qdrant, settings.collection)):
             return None
         settings = await query_settings(settings, qdrant, names)
         async with open_model(settings, processes=1) as model:

@@ -1,22 +1,20 @@
 """``ingestq up``: run worker, API, watched folders and schedule in one process until stopped."""
 
 import asyncio
-import logging
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ingestq.app.composition import open_broker, open_qdrant
+from ingestq.app.composition import open_broker, opening_qdrant
 from ingestq.app.schedule_actions import open_schedule
 from ingestq.app.schedule_entries import scheduled_entries
 from ingestq.app.services import ProcessPart, run_parts
 from ingestq.app.settings import Settings
 from ingestq.app.watch import WatchRequest, drop_parts, watched_folders
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.cli.options import AllowMassDelete, Source
-from ingestq.cli.output import configure_logging
+from ingestq.cli.options import AllowMassDelete, Source, named_path
 
 Folders = Annotated[
     list[Path] | None,
@@ -25,6 +23,7 @@ Folders = Annotated[
         metavar="DIR",
         help="Folder to watch. Can be repeated. Default: the [[drop]] tables in ingestq.toml.",
         show_default=False,
+        parser=named_path,
     ),
 ]
 
@@ -37,23 +36,25 @@ def up(
     Runs until it is stopped. SIGTERM or Ctrl-C lets running jobs and requests finish within
     INGESTQ_DRAIN_SECONDS; a second one stops at once. If one part fails, all are stopped.
     """
-    configure_logging(logging.INFO)
-    run_command(partial(_up, WatchRequest(tuple(folders or ()), source, allow_mass_delete)))
+    wanted = WatchRequest(tuple(folders or ()), source, allow_mass_delete)
+    run_command(partial(_up, wanted), until_stopped=True)
 
 
 async def _up(wanted: WatchRequest, settings: Settings) -> ExitCode:
     from ingestq.app.api import listening, open_api
     from ingestq.app.worker import open_worker
+    from ingestq.monitoring.monitor import recorded
 
     folders = await asyncio.to_thread(watched_folders, wanted, settings, required=False)
     entries = scheduled_entries(settings)
     async with (
         listening(settings) as listener,
+        recorded() as monitor,
+        opening_qdrant(settings) as qdrant,
         open_broker(settings) as broker,
-        open_qdrant(settings) as qdrant,  # the local one has one client: worker and API share it
-        open_worker(settings, broker, qdrant) as worker,
-        open_api(settings, broker, listener, qdrant) as api,
-        open_schedule(entries, settings, broker, qdrant) as schedule,
+        open_worker(settings, broker, qdrant, monitor=monitor) as worker,
+        open_api(settings, broker, listener, monitor, await qdrant) as api,
+        open_schedule(entries, settings, broker, await qdrant) as schedule,
     ):
         drops = drop_parts(folders, wanted, settings, broker)
         scheduled = [schedule] if entries else []

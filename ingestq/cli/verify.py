@@ -1,18 +1,18 @@
 """``ingestq verify``: compare index, ledger and sources, and repair differences."""
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ingestq.app.composition import open_broker, open_qdrant
+from ingestq.app.composition import open_broker, open_index
 from ingestq.app.settings import Settings
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.cli.options import AllowMassDelete, InCollection, Json, Source
-from ingestq.cli.output import configure_logging, line, print_json
+from ingestq.cli.options import AllowMassDelete, InCollection, Json, Source, named_path
+from ingestq.cli.output import line, print_json
 from ingestq.cli.progress import progress_display
 from ingestq.core.errors import UsageError
+from ingestq.core.service import opening
 
 if TYPE_CHECKING:
     from ingestq.app.verify import VerifyReport, VerifyRequest
@@ -26,6 +26,7 @@ OptionalPaths = Annotated[
         metavar="PATH",
         help="Files and folders that must be in the index.",
         show_default=False,
+        parser=named_path,
     ),
 ]
 Repair = Annotated[
@@ -48,7 +49,6 @@ def verify(
     documents that are queued or in work are not reported. --repair queues documents, so run a
     worker to finish the repair. Exits with 1 if problems remain.
     """
-    configure_logging(logging.WARNING)
 
     async def check(settings: Settings) -> ExitCode:
         from ingestq.app.verify import VerifyRequest as VerifyRequest
@@ -65,8 +65,11 @@ async def _verify(wanted: "VerifyRequest", as_json: bool, settings: Settings) ->
     from ingestq.app.verify import verify as compare
 
     with progress_display("comparing") as display:
-        async with open_broker(settings) as broker, open_qdrant(settings) as qdrant:
-            report = await compare(broker, qdrant, settings, wanted, display)
+        async with (
+            opening(open_index(settings), name="Qdrant") as qdrant,
+            open_broker(settings) as broker,
+        ):
+            report = await compare(broker, await qdrant, settings, wanted, display)
     if as_json:
         print_json(report.as_json())
     else:

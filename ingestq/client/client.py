@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from importlib import import_module
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -40,9 +41,16 @@ from ingestq.core.documents import (
     with_collection,
 )
 from ingestq.core.errors import DocumentRejected, KeyReused, QueueFull, UploadExpired
-from ingestq.core.jobs import FULL_RETRY_SECONDS, DeleteBatch, IngestBatch, SweepBatch
+from ingestq.core.jobs import FULL_RETRY_SECONDS, DeleteBatch, IngestBatch, SweepBatch, queue_full
+from ingestq.core.limits import check_texts
 from ingestq.core.paths import guess_media_type
-from ingestq.core.results import EnqueueResult, FailedDocument, Receipt, SubmissionStatus
+from ingestq.core.results import (
+    DocumentWarning,
+    EnqueueResult,
+    FailedDocument,
+    Receipt,
+    SubmissionStatus,
+)
 
 if TYPE_CHECKING:
     from ingestq.broker.blobs.store import BlobStore
@@ -124,13 +132,13 @@ class IngestClient:
         """
         return IngestClient(self.queue, self._blobs, collection)
 
-    async def now(self) -> int:
-        """Return Redis time in microseconds, to be used as the version of documents.
+    async def issue_version(self) -> int:
+        """Issue a version for documents that you are about to read; one call is enough for many.
 
-        Call it before you read a document's content, so that a change made while you read counts as
-        newer.
+        It is the time of Redis in microseconds, or larger: never less than an earlier one. Call it
+        before you read a document's content, so that a change made while you read counts as newer.
         """
-        return await self.queue.now()
+        return await self.queue.issue_version()
 
     async def submit(
         self,
@@ -153,7 +161,7 @@ class IngestClient:
 
         The content is ``text``, or ``path``, a file that the workers can read; a text of more than
         64 KiB goes into the blob store, if there is one. ``version`` is an integer that only grows
-        for a document; it defaults to Redis time in microseconds. ``source`` and ``metadata`` are
+        for a document; by default Redis issues one. ``source`` and ``metadata`` are
         stored with every chunk; for the other fields see `Document`.
 
         ``lane`` says that somebody is waiting for the document (the default), or that it is bulk
@@ -162,14 +170,15 @@ class IngestClient:
         With an ``idempotency_key``, the same call within a day returns the same receipt and queues
         nothing new; a different call with the same key raises KeyReused.
 
-        Raises ValueError if the content is not exactly one of text and path, or a field is invalid.
+        Raises ValueError if the content is not exactly one of text and path, or a field is invalid
+        or exceeds its limit, which the message names.
         """
         collection = self.collection if collection is None else collection
         fields = (version, tenant, media_type, metadata, lane, collection)
         request = (doc_id, source, text, path, *fields)
         document = Document(
             doc_id=doc_id,
-            version=await self.now() if version is None else version,
+            version=await self.issue_version() if version is None else version,
             source=source,
             tenant=tenant,
             text=text,
@@ -202,8 +211,8 @@ class IngestClient:
 
         ``content`` is a file on this machine, or an asynchronous iterable of bytes; it is never
         held in memory as a whole. ``media_type`` is guessed from a file's name if it is not given,
-        and ``version`` defaults to Redis time from before the content was read. The other arguments
-        are those of `submit`.
+        and ``version`` defaults to one that is issued before the content is read. The other
+        arguments are those of `submit`.
 
         Raises as `submit` does, BlobStoreUnavailable, UsageError if the client has no blob store,
         UploadExpired if the upload took hours, and whatever ``content`` raises.
@@ -257,6 +266,7 @@ class IngestClient:
         self, batch: IngestBatch, writer: BlobWriter, request: tuple[object, ...], key: str | None
     ) -> Receipt:
         """Put one job on the queue, or raise QueueFull."""
+        check_texts(idempotency_key=key)
         submission = batch.submission
         writer.mark_offered([batch])
         try:
@@ -291,8 +301,9 @@ class IngestClient:
 
         ``documents`` may be any iterable, also an asynchronous one. While the queue is full nothing
         more is read from it, so memory stays bounded. ``patience`` is how many seconds to wait for
-        space before QueueFull is raised; None waits without limit. ``submission`` adds the
-        documents to an existing submission (see `new_submission`); by default it is a new one.
+        space before QueueFull is raised, whose ``documents`` were refused; None waits without
+        limit. ``submission`` adds the documents to an existing submission (see `new_submission`);
+        by default it is a new one.
 
         ``on_failed`` is called with each document that could not be read, and with each that cannot
         be encoded (a lone surrogate in its text, or metadata that MessagePack cannot hold). Without
@@ -331,6 +342,7 @@ class IngestClient:
         *doc_ids: str,
         tenant: str = "",
         version: int | None = None,
+        any_form: bool = False,
         lane: Lane = Lane.INTERACTIVE,
         collection: str | None = None,
     ) -> Receipt:
@@ -338,19 +350,30 @@ class IngestClient:
 
             await client.delete("invoice-17", "invoice-18")
 
-        ``version`` defaults to Redis time in microseconds: versions of the documents that were
-        queued before do not bring them back. After QueueFull, some of the deletions may be queued;
-        sending them again is safe. Raises ValueError if an id is empty or ``version`` is invalid.
+        Without a ``version``, what is there is deleted: neither that version nor an older one, nor
+        any that was queued before, brings the document back. With a version of your own, that one
+        and older ones are deleted. ``any_form`` is for ids that a person typed, see `Deletion`. The
+        attribute ``documents`` of QueueFull has the ids whose deletion was refused; the others are
+        queued, and sending all again is safe. Raises ValueError if an id is empty or too long, or
+        ``version`` is invalid.
         """
-        version = await self.now() if version is None else version
+        version = await self.issue_version() if version is None else version
         deletions = [
-            Deletion(doc_id=doc_id, version=version, tenant=tenant, collection=collection)
+            Deletion(
+                doc_id=doc_id,
+                version=version,
+                tenant=tenant,
+                any_form=any_form,
+                collection=collection,
+            )
             for doc_id in dict.fromkeys(doc_ids)
         ]
         submission = new_submission()
         batches = self._deletion_batches(deletions, submission, lane)
-        if EnqueueResult.FULL in await self.queue.offer(batches):
-            raise QueueFull(FULL_RETRY_SECONDS)
+        answers = await self.queue.offer(batches)
+        refused = compress(batches, (answer is EnqueueResult.FULL for answer in answers))
+        if EnqueueResult.FULL in answers:
+            raise queue_full(refused)
         return Receipt(submission, accepted=len(deletions), duplicates=0)
 
     async def delete_many(
@@ -402,6 +425,14 @@ class IngestClient:
     async def failed_documents(self, submission: str) -> list[FailedDocument]:
         """Return the documents of a submission that were rejected so far, with their reasons."""
         return await self.queue.failed_documents(submission)
+
+    async def warnings(self, submission: str) -> list[DocumentWarning]:
+        """Return what could not be read of the documents of a submission that are indexed.
+
+        The first thousand warnings are listed, for a day; the attribute ``warned`` of `status` has
+        the number of all.
+        """
+        return await self.queue.warnings(submission)
 
     def _deletion_batches(
         self, deletions: Sequence[Deletion], submission: str, lane: Lane

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiofiles
 import msgspec
 
+from ingestq.client.regular_file import regular_only
 from ingestq.core.blobs import new_blob_name
 from ingestq.core.documents import INLINE_TEXT_BYTES, Document
 from ingestq.core.errors import UsageError
@@ -29,19 +30,20 @@ DIGEST_BYTES: Final = 16
 class StoredBlob:
     """A blob that was written, and the digest of its content.
 
-    ``started_us`` is Redis time in microseconds from before the content was read.
+    ``version`` was issued before the content was read.
     """
 
     name: str
     digest: str
-    started_us: int
+    version: int
 
 
 @dataclass(frozen=True)
 class Upload:
     """A document whose content is in the blob store; the fields are those of `Document`.
 
-    If ``version`` is None, the document's version is Redis time from before its content was read.
+    If ``version`` is None, the document's version is the one that was issued before its content was
+    read.
     """
 
     doc_id: str
@@ -58,7 +60,7 @@ class Upload:
         """The document to be queued. Raises ValueError as `Document` does."""
         return Document(
             doc_id=self.doc_id,
-            version=self.content.started_us if self.version is None else self.version,
+            version=self.content.version if self.version is None else self.version,
             source=self.source,
             tenant=self.tenant,
             blob=self.content.name,
@@ -97,8 +99,8 @@ class BlobWriter:
                 "this client has no blob store to upload content to; pass "
                 "IngestClient.connect(…, blobs=…) the INGESTQ_BLOB_URL of the workers"
             )
-        space, started_us = await self._queue.space()
-        name = new_blob_name(space, started_us)
+        version = await self._queue.issue_version()
+        name = new_blob_name(*await self._queue.space())
         digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
 
         async def digested() -> AsyncIterator[bytes]:
@@ -108,7 +110,7 @@ class BlobWriter:
 
         await self._blobs.put(name, digested())
         self._unnamed.add(name)
-        return StoredBlob(name, digest.hexdigest(), started_us)
+        return StoredBlob(name, digest.hexdigest(), version)
 
     async def offload(self, document: Document) -> Document:
         """Return ``document`` with its text moved into the blob store if it is large."""
@@ -161,7 +163,7 @@ async def blob_writer(queue: "JobQueue", blobs: "BlobStore | None") -> AsyncIter
 
 async def read_parts(path: Path) -> AsyncIterator[bytes]:
     """Yield the content of a file in parts. Raises OSError."""
-    async with aiofiles.open(path, "rb") as file:
+    async with aiofiles.open(path, "rb", opener=regular_only) as file:
         while part := await file.read(READ_BYTES):
             yield part
 

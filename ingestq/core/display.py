@@ -8,9 +8,9 @@ from typing import Protocol
 class Activity:
     """A long piece of work and its progress.
 
-    ``done`` of ``total`` documents are finished. ``total`` is None if it is unknown; while
-    ``growing`` is true, more documents may still be found. ``detail`` is shown beside the counts.
-    ``finished`` is true for the last activity only.
+    ``done`` of ``total`` documents, or other ``units``, are finished. ``total`` is None if it is
+    unknown; while ``growing`` is true, more documents may still be found. ``detail`` is shown
+    beside the counts. ``finished`` is true for the last activity only.
     """
 
     name: str
@@ -19,6 +19,7 @@ class Activity:
     detail: str = ""
     growing: bool = False
     finished: bool = False
+    units: str = "documents"
 
 
 class Display(Protocol):

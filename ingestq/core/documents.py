@@ -1,21 +1,28 @@
 """Documents, deletions and sweeps, as producers observe them.
 
-All types are frozen, hold no connection, and are validated when they are created and decoded.
+All types are frozen, hold no connection, and are validated when they are created and decoded, also
+against the limits in `ingestq.core.limits`.
 """
 
 import hashlib
 import re
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterable
+from copy import copy
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from ingestq.core.blobs import is_blob_name
+from ingestq.core.limits import PATH_BYTES, check_metadata, check_text, check_texts
+from ingestq.core.versions import is_issued
 
 DIGEST_BYTES: Final = 8
+IN_FOLDER: Final = "/"
+"""Ends the entry of a folder: a document of the same id says nothing of what is below it."""
 
 
 class SeenDocumentsBuilder:
@@ -26,6 +33,10 @@ class SeenDocumentsBuilder:
 
     def add(self, doc_id: str) -> None:
         self._digests.append(_digest(doc_id))
+
+    def add_folder(self, folder: str) -> None:
+        """Add a folder that could not be read, so that no document in it counts as missing."""
+        self._digests.append(_digest(folder + IN_FOLDER))
 
     def pack(self) -> bytes:
         """Return the ids added so far, in the form that `SeenDocuments` reads."""
@@ -39,6 +50,10 @@ class SeenDocuments:
     def __init__(self, packed: bytes) -> None:
         self._digests = array("Q")
         self._digests.frombytes(packed)
+
+    def may_hold(self, doc_id: str, folders: Iterable[str]) -> bool:
+        """Return whether the document was added, or one of the ``folders`` that it is in."""
+        return doc_id in self or any(folder + IN_FOLDER in self for folder in folders)
 
     def __contains__(self, doc_id: str) -> bool:
         digest = _digest(doc_id)
@@ -66,17 +81,43 @@ INLINE_TEXT_BYTES: Final = 64 * 1024
 
 def check_collection(name: str) -> None:
     """Raise ValueError if ``name`` is not a valid collection name."""
+    check_text("collection", name)
     if not _is_collection(name):
         raise ValueError(f"collection is {name!r}; it must match {COLLECTION_NAME}")
 
 
-def _check_identity(doc_id: str, version: int, collection: str | None) -> None:
+def _check_identity(doc_id: str, version: int, tenant: str, collection: str | None) -> None:
     if collection is not None:
         check_collection(collection)
+    check_texts(doc_id=doc_id, tenant=tenant)
     if not doc_id:
         raise ValueError("doc_id is empty")
     if not 1 <= version <= MAX_VERSION:
         raise ValueError(f"version is {version}; it must be from 1 to {MAX_VERSION}")
+
+
+MAX_VOLUMES: Final = 1000
+"""Most volumes that are told apart in one folder."""
+
+
+class Volume(NamedTuple):
+    """The file system that a file lies on.
+
+    ``mount`` is the id of the folder where it is mounted; empty if that lies outside a folder with
+    a name of its own. ``device`` is the number that the system gave the file system; it may be
+    another one after the next mount.
+    """
+
+    mount: str
+    device: int
+
+
+class ScannedVolume(Struct, frozen=True):
+    """A volume that a scan came through. It begins at ``folder``; so many ``files`` are on it."""
+
+    folder: str
+    volume: Volume
+    files: int
 
 
 class Lane(StrEnum):
@@ -95,8 +136,8 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``doc_id`` identifies the document within its ``tenant`` and ``collection``.
 
     ``version`` is an integer that only grows; the newest version of a document wins. Use your own
-    (a revision, a time of modification) or Redis time in microseconds (`IngestClient.now`), not
-    both for one document.
+    (a revision, a time of modification in s or ms; less than 10**15) or one that Redis issues
+    (`IngestClient.issue_version`). Between the two, what was issued or queued later is newer.
 
     ``source`` says where the document came from (a path, a URL) and is stored with every chunk.
 
@@ -108,13 +149,19 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``media_type`` is a hint; the content decides. ``metadata`` is stored with every chunk, so keep
     it small.
 
+    Set by the queue: ``queued`` is the version that Redis issued when a document with a version of
+    the caller's own was queued; otherwise 0.
+
     Set by producers that read files: ``file`` names the state of the file at ``path``, and a file
     whose indexed state is the same is not read again. ``scanned`` is true if a scan of a folder
     found the document, which is then deleted when a later scan does not find it. ``hot`` is true if
     the file will be moved once its outcome is known, so that no later file can be compared with it.
+    A worker reads the file only if it lies ``within`` this folder once all links are followed.
+    ``volume`` is where the file lies.
 
     Raises ValueError if the id is empty, the version is not from 1 to 2**53 - 1, the collection's
-    name is invalid, or there is not exactly one content.
+    name is invalid, there is not exactly one content, or a field exceeds its limit: 1 KiB for ids
+    and names, 64 KiB of JSON nested 32 deep for the metadata (see `ingestq.core.limits`).
     """
 
     doc_id: str
@@ -130,9 +177,20 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     scanned: bool = False
     collection: str | None = None
     hot: bool = False
+    queued: int = 0
+    within: str | None = None
+    volume: Volume | None = None
 
     def __post_init__(self) -> None:
-        _check_identity(self.doc_id, self.version, self.collection)
+        _check_identity(self.doc_id, self.version, self.tenant, self.collection)
+        check_texts(source=self.source, media_type=self.media_type, file=self.file)
+        if self.volume is not None:
+            check_text("volume", self.volume.mount)
+        if self.path is not None:
+            check_text("path", self.path, PATH_BYTES)
+        if self.within is not None:
+            check_text("within", self.within, PATH_BYTES)
+        check_metadata(self.metadata)
         if (self.text, self.path, self.blob).count(None) != 2:
             raise ValueError("a document has exactly one of text, path and blob")
         if self.blob is not None and not is_blob_name(self.blob):
@@ -142,17 +200,24 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Deletion(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The deletion of a document as of ``version`` (see `Document`).
 
-    A newer version of the document is kept. ``collection`` is that of the client if it is None.
-    Raises ValueError as `Document` does.
+    A newer version of the document is kept. A version that Redis issued deletes what is there,
+    together with its version: neither that nor an older one comes back. A version of the caller's
+    own deletes that version and older ones. ``queued`` is set by the queue, as in `Document`.
+
+    With ``any_form``, the id was typed by a person: if no document in the index has it, those are
+    deleted whose ids differ from it only in Unicode's normal form. ``collection`` is that of the
+    client if it is None. Raises ValueError as `Document` does.
     """
 
     doc_id: str
     version: int
     tenant: str = ""
+    any_form: bool = False
     collection: str | None = None
+    queued: int = 0
 
     def __post_init__(self) -> None:
-        _check_identity(self.doc_id, self.version, self.collection)
+        _check_identity(self.doc_id, self.version, self.tenant, self.collection)
 
 
 class Sweep(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -160,19 +225,25 @@ class Sweep(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``doc_id`` is the id of the folder, a prefix of the ids of its documents. ``version`` is when
     the scan began. ``seen`` holds what it saw, packed by `SeenDocumentsBuilder`: documents, and
-    folders that could not be read, whose documents are kept. Unless ``allow_mass_delete``, nothing
-    is deleted if suspiciously much would be.
+    folders that could not be read, whose documents are kept. ``found`` counts the documents that it
+    found in this folder, and ``volumes`` are the file systems that it came through. Unless
+    ``allow_mass_delete``, nothing is deleted if the folder may be away (see
+    `worker.pipeline.deletion_guard`).
     """
 
     doc_id: str
     version: int
     seen: bytes
+    found: int
+    volumes: tuple[ScannedVolume, ...] = ()
     tenant: str = ""
     allow_mass_delete: bool = False
     collection: str | None = None
 
     def __post_init__(self) -> None:
-        _check_identity(self.doc_id, self.version, self.collection)
+        _check_identity(self.doc_id, self.version, self.tenant, self.collection)
+        for scanned in self.volumes:
+            check_texts(folder=scanned.folder, volume=scanned.volume.mount)
 
 
 Item = Document | Deletion | Sweep
@@ -180,31 +251,25 @@ Item = Document | Deletion | Sweep
 AnyItem = TypeVar("AnyItem", Document, Deletion, Sweep)
 
 
+def queued_at(issued: int, item: AnyItem) -> AnyItem:
+    """Return ``item`` with ``issued`` as the version under which it is queued, if it needs one."""
+    if not needs_queued(item):
+        return item
+    stamped = copy(item)  # `replace` would check all other fields again
+    msgspec.structs.force_setattr(stamped, "queued", issued)
+    return stamped
+
+
+def needs_queued(item: Item) -> bool:
+    """Return whether ``item`` has a version of its own, and was not queued before."""
+    return not isinstance(item, Sweep) and not is_issued(item.version) and not item.queued
+
+
 def with_collection(collection: str, item: AnyItem) -> AnyItem:
     """Return ``item`` with ``collection`` filled in, unless it names one itself."""
     if item.collection is not None:
         return item
-    return msgspec.structs.replace(item, collection=collection)
-
-
-METADATA_BYTES: Final = 64 * 1024
-"""Largest metadata of a document, in bytes of JSON. It is stored again with every chunk."""
-
-_metadata = msgspec.json.Decoder(dict[str, Any])
-
-
-def decode_metadata(data: bytes | memoryview) -> dict[str, Any]:
-    """Decode a JSON object to be stored as a document's metadata.
-
-    Raises ValueError, which says what is wrong, if it is too large, not a JSON object, or cannot be
-    put on the queue.
-    """
-    if len(data) > METADATA_BYTES:
-        raise ValueError(f"larger than {METADATA_BYTES} bytes")
-    try:
-        metadata = _metadata.decode(data)
-        # JSON has larger integers than MessagePack, and so the queue, can hold.
-        msgspec.msgpack.encode(metadata)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
-        raise ValueError(str(error)) from error
-    return metadata
+    check_collection(collection)
+    named = copy(item)  # `replace` would check all other fields again
+    msgspec.structs.force_setattr(named, "collection", collection)
+    return named

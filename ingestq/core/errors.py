@@ -21,12 +21,15 @@ IngestqError
 ├── SourceFailed                a scheduled source is missing, or failed before its end
 ├── StoreRejected               Qdrant will never accept this request
 ├── PoolFailure                 a pool process died or hung during a task
-│   └── PoolBroken              pool processes died, and no task can be blamed
+│   ├── PoolBroken              pool processes died, and no task can be blamed
+│   └── LimitExceeded           a task needs more memory or time than its process may use
 └── ContractError               bytes on the queue that this version cannot read as a job
+    └── InvalidJob              a job of a known version whose documents are invalid
 """
 
-import re
-from enum import Enum
+from collections.abc import Sequence
+from enum import Enum, StrEnum
+from typing import Final
 
 
 class IngestqError(Exception):
@@ -110,13 +113,21 @@ class StoreFull(StoreUnavailable):
 class QueueFull(IngestqError):
     """The queue has reached its limit in jobs or bytes. Try again after ``retry_after`` seconds.
 
-    If several jobs were offered, ``refused`` has the ids of those that were not queued.
+    If several jobs were offered, ``refused`` has the ids of those that were not queued, and
+    ``documents`` the ids of their documents. The others are on the queue.
     """
 
-    def __init__(self, retry_after: float, refused: frozenset[str] = frozenset()) -> None:
-        super().__init__(f"the queue is full; try again in {retry_after:g} s")
+    def __init__(
+        self,
+        retry_after: float,
+        refused: frozenset[str] = frozenset(),
+        documents: Sequence[str] = (),
+    ) -> None:
+        some = f", and {len(documents):,} of the documents were not queued" if documents else ""
+        super().__init__(f"the queue is full{some}; try again in {retry_after:g} s")
         self.retry_after = retry_after
         self.refused = refused
+        self.documents = tuple(documents)
 
 
 class KeyReused(IngestqError):
@@ -138,12 +149,39 @@ class StoreRejected(IngestqError):
     """
 
 
+class ProcessEnd(StrEnum):
+    """Why a pool process was replaced."""
+
+    OUT_OF_MEMORY = "out_of_memory"
+    PROCESSOR_TIME = "processor_time"
+    TIME = "time"
+    KILLED = "killed"
+    CRASHED = "crashed"
+    EXITED = "exited"
+    POOL_BROKEN = "pool_broken"
+    """All processes of its pool were replaced: they were killed, or cannot be reached."""
+
+
 class PoolFailure(IngestqError):
-    """A pool process died or hung during a task, and was replaced. The task may be tried again."""
+    """A pool process died or hung during a task, and was replaced. The task may be tried again.
+
+    ``end`` says why it was replaced; None if this process does not know.
+    """
+
+    def __init__(self, text: str, end: ProcessEnd | None = None) -> None:
+        super().__init__(text)
+        self.end = end
 
 
 class PoolBroken(PoolFailure):
     """Pool processes died and were replaced; it is unknown whether a task was the cause."""
+
+
+class LimitExceeded(PoolFailure):
+    """A task needs more memory or processor time than its process may use.
+
+    Trying again does not help: it would meet the same limit.
+    """
 
 
 class SourceFailed(IngestqError):
@@ -171,6 +209,13 @@ class ContractError(IngestqError):
     """
 
 
+class InvalidJob(ContractError):
+    """A job of a known version has invalid documents: they exceed a limit, or have no content.
+
+    No worker can process it, so it becomes a dead letter at once.
+    """
+
+
 def describe(error: BaseException) -> str:
     """Return the message of ``error`` as text that can be stored and shown."""
     return encodable(str(error) or type(error).__name__)
@@ -185,25 +230,6 @@ def in_one_line(error: BaseException) -> str:
 def encodable(text: str) -> str:
     """Return ``text`` with lone surrogates escaped. File names may hold them; no encoding does."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def public_url(url: str) -> str:
-    """Return ``url`` for messages, without passwords, tokens and the values of its query.
-
-    Everything before the last "@" counts as credentials, even if it is not a valid user and
-    password: an unescaped password may contain any character.
-    """
-    scheme, separator, rest = url.partition("//")
-    if not separator or "/" in scheme:
-        scheme, separator, rest = "", "", url
-    credentials, at, place = rest.rpartition("@")
-    if at and not separator and "/" in credentials:
-        return url  # the path of a folder
-    if at:
-        user, colon, _ = credentials.partition(":")
-        place = f"{user}:***@{place}" if colon else f"***@{place}"
-    place = re.sub(r"([?&][^=&#]*)=[^&#]*", r"\1=***", place)
-    return f"{scheme}{separator}{place}"
 
 
 def expected_error(error: Exception) -> IngestqError | None:
@@ -247,3 +273,75 @@ def classify(error: BaseException) -> Failure:
             return Failure.FATAL
         case _:  # also SourceChanged
             return Failure.TRANSIENT
+
+
+class Cause(StrEnum):
+    """The class of the reason why a document, a job or a request failed: one of a few, for metrics.
+
+    The reason itself is a text for the user.
+    """
+
+    DOCUMENT = "document"
+    """The document itself: it is damaged, encrypted, too large, no text."""
+    LIMIT = "limit"
+    """It needs more memory or time than a process may use."""
+    PROCESS_DIED = "process_died"
+    """A pool process died or hung over it."""
+    WORKER_DIED = "worker_died"
+    """Workers died over it."""
+    SOURCE_CHANGED = "source_changed"
+    UNORDERED = "unordered"
+    """Its version and the indexed one cannot be compared."""
+    OVERTAKEN = "overtaken"
+    """Another worker changed the document at the same time."""
+    SCAN_RUNNING = "scan_running"
+    """A folder is swept once the documents of its scan are finished."""
+    HELD_BACK = "held_back"
+    """The mass-deletion guard keeps it."""
+    UNKNOWN_JOB = "unknown_job"
+    """This version cannot read the job, or has no function for it."""
+    ABORTED = "aborted"
+    STOPPING = "stopping"
+    """The worker stops."""
+    REDIS = "redis"
+    QDRANT = "qdrant"
+    QDRANT_SLOW = "qdrant_slow"
+    QDRANT_FULL = "qdrant_full"
+    QDRANT_REFUSED = "qdrant_refused"
+    EMBEDDINGS_ENDPOINT = "embeddings_endpoint"
+    BLOB_STORE = "blob_store"
+    QUEUE_FULL = "queue_full"
+    COLLECTION_MISSING = "collection_missing"
+    """There is no such collection, or not any more."""
+    SETTINGS = "settings"
+    UNEXPECTED = "unexpected"
+
+
+CAUSES: Final[tuple[tuple[type[IngestqError], Cause], ...]] = (
+    (BrokerUnavailable, Cause.REDIS),
+    (BlobStoreUnavailable, Cause.BLOB_STORE),
+    (EmbedderUnavailable, Cause.EMBEDDINGS_ENDPOINT),
+    (StoreTooSlow, Cause.QDRANT_SLOW),
+    (StoreFull, Cause.QDRANT_FULL),
+    (StoreUnavailable, Cause.QDRANT),
+    (StoreRejected, Cause.QDRANT_REFUSED),
+    (QueueFull, Cause.QUEUE_FULL),
+    (LimitExceeded, Cause.LIMIT),
+    (PoolFailure, Cause.PROCESS_DIED),
+    (SourceChanged, Cause.SOURCE_CHANGED),
+    (ContractError, Cause.UNKNOWN_JOB),
+    (CollectionMissing, Cause.COLLECTION_MISSING),
+    (UsageError, Cause.SETTINGS),
+    (DocumentRejected, Cause.DOCUMENT),
+)
+"""The class of the reason of each error; subclasses stand before their bases."""
+
+
+def cause_of(error: BaseException) -> Cause:
+    """Return the class of the reason that ``error`` gives.
+
+    A document that is rejected because of what its processes did has their cause.
+    """
+    if isinstance(error, DocumentRejected) and isinstance(error.__cause__, PoolFailure):
+        return cause_of(error.__cause__)
+    return next((cause for kind, cause in CAUSES if isinstance(error, kind)), Cause.UNEXPECTED)

@@ -7,16 +7,18 @@ job whose tag it does not know instead of guessing.
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Final, Self
 
 import msgspec
 from msgspec import Meta, Struct
 
 from ingestq.core.blobs import MAX_UPLOAD_AGE_MS, created_ms
-from ingestq.core.documents import Deletion, Document, Item, Lane, Sweep
-from ingestq.core.errors import ContractError
+from ingestq.core.documents import Deletion, Document, Item, Lane, Sweep, queued_at
+from ingestq.core.errors import ContractError, InvalidJob, QueueFull
+from ingestq.core.limits import METADATA_DEPTH, check_text
 from ingestq.core.results import BatchReport, DeadLetter, DocumentCounts
+from ingestq.core.tracing import TraceContext
 
 INGEST: Final = "ingest"
 """Wire name of the job function that ingests a batch."""
@@ -32,7 +34,7 @@ LATEST_MS: Final = 253_402_300_799_999
 class _Batch(Struct, frozen=True):
     """Base class of batches. All documents of a batch name the same collection and tenant.
 
-    Raises ValueError otherwise.
+    Raises ValueError otherwise, or if the id ``submission`` is longer than 1 KiB.
     """
 
     function: ClassVar[str]
@@ -41,6 +43,7 @@ class _Batch(Struct, frozen=True):
     lane: Lane = Lane.BULK
 
     def __post_init__(self) -> None:
+        check_text("submission", self.submission)
         owners = {(document.collection, document.tenant) for document in self.documents}
         if len(owners) != 1 or self.documents[0].collection is None:
             raise ValueError("all documents of a batch must name the same collection and tenant")
@@ -78,6 +81,14 @@ class _Batch(Struct, frozen=True):
         )
 
     @property
+    def versions(self) -> dict[str, int]:
+        """The version of each document, by the key of its dead letter; the newest of several."""
+        versions: dict[str, int] = {}
+        for key, document in zip(self.dead_letter_keys, self.documents, strict=True):
+            versions[key] = max(versions.get(key, 0), document.version)
+        return versions
+
+    @property
     def accepted(self) -> int:
         """The number of documents that count as accepted when the batch is queued."""
         return len(self.documents)
@@ -89,13 +100,18 @@ class _Batch(Struct, frozen=True):
 
     @property
     def expires_ms(self) -> int | None:
-        """The Redis time in ms after which Redis refuses the batch; None if there is no limit."""
+        """The time in ms of the steady clock after which Redis refuses the batch, or None."""
         oldest = min(map(created_ms, self.blobs), default=None)
         return None if oldest is None else oldest + MAX_UPLOAD_AGE_MS
 
     def alone(self, index: int) -> Self:
         """Return a batch of the document at ``index`` only."""
         return msgspec.structs.replace(self, documents=(self.documents[index],))
+
+    def queued_at(self, issued: int) -> Self:
+        """Return the same batch, whose documents of own versions are queued under ``issued``."""
+        documents = tuple(queued_at(issued, document) for document in self.documents)
+        return msgspec.structs.replace(self, documents=documents)
 
     def with_submission(self, submission: str) -> Self:
         """Return the same batch as part of another submission."""
@@ -129,6 +145,11 @@ class SweepBatch(_Batch, frozen=True, tag="sweep/1", omit_defaults=True):
     function = SWEEP
     documents: tuple[Sweep, ...]
 
+    def allowed(self) -> Self:
+        """Return the same batch with permission to delete whatever is gone."""
+        sweeps = [msgspec.structs.replace(s, allow_mass_delete=True) for s in self.documents]
+        return msgspec.structs.replace(self, documents=tuple(sweeps))
+
     @property
     def accepted(self) -> int:
         return 0
@@ -144,11 +165,19 @@ FULL_RETRY_SECONDS: Final = 0.2
 class Job(
     Struct,
     frozen=True,
-    rename={"function": "f", "args": "a", "kwargs": "k", "tries": "t", "enqueued_ms": "et"},
+    rename={
+        "function": "f",
+        "args": "a",
+        "kwargs": "k",
+        "tries": "t",
+        "enqueued_ms": "et",
+        "trace": "tc",
+    },
 ):
     """A job: arq's envelope with arq's field names, in MessagePack instead of pickle.
 
-    It holds exactly one batch. ``enqueued_ms`` is Unix time at the producer.
+    It holds exactly one batch. ``enqueued_ms`` is Unix time at the producer, and ``trace`` the span
+    in which it was queued, if that was recorded.
     """
 
     function: str
@@ -156,6 +185,7 @@ class Job(
     enqueued_ms: Annotated[int, Meta(ge=0, le=LATEST_MS)]
     kwargs: dict[str, Any] = {}
     tries: int | None = None
+    trace: TraceContext | None = None
 
     @property
     def batch(self) -> Batch:
@@ -171,20 +201,32 @@ class Job(
 _job_decoder = msgspec.msgpack.Decoder(Job)
 
 
-def encode_job(batch: Batch, *, enqueued_ms: int) -> bytes:
-    """Encode the job that works on ``batch``; ``enqueued_ms`` is Unix time at the producer."""
-    return msgspec.msgpack.encode(Job(batch.function, (batch,), enqueued_ms))
+def encode_job(batch: Batch, *, enqueued_ms: int, trace: TraceContext | None = None) -> bytes:
+    """Encode the job that works on ``batch``, see `Job`."""
+    return msgspec.msgpack.encode(Job(batch.function, (batch,), enqueued_ms, trace=trace))
 
 
 def decode_job(payload: bytes) -> Job:
     """Decode a job from the queue.
 
-    Raises ContractError if ``payload`` is not a job of a known version.
+    Raises ContractError if ``payload`` is not a job of a known version, and InvalidJob if it is,
+    but its documents are invalid.
     """
     try:
         return _job_decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except RecursionError as error:
+        raise InvalidJob(f"it is nested far more than {METADATA_DEPTH} deep") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if isinstance(error.__cause__, ValueError | TypeError):  # of a document's own check
+            raise InvalidJob(str(error)) from error
         raise ContractError(f"not a job of a known version: {error}") from error
+
+
+def queue_full(refused: Iterable[Batch]) -> QueueFull:
+    """Return the error that the queue has no space for the jobs of the batches ``refused``."""
+    batches = list(refused)
+    documents = [document.doc_id for batch in batches for document in batch.documents]
+    return QueueFull(FULL_RETRY_SECONDS, frozenset(b.job_id for b in batches), documents)
 
 
 def blobs_in(payload: bytes) -> frozenset[str]:
@@ -214,6 +256,7 @@ def dead_letter_batch(
         DeadLetter(
             key=key,
             doc_id=document.doc_id,
+            version=document.version,
             tenant=document.tenant,
             collection=batch.collection,
             reason=reason,

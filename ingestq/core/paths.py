@@ -4,6 +4,7 @@ import hashlib
 import mimetypes
 import os
 import time
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -14,7 +15,12 @@ from ingestq.core.documents import Document
 
 MTIME_RESOLUTION_NS: Final = 2_000_000_000
 """The coarsest resolution of mtimes: that of FAT."""
+CACHED_FOLDERS: Final = 512
+"""Folders whose own folders are remembered: many documents of a scan are in the same one."""
 _URI_PREFIX: Final = "file://"
+PROCESSES_PREFIX: Final = "ingestq-processes-"
+BLOB_PREFIX: Final = "ingestq-blob-"
+"""Beginnings of the names of ingestq's own folders in the temporary directory."""
 
 
 def path_to_text(path: Path) -> str:
@@ -29,36 +35,53 @@ def path_to_text(path: Path) -> str:
 def file_state(document: Document, status: os.stat_result) -> str | None:
     """Return a name for the state of a document's file. The same name means the same document.
 
-    It covers size, mtime, and what is stored besides the content. Returns None if the file was
-    modified so recently that a later change might leave its mtime as it is.
+    It covers size, mtime, ctime, and what is stored besides the content. The ctime tells another
+    file that has the mtime of the first, as archives are unpacked and backups restored. Returns
+    None if the file was modified so recently that a later change might leave its times as they are.
     """
     if time.time_ns() - status.st_mtime_ns < MTIME_RESOLUTION_NS:
         return None
     stored = (document.source, document.media_type, sorted(document.metadata.items()))
     digest = hashlib.blake2b(msgspec.msgpack.encode(stored), digest_size=8).hexdigest()
-    return f"{status.st_size}:{status.st_mtime_ns}:{digest}"
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{digest}"
+
+
+def size_in_state(state: str) -> int | None:
+    """Return the size in bytes that a file's ``state`` names; None if it is no `file_state`."""
+    size, _, _ = state.partition(":")
+    return int(size) if size.isdecimal() else None
 
 
 def folders_of(doc_id: str) -> tuple[str, ...]:
     """Return the ids of all folders that contain a scanned document, innermost first."""
-    return tuple(
-        path_to_text(path) for path in text_to_path(doc_id).parents if path.name or path.root
-    )
+    name = doc_id[doc_id.rfind("/") + 1 :]
+    if name in ("", "."):  # no name of a file: the path ends before it
+        return _parents(doc_id)
+    return _parents(f"{doc_id.removesuffix(name)}-")
+
+
+@lru_cache(CACHED_FOLDERS)
+def _parents(doc_id: str) -> tuple[str, ...]:
+    parents = text_to_path(doc_id).parents
+    return tuple(path_to_text(path) for path in parents if path.name or path.root)
 
 
 def text_to_path(text: str) -> Path:
     """Return the path that `path_to_text` wrote as ``text``."""
     if text.startswith(_URI_PREFIX):
         return Path(os.fsdecode(unquote_to_bytes(text.removeprefix(_URI_PREFIX))))
-    return Path(text)
+    return Path(os.fsdecode(text.encode(errors="surrogateescape")))  # in any locale
 
 
 EXTRA_MEDIA_TYPES: Final = {
     ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
     ".eml": "message/rfc822",
     ".epub": "application/epub+zip",
+    ".hwp": "application/x-hwp",
+    ".hwpx": "application/haansofthwpx",
     ".ipynb": "application/x-ipynb+json",
     ".jsonl": "application/x-ndjson",
+    ".mbox": "application/mbox",
     ".md": "text/markdown",
     ".markdown": "text/markdown",
     ".msg": "application/vnd.ms-outlook",

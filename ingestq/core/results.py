@@ -1,6 +1,7 @@
 """Results: receipts, counts, reports and dead letters; the state of queue and workers."""
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Container, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, Self, TypeVar
@@ -68,13 +69,93 @@ class FailedDocument(Struct, frozen=True):
     reason: str
 
 
+LISTED_HELD: Final = 5
+"""Documents that are listed of those that are held back."""
+
+
+class HeldDocuments(Struct, frozen=True):
+    """Documents that are kept although they are gone from their source, because it may be away.
+
+    ``first`` has the ids of the first `LISTED_HELD`, ``reason`` says why.
+    """
+
+    documents: int
+    first: tuple[str, ...]
+    reason: str
+
+
+class HeldSource(Struct, frozen=True, kw_only=True):
+    """A source, by the name or path of its documents, with what is held back of it.
+
+    ``since_ms`` is Unix time in ms: no scan since then was accepted.
+    """
+
+    source: str
+    tenant: str
+    collection: str
+    documents: int
+    first: tuple[str, ...]
+    reason: str
+    since_ms: int = 0
+
+    @property
+    def since(self) -> str:
+        """Since when it is held back (ISO 8601, UTC)."""
+        return datetime.fromtimestamp(self.since_ms / 1000, UTC).isoformat(timespec="seconds")
+
+    @property
+    def confirm(self) -> str:
+        """The command that deletes the documents from the index."""
+        words = ["ingestq", "dead", "requeue", self.source, "--allow-mass-delete"]
+        if self.tenant:
+            words += ["--tenant", self.tenant]
+        return shlex.join([*words, "--collection", self.collection])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the state as JSON, on whose keys other programs rely."""
+        return {
+            "source": self.source,
+            "tenant": self.tenant,
+            "collection": self.collection,
+            "documents": self.documents,
+            "first": list(self.first),
+            "reason": self.reason,
+            "since": self.since,
+            "confirm": self.confirm,
+        }
+
+
+LISTED_WARNINGS: Final = 1000
+"""Most warnings that a report or a submission lists. All are counted, and the ledger has all."""
+
+
+class DocumentWarning(Struct, frozen=True):
+    """A document that is indexed, and what of it could not be read."""
+
+    doc_id: str
+    warning: str
+
+
+class WarningCounts(Struct, frozen=True):
+    """The number of ``documents`` that are indexed with warnings, and of their ``warnings``."""
+
+    documents: int = 0
+    warnings: int = 0
+
+
+def utc_time(unix_ms: int) -> str:
+    """Return a Unix time in ms in ISO 8601, in UTC."""
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="seconds")
+
+
 class DeadLetter(Struct, frozen=True, kw_only=True):
     """A document that failed for good, with everything needed to try it again.
 
     ``payload`` is the encoded job of this one document. If the job could not be decoded, it is the
     job as it came, ``doc_id`` is the id of the job, and ``documents`` is the number of documents in
-    it. ``tries`` counts how often it failed. ``failed_ms`` is Unix time in ms at the worker.
-    ``traceback`` is empty where the reason says everything.
+    it, with ``version`` 0. ``tries`` counts how often it failed. ``failed_ms`` is Unix time in ms
+    at the worker. ``traceback`` is empty where the reason says everything. ``held`` is there if it
+    is a sweep that was held back.
     """
 
     key: str
@@ -88,32 +169,50 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
     submission: str = ""
     traceback: str = ""
     collection: str
+    version: int = 0
+    held: HeldDocuments | None = None
 
     @property
     def failed_at(self) -> str:
         """When the document failed for good (ISO 8601, UTC)."""
-        return datetime.fromtimestamp(self.failed_ms / 1000, UTC).isoformat(timespec="seconds")
+        return utc_time(self.failed_ms)
 
 
 class BatchReport(Struct, frozen=True):
     """The outcome of a batch.
 
-    ``dead`` has a dead letter for each rejected document. ``resolved`` has the keys of dead letters
-    that are out of date, because a version of their document succeeded.
+    ``dead`` has a dead letter for each rejected document. ``resolved`` has the versions that
+    succeeded, by the keys of their dead letters: older ones are out of date. ``warned`` counts the
+    warnings of documents that are indexed or unchanged; ``warnings`` lists the first of them.
     """
 
     documents: DocumentCounts = DocumentCounts()
     chunks: ChunkCounts = ChunkCounts()
     dead: tuple[DeadLetter, ...] = ()
-    resolved: tuple[str, ...] = ()
+    resolved: Mapping[str, int] = msgspec.field(default_factory=dict)
+    warned: WarningCounts = WarningCounts()
+    warnings: tuple[DocumentWarning, ...] = ()
 
     def __add__(self, other: "BatchReport") -> "BatchReport":
         return BatchReport(
             documents=_sum(self.documents, other.documents),
             chunks=self.chunks + other.chunks,
             dead=self.dead + other.dead,
-            resolved=self.resolved + other.resolved,
+            resolved={**self.resolved, **other.resolved},
+            warned=_sum(self.warned, other.warned),
+            warnings=(self.warnings + other.warnings)[:LISTED_WARNINGS],
         )
+
+    def superseding(self, keys: Container[str]) -> "BatchReport":
+        """Return the report in which the dead letters with these ``keys`` are superseded."""
+        dead = tuple(letter for letter in self.dead if letter.key not in keys)
+        superseded = len(self.dead) - len(dead)
+        counts = msgspec.structs.replace(
+            self.documents,
+            rejected=self.documents.rejected - superseded,
+            superseded=self.documents.superseded + superseded,
+        )
+        return msgspec.structs.replace(self, documents=counts, dead=dead)
 
 
 class JobResult(
@@ -152,7 +251,7 @@ class JobResult(
     kwargs: dict[str, Any] = {}
 
 
-Counts = TypeVar("Counts", DocumentCounts, ChunkCounts)
+Counts = TypeVar("Counts", DocumentCounts, ChunkCounts, WarningCounts)
 
 
 def _sum(left: Counts, right: Counts) -> Counts:
@@ -232,16 +331,51 @@ class WorkerStatus(Struct, frozen=True):
     collections: tuple[str, ...] = ()
 
 
-class Overview(Struct, frozen=True):
-    """The queue and the live workers at one moment.
+class SkippedFile(Struct, frozen=True):
+    """A file, folder or link of a watched folder that is not indexed, and why."""
 
-    A worker is live if its last heartbeat is less than a minute old. ``ready`` counts the ready
-    jobs of each collection.
+    doc_id: str
+    reason: str
+
+
+class WatchedFolderStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the process that watches a folder reported of it last.
+
+    ``folder`` is its path on ``host``. ``skipped`` counts what is not indexed although neither its
+    name nor a pattern excludes it; ``skipped_files`` has the first of it.
+    """
+
+    folder: str
+    host: str
+    collection: str
+    tenant: str = ""
+    skipped: int = 0
+    skipped_files: tuple[SkippedFile, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the state as JSON, on whose keys other programs rely."""
+        return msgspec.structs.asdict(self) | {
+            "skipped_files": [msgspec.structs.asdict(file) for file in self.skipped_files]
+        }
+
+
+class Overview(Struct, frozen=True):
+    """The queue, the live workers and the watched folders at one moment.
+
+    A worker is live if its last heartbeat is less than a minute old, and a folder is watched if it
+    was reported within the last minute. ``ready`` counts the ready jobs of each collection.
+    ``versions_ahead_seconds`` is more than 0 while the versions that Redis issues are later than
+    its clock. ``expired_dead_letters`` counts those that were deleted because of their age.
+    ``held_back`` are the sources with documents that only a person may delete.
     """
 
     depth: QueueDepth
     workers: Sequence[WorkerStatus]
     ready: Mapping[str, int] = {}
+    versions_ahead_seconds: float = 0.0
+    expired_dead_letters: int = 0
+    watched_folders: Sequence[WatchedFolderStatus] = ()
+    held_back: Sequence[HeldSource] = ()
 
     @property
     def unserved(self) -> dict[str, int]:
@@ -263,9 +397,10 @@ class Stage(StrEnum):
 class SubmissionStatus(Struct, frozen=True):
     """The progress of a submission: ``documents.total`` of ``accepted`` documents have an outcome.
 
-    ``documents`` and ``chunks`` count the outcomes so far. ``jobs`` is the number of unfinished
-    jobs; a folder scan among them may still add deletions. ``jobs_running`` of them are being
-    processed, with ``chunks_running`` of their ``chunks_known`` chunks done.
+    ``documents`` and ``chunks`` count the outcomes so far, ``warned`` the warnings among them.
+    ``jobs`` is the number of unfinished jobs; a folder scan among them may still add deletions.
+    ``jobs_running`` of them are being processed, with ``chunks_running`` of their ``chunks_known``
+    chunks done.
     """
 
     accepted: int
@@ -275,6 +410,7 @@ class SubmissionStatus(Struct, frozen=True):
     jobs_running: int
     chunks_running: int
     chunks_known: int
+    warned: WarningCounts = WarningCounts()
 
     @classmethod
     def of(cls, raw: Mapping[bytes, bytes]) -> Self:
@@ -290,12 +426,18 @@ class SubmissionStatus(Struct, frozen=True):
             jobs_running=len(live),
             chunks_running=sum(int(done) for done, _ in live),
             chunks_known=sum(int(known) for _, known in live),
+            warned=_counts(counts, "warned", WarningCounts),
         )
 
     @property
     def complete(self) -> bool:
         """True if every accepted document has an outcome and no job is left."""
-        return self.documents.total >= self.accepted and not self.jobs
+        return not self.unfinished and not self.jobs
+
+    @property
+    def unfinished(self) -> int:
+        """How many accepted documents have no outcome yet."""
+        return max(self.accepted - self.documents.total, 0)
 
     @property
     def stage(self) -> Stage:
@@ -316,8 +458,61 @@ class SubmissionStatus(Struct, frozen=True):
             "documents": msgspec.structs.asdict(self.documents),
             "chunks": msgspec.structs.asdict(self.chunks)
             | {"running": self.chunks_running, "known": self.chunks_known},
+            "warned": self.warned.documents,
         }
 
 
 def _counts(fields: dict[str, int], group: str, kind: type[Counts]) -> Counts:
     return kind(**{name: fields.get(f"{group}.{name}", 0) for name in kind.__struct_fields__})
+
+
+class CollectionCounts(Struct, frozen=True):
+    """What the collection ``name`` holds; None in place of a count that cannot be read now.
+
+    ``warned`` counts the documents of which something could not be read, ``stale`` those of which
+    a newer version was rejected.
+    """
+
+    name: str
+    documents: int | None = None
+    chunks: int | None = None
+    warned: int | None = None
+    stale: int | None = None
+
+
+class WarnedDocument(Struct, frozen=True):
+    """A document that is indexed, and its warnings: what of it could not be read."""
+
+    tenant: str
+    doc_id: str
+    warnings: tuple[str, ...]
+
+
+class StaleDocument(Struct, frozen=True):
+    """A document of which the index holds an older version: the newest was rejected.
+
+    ``since_ms`` is the Unix time since when that is so; ``reason`` is that of the newest rejected
+    ``version``.
+    """
+
+    tenant: str
+    doc_id: str
+    version: int
+    since_ms: int
+    reason: str
+
+    @property
+    def since(self) -> str:
+        """Since when it is stale (ISO 8601, UTC)."""
+        return utc_time(self.since_ms)
+
+
+class IndexOverview(Struct, frozen=True):
+    """The counts of some collections, and some of their documents that need a look, by collection.
+
+    These are documents with warnings, and stale ones.
+    """
+
+    collections: Sequence[CollectionCounts] = ()
+    warned: Mapping[str, Sequence[WarnedDocument]] = {}
+    stale: Mapping[str, Sequence[StaleDocument]] = {}

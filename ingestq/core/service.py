@@ -4,17 +4,23 @@ asyncio can lose a cancellation: up to Python 3.11, ``asyncio.wait_for``, in whi
 every command, swallows a cancellation that arrives at the same moment as the result. A loop that is
 cancelled once and then awaited may therefore run for ever. A `Service` is told to stop by an event
 and then cancelled repeatedly until it has ended. `run_together` and `run_until_first` do the same
-for coroutines that run concurrently.
+for coroutines that run concurrently, `cancelled_with` ties a block to a service that it cannot do
+without, and `opening` opens something while the block that needs it already runs.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
+
+T = TypeVar("T")
 
 CANCEL_SECONDS: Final = 0.1
 """Seconds that a cancelled task may take to end before it is cancelled again."""
+CLOSE_SECONDS: Final = 30.0
+"""Seconds that what was opened in the background may take to close before that is cancelled."""
 
 
 async def happens_within(event: asyncio.Event, seconds: float) -> bool:
@@ -42,12 +48,32 @@ async def cancel(*tasks: asyncio.Task[Any]) -> None:
         raise asyncio.CancelledError
 
 
+async def uninterrupted(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run ``coroutine`` to its end, even if the caller is cancelled. It must be bounded in time.
+
+    If the caller was cancelled meanwhile, CancelledError is raised at the end.
+    """
+    task = asyncio.create_task(coroutine)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError
+
+
 async def run_together(*coroutines: Coroutine[Any, Any, Any]) -> None:
     """Run ``coroutines`` concurrently until all have ended.
 
     If one fails, or the caller is cancelled, the others are cancelled until they have ended. Raises
     the exception of the one that failed; if several did, that of the first of them in the order of
     the arguments. (`asyncio.TaskGroup` cancels only once, and may then wait for ever.)
+
+    A coroutine that is cancelled before it began runs nothing, so none of ``coroutines`` may have
+    other coroutines as arguments: they would never be awaited, and Python warns of that.
     """
     await _run(coroutines, asyncio.FIRST_EXCEPTION)
 
@@ -148,3 +174,81 @@ class Service:
             return
         with contextlib.suppress(Exception):  # the error that ended the block matters more
             await self.stop()
+
+
+@asynccontextmanager
+async def cancelled_with(
+    run: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
+    *,
+    name: str,
+    grace_seconds: float = 0.0,
+    block: asyncio.Task[Any] | None = None,
+) -> AsyncIterator[None]:
+    """Run a `Service` while inside. If it fails, cancel the block and raise the service's error.
+
+    ``block`` is the task that runs the block and leaves it, if that is not the one that enters it.
+    """
+    block = block or asyncio.current_task()
+    assert block is not None
+    is_inside, is_cancelled = True, False
+
+    def cancel_block() -> None:
+        nonlocal is_cancelled
+        if is_inside:
+            is_cancelled = True
+            block.cancel()
+
+    service = Service(run, name=name, grace_seconds=grace_seconds, on_end=cancel_block)
+    service.start()
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not is_cancelled or block.uncancel() > 0:  # somebody else has cancelled it as well
+            raise
+    finally:
+        is_inside = False
+        await service.stop()
+
+
+@asynccontextmanager
+async def opening(
+    manager: AbstractAsyncContextManager[T],
+    *,
+    name: str,
+    block: asyncio.Task[Any] | None = None,
+) -> AsyncIterator[asyncio.Future[T]]:
+    """Open ``manager`` in the background; yields what it opens, to be awaited.
+
+    Awaiting that raises the error if it could not be opened. On leaving, it is closed; if it is
+    still being opened, that is cancelled. If it ends before, as one does that is made with
+    `cancelled_with`, the block is cancelled and its error raised. See `cancelled_with` for
+    ``block``.
+    """
+    opened: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    holder: asyncio.Task[Any] | None = None
+
+    async def hold(stopping: asyncio.Event) -> None:
+        nonlocal holder
+        holder = asyncio.current_task()
+        if opened.cancelled():
+            return
+        try:
+            async with manager as value:
+                if not opened.cancelled():
+                    opened.set_result(value)
+                    await stopping.wait()
+        except Exception as error:
+            if opened.cancelled():  # nobody waits for it any more
+                return
+            if opened.done():
+                raise
+            opened.set_exception(error)
+            opened.exception()  # marks it as seen: whoever does not wait does not need to know
+            await stopping.wait()
+
+    async with cancelled_with(hold, name=name, grace_seconds=CLOSE_SECONDS, block=block):
+        try:
+            yield opened
+        finally:
+            if opened.cancel() and holder is not None:
+                holder.cancel()

@@ -1,7 +1,7 @@
 """A scheduled entry: what it does, and when."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
 from typing import Final
@@ -27,7 +27,9 @@ class Action(StrEnum):
     VERIFY = "verify"
 
 
-EPOCH: Final = datetime.fromtimestamp(0, UTC)
+EPOCH: Final = datetime(1970, 1, 1)
+CRONTAB_FIELDS: Final = 5
+"""Fields of an expression without seconds."""
 
 
 def zone_named(name: str) -> ZoneInfo:
@@ -45,18 +47,19 @@ class Timetable:
     """A cron expression in a time zone.
 
     ``cron`` has five fields, or six with seconds first; ``timezone`` is an IANA name. Clock changes
-    are handled as in Debian's cron: a time in the skipped hour runs right after it, and a time in
-    the repeated hour runs once; an expression with ``*`` for the minute or the hour is not
-    affected. Times are Unix times in ms. Raises ValueError, which says what is wrong.
+    are handled as in Debian's cron. An expression `for fixed times <is_fixed>` runs right after a
+    change that skips its time, and only the first time if it comes twice. Any other runs whenever
+    the clock shows a time that matches. Times are Unix times in ms. Raises ValueError, which says
+    what is wrong.
     """
 
     cron: str
     timezone: str = "UTC"
 
     def __post_init__(self) -> None:
-        zone = self.zone
+        zone_named(self.timezone)
         try:
-            never = next(CronSim(self.cron, EPOCH.astimezone(zone)), None) is None
+            never = next(CronSim(self.cron, EPOCH), None) is None
         except CronSimError as error:
             raise ValueError(
                 f"cron is {self.cron!r}: {str(error).lower()}; write minute, hour, day of month, "
@@ -70,12 +73,51 @@ class Timetable:
         """The time zone."""
         return zone_named(self.timezone)
 
+    @cached_property
+    def is_fixed(self) -> bool:
+        """True if ``cron`` has five fields, of which neither minute nor hour begins with ``*``."""
+        fields = self.cron.split()
+        return len(fields) == CRONTAB_FIELDS and not any(field[0] == "*" for field in fields[:2])
+
     def next_after(self, ms: int) -> int | None:
         """Return the first time after ``ms``; None if there is none within 50 years."""
-        start = datetime.fromtimestamp(ms / 1000, self.zone)
-        # In a repeated hour, the first times found may be those of its first pass.
-        times = (int(time.timestamp() * 1000) for time in CronSim(self.cron, start))
-        return next((time for time in times if time > ms), None)
+        folds = (0,) if self.is_fixed else (0, 1)
+        times = [self._next_after(ms, fold) for fold in folds]
+        return min((time for time in times if time is not None), default=None)
+
+    def _next_after(self, ms: int, fold: int) -> int | None:
+        """Return the first time after ``ms``, taking each repeated time only in its pass ``fold``.
+
+        Within one pass, later times of day are later, so they can be searched in order. CronSim
+        only gets times of day: with a time zone, it leaves out times after a change of half an hour
+        or at midnight.
+        """
+        now = datetime.fromtimestamp(ms / 1000, self.zone)
+        # In the first pass of a repeated hour, the second one begins earlier on the clock.
+        offset = now.replace(fold=max(now.fold, fold)).utcoffset()
+        assert offset is not None
+        start = now.astimezone(UTC).replace(tzinfo=None) + offset
+        for wall in CronSim(self.cron, start):
+            time = self._time(wall.replace(fold=fold))
+            if time is not None and time > ms:
+                return time
+        return None
+
+    def _time(self, wall: datetime) -> int | None:
+        """Return the time at which clocks show ``wall``.
+
+        If they skip it, that is the end of what they skip, or None if ``cron`` is not for fixed
+        times.
+        """
+        while not self._exists(wall):
+            if not self.is_fixed:
+                return None
+            wall += timedelta(minutes=1)
+        return int(wall.replace(tzinfo=self.zone).timestamp() * 1000)
+
+    def _exists(self, wall: datetime) -> bool:
+        back = wall.replace(tzinfo=self.zone).astimezone(UTC).astimezone(self.zone)
+        return back.replace(tzinfo=None) == wall
 
 
 @dataclass(frozen=True)

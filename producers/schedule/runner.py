@@ -50,6 +50,7 @@ class Runner:
     def __init__(self, runs: Runs, handlers: Mapping[Action, ActionHandler]) -> None:
         self._runs = runs
         self._handlers = handlers
+        self._refused: set[str] = set()
 
     async def run(
         self, entry: ScheduledEntry, claim: RunClaim, stopping: asyncio.Event
@@ -125,15 +126,25 @@ class Runner:
         if ended is None:
             log.warning(events.RUN_LOST, entry=entry.name)
             return None
-        log_ended = log.warning if ended.outcome in NEED_ATTENTION else log.info
+        self._log_ended(entry.name, ended)
+        return ended
+
+    def _log_ended(self, entry: str, ended: Run) -> None:
+        """Log the run; as a warning if it needs attention, but only the first refusal in a row."""
+        is_known = ended.outcome is RunOutcome.REFUSED and entry in self._refused
+        log_ended = log.warning if ended.outcome in NEED_ATTENTION and not is_known else log.info
         log_ended(
-            events.RUN_ENDED,
-            entry=entry.name,
+            events.RUN_FINISHED,
+            entry=entry,
+            submission=ended.submission,
             outcome=ended.outcome.value,
             seconds=ended.seconds,
             detail=ended.detail,
         )
-        return ended
+        if ended.outcome is RunOutcome.REFUSED:
+            self._refused.add(entry)
+        else:
+            self._refused.discard(entry)
 
     async def _end(self, claim: RunClaim, run: Run) -> Run | None:
         ended = msgspec.structs.replace(run, finished_ms=await self._runs.now_ms())

@@ -10,6 +10,7 @@ from ingestq.broker.connection import RETRY_SECONDS
 from ingestq.broker.schedule.runs import BeginRefusal, Run, RunClaim, Runs, iso
 from ingestq.core import events
 from ingestq.core.errors import BrokerUnavailable
+from ingestq.core.outages import note_failure
 from ingestq.core.service import cancel, happens_within
 from producers.schedule.entry import ScheduledEntry
 from producers.schedule.runner import Runner
@@ -72,7 +73,7 @@ class Scheduler:
             )
             now_ms = await self._runs.now_ms()
         except BrokerUnavailable as error:
-            log.warning(events.SERVICE_AWAY, error=str(error), retry_in=RETRY_SECONDS)
+            note_failure(error)
             return RETRY_SECONDS
         soonest = min((ms for ms in next_ms if ms is not None), default=None)
         if soonest is None:
@@ -95,7 +96,7 @@ class Scheduler:
         match begun:
             case RunClaim():
                 log.info(
-                    events.RUN_BEGUN,
+                    events.RUN_STARTED,
                     entry=entry.name,
                     action=entry.action.value,
                     due=iso(due_ms),

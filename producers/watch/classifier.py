@@ -4,19 +4,25 @@ import asyncio
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from heapq import nsmallest
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
 
+from ingestq.client.volumes import Volumes
 from ingestq.core import events
-from ingestq.core.documents import Deletion, Document
-from ingestq.core.paths import file_state
-from ingestq.core.results import FailedDocument
+from ingestq.core.documents import MAX_VOLUMES, Deletion, Document, Volume
+from ingestq.core.limits import fits
+from ingestq.core.paths import file_state, folders_of, path_to_text
+from ingestq.core.results import FailedDocument, SkippedFile
+from producers.files.links import Links, UndecidedLinks, place_in, real_path
+from producers.files.off_limits import KERNEL_ONLY, OffLimits
 from producers.files.walk import (
     Clock,
     FoundFile,
@@ -28,35 +34,76 @@ from producers.files.walk import (
     walk,
 )
 from producers.watch.folder import Presence, WatchedFolder, read_sidecar
-from producers.watch.settling import MAX_CHANGES, FileState, is_settled
+from producers.watch.settling import MAX_CHANGES, FileState, SettledChange, is_settled
 
 log = structlog.get_logger()
 
 MAX_REMEMBERED: Final = 10_000
-"""Skipped files remembered; with more, some are logged again."""
+"""Skipped files remembered; those beyond are logged by each scan."""
+MAX_POLLED_FILES: Final = 200_000
+"""Files whose state is compared when a folder is polled, in about 0.5 KB each."""
+MAX_FOLDERS: Final = 100_000
+"""Folders that are remembered, in order to tell that a path which is gone was one."""
 MAX_EVENT_DELETIONS: Final = 10
 """Missing files that are deleted without a scan. With more, a scan decides, whose sweep is under
 the mass-deletion guard."""
+MAX_POLLED_DELETIONS: Final = 1
+"""The same for a folder that is polled, where files that were deleted look like files that are out
+of sight."""
 
 
-class SkippedFileLog:
-    """Logs each skipped file with the reason, and again only if the reason changes."""
+@dataclass(frozen=True, slots=True)
+class _Skip:
+    """Why a file is skipped, and the number of the scan since whose begin that was last seen."""
+
+    reason: str
+    scan: int
+
+
+class SkippedFiles:
+    """The files that are skipped now, each of which is logged once, and again for another reason.
+
+    A scan sees all of them: what it did not see is forgotten when it ends. `MAX_REMEMBERED` files
+    are remembered; more are only counted by each scan.
+    """
 
     def __init__(self) -> None:
-        self._reasons: dict[str, str] = {}
+        self._skips: dict[str, _Skip] = {}
+        self._scan = 0
+        self._more = 0
 
-    def add(self, path: str, reason: str) -> None:
-        """Log that the file at ``path``, or the document of that id, is skipped."""
-        if self._reasons.get(path) == reason:
-            return
-        if len(self._reasons) >= MAX_REMEMBERED:
-            self._reasons.clear()
-        self._reasons[path] = reason
-        log.warning(events.DROP_LEFT_OUT, path=path, reason=reason)
+    def begin_scan(self) -> None:
+        """Begin to see all skipped files again."""
+        self._scan += 1
+        self._more = 0
 
-    def remove(self, path: str) -> None:
-        """Forget why ``path`` was skipped: it is not any more."""
-        self._reasons.pop(path, None)
+    def end_scan(self) -> None:
+        """Forget the files that were not seen since `begin_scan`: they are gone, or indexed."""
+        for doc_id, skip in self._skips.copy().items():
+            if skip.scan != self._scan:
+                self.remove(doc_id)
+
+    def add(self, doc_id: str, reason: str) -> None:
+        """Remember, and log, that the file of the document ``doc_id`` is skipped."""
+        known = self._skips.get(doc_id)
+        if known is None and len(self._skips) >= MAX_REMEMBERED:
+            self._more += 1
+        else:
+            self._skips[doc_id] = _Skip(reason, self._scan)
+        if known is None or known.reason != reason:
+            log.warning(events.WATCH_SKIPPED, path=doc_id, reason=reason)
+
+    def remove(self, doc_id: str) -> None:
+        """Forget that the file of ``doc_id`` was skipped: it is not any more."""
+        self._skips.pop(doc_id, None)
+
+    def first(self, count: int) -> tuple[SkippedFile, ...]:
+        """Return the first ``count`` files in the order of their ids."""
+        first = nsmallest(count, self._skips.copy().items())
+        return tuple(SkippedFile(doc_id, skip.reason) for doc_id, skip in first)
+
+    def __len__(self) -> int:
+        return len(self._skips) + self._more
 
 
 @dataclass
@@ -78,47 +125,81 @@ class ClassifiedFiles:
 class FileClassifier:
     """Classifies the files of one folder; they are unsettled for ``settle_seconds`` after a write.
 
-    ``skipped`` logs the files that are not queued, and why.
+    What is ``off_limits`` counts as not there. ``skipped`` has the files that are not queued, and
+    why.
     """
 
-    def __init__(self, folder: WatchedFolder, presence: Presence, settle_seconds: float) -> None:
+    def __init__(
+        self,
+        folder: WatchedFolder,
+        presence: Presence,
+        settle_seconds: float,
+        off_limits: OffLimits = KERNEL_ONLY,
+    ) -> None:
         self.root = Root(folder.path, folder.name, is_folder=True)
-        self.skipped = SkippedFileLog()
+        self.skipped = SkippedFiles()
         self._folder = folder
         self._presence = presence
         self._settle_seconds = settle_seconds
+        self._off_limits = off_limits
         self._folders: set[Path] = set()
+        self._volumes: dict[str, Volume] = {}
+        self._has_more_folders = False
+        self.links_seen: Set[Path] = frozenset()
+        """The links that the last scan saw."""
 
-    def classify(self, due: Mapping[Path, FileState | None], version: int) -> ClassifiedFiles:
+    def classify(
+        self, due: Mapping[Path, SettledChange], version: int, *, is_polled: bool = False
+    ) -> ClassifiedFiles:
         """Classify the paths at which something happened; ``version`` was read before.
 
-        A folder stands for everything in it. Each path comes with the state in which it was last
-        seen unsettled, if it was.
+        A folder stands for everything in it. Only a scan decides about symbolic links, because what
+        one of them leads to depends on all others. The folder ``is_polled`` if no events told of
+        the changes.
         """
         classified = ClassifiedFiles()
-        missing = []
-        for path, known in due.items():
-            if not _is_inside(path.parent, self._folder.path):
-                continue  # events come from behind symbolic links, too
-            if self._is_missing(path):
+        missing, replaced = [], []
+        volumes = self.root.volumes()
+        # Sorted: what is in a new folder must not tell that it is one before its turn.
+        for path, change in sorted(self._places_of(due, classified).items(), key=itemgetter(0)):
+            if os.path.islink(path):  # noqa: PTH114 - is_symlink() raises where it may not look
+                classified.needs_scan = True
+                if not self._is_inside(path):
+                    missing.append(path)
+                continue
+            if _is_missing(path):
                 missing.append(path)
                 continue
+            if change.removed and self._was_file(path):
+                replaced.append(path)
             # A folder was replaced: no event tells which files were in the old one.
-            classified.needs_scan |= path in self._folders
+            unknown = self._has_more_folders and path.is_dir()
+            classified.needs_scan |= unknown or path in self._folders
             self._remember_folders_of(path)
-            found = list(islice(walk(self.root, path, self.skips), MAX_CHANGES))
-            classified.needs_scan |= len(found) == MAX_CHANGES
-            self._classify_entries(found, version, classified, {path: known})
+            links = UndecidedLinks()
+            entries = walk(self.root, path, self.skips, self._off_limits, links, volumes)
+            found = list(islice(entries, MAX_CHANGES))
+            classified.needs_scan |= links.met or len(found) == MAX_CHANGES
+            self._classify_entries(found, version, classified, {path: change.state})
+        for path in (*missing, *replaced):
+            self.skipped.remove(self.root.doc_id(path))
         if self._folder.hot:
             return classified  # missing files were moved away, and their documents stay
-        if missing and self._presence.check():  # else no file is known to be gone
-            self._classify_missing(missing, version, classified)
+        if (missing or replaced) and self._presence.check():  # else no file is known to be gone
+            most = MAX_POLLED_DELETIONS if is_polled else MAX_EVENT_DELETIONS
+            self._classify_missing(missing, replaced, most, version, classified)
         return classified
 
     async def scan(self, clock: Clock, record: ScanRecord) -> AsyncIterator[ClassifiedFiles]:
         """Classify all files of the folder, and add each to ``record``. Does not block."""
-        async for listing in scan(self.root, clock, record, self.skips):
+        self.skipped.begin_scan()
+        links = await asyncio.to_thread(self._links)
+        self.links_seen = self.links_seen or links.seen
+        listings = scan(self.root, clock, record, self.skips, self._off_limits, links)
+        async for listing in listings:
             yield await asyncio.to_thread(self.classify_listing, listing)
+        self.links_seen = links.seen
+        self.skipped.end_scan()
 
     def classify_listing(self, listing: Listing) -> ClassifiedFiles:
         """Classify the entries that a scan found."""
@@ -127,44 +208,72 @@ class FileClassifier:
         return classified
 
     def skips(self, path: Path, status: os.stat_result) -> bool:
-        """Return whether a walk skips ``path``; log it if it leads out of the folder."""
-        if self._leads_out(path):
-            return True
+        """Return whether a walk skips ``path``."""
         if not stat.S_ISDIR(status.st_mode):
             return not self._folder.is_document(path)
         if not self._folder.may_hold_documents(path):
             return True
-        self._folders.add(path)
+        self._remember_folders([path])
         return False
 
-    def snapshot(self) -> dict[Path, FileState]:
-        """Return the state of every file that may matter, for polling."""
-        files = walk(self.root, skip=lambda path, _: self._leads_out(path))
-        return {
-            file.path: FileState.of(file.status) for file in files if isinstance(file, FoundFile)
+    def snapshot(self) -> dict[str, FileState] | None:
+        """Return the state of every file that may matter, for polling; None if there are more than
+        `MAX_POLLED_FILES`."""
+        found = walk(self.root, off_limits=self._off_limits, links=self._links())
+        files = (entry for entry in found if isinstance(entry, FoundFile))
+        states = {
+            str(file.path): FileState.of(file.status)
+            for file in islice(files, MAX_POLLED_FILES + 1)
         }
+        return states if len(states) <= MAX_POLLED_FILES else None
 
     def _remember_folders_of(self, path: Path) -> None:
         """Remember the folders above ``path``, to recognise them as folders when they are gone."""
         relative = path.relative_to(self._folder.path)
-        self._folders.update(
+        self._remember_folders(
             self._folder.path / parent for parent in relative.parents if parent.name
         )
 
-    def _leads_out(self, path: Path) -> bool:
-        if not path.is_symlink() or _is_inside(path, self._folder.path):
-            return False
-        self.skipped.add(str(path), "a symbolic link that leads out of the folder")
-        return True
+    def _remember_folders(self, folders: Iterable[Path]) -> None:
+        if len(self._folders) < MAX_FOLDERS:
+            self._folders.update(folders)
+        else:
+            self._has_more_folders = True
 
-    def _is_missing(self, path: Path) -> bool:
+    def _links(self) -> Links:
+        return Links([self._folder.path], self.skips, self._off_limits, may_leave=False)
+
+    def _remember_volume(self, volume: Volume | None) -> None:
+        is_known = volume is not None and volume.mount in self._volumes
+        if volume is not None and (is_known or len(self._volumes) < MAX_VOLUMES):
+            self._volumes[volume.mount] = volume
+
+    def _places_of(
+        self, due: Mapping[Path, SettledChange], classified: ClassifiedFiles
+    ) -> dict[Path, SettledChange]:
+        """Return the changes by the path without links: events come from behind them, too."""
+        places: dict[Path, SettledChange] = {}
+        for path, change in due.items():
+            place = place_in(self._folder.path, path)
+            if place is None:
+                continue
+            if place != path and not self._folder.may_hold_documents(place):
+                classified.needs_scan = True  # the files have the path of the link
+                continue
+            also = places.get(place, change)
+            places[place] = replace(change, removed=change.removed or also.removed)
+        return places
+
+    def _is_inside(self, path: Path) -> bool:
+        return real_path(path).is_relative_to(real_path(self._folder.path))
+
+    def _was_file(self, path: Path) -> bool:
+        """Return whether what is at ``path`` is no file, while what was removed may be one."""
         try:
-            path.lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            return True
+            mode = path.lstat().st_mode
         except OSError:
             return False
-        return self._leads_out(path)
+        return not stat.S_ISREG(mode) and path not in self._folders
 
     def _classify_entries(
         self,
@@ -177,6 +286,7 @@ class FileClassifier:
             if isinstance(entry, FailedDocument):
                 self.skipped.add(entry.doc_id, entry.reason)
                 continue
+            self._remember_volume(entry.volume)
             state = known.get(entry.path)
             if not is_settled(entry.status, state, self._settle_seconds, time.time_ns()):
                 classified.unsettled[entry.path] = FileState.of(entry.status)
@@ -195,19 +305,35 @@ class FileClassifier:
             tenant=self._folder.tenant,
             collection=self._folder.collection,
             metadata={**self._folder.metadata, **read_sidecar(found.path)},
+            within=path_to_text(self._folder.path),
         )
         if self._folder.hot:
             return msgspec.structs.replace(document, scanned=False, hot=True)
         return msgspec.structs.replace(document, file=file_state(document, found.status))
 
     def _classify_missing(
-        self, missing: Iterable[Path], version: int, classified: ClassifiedFiles
+        self,
+        missing: Sequence[Path],
+        replaced: Sequence[Path],
+        most: int,
+        version: int,
+        classified: ClassifiedFiles,
     ) -> None:
-        folders = [path for path in missing if path in self._folders]
+        folders = [path for path in missing if self._has_more_folders or path in self._folders]
         self._folders.difference_update(folders)
-        files = [path for path in missing if self._folder.is_document(path)]
-        classified.needs_scan |= bool(folders) or len(files) > MAX_EVENT_DELETIONS
-        if len(files) <= MAX_EVENT_DELETIONS:
+        files = [
+            path
+            for path in (*missing, *replaced)
+            if self._folder.is_document(path) and fits(self.root.doc_id(path))
+        ]
+        volumes = self.root.volumes()  # read after the files were found to be missing
+        is_for_scan = len(files) > most or not all(
+            self._is_on_known_volume(path, volumes) for path in files
+        )
+        classified.needs_scan |= bool(folders) or is_for_scan
+        # Another link may take its place. Events may come from behind a link until the next scan.
+        classified.needs_scan |= not self.links_seen.isdisjoint(missing)
+        if not is_for_scan:
             tenant, collection = self._folder.tenant, self._folder.collection
             ids = [self.root.doc_id(path) for path in files]
             classified.deletions += [
@@ -215,8 +341,22 @@ class FileClassifier:
                 for i in ids
             ]
 
+    def _is_on_known_volume(self, path: Path, volumes: Volumes) -> bool:
+        """Return whether ``path``, which is missing, would lie on the file system that it was on.
 
-def _is_inside(path: Path, folder: Path) -> bool:
-    """Return whether ``path`` is in ``folder`` once all symbolic links are followed."""
-    real = os.path.realpath(path)
-    return Path(real).is_relative_to(os.path.realpath(folder))
+        Nobody deleted the files of a file system that was unmounted.
+        """
+        folders = folders_of(self.root.doc_id(path))
+        mount = next((folder for folder in folders if folder in self._volumes), "")
+        before = self._volumes.get(mount)
+        return before is None or before == volumes.at(path.parent)
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False

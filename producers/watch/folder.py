@@ -1,5 +1,6 @@
 """A watched folder: which of its files are documents, their sidecars, and whether it is there."""
 
+import errno
 import os
 import stat
 from collections.abc import Mapping
@@ -8,13 +9,16 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any, Final
 
-from ingestq.core.documents import DEFAULT_COLLECTION, METADATA_BYTES, decode_metadata
+from ingestq.core.documents import DEFAULT_COLLECTION
+from ingestq.core.limits import METADATA_BYTES, decode_metadata
 from producers.files.patterns import Patterns
 
 UNFINISHED_SUFFIXES: Final = (".part", ".partial", ".tmp", ".crdownload", "~")
 """Suffixes of files that are still being written, and of backups. The file is queued when it gets
 its final name."""
 SIDECAR_SUFFIX: Final = ".meta.json"
+NO_REGULAR_FILE: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.EOPNOTSUPP})
+"""Errors of opening a link that is not to be followed, a socket or a device without a driver."""
 DONE: Final = "done"
 FAILED: Final = "failed"
 """Subfolders into which the files of a hot folder are moved."""
@@ -92,13 +96,22 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
     Raises ValueError, which names the sidecar and what is wrong with it.
     """
-    sidecar = sidecar_path(path)
+    return _read_sidecar(sidecar_path(path), None)
+
+
+def read_sidecar_in(folder: int, name: str) -> dict[str, Any]:
+    """Do the same for the file ``name`` in the folder of which ``folder`` is a descriptor."""
+    return _read_sidecar(PurePath(name + SIDECAR_SUFFIX), folder)
+
+
+def _read_sidecar(sidecar: PurePath, folder: int | None) -> dict[str, Any]:
     try:
-        is_file = stat.S_ISREG(sidecar.lstat().st_mode)  # a link might lead out of the folder
-        data = _read(sidecar) if is_file else None
+        data = _read(sidecar, folder)
     except FileNotFoundError:
         return {}
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # no file can have that name
+            return {}
         raise ValueError(f"{sidecar.name} cannot be read: {error.strerror}") from error
     if data is None:
         raise ValueError(f"{sidecar.name} is not a regular file")
@@ -108,8 +121,19 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         raise ValueError(f"{sidecar.name} is not valid metadata: {error}") from error
 
 
-def _read(sidecar: Path) -> bytes:
-    with sidecar.open("rb") as file:
+def _read(sidecar: PurePath, folder: int | None) -> bytes | None:
+    """Return the content, or None if it is no regular file: a link might lead out of the folder."""
+    # Opening a FIFO does not wait for a writer.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(sidecar, flags, dir_fd=folder)
+    except OSError as error:
+        if error.errno in NO_REGULAR_FILE:
+            return None
+        raise
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
         return file.read(METADATA_BYTES + 1)  # one more shows that it is too large
 
 

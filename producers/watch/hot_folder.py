@@ -1,11 +1,9 @@
 """Hot folders: queue each file, then move it to ``done`` or ``failed``."""
 
 import asyncio
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -15,30 +13,21 @@ from ingestq.broker.connection import retry_until_redis_answers
 from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.client.client import IngestClient, new_submission
 from ingestq.core import events
-from ingestq.core.documents import Document, Lane
+from ingestq.core.documents import Lane
 from ingestq.core.paths import text_to_path
 from ingestq.core.results import FailedDocument
 from producers.files.walk import ScanRecord
 from producers.watch.classifier import ClassifiedFiles, FileClassifier
-from producers.watch.folder import DONE, FAILED, WatchedFolder, read_sidecar, sidecar_path
+from producers.watch.filing import QueuedFile, is_unchanged, move, obstacle
+from producers.watch.folder import WatchedFolder
 from producers.watch.settling import FileState
 
 log = structlog.get_logger()
 
-ERROR_SUFFIX: Final = ".error.txt"
 MAX_GROUPS: Final = 16
 """Groups of files on the queue at once; a group is what was found together, up to 256 files."""
 POLL_SECONDS: Final = 0.2
 """Time between two checks of the groups on the queue."""
-
-
-@dataclass(frozen=True)
-class QueuedFile:
-    """A file whose document is on the queue, and the state in which it was found."""
-
-    path: Path
-    state: FileState
-    document: Document
 
 
 @dataclass(frozen=True)
@@ -84,13 +73,24 @@ class HotFolder:
         self._groups: list[_Group] = []
         self._permits = asyncio.Semaphore(MAX_GROUPS)
 
+    def obstacle(self) -> str | None:
+        """Return why processed files cannot be moved; None if they can, or if the folder is gone.
+
+        As long as there is an obstacle, nothing is queued. Blocks.
+        """
+        try:
+            return obstacle(self._folder)
+        except OSError:
+            return None
+
     async def scan(self) -> None:
         """Queue every file of the folder that is not on the queue; delete nothing."""
         await retry_until_redis_answers(self._queue_all)
 
     async def queue(self, classified: ClassifiedFiles, lane: Lane) -> int:
-        """Queue the classified files, and return how many. Waits while there are `MAX_GROUPS`.
+        """Queue the classified files, and return how many: none if they could not be moved.
 
+        Waits while there are `MAX_GROUPS`.
         Raises BrokerUnavailable: then they may be on the queue, and must be classified again.
         """
         found = [
@@ -103,8 +103,7 @@ class HotFolder:
         self._in_work |= paths  # before the first await: scans and events may find the same file
         queued: Sequence[QueuedFile] = ()
         try:
-            # Some may have been moved since they were classified.
-            existing = await asyncio.to_thread(_existing, found)
+            existing = await asyncio.to_thread(self._existing, found)
             queued = await self._submit(existing, lane) if existing else ()
         finally:
             self._in_work -= paths - {file.path for file in queued}
@@ -121,10 +120,10 @@ class HotFolder:
 
     async def _queue_all(self) -> None:
         queued = 0
-        async for classified in self._classifier.scan(self._client.now, ScanRecord()):
+        async for classified in self._classifier.scan(self._client.issue_version, ScanRecord()):
             self._on_unsettled(classified.unsettled)
             queued += await self.queue(classified, Lane.BULK)
-        log.info(events.DROP_SCANNED, folder=str(self._folder.path), documents=queued)
+        log.info(events.WATCH_SCANNED, folder=str(self._folder.path), documents=queued)
 
     async def _submit(self, files: Sequence[QueuedFile], lane: Lane) -> Sequence[QueuedFile]:
         """Submit files as one group; return those that were accepted."""
@@ -163,7 +162,8 @@ class HotFolder:
         unmoved = _Unmoved()
         if is_known:
             reasons = {document.doc_id: document.reason for document in failed}
-            unmoved = await asyncio.to_thread(self._move_all, group.files, reasons)
+            warned = status.warned.documents
+            unmoved = await asyncio.to_thread(self._move_all, group.files, reasons, warned)
         self._in_work.difference_update(file.path for file in group.files)
         for path in unmoved.changed:
             self._on_changed(path)
@@ -179,8 +179,10 @@ class HotFolder:
             if stored is not None:
                 await self._dead_letters.purge([stored])
 
-    def _move_all(self, files: Sequence[QueuedFile], reasons: Mapping[str, str]) -> _Unmoved:
-        """Move the files that are there and unchanged. Blocks."""
+    def _move_all(
+        self, files: Sequence[QueuedFile], reasons: Mapping[str, str], warned: int
+    ) -> _Unmoved:
+        """Move the files that are there and unchanged, and log how many. Blocks."""
         unmoved, moved = _Unmoved(), {True: 0, False: 0}
         for file in files:
             reason = reasons.get(file.document.doc_id)
@@ -198,72 +200,17 @@ class HotFolder:
                 self._classifier.skipped.add(file.document.doc_id, why)
                 continue
             moved[reason is None] += 1
-        done, failed = moved[True], moved[False]
-        log.info(events.DROP_HANDED_OVER, folder=str(self._folder.path), done=done, failed=failed)
+        log.info(
+            events.HOT_FOLDER_MOVED,
+            folder=str(self._folder.path),
+            done=moved[True],
+            failed=moved[False],
+            warned=warned,
+        )
         return unmoved
 
-
-def is_unchanged(file: QueuedFile, folder: WatchedFolder) -> bool:
-    """Return whether a file and its sidecar are still those that were queued.
-
-    Raises FileNotFoundError if the file is gone.
-    """
-    if FileState.of(file.path.stat()) != file.state:
-        return False
-    try:
-        metadata = {**folder.metadata, **read_sidecar(file.path)}
-    except ValueError:
-        return False
-    return metadata == file.document.metadata
-
-
-def move(file: QueuedFile, folder: WatchedFolder, reason: str | None) -> None:
-    """Move a file and its sidecar to ``done``, or to ``failed`` if there is a ``reason``.
-
-    The file keeps its path relative to the folder; if that name is taken, it gets a number. The
-    reason is written beside it. Raises OSError if it cannot be moved: then it stays where it is.
-    """
-    place = folder.path / (DONE if reason is None else FAILED)
-    relative = file.path.relative_to(folder.path)
-    parent = place / relative.parent
-    parent.mkdir(parents=True, exist_ok=True)
-    target = _reserve(parent, relative.name)
-    error = target.with_name(target.name + ERROR_SUFFIX)
-    try:
-        if reason is not None:
-            error.write_text(reason + "\n", encoding="utf-8")
-        file.path.replace(target)
-    except OSError:
-        target.unlink()
-        error.unlink(missing_ok=True)
-        raise
-    sidecar = sidecar_path(file.path)
-    if sidecar.is_file():
-        sidecar.replace(sidecar_path(target))
-
-
-def _reserve(folder: Path, name: str) -> Path:
-    """Create an empty file under a free name, so that no other program takes it; return its path.
-
-    A name is free if there is no file, sidecar or error text of that name.
-    """
-    for path in _numbered(folder / name):
-        others = (sidecar_path(path), path.with_name(path.name + ERROR_SUFFIX))
-        if any(map(os.path.lexists, others)):
-            continue
-        try:
-            path.touch(exist_ok=False)
-        except FileExistsError:
-            continue
-        return path
-    raise AssertionError("numbers do not end")
-
-
-def _numbered(path: Path) -> Iterator[Path]:
-    yield path
-    for number in count(2):
-        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
-
-
-def _existing(files: Sequence[QueuedFile]) -> list[QueuedFile]:
-    return [file for file in files if file.path.exists()]
+    def _existing(self, files: Sequence[QueuedFile]) -> list[QueuedFile]:
+        """Return the files that can be processed: some were moved since they were classified."""
+        if self.obstacle() is not None:
+            return []
+        return [file for file in files if file.path.exists()]

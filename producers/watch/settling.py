@@ -14,25 +14,38 @@ MAX_CHANGES: Final = 10_000
 NANOSECONDS: Final = 1_000_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileState:
-    """Size and modification time: what changes when a file is written to."""
+    """Size, mtime and ctime: what changes when a file is written to or another takes its name."""
 
     size: int
     modified_ns: int
+    changed_ns: int
 
     @classmethod
     def of(cls, status: os.stat_result) -> "FileState":
         """Return the state that ``status`` shows."""
-        return cls(status.st_size, status.st_mtime_ns)
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@dataclass(frozen=True)
+class SettledChange:
+    """What is known of a path that was quiet long enough.
+
+    ``state`` is that in which its file was last seen unsettled, if it was. ``removed`` is true if
+    what was there before was removed.
+    """
+
+    state: FileState | None = None
+    removed: bool = False
 
 
 @dataclass(frozen=True)
 class _LastChange:
-    """When a path last changed, and its state then if that is known."""
+    """When a path last changed, and what is known of it."""
 
     at: float
-    state: FileState | None
+    known: SettledChange
 
 
 class SettlingPaths:
@@ -42,25 +55,26 @@ class SettlingPaths:
         self.seconds = seconds
         self._changes: dict[Path, _LastChange] = {}
 
-    def touch(self, path: Path, now: float) -> bool:
-        """Record a change at ``path``.
+    def touch(self, path: Path, now: float, *, removed: bool = False) -> bool:
+        """Record a change at ``path``, from where something was ``removed``.
 
         Return False, and forget all paths, if there are too many: the caller has to scan.
         """
-        if path not in self._changes and len(self._changes) == MAX_CHANGES:
+        before = self._changes.get(path)
+        if before is None and len(self._changes) == MAX_CHANGES:
             self._changes.clear()
             return False
-        self._changes[path] = _LastChange(now, None)
+        removed = removed or (before is not None and before.known.removed)
+        self._changes[path] = _LastChange(now, SettledChange(removed=removed))
         return True
 
-    def due(self, now: float) -> dict[Path, FileState | None]:
-        """Remove and return the paths that have been quiet long enough, with their last known
-        state.
+    def due(self, now: float) -> dict[Path, SettledChange]:
+        """Remove and return the paths that have been quiet long enough.
 
         The caller gives a file that turns out to be still changing back with `recheck`.
         """
         due = {
-            path: change.state
+            path: change.known
             for path, change in self._changes.items()
             if change.at + self.seconds <= now
         }
@@ -83,7 +97,7 @@ class SettlingPaths:
             return True
         if not self.touch(path, now):
             return False
-        self._changes[path] = _LastChange(now, state)
+        self._changes[path] = _LastChange(now, SettledChange(state))
         return True
 
     def __len__(self) -> int:

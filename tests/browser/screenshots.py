@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -44,7 +45,7 @@ QUESTION = "Which lost plant was found again in an old jar?"
 PACE_SECONDS = 6.0
 """How long it takes until the time left is known."""
 REASONS = {
-    "/srv/handbook/scans/inventory-1994.pdf": "there is no text in this application/pdf file",
+    "/srv/handbook/scans/inventory-1994.pdf": "it is encrypted; save it without a password",
     "/srv/handbook/minutes/2019-03.docx": "cannot be read as application/vnd.openxmlformats-"
     "officedocument.wordprocessingml.document: the archive ends in the midst of a file",
     "erp/invoice-20417": "the chunk at position 3 is refused: its payload is larger than 32 MiB",
@@ -74,7 +75,7 @@ HITS = [
 
 
 async def search(query: SearchQuery) -> Sequence[SearchHit]:
-    return HITS
+    return [replace(hit, snippet=hit.text) for hit in HITS]
 
 
 def history() -> History:

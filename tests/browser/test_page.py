@@ -18,14 +18,15 @@ from tests.serving import listening, services
 from worker.pipeline.points import SearchHit
 
 NASTY = "<script>alert('x')</script><img src=x onerror=alert(1)>"
-TOKEN = "an open sésame"
+TOKEN = "an open sésame, please"
 LEAST_CONTRAST = 4.5
 """Contrast of text with its background: WCAG 2.2, level AA."""
 CONTRASTS = Path(__file__).with_name("contrasts.js").read_text(encoding="utf-8")
 
 
 async def search(query: SearchQuery) -> list[SearchHit]:
-    return [SearchHit(0.5, NASTY, "notes", 2, f"The keeper says {NASTY}", {"page": 7})]
+    text = f"The keeper says {NASTY}"
+    return [SearchHit(0.5, NASTY, "notes", 2, text, {"page": 7}, snippet=text)]
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ async def test_a_file_is_indexed_found_and_deleted(opened: Opening, site: Site) 
 async def test_a_rejected_file_can_be_requeued(opened: Opening, site: Site) -> None:
     poison = site.folder / "<script>alert(1)<.pdf"
     async with opened(site.url) as page:
-        poison.write_text("This is no PDF.")
+        poison.write_bytes(b"%PDF-1.4\n1 0 obj\n")
         (site.folder / "good.txt").write_text("The ferry leaves at noon.")
         dead_letters, outcomes = region(page, "Dead letters"), region(page, "Recent outcomes")
         await expect(dead_letters.get_by_text("cannot be read as application/pdf")).to_be_visible()

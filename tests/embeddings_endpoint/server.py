@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from tests.embeddings_endpoint.app import DIMENSION, body_of, entries, refusal
 
-START_SECONDS: Final = 10
+START_SECONDS: Final = 60
 
 Fault = Response | Literal["hang", "drop", "nan", "null", "zero", "short", "empty"]
 """An answer, or the endpoint hangs, drops the connection, or sends an invalid vector."""

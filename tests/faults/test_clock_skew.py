@@ -31,9 +31,9 @@ from worker.consumer.job_functions import CLAIM
 from worker.pipeline.ingest import Outcome
 
 HOUR = 3600
-AT_ONCE_SECONDS = 5
+AT_ONCE_SECONDS = 60
 """More than any step here takes on a busy machine, and far less than the skew."""
-LEASE_SECONDS = 1.0
+LEASE_SECONDS = 2.0
 DELAY_SECONDS = 2
 """Longer than an idle worker waits before it claims again."""
 RUNS = "test:runs"
@@ -102,10 +102,11 @@ async def add(broker: Broker, folder: Path, name: str, clock: SkewedClock | None
 
 async def completed(broker: Broker, submission: str) -> None:
     """Wait for the submission. Raises TimeoutError if it does not complete at once."""
-    async with asyncio.timeout(AT_ONCE_SECONDS):
-        status = await eventually(
-            lambda: broker.queue.submission(submission), lambda s: s.accepted > 0 and s.complete
-        )
+    status = await eventually(
+        lambda: broker.queue.submission(submission),
+        lambda status: status.accepted > 0 and status.complete,
+        seconds=AT_ONCE_SECONDS,
+    )
     assert status.documents.indexed == status.accepted == 1
 
 
@@ -120,9 +121,9 @@ async def test_a_document_from_a_producer_an_hour_off_is_indexed_at_once(
         return all_indexed(batch)
 
     async with working(broker, job, serving=DOCUMENTS):
-        before = await broker.queue.now()
+        before = await broker.queue.issue_version()
         await completed(broker, await add(broker, tmp_path, "note.txt", clock))
-        after = await broker.queue.now()
+        after = await broker.queue.issue_version()
     [(document, enqueued_ms)] = seen
     assert clock.shows(enqueued_ms), "the producer's clock was right"
     assert before < document.version < after
@@ -167,7 +168,7 @@ async def test_no_worker_claims_the_job_of_a_worker_an_hour_off(
     async with worker_process(broker, clock):
         await broker.queue.offer([held])
         renewed_ms = int(LEASE_SECONDS * 1000)
-        for _ in range(3):  # renewed: it lasts longer than a single lease
+        for _ in range(2):  # renewed: it lasts longer than a single lease
             await eventually(lambda: left_ms(broker, held), lambda ms: 0 < ms < 0.8 * renewed_ms)
             assert await take(lease_queue(broker)) == []
             await eventually(lambda: left_ms(broker, held), lambda ms: ms > 0.9 * renewed_ms)
@@ -181,6 +182,7 @@ async def test_no_worker_claims_the_job_of_a_worker_an_hour_off(
     assert clock.shows(result.started_ms), "the worker's clock was right"
 
 
+@pytest.mark.slow
 @both_ways
 async def test_a_delay_set_by_a_worker_an_hour_off_has_the_right_length(
     broker: Broker, clock: SkewedClock
@@ -218,7 +220,7 @@ async def worker_process(broker: Broker, clock: SkewedClock) -> AsyncIterator[No
         yield
     finally:
         try:  # it stops when its stdin is closed
-            log, _ = await asyncio.to_thread(process.communicate, timeout=20)
+            log, _ = await asyncio.to_thread(process.communicate, timeout=60)
         finally:
             process.kill()
         assert process.returncode == 0, log

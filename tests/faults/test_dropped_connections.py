@@ -498,6 +498,19 @@ async def test_a_poison_job_runs_once_although_recording_its_progress_was_lost(
     assert await wire.totals() == Totals(1, finished=1, waiting=0, dead=0)
 
 
+async def test_a_server_that_closes_every_connection_is_reported() -> None:
+    """As a load balancer without servers does."""
+
+    async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(close, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(BrokerUnavailable, match="Redis does not answer"):
+            async with connected(BrokerConfig(f"redis://127.0.0.1:{port}/1")):
+                pass
+
+
 async def test_no_document_is_lost_if_one_request_in_ten_is(wire: Wire) -> None:
     chance = Random(1)
     whens: tuple[When, When] = ("before", "after")

@@ -1,13 +1,12 @@
 """``ingestq reindex`` is killed, and continues when it is run again."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.command import Ingestq
-from tests.qdrant_standin import Standin, qdrant_standin
+from tests.qdrant_proxy import QdrantProxy, written
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
 QUERY = "Can I bring my puppy along when I come for a day trip?"
@@ -15,29 +14,23 @@ ANSWER = "Dogs are not allowed ashore"
 CHUNK_TOKENS = "100"
 
 
-@pytest.fixture
-async def standin() -> AsyncIterator[Standin]:
-    async with qdrant_standin() as server:
-        yield server
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_killed_reindex_continues_where_it_stopped(
-    ingestq: Ingestq, standin: Standin
+    ingestq: Ingestq, proxied_qdrant: QdrantProxy, alias: str
 ) -> None:
-    ingestq.settings["qdrant_url"] = standin.url
+    ingestq.settings |= {"qdrant_url": proxied_qdrant.url, "collection": alias}
     before = (await ingestq.ended("run", EXAMPLES, "--json")).json["chunks"]["embedded"]
     documents = len(list(EXAMPLES.iterdir()))
 
     def is_of_the_last_document(request: str, body: Any) -> bool:
         """Return whether ``request`` writes the last document, counting the documents written."""
-        if request.startswith("PUT ") and request.endswith("/points"):
-            written.add(body["points"][0]["payload"]["doc_id"])
-        return len(written) == documents
+        chunks = (each for each in written(request, body) if "page_content" in each)
+        begun.update(chunk["doc_id"] for chunk in chunks)
+        return len(begun) == documents
 
-    written: set[str] = set()
-    last = standin.holds.request(is_of_the_last_document)
+    begun: set[str] = set()
+    last = proxied_qdrant.holds.request(is_of_the_last_document)
     first = ingestq.start("reindex", "--chunk-tokens", CHUNK_TOKENS)
     try:
         await last.struck()
@@ -47,9 +40,11 @@ async def test_a_killed_reindex_continues_where_it_stopped(
     last.release()
     status = await ingestq.ended("status", "--json")
     assert status.json["collection"] == {
-        "name": "documents",
+        "name": alias,
         "documents": documents,
         "chunks": before,
+        "warned": 0,
+        "stale": 0,
     }
 
     second = await ingestq.ended("reindex", "--chunk-tokens", CHUNK_TOKENS, "--json")

@@ -58,7 +58,7 @@ async def test_blobs_left_by_a_killed_api_are_collected_when_old(ingestq: Ingest
         broker = Broker(redis, config, blobs := open_blob_store(str(data / "blobs")))
         with serving(ingestq) as served, served.connect() as request:
             request.sendall(
-                b"POST /documents HTTP/1.1\r\nHost: api\r\nContent-Length: 900000\r\n"
+                b"POST /documents HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000\r\n"
                 b"Content-Type: multipart/form-data; boundary=b\r\n\r\n" + part + b"x" * 300_000
             )
             await eventually(partial(check, broker), lambda seen: bool(seen[1]))

@@ -80,12 +80,12 @@ async def test_no_document_reaches_the_other_collection(ingestq: Ingestq, folder
             running.wait(60)
         running = start(ingestq)
         log = folders / "log"
-        scans = log.read_text().count("drop.scanned")
+        scans = log.read_text().count("watch.scanned")
         await eventually(queue.workers, seconds=60)
 
         async def scanned() -> int:
             assert running.poll() is None, log.read_text()
-            return log.read_text().count("drop.scanned") - scans
+            return log.read_text().count("watch.scanned") - scans
 
         await eventually(scanned, lambda count: count == len(COLLECTIONS), PATIENCE)
         await eventually(queue.is_empty, seconds=PATIENCE)

@@ -28,7 +28,7 @@ async def test_every_file_is_moved_once_however_often_the_command_is_killed(
         (root / place).mkdir(parents=True)
 
     def write(number: int) -> None:
-        content = b"\0binary %d" % number if number % 10 == 0 else b"Note %d." % number
+        content = b"\1\2\3\4\5\6 binary %d" % number if number % 10 == 0 else b"Note %d." % number
         (root / f"{number}.txt").write_bytes(content)
 
     async def remaining() -> list[Path]:
@@ -60,6 +60,6 @@ async def test_every_file_is_moved_once_however_often_the_command_is_killed(
         worker.communicate()
     for place, wanted in (("done", 9), ("failed", 1)):
         contents = Counter(path.read_bytes() for path in (root / place).glob("*.txt"))
-        notes = {content: n for content, n in contents.items() if content[:1] in (b"N", b"\0")}
+        notes = {content: n for content, n in contents.items() if content[:1] in (b"N", b"\1")}
         assert len(notes) == FILES * wanted // 10
         assert set(notes.values()) == {1}

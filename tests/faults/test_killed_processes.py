@@ -24,11 +24,12 @@ from worker.embedding.backends import Vectors
 from worker.embedding.batcher import Batcher
 from worker.embedding.config import EmbeddingConfig
 from worker.embedding.pool import ModelPool
-from worker.process_pool import Processes, become_pool_process
+from worker.process_pool.limits import ProcessKind, ProcessLimits
+from worker.process_pool.pool import Processes
 from worker.text.parts import PreparedDocument, UnchangedContent
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
-COPIES = 8
+COPIES = 32
 SENTENCE = "The keeper of the lighthouse writes the weather of each hour into a thick book. "
 BUSY_SECONDS = 0.1
 """CPU seconds after which a process is in the middle of its work."""
@@ -121,6 +122,7 @@ async def test_killing_an_embedding_process_costs_only_a_retry_of_its_batch(
 async def test_killing_a_parse_process_costs_only_a_retry_of_its_document(
     pool: ModelPool,
 ) -> None:
+    await embedding_process(pool)
     others = multiprocessing.active_children()
     await prepare(pool, "A short text starts the process.")
     process = one_more_than(others)
@@ -129,11 +131,12 @@ async def test_killing_a_parse_process_costs_only_a_retry_of_its_document(
     kill(process)
     prepared = await asking
     assert isinstance(prepared, PreparedDocument)
-    assert " ".join(prepared.first.chunks) == (SENTENCE * 60_000).strip()
+    assert " ".join(chunk.body for chunk in prepared.first.chunks) == (SENTENCE * 60_000).strip()
     assert one_more_than(others).pid != process.pid
 
 
 async def test_a_document_that_kills_two_parse_processes_is_rejected(pool: ModelPool) -> None:
+    await embedding_process(pool)
     others = multiprocessing.active_children()
     await prepare(pool, "A short text starts the process.")
     first = one_more_than(others)
@@ -145,17 +148,16 @@ async def test_a_document_that_kills_two_parse_processes_is_rejected(pool: Model
     assert second is not None
     await is_busy(second, 2 * to_start)
     kill(second)
-    with pytest.raises(DocumentRejected, match="twice, the process that worked on it died"):
+    with pytest.raises(DocumentRejected, match="twice, the process that worked on it was killed"):
         await asking
     assert isinstance(await prepare(pool, "A new process reads this."), PreparedDocument)
 
 
 async def test_idle_processes_that_are_killed_are_replaced(pool: ModelPool) -> None:
+    embedder = await embedding_process(pool)
     others = multiprocessing.active_children()
     await prepare(pool, "A short text starts the process.")
-    parser = one_more_than(others)
-    await pool.embed(Lane.BULK, sized(["a text"]))
-    for process in (parser, one_more_than([*others, parser])):
+    for process in (embedder, one_more_than(others)):
         kill(process)
         process.join()
     for _ in range(2):
@@ -172,7 +174,9 @@ class Harmful:
     def __init__(self, slots: int, seconds: float = 60, max_tasks: int = 0) -> None:
         self.slots = slots
         self._seconds = seconds
-        self._processes = Processes(slots, become_pool_process, max_tasks=max_tasks)
+        self._processes = Processes(
+            slots, ProcessLimits(ProcessKind.EMBEDDING), max_tasks=max_tasks
+        )
 
     async def embed_each(self, texts: Sequence[str]) -> Sequence[Vectors]:
         return list(await self._processes.run(self._seconds, embed_or_obey, texts))
@@ -209,7 +213,7 @@ async def test_a_text_that_kills_its_process_is_rejected_alone() -> None:
     for text, outcome in zip(texts, outcomes, strict=True):
         if text == "abort":
             assert isinstance(outcome, DocumentRejected)
-            assert str(outcome) == "twice, the process that worked on it died (exit code -6)"
+            assert str(outcome) == "twice, the model crashed (SIGABRT)"
         else:
             assert not isinstance(outcome, BaseException)
             assert outcome[0][1] == len(text)
@@ -241,7 +245,7 @@ PARENT = """
 import asyncio, multiprocessing, sys
 from pathlib import Path
 from ingestq.core.jobs import Document, Lane
-from worker.text.chunker import SizedText
+from worker.text.parts import SizedText
 from worker.embedding.config import EmbeddingConfig
 from worker.embedding.pool import ModelPool
 
@@ -276,7 +280,10 @@ async def test_pool_processes_end_with_their_parent(cache_dir: Path) -> None:
 
 def is_running(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            != "Z"
+        )
     except OSError:
         return False
 
@@ -284,6 +291,13 @@ def is_running(pid: int) -> bool:
 async def prepare(pool: ModelPool, text: str) -> PreparedDocument | UnchangedContent:
     document = Document(doc_id="a", version=1, source="a", text=text)
     return await pool.prepare(Lane.BULK, document, None)
+
+
+async def embedding_process(pool: ModelPool) -> BaseProcess:
+    """Return the embedding process of ``pool``. A document that is prepared would start it, too."""
+    others = multiprocessing.active_children()
+    await pool.embed(Lane.BULK, sized(["a text"]))
+    return one_more_than(others)
 
 
 def one_more_than(others: Sequence[BaseProcess]) -> BaseProcess:
@@ -311,7 +325,9 @@ async def is_busy(process: BaseProcess, to_start: float | None = None) -> None:
 
 
 def processor_seconds(process: BaseProcess) -> float:
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    fields = (
+        Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    )
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

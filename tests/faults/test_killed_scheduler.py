@@ -25,6 +25,7 @@ from producers.schedule.runner import Runner
 from producers.schedule.sources import Documents, LineSource
 from tests.claims import DOCUMENTS, batch_of, finish, take
 from tests.command import Ingestq
+from tests.unsupervised import unsupervised_redis
 from tests.waiting import crash, eventually
 
 DAY_MS = 24 * 3600 * 1000
@@ -69,26 +70,27 @@ async def test_the_next_scheduler_runs_a_killed_run_again(ingestq: Ingestq) -> N
     (ingestq.folder / "notes").mkdir()
     (ingestq.folder / "notes" / "a.txt").write_text("A note.")
     (ingestq.folder / "ingestq.toml").write_text(TABLE)
+    ingestq.settings["config"] = "ingestq.toml"  # one that is found may not name a generator
     await miss(ingestq)
-    first = started(ingestq, "run.begun")  # no worker is up, so it lasts
+    first = started(ingestq, "run.started")  # no worker is up, so it lasts
     [run] = runs(ingestq)
     assert run["outcome"] == "running"
     first.kill()
     first.communicate()
 
-    second = started(ingestq, "run.begun")
+    second = started(ingestq, "run.started")
     running, lost = runs(ingestq)
     assert (running["outcome"], lost["outcome"]) == ("running", "interrupted")
     assert running["due"] == lost["due"] == run["due"]
     second.send_signal(signal.SIGTERM)
-    _, err = second.communicate(timeout=10)
+    _, err = second.communicate(timeout=60)
     assert second.returncode == 0, err
 
     with_worker = ingestq.start("up")
     try:
         assert with_worker.stderr is not None
         for line in with_worker.stderr:
-            if "run.ended" in line:
+            if "run.finished" in line:
                 break
         assert [run["outcome"] for run in runs(ingestq)] == ["done", "interrupted", "interrupted"]
         assert {run["due"] for run in runs(ingestq)} == {run["due"]}
@@ -113,7 +115,7 @@ async def test_a_run_survives_the_death_of_redis(tmp_path: Path) -> None:
                 await go_on.wait()
 
     entry = ScheduledEntry("nightly", Timetable("0 3 * * *"), source=Slow(tmp_path))
-    async with embedded_redis(tmp_path / "redis") as url:
+    async with unsupervised_redis(tmp_path / "redis") as url:
         config = BrokerConfig(url)
         async with connected(config) as redis:
             runs, queue = Runs(redis, config), JobQueue(redis, config)

@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.bundled import bundled_qdrant
 from tests.command import Ingestq
 from tests.waiting import eventually
-from worker.store.client import QdrantConfig, connect_qdrant
 from worker.store.collection import find_collection
 from worker.store.requests import pages
 
@@ -24,7 +24,7 @@ PAUSE_SECONDS = 0.03
 """Between two changes, so that they go on while the command starts again."""
 RESCAN_SECONDS = 5
 BACKLOG_SECONDS = 150.0
-"""Longest time for the worker to work off the backlog, on a busy machine."""
+"""Longest time to start, and to work off the backlog, on a busy machine."""
 
 
 class Changing:
@@ -60,7 +60,7 @@ class Changing:
             unfinished.write_text(text)
             unfinished.rename(path)
         else:
-            with path.open("w") as file:
+            with path.open("w", encoding="utf-8") as file:
                 for word in text.split(" "):
                     file.write(word + " ")
                     file.flush()
@@ -84,14 +84,14 @@ class Up:
         self._log = ingestq.folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
 
-    async def start(self) -> None:
-        self._launch()
-        await eventually(self.log, lambda log: "drop.started" in log)
+    async def start(self, *arguments: str) -> None:
+        self._launch(*arguments)
+        await eventually(self.log, lambda log: "watch.started" in log, BACKLOG_SECONDS)
 
-    def _launch(self) -> None:
+    def _launch(self, *arguments: str) -> None:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                self._ingestq.command("up", "--drop", "in"),
+                self._ingestq.command("up", *arguments),
                 cwd=self._ingestq.folder,
                 env=self._ingestq.environment(),
                 stderr=log,
@@ -109,23 +109,32 @@ class Up:
 
     async def scanned(self) -> None:
         """Wait until a scan that began after this call has ended, and no job waits."""
-        before = (await self.log()).count("drop.scanned")
+        before = (await self.log()).count("watch.scanned")
         await eventually(
-            self.log, lambda log: log.count("drop.scanned") >= before + 2, BACKLOG_SECONDS
+            self.log, lambda log: log.count("watch.scanned") >= before + 2, BACKLOG_SECONDS
         )
-        found = re.search(r"url=(http://\S+)", await self.log())
-        assert found is not None
+        await self.idle()
 
-        async def waiting() -> int:
+    async def idle(self) -> None:
+        """Wait until no job waits or runs."""
+
+        async def jobs() -> int:
             queue = (await client.get("/status")).json()["queue"]
             return int(queue["ready"] + queue["deferred"] + queue["in_flight"])
 
-        async with httpx.AsyncClient(base_url=found[1], timeout=60) as client:
-            await eventually(waiting, lambda jobs: jobs == 0, BACKLOG_SECONDS)
+        async with await self.client() as client:
+            await eventually(jobs, lambda jobs: jobs == 0, BACKLOG_SECONDS)
+
+    async def client(self) -> httpx.AsyncClient:
+        """Return a client of its API."""
+        found = re.search(r"url\W+(http://[^\s\x22]+)", await self.log())
+        assert found is not None
+        return httpx.AsyncClient(base_url=found[1], timeout=60)
 
 
 @asynccontextmanager
 async def up(ingestq: Ingestq) -> AsyncIterator[Up]:
+    """Yield the command, to be started; kill it on leaving."""
     running = Up(ingestq)
     try:
         yield running
@@ -135,7 +144,7 @@ async def up(ingestq: Ingestq) -> AsyncIterator[Up]:
 
 async def indexed(folder: Path) -> dict[str, str]:
     """Return the text of every document."""
-    async with connect_qdrant(QdrantConfig(None, None, folder / ".ingestq" / "qdrant")) as qdrant:
+    async with bundled_qdrant(folder / ".ingestq") as qdrant:
         names = await find_collection(qdrant, "documents")
         assert names is not None
         return {
@@ -157,12 +166,12 @@ async def test_the_index_ends_equal_to_the_folder(ingestq: Ingestq) -> None:
     root = ingestq.folder / "in"
     root.mkdir()
     async with up(ingestq) as running:
-        await running.start()
+        await running.start("--drop", "in")
         for made in Changing(root).steps():
             await asyncio.sleep(PAUSE_SECONDS)  # the folder changes over time
             if made in (FILES // 3, 2 * FILES // 3):
                 running.end(signal.SIGKILL)
-                starting = asyncio.create_task(running.start())
+                starting = asyncio.create_task(running.start("--drop", "in"))
         await starting
         await running.scanned()
         await running.scanned()  # purges dead letters of files deleted before their job ran

@@ -1,15 +1,18 @@
 """What happens to documents when Qdrant refuses, limits or cannot serve requests.
 
-Every answer is one that a server gives, see `tests.qdrant_standin.answers`.
+Every answer is one that a server gives, see `tests.qdrant_proxy.answers`.
 """
 
 import asyncio
+import hashlib
 import itertools
+import json
 import math
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
+from uuid import NAMESPACE_OID, uuid5
 
 import msgspec
 import numpy as np
@@ -17,9 +20,11 @@ import numpy.typing as npt
 import pytest
 import stamina
 from arq.worker import func
+from qdrant_client import models
 from starlette.responses import Response
 from structlog.testing import capture_logs
 
+from ingestq.app.collections import count_collection
 from ingestq.app.composition import Broker
 from ingestq.broker import keys
 from ingestq.core import events
@@ -33,24 +38,22 @@ from ingestq.core.errors import (
     UsageError,
 )
 from ingestq.core.jobs import INGEST, IngestBatch
-from ingestq.core.results import DeadLetter, WorkerInfo, WorkerStatus
+from ingestq.core.results import CollectionCounts, DeadLetter, WorkerInfo, WorkerStatus
 from tests.books import balanced
 from tests.claims import lease_queue
 from tests.command import Ingestq
-from tests.qdrant_standin import Standin, answers, qdrant_standin
-from tests.qdrant_standin.holds import Matches
-from tests.sized import sized
-from tests.waiting import eventually
-from tests.workers import MAX_JOBS, make_worker, working
+from tests.qdrant_proxy import Matches, QdrantProxy, answers, qdrant_proxy
+from tests.sized import chunks_of
+from tests.waiting import ended, eventually
+from tests.workers import MAX_JOBS, make_worker, none_purged, none_unfinished, working
 from worker.blobs import BlobContents
 from worker.consumer import decision as retries
 from worker.consumer.job_functions import INGESTOR, Ingestor, ingest
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.config import Precision
-from worker.lanes import LanePermits
 from worker.pipeline.points import ChunkPoint, EntryState, Fence, LedgerEntry
 from worker.pipeline.ports import Ports
-from worker.store.chunks import UPSERT_POINTS, QdrantStore
+from worker.store.chunks import UPSERTS, QdrantStore
 from worker.store.client import (
     PATIENCE_SECONDS,
     PatientQdrant,
@@ -61,7 +64,7 @@ from worker.store.client import (
 from worker.store.collection import CollectionNames, open_collection
 from worker.store.ledger import QdrantLedger
 from worker.store.schema import Fingerprint
-from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText
+from worker.text.parts import ExtractedDocument, PreparedDocument, Segment, SegmentStart, SizedText
 
 SMALL: Final = Fingerprint("test/small", "1", 4, 8, Precision.EXACT, "none", 1)
 """For vectors of 4 dimensions. No model is loaded."""
@@ -77,6 +80,7 @@ TOMBSTONE: Final = LedgerEntry(
     state=EntryState.DELETED,
     written_ms=1,
 )
+LARGEST_BODY: Final = 48 * 1024
 POISON: Final = "poison"
 """The text of a chunk with a vector that no server accepts."""
 RETRIES: Final = 10
@@ -94,11 +98,17 @@ class LineModel:
         self, lane: Lane, document: Document, known_hash: str | None
     ) -> PreparedDocument:
         assert document.text is not None
+        content_hash = hashlib.sha1(document.text.encode()).hexdigest()
         return PreparedDocument(
-            document.text, None, None, Segment.of(sized(document.text.split("\n")))
+            content_hash, None, None, Segment.of(chunks_of(document.text.split("\n")))
         )
 
     async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment:
+        raise NotImplementedError
+
+    async def prepare_stored(
+        self, lane: Lane, document: Document, stored: ExtractedDocument
+    ) -> PreparedDocument:
         raise NotImplementedError
 
     async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
@@ -109,9 +119,9 @@ class LineModel:
 
 @dataclass(frozen=True)
 class Scene:
-    """A stand-in with an empty collection, and a worker's access to it."""
+    """An empty collection behind a proxy, and a worker's access to it."""
 
-    standin: Standin
+    proxy: QdrantProxy
     qdrant: Qdrant
     names: CollectionNames
     model: LineModel = field(default_factory=LineModel)
@@ -123,15 +133,14 @@ class Scene:
     @property
     def writes(self) -> int:
         """The number of requests to write chunks or ledger entries."""
-        paths = ("/points?wait=true", "/points/batch?wait=true")
-        return sum(request.endswith(paths) for request in self.standin.requests)
+        return sum(_writes(request, None) for request in self.proxy.requests)
 
     def refuse(self, response: Response, matches: Matches | None = None) -> None:
         """Answer every matching request, by default every write, with ``response``."""
-        self.standin.faults.standing = (matches or _writes, response)
+        self.proxy.faults.standing = (matches or _writes, response)
 
     def accept(self) -> None:
-        self.standin.faults.standing = None
+        self.proxy.faults.standing = None
 
     def equip(self, worker: LeaseWorker) -> None:
         """Set up a worker's context for its jobs."""
@@ -139,8 +148,7 @@ class Scene:
         ports = Ports(
             self.model, self.store, QdrantLedger(qdrant, self.names.ledger), BlobContents()
         )
-        permits = LanePermits(64, bulk=48)
-        worker.ctx[INGESTOR] = Ingestor({"documents": ports}, permits)
+        worker.ctx[INGESTOR] = Ingestor({"documents": ports}, none_unfinished, none_purged)
 
     async def indexed(self) -> set[str]:
         """Return the ids of the documents that have chunks in the collection."""
@@ -151,22 +159,29 @@ class Scene:
 
 
 @pytest.fixture
-async def scene() -> AsyncIterator[Scene]:
-    async with (
-        qdrant_standin() as standin,
-        connect_qdrant(QdrantConfig(standin.url, None, Path("/nonexistent"))) as qdrant,
-    ):
-        yield Scene(standin, qdrant, await open_collection(qdrant, "documents", SMALL))
+async def scene(proxied_qdrant: QdrantProxy, alias: str) -> AsyncIterator[Scene]:
+    async with connect_qdrant(QdrantConfig(proxied_qdrant.url, None)) as qdrant:
+        yield Scene(proxied_qdrant, qdrant, await open_collection(qdrant, alias, SMALL))
 
 
 @pytest.fixture
-async def narrow() -> AsyncIterator[Scene]:
-    """A server that takes requests of up to 64 KiB."""
+async def narrow(qdrant_place: str, alias: str) -> AsyncIterator[Scene]:
+    """A server that takes requests of up to 48 KiB."""
     async with (
-        qdrant_standin(largest_body=64 * 1024) as standin,
-        connect_qdrant(QdrantConfig(standin.url, None, Path("/nonexistent"))) as qdrant,
+        qdrant_proxy(qdrant_place, largest_body=LARGEST_BODY) as proxy,
+        connect_qdrant(QdrantConfig(proxy.url, None)) as qdrant,
     ):
-        yield Scene(standin, qdrant, await open_collection(qdrant, "documents", SMALL))
+        yield Scene(proxy, qdrant, await open_collection(qdrant, alias, SMALL))
+
+
+@pytest.fixture
+async def bounded(qdrant_place: str, alias: str) -> AsyncIterator[Scene]:
+    """A worker that knows that the server takes requests of up to `LARGEST_BODY` bytes."""
+    async with (
+        qdrant_proxy(qdrant_place, largest_body=LARGEST_BODY) as proxy,
+        connect_qdrant(QdrantConfig(proxy.url, None, largest_body=LARGEST_BODY)) as qdrant,
+    ):
+        yield Scene(proxy, qdrant, await open_collection(qdrant, alias, SMALL))
 
 
 @pytest.fixture
@@ -174,6 +189,17 @@ def no_backoff() -> Iterator[None]:
     """Retry without waiting."""
     with stamina.set_testing(True, attempts=RETRIES):
         yield
+
+
+async def test_the_ledger_of_an_earlier_version_cannot_count_warnings(scene: Scene) -> None:
+    """A server in strict mode refuses conditions on fields without an index."""
+    text = 'Index required but not found for "warned" of one of the following types: [bool]'
+    scene.refuse(
+        answers.error_response(400, f"Bad request: {text}"),
+        lambda request, body: "/points/count" in request and "warned" in str(body),
+    )
+    counts = await count_collection(scene.qdrant, scene.names.alias)
+    assert counts == CollectionCounts(scene.names.alias, documents=0, chunks=0)
 
 
 @pytest.mark.usefixtures("no_backoff")
@@ -221,19 +247,37 @@ async def test_requests_over_the_servers_size_limit_are_split(narrow: Scene) -> 
     await narrow.store.upsert(_points(16, text="x" * 10_000), FENCE)
     assert await narrow.store.count() == 16
     assert narrow.writes == 1 + 2 + 4
-    with pytest.raises(StoreRejected, match=r"chunk 0 .*larger than allowed \(limit: 65536 bytes"):
+    with pytest.raises(StoreRejected, match=r"chunk 0 .*larger than allowed \(limit: 49152 bytes"):
         await narrow.store.upsert(_points(1, text="x" * 100_000), FENCE)
 
 
 async def test_too_many_deletions_are_split(scene: Scene) -> None:
     def large(request: str, body: Any) -> bool:
-        return "/delete" in request and len(body["filter"]["must"][0]["has_id"]) > 4
+        return _writes(request, body) and any(
+            len(operation["delete"]["filter"]["must"][0]["has_id"]) > 4
+            for operation in body["operations"]
+        )
 
     points = _points(16)
     await scene.store.upsert(points, FENCE)
     scene.refuse(answers.large_condition(), large)
     assert await scene.store.delete_stale(TOMBSTONE) == 16
     assert await scene.store.count() == 0
+
+
+async def test_each_document_loses_its_own_stale_chunks_however_many_others_have(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.store.chunks.STALE_POINTS", 8)
+    store, sizes = scene.store, {"large": 50, "small": 3, "none": 0}
+    for doc_id, n in sizes.items():
+        await store.upsert(_points(n, doc_id=doc_id), FENCE)
+    newer = FENCE._replace(version=2)
+    await store.upsert(_points(2, doc_id="kept", fence=newer), newer)
+    tombstones = [msgspec.structs.replace(TOMBSTONE, doc_id=doc_id) for doc_id in (*sizes, "kept")]
+    deleted = await asyncio.gather(*map(store.delete_stale, tombstones))
+    assert deleted == [50, 3, 0, 0]
+    assert await store.count() == 2
 
 
 @pytest.mark.parametrize(
@@ -261,12 +305,12 @@ async def test_one_point_cannot_be_split(
     ],
 )
 async def test_a_refused_chunk_is_found_in_few_requests(scene: Scene, answer: Response) -> None:
-    points = _points(UPSERT_POINTS)
+    points = _points(UPSERTS.items)
     bad = points[77].id
     scene.refuse(answer, lambda request, body: bad in str(body))
     with pytest.raises(StoreRejected, match=rf"^chunk 77 \(point {bad}\): .*: 4(00|22) "):
         await scene.store.upsert(points, FENCE)
-    assert scene.writes <= 2 * math.log2(UPSERT_POINTS) + 1
+    assert scene.writes <= 2 * math.log2(UPSERTS.items) + 1
 
 
 @pytest.mark.parametrize(
@@ -316,7 +360,7 @@ async def test_a_refused_document_is_dead_lettered_alone(broker: Broker, scene: 
 async def test_a_document_too_large_for_the_ledger_is_dead_lettered_alone(
     broker: Broker, narrow: Scene
 ) -> None:
-    long = msgspec.structs.replace(_document("long", ["long"]), metadata={"note": "x" * 70_000})
+    long = msgspec.structs.replace(_document("long", ["long"]), metadata={"note": "x" * 60_000})
     async with working(broker, func(ingest, name=INGEST)) as worker:
         narrow.equip(worker)
         await _offer(broker, [_document("a", ["one"]), long, _document("b", ["two"])])
@@ -339,6 +383,62 @@ async def test_too_many_ledger_entries_are_split(broker: Broker, narrow: Scene) 
         narrow.equip(worker)
         await _offer(broker, documents)
         assert (await _finished(broker)).indexed == 6
+
+
+async def test_nothing_larger_than_qdrant_accepts_is_sent(broker: Broker, bounded: Scene) -> None:
+    sizes: list[int] = []
+
+    def note_size(request: str, body: Any) -> bool:
+        sizes.append(len(json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()))
+        return False
+
+    bounded.proxy.faults.standing = (note_size, answers.invalid())
+    large = "x" * (LARGEST_BODY // 3)
+    note = {"note": large}
+    documents = [
+        _document("a", ["one"]),
+        _document("large chunks", [large] * 5),
+        *(msgspec.structs.replace(_document(f"b{i}", ["b"]), metadata=note) for i in range(5)),
+        _document("too large", ["two", "x" * LARGEST_BODY]),
+        msgspec.structs.replace(
+            _document("too large for the ledger", ["three"]), metadata={"note": 3 * large}
+        ),
+    ]
+    async with working(broker, func(ingest, name=INGEST)) as worker:
+        bounded.equip(worker)
+        await _offer(broker, documents)
+        counts = await _finished(broker)
+    assert (counts.indexed, counts.rejected) == (7, 2)
+    assert max(sizes) <= LARGEST_BODY
+    reasons = {letter.doc_id: letter for letter in await _dead_letters(broker)}
+    for doc_id, item in (
+        ("too large", "chunk 1 (point "),
+        ("too large for the ledger", "the entry of 'too large for the ledger' in the ledger"),
+    ):
+        assert reasons[doc_id].tries == 1
+        assert reasons[doc_id].reason.startswith(item)
+        size = re.search(r"has ([\d,]+) bytes", reasons[doc_id].reason)
+        assert size is not None
+        assert int(size[1].replace(",", "")) > LARGEST_BODY
+        assert f"accepts {LARGEST_BODY:,} at most" in reasons[doc_id].reason
+    with pytest.raises(StoreRejected, match=f"accepts {LARGEST_BODY:,} at most"):
+        await bounded.store.count(models.Filter(must=[models.HasIdCondition(has_id=[1] * 40_000)]))
+
+
+async def test_documents_in_work_share_requests_and_new_ones_read_nothing_of_the_index(
+    broker: Broker, scene: Scene
+) -> None:
+    jobs = [[_document(f"{job}.{i}", [f"text {job} {i}"]) for i in range(16)] for job in range(8)]
+    before = len(scene.proxy.requests)
+    async with working(broker, func(ingest, name=INGEST)) as worker:
+        scene.equip(worker)
+        for documents in jobs:
+            await _offer(broker, documents)
+        assert (await _finished(broker)).indexed == 128
+    requests = scene.proxy.requests[before:]
+    assert len(requests) <= 128 / 3
+    chunks = [r.split("?")[0] for r in requests if f"/{scene.names.chunks}/points" in r]
+    assert set(chunks) == {f"POST /collections/{scene.names.chunks}/points/batch"}
 
 
 async def test_a_worker_waits_until_qdrant_has_space(
@@ -389,7 +489,7 @@ async def test_a_rate_limited_job_is_deferred_as_long_as_qdrant_says(
         await _offer(broker, [_document("e", ["text"])])
         due_ms = await broker.redis.zscore(keys.QUEUE, first)
     assert due_ms is not None
-    assert seconds - 10 < due_ms / 1000 - await broker.queue.now() / 1e6 < seconds + 10
+    assert seconds - 10 < due_ms / 1000 - await broker.queue.issue_version() / 1e6 < seconds + 10
     assert scene.writes == 1
     assert (await broker.queue.depth()).ready == 1
 
@@ -426,14 +526,14 @@ async def _stops(broker: Broker, scene: Scene, error: type[UsageError], words: s
     worker = make_worker(broker, func(ingest, name=INGEST))
     scene.equip(worker)
     with pytest.raises(error, match=words):
-        await asyncio.wait_for(worker.run_until_stopped(), 20)
+        await ended(asyncio.create_task(worker.run_until_stopped()))
     totals = await balanced(broker.redis)
     assert (totals.waiting, totals.dead) == (3 * MAX_JOBS, 0)
     assert (await broker.queue.depth()).ready == 3 * MAX_JOBS
 
 
 def _writes(request: str, body: Any) -> bool:
-    return request.endswith(("/points?wait=true", "/points/batch?wait=true"))
+    return request.endswith("/points/batch?wait=true")
 
 
 def _first(n: int) -> Matches:
@@ -443,13 +543,24 @@ def _first(n: int) -> Matches:
 
 
 def _more_points_than(n: int) -> Matches:
-    return lambda request, body: _writes(request, body) and len(body.get("points", ())) > n
+    def matches(request: str, body: Any) -> bool:
+        return _writes(request, body) and n < sum(
+            len(operation["upsert"]["points"]) for operation in body["operations"]
+        )
+
+    return matches
 
 
-def _points(n: int, text: str = "text") -> list[ChunkPoint]:
-    payload = {**FENCE._asdict(), "tenant": "t", "doc_id": "d", "page_content": text}
+def _points(
+    n: int, text: str = "text", doc_id: str = "d", fence: Fence = FENCE
+) -> list[ChunkPoint]:
+    payload = {**fence._asdict(), "tenant": "t", "doc_id": doc_id, "page_content": text}
     return [
-        ChunkPoint(f"{i:032x}", [1.0, 1.0, 1.0, float(i)], {**payload, "chunk_index": i})
+        ChunkPoint(
+            uuid5(NAMESPACE_OID, f"{doc_id} {i}").hex,
+            [1.0, 1.0, 1.0, float(i)],
+            {**payload, "chunk_index": i},
+        )
         for i in range(n)
     ]
 

@@ -18,7 +18,8 @@ from ingestq.core.results import EnqueueResult
 from ingestq.embedded.redis import embedded_redis
 from tests.books import Totals, balanced
 from tests.claims import lease_queue
-from tests.waiting import crash, eventually
+from tests.unsupervised import unsupervised_redis
+from tests.waiting import crash, ended, eventually
 from tests.workers import all_indexed
 from worker.consumer.lease_worker import LeaseWorker
 from worker.pipeline.ingest import Outcome
@@ -52,11 +53,11 @@ async def working(broker: Broker, lease_seconds: float = 2) -> AsyncIterator[Lea
         yield worker
     finally:
         worker.stop()
-        await asyncio.wait_for(running, 30)
+        await ended(running)
 
 
 async def test_a_redis_crash_loses_no_accepted_document(tmp_path: Path) -> None:
-    async with embedded_redis(tmp_path) as url:
+    async with unsupervised_redis(tmp_path) as url:
         config = BrokerConfig(url)
         async with connected(config) as redis:
             broker = Broker(redis, config)
@@ -74,7 +75,7 @@ async def test_a_redis_crash_loses_no_accepted_document(tmp_path: Path) -> None:
 
 
 async def test_a_worker_survives_a_redis_crash(tmp_path: Path) -> None:
-    async with embedded_redis(tmp_path) as url:
+    async with unsupervised_redis(tmp_path) as url:
         config = BrokerConfig(url)
         async with connected(config) as redis:
             broker = Broker(redis, config)

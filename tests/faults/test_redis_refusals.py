@@ -123,7 +123,7 @@ async def refused(log: Sequence[MutableMapping[str, Any]]) -> None:
     """Wait until the worker has logged why it cannot work."""
 
     async def said() -> list[str]:
-        return [entry["error"] for entry in log if entry["event"] == events.SERVICE_AWAY]
+        return [entry["error"] for entry in log if entry["event"] == events.SERVICE_UNAVAILABLE]
 
     reasons = await eventually(said)
     assert all(REASON in reason for reason in reasons)

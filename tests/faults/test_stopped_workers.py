@@ -7,7 +7,7 @@ would hold if nothing had happened.
 import asyncio
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,6 @@ from typing import Any, Final
 import pytest
 
 from ingestq.app.composition import Broker
-from ingestq.app.settings import Settings
 from ingestq.broker import keys
 from ingestq.broker.connection import awaited
 from ingestq.broker.scripts import Scripts
@@ -25,8 +24,7 @@ from ingestq.core.jobs import IngestBatch
 from ingestq.core.results import ChunkCounts, FailedDocument, SubmissionStatus
 from tests.books import Totals, balanced
 from tests.command import Ingestq
-from tests.qdrant_standin import Standin, qdrant_standin
-from tests.qdrant_standin.holds import Matches
+from tests.qdrant_proxy import Matches, QdrantProxy, written
 from tests.redis_proxy import RedisProxy, command, loaded_scripts, redis_proxy, script
 from tests.redis_proxy.faults import Hold
 from tests.waiting import eventually
@@ -38,11 +36,10 @@ from worker.pipeline.ingest import Work
 from worker.pipeline.points import DocumentKey, ledger_id
 from worker.pipeline.ports import Ports
 from worker.store.chunks import QdrantStore
-from worker.store.client import Qdrant, QdrantConfig, connect_qdrant
+from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames
 from worker.store.ledger import QdrantLedger
 
-COLLECTION: Final = Settings.model_fields["collection"].default
 LEASE_SECONDS: Final = 2
 END_SECONDS: Final = 60
 """How long a worker may take to end if it has nothing to wait for."""
@@ -108,7 +105,9 @@ class Scene:
     broker: Broker
     proxy: RedisProxy
     scripts: Scripts
-    standin: Standin
+    qdrant: Qdrant
+    proxied_qdrant: QdrantProxy
+    alias: str
     command: Ingestq
     workers: list[WorkerProcess] = field(default_factory=list)
 
@@ -139,10 +138,15 @@ class Scene:
 
     async def _start_behind_a_gate(self) -> tuple[WorkerProcess, Callable[[], None]]:
         """Start a worker that loads its model, and claims nothing before the gate is opened."""
-        opens_the_collection = self.standin.holds.request(
+        opens_the_collection = self.proxied_qdrant.holds.request(
             lambda request, _: request == "GET /aliases"
         )
         return await self.start(), opens_the_collection.release
+
+    def document(self, name: str) -> Document:
+        text = " ".join(f"In note {i} about {name} the tide turns." for i in range(SENTENCES))
+        source = f"{name}.txt"
+        return Document(collection=self.alias, doc_id=name, version=1, source=source, text=text)
 
     async def put(self, *documents: Document, lane: Lane = Lane.INTERACTIVE) -> None:
         """Queue ``documents`` as one job, whose submission is named after the first."""
@@ -162,13 +166,13 @@ class Scene:
 
     async def index(self) -> Index:
         """Return the contents of the collection."""
-        config = QdrantConfig(self.standin.url, None, Path("/nonexistent"))
-        async with connect_qdrant(config) as qdrant:
-            return await index_of(qdrant, COLLECTION)
+        return await index_of(self.qdrant, self.alias)
 
     def in_qdrant(self, matches: Matches, *, answer: bool = False) -> Held:
         """Hold a request to Qdrant, or its ``answer``."""
-        hold = (self.standin.holds.answer if answer else self.standin.holds.request)(matches)
+        hold = (self.proxied_qdrant.holds.answer if answer else self.proxied_qdrant.holds.request)(
+            matches
+        )
 
         async def let_go() -> None:
             hold.release()
@@ -195,11 +199,6 @@ def _lasting(payload: dict[str, Any]) -> dict[str, Any]:
 
 def job_id(document: Document) -> str:
     return IngestBatch(document.doc_id, (document,)).job_id
-
-
-def document(name: str) -> Document:
-    text = " ".join(f"In note {i} about {name} the tide turns." for i in range(SENTENCES))
-    return Document(collection="documents", doc_id=name, version=1, source=f"{name}.txt", text=text)
 
 
 # The steps of a document, in their order. Each is held for one document.
@@ -268,15 +267,15 @@ STEPS: Final = {
 }
 
 KILLED_TOGETHER: Final = (
-    ("look_up", "mark_writing", "claim_answer"),  # while a claim is held, no other can be made
-    ("upsert", "upsert_answer", "mark_indexed"),
-    ("finish", "finish_answer"),
+    ("mark_writing", "look_up", "claim_answer"),
+    ("mark_indexed",),
+    ("upsert_answer",),
+    ("finish_answer", "finish", "upsert"),
 )
-"""Steps of different jobs; as many as a worker with one process runs at once."""
+"""Steps of different jobs, in an order in which a worker comes to all of them: while it waits for
+an answer, no other request of this kind is sent."""
 STEPS_WITH_CHUNKS: Final = ("upsert_answer", "mark_indexed", "finish")
 """Steps of an unfinished job whose chunks are in the index."""
-UNFINISHED_STEPS: Final = tuple(STEPS)[: tuple(STEPS).index("finish")]
-"""Steps after which work on the document is left to do."""
 
 
 def _finish(scene: Scene, document: Document) -> Callable[[tuple[bytes, ...]], bool]:
@@ -284,34 +283,23 @@ def _finish(scene: Scene, document: Document) -> Callable[[tuple[bytes, ...]], b
 
 
 def _ledger_write(document: Document, state: str) -> Matches:
-    def matches(request: str, body: Any) -> bool:
-        return (
-            request.startswith("POST ")
-            and request.endswith("__ledger/points/batch")
-            and any(
-                (document.doc_id, state) in _payloads(operation["upsert"])
-                for operation in body["operations"]
-            )
-        )
-
-    return matches
+    return _writes(document, state)
 
 
 def _chunks_of(document: Document) -> Matches:
+    return _writes(document, None)
+
+
+def _writes(document: Document, state: str | None) -> Matches:
+    """Match writes of the entry of ``document`` in ``state``, or of its chunks, which have none."""
+
     def matches(request: str, body: Any) -> bool:
-        return (
-            request.startswith("PUT ")
-            and request.endswith("/points")
-            and (document.doc_id, None) in _payloads(body)
+        return any(
+            (payload.get("doc_id"), payload.get("state")) == (document.doc_id, state)
+            for payload in written(request, body)
         )
 
     return matches
-
-
-def _payloads(body: Any) -> list[tuple[str, str | None]]:
-    """Return document and state of each point that is written; chunks have no state."""
-    payloads = [point["payload"] for point in body["points"]]
-    return [(payload["doc_id"], payload.get("state")) for payload in payloads]
 
 
 def _let_go(hold: Hold) -> Callable[[], Awaitable[object]]:
@@ -323,16 +311,25 @@ def _let_go(hold: Hold) -> Callable[[], Awaitable[object]]:
 
 
 @pytest.fixture
-async def scene(broker: Broker, redis_url: str, tmp_path: Path) -> AsyncIterator[Scene]:
+async def scene(
+    broker: Broker,
+    redis_url: str,
+    qdrant: Qdrant,
+    proxied_qdrant: QdrantProxy,
+    alias: str,
+    tmp_path: Path,
+) -> AsyncIterator[Scene]:
     scripts = await loaded_scripts(broker.redis)
-    async with redis_proxy(redis_url) as proxy, qdrant_standin() as standin:
+    async with redis_proxy(redis_url) as proxy:
         settings = {
             "redis_url": proxy.url,
-            "qdrant_url": standin.url,
+            "qdrant_url": proxied_qdrant.url,
+            "collection": alias,
             "lease_seconds": str(LEASE_SECONDS),
             "pool_size": "1",
         }
-        scene = Scene(broker, proxy, scripts, standin, Ingestq(tmp_path, settings))
+        command = Ingestq(tmp_path, settings)
+        scene = Scene(broker, proxy, scripts, qdrant, proxied_qdrant, alias, command)
         try:
             yield scene
         finally:
@@ -364,7 +361,7 @@ CleanRun = Callable[[Iterable[Document]], Awaitable[Index]]
 async def test_killing_a_worker_at_any_step_loses_no_document(
     scene: Scene, clean_run: CleanRun
 ) -> None:
-    documents = {name: document(name) for name in STEPS}
+    documents = {name: scene.document(name) for name in STEPS}
     deaths = iter(KILLED_TOGETHER)
     held: dict[str, Held] = {}
     async for worker in scene.successive_workers(len(KILLED_TOGETHER) + 1):
@@ -397,7 +394,7 @@ async def test_killing_a_worker_at_any_step_loses_no_document(
 async def test_a_document_that_kills_every_worker_is_dead_lettered_alone(
     scene: Scene, clean_run: CleanRun
 ) -> None:
-    poison, *mates = documents = [document(f"note {i}") for i in range(4)]
+    poison, *mates = documents = [scene.document(f"note {i}") for i in range(4)]
     documents[:2] = documents[1], poison
     fatal = [upsert(scene, poison) for _ in range(DEATHS)]
     await scene.put(*documents, lane=Lane.BULK)
@@ -420,13 +417,13 @@ async def test_a_document_that_kills_every_worker_is_dead_lettered_alone(
 async def held_at_unfinished_steps(
     scene: Scene, documents: Mapping[str, Document]
 ) -> dict[str, Held]:
-    """Queue a document for each of the steps, and return when a worker has come to all of them.
+    """Queue ``documents``, one for each step, and return when a worker has come to all of them.
 
     From the last step to the first: who waits for an answer holds up what comes after it, as the
-    worker writes to the ledger, and claims, one thing after the other.
+    worker sends requests of a kind, and claims, one after the other.
     """
     held = {}
-    for name in reversed(UNFINISHED_STEPS):
+    for name in reversed(list(documents)):
         held[name] = STEPS[name](scene, documents[name])
         await scene.put(documents[name])
         await held[name].struck()
@@ -435,14 +432,21 @@ async def held_at_unfinished_steps(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "steps",
+    [("mark_indexed",), ("upsert_answer", "mark_writing"), ("upsert", "mark_writing")],
+    ids=" ".join,
+)
 async def test_a_stopping_worker_nacks_its_jobs_without_counting_a_try(
-    scene: Scene, clean_run: CleanRun
+    scene: Scene, clean_run: CleanRun, steps: Sequence[str]
 ) -> None:
-    """Told so with a job at each step that leaves work to do; six at once need two processes.
+    """Told so with jobs at these steps, at the look-up and at the claim.
 
-    The next one finishes them and, told so at the same steps, what it has itself: it may.
+    While it is held at a request, it comes to no later step that needs one of the same kind. The
+    next worker finishes the jobs and, told so at the same steps, what it has itself: it may.
     """
-    nacked = {name: document(name) for name in UNFINISHED_STEPS}
+    steps = ["claim_answer", "look_up", *reversed(steps)]
+    nacked = {name: scene.document(name) for name in steps}
     worker = await scene.start(drain_seconds="0", pool_size="2")
     await worker.says(events.WORKER_STARTED)
     # What is claimed at the last moment may begin, but not get far.
@@ -462,7 +466,7 @@ async def test_a_stopping_worker_nacks_its_jobs_without_counting_a_try(
     heir = await scene.start(drain_seconds="30")
     for each in nacked.values():
         await scene.finished(each)
-    drained = {name: document(f"{name} again") for name in UNFINISHED_STEPS}
+    drained = {name: scene.document(f"{name} again") for name in steps}
     held = await held_at_unfinished_steps(scene, drained)
     heir.send(signal.SIGTERM)
     await held.pop("claim_answer").let_go()
@@ -479,7 +483,7 @@ async def test_a_stopping_worker_nacks_its_jobs_without_counting_a_try(
 
 @pytest.mark.slow
 async def test_a_second_stop_signal_stops_at_once_but_acks_finished_jobs(scene: Scene) -> None:
-    documents = {name: document(name) for name in ("upsert", "finish", "finish_answer")}
+    documents = {name: scene.document(name) for name in ("finish_answer", "finish", "upsert")}
     worker = await scene.start(drain_seconds="3600")
     await worker.says(events.WORKER_STARTED)
     held = {name: STEPS[name](scene, each) for name, each in documents.items()}
@@ -504,7 +508,7 @@ async def test_a_second_stop_signal_stops_at_once_but_acks_finished_jobs(scene: 
 async def test_a_worker_frozen_beyond_its_lease_changes_nothing_and_goes_on(
     scene: Scene, clean_run: CleanRun
 ) -> None:
-    lost = {name: document(name) for name in ("upsert", "finish")}
+    lost = {name: scene.document(name) for name in ("finish", "upsert")}
     frozen = await scene.start()
     await frozen.says(events.WORKER_STARTED)
     late = {name: STEPS[name](scene, each) for name, each in lost.items()}
@@ -522,7 +526,7 @@ async def test_a_worker_frozen_beyond_its_lease_changes_nothing_and_goes_on(
     for step in late.values():
         await step.let_go()
     frozen.send(signal.SIGCONT)
-    new = document("new")
+    new = scene.document("new")
     await scene.put(new)
     assert (await scene.finished(new)).documents.indexed == 1
     frozen.send(signal.SIGTERM)

@@ -16,19 +16,21 @@ from ingestq.core.documents import Document
 from ingestq.core.errors import DocumentRejected
 from ingestq.core.jobs import IngestBatch
 from ingestq.core.results import BatchReport, DocumentCounts
+from ingestq.core.versions import FIRST_ISSUED
 from tests.books import balanced
 from tests.claims import lease_queue, take
-from tests.waiting import eventually
+from tests.waiting import ended, eventually
 from tests.workers import all_indexed, make_worker, working
 from worker.consumer.decision import MAX_TRIES
 from worker.consumer.lease_worker import arq_client, read_envelope
 from worker.pipeline.ingest import Outcome
 
 BATCH = IngestBatch(
-    "s", (Document(collection="documents", doc_id="d", version=1, source="d", text="t"),)
+    "s", (Document(collection="documents", doc_id="d", version=FIRST_ISSUED, source="d", text="t"),)
 )
 OTHER = IngestBatch(
-    "later", (Document(collection="documents", doc_id="o", version=1, source="o", text="t"),)
+    "later",
+    (Document(collection="documents", doc_id="o", version=FIRST_ISSUED, source="o", text="t"),),
 )
 INDEXED = all_indexed(BATCH)
 
@@ -125,7 +127,7 @@ async def test_arq_can_run_the_worker(broker: Broker) -> None:
     running = asyncio.create_task(worker.async_run())
     await eventually(lambda: broker.queue.submission("s"), lambda status: status.complete)
     worker.stop()
-    await asyncio.wait_for(running, 5)
+    await ended(running)
     assert await broker.redis.ping()
 
 
@@ -147,7 +149,7 @@ async def test_an_aborted_job_ends_and_its_documents_are_dead_lettered(
         running = asyncio.create_task(worker.run_until_stopped())
         await eventually(broker.queue.depth, lambda depth: depth.deferred == 1)
         worker.stop()
-        await running
+        await ended(running)
     if when != "running":
         aborting = asyncio.create_task(job_of(broker).abort(timeout=20, poll_delay=0.01))
         await eventually(lambda: broker.redis.zcard(keys.ABORT))

@@ -157,10 +157,7 @@ class BlobMachine(RuleBasedStateMachine):
         leases = self.forgetful if dies else self.desk.leases
         for claim in self.run(take(leases)):
             batch = batch_of(claim)
-            resolved = tuple(
-                dead_letter.key for dead_letter in dead_letter_batch(batch, "", tries=1).dead
-            )
-            report = BatchReport(DocumentCounts(indexed=1), resolved=resolved)
+            report = BatchReport(DocumentCounts(indexed=1), resolved=batch.versions)
             report = report if good else dead_letter_batch(batch, "broken", tries=1)
             assert self.run(finish(leases, claim, report))
 
@@ -168,7 +165,7 @@ class BlobMachine(RuleBasedStateMachine):
     def clean(self) -> None:
         self.run(self.desk.garbage_collector.collect())
         there, named = self.run(self.desk.there()), self.run(self.desk.named())
-        now_ms = self.run(self.desk.queue.now()) // 1000
+        now_ms = self.run(self.desk.queue.issue_version()) // 1000
         old = {name for name in there if is_old(name, now_ms)}
         assert old <= named
         assert set(self.under_way) <= there

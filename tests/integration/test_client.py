@@ -171,14 +171,14 @@ async def test_a_document_that_cannot_be_encoded_is_named(client: IngestClient) 
 
 
 async def test_documents_are_deleted_by_their_ids(client: IngestClient, broker: Broker) -> None:
-    before = await client.now()
+    before = await client.issue_version()
     receipt = await client.delete("a", "b", "a", tenant="t")
     assert receipt.accepted == 2
     [claimed] = await take(lease_queue(broker))
     batch = decode_job(claimed.payload).batch
     assert isinstance(batch, DeleteBatch)
     assert [(d.doc_id, d.tenant) for d in batch.documents] == [("a", "t"), ("b", "t")]
-    assert before < batch.documents[0].version < await client.now()
+    assert before < batch.documents[0].version < await client.issue_version()
     assert batch.lane is Lane.INTERACTIVE
 
 

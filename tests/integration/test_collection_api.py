@@ -9,6 +9,7 @@ from httpx import ASGITransport, AsyncClient
 from ingestq.api.app import ApiConfig, Services, create_app
 from ingestq.app.composition import Broker
 from ingestq.broker.queue.dead_letters import DeadLetters
+from ingestq.broker.revoked_sessions import RevokedSessions
 from ingestq.client.client import IngestClient
 from ingestq.core.jobs import dead_letter_batch
 from ingestq.core.search_query import SearchQuery
@@ -45,9 +46,10 @@ def asked() -> Asked:
 async def api(broker: Broker, asked: Asked) -> AsyncIterator[AsyncClient]:
     dead_letters = DeadLetters(broker.redis, broker.config)
     client = IngestClient(broker.queue, collection="documents")
-    services = Services(client, dead_letters, asked.search, asked.index)
+    revoked = RevokedSessions(broker.redis, broker.config)
+    services = Services(client, dead_letters, revoked, asked.search, asked.index)
     app = create_app(services, ApiConfig(10_000, collections=tuple(SERVING)))
-    async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as client_:
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://localhost") as client_:
         yield client_
 
 

@@ -20,7 +20,7 @@ from ingestq.core.jobs import INGEST, IngestBatch, dead_letter_batch, encode_job
 from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult, JobCounts, WorkerInfo
 from tests.books import balanced
 from tests.claims import batch_of, finish, lease_queue, take
-from tests.waiting import eventually
+from tests.waiting import ended, eventually
 from tests.workers import all_indexed
 from worker.consumer.lease_worker import LeaseWorker
 from worker.pipeline.ingest import Outcome
@@ -49,9 +49,7 @@ async def claimed(leases: LeaseQueue, n: int = 1) -> list[str]:
 
 async def end(leases: LeaseQueue, claim: Claim, reason: str | None = None) -> None:
     batch = batch_of(claim)
-    good = BatchReport(
-        DocumentCounts(indexed=len(batch.documents)), resolved=batch.dead_letter_keys
-    )
+    good = BatchReport(DocumentCounts(indexed=len(batch.documents)), resolved=batch.versions)
     report = good if reason is None else dead_letter_batch(batch, reason, tries=1)
     assert await finish(leases, claim, report)
 
@@ -190,13 +188,13 @@ async def test_pending_documents_are_those_of_one_collection(broker: Broker) -> 
 
 async def test_an_idle_worker_is_woken_only_by_its_own_collections(broker: Broker) -> None:
     y = lease_queue(broker, serving=ONLY_Y)
-    waiting = asyncio.create_task(y.wait_for_work(Lane.BULK, seconds=8))
+    waiting = asyncio.create_task(y.wait_for_work(Lane.BULK, seconds=120))
     await eventually(lambda: broker.redis.info("clients"), lambda i: i["blocked_clients"] == 1)
     await queued(broker, "x")
     await queued(broker, "z", lane=Lane.INTERACTIVE)
     assert (await broker.redis.info("clients"))["blocked_clients"] == 1
     await queued(broker, "y")
-    await asyncio.wait_for(waiting, 4)
+    await ended(waiting)
 
 
 # With a real worker
@@ -220,7 +218,7 @@ async def worked(broker: Broker, leases: LeaseQueue) -> tuple[list[str], Sequenc
         await eventually(lambda: broker.queue.count_jobs(own), lambda left: left.jobs == 0)
         await eventually(broker.queue.workers)
         worker.stop()
-        await asyncio.wait_for(running, 20)
+        await ended(running)
     return ran, logs
 
 
@@ -246,7 +244,7 @@ async def test_no_warning_about_jobs_that_another_worker_serves(broker: Broker) 
 
 def left_by(logs: Sequence[Any]) -> list[str]:
     """Return the collections of which a worker logged that no worker serves them."""
-    return [log["collection"] for log in logs if log["event"] == events.WORKER_LEAVES]
+    return [log["collection"] for log in logs if log["event"] == events.COLLECTION_UNSERVED]
 
 
 async def test_a_job_queued_under_the_wrong_collection_is_not_written(
@@ -262,5 +260,5 @@ async def test_a_job_queued_under_the_wrong_collection_is_not_written(
     running = asyncio.create_task(worker.run_until_stopped())
     await eventually(broker.queue.depth, lambda depth: depth.deferred == 1)
     worker.stop()
-    await asyncio.wait_for(running, 20)
+    await ended(running)
     assert ran == []

@@ -21,18 +21,32 @@ from ingestq.broker.schedule.runs import EntryStatus, RunClaim, RunOutcome, Runs
 from ingestq.core.documents import DEFAULT_COLLECTION, Document
 from ingestq.core.errors import InvalidQuery, StoreUnavailable
 from ingestq.core.jobs import IngestBatch, dead_letter_batch, dead_letter_key
-from ingestq.core.results import BatchReport, ChunkCounts, DocumentCounts, WorkerInfo
-from ingestq.core.search_query import SearchQuery
+from ingestq.core.results import (
+    BatchReport,
+    ChunkCounts,
+    DocumentCounts,
+    SkippedFile,
+    WatchedFolderStatus,
+    WorkerInfo,
+)
+from ingestq.core.search_query import (
+    Comparison,
+    MetadataCondition,
+    MetadataRange,
+    SearchFilter,
+    SearchQuery,
+)
 from ingestq.embedded.redis import embedded_redis
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.markup import Page
 from tests.serving import listening, services
-from tests.waiting import eventually
+from tests.waiting import ended, eventually
 from worker.pipeline.points import SearchHit
+from worker.text.parts import INSIDE
 
 NASTY = "<script>alert('x')</script><img src=x onerror=alert(1)>\" onfocus=alert(2) x='&lt;"
 URL = "http://localhost:8765"
-TOKEN = "an open sésame"
+TOKEN = "an open sésame, please"
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 ODD_IDS = [
     "poison.pdf",
@@ -42,7 +56,7 @@ ODD_IDS = [
     "tenant:like",
     "&letter=x",
     NASTY,
-    "x" * 5000,
+    "x" * 1000,
 ]
 
 
@@ -208,7 +222,8 @@ def harmless(shown: Page) -> None:
 
 async def test_values_are_shown_as_text_and_not_as_html(broker: Broker) -> None:
     async def search(query: SearchQuery) -> list[SearchHit]:
-        return [SearchHit(0.5, NASTY, f"from {NASTY}", 0, f"alert {NASTY}", {NASTY: [NASTY]})]
+        text = f"alert {NASTY}"
+        return [SearchHit(0.5, NASTY, f"from {NASTY}", 0, text, {NASTY: [NASTY]}, snippet=text)]
 
     info = WorkerInfo(NASTY, 1, 0, 0, 0, paused=NASTY)
     await lease_queue(broker).heartbeat(NASTY, info)
@@ -269,15 +284,33 @@ async def test_a_search_shows_hits_with_highlighted_words(broker: Broker) -> Non
     async def search(query: SearchQuery) -> list[SearchHit]:
         asked.append(query)
         text = "The keeper owns two parrots.\nA parrot can talk."
-        return [SearchHit(0.98765, "/notes/keeper", "notes", 2, text, {"year": 2026, "title": "k"})]
+        metadata = {"year": 2026, "title": "k", "source": "the keeper"}
+        return [SearchHit(0.98765, "/notes/keeper", "notes", 2, text, metadata, snippet=text)]
 
     async with calling(broker, search=search) as site:
         shown = await page(site, "/?q=+who+owns+a+parrot%3F+")
-        assert not (await page(site, "/?q=++")).all("mark")
+        for blank in ("", "++", "%E2%80%8B"):
+            assert "the query is blank" in (await page(site, f"/?q={blank}")).text
+        assert "the query is blank" not in (await page(site, "/")).text
     assert [query.text for query in asked] == ["who owns a parrot?"]
     assert [mark.text for mark in shown.all("mark")] == ["owns", "parrot"]
     assert "/notes/keeper chunk 2 score 0.988 from notes" in shown.text
-    assert "year2026" in shown.text
+    assert "year2026 sourcethe keeper" in shown.text
+
+
+async def test_a_hit_shows_page_part_and_context(broker: Broker) -> None:
+    context = f"Offer{INSIDE}<b>Terms</b>"
+
+    async def search(query: SearchQuery) -> list[SearchHit]:
+        return [
+            SearchHit(0.9, "/mail.eml", "/mail.eml", 2, "Pay.", {}, context, 12, "offer.pdf"),
+            SearchHit(0.8, "/notes.txt", "/notes.txt", 0, "Text.", {}, "notes"),
+        ]
+
+    async with calling(broker, search=search) as site:
+        shown = await page(site, "/?q=terms")
+    assert f"/mail.eml{INSIDE}offer.pdf, page 12 chunk 2" in shown.text
+    assert [line.text for line in shown.all("p", **{"class": "context"})] == [context]
 
 
 async def test_the_search_form_offers_the_collections(broker: Broker) -> None:
@@ -300,6 +333,40 @@ async def test_the_search_form_offers_the_collections(broker: Broker) -> None:
             in (await page(site, "/?q=x&collection=other")).text
         )
     assert len(asked) == 2
+
+
+async def test_a_search_has_filters_and_one_hit_a_document(broker: Broker) -> None:
+    asked: list[SearchQuery] = []
+
+    async def search(query: SearchQuery) -> list[SearchHit]:
+        asked.append(query)
+        return []
+
+    async with calling(broker, search=search) as site:
+        shown = await page(site, "/?q=x&filter=year>=2024&filter=&filter=tag=a,b&group=true")
+        wrong = await page(site, "/?q=x&filter=<year>")
+    year = MetadataRange("year", Comparison.AT_LEAST, 2024.0)
+    where = SearchFilter((year, MetadataCondition("tag", ("a", "b"))))
+    assert asked == [SearchQuery("x", 8, where=where, group=True)]
+    fields = [field.attributes.get("value") for field in shown.all("input", name="filter")]
+    assert fields == ["year>=2024", "tag=a,b", None]
+    assert [box.attributes["value"] for box in shown.all("input", name="group", checked="")]
+    assert "'<year>' is not KEY=VALUE" in wrong.text
+    assert wrong.all("input", name="filter")[0].attributes["value"] == "<year>"
+    assert not wrong.all("input", name="group", checked="")
+
+
+async def test_a_hit_shows_the_snippet_and_the_whole_chunk(broker: Broker) -> None:
+    async def search(query: SearchQuery) -> list[SearchHit]:
+        return [
+            SearchHit(0.9, "a", "a", 0, "Long ago a goose flew.", {}, snippet="…a goose…"),
+            SearchHit(0.8, "b", "b", 0, "A goose.", {}, snippet="A goose."),
+        ]
+
+    async with calling(broker, search=search) as site:
+        shown = await page(site, "/?q=goose")
+    texts = [text.text for text in shown.all("p", **{"class": "text"})]
+    assert texts == ["…a goose…", "Long ago a goose flew.", "A goose."]
 
 
 @pytest.mark.parametrize(
@@ -558,7 +625,7 @@ async def test_the_last_hour_is_sampled_without_viewers(broker: Broker) -> None:
     running = asyncio.create_task(board.run(stopping))
     await eventually(board.view, lambda view: len(view.samples) == 1)
     stopping.set()
-    await asyncio.wait_for(running, 5)
+    await ended(running)
 
 
 async def test_while_redis_is_away_the_page_shows_the_last_state(tmp_path: Path) -> None:
@@ -580,3 +647,23 @@ async def test_while_redis_is_away_the_page_shows_the_last_state(tmp_path: Path)
     assert "This page is not up to date: Redis does not answer" in shown
     assert "It shows the state of" in shown
     assert "the last one" in shown
+
+
+async def test_the_page_shows_what_watched_folders_skip(site: AsyncClient, broker: Broker) -> None:
+    skipped = (SkippedFile("/srv/pipe", "neither a file nor a folder"), SkippedFile(NASTY, NASTY))
+    full = WatchedFolderStatus(
+        folder="/srv", host="files-1", collection="documents", skipped=23, skipped_files=skipped
+    )
+    empty = WatchedFolderStatus(folder=NASTY, host=NASTY, collection="documents", tenant=NASTY)
+    assert "No folder is watched." in (await page(site)).text
+    for status in (full, empty):
+        await broker.watched_folders.report(status)
+    shown = await page(site)
+    for said in (
+        "/srv on files-1 23 files are not indexed: /srv/pipe: neither a file nor a folder",
+        "and 21 more",
+    ):
+        assert said in shown.text
+    harmless(shown)
+    await broker.watched_folders.forget(full)
+    assert "files-1" not in (await page(site)).text

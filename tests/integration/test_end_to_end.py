@@ -1,10 +1,12 @@
 """The installed command on real files: indexed documents are found by a search."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from ingestq.core import events
 from tests.command import Ingestq
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
@@ -29,7 +31,22 @@ def index_search_and_index_again(
     hits = ingestq("search", question, "--json").json["hits"]
     assert len(hits) == 5
     assert answer in " ".join(" ".join(hit["text"] for hit in hits).split())
-    assert hits[0].keys() == {"score", "doc_id", "source", "chunk_index", "text", "metadata"}
+    assert hits[0].keys() == {
+        "score",
+        "doc_id",
+        "source",
+        "chunk_index",
+        "text",
+        "context",
+        "page",
+        "part",
+        "snippet",
+        "before",
+        "after",
+        "metadata",
+        "tenant",
+        "stale",
+    }
 
     # Only by meaning the question in other words has its answer first, whatever words they share.
     [best] = ingestq("search", question, "--dense", "-n", "1", "--json").json["hits"]
@@ -43,6 +60,9 @@ def index_search_and_index_again(
     assert second.code == 0, second.err
     assert second.json["documents"]["unchanged"] == before["documents"]
     assert second.json["chunks"] == {"embedded": 0, "reused": 0, "deleted": 0}
+    said = ingestq("status").out
+    assert "unserved" not in said
+    assert "waits" not in said, "nothing does"
     assert ingestq("status", "--json").json["collection"] == before
 
 
@@ -69,7 +89,7 @@ def test_indexing_and_searching_work_with_debians_redis(
     index_search_and_index_again(
         ingestq,
         documents,
-        "Can I bring my puppy along when I come for a day trip?",
+        "Which pets may I bring along as a visitor?",
         "Dogs are not allowed ashore",
     )
 
@@ -77,7 +97,8 @@ def test_indexing_and_searching_work_with_debians_redis(
 def test_documents_are_queued_by_one_process_and_indexed_by_another(
     ingestq: Ingestq, documents: Path
 ) -> None:
-    queued = ingestq("add", documents, "--json")
+    # Files, not their folder: nobody waits for the sweep of this one.
+    queued = ingestq("add", *sorted(documents.iterdir()), "--json")
     assert queued.code == 0, queued.err
     assert queued.json["documents"] == {"queued": 6, "rejected": 0}
     waiting = ingestq("status", "--json").json
@@ -126,12 +147,18 @@ def test_json_lines_are_indexed(ingestq: Ingestq) -> None:
     assert "txt" in queued.json["rejected"][0]["reason"]
 
     (ingestq.folder / "more.txt").write_text("The ferry leaves at noon.")
-    assert ingestq("run", "more.txt").code == 0
+    ran = ingestq("run", "more.txt", "-v")
+    assert ran.code == 0
+    [start] = [json.loads(line) for line in ran.err.splitlines() if events.START_TIMED in line]
+    for part in ("redis", "qdrant", "model", "parse_process", "embedding_process", "walk"):
+        assert start["parts"][part] >= 0, "the documents went through all of them"
     [hit] = ingestq("search", "who keeps birds?", "-n", "1", "--json").json["hits"]
     assert (hit["doc_id"], hit["metadata"]["page"]) == ("a", 7)
 
     assert ingestq("delete", "a", "--json").json["documents"] == {"queued": 1}
-    assert ingestq("run", "more.txt", "--json").json["documents"]["unchanged"] == 1
+    again = ingestq("run", "more.txt", "--json")
+    assert again.json["documents"]["unchanged"] == 1
+    assert events.START_TIMED not in again.err
     hits = ingestq("search", "who keeps birds?", "--json").json["hits"]
     assert [hit["text"] for hit in hits] == ["The ferry leaves at noon."]
     assert ingestq("status", "--json").json["collection"]["documents"] == 1

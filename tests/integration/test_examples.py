@@ -1,4 +1,4 @@
-"""The examples and the code in the README run, with a real worker."""
+"""The examples, and the code in the README and the client reference, run with a real worker."""
 
 import ast
 import inspect
@@ -70,8 +70,8 @@ async def test_the_fastapi_example(broker: Broker, monkeypatch: pytest.MonkeyPat
         assert done["why_not"] == []
         assert (await service.get("/notes/progress/nonesuch")).status_code == 404
 
-        empty = await service.post("/notes", json=note | {"id": "n2", "text": ""})
-        accepted = empty
+        unreadable = await service.post("/notes", json=note | {"id": "n2", "text": "\0" * 64})
+        accepted = unreadable
         assert (await eventually(stage, lambda answer: answer["why_not"] != []))["stage"] == "done"
 
 
@@ -114,3 +114,14 @@ async def test_the_example_in_the_readme(
     assert DEFAULT_REDIS in found[1]
     await execute(found[1].replace(DEFAULT_REDIS, broker.config.url), {})
     assert "1 indexed" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_examples_of_the_client_reference(
+    broker: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs/client.md").read_text("utf-8")
+    page = page.replace(DEFAULT_REDIS, broker.config.url).replace("/srv/blobs", str(tmp_path))
+    for example in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        await execute(example, {})
+    assert capsys.readouterr().out.splitlines()[-1] == "done 1/1"

@@ -18,7 +18,7 @@ from worker.embedding.config import Backend, EmbeddingConfig, Precision
 from worker.embedding.pool import ModelPool
 from worker.embedding.preparation import prepare_model
 from worker.store.schema import fingerprint
-from worker.text.chunker import Chunker
+from worker.text.chunking.chunker import Chunker
 
 CHUNKS = 120
 QUERIES = 250
@@ -52,7 +52,7 @@ async def test_searches_find_nearly_what_exact_ones_find(
 ) -> None:
     chunker = Chunker((entry.folder / TOKENIZER).read_text(encoding="utf-8"), fast.info.max_tokens)
     text = "\n\n".join(topics[name] for name in sorted(topics))[:200_000]
-    chunks = [chunk.text for chunk in chunker.chunks(text, markdown=False)[:CHUNKS]]
+    chunks = [chunk.body for chunk in chunker.chunks(text, markdown=False)[:CHUNKS]]
     lines = [(i, line.strip()) for i in range(CHUNKS) for line in chunks[i].splitlines()]
     queries = [(i, line) for i, line in lines if len(line.split()) >= 8]
     queries = queries[:: max(1, len(queries) // QUERIES)]

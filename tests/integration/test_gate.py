@@ -10,6 +10,7 @@ from ingestq.app.composition import Broker
 from ingestq.broker import keys
 from ingestq.broker.queue import gate as gates
 from ingestq.broker.queue.gate import Gate
+from tests.waiting import ended
 
 SHUT_MS = 400
 
@@ -53,7 +54,7 @@ async def test_a_gate_opens_although_the_cancellation_of_its_renewal_is_lost(
             if is_replaced:
                 await gate.replace_with("documents__2")
 
-    await asyncio.wait_for(exchange(), 10)
+    await ended(asyncio.create_task(exchange()))
     assert not any("gate" in task.get_name() for task in asyncio.all_tasks() if not task.done())
     successor = await broker.redis.get(keys.GATE + "documents__1")
     assert successor == (b"documents__2" if is_replaced else None)

@@ -18,6 +18,7 @@ from producers.watch.classifier import FileClassifier
 from producers.watch.folder import Presence, WatchedFolder
 from producers.watch.folder_watch import WatchConfig
 from producers.watch.hot_folder import HotFolder
+from producers.watch.settling import SettledChange
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.command import Ingestq
 from tests.harness import Harness
@@ -64,9 +65,11 @@ async def holds(root: Path, *names: str) -> dict[str, str]:
 
 
 async def test_files_are_moved_to_done_or_failed(harness: Harness) -> None:
-    harness.write("there.txt", "done/old.txt", "failed/old.txt")
+    long = "x" * 251 + ".txt"  # leaves no room for the name of a sidecar
+    harness.write("there.txt", "done/old.txt", "failed/old.txt", long)
     (harness.root / "there.txt.meta.json").write_text(json.dumps({"page": 7}))
     results = ["done/old.txt", "failed/old.txt", "done/there.txt", "done/there.txt.meta.json"]
+    results.append(f"done/{long}")
     async with watching(harness.broker, hot(harness.root)):
         await holds(harness.root, *results)
         harness.write("sub/new.txt")
@@ -75,7 +78,9 @@ async def test_files_are_moved_to_done_or_failed(harness: Harness) -> None:
         files = await holds(harness.root, *results)
     assert "binary" in files["failed/bad.txt.error.txt"]
     chunks = {chunk["doc_id"]: chunk for chunk in await harness.payloads()}
-    assert chunks.keys() == {str(harness.root / name) for name in ("there.txt", "sub/new.txt")}
+    assert chunks.keys() == {
+        str(harness.root / name) for name in ("there.txt", "sub/new.txt", long)
+    }
     assert chunks[str(harness.root / "there.txt")]["metadata"]["page"] == 7
 
 
@@ -86,10 +91,10 @@ async def test_the_document_stays_indexed_without_its_file(harness: Harness) -> 
         harness.broker, hot(harness.root), WatchConfig(0.3, rescan_seconds=1)
     ) as logs:
         await holds(harness.root, "done/a.txt")
-        scans = len([entry for entry in logs if entry["event"] == events.DROP_SCANNED])
+        scans = len([entry for entry in logs if entry["event"] == events.WATCH_SCANNED])
 
         async def scanned() -> int:
-            return len([entry for entry in logs if entry["event"] == events.DROP_SCANNED])
+            return len([entry for entry in logs if entry["event"] == events.WATCH_SCANNED])
 
         await eventually(scanned, lambda n: n > scans)
     await eventually(harness.broker.queue.is_empty)
@@ -170,20 +175,19 @@ async def test_no_file_is_moved_if_redis_lost_its_outcome(broker: Broker, root: 
         assert tree(root) == {"a.txt": "text"}
         await work(broker, INDEXED)
         await holds(root, "done/a.txt")
-    assert not any(entry["event"] == events.DROP_LEFT_OUT for entry in logs)
+    assert not any(entry["event"] == events.WATCH_SKIPPED for entry in logs)
 
 
 async def test_a_file_that_cannot_be_moved_is_logged_and_stays(harness: Harness) -> None:
-    (harness.root / "done").write_text("in the way")
-    harness.write("a.txt")
+    harness.write("done/sub", "sub/a.txt")
     async with watching(harness.broker, hot(harness.root)) as logs:
-        skipped = await logged(logs, events.DROP_LEFT_OUT)
-        assert "cannot be moved" in skipped["reason"]
-    assert set(tree(harness.root)) == {"a.txt", "done"}
+        skipped = await logged(logs, events.WATCH_SKIPPED)
+        assert skipped["reason"].startswith("cannot be moved: sub is not a folder")
+    assert set(tree(harness.root)) == {"sub/a.txt", "done/sub"}
 
 
 def moved_to_done(logs: Logs) -> int:
-    return sum(entry["done"] for entry in logs if entry["event"] == events.DROP_HANDED_OVER)
+    return sum(entry["done"] for entry in logs if entry["event"] == events.HOT_FOLDER_MOVED)
 
 
 async def test_the_dead_letter_of_a_deleted_file_is_purged(broker: Broker, root: Path) -> None:
@@ -224,8 +228,8 @@ async def test_the_dead_letter_of_a_file_that_no_worker_found_is_purged(
 async def test_a_file_found_by_scan_and_event_is_queued_once(broker: Broker, root: Path) -> None:
     (root / "a.txt").write_text("text")
     classifier = FileClassifier(hot(root), Presence(root), settle_seconds=0)
-    due = {root / "a.txt": None}
-    classified = [classifier.classify(due, await broker.queue.now()) for _ in range(2)]
+    due = {root / "a.txt": SettledChange()}
+    classified = [classifier.classify(due, await broker.queue.issue_version()) for _ in range(2)]
     watched = (hot(root), broker.client, broker.dead_letters, classifier)
     hot_folder = HotFolder(*watched, lambda _: None, lambda _: None)
     counts = await asyncio.gather(*(hot_folder.queue(one, Lane.BULK) for one in classified))

@@ -290,7 +290,7 @@ async def test_a_request_that_hangs_times_out(endpoint: Endpoint) -> None:
 
 async def test_a_request_that_times_out_is_halved(endpoint: Endpoint) -> None:
     endpoint.planned = ["hang"] * RETRIES
-    config = HttpConfig(endpoint.url, MODEL, answer_seconds=0.1)
+    config = HttpConfig(endpoint.url, MODEL, answer_seconds=1.0)
     async with HttpBackend(config) as backend:
         vectors = await embedded(backend, ["one", "two"])
 

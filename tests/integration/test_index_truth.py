@@ -8,8 +8,9 @@ one loses its lease and goes on all the same.
 import asyncio
 import hashlib
 import itertools
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, TypeVar
@@ -23,11 +24,14 @@ from hypothesis import strategies as st
 from qdrant_client import AsyncQdrantClient
 
 from ingestq.core.documents import Deletion, Document, Lane
-from tests.sized import sized
+from ingestq.core.errors import CollectionMissing, DocumentRejected
+from ingestq.core.versions import FIRST_ISSUED, is_issued
+from tests.examples import few_or_many
+from tests.sized import chunks_of
 from worker.blobs import BlobContents
 from worker.embedding.config import Precision
-from worker.pipeline.ingest import Outcome, Retry, Work, delete, ingest
-from worker.pipeline.points import DocumentKey, Fence
+from worker.pipeline.ingest import Outcome, Rejected, Retry, Work, delete, ingest
+from worker.pipeline.points import DocumentKey, Fence, Rejection
 from worker.pipeline.ports import Ports
 from worker.store.chunks import QdrantStore
 from worker.store.client import Request
@@ -35,6 +39,7 @@ from worker.store.collection import CollectionNames, open_collection
 from worker.store.ledger import QdrantLedger
 from worker.store.schema import Fingerprint
 from worker.text.parts import (
+    ExtractedDocument,
     FileStat,
     PreparedDocument,
     Segment,
@@ -45,10 +50,14 @@ from worker.text.parts import (
 
 T = TypeVar("T")
 
+pytestmark = pytest.mark.leaves_tasks
 SMALL = Fingerprint("test/small", "1", 2, 8, Precision.EXACT, "none", 1)
 Change = Document | Deletion
 DOC_IDS = "aab"
 PART_WORDS = 2
+NO_COLLECTION = re.compile(r"Collection \S+ not found")
+DAMAGED = "*"
+"""The text of a document that is rejected."""
 
 
 class Memory:
@@ -58,14 +67,19 @@ class Memory:
         self.client = AsyncQdrantClient(":memory:")
 
     async def ask(self, request: Request[T]) -> T:
-        return await request(self.client)
+        try:
+            return await request(self.client)
+        except ValueError as error:  # it has no error of its own for this
+            if NO_COLLECTION.fullmatch(str(error)):
+                raise CollectionMissing(str(error)) from error
+            raise
 
 
 def words_at(text: str, start: int) -> Segment:
     """Return the next words of ``text`` from word ``start`` on."""
     end = start + PART_WORDS
-    rest = SegmentStart(end, 0, False, "", FileStat(0, 0, 0)) if end < len(text.split()) else None
-    return Segment.of(sized(text.split()[start:end]), rest=rest)
+    rest = SegmentStart(end, 0, False, FileStat(0, 0, 0)) if end < len(text.split()) else None
+    return Segment.of(chunks_of(text.split()[start:end]), rest=rest)
 
 
 class Words:
@@ -76,6 +90,8 @@ class Words:
     ) -> PreparedDocument | UnchangedContent:
         assert document.text is not None
         content_hash = hashlib.sha1(document.text.encode()).hexdigest()
+        if document.text == DAMAGED:
+            raise DocumentRejected("it is damaged")
         if content_hash == known_hash:
             return UnchangedContent(content_hash)
         title = PurePath(document.source).name
@@ -85,11 +101,20 @@ class Words:
         assert document.text is not None
         return words_at(document.text, rest.start)
 
+    async def prepare_stored(
+        self, lane: Lane, document: Document, stored: ExtractedDocument
+    ) -> PreparedDocument:
+        text = " ".join(part.text for part in stored.parts)
+        inline = msgspec.structs.replace(document, text=text, path=None)
+        prepared = await self.prepare(lane, inline, None)
+        assert isinstance(prepared, PreparedDocument)
+        return prepared
+
     async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
         return np.array([[len(text.text), 1] for text in texts], np.float32)
 
 
-@dataclass
+@dataclass(eq=False)
 class Worker:
     """A worker that stops before and after every request; ``steps`` are those it waits to take."""
 
@@ -129,9 +154,13 @@ class Worker:
             return await delete(self.change, self.attempt, ports)
         key = DocumentKey("", self.change.doc_id)
         entry = (await ports.ledger.look_up([key])).get(key)
-        return await ingest(
-            Work(self.change, entry, self.attempt, self.restarted), ports, lambda *_: None
-        )
+        work = Work(self.change, entry, self.attempt, self.restarted)
+        try:
+            return await ingest(work, ports, lambda *_: None)
+        except DocumentRejected as error:
+            rejection = Rejection(self.change.version, self.attempt, str(error))
+            await ports.ledger.reject({key: rejection})
+            return Rejected(str(error))
 
     def die(self) -> None:
         """Take no further step."""
@@ -155,6 +184,8 @@ class Run:
         self.died: list[Worker] = []  # kept, so that their tasks are not collected at random
         self.attempts = itertools.count(1)
         self.faults_left = 8  # deaths and lost leases, after which workers may finish
+        self.overtaken: list[Worker] = []  # their outcomes do not count
+        self.rejected: list[Change] = []
 
     async def to_the_end(self, draw: Any) -> None:
         while True:
@@ -164,8 +195,13 @@ class Run:
             for worker in [worker for worker in self.workers if worker.ended]:
                 self.workers.remove(worker)
                 assert worker.task is not None
-                if not worker.dead and isinstance(worker.task.result(), Retry):
-                    self.queue.append((worker.change, worker.restarted))
+                if worker.dead or worker in self.overtaken:
+                    continue
+                match worker.task.result():
+                    case Retry():
+                        self.queue.append((worker.change, worker.restarted))
+                    case Rejected():
+                        self.rejected.append(worker.change)
             if not self.workers and not self.queue:
                 return
             if self.workers:
@@ -181,12 +217,14 @@ class Run:
         )
         if event != "steps":
             self.faults_left -= 1
-            self.queue.insert(0, (worker.change, True))
+            if worker not in self.overtaken:  # else its job is somebody else's already
+                self.overtaken.append(worker)
+                self.queue.insert(0, (worker.change, True))
         if event == "die":
             worker.die()
             self.workers.remove(worker)
             self.died.append(worker)
-        elif event == "zombie" and len(self.workers) < 4:
+        elif event == "zombie" and self.queue and len(self.workers) < 4:
             self._start()
         for _ in range(draw(st.integers(1, 24))):
             if worker.steps and not worker.dead:
@@ -217,22 +255,66 @@ def histories(draw: Any) -> list[Change]:
         if draw(st.integers(0, 3)) == 0:
             changes.append(Deletion(doc_id=doc_id, version=version))
         else:
-            text = " ".join(draw(words))
+            text = DAMAGED if draw(st.integers(0, 3)) == 0 else " ".join(draw(words))
             changes.append(Document(doc_id=doc_id, version=version, source=doc_id, text=text))
     again = draw(st.lists(st.sampled_from(changes), max_size=2))
     return list(draw(st.permutations([*changes, *again])))
 
 
+def is_rejected(change: Change) -> bool:
+    return isinstance(change, Document) and change.text == DAMAGED
+
+
 def newest(changes: Sequence[Change]) -> dict[str, Document]:
     """Return the documents that the index has to hold, by id."""
-    last = {change.doc_id: change for change in sorted(changes, key=lambda c: c.version)}
+    good = [change for change in changes if not is_rejected(change)]
+    last = {change.doc_id: change for change in sorted(good, key=lambda c: c.version)}
     return {doc_id: c for doc_id, c in last.items() if isinstance(c, Document)}
 
 
-async def check(memory: Memory, names: CollectionNames, changes: Sequence[Change]) -> None:
+def stale(changes: Sequence[Change]) -> dict[str, int]:
+    """Return the documents of which a newer version was rejected, and that version."""
+    rejected = [change for change in changes if is_rejected(change)]
+    last = {change.doc_id: change.version for change in sorted(rejected, key=lambda c: c.version)}
+    return {
+        doc_id: last[doc_id]
+        for doc_id, document in newest(changes).items()
+        if last.get(doc_id, 0) > document.version
+    }
+
+
+async def check(
+    memory: Memory, names: CollectionNames, changes: Sequence[Change], *, in_order: bool = True
+) -> None:
+    await check_documents(memory, names, newest(changes))
+    ledger = QdrantLedger(memory, names.ledger)
+    entries = await ledger.look_up(DocumentKey("", doc_id) for doc_id in DOC_IDS)
+    for entry in entries.values():
+        versions = [
+            change.version
+            for change in changes
+            if change.doc_id == entry.doc_id and not is_rejected(change)
+        ]
+        assert entry.version == max(versions)
+    marked = {key.doc_id: e.stale.version for key, e in entries.items() if e.stale is not None}
+    listed = [document async for page in ledger.stale() for document in page]
+    if in_order:
+        assert marked == stale(changes)
+    else:  # a version that was rejected before any other was known leaves no mark
+        assert marked.keys() <= stale(changes).keys()
+        assert all(version > newest(changes)[doc_id].version for doc_id, version in marked.items())
+    assert await ledger.count_stale() == len(marked)
+    assert {document.doc_id: document.version for document in listed} == marked
+    assert await ledger.stale_among(entries) == {DocumentKey("", doc_id) for doc_id in marked}
+
+
+async def check_documents(
+    memory: Memory, names: CollectionNames, documents: Mapping[str, Document]
+) -> None:
+    """Check that the index holds ``documents`` (by id), and nothing else."""
     expected = {
         (document.doc_id, index, word)
-        for document in newest(changes).values()
+        for document in documents.values()
         for index, word in enumerate((document.text or "").split())
     }
     records, _ = await memory.client.scroll(names.chunks, limit=100, with_payload=True)
@@ -240,32 +322,133 @@ async def check(memory: Memory, names: CollectionNames, changes: Sequence[Change
     held = Counter((p["doc_id"], p["chunk_index"], p["page_content"]) for p in payloads)
     assert held == Counter(expected)
     ledger = QdrantLedger(memory, names.ledger)
-    assert await ledger.count() == len(newest(changes))
+    assert await ledger.count() == len(documents)
     entries = await ledger.look_up(DocumentKey("", doc_id) for doc_id in DOC_IDS)
     for entry in entries.values():
-        versions = [change.version for change in changes if change.doc_id == entry.doc_id]
-        assert entry.version == max(versions)
+        if entry.doc_id in documents:
+            assert entry.version == documents[entry.doc_id].version
         fences = [
-            Fence(p["version"], p["attempt"]) for p in payloads if p["doc_id"] == entry.doc_id
+            Fence(p["version"], p["attempt"], p["epoch"])
+            for p in payloads
+            if p["doc_id"] == entry.doc_id
         ]
         assert fences == [entry.chunks_fence] * entry.chunks
 
 
 @pytest.mark.timeout(600)
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
-@given(changes=histories(), data=st.data())
-def test_the_index_ends_equal_to_the_newest_versions(
-    changes: list[Change], data: st.DataObject
-) -> None:
-    async def play() -> None:
+@few_or_many(60, 600)
+def test_the_index_ends_equal_to_the_newest_versions(examples: int) -> None:
+    async def play(changes: list[Change], draw: Any) -> None:
         memory = Memory()
         names = await open_collection(memory, "documents", SMALL)
-        await Run(memory, names, changes).to_the_end(data.draw)
-        await check(memory, names, changes)
+        await Run(memory, names, changes).to_the_end(draw)
+        await check(memory, names, changes, in_order=False)
         await memory.client.close()
 
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(changes=histories(), data=st.data())
+    def ends_equal(changes: list[Change], data: st.DataObject) -> None:
+        with asyncio.Runner() as runner:
+            runner.run(play(changes, data.draw))
+
+    ends_equal()
+
+
+def change_at(at: int, kind: str, doc_id: str, version: int, text: str) -> Change:
+    """Return the change that is observed or queued at the time ``at``."""
+    issued = FIRST_ISSUED + at
+    match kind:
+        case "put":
+            return Document(doc_id=doc_id, version=version, queued=issued, source=doc_id, text=text)
+        case "delete at version":
+            return Deletion(doc_id=doc_id, version=version, queued=issued)
+        case "put issued":
+            return Document(doc_id=doc_id, version=issued, source=doc_id, text=text)
+        case _:
+            return Deletion(doc_id=doc_id, version=issued)
+
+
+@st.composite
+def scaled_histories(draw: Any) -> list[Change]:
+    """Draw changes of both scales in order of arrival; some arrive twice.
+
+    Own versions grow with time if there are issued ones between them. If not, they may be sent in
+    any order.
+    """
+    mixed = draw(st.booleans())
+    kinds = ["put", "put", "delete", "delete at version", *(["put issued"] if mixed else [])]
+    changes = []
+    for at in range(1, draw(st.integers(2, 6)) + 1):
+        kind, doc_id = draw(st.sampled_from(kinds)), draw(st.sampled_from(DOC_IDS))
+        version = at if mixed else draw(st.integers(1, 4))
+        # Whoever sends a version twice sends the same.
+        text = " ".join(draw(words)) if mixed else f"tide {version}"
+        changes.append(change_at(at, kind, doc_id, version, text))
+    again = draw(st.lists(st.sampled_from(changes), max_size=2))
+    return list(draw(st.permutations([*changes, *again])))
+
+
+def newest_of_both_scales(changes: Sequence[Change]) -> dict[str, Document]:
+    """Return the documents that the index has to hold, by id."""
+    held = {}
+    for doc_id in {change.doc_id for change in changes}:
+        newest = newest_change([change for change in changes if change.doc_id == doc_id])
+        if isinstance(newest, Document):
+            held[doc_id] = newest
+    return held
+
+
+def newest_change(changes: Sequence[Change]) -> Change | None:
+    """Return the newest change of a document.
+
+    What was issued or queued last wins, as long as own versions grow with it. Otherwise it is the
+    largest own version, unless that or a larger one was queued before the last deletion.
+    """
+    own = [change for change in changes if not is_issued(change.version)]
+    issued = [change for change in changes if is_issued(change.version)]
+    if any(isinstance(change, Document) for change in issued):
+        return max(changes, key=lambda c: c.version if is_issued(c.version) else c.queued)
+    deleted_at = max((change.version for change in issued), default=0)
+    gone = max((change.version for change in own if change.queued < deleted_at), default=0)
+    return max(
+        (change for change in own if change.version > gone),
+        key=lambda change: (change.version, isinstance(change, Deletion)),
+        default=None,
+    )
+
+
+async def play_both_scales(changes: Sequence[Change], draw: Any) -> None:
+    memory = Memory()
+    names = await open_collection(memory, "documents", SMALL)
+    run = Run(memory, names, changes)
+    await run.to_the_end(draw)
+    assert all(isinstance(change, Deletion) for change in run.rejected)
+    accepted = list(changes)
+    for change in run.rejected:
+        accepted.remove(change)
+    await check_documents(memory, names, newest_of_both_scales(accepted))
+    await memory.client.close()
+
+
+@pytest.mark.timeout(600)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(changes=scaled_histories(), data=st.data())
+def test_versions_of_both_scales_and_deletions_have_one_order(
+    changes: list[Change], data: st.DataObject
+) -> None:
     with asyncio.Runner() as runner:
-        runner.run(play())
+        runner.run(play_both_scales(changes, data.draw))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(changes=scaled_histories(), data=st.data())
+def test_versions_of_both_scales_have_one_order_in_many_histories(
+    changes: list[Change], data: st.DataObject
+) -> None:
+    with asyncio.Runner() as runner:
+        runner.run(play_both_scales(changes, data.draw))
 
 
 ORIGINAL = "tide goose"
@@ -285,12 +468,13 @@ async def advance(worker: Worker, steps: int) -> None:
     """Let ``worker`` take up to ``steps`` steps."""
     if worker.task is None:
         worker.start()
-    while not worker.ended and steps:
-        for _ in range(8):
+    while steps:
+        while not (worker.ended or worker.steps):  # noqa: ASYNC110 - it gives no signal
             await asyncio.sleep(0)
-        if worker.steps:
-            worker.steps.pop(0).set_result(None)
-            steps -= 1
+        if worker.ended:
+            return
+        worker.steps.pop(0).set_result(None)
+        steps -= 1
 
 
 async def overtaken(older: Change, newer: Change, at: int, *, first: bool) -> None:
@@ -318,12 +502,15 @@ async def test_an_overtaken_worker_changes_nothing(
         await overtaken(change_to(older, 2), change_to(newer, 3), at, first=first)
 
 
+@pytest.mark.parametrize(
+    "apart", [pytest.param(5, id="some steps"), pytest.param(2, id="steps", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("newer", [NEWER, None], ids=["then put", "then deleted"])
 async def test_an_overtaken_worker_that_dies_leaves_nothing_behind(
-    newer: str | None,
+    newer: str | None, apart: int
 ) -> None:
     older, last = change_to(OLDER, 2), change_to(newer, 3)
-    for at, then in itertools.product(range(0, STEPS, 2), range(1, STEPS, 2)):
+    for at, then in itertools.product(range(0, STEPS, apart), range(1, STEPS, apart)):
         memory = Memory()
         names = await open_collection(memory, "documents", SMALL)
         await advance(Worker(memory, names, change_to(ORIGINAL, 1), 1), 1000)
@@ -338,11 +525,18 @@ async def test_an_overtaken_worker_that_dies_leaves_nothing_behind(
         await memory.client.close()
 
 
-@pytest.mark.parametrize("newer", [NEWER, None], ids=["then put", "then deleted"])
-async def test_workers_on_two_versions_never_mix_them(newer: str | None) -> None:
+@pytest.mark.parametrize(
+    ("newer", "apart"),
+    [
+        pytest.param(NEWER, 3, id="some steps, then put"),
+        pytest.param(NEWER, 1, id="then put", marks=pytest.mark.slow),
+        pytest.param(None, 1, id="then deleted", marks=pytest.mark.slow),
+    ],
+)
+async def test_workers_on_two_versions_never_mix_them(newer: str | None, apart: int) -> None:
     """The older one ends while the newer one waits. One version is complete at any time, unless the
     document is being deleted."""
-    for at, then in itertools.product(range(0, STEPS, 2), range(STEPS)):
+    for at, then in itertools.product(range(0, STEPS, 2 * apart), range(0, STEPS, apart)):
         memory = Memory()
         names = await open_collection(memory, "documents", SMALL)
         await advance(Worker(memory, names, change_to(ORIGINAL, 1), 1), 1000)
@@ -392,3 +586,47 @@ def test_newest_picks_the_highest_version() -> None:
     two = msgspec.structs.replace(one, version=2, text="y")
     assert newest([two, one]) == {"a": two}
     assert newest([one, Deletion(doc_id="a", version=3), two]) == {}
+
+
+@pytest.mark.parametrize("other", [OLDER, None], ids=["put", "deleted"])
+@pytest.mark.parametrize("rejected", [2, 4], ids=["older", "newer"])
+async def test_a_rejection_marks_older_versions_only(other: str | None, rejected: int) -> None:
+    """Wherever it comes between the steps of a worker on another version, dead or alive."""
+    for at, dies in itertools.product(range(0, STEPS, 2), [False, True]):
+        memory = Memory()
+        names = await open_collection(memory, "documents", SMALL)
+        await advance(Worker(memory, names, change_to(ORIGINAL, 1), 1), 1000)
+        worker = Worker(memory, names, change_to(other, 3), 2)
+        damaged = change_to(DAMAGED, rejected)
+        await advance(worker, at)
+        await advance(Worker(memory, names, damaged, 3), 1000)
+        if dies:
+            worker.die()
+            worker = Worker(memory, names, change_to(other, 3), 4, restarted=True)
+        await advance(worker, 1000)
+        await check(memory, names, [change_to(other, 3), damaged])
+        await memory.client.close()
+
+
+@pytest.mark.parametrize("then", [ORIGINAL, NEWER, None], ids=["restored", "edited", "deleted"])
+async def test_the_mark_of_a_rejection_goes_with_the_next_version(then: str | None) -> None:
+    """Whenever the worker that rejects the document, or the one after it, dies."""
+    for at in range(0, STEPS, 2):
+        memory = Memory()
+        names = await open_collection(memory, "documents", SMALL)
+        ledger = QdrantLedger(memory, names.ledger)
+        await advance(Worker(memory, names, change_to(ORIGINAL, 1), 1), 1000)
+        victim = Worker(memory, names, change_to(DAMAGED, 2), 2)
+        await advance(victim, at)
+        victim.die()
+        await advance(Worker(memory, names, change_to(DAMAGED, 2), 3, restarted=True), 1000)
+        await advance(Worker(memory, names, change_to(DAMAGED, 3), 4), 1000)
+        [entry] = (await ledger.look_up([DocumentKey("", "a")])).values()
+        # The time is the number of the attempt that was first to reject a newer version.
+        assert entry.stale in (Rejection(3, 2, "it is damaged"), Rejection(3, 3, "it is damaged"))
+        victim = Worker(memory, names, change_to(then, 4), 5)
+        await advance(victim, at)
+        victim.die()
+        await advance(Worker(memory, names, change_to(then, 4), 6, restarted=True), 1000)
+        await check(memory, names, [change_to(then, 4)])
+        await memory.client.close()

@@ -14,7 +14,7 @@ from ingestq.core.documents import Document, Lane
 from ingestq.core.jobs import IngestBatch
 from ingestq.core.results import BatchReport, EnqueueResult
 from tests.claims import batch_of, finish, lease_queue, take
-from tests.waiting import eventually
+from tests.waiting import SECONDS, eventually
 from tests.workers import all_indexed, working
 from worker.lanes import LanePermits
 from worker.pipeline.ingest import Outcome
@@ -192,7 +192,7 @@ async def test_a_cancelled_waiter_delays_no_other() -> None:
         patient = asyncio.create_task(work(BULK))
         await asyncio.sleep(0)
         impatient.cancel()
-    await asyncio.wait_for(got_it.wait(), 5)
+    await asyncio.wait_for(got_it.wait(), SECONDS)
     await patient
 
 

@@ -18,8 +18,9 @@ from ingestq.core.documents import Document
 from ingestq.core.errors import DocumentRejected, StoreUnavailable, UsageError
 from ingestq.core.jobs import INGEST, IngestBatch
 from ingestq.core.results import DeadLetter, DocumentCounts, SubmissionStatus
+from ingestq.core.versions import FIRST_ISSUED
 from tests.claims import lease_queue, take
-from tests.waiting import eventually
+from tests.waiting import SECONDS, ended, eventually
 from tests.workers import all_indexed, make_worker, working
 from worker.consumer.claiming import POLL_SECONDS
 from worker.consumer.decision import MAX_TRIES
@@ -27,7 +28,7 @@ from worker.consumer.lease_worker import LeaseWorker
 from worker.pipeline.ingest import Outcome, Retry
 
 BATCH = IngestBatch(
-    "s", (Document(collection="documents", doc_id="d", version=1, source="d", text="t"),)
+    "s", (Document(collection="documents", doc_id="d", version=FIRST_ISSUED, source="d", text="t"),)
 )
 INDEXED = all_indexed(BATCH)
 
@@ -149,7 +150,7 @@ async def test_an_unavailable_service_costs_no_try(broker: Broker) -> None:
 
 async def test_unknown_functions_and_undecodable_jobs_are_dead_lettered(broker: Broker) -> None:
     await broker.queue.offer([BATCH])
-    now_ms = await broker.queue.now() // 1000
+    now_ms = await broker.queue.issue_version() // 1000
     await broker.redis.set(keys.JOB + "odd", b"\x80pickle")
     await broker.redis.zadd(keys.QUEUE, {"odd": now_ms})
     for job_id in (BATCH.job_id, "odd"):
@@ -164,7 +165,7 @@ async def test_unknown_functions_and_undecodable_jobs_are_dead_lettered(broker: 
     await completed(broker)
     await eventually(broker.queue.is_empty)
     worker.stop()
-    await running
+    await ended(running)
     dead = {dead_letter.doc_id: dead_letter for dead_letter in await dead_letters(broker)}
     assert "no function 'ingest'" in dead["d"].reason
     assert dead["odd"].payload == b"\x80pickle"
@@ -179,7 +180,7 @@ async def test_a_job_of_an_unknown_function_waits_for_a_newer_worker(broker: Bro
     running = asyncio.create_task(worker.run_until_stopped())
     depth = await eventually(broker.queue.depth, lambda depth: depth.deferred == 1)
     worker.stop()
-    await running
+    await ended(running)
     assert depth.dead_letters == 0
 
 
@@ -242,7 +243,7 @@ async def test_a_worker_stops_at_once_when_renewing_leases_fails(
     worker = LeaseWorker([func(job, name=INGEST)], leases, max_jobs=4, drain_seconds=3600, ctx={})
     await broker.queue.offer([BATCH])
     with pytest.raises(LookupError):
-        await asyncio.wait_for(worker.run_until_stopped(), 20)
+        await ended(asyncio.create_task(worker.run_until_stopped()))
     assert (await broker.queue.depth()).ready == 1
 
 
@@ -285,7 +286,7 @@ async def test_a_lost_lease_cancels_the_job(broker: Broker) -> None:
         await started.wait()
         # Another worker owns it now.
         await broker.redis.set(keys.LEASE + BATCH.job_id, "another token", px=300)
-        await asyncio.wait_for(cancelled.wait(), 10)
+        await asyncio.wait_for(cancelled.wait(), SECONDS)
         assert (await completed(broker)).documents.indexed == 1
 
 
@@ -296,7 +297,7 @@ async def test_a_usage_error_stops_the_worker_and_keeps_the_job(broker: Broker) 
     await broker.queue.offer([BATCH])
     worker = make_worker(broker, job)
     with pytest.raises(UsageError, match="the key is refused"):
-        await asyncio.wait_for(worker.run_until_stopped(), 20)
+        await ended(asyncio.create_task(worker.run_until_stopped()))
     assert (await broker.queue.depth()).ready == 1
 
 

@@ -289,15 +289,9 @@ def remove_all(model: Path) -> None:
         path.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "ruin",
-    [
-        ruin_weights,
-        *(
-            pytest.param(ruin, marks=pytest.mark.slow)
-            for ruin in (ruin_tokenizer, ruin_config, ruin_modules, remove_all)
-        ),
-    ],
+    "ruin", [ruin_weights, ruin_tokenizer, ruin_config, ruin_modules, remove_all]
 )
 def test_a_broken_model_is_reported(
     ingestq: Ingestq, tiny_models: TinyModels, ruin: Callable[[Path], None]
@@ -311,6 +305,7 @@ def test_a_broken_model_is_reported(
     assert not list(ingestq.folder.glob("cache/*/"))
 
 
+@pytest.mark.slow
 def test_the_command_reports_a_cache_that_is_not_writable(
     ingestq: Ingestq, tiny_models: TinyModels
 ) -> None:

@@ -16,14 +16,23 @@ from ingestq.app.composition import Broker
 from ingestq.core.jobs import dead_letter_batch, decode_job
 from ingestq.core.results import BatchReport, DocumentCounts, WorkerInfo
 from ingestq.core.search_query import SearchQuery
+from ingestq.core.service import cancel
 from tests import schemathesis_hooks
 from tests.claims import finish, lease_queue, take
 from tests.serving import listening, services
-from worker.pipeline.points import SearchHit
+from worker.pipeline.points import Neighbour, SearchHit
 
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
 SETTINGS = Path(schemathesis_hooks.__file__).with_name("schemathesis.toml")
-HIT = SearchHit(0.5, "keeper", "notes", 2, "The keeper owns two parrots.", {"page": 7})
+HIT = SearchHit(
+    0.5,
+    "keeper",
+    "notes",
+    2,
+    "The keeper owns two parrots.",
+    {"page": 7},
+    before=(Neighbour(1, "Before."),),
+)
 NO_JOB_SECONDS = 0.05
 
 
@@ -35,6 +44,7 @@ class Entry:
     version: int = 7
     chunks: int = 3
     written_ms: int = 1_700_000_000_000
+    warnings: tuple[str, ...] = ("page 3 has no text",)
 
 
 async def index(tenant: str, doc_id: str, collection: str) -> Entry:
@@ -71,8 +81,7 @@ async def working(broker: Broker) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        running.cancel()
-        await asyncio.wait([running])
+        await cancel(running)
 
 
 async def try_to_break(broker: Broker, folder: Path, *options: str) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from worker.store.chunks import QdrantStore
 from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames
 from worker.store.ledger import QdrantLedger
-from worker.text.chunker import SEGMENT_CHARACTERS
+from worker.text.chunking.chunker import SEGMENT_CHARACTERS
 from worker.text.parts import SizedText
 
 PARAGRAPHS = [
@@ -230,6 +230,9 @@ class CrashingStore:
     async def vectors(self, ids: Any) -> dict[str, list[float]]:
         return await self.store.vectors(ids)
 
+    async def vectors_of(self, hashes: Mapping[str, str]) -> dict[str, list[float]]:
+        return await self.store.vectors_of(hashes)
+
 
 async def test_stale_chunks_left_by_a_crash_are_deleted_on_the_next_try(
     index: Index, tmp_path: Path
@@ -294,7 +297,7 @@ async def test_a_document_of_several_segments_is_one_document(index: Index, tmp_
     assert outcome == Indexed(ChunkCounts(embedded=1700))
     assert sum(done for done, _ in seen) == sum(known for _, known in seen) == 1700
     assert len([known for _, known in seen if known]) == 2
-    stored = await index.store.stored_text(DocumentKey("", "large"))
+    stored = await index.store.stored(DocumentKey("", "large"))
     assert stored.text.split() == " ".join(paragraphs).split()
 
     path.write_text("\n\n".join([*paragraphs[:40], f"New. {PARAGRAPHS[3]}", *paragraphs[41:]]))
@@ -313,6 +316,9 @@ class HashingModel:
 
     async def prepare_rest(self, lane: Lane, document: Document, rest: Any) -> Any:
         return await self.pool.prepare_rest(lane, document, rest)
+
+    async def prepare_stored(self, lane: Lane, document: Document, stored: Any) -> Any:
+        return await self.pool.prepare_stored(lane, document, stored)
 
     async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]:
         return np.ones((len(texts), 384), np.float32)

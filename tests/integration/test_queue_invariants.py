@@ -19,16 +19,18 @@ from hypothesis.stateful import (
 )
 
 from ingestq.broker import keys
-from ingestq.broker.connection import BrokerConfig, awaited, connect
+from ingestq.broker.connection import BrokerConfig, connect
 from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.broker.queue.leases import Claim, LeaseQueue
 from ingestq.core.documents import Document, Lane
 from ingestq.core.jobs import IngestBatch, dead_letter_batch
 from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult
+from ingestq.core.versions import FIRST_ISSUED, is_issued
 from tests import claims as worker
 from tests.books import balanced
 from tests.claims import batch_of
+from tests.examples import few_or_many
 
 T = TypeVar("T")
 
@@ -59,7 +61,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.accepted = 0
         self.finished = 0
         self.crashes: Counter[str] = Counter()
-        self.dead: set[str] = set()
+        self.dead: dict[str, int] = {}
+        """The versions that failed, by the keys of their dead letters."""
 
     def run(self, work: Coroutine[Any, Any, T] | Awaitable[T]) -> T:
         async def done() -> T:
@@ -75,14 +78,15 @@ class QueueMachine(RuleBasedStateMachine):
         ids=st.lists(st.sampled_from("abc"), min_size=1, max_size=3, unique=True),
         lane=st.sampled_from(Lane),
         owner=st.tuples(st.sampled_from(["", "t"]), st.sampled_from("xyz")),
+        scale=st.sampled_from([0, FIRST_ISSUED]),
     )
-    def enqueue(self, ids: list[str], lane: Lane, owner: tuple[str, str]) -> None:
+    def enqueue(self, ids: list[str], lane: Lane, owner: tuple[str, str], scale: int) -> None:
         self.version += 1
         tenant, collection = owner
         documents = tuple(
             Document(
                 doc_id=i,
-                version=self.version,
+                version=scale + self.version,
                 source=i,
                 text=i * 9,
                 tenant=tenant,
@@ -137,7 +141,7 @@ class QueueMachine(RuleBasedStateMachine):
     def lease_expires(self, claim: Claim) -> Claim:
         """Let the lease expire, as if the worker had died or been disconnected."""
         self.run(self.redis.delete(keys.LEASE + claim.job_id))
-        now_ms = self.run(self.queue.now()) // 1000
+        now_ms = self.run(self.queue.issue_version()) // 1000
         self.run(self.redis.zadd(keys.QUEUE, {claim.job_id: now_ms}, xx=True))
         self.crashes[claim.job_id] += 1
         return claim
@@ -151,8 +155,14 @@ class QueueMachine(RuleBasedStateMachine):
         batch = batch_of(claim)
         assert self.run(worker.finish(self.leases, claim, report(batch, dead)))
         self.finished += len(batch.documents)
-        resolved, buried = batch.dead_letter_keys[dead:], batch.dead_letter_keys[:dead]
-        self.dead = (self.dead - set(resolved)) | set(buried)
+        for position, (key, version) in enumerate(batch.versions.items()):
+            known = self.dead.get(key, 0)
+            if is_issued(known) == is_issued(version) and known > version:
+                continue  # a newer version has failed meanwhile
+            if position < dead:
+                self.dead[key] = version
+            else:
+                self.dead.pop(key, None)
         del self.crashes[claim.job_id]
 
     @rule(claim=stale, dead=st.integers(0, 3))
@@ -182,7 +192,7 @@ class QueueMachine(RuleBasedStateMachine):
             return requeued
 
         self.accepted += self.run(again())
-        self.dead = set()
+        self.dead = {}
 
     @invariant()
     def nothing_is_lost_and_nothing_counted_twice(self) -> None:
@@ -192,8 +202,9 @@ class QueueMachine(RuleBasedStateMachine):
         totals = await balanced(self.redis)
         assert totals.accepted == self.accepted
         assert totals.finished == self.finished
-        stored = await awaited(self.redis.hkeys(keys.DEAD))
-        assert {key.decode() for key in stored} == self.dead
+        find = self.dead_letters.find(DeadLetterFilter())
+        stored = [found.dead_letter async for found in find]
+        assert {dead_letter.key: dead_letter.version for dead_letter in stored} == self.dead
 
         depth = await self.queue.depth()
         jobs = await self.redis.zcard(keys.QUEUE)
@@ -207,7 +218,7 @@ class QueueMachine(RuleBasedStateMachine):
 def report(batch: IngestBatch, dead: int) -> BatchReport:
     """Return a report in which the first ``dead`` documents failed and the others are indexed."""
     failed, good = batch.documents[:dead], batch.documents[dead:]
-    resolved = batch.dead_letter_keys[dead:]
+    resolved = IngestBatch(batch.submission, good).versions if good else {}
     outcome = BatchReport(DocumentCounts(indexed=len(good)), resolved=resolved)
     if failed:
         outcome += dead_letter_batch(IngestBatch(batch.submission, failed), "because", tries=1)
@@ -215,12 +226,13 @@ def report(batch: IngestBatch, dead: int) -> BatchReport:
 
 
 @pytest.mark.timeout(600)
-def test_every_accepted_document_is_counted_exactly_once(redis_url: str) -> None:
+@few_or_many(20, 200)
+def test_every_accepted_document_is_counted_exactly_once(redis_url: str, examples: int) -> None:
     machine = type("Machine", (QueueMachine,), {"url": redis_url})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
+            max_examples=examples,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingestq.core.display import NoDisplay
 from ingestq.core.documents import Deletion, Document, Lane
+from ingestq.core.versions import FIRST_ISSUED
+from tests.examples import few_or_many
 from tests.integration.test_index_truth import (
     SMALL,
     Change,
@@ -26,10 +29,10 @@ from tests.integration.test_index_truth import (
     histories,
     newest,
 )
-from tests.sized import sized
+from tests.sized import chunks_of
 from worker.embedding.config import Precision
 from worker.maintenance.reindex import Rebuild, StoredCollection
-from worker.pipeline.ingest import Outcome, Unchanged
+from worker.pipeline.ingest import Outcome, Superseded, Unchanged
 from worker.pipeline.points import Digest, DocumentKey, EntryState, Fence
 from worker.store.collection import CollectionNames, make_collection, open_collection
 from worker.store.ledger import QdrantLedger
@@ -38,6 +41,7 @@ from worker.text.parts import PreparedDocument, Segment, UnchangedContent
 
 OTHER = Fingerprint("test/small", "1", 2, 9, Precision.EXACT, "none", 1)
 NEW = CollectionNames.of("documents", OTHER.digest)
+pytestmark = pytest.mark.leaves_tasks
 TO_THE_END = 10_000
 FIRST = "FIRST"
 STEPS = 32
@@ -62,7 +66,7 @@ class CapitalWords(Words):
         assert document.text is not None
         chunks = (self.first, *document.text.upper().split())
         return PreparedDocument(
-            prepared.content_hash, prepared.file, prepared.title, Segment.of(sized(chunks))
+            prepared.content_hash, prepared.file, prepared.title, Segment.of(chunks_of(chunks))
         )
 
 
@@ -118,13 +122,34 @@ async def check(memory: Memory, names: CollectionNames, changes: Sequence[Change
     new = await mine.look_up(entry.key for entry in live)
     for entry in live:
         copy = new[entry.key]
-        same = ("fence", "state", "content_hash", "source", "metadata", "file", "folders")
+        order = ("version", "attempt", "queued", "own", "deleted_at")
+        same = (*order, "state", "content_hash", "source", "metadata", "file", "folders")
         assert [getattr(copy, name) for name in same] == [getattr(entry, name) for name in same]
         stored = [p for p in payloads if p["doc_id"] == entry.doc_id]
-        fences = [Fence(p["version"], p["attempt"]) for p in stored]
+        fences = [Fence(p["version"], p["attempt"], p["epoch"]) for p in stored]
         assert fences == [copy.chunks_fence] * copy.chunks
     assert await memory.client.count(NEW.ledger) == await memory.client.count(names.ledger)
     await memory.client.close()
+
+
+async def test_a_rebuild_keeps_the_order_of_own_versions_and_deletions() -> None:
+    five = Document(doc_id="a", version=5, queued=FIRST_ISSUED + 1, source="a", text="tide")
+    deleted = Deletion(doc_id="a", version=FIRST_ISSUED + 2)
+    six = msgspec.structs.replace(five, version=6, queued=FIRST_ISSUED + 3, text="goose lamp")
+    for changes in ((five, deleted), (five, deleted, six)):
+        memory, names = await prepared(changes)
+        for _ in range(2):  # the second finds nothing to copy
+            await advance(Builder(memory, names), TO_THE_END)
+        late = msgspec.structs.replace(five, version=7)
+        for at in (names, NEW):
+            worker = Worker(memory, at, late, 9)
+            await advance(worker, TO_THE_END)
+            assert worker.task is not None
+            assert worker.task.result() == Superseded()
+            entry = await QdrantLedger(memory, at.ledger).look_up([DocumentKey("", "a")])
+            assert [found.state for found in entry.values()] == [EntryState.DELETED]
+        assert await memory.client.count(NEW.chunks) == await memory.client.count(names.chunks)
+        await memory.client.close()
 
 
 async def test_a_killed_rebuild_is_completed_by_the_next() -> None:
@@ -178,12 +203,10 @@ async def test_changes_during_a_rebuild_reach_both_collections(change: Change) -
         await check(memory, names, [*HISTORY, change])
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(changes=histories(), data=st.data())
-def test_the_new_collection_ends_equal_to_the_live_one(
-    changes: list[Change], data: st.DataObject
-) -> None:
-    async def play() -> None:
+@pytest.mark.timeout(600)
+@few_or_many(40, 400)
+def test_the_new_collection_ends_equal_to_the_live_one(examples: int) -> None:
+    async def play(changes: list[Change], data: st.DataObject) -> None:
         memory, names = await prepared(())
         builder = Builder(memory, names)
         died = [builder]  # kept: what they left undone must not vanish at random
@@ -201,8 +224,13 @@ def test_the_new_collection_ends_equal_to_the_live_one(
         await advance(Builder(memory, names), TO_THE_END)
         await check(memory, names, changes)
 
-    with asyncio.Runner() as runner:
-        runner.run(play())
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(changes=histories(), data=st.data())
+    def ends_equal(changes: list[Change], data: st.DataObject) -> None:
+        with asyncio.Runner() as runner:
+            runner.run(play(changes, data))
+
+    ends_equal()
 
 
 async def test_documents_that_are_being_written_are_copied_in_a_later_pass() -> None:

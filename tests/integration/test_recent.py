@@ -178,7 +178,7 @@ async def test_a_dead_letter_is_deleted_when_its_document_succeeds(
     await reject(leases, "broken")
     await broker.queue.offer([batch("a", submission="later")])
     [claim] = await take(leases)
-    resolved = batch("a").dead_letter_keys
+    resolved = batch("a").versions
     assert await finish(leases, claim, BatchReport(DocumentCounts(indexed=1), resolved=resolved))
     assert await dead_letters.newest(9) == []
     await balanced(broker.redis)

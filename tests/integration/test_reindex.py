@@ -6,7 +6,7 @@ The new one differs in the name of its vector: so the same model makes both.
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from ingestq.core.errors import CollectionMismatch, StoreRejected
 from ingestq.core.results import SubmissionStatus
 from tests.books import balanced
 from tests.claims import lease_queue, take
-from tests.waiting import eventually
+from tests.waiting import ended, eventually
 from tests.workers import indexing_worker
 from worker.blobs import BlobContents
 from worker.embedding.pool import ModelPool
@@ -121,14 +121,17 @@ class ReindexHarness:
         """Run a worker of a collection."""
         side = self.side(names)
         ports = Ports(self.model, side.chunks, side.ledger, BlobContents())
-        served = ServedCollections({self.alias: names.chunks}, {self.alias: ports})
+        served = ServedCollections(
+            {self.alias: names.chunks}, {self.alias: side.ledger}, {self.alias: ports}
+        )
         worker = indexing_worker(self.broker, served)
         running = asyncio.create_task(worker.run_until_stopped())
         try:
             yield running
         finally:
             worker.stop()
-            await asyncio.wait([running])
+            with suppress(CollectionMismatch):  # the test has seen it
+                await ended(running)
 
     async def put(self, doc_id: str, text: str, **more: Any) -> str:
         """Queue a document; return its submission."""
@@ -183,7 +186,7 @@ async def test_every_document_is_copied_to_the_new_collection(
         await client.submit("gone", source=str(gone), path=str(gone), media_type="text/markdown")
         await harness.put("deleted", "A text that goes.")
         await eventually(harness.broker.queue.is_empty)
-        version = await harness.broker.queue.now()
+        version = await harness.broker.queue.issue_version()
         await client.delete_many([Deletion(doc_id="deleted", version=version)], submission="d")
         await harness.ended("d")
     gone.unlink()

@@ -12,12 +12,19 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from ingestq.broker import keys
 from ingestq.broker.connection import BrokerConfig, connect
-from ingestq.broker.schedule.runs import MAX_LOST_IN_A_ROW, BeginRefusal, RunClaim, RunOutcome, Runs
+from ingestq.broker.schedule.runs import (
+    MAX_AHEAD_MS,
+    MAX_LOST_IN_A_ROW,
+    BeginRefusal,
+    RunClaim,
+    RunOutcome,
+    Runs,
+)
 
 T = TypeVar("T")
 
 LEASE_MS = 3600 * 1000
-LATER_MS = 24 * 3600 * 1000
+LATER_MS = MAX_AHEAD_MS // 2
 """Runs of the test are due in the future, so that Redis time does not matter."""
 
 

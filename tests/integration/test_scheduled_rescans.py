@@ -15,6 +15,7 @@ from ingestq.core.display import NoDisplay
 from ingestq.core.documents import Document, Lane
 from ingestq.core.errors import SourceFailed
 from ingestq.core.results import DocumentCounts
+from ingestq.core.service import cancel
 from producers.files.patterns import Patterns
 from producers.schedule.entry import ScheduledEntry, Timetable
 from producers.schedule.generators import Generator
@@ -68,7 +69,7 @@ OWN = Generator(f"{__name__}:documents")
 
 def lines(path: Path, *documents: dict[str, Any] | str) -> None:
     texts = [d if isinstance(d, str) else json.dumps(d) for d in documents]
-    path.write_text("\n".join(texts))
+    path.write_text("\n".join(texts), encoding="utf-8")
 
 
 def note(doc_id: str, **more: Any) -> dict[str, Any]:
@@ -106,7 +107,7 @@ async def test_a_mass_deletion_needs_permission(harness: Harness) -> None:
         (harness.root / f"{i}.txt").unlink()
     refused = await rescan(harness, source)
     assert refused.outcome is RunOutcome.REFUSED
-    assert f"{ENOUGH} of {ENOUGH + 1} documents of this folder are gone" in refused.detail
+    assert f"{ENOUGH} of {ENOUGH + 1} documents of this source are gone" in refused.detail
     assert len(await harness.indexed()) == ENOUGH + 1
     allowed = await rescan(harness, source, allow_mass_delete=True)
     assert allowed.outcome is RunOutcome.DONE
@@ -155,6 +156,30 @@ async def test_a_complete_list_deletes_what_is_no_longer_in_it(harness: Harness)
     lines(path, note("1", metadata={"year": 2024}), note("2", version=7))
     assert (await rescan(harness, source)).documents == DocumentCounts(indexed=1, unchanged=1)
     assert await harness.indexed() == {"erp/1", "erp/2"}
+
+
+@pytest.mark.parametrize("complete", [True, False])
+async def test_every_change_of_a_list_reaches_the_index(harness: Harness, complete: bool) -> None:
+    path = harness.root.with_name("all.jsonl")
+    source = LineSource(path, "erp", complete=complete)
+    lines(path, *(note(name) for name in ("kept", "changed", "removed", "tagged", "twice")))
+    assert (await rescan(harness, source)).documents.indexed == 5
+    tagged = note("tagged", metadata={"year": 2026})
+    twice = [note("twice", text=text) for text in ("It is listed.", "It is listed again.")]
+    changed = note("changed", text="It says something else.")
+    lines(path, note("added"), *twice, tagged, note("kept"), changed)
+    result = await rescan(harness, source)
+    texts = {p["doc_id"]: p["page_content"] for p in await harness.payloads()}
+    assert texts == {
+        "erp/added": "A note called added.",
+        "erp/changed": "It says something else.",
+        "erp/kept": "A note called kept.",
+        "erp/tagged": "A note called tagged.",
+        "erp/twice": "It is listed again.",
+    } | ({} if complete else {"erp/removed": "A note called removed."})
+    assert result.documents.deleted == complete
+    years = [p["metadata"].get("year") for p in await harness.payloads()]
+    assert [year for year in years if year is not None] == [2026]
 
 
 @pytest.mark.parametrize(
@@ -246,5 +271,4 @@ async def test_documents_have_the_lane_and_collection_of_their_entry(
     depth = await eventually(broker.queue.depth, lambda depth: depth.ready == 2)
     assert (depth.interactive, depth.bulk) == (1, 1)  # the sweep is bulk work
     assert (await broker.queue.overview()).ready == {"other": 2}
-    running.cancel()
-    await asyncio.wait([running])
+    await cancel(running)

@@ -18,10 +18,11 @@ from ingestq.core.results import DocumentCounts
 from producers.schedule.entry import Action, ScheduledEntry, Timetable
 from producers.schedule.runner import STOPPED, ActionHandler, ActionResult, Runner
 from producers.schedule.scheduler import Scheduler
-from tests.waiting import eventually
+from tests.waiting import ended, eventually
 
 DAY_MS = 24 * 3600 * 1000
 LEASE_SECONDS = 15.0
+LEASE_MS = 15_000
 DAILY = ScheduledEntry("daily", Timetable("0 3 * * *"))
 DONE = ActionResult(documents=DocumentCounts(indexed=1), submission="s")
 
@@ -53,7 +54,7 @@ async def scheduling(
         yield scheduler
     finally:
         scheduler.stop()
-        await asyncio.wait_for(running, 10)
+        await ended(running)
 
 
 class CountingHandler:
@@ -255,7 +256,7 @@ async def test_a_run_waits_while_redis_is_away(broker: Broker, runs: Runs) -> No
             async with scheduling(broker, handler):
 
                 async def entries() -> Sequence[Mapping[str, Any]]:
-                    return logged(logs, events.SERVICE_AWAY)
+                    return logged(logs, events.SERVICE_UNAVAILABLE)
 
                 await eventually(entries)
                 assert tries == 0
@@ -264,3 +265,21 @@ async def test_a_run_waits_while_redis_is_away(broker: Broker, runs: Runs) -> No
     finally:
         await broker.redis.config_set("maxmemory", "0")
     assert (run.outcome, tries) == (RunOutcome.DONE, 2)
+
+
+async def test_only_the_first_refused_run_in_a_row_is_a_warning(broker: Broker, runs: Runs) -> None:
+    refused = ActionResult(RunOutcome.REFUSED, "2 of 2 documents of this source are gone")
+    results = [refused, refused, DONE, refused]
+    ahead = iter(results)
+
+    async def handle(entry: ScheduledEntry, queued: Callable[[str], None]) -> ActionResult:
+        return next(ahead)
+
+    runner = Runner(runs, {Action.RESCAN: handle})
+    with capture_logs() as logs:
+        for _ in results:
+            claim = await runs.begin("daily", due_ms=None, lease_ms=LEASE_MS)
+            assert isinstance(claim, RunClaim)
+            await runner.run(DAILY, claim, asyncio.Event())
+    levels = [entry["log_level"] for entry in logged(logs, events.RUN_FINISHED)]
+    assert levels == ["warning", "info", "info", "warning"]

@@ -12,13 +12,36 @@ from httpx import ASGITransport, AsyncClient
 from ingestq.api.app import ApiConfig, create_app
 from ingestq.app.composition import Broker
 from ingestq.core.errors import InvalidQuery, StoreUnavailable
-from ingestq.core.search_query import MetadataCondition, Mode, SearchFilter, SearchQuery
+from ingestq.core.search_query import (
+    Comparison,
+    MetadataCondition,
+    MetadataRange,
+    Mode,
+    SearchFilter,
+    SearchQuery,
+)
 from tests.command import Ingestq
 from tests.integration.test_api import refused, serving
 from tests.serving import services
-from worker.pipeline.points import SearchHit
+from worker.pipeline.points import Neighbour, SearchHit
+from worker.text.parts import INSIDE
 
-KEEPER = SearchHit(0.5, "keeper", "notes", 2, "The keeper owns two parrots.", {"page": 7})
+KEEPER = SearchHit(
+    0.5,
+    "keeper",
+    "notes",
+    2,
+    "The keeper owns two parrots.",
+    {"page": 7},
+    context=f"The island{INSIDE}Animals",
+    page=12,
+    part="letter.pdf",
+    snippet="two parrots",
+    before=(Neighbour(1, "An island."),),
+    after=(Neighbour(3, "A boat."), Neighbour(4, "Noon.")),
+    tenant="harbour",
+    stale=True,
+)
 
 
 @dataclass
@@ -43,7 +66,7 @@ def search() -> FakeSearch:
 @pytest.fixture
 async def api(broker: Broker, search: FakeSearch) -> AsyncIterator[AsyncClient]:
     app = create_app(services(broker, search), ApiConfig(10_000))
-    async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as client:
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://localhost") as client:
         yield client
 
 
@@ -56,7 +79,15 @@ async def test_a_search_returns_hits(api: AsyncClient, search: FakeSearch) -> No
         "source": "notes",
         "chunk_index": 2,
         "text": "The keeper owns two parrots.",
+        "context": f"The island{INSIDE}Animals",
+        "page": 12,
+        "part": "letter.pdf",
         "metadata": {"page": 7},
+        "snippet": "two parrots",
+        "before": [{"chunk_index": 1, "text": "An island."}],
+        "after": [{"chunk_index": 3, "text": "A boat."}, {"chunk_index": 4, "text": "Noon."}],
+        "tenant": "harbour",
+        "stale": True,
     }
     assert answer.json() == {"hits": [keeper]}
     assert search.asked == [SearchQuery("who has birds?", 5, Mode.HYBRID, SearchFilter())]
@@ -66,21 +97,35 @@ async def test_a_search_has_conditions(api: AsyncClient, search: FakeSearch) -> 
     query = "/search?q=x&limit=9&mode=sparse&filter=year=2024&filter=a.b=c=d&source=s&tenant="
     assert (await api.get(query)).status_code == 200
     where = SearchFilter(
-        (MetadataCondition("year", "2024"), MetadataCondition("a.b", "c=d")), "s", ""
+        (MetadataCondition("year", ("2024",)), MetadataCondition("a.b", ("c=d",))), "s", ""
     )
     assert search.asked == [SearchQuery("x", 9, Mode.SPARSE, where)]
+
+
+async def test_a_search_has_ranges_groups_and_neighbours(
+    api: AsyncClient, search: FakeSearch
+) -> None:
+    asked = {"q": "x", "filter": ["year>=2024", "tag!=a,b"], "group": "true", "around": "2"}
+    assert (await api.get("/search", params=asked)).status_code == 200
+    year = MetadataRange("year", Comparison.AT_LEAST, 2024.0)
+    where = SearchFilter((year, MetadataCondition("tag", ("a", "b"), negated=True)))
+    assert search.asked == [SearchQuery("x", 5, where=where, group=True, around=2)]
 
 
 @pytest.mark.parametrize(
     ("query", "said"),
     [
         ("", "query.q"),
-        ("q=", "query.q"),
+        ("q=", "the query is blank"),
         ("q=x&limit=0", "query.limit"),
         ("q=x&limit=1001", "query.limit"),
         ("q=x&limit=many", "query.limit"),
         ("q=x&mode=magic", "query.mode"),
+        ("q=x&group=some", "query.group"),
+        ("q=x&around=6", "query.around"),
+        ("q=x&around=-1", "query.around"),
         ("q=x&filter=year", "query.filter: 'year' is not KEY=VALUE"),
+        ("q=x&filter=year>=soon", "query.filter: 'year>=soon' has no number or date after >="),
         ("q=x&filter=a=b&filter==c", "query.filter: '=c' is not KEY=VALUE"),
     ],
 )
@@ -120,6 +165,6 @@ def test_the_installed_command_answers_searches(ingestq: Ingestq) -> None:
         assert keeper.json()["indexed"]["state"] == "indexed", keeper.text
         assert keeper.json()["indexed"]["chunks"] == 1
         refused(httpx.get(f"{served.url}/documents/nobody", timeout=60), 404, "nobody")
-        assert ingestq("run", "ferry.txt", "--checksum").code == 0  # nobody holds the local Qdrant
+        assert ingestq("run", "ferry.txt", "--checksum").code == 0
         served.tell(signal.SIGTERM)
         served.ends_well()

@@ -15,7 +15,8 @@ from ingestq.api.bodies.forms import MAX_FILES
 from ingestq.app.composition import Broker
 from ingestq.broker.blobs import open_blob_store
 from ingestq.broker.connection import BrokerConfig
-from ingestq.core.documents import MAX_VERSION, METADATA_BYTES, Document, Lane
+from ingestq.core.documents import MAX_VERSION, Document, Lane
+from ingestq.core.limits import METADATA_BYTES
 from tests.claims import batch_of, lease_queue, take
 from tests.harness import Harness
 from tests.integration.test_blobs import stored_blobs
@@ -23,7 +24,7 @@ from tests.serving import listening, services
 from tests.waiting import eventually
 
 LIMIT = 100_000
-TOKEN = "an-open-sesame"
+TOKEN = "an-open-sesame-please"
 PAGE = b"<html><head><title>Ropes</title></head><body><p>A bowline holds.</p></body></html>"
 Files = list[tuple[str, tuple[str | None, bytes, str] | tuple[str | None, bytes]]]
 TWO: Files = [("file", ("a/one.md", b"# One", "text/markdown")), ("file", ("two.pdf", b"%PDF-"))]
@@ -33,7 +34,7 @@ TWO: Files = [("file", ("a/one.md", b"# One", "text/markdown")), ("file", ("two.
 async def calling(broker: Broker, token: str | None = None) -> AsyncIterator[AsyncClient]:
     config = ApiConfig(LIMIT, token, collections=(broker.collection,))
     app = create_app(services(broker), config)
-    async with AsyncClient(transport=ASGITransport(app), base_url="http://api") as client:
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://localhost") as client:
         yield client
 
 
@@ -194,9 +195,9 @@ async def test_the_same_files_with_the_same_key_are_queued_once(
     [
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
-        {"Origin": "http://api:81"},
+        {"Origin": "http://localhost:81"},
         {"Sec-Fetch-Site": "cross-site"},
-        {"Sec-Fetch-Site": "same-site", "Origin": "http://api"},
+        {"Sec-Fetch-Site": "same-site", "Origin": "http://localhost"},
         {"Origin": "http://["},
     ],
 )
@@ -213,9 +214,9 @@ async def test_forms_of_other_sites_are_refused_without_a_token(
 @pytest.mark.parametrize(
     "headers",
     [
-        {"Origin": "http://api", "Sec-Fetch-Site": "same-origin"},
+        {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"},
         {"Origin": "https://name.of.the.proxy", "Sec-Fetch-Site": "same-origin"},
-        {"Origin": "http://API"},
+        {"Origin": "http://LOCALHOST"},
     ],
 )
 async def test_forms_of_own_pages_are_accepted(api: AsyncClient, headers: dict[str, str]) -> None:
@@ -229,7 +230,7 @@ async def test_an_interrupted_upload_leaves_no_blobs(broker: Broker) -> None:
         _, writer = await asyncio.open_connection(host, int(port))
         part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
         writer.write(
-            b"POST /documents HTTP/1.1\r\nHost: api\r\nContent-Length: 90000\r\n"
+            b"POST /documents HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\n\r\n" + part + b"x" * 30_000
         )
         await writer.drain()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from qdrant_client import QdrantClient, models
+from qdrant_client import models
 
 from ingestq.app.composition import Broker
 from ingestq.app.ingestion import Ingestion
@@ -23,8 +23,10 @@ from ingestq.core.display import NoDisplay
 from ingestq.core.documents import Deletion
 from ingestq.core.errors import CollectionMismatch, UsageError
 from producers.files.walk import ReadOptions, ScanRecord, observe
+from tests.bundled import bundled_qdrant
 from tests.command import Ingestq
 from tests.harness import Harness
+from tests.mounts import Mounts
 from tests.waiting import eventually
 from worker.embedding.pool import ModelPool
 from worker.maintenance.rules import Finding, FindingKind, VerifyCounts
@@ -55,7 +57,7 @@ class VerifyHarness(Harness):
     async def add(self, *paths: Path, source: str | None = None) -> None:
         """Queue the folder, or ``paths``."""
         ingestion = Ingestion(self.broker.client, NoDisplay())
-        clock = self.broker.queue.now
+        clock = self.broker.queue.issue_version
         record = ScanRecord()
         found = observe(paths or [self.root], source, clock, ReadOptions(), record)
         await ingestion.produce(found, partial(record.sweeps, allow_mass_delete=False))
@@ -165,7 +167,11 @@ def ids(found: dict[str, Any]) -> dict[str, set[str]]:
 
 async def test_an_intact_index_is_consistent(harness: VerifyHarness) -> None:
     await harness.client.delete_many(
-        [Deletion(doc_id=harness.doc_id("geese"), version=await harness.broker.queue.now())],
+        [
+            Deletion(
+                doc_id=harness.doc_id("geese"), version=await harness.broker.queue.issue_version()
+            )
+        ],
         submission=new_submission(),
     )
     (harness.root / "geese.txt").unlink()
@@ -408,7 +414,7 @@ async def test_files_that_are_gone_are_reported_unless_a_job_is_pending(
     await harness.work()
     for path in paths:
         path.unlink()
-    deletion = Deletion(doc_id="one", version=await harness.broker.queue.now())
+    deletion = Deletion(doc_id="one", version=await harness.broker.queue.issue_version())
     await harness.client.delete_many([deletion], submission=new_submission())
     found = await harness.repair()
     assert (ids(found), found["in_work"]) == ({"stale": {"two"}}, 1)
@@ -418,7 +424,9 @@ async def test_files_that_are_gone_are_reported_unless_a_job_is_pending(
 async def test_a_deleted_document_is_missing_if_its_file_still_exists(
     harness: VerifyHarness,
 ) -> None:
-    deletion = Deletion(doc_id=harness.doc_id("tide"), version=await harness.broker.queue.now())
+    deletion = Deletion(
+        doc_id=harness.doc_id("tide"), version=await harness.broker.queue.issue_version()
+    )
     await harness.client.delete_many([deletion], submission=new_submission())
     await harness.work()
     assert (await harness.verify())["consistent"]
@@ -508,6 +516,25 @@ async def test_many_gone_files_are_deleted_only_with_permission(harness: VerifyH
     assert await harness.is_in_order()
 
 
+async def test_files_of_an_unmounted_disk_are_deleted_only_with_permission(
+    harness: VerifyHarness, mounts: Mounts
+) -> None:
+    disk = harness.root / "disk"
+    mounts.mount(disk)
+    (disk / "deep.txt").write_text("A note on a disk.")
+    harness.write_texts(gone="A note that somebody deletes.")
+    await harness.run(source="notes")
+    mounts.unmount(disk)
+    harness.root.joinpath("gone.txt").unlink()
+    found = await harness.repair()
+    assert (found["found"]["stale"], found["repaired"]) == (2, 1)
+    [refused] = found["refused"]
+    assert refused.startswith("1 of 8 files are gone (notes/disk is not mounted any more)")
+    assert "notes/disk/deep.txt" in await harness.texts()
+    assert (await harness.repair(allow_mass_delete=True))["repaired"] == 1
+    assert "notes/disk/deep.txt" not in await harness.texts()
+
+
 async def test_a_lost_ledger_does_not_delete_the_index(harness: VerifyHarness) -> None:
     names = [f"n{i}" for i in range(ENOUGH)]
     harness.write_texts(**{name: f"Note {name}." for name in names})
@@ -524,13 +551,14 @@ async def test_a_lost_ledger_does_not_delete_the_index(harness: VerifyHarness) -
 async def test_a_dead_lettered_file_is_not_missing_until_it_changes(harness: VerifyHarness) -> None:
     scan, tide = harness.root / "scan.pdf", harness.root / "tide.txt"
     scan.write_bytes(b"%PDF-1.4 nothing")
-    tide.write_text(" ")
+    tide.write_bytes(bytes(range(256)))
     for path in (scan, tide):
         os.utime(path, (1, 1))
     (harness.root / "broken").symlink_to("nowhere")
     assert ids(await harness.repair(harness.root)) == {"missing": {str(scan)}, "stale": {str(tide)}}
     found = await harness.verify(harness.root)
-    assert (found["consistent"], found["rejected"], found["unreadable"]) == (True, 2, 1)
+    assert ids(found) == {"stale": {str(tide)}}
+    assert (found["consistent"], found["rejected"], found["unreadable"]) == (False, 1, 1)
     tide.write_text("A tide again.")
     scan.write_text("Not a scan any more.")
     assert ids(await harness.repair(harness.root)) == {"missing": {str(scan)}, "stale": {str(tide)}}
@@ -596,6 +624,7 @@ async def test_changes_during_a_verification_are_not_reported(harness: VerifyHar
         assert found["consistent"], (at, found)
 
 
+@pytest.mark.slow
 async def test_a_repair_keeps_chunks_that_a_worker_writes_meanwhile(harness: VerifyHarness) -> None:
     """Even if it writes the very chunks that were found to be orphaned."""
     versions = itertools.count(1)
@@ -617,7 +646,7 @@ async def test_a_running_worker_causes_no_false_findings(harness: VerifyHarness)
         for i in range(6):
             await harness.client.submit(name, source=name, text=f"Version {i}. {LONG[:2000]}")
             if i % 3 == 2:
-                version = await harness.broker.queue.now()
+                version = await harness.broker.queue.issue_version()
                 deletion = Deletion(doc_id=name, version=version)
                 await harness.client.delete_many([deletion], submission=new_submission())
 
@@ -641,7 +670,7 @@ def test_listed_findings_are_bounded_and_counts_are_complete() -> None:
     assert (len(answer["stale"]), answer["found"]["stale"]) == (LISTED, LISTED + 1)
 
 
-def test_the_command_finds_and_repairs(ingestq: Ingestq) -> None:
+async def test_the_command_finds_and_repairs(ingestq: Ingestq) -> None:
     folder = ingestq.folder / "notes"
     folder.mkdir()
     for name in ("a", "b"):
@@ -653,11 +682,10 @@ def test_the_command_finds_and_repairs(ingestq: Ingestq) -> None:
         ["consistent: 2 documents, 2 chunks; 0 missing, 0 orphaned, 0 stale"],
     )
 
-    client = QdrantClient(path=str(ingestq.folder / ".ingestq" / "qdrant"))
-    records, _ = client.scroll("documents")
-    [lost] = [r.id for r in records if (r.payload or {})["doc_id"].endswith("a.txt")]
-    client.delete("documents", [lost])
-    client.close()
+    async with bundled_qdrant(ingestq.folder / ".ingestq") as qdrant:
+        records, _ = await qdrant.ask(lambda client: client.scroll("documents"))
+        [lost] = [r.id for r in records if (r.payload or {})["doc_id"].endswith("a.txt")]
+        await qdrant.ask(lambda client: client.delete("documents", [lost]))
     (folder / "new.txt").write_text("A new note.")
 
     ran = ingestq("verify", folder)
@@ -676,6 +704,7 @@ def test_the_command_finds_and_repairs(ingestq: Ingestq) -> None:
     assert (ran.code, ran.json["consistent"], ran.json["documents"]) == (0, True, 3)
 
 
+@pytest.mark.slow
 def test_the_command_explains_a_wrong_request(ingestq: Ingestq) -> None:
     ingestq("verify", "nowhere").failed_with(2, "nowhere")
     ingestq("verify", "--source", "notes").failed_with(2, "--source")

@@ -19,6 +19,7 @@ from qdrant_client import models
 from ingestq.broker.queue.pending import PendingDocuments
 from ingestq.core.documents import Deletion, Document, Lane, SeenDocuments
 from ingestq.core.paths import file_state, path_to_text
+from tests.examples import few_or_many
 from tests.integration.test_index_truth import SMALL, Memory, Words, words_at
 from worker.blobs import BlobContents
 from worker.maintenance.reconcile import QueueView, Reconciler
@@ -115,9 +116,13 @@ class IndexedFolder:
             self.inventory,
             QueueView(self.now, pending, dead_letters),
             Sources([self.folder], 1000),
-            allow_mass_delete=False,
+            allow_mass_delete=True,  # any of the files may go, even all
         )
-        repairer = Repairer(self.ledger, self.inventory, self.write, self.delete)
+
+        async def requeue(key: DocumentKey) -> bool:
+            raise AssertionError("nothing is ever rejected here")
+
+        repairer = Repairer(self.ledger, self.inventory, self.write, self.delete, requeue)
         found: list[Finding] = []
         for pages in (reconciler.findings(), reconciler.absent(self.documents())):
             async for page in pages:
@@ -214,22 +219,21 @@ async def _plant(index: IndexedFolder, point: Any, payload: Any) -> None:
 
 
 def _read(document: Document, path: Path) -> tuple[str, str | None]:
-    return path.read_text(), file_state(document, path.stat())
+    return path.read_text(encoding="utf-8"), file_state(document, path.stat())
 
 
 def _write(path: Path, text: str) -> None:
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     os.utime(path, (1, 1))
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(accidents=accidents())
+@few_or_many(40, 400)
 def test_a_repair_makes_the_index_equal_to_the_folder(
-    tmp_path_factory: pytest.TempPathFactory, accidents: list[tuple[str, Any]]
+    tmp_path_factory: pytest.TempPathFactory, examples: int
 ) -> None:
-    async def play() -> None:
+    async def play(accidents: list[tuple[str, Any]]) -> None:
         memory = Memory()
         names = await open_collection(memory, "documents", SMALL)
         index = IndexedFolder(tmp_path_factory.mktemp("folder"), memory, names)
@@ -245,8 +249,13 @@ def test_a_repair_makes_the_index_equal_to_the_folder(
         assert await index.reconcile(repair=False) == []
         await memory.client.close()
 
-    with asyncio.Runner() as runner:
-        runner.run(play())
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(accidents=accidents())
+    def is_repaired(accidents: list[tuple[str, Any]]) -> None:
+        with asyncio.Runner() as runner:
+            runner.run(play(accidents))
+
+    is_repaired()
 
 
 async def test_points_with_foreign_ids_are_deleted_with_their_document(

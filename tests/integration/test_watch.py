@@ -6,10 +6,12 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ from ingestq.app.composition import Broker
 from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.core import events
 from ingestq.core.documents import Lane
-from ingestq.core.results import BatchReport
+from ingestq.core.results import BatchReport, WatchedFolderStatus
 from ingestq.embedded.redis import embedded_redis
+from producers.files.links import LEADS_OUT
+from producers.files.walk import BROKEN_LINK
 from producers.watch.classifier import MAX_EVENT_DELETIONS
 from producers.watch.folder import WatchedFolder
 from producers.watch.folder_watch import (
@@ -31,11 +35,14 @@ from producers.watch.folder_watch import (
     FolderWatch,
     WatchConfig,
 )
+from producers.watch.moves import Arrivals
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.command import Ingestq
+from tests.folder_changes import run_in_shell
 from tests.harness import Harness
 from tests.integration.test_api import Serving, serving
-from tests.waiting import crash, eventually
+from tests.unsupervised import unsupervised_redis
+from tests.waiting import crash, ended, eventually
 
 Logs = Sequence[Mapping[str, Any]]
 
@@ -44,20 +51,30 @@ QUICK = WatchConfig(settle_seconds=0.3)
 
 @asynccontextmanager
 async def watching(
-    broker: Broker, folder: WatchedFolder | Path, config: WatchConfig = QUICK
+    broker: Broker,
+    folder: WatchedFolder | Path,
+    config: WatchConfig = QUICK,
+    until: str = events.WATCH_SCANNED,
+    arrivals: Arrivals | None = None,
 ) -> AsyncIterator[Logs]:
-    """Watch a folder; yield the log once it was scanned the first time."""
+    """Watch a folder; yield the log once it was scanned the first time, or ``until`` an event.
+
+    Watches between whose folders files move share their ``arrivals``.
+    """
     watched = WatchedFolder(folder) if isinstance(folder, Path) else folder
     watched = replace(watched, collection=broker.collection)
-    watch = FolderWatch(watched, config, broker.client, broker.dead_letters)
+    arrivals = Arrivals(broker.client) if arrivals is None else arrivals
+    watch = FolderWatch(
+        watched, config, broker.client, broker.dead_letters, broker.watched_folders, arrivals
+    )
     with capture_logs() as logs:
         running = asyncio.create_task(watch.run())
         try:
-            await logged(logs, events.DROP_SCANNED)
+            await logged(logs, until)
             yield logs
         finally:
             watch.stop()
-            await asyncio.wait_for(running, 10)
+            await ended(running)
 
 
 async def logged(logs: Logs, event: str) -> Mapping[str, Any]:
@@ -104,6 +121,112 @@ async def test_every_change_in_the_folder_reaches_the_index(
     assert await harness.dead_letters() == {}
 
 
+@pytest.mark.slow
+async def test_each_file_is_indexed_once_whatever_links_come_and_go(harness: Harness) -> None:
+    root = harness.root
+    harness.write("a.txt", "d/b.txt", ".h/c.txt", "../outside/o.txt")
+    (root / "d" / "up").symlink_to(root)
+    (root / "z").symlink_to("d")
+    async with watching(harness.broker, root):
+        await indexed_are(harness, "a.txt", "d/b.txt")
+        (root / "d" / "b.txt").unlink()  # also what can be reached over a link to a parent
+        await indexed_are(harness, "a.txt")
+        for name, target in {"pub": ".h", "l.txt": "a.txt", "out": "../outside"}.items():
+            (root / name).symlink_to(target)
+        await indexed_are(harness, "a.txt", "pub/c.txt")
+        (root / "also").symlink_to(".h")  # comes first
+        await indexed_are(harness, "a.txt", "also/c.txt")
+        (root / "also").unlink()
+        await indexed_are(harness, "a.txt", "pub/c.txt")
+        (root / "z").unlink()  # the system watched d by this name, too
+        harness.write("d/new.txt")
+        await indexed_are(harness, "a.txt", "pub/c.txt", "d/new.txt")
+        (root / "pub").unlink()
+        (root / "pub").symlink_to("nowhere")
+        (root / "a.txt").unlink()
+        (root / "a.txt").symlink_to("../outside/o.txt")
+        await indexed_are(harness, "d/new.txt")
+        [folder] = await eventually(
+            partial(watched_folders, harness), lambda folders: folders[0].skipped == 4
+        )
+        assert {(file.doc_id, file.reason) for file in folder.skipped_files} == {
+            (str(root / "a.txt"), LEADS_OUT),
+            (str(root / "l.txt"), LEADS_OUT),
+            (str(root / "out"), LEADS_OUT),
+            (str(root / "pub"), BROKEN_LINK),
+        }
+    assert await watched_folders(harness) == []
+
+
+async def watched_folders(harness: Harness) -> Sequence[WatchedFolderStatus]:
+    return (await harness.broker.queue.overview()).watched_folders
+
+
+@pytest.mark.parametrize("poll_seconds", [None, 0.2])
+async def test_what_takes_the_place_of_a_file_or_folder_takes_it_in_the_index(
+    harness: Harness, poll_seconds: float | None
+) -> None:
+    root = harness.root
+    harness.write("a.txt", "folder/b.txt", "folder/c.txt", "case.txt", "saved.txt")
+    (root / "folder" / "up").symlink_to(root)
+    config = WatchConfig(settle_seconds=0.3, poll_seconds=poll_seconds)
+    async with watching(harness.broker, root, config) as logs:
+        await indexed_are(harness, "a.txt", "folder/b.txt", "folder/c.txt", "case.txt", "saved.txt")
+        (root / "a.txt").unlink()
+        harness.write("a.txt/in.txt")
+        (root / "case.txt").rename(root / "Case.txt")
+        (root / "saved.txt.tmp").write_text("It was saved by an editor.")
+        (root / "saved.txt.tmp").replace(root / "saved.txt")
+        await indexed_are(
+            harness, "a.txt/in.txt", "folder/b.txt", "folder/c.txt", "Case.txt", "saved.txt"
+        )
+        # In a folder that is polled, a scan decides about two files that are missing.
+        scans = len([entry for entry in logs if entry["event"] == events.WATCH_SCANNED])
+        assert scans == 1 or poll_seconds is not None
+        await eventually(
+            harness.payloads,
+            lambda chunks: any("editor" in chunk["page_content"] for chunk in chunks),
+        )
+        os.truncate(root / "saved.txt", len("It was saved"))
+        await eventually(
+            harness.payloads,
+            lambda chunks: not any("editor" in chunk["page_content"] for chunk in chunks),
+        )
+        shutil.rmtree(root / "folder")
+        harness.write("folder")
+        await indexed_are(harness, "a.txt/in.txt", "folder", "Case.txt", "saved.txt")
+
+
+async def test_what_cannot_be_indexed_is_reported_until_it_can(harness: Harness) -> None:
+    root = harness.root
+    long = "\N{HANGUL SYLLABLE HAN}" * 83 + ".txt"  # its sidecar's name would be too long
+    deep = "/".join(["x" * 200] * 5) + "/a.txt"  # its id is too long
+    harness.write(long, deep, "bad.txt")
+    (root / "bad.txt.meta.json").write_text("{")
+    os.mkfifo(root / "pipe")
+    expected = {
+        str(root / deep): "doc_id",
+        str(root / "bad.txt"): "bad.txt.meta.json is not valid metadata",
+        str(root / "pipe"): "neither a file nor a folder",
+    }
+    async with watching(harness.broker, root):
+        await indexed_are(harness, long)
+        [folder] = await eventually(
+            partial(watched_folders, harness), lambda folders: folders[0].skipped == 3
+        )
+        assert (folder.folder, folder.collection) == (str(root), harness.broker.collection)
+        found = {file.doc_id: file.reason for file in folder.skipped_files}
+        assert found.keys() == expected.keys()
+        for doc_id, words in expected.items():
+            assert words in found[doc_id]
+        (root / "bad.txt.meta.json").unlink()
+        (root / "pipe").unlink()
+        await indexed_are(harness, long, "bad.txt")
+        [folder] = await eventually(
+            partial(watched_folders, harness), lambda folders: folders[0].skipped == 1
+        )
+
+
 async def test_changes_made_while_nobody_watched_are_found(harness: Harness) -> None:
     harness.write("a.txt", "b.txt", "c.txt")
     async with watching(harness.broker, harness.root):
@@ -118,10 +241,10 @@ async def test_a_rescan_finds_changes_without_an_event(harness: Harness) -> None
     """There is none here because the first poll comes after the test."""
     config = WatchConfig(settle_seconds=0.3, rescan_seconds=1, poll_seconds=3600)
     async with watching(harness.broker, harness.root, config):
-        harness.write("a.txt")
-        await indexed_are(harness, "a.txt")
+        harness.write("a.txt", "b.txt")
+        await indexed_are(harness, "a.txt", "b.txt")
         (harness.root / "a.txt").unlink()
-        await indexed_are(harness)
+        await indexed_are(harness, "b.txt")
 
 
 async def test_single_files_are_interactive_and_many_are_bulk(
@@ -151,17 +274,17 @@ async def test_a_missing_folder_deletes_nothing(harness: Harness) -> None:
     async with watching(harness.broker, harness.root) as logs:
         await indexed_are(harness, "a.txt", "sub/b.txt")
         harness.root.rename(elsewhere)
-        await logged(logs, events.DROP_AWAY)
+        await logged(logs, events.WATCH_UNAVAILABLE)
         harness.root.mkdir()  # like the mount point of an unmounted file system
         await asyncio.sleep(2 * RETRY_SECONDS)
-        assert events.DROP_BACK not in [entry["event"] for entry in logs]
+        assert events.WATCH_AVAILABLE not in [entry["event"] for entry in logs]
         harness.root.rmdir()
         (elsewhere / "a.txt").unlink()
         elsewhere.rename(harness.root)
-        await logged(logs, events.DROP_BACK)
+        await logged(logs, events.WATCH_AVAILABLE)
         harness.write("c.txt")
         await indexed_are(harness, "sub/b.txt", "c.txt")
-        deleted = [entry["deletions"] for entry in logs if entry["event"] == events.DROP_QUEUED]
+        deleted = [entry["deletions"] for entry in logs if entry["event"] == events.WATCH_QUEUED]
         assert sum(deleted) == 0, "only the scan deleted"
 
 
@@ -172,7 +295,7 @@ async def test_a_mass_deletion_needs_permission(harness: Harness) -> None:
         await indexed_are(harness, *names)
         for name in names[2:]:
             (harness.root / name).unlink()
-        refused = await logged(logs, events.DROP_REFUSED)
+        refused = await logged(logs, events.WATCH_HELD_BACK)
         assert "--allow-mass-delete" in refused["reason"]
         assert await harness.dead_letters() == {str(harness.root): refused["reason"]}
         await indexed_are(harness, *names)
@@ -217,7 +340,7 @@ async def test_a_change_of_a_sidecar_changes_the_metadata(harness: Harness) -> N
         return [payload["metadata"].get("year") for payload in await harness.payloads()]
 
     async with watching(harness.broker, harness.root) as logs:
-        skipped = await logged(logs, events.DROP_LEFT_OUT)
+        skipped = await logged(logs, events.WATCH_SKIPPED)
         assert skipped["path"] == str(harness.root / "a.txt")
         assert "a.txt.meta.json is not valid metadata" in skipped["reason"]
         sidecar.write_text('{"year": 2024}')
@@ -237,16 +360,22 @@ async def test_the_folder_may_be_a_symbolic_link(broker: Broker, tmp_path: Path)
         (link / "a.txt").write_text("a")
         await eventually(broker.queue.depth, lambda depth: depth.interactive == 1)
         [claimed] = await take(lease_queue(broker))
-        assert batch_of(claimed).documents[0].doc_id == str(link / "a.txt")
+        [document] = batch_of(claimed).documents
+        assert (document.doc_id, document.within) == (str(link / "a.txt"), str(link))
 
 
-async def test_dead_letters_of_deleted_files_are_purged(harness: Harness) -> None:
+@pytest.mark.parametrize(
+    "change", ["rm a.bin", "rm a.bin && mkdir a.bin", "rm a.bin && ln -s nowhere a.bin"]
+)
+async def test_dead_letters_of_what_is_no_document_any_more_are_purged(
+    harness: Harness, change: str
+) -> None:
     config = WatchConfig(settle_seconds=0.3, rescan_seconds=1)
     (harness.root / "a.bin").write_bytes(bytes(100))
     (harness.root / "b.bin").write_bytes(bytes(100))
     async with watching(harness.broker, harness.root, config):
         await eventually(harness.dead_letters, lambda dead_letters: len(dead_letters) == 2)
-    (harness.root / "a.bin").unlink()
+    run_in_shell(harness.root, change)
     async with watching(harness.broker, harness.root, config):
         dead_letters = await eventually(
             harness.dead_letters, lambda dead_letters: len(dead_letters) == 1
@@ -257,14 +386,14 @@ async def test_dead_letters_of_deleted_files_are_purged(harness: Harness) -> Non
 async def test_files_are_queued_once_redis_is_back(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    async with embedded_redis(tmp_path / "redis") as url:
+    async with unsupervised_redis(tmp_path / "redis") as url:
         config = BrokerConfig(url)
         async with connected(config) as redis:
             broker = Broker(redis, config)
             async with watching(broker, folder) as logs:
                 await crash(redis)
                 (folder / "a.txt").write_text("Written while Redis was away.")
-                await logged(logs, events.SERVICE_AWAY)
+                await logged(logs, events.SERVICE_UNAVAILABLE)
                 async with embedded_redis(tmp_path / "redis"):
                     await eventually(broker.queue.depth, lambda depth: depth.interactive == 1)
 
@@ -325,7 +454,7 @@ def test_a_folder_is_polled_when_the_inotify_limit_is_reached(
         assert process.stderr is not None
         try:
             log = ""
-            while events.DROP_SCANNED not in log:
+            while events.WATCH_SCANNED not in log:
                 line = process.stderr.readline()
                 assert line, log
                 log += line
@@ -334,7 +463,7 @@ def test_a_folder_is_polled_when_the_inotify_limit_is_reached(
         finally:
             process.kill()
     assert process.returncode == 0, log
-    assert events.DROP_POLLING in log
+    assert events.WATCH_POLLING in log
     assert "sysctl fs.inotify.max_user_watches=524288" in log
 
 
@@ -374,11 +503,20 @@ async def test_up_indexes_and_searches_a_watched_folder(ingestq: Ingestq) -> Non
         await eventually(lambda: found(served, "birds"), lambda texts: texts == [note.read_text()])
         note.unlink()
         await eventually(lambda: found(served, "birds"), lambda texts: texts == [])
+        os.mkfifo(note)
+
+        async def status_text() -> str:
+            return (await asyncio.to_thread(ingestq, "status")).out
+
+        line = f"skipped     {note}: neither a file nor a folder"
+        shown = await eventually(status_text, lambda out: line in " ".join(out.split("\n")))
+        assert f"watched     {note.parent} on {socket.gethostname()}: 1 skipped" in shown
         served.tell(signal.SIGTERM)
         served.ends_well()
     status = json.loads(ingestq("status", "--json").out)
     assert (status["workers"], status["queue"]["in_flight"]) == ([], 0)
-    assert "drop.stopped" in served.log
+    assert status["watched_folders"] == []
+    assert "watch.stopped" in served.log
     assert "worker.stopped" in served.log
 
 
@@ -386,4 +524,4 @@ async def test_up_ends_if_one_of_its_parts_fails(ingestq: Ingestq) -> None:
     ingestq.settings["redis_url"] = "redis://127.0.0.1:1"
     ran = await ingestq.ended("up")
     ran.failed_with(3, "Redis does not answer")
-    assert not re.search("worker.started|drop.started", ran.err)
+    assert not re.search("worker.started|watch.started", ran.err)

@@ -1,6 +1,8 @@
 """ingestq installed into a user's project."""
 
 import asyncio
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,8 +15,10 @@ from ingestq.app.composition import Broker
 from ingestq.broker import keys
 from ingestq.core.jobs import decode_job
 from tests.command import Ingestq
-from tests.packaging.conftest import Environment
+from tests.packaging.conftest import ROOT, Environment
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.slow  # each environment takes many seconds to install
 
 PROGRAM = """
 import asyncio
@@ -23,7 +27,7 @@ from ingestq import Document, IngestClient, Lane, QueueFull, Receipt, Submission
 
 async def put(url: str) -> SubmissionStatus:
     async with IngestClient.connect(url) as client:
-        version: int = await client.now()
+        version: int = await client.issue_version()
         note = Document(doc_id="note", version=version, source="test", text="A note.")
         try:
             receipt: Receipt = await client.submit_many([note], lane=Lane.INTERACTIVE)
@@ -223,3 +227,35 @@ def test_wheel_and_sdist_contain_data_files(distribution: Path, wheel: Path) -> 
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", "tests/conftest.py"} <= names
+
+
+def test_the_image_is_built_from_what_it_copies(wheel: Path, tmp_path: Path) -> None:
+    """The context that .dockerignore leaves makes the same wheel, and metadata before the code."""
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    copies = re.findall(r"^COPY (?!--)(.+)$", dockerfile, re.MULTILINE)
+    first, *later = map(str.split, copies)
+    context = tmp_path / "context"
+    context.mkdir()
+    for name in first[:-1]:
+        shutil.copy(ROOT / name, context)
+    (context / "ingestq").mkdir()
+    shutil.copy(ROOT / "ingestq/__init__.py", context / "ingestq")
+    for folder in ("producers", "worker"):
+        (context / folder).mkdir()
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", str(context), "--outdir"]
+    subprocess.run([*build, str(tmp_path / "metadata")], check=True, capture_output=True)
+    for source, target in later:
+        if (ROOT / source).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / source, context / target, ignore=ignored, dirs_exist_ok=True)
+    subprocess.run([*build, str(tmp_path / "whole")], check=True, capture_output=True)
+    [early], [whole] = ((tmp_path / name).glob("*.whl") for name in ("metadata", "whole"))
+    assert zipfile.ZipFile(early).read(metadata_of(early)) == zipfile.ZipFile(wheel).read(
+        metadata_of(wheel)
+    )
+    assert set(zipfile.ZipFile(whole).namelist()) == set(zipfile.ZipFile(wheel).namelist())
+
+
+def metadata_of(wheel: Path) -> str:
+    [name] = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("/METADATA")]
+    return name

@@ -258,6 +258,18 @@ async def test_idle_slots_share_the_waiting_texts() -> None:
         await embedder.finish()
 
 
+async def test_the_last_batches_get_smaller_but_not_tiny() -> None:
+    texts = [f"{i:02}" for i in range(28)]
+    full = 16 * tokens(texts[0])
+    embedder = HeldEmbedder(slots=2, batch_texts=64, batch_tokens=full)
+    async with serving(embedder) as callers:
+        await callers.ask("ab")
+        await callers.ask("cd")
+        await callers.ask(*texts)
+        await embedder.finish()
+        assert [len(batch) for batch in embedder.given[2:]] == [14, 7, 4, 3]
+
+
 async def test_a_batch_takes_the_texts_nearest_in_length_shorter_or_longer() -> None:
     embedder = HeldEmbedder(batch_texts=3)
     async with serving(embedder) as callers:

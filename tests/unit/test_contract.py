@@ -162,7 +162,7 @@ def test_a_batch_without_a_valid_collection_is_refused(collection: str | None) -
     with pytest.raises(ValueError, match="collection"):
         DeleteBatch("s", (Deletion(doc_id="a", version=1, collection=collection),))
     with pytest.raises(ValueError, match="collection"):
-        SweepBatch("s", (Sweep(doc_id="a", version=1, seen=b"", collection=collection),))
+        SweepBatch("s", (Sweep(doc_id="a", version=1, seen=b"", found=0, collection=collection),))
 
 
 @given(st.lists(st.tuples(collections, texts, texts), min_size=2, max_size=2, unique=True))

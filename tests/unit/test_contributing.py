@@ -17,6 +17,7 @@ NAMES_TARGETS = [
     ROOT / ".github" / "PULL_REQUEST_TEMPLATE.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "README.md",
+    *sorted(ROOT.glob("docs/*.md")),
 ]
 MAKE = re.compile(r'(?:^|`|"|run: )make ([a-z./-]+)', re.MULTILINE)
 

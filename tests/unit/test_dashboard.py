@@ -2,6 +2,7 @@
 
 import html
 import re
+import unicodedata
 from itertools import pairwise
 
 import pytest
@@ -21,8 +22,9 @@ from ingestq.api.dashboard.plots import (
     plots,
     round_top,
 )
-from ingestq.api.dashboard.wording import excerpt, highlighted
+from ingestq.api.dashboard.wording import highlighted
 from ingestq.broker.queue.stats import RecentSubmission
+from ingestq.core.excerpts import excerpt
 from ingestq.core.results import ChunkCounts, DocumentCounts, SubmissionStatus
 
 AMOUNTS = st.floats(0, 1e7)
@@ -54,6 +56,15 @@ def test_highlighting_changes_no_text(text: str, query: str) -> None:
         ("what it is", "what is it?", ["what", "it", "is"]),
         ("a<b", "b", ["b"]),
         ("nothing", "?!", []),
+        ("보관함에서 문서를 찾았습니다.", "문서", ["문서"]),
+        ("보관함에서 문서를 찾았습니다.", "문서가 보관함", ["보관함", "문서"]),
+        (unicodedata.normalize("NFD", "문서를"), "문서", [unicodedata.normalize("NFD", "문서")]),
+        ("全文検索エンジンの設定", "検索", ["検索"]),
+        ("仓库的备用钥匙", "钥匙在哪里", ["钥匙"]),
+        ("予備のﾎﾞﾙﾄです", "ボルト", ["ﾎﾞﾙﾄ"]),
+        ("型番ＡＢＣ－１２３４", "abc-1234", ["ＡＢＣ", "１２３４"]),
+        ("Kühler und Kuhler", "kuhler", ["Kühler", "Kuhler"]),
+        ("max_document_bytes", "document", ["max_document_bytes"]),
     ],
 )
 def test_words_of_the_query_are_highlighted(text: str, query: str, words: list[str]) -> None:
@@ -74,6 +85,20 @@ def test_an_excerpt_starts_shortly_before_the_first_word_of_the_query() -> None:
     assert part.endswith("…")
     assert 100 < part.index("ferry") < 200
     assert excerpt(text, "nothing").startswith("word word")
+
+
+@pytest.mark.parametrize(
+    ("word", "query"),
+    [("문서를", "문서가"), ("備用鑰匙", "鑰匙"), ("検索する", "全文検索"), ("ﾎﾞﾙﾄ", "ボルト")],
+)
+def test_an_excerpt_is_found_in_scripts_without_spaces(word: str, query: str) -> None:
+    assert word in excerpt("빈 줄 " * 300 + word + " 빈 줄" * 300, query)
+
+
+def test_an_excerpt_has_the_most_different_words_of_the_query() -> None:
+    text = "ferry ferry " + "word " * 400 + "the Ferry leaves at noon " + "word " * 400
+    assert "the Ferry leaves at noon" in excerpt(text, "when does the ferry leave? at noon")
+    assert excerpt(text, "ferry").startswith("ferry ferry")
 
 
 # Plots
@@ -192,22 +217,38 @@ def test_numbers_and_times_are_formatted(shown: str, expected: str) -> None:
 # Sessions
 
 
-def test_a_session_is_valid_with_the_same_token_until_it_ends(
+class NothingRevoked:
+    async def add(self, session_id: str, seconds: int) -> None:
+        raise AssertionError
+
+    async def has(self, session_id: str) -> bool:
+        return False
+
+
+def sessions_of(token: str) -> Sessions:
+    return Sessions(token, NothingRevoked())
+
+
+async def test_a_session_is_valid_with_the_same_token_until_it_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sessions = Sessions("an open sésame")
+    sessions = sessions_of("an open sésame")
     session = sessions.new()
+    assert session != sessions.new()
     assert "sésame" not in session
-    assert sessions.is_valid(session)
-    assert Sessions("an open sésame").is_valid(session)
-    assert not Sessions("another").is_valid(session)
-    ends, digest = session.split(".")
-    assert not sessions.is_valid(f"{int(ends) + 1}.{digest}")
+    assert await sessions.is_valid(session)
+    assert await sessions_of("an open sésame").is_valid(session)
+    assert not await sessions_of("another").is_valid(session)
+    session_id, ends, digest = session.split(".")
+    assert not await sessions.is_valid(f"{session_id}.{int(ends) + 1}.{digest}")
+    assert not await sessions.is_valid(f"x{session_id}.{ends}.{digest}")
     monkeypatch.setattr("time.time", lambda: int(ends) + 0.0)
-    assert not sessions.is_valid(session)
+    assert not await sessions.is_valid(session)
     assert SESSION_SECONDS < 24 * 3600
 
 
 @given(st.text())
-def test_other_text_is_not_a_session(session: str) -> None:
-    assert not Sessions("secret").is_valid(session)
+async def test_other_text_is_not_a_session(session: str) -> None:
+    sessions = sessions_of("secret")
+    assert not await sessions.is_valid(session)
+    await sessions.end(session)

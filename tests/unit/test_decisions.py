@@ -108,7 +108,7 @@ def test_a_finished_job_is_acked_with_its_outcomes() -> None:
     report = decision.report
     assert report.documents == DocumentCounts(indexed=1, unchanged=1, superseded=1, rejected=1)
     assert report.chunks == ChunkCounts(embedded=2)
-    assert report.resolved == batch(2).dead_letter_keys
+    assert report.resolved == batch(2).versions
     [dead_letter] = report.dead
     assert (dead_letter.doc_id, dead_letter.reason, dead_letter.tries, dead_letter.failed_ms) == (
         "d3",

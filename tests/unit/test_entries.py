@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestq.app.schedule_actions import load_generators
+from ingestq.app.schedule_actions import check_sources
 from ingestq.app.schedule_entries import entry_named, scheduled_entries
 from ingestq.app.settings import load_settings
 from ingestq.core.documents import Lane
@@ -61,11 +61,12 @@ action = "reindex"
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INGESTQ_CONFIG", "ingestq.toml")  # a found one may not name a generator
     return tmp_path
 
 
 def entries(toml: str) -> list[ScheduledEntry]:
-    Path("ingestq.toml").write_text(toml)
+    Path("ingestq.toml").write_text(toml, encoding="utf-8")
     return scheduled_entries(load_settings())
 
 
@@ -189,5 +190,5 @@ def test_a_wrong_generator_is_refused_at_the_start(
     (here / "own_source_b.py").write_text("async def f(:\n")
     table = f'[[schedule]]\nname = "e"\ncron = "0 3 * * *"\ngenerator = "{generator}"\n'
     with pytest.raises(UsageError) as raised:
-        load_generators(entries(table))
+        check_sources(entries(table))
     assert said in str(raised.value)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestq.core.documents import Document
+from producers.watch.filing import QueuedFile, is_unchanged, move
 from producers.watch.folder import WatchedFolder
-from producers.watch.hot_folder import QueuedFile, is_unchanged, move
 from producers.watch.settling import FileState
 
 names = st.sampled_from(
@@ -52,6 +52,20 @@ def test_every_moved_file_is_kept_with_its_sidecar_and_reason(moves: list[tuple[
                 which = path.read_text().split()[1]
                 assert beside.read_text() == f"content {which}"
                 assert beside.with_name(beside.name + ".meta.json").read_text().endswith(which)
+
+
+def test_a_name_too_long_for_a_sidecar_is_kept_and_its_reason_has_a_shorter_one(
+    tmp_path: Path,
+) -> None:
+    for content in ("first", "second"):
+        for ending in ("a.txt", "b.txt"):
+            path = tmp_path / ("\N{HANGUL SYLLABLE HAN}" * 83 + ending)
+            path.write_text(f"{content} {ending}")
+            move(queued_at(path), WatchedFolder(tmp_path, hot=True), f"reason {content} {ending}")
+    moved = [f"{n} {ending}" for n in ("first", "second") for ending in ("a.txt", "b.txt")]
+    assert contents(tmp_path) == sorted([*moved, *(f"reason {name}\n" for name in moved)])
+    names = os.listdir(tmp_path / "failed")
+    assert sum(name.endswith(".error.txt") for name in names) == 4
 
 
 def test_a_failed_move_leaves_no_files_behind(tmp_path: Path) -> None:

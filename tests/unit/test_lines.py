@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestq.api.bodies.intake import LineSplitter
+from ingestq.core.lines import LineSplitter
 
 MAX = 8
 BODIES = st.lists(st.sampled_from([b"", b"a", b"ab\r", b"\n", b"x" * MAX, b"y" * (MAX + 1)]))

@@ -115,3 +115,34 @@ def test_data_that_resembles_a_boundary_is_not_split() -> None:
     splitter = FormSplitter(CONTENT_TYPE)
     events = splitter.feed(form([("a", b"\r" * 10_000)]))
     assert len(events) == 3
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        (b"filename*=UTF-8''%e2%82%ac.txt", "€.txt"),
+        (b"filename=\"=?utf-8?B?4oKs?=\"; filename*=utf-8'en'%e2%82%ac.txt", "€.txt"),
+        (b"filename=\"x; filename*=utf-8''no\"", "x; filename*=utf-8''no"),
+        (b"filename=a.txt; name*=utf-8''other; filename*0=b", "a.txt"),
+    ],
+)
+def test_an_extended_file_name_replaces_the_plain_one(parameters: bytes, name: str) -> None:
+    splitter = FormSplitter(CONTENT_TYPE)
+    header = b"Content-Disposition: form-data; name=file; " + parameters
+    [start, *_] = splitter.feed(b"--%b\r\n%b\r\n\r\n" % (BOUNDARY, header))
+    assert start == PartStart("file", name, None)
+
+
+@pytest.mark.parametrize("value", [b"latin-1''%e4", b"euro.txt", b"utf-8''%ff"])
+def test_an_extended_file_name_that_is_not_utf_8_is_refused(value: bytes) -> None:
+    splitter = FormSplitter(CONTENT_TYPE)
+    header = b"Content-Disposition: form-data; name=file; filename*=" + value
+    with pytest.raises(ValueError, match="UTF-8"):
+        splitter.feed(b"--%b\r\n%b\r\n\r\n" % (BOUNDARY, header))
+
+
+def test_a_form_has_a_limited_number_of_bytes_besides_its_content() -> None:
+    splitter = FormSplitter(CONTENT_TYPE)
+    splitter.feed(form([("a", b"x" * 3_000_000)]))
+    with pytest.raises(ValueError, match="besides its content"):
+        splitter.feed(b"\r\n" * 600_000)

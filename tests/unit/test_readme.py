@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -22,18 +23,28 @@ from ingestq.api.schemas import (
     Submission,
     WorkerState,
 )
+from ingestq.app.backup import ExportResult, ImportResult
+from ingestq.app.evaluation import AbsentDocument, EvalReport, QuestionResult
 from ingestq.app.ingestion import Summary
-from ingestq.app.settings import PREFIX, DropTable, ScheduleTable, Settings
+from ingestq.app.questions import Question
+from ingestq.app.retrieval_measures import MEASURES
+from ingestq.app.settings import PREFIX, DropTable, ScheduleTable, Settings, load_settings
 from ingestq.app.verify import VerifyReport
 from ingestq.broker.connection import BrokerConfig, connect
 from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.broker.revoked_sessions import RevokedSessions
 from ingestq.broker.schedule.runs import EntryStatus, Run
 from ingestq.cli.application import app
 from ingestq.client.client import IngestClient
 from ingestq.core import errors, events
+from ingestq.core.health import HEALTH_PATHS, HealthCheck
 from ingestq.core.results import ChunkCounts, DocumentCounts
-from ingestq.core.search_query import SearchQuery
+from ingestq.core.search_query import Mode, SearchQuery
+from tests import settings_table
+from worker.maintenance.export import LeftOut
+from worker.maintenance.export_file import Totals
+from worker.maintenance.restore import RestoreCounts
 from worker.maintenance.rules import VerifyCounts
 
 ROOT: Final = Path(__file__).parents[2]
@@ -41,18 +52,40 @@ README: Final = ROOT / "README.md"
 DOCS: Final = ROOT / "docs"
 PAGES: Final = [README, *sorted(DOCS.rglob("*.md"))]
 ALL_PAGES: Final = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob(".github/**/*.md")), *PAGES[1:]]
-CONFIGURATION, CLI, HTTP, CLIENT, OPERATIONS = (
+CONFIGURATION, CLI, HTTP, CLIENT, LOGS, OPERATIONS, MONITORING = (
     (DOCS / f"{name}.md").read_text(encoding="utf-8")
-    for name in ("configuration", "cli", "http", "client", "operations")
+    for name in ("configuration", "cli", "http", "client", "logs", "operations", "monitoring")
 )
+EXPLAINED: Final = "".join(settings_table.split(CONFIGURATION)[::2])
+"""The settings with their meaning: all but the table of values."""
 README_LINES: Final = 150
-NOT_SETTINGS: Final = {"INGESTQ_NAME", "INGESTQ_TEST_REDIS_URL", "INGESTQ_TEST_QDRANT_URL"}
-"""A placeholder, and variables that only the tests read."""
-OPTIONS_OF_OTHERS: Final = {"--served-model-name", "--quick", "--mebibytes"}
+NOT_SETTINGS: Final = {
+    "INGESTQ_NAME",
+    "INGESTQ_CONFIG",
+    "INGESTQ_TEST_REDIS_URL",
+    "INGESTQ_TEST_QDRANT_URL",
+}
+"""A placeholder, the name of the settings file, and variables that only the tests read."""
+OPTIONS_OF_OTHERS: Final = {
+    "--served-model-name",
+    "--quick",
+    "--mebibytes",
+    "--documents",
+    "--sets",
+    "--rrf-k",
+    "--candidates",
+    "--no-peers",
+    "--context",
+    "--qdrant",
+    "--engine",
+}
 """Options that the docs mention and that belong to vLLM and to the benchmarks."""
 
-FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE: Final = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND: Final = re.compile(r"(?<![\w./-])ingestq\s+(?=\S)([^#&]*)")
+SHELL_COMMAND: Final = re.compile(
+    r"(?:^|[|;&] *|-- )(?:\w+=\S+ )*ingestq +([^#&|;<>)\n]+)", re.MULTILINE
+)
 LINK: Final = re.compile(r"(?:\]\(|^\[[^\]]+\]: |src(?:set)?=\")([^)\s\"]+)", re.MULTILINE)
 OPTION: Final = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 
@@ -102,7 +135,9 @@ def options(command: Any) -> set[str]:
 
 
 def commands_in(text: str) -> Iterator[str]:
-    """Yield what follows ``ingestq`` in shell blocks and in code spans."""
+    """Yield what follows ``ingestq`` in shell blocks, synopses and code spans."""
+    for block in blocks(text, "sh") + blocks(text, "console"):
+        yield from SHELL_COMMAND.findall(block.replace("\\\n", " "))
     for block in blocks(text, ""):
         joined = re.sub(r"\n\s+(?=\[)", " ", block)  # a synopsis may span lines
         for line in joined.splitlines():
@@ -137,6 +172,13 @@ def test_every_command_exists_with_its_options(page: Path) -> None:
 
 
 @by_page
+def test_commands_say_whether_tests_run_them(page: Path) -> None:
+    """In ``sh`` they are run, in ``console`` not; without a language only forms are shown."""
+    if page.name != "cli.md":
+        assert [block for block in blocks(read(page), "") if COMMAND.search(block)] == []
+
+
+@by_page
 def test_every_mentioned_option_exists(page: Path) -> None:
     known = set().union(*map(options, [ROOT_COMMAND, *LEAVES.values()])) | OPTIONS_OF_OTHERS
     spans = re.findall(r"`(--[a-z-]+)[^`]*`", FENCE.sub("", read(page)))
@@ -163,18 +205,30 @@ def test_every_variable_is_a_setting() -> None:
 
 def test_every_setting_is_documented() -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields}
-    assert known - set(first_cells(CONFIGURATION)) == set()
+    assert known - set(first_cells(EXPLAINED)) == set()
+
+
+def as_written(default: object) -> str:
+    """Return the value of a setting as it is written in the environment."""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return ",".join(default) if isinstance(default, tuple) else str(default)
 
 
 def test_documented_defaults_are_the_defaults() -> None:
-    documented = dict(re.findall(r"^\| `INGESTQ_(\w+)` \| `([^`]+)`", CONFIGURATION, re.MULTILINE))
+    documented = dict(re.findall(r"^\| `INGESTQ_(\w+)` \| `([^`]+)`", EXPLAINED, re.MULTILINE))
     fields = {name.upper(): field for name, field in Settings.model_fields.items()}
     literal = {
-        name: str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+        name: as_written(field.default)
         for name, field in fields.items()
         if field.default_factory is None and field.default not in (None, "", ())
     }
     assert {name: documented.get(name) for name in literal} == literal
+
+
+def test_the_table_of_allowed_values_is_that_of_the_code() -> None:
+    _, written, _ = settings_table.split(CONFIGURATION)
+    assert written == settings_table.table(), "run `python -m tests.settings_table`"
 
 
 @pytest.mark.parametrize(
@@ -196,31 +250,62 @@ async def index(tenant: str, doc_id: str, collection: str) -> None:
     raise NotImplementedError
 
 
-def routes() -> set[str]:
+def openapi() -> dict[str, Any]:
     config = BrokerConfig("redis://nobody.invalid")
     redis: Redis = connect(config)
     client, dead_letters = IngestClient(JobQueue(redis, config)), DeadLetters(redis, config)
-    schema = create_app(Services(client, dead_letters, search, index), ApiConfig(1)).openapi()
-    return {
-        f"{method.upper()} {path}"
-        for path, methods in schema["paths"].items()
-        for method in methods
-    }
+    revoked = RevokedSessions(redis, config)
+    services = Services(client, dead_letters, revoked, search, index)
+    return create_app(services, ApiConfig(1)).openapi()
 
 
 def test_the_table_of_routes_is_complete() -> None:
-    assert set(first_cells(section(HTTP, "Routes"))) == routes()
+    routes = {
+        f"{method.upper()} {path}"
+        for path, methods in openapi()["paths"].items()
+        for method in methods
+    }
+    assert set(first_cells(section(HTTP, "Routes"))) == routes
 
 
-def test_the_table_of_metrics_is_complete() -> None:
-    metrics = {value for name, value in vars(events).items() if name.startswith("METRIC_")}
-    assert set(first_cells(section(HTTP, "Health and metrics"))) == metrics
+def test_the_parameters_of_a_search_are_complete() -> None:
+    parameters = openapi()["paths"]["/search"]["get"]["parameters"]
+    names = {parameter["name"] for parameter in parameters if parameter["in"] == "query"}
+    assert set(first_cells(section(HTTP, "Search"))) == names
+
+
+def test_the_fields_of_a_document_are_complete() -> None:
+    body = openapi()["paths"]["/documents"]["post"]["requestBody"]["content"]["application/json"]
+    fields = set(body["schema"]["properties"])
+    assert set(first_cells(section(HTTP, "Queue a document"))) == fields
+
+
+def test_every_status_that_openapi_names_is_documented() -> None:
+    answers = {
+        status
+        for methods in openapi()["paths"].values()
+        for operation in methods.values()
+        for status in operation["responses"]
+        if status.startswith(("4", "5"))
+    }
+    documented = set(re.findall(r"^\| (\d{3}) \|", section(HTTP, "Errors"), re.MULTILINE))
+    assert answers <= documented
+
+
+def test_the_table_of_health_checks_is_complete() -> None:
+    cells = first_cells(section(MONITORING, "Health checks"))
+    assert set(cells) == {*HEALTH_PATHS, *(check.value for check in HealthCheck)}
+
+
+def test_the_table_of_alerts_is_complete() -> None:
+    rules = re.findall(r"- alert: (\w+)", read(ROOT / "deploy/prometheus/alerts.yml"))
+    assert set(first_cells(section(MONITORING, "Alerts"))) == set(rules)
 
 
 def test_the_log_events_exist() -> None:
-    found = re.findall(r"^\| `(\w+\.\w+)`", section(OPERATIONS, "Monitoring"), re.MULTILINE)
+    found = first_cells(section(LOGS, "What to watch"))
     assert found
-    assert set(found) <= {value for value in vars(events).values() if isinstance(value, str)}
+    assert set(found) <= set(events.CATALOGUE)
 
 
 def test_the_errors_of_the_client_exist() -> None:
@@ -278,6 +363,25 @@ def test_findings_are_as_documented() -> None:
     assert_same_keys(example("ingestq verify"), VerifyReport(VerifyCounts()).as_json())
 
 
+def test_exports_and_imports_are_as_documented() -> None:
+    exported = ExportResult("documents", Totals(), LeftOut()).as_json()
+    assert_same_keys(example("ingestq export"), exported)
+    imported = ImportResult("documents", RestoreCounts(), None).as_json()
+    assert_same_keys(example("ingestq import"), imported)
+
+
+def test_an_evaluation_is_as_documented() -> None:
+    question = Question(1, "?", ("gone",))
+    answers = {mode: [QuestionResult(question, [None], None)] for mode in Mode}
+    report = EvalReport("documents", answers, [AbsentDocument(1, "gone")]).as_json(misses=1)
+    documented = example("ingestq eval")
+    assert_same_keys(documented, report)
+    assert_same_keys(documented["absent"][0], report["absent"][0])
+    for mode in Mode:
+        assert_same_keys(documented["modes"][mode], MEASURES)
+        assert_same_keys(documented["misses"][mode][0], report["misses"][mode][0])
+
+
 def assert_same_keys(documented: Mapping[str, Any], real: Mapping[str, Any]) -> None:
     assert documented.keys() == real.keys()
     for key, value in real.items():
@@ -301,6 +405,19 @@ def test_examples_are_valid(page: Path) -> None:
         json.loads(block)
     for block in blocks(text, "toml"):
         tomllib.loads(block)
+
+
+@by_page
+def test_settings_files_are_valid(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    file = tmp_path / "ingestq.toml"
+    monkeypatch.setenv("INGESTQ_CONFIG", str(file))
+    for block in blocks(read(page), "toml"):
+        file.write_text(block, encoding="utf-8")
+        load_settings()
 
 
 def anchors(page: Path) -> list[str]:

@@ -1,10 +1,21 @@
 """Background services stop when they are told to, even if cancellations are lost."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from ingestq.core.service import Service, cancel, happens_within, run_together, run_until_first
+from ingestq.core.service import (
+    Service,
+    cancel,
+    cancelled_with,
+    happens_within,
+    opening,
+    run_together,
+    run_until_first,
+    uninterrupted,
+)
 
 
 async def loses_cancellations(count: int, ended: asyncio.Event) -> None:
@@ -155,3 +166,152 @@ async def test_run_until_first_cancels_the_others() -> None:
     ended = asyncio.Event()
     await asyncio.wait_for(run_until_first(loses_cancellations(2, ended), asyncio.sleep(0)), 5)
     assert ended.is_set()
+
+
+async def test_cleaning_up_is_not_interrupted() -> None:
+    may_end, ended = asyncio.Event(), asyncio.Event()
+
+    async def clean_up() -> None:
+        await may_end.wait()
+        ended.set()
+
+    task = asyncio.create_task(uninterrupted(clean_up()))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        task.cancel()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
+
+
+async def failing_service(stopping: asyncio.Event) -> None:
+    raise ValueError("the service failed")
+
+
+async def test_a_block_ends_with_the_error_of_the_service_it_needs() -> None:
+    async def use() -> None:
+        async with cancelled_with(failing_service, name="needed"):
+            await asyncio.Event().wait()
+
+    with pytest.raises(ValueError, match="the service failed"):
+        await use()
+    current = asyncio.current_task()
+    assert current is not None
+    assert not current.cancelling()
+
+
+async def test_a_block_that_ends_stops_the_service_it_needs() -> None:
+    stopped = asyncio.Event()
+
+    async def run(stopping: asyncio.Event) -> None:
+        try:
+            await stopping.wait()
+        finally:
+            stopped.set()
+
+    async with cancelled_with(run, name="needed"):
+        await asyncio.sleep(0)
+    assert stopped.is_set()
+
+
+async def test_a_cancelled_block_stays_cancelled() -> None:
+    began = asyncio.Event()
+
+    async def happens(stopping: asyncio.Event) -> None:
+        await stopping.wait()
+
+    async def use() -> None:
+        async with cancelled_with(happens, name="needed"):
+            began.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(use())
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@asynccontextmanager
+async def door(may_open: asyncio.Event, closed: asyncio.Event) -> AsyncIterator[str]:
+    """Opens when it may, and notes that it is closed."""
+    try:
+        await may_open.wait()
+        yield "open"
+        await asyncio.sleep(0)  # closing is not cancelled
+    finally:
+        closed.set()
+
+
+async def test_a_block_runs_while_what_it_needs_is_opened() -> None:
+    may_open, closed = asyncio.Event(), asyncio.Event()
+    async with opening(door(may_open, closed), name="door") as opened:
+        await asyncio.sleep(0)
+        may_open.set()
+        assert await opened == await opened == "open"
+        assert not closed.is_set()
+    assert closed.is_set()
+
+
+async def test_a_block_that_ends_no_longer_opens_what_it_needs() -> None:
+    closed = asyncio.Event()
+
+    async def use() -> None:
+        async with opening(door(asyncio.Event(), closed), name="door"):
+            await asyncio.sleep(0)
+            raise ValueError("of the block")
+
+    with pytest.raises(ValueError, match="of the block"):
+        await asyncio.wait_for(use(), 5)
+    assert closed.is_set()
+
+
+async def test_what_cannot_be_opened_fails_only_whoever_waits_for_it() -> None:
+    @asynccontextmanager
+    async def locked() -> AsyncIterator[None]:
+        await failing_service(asyncio.Event())
+        yield
+
+    async with opening(locked(), name="door") as opened:
+        for _ in range(2):
+            with pytest.raises(ValueError, match="the service failed"):
+                await opened
+    async with opening(locked(), name="door"):
+        await asyncio.sleep(0)
+
+
+async def test_a_block_ends_with_the_error_of_what_it_has_opened() -> None:
+    @asynccontextmanager
+    async def collapsing() -> AsyncIterator[str]:
+        async with cancelled_with(failing_service, name="needed"):
+            yield "open"
+
+    async def use() -> None:
+        async with opening(collapsing(), name="door") as opened:
+            await opened
+            await asyncio.Event().wait()
+
+    with pytest.raises(ValueError, match="the service failed"):
+        await asyncio.wait_for(use(), 5)
+
+
+async def test_the_task_that_owns_the_block_may_be_another_one() -> None:
+    entered = asyncio.Event()
+
+    async def own() -> None:
+        owner = asyncio.current_task()
+
+        async def enter() -> None:
+            await closing.enter_async_context(
+                cancelled_with(failing_service, name="needed", block=owner)
+            )
+            entered.set()
+
+        async with AsyncExitStack() as closing:
+            await asyncio.create_task(enter())
+            await asyncio.Event().wait()
+
+    with pytest.raises(ValueError, match="the service failed"):
+        await asyncio.wait_for(own(), 5)
+    assert entered.is_set()

@@ -8,12 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producers.watch.folder import Presence, WatchedFolder, document_path
-from producers.watch.settling import MAX_CHANGES, FileState, SettlingPaths, is_settled
+from producers.watch.settling import (
+    MAX_CHANGES,
+    FileState,
+    SettledChange,
+    SettlingPaths,
+    is_settled,
+)
 
 ROOT = Path("/folder")
 SECONDS = 2.0
 A, B = ROOT / "a.txt", ROOT / "b.txt"
-STATE = FileState(1, 1)
+STATE = FileState(1, 1, 1)
 
 
 def is_document(name: str, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> bool:
@@ -61,8 +67,8 @@ def test_a_path_is_due_once_it_has_been_quiet() -> None:
     settling.touch(B, now=1)
     assert settling.due(1.9) == {}
     settling.touch(A, now=1.9)
-    assert settling.due(3) == {B: None}
-    assert settling.due(3.9) == {A: None}
+    assert settling.due(3) == {B: SettledChange()}
+    assert settling.due(3.9) == {A: SettledChange()}
     assert settling.due(100) == {}
 
 
@@ -82,10 +88,10 @@ def test_sleeping_until_next_due_misses_no_path(touched: dict[Path, float]) -> N
 def test_an_unsettled_file_is_checked_again() -> None:
     settling = SettlingPaths(SECONDS)
     assert settling.recheck(A, STATE, now=0)
-    assert settling.due(2) == {A: STATE}
+    assert settling.due(2) == {A: SettledChange(STATE)}
     settling.touch(A, now=2)
     assert settling.recheck(A, STATE, now=2), "the change since then takes precedence"
-    assert settling.due(4) == {A: None}
+    assert settling.due(4) == {A: SettledChange()}
 
 
 def test_the_number_of_paths_is_bounded() -> None:

@@ -41,7 +41,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def watched(*folders: str, source: str | None = None, toml: str = "") -> list[WatchedFolder]:
-    Path("ingestq.toml").write_text(toml)
+    Path("ingestq.toml").write_text(toml, encoding="utf-8")
     wanted = WatchRequest(tuple(map(Path, folders)), source, allow_mass_delete=False)
     return watched_folders(wanted, load_settings())
 
@@ -65,7 +65,7 @@ def test_named_folders_replace_the_tables(here: Path) -> None:
     named = WatchedFolder(here / "in", "x", collection="documents")
     assert watched("in", source="x", toml=TABLES) == [named]
     none = WatchRequest((), None, allow_mass_delete=False)
-    Path("ingestq.toml").write_text("")
+    Path("ingestq.toml").write_text("", encoding="utf-8")
     assert watched_folders(none, load_settings(), required=False) == []
 
 

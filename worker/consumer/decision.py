@@ -8,22 +8,37 @@ import random
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Final
 
+import msgspec
+
 from ingestq.broker.queue.leases import Claim
+from ingestq.core.documents import Item
 from ingestq.core.errors import (
+    Cause,
     Failure,
     ServiceUnavailable,
     StoreFull,
     UsageError,
+    cause_of,
     classify,
     describe,
     encodable,
 )
 from ingestq.core.jobs import Batch, dead_letter_batch
-from ingestq.core.results import BatchReport, ChunkCounts, DeadLetter, DocumentCounts
+from ingestq.core.results import (
+    LISTED_WARNINGS,
+    BatchReport,
+    ChunkCounts,
+    DeadLetter,
+    DocumentCounts,
+    DocumentWarning,
+    HeldDocuments,
+    WarningCounts,
+)
 from worker.pipeline.ingest import (
     Deleted,
     Indexed,
@@ -83,13 +98,24 @@ def jittered(seconds: float) -> float:
 class Ack:
     """The job is done: remove it from the queue and count its outcomes.
 
-    ``report`` has the outcomes of its documents, including the dead letters. ``error`` says why
-    the job failed as a whole; None if it ran to its end.
+    ``report`` has the outcomes of its documents, including the dead letters, and ``causes`` the
+    class of the reason of each of these. ``error`` says why the job failed as a whole; None if it
+    ran to its end.
     """
 
     report: BatchReport
     error: str | None = None
     aborted: bool = False
+    causes: tuple[Cause, ...] = field(default=(), compare=False)
+
+    def superseding(self, keys: Container[str]) -> "Ack":
+        """Return the decision in which the dead letters with these ``keys`` are superseded."""
+        causes = tuple(
+            cause
+            for cause, dead in zip(self.causes, self.report.dead, strict=True)
+            if dead.key not in keys
+        )
+        return replace(self, report=self.report.superseding(keys), causes=causes)
 
 
 @dataclass(frozen=True)
@@ -98,7 +124,7 @@ class Nack:
 
     For ``back_pressure_seconds`` this worker claims no jobs, because a service is full or asked to
     wait. The job may be claimed again about ``delay_seconds`` after that. ``fatal`` is the error
-    with which this worker must stop; None if it goes on.
+    with which this worker must stop; None if it goes on. ``cause`` is the class of the reason.
     """
 
     reason: str
@@ -106,29 +132,33 @@ class Nack:
     counts_as_try: bool = False
     back_pressure_seconds: float = 0.0
     fatal: UsageError | None = None
+    cause: Cause = field(default=Cause.UNEXPECTED, compare=False)
 
 
 Decision = Ack | Nack
 FailedOutcome = Rejected | Retry | Misconfigured
 """The outcomes that an exception can become."""
 
-RELEASE: Final = Nack("the worker is stopping")
+RELEASE: Final = Nack("the worker is stopping", cause=Cause.STOPPING)
 ABORTED: Final = "aborted"
 """The reason in the dead letters of an aborted job."""
 
 
 def outcome_of(error: Exception) -> FailedOutcome:
     """Return the outcome of a document, or of a whole job, that raised ``error``."""
-    reason = describe(error)
+    reason, cause = describe(error), cause_of(error)
     match classify(error):
         case Failure.PERMANENT:
-            return Rejected(reason)
+            return Rejected(reason, cause)
         case Failure.TRANSIENT:
             trace = encodable("".join(traceback.format_exception(error)))
-            return Retry(reason, counts_as_try=True, traceback=trace)
+            return Retry(reason, counts_as_try=True, traceback=trace, cause=cause)
         case Failure.UNAVAILABLE:
             return Retry(
-                reason, counts_as_try=False, back_pressure_seconds=back_pressure_seconds(error)
+                reason,
+                counts_as_try=False,
+                back_pressure_seconds=back_pressure_seconds(error),
+                cause=cause,
             )
         case Failure.FATAL:
             assert isinstance(error, UsageError), "only usage errors are fatal"
@@ -149,7 +179,7 @@ def decide(
     outcomes = [result] * len(batch.documents) if isinstance(result, FailedOutcome) else result
     for outcome in outcomes:
         if isinstance(outcome, Misconfigured):
-            return Nack(outcome.reason, fatal=outcome.error)
+            return Nack(outcome.reason, fatal=outcome.error, cause=outcome.cause)
     retries = [outcome for outcome in outcomes if isinstance(outcome, Retry)]
     waits = [retry for retry in retries if not retry.counts_as_try]
     if waits:
@@ -158,12 +188,19 @@ def decide(
             longest.reason,
             SERVICE_RETRY_SECONDS,
             back_pressure_seconds=longest.back_pressure_seconds,
+            cause=longest.cause,
         )
     tries = claim.failures + 1
     if retries and tries < MAX_TRIES:
-        return Nack(retries[0].reason, backoff_seconds(tries), counts_as_try=True)
+        first = retries[0]
+        return Nack(first.reason, backoff_seconds(tries), counts_as_try=True, cause=first.cause)
     error = result.reason if isinstance(result, FailedOutcome) else None
-    return Ack(_report(claim, batch, outcomes, now_ms), error)
+    causes = (_cause_of_death(outcome) for outcome in outcomes)
+    return Ack(
+        _report(claim, batch, outcomes, now_ms),
+        error,
+        causes=tuple(cause for cause in causes if cause is not None),
+    )
 
 
 def decide_unknown(claim: Claim, reason: str, batch: Batch | None, *, now_ms: int) -> Decision:
@@ -172,13 +209,24 @@ def decide_unknown(claim: Claim, reason: str, batch: Batch | None, *, now_ms: in
     It waits for a newer worker. When its tries are used up, it is dead-lettered.
     """
     if claim.failures + 1 < MAX_TRIES:
-        return Nack(reason, NEWER_WORKER_SECONDS, counts_as_try=True)
-    return Ack(_all_dead(claim, batch, reason, now_ms), error=reason)
+        return Nack(reason, NEWER_WORKER_SECONDS, counts_as_try=True, cause=Cause.UNKNOWN_JOB)
+    return _all_failed(claim, batch, reason, Cause.UNKNOWN_JOB, now_ms)
+
+
+def decide_invalid(claim: Claim, reason: str, *, now_ms: int) -> Ack:
+    """Decide on a job with invalid documents, which no worker can process: dead-letter it."""
+    return _all_failed(claim, None, reason, Cause.UNKNOWN_JOB, now_ms)
 
 
 def decide_aborted(claim: Claim, batch: Batch | None, *, now_ms: int) -> Ack:
     """Decide on an aborted job: its documents are dead-lettered, so they can be requeued."""
-    return Ack(_all_dead(claim, batch, ABORTED, now_ms), error=ABORTED, aborted=True)
+    return replace(_all_failed(claim, batch, ABORTED, Cause.ABORTED, now_ms), aborted=True)
+
+
+def _all_failed(claim: Claim, batch: Batch | None, reason: str, cause: Cause, now_ms: int) -> Ack:
+    """Return the decision that every document of a job is dead."""
+    report = _all_dead(claim, batch, reason, now_ms)
+    return Ack(report, error=reason, causes=(cause,) * report.documents.rejected)
 
 
 def _report(claim: Claim, batch: Batch, outcomes: Sequence[Outcome], now_ms: int) -> BatchReport:
@@ -193,6 +241,13 @@ def _report(claim: Claim, batch: Batch, outcomes: Sequence[Outcome], now_ms: int
         for index, outcome in enumerate(outcomes)
         for dead_letter in _dead_letters(claim, batch, index, outcome, now_ms)
     ]
+    documents: Sequence[Item] = batch.documents
+    warned = [
+        [DocumentWarning(document.doc_id, warning) for warning in outcome.warnings]
+        for document, outcome in zip(documents, outcomes, strict=True)
+        if isinstance(outcome, Indexed | Unchanged) and outcome.warnings
+    ]
+    warnings = tuple(chain.from_iterable(warned))
     return BatchReport(
         documents=DocumentCounts(
             indexed=counts[Indexed],
@@ -203,11 +258,16 @@ def _report(claim: Claim, batch: Batch, outcomes: Sequence[Outcome], now_ms: int
         ),
         chunks=sum(chunks, start=ChunkCounts()),
         dead=tuple(dead),
-        resolved=tuple(
-            key
-            for key, outcome in zip(batch.dead_letter_keys, outcomes, strict=True)
+        resolved={
+            key: document.version
+            for key, document, outcome in zip(
+                batch.dead_letter_keys, documents, outcomes, strict=True
+            )
             if isinstance(outcome, Indexed | Unchanged | Deleted | SweepResult)
-        ),
+            and _held(outcome) is None
+        },
+        warned=WarningCounts(len(warned), len(warnings)),
+        warnings=warnings[:LISTED_WARNINGS],
     )
 
 
@@ -215,6 +275,10 @@ def _dead_letters(
     claim: Claim, batch: Batch, index: int, outcome: Outcome, now_ms: int
 ) -> tuple[DeadLetter, ...]:
     """Return the dead letter of a document whose ``outcome`` is a failure; empty for others."""
+    held = _held(outcome)
+    if held is not None:
+        [dead] = dead_letter_batch(batch.alone(index), held.reason, tries=1, now_ms=now_ms).dead
+        return (msgspec.structs.replace(dead, held=held),)
     if not isinstance(outcome, Rejected | Retry):
         return ()
     trace = outcome.traceback if isinstance(outcome, Retry) else ""
@@ -223,6 +287,18 @@ def _dead_letters(
     return dead_letter_batch(
         alone, outcome.reason, tries=tries, traceback=trace, now_ms=now_ms
     ).dead
+
+
+def _cause_of_death(outcome: Outcome) -> Cause | None:
+    """Return the class of the reason of the document's dead letter; None if it has none."""
+    if _held(outcome) is not None:
+        return Cause.HELD_BACK
+    return outcome.cause if isinstance(outcome, Rejected | Retry) else None
+
+
+def _held(outcome: Outcome) -> HeldDocuments | None:
+    """Return what a sweep with this ``outcome`` held back; None if nothing was."""
+    return outcome.held if isinstance(outcome, SweepResult) else None
 
 
 def _all_dead(claim: Claim, batch: Batch | None, reason: str, now_ms: int) -> BatchReport:

@@ -1,19 +1,22 @@
 """Writes decisions to Redis: acks or nacks a job. Until that is done, the job may run again."""
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
+import msgspec
 import structlog
 
 from ingestq.broker import keys
 from ingestq.broker.queue.leases import Claim, LeaseQueue
-from ingestq.core import events
+from ingestq.core import events, metrics
 from ingestq.core.errors import BrokerUnavailable
 from ingestq.core.jobs import Job
+from ingestq.core.outages import note_failure
 from ingestq.core.results import BatchReport, JobResult
 from worker.consumer.decision import BROKER_RETRY_SECONDS, Ack, Decision, Nack, jittered, unix_ms
 
@@ -74,12 +77,14 @@ class DecisionWriter:
 
     async def _ack(self, claim: Claim, ack: Ack, job: Job | None, started_ms: int) -> None:
         finished_ms = unix_ms()
+        # Without its list of warnings: the result of every job is kept for an hour.
+        report = msgspec.structs.replace(ack.report, warnings=())
         result = JobResult(
             function="unknown" if job is None else job.function,
             tries=claim.failures + 1,
             enqueued_ms=0 if job is None else job.enqueued_ms,
             success=ack.error is None,
-            result=ack.report if ack.error is None else ack.error,
+            result=report if ack.error is None else ack.error,
             started_ms=started_ms,
             finished_ms=finished_ms,
             queue=keys.QUEUE,
@@ -92,13 +97,23 @@ class DecisionWriter:
         ):
             return
         self.rates.count(ack.report)
+        _count(ack, (finished_ms - started_ms) / 1000)
         if ack.aborted:
-            log.info(events.JOB_ABORTED, job=claim.job_id)
+            log.info(events.JOB_ABORTED, job=claim.job_id, submission=claim.submission)
         elif ack.error is not None:
-            log.error(events.JOB_BURIED, job=claim.job_id, reason=ack.error)
+            log.error(
+                events.JOB_DEAD_LETTERED,
+                job=claim.job_id,
+                submission=claim.submission,
+                reason=ack.error,
+            )
         else:
-            seconds = (finished_ms - started_ms) / 1000
-            log.info(events.JOB_FINISHED, job=claim.job_id, seconds=seconds)
+            log.info(
+                events.JOB_FINISHED,
+                job=claim.job_id,
+                submission=claim.submission,
+                seconds=(finished_ms - started_ms) / 1000,
+            )
 
     async def _nack(self, claim: Claim, nack: Nack) -> None:
         # The job must not be claimed before the back-pressure is over: only the delay is jittered.
@@ -107,10 +122,12 @@ class DecisionWriter:
             self._leases.nack, claim, delay_seconds=delay, counts_as_try=nack.counts_as_try
         )
         if await self._write_while_owned(claim, write):
-            report = log.warning if delay else log.info
-            report(
+            metrics.count(metrics.RETRIES, nack.cause.value)
+            log.log(
+                _level(nack),
                 events.JOB_NACKED,
                 job=claim.job_id,
+                submission=claim.submission,
                 reason=nack.reason,
                 counts_as_try=nack.counts_as_try,
                 retry_in=delay,
@@ -123,11 +140,34 @@ class DecisionWriter:
             try:
                 owned = await write()
             except BrokerUnavailable as error:
-                log.warning(events.SERVICE_AWAY, error=str(error), retry_in=BROKER_RETRY_SECONDS)
+                note_failure(error)
                 owned = False
                 if time.monotonic() <= deadline:
                     await asyncio.sleep(jittered(BROKER_RETRY_SECONDS))
                     continue
             if not owned:
-                log.warning(events.LEASE_LOST, job=claim.job_id)
+                metrics.count(metrics.LEASES_LOST)
+                log.warning(events.LEASE_LOST, job=claim.job_id, submission=claim.submission)
             return owned
+
+
+def _count(ack: Ack, seconds: float) -> None:
+    """Count an acked job, its documents and its chunks."""
+    end = "aborted" if ack.aborted else "failed" if ack.error is not None else "done"
+    metrics.observe(metrics.JOB_SECONDS, max(0.0, seconds), end)
+    for metric, counts in (
+        (metrics.DOCUMENTS, ack.report.documents),
+        (metrics.CHUNKS, ack.report.chunks),
+    ):
+        for name, number in msgspec.structs.asdict(counts).items():
+            if number:
+                metrics.count(metric, name, amount=number)
+    for cause in ack.causes:
+        metrics.count(metrics.DEAD_LETTERED, cause.value)
+
+
+def _level(nack: Nack) -> int:
+    """Return the level at which ``nack`` is logged: low if the job only waits for a service."""
+    if nack.fatal is not None or nack.counts_as_try:
+        return logging.WARNING
+    return logging.DEBUG if nack.delay_seconds else logging.INFO

@@ -22,11 +22,14 @@ from redis.asyncio import Redis
 
 from ingestq.broker.queue.gate import NO_SUCCESSOR
 from ingestq.broker.queue.leases import Claim, LeaseQueue
-from ingestq.core import events
+from ingestq.core import events, metrics
 from ingestq.core.documents import Lane
-from ingestq.core.errors import BrokerUnavailable, CollectionMismatch
+from ingestq.core.errors import BrokerUnavailable, CollectionMismatch, ServiceUnavailable
+from ingestq.core.health import POLL_STILL_SECONDS, Pulse
+from ingestq.core.outages import note_failure
 from ingestq.core.results import WorkerInfo
 from ingestq.core.service import Service, happens_within
+from ingestq.core.tracing import continued
 from worker.consumer.claiming import POLL_SECONDS, BackPressure, Listener
 from worker.consumer.decision import (
     BROKER_RETRY_SECONDS,
@@ -38,7 +41,7 @@ from worker.consumer.decision import (
     unix_ms,
 )
 from worker.consumer.decision_writer import DecisionWriter
-from worker.consumer.job_runner import Interruption, JobRunner, RunningJob, RunResult, abort
+from worker.consumer.job_runner import Interruption, JobRunner, RunningJob, RunResult
 from worker.consumer.progress import Heartbeat
 from worker.lanes import reserved_for_interactive
 
@@ -69,14 +72,17 @@ def read_envelope(data: bytes) -> dict[str, Any]:
 
 RENEWALS_PER_LEASE: Final = 3
 """A lease is renewed so often that two renewals may fail before it expires."""
-MAX_OWNED_PER_SLOT: Final = 2
-"""A job whose decision is being written takes no slot. To bound the number of such jobs, a worker
-owns at most so many jobs for each of its slots."""
+MAX_OWNED_PER_SLOT: Final = 4
+"""A job whose documents are all prepared, or whose decision is being written, takes no slot. To
+bound the number of such jobs, a worker owns at most so many jobs for each of its slots."""
 GATE_POLL_SECONDS: Final = 0.5
 """How often a worker tries to claim while the gates of all its collections are shut."""
 GRACE_SECONDS: Final = 5.0
 """How long the last request of a service may take before it is cancelled. Redis might carry out a
 cancelled request later."""
+IDLE_SECONDS: Final = 15.0
+"""How often a worker that must claim nothing looks again whether it may, so that `LeaseWorker.poll`
+tells it from one that hangs."""
 ABORT_POLL_SECONDS: Final = 0.5
 """How often a worker checks whether one of its jobs was aborted."""
 
@@ -87,8 +93,11 @@ class LeaseWorker(Worker):
     Each function takes ``ctx`` and a batch, and returns the `worker.pipeline.ingest.Outcome` of
     each document; of arq's options for functions, only the name has an effect. After `stop`,
     running jobs have ``drain_seconds`` to finish; those that did not are nacked without counting a
-    try, and `run_until_stopped` returns. Up to ``max_jobs`` jobs run at once; some of these places
-    are reserved for interactive jobs. Raises ValueError if ``max_jobs`` is less than 2.
+    try, and `run_until_stopped` returns. Up to ``max_jobs`` jobs with unprepared documents run at
+    once; some of these places are reserved for interactive jobs. So a worker takes more small
+    documents than large ones, which other workers may do as well. Raises ValueError if ``max_jobs``
+    is less than 2. ``poll`` beats whenever the worker looks for jobs, also if it finds that it must
+    not claim any.
     """
 
     def __init__(
@@ -110,6 +119,7 @@ class LeaseWorker(Worker):
             ctx=ctx,
         )
         self.id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self.poll = Pulse(POLL_STILL_SECONDS)
         self._leases = leases
         self._max_bulk = max_jobs - reserved_for_interactive(max_jobs)
         self._renewal_seconds = leases.lease_seconds / RENEWALS_PER_LEASE
@@ -155,7 +165,10 @@ class LeaseWorker(Worker):
                     )
                     await services.enter_async_context(service)
                 try:
-                    await self._claim_until_stopped()
+                    try:
+                        await self._claim_until_stopped()
+                    finally:
+                        self.poll.rest()
                     await self._drain()
                 finally:
                     self._interrupt_all()
@@ -174,21 +187,26 @@ class LeaseWorker(Worker):
 
     async def _claim_until_stopped(self) -> None:
         while not self._stopping.is_set():
+            self.poll.beat()
             if (seconds := self._back_pressure.seconds_left) > 0:
-                await happens_within(self._stopping, seconds)
+                await happens_within(self._stopping, min(seconds, IDLE_SECONDS))
                 continue
             self._slot_freed.clear()
-            busy = [job.claim for job in self._running.values() if not job.has_ended]
-            free = min(
-                self.max_jobs - len(busy), MAX_OWNED_PER_SLOT * self.max_jobs - len(self._running)
+            owned = [job.claim for job in self._running.values()]
+            busy = [job.claim for job in self._running.values() if job.takes_slot]
+            free = min(self.max_jobs - len(busy), MAX_OWNED_PER_SLOT * self.max_jobs - len(owned))
+            bulk = min(
+                self._max_bulk - _count_bulk(busy),
+                MAX_OWNED_PER_SLOT * self._max_bulk - _count_bulk(owned),
+                free,
             )
             if free == 0 or any(job.claim.is_poison for job in self._running.values()):
-                await self._slot_freed.wait()
+                await happens_within(self._slot_freed, IDLE_SECONDS)
                 continue
             try:
-                await self._claim(free, bulk=min(self._max_bulk - _count_bulk(busy), free))
-            except BrokerUnavailable as error:
-                log.warning(events.SERVICE_AWAY, error=str(error), retry_in=BROKER_RETRY_SECONDS)
+                await self._claim(free, bulk=bulk)
+            except ServiceUnavailable as error:  # Redis, or Qdrant when a ledger is read
+                note_failure(error)
                 await happens_within(self._stopping, jittered(BROKER_RETRY_SECONDS))
 
     async def _claim(self, free: int, *, bulk: int) -> None:
@@ -232,7 +250,9 @@ class LeaseWorker(Worker):
         self._shut_gates = shut.keys()
 
     def _start(self, claim: Claim) -> None:
-        job = self._running[claim.token] = RunningJob(claim, self._runner.run(claim))
+        job = self._running[claim.token] = RunningJob(
+            claim, self._runner.run, on_prepared=self._slot_freed.set
+        )
         task = asyncio.create_task(self._work(job), name=f"work on {claim.job_id}")
         self._tasks.add(task)
         task.add_done_callback(self._task_ended)
@@ -250,14 +270,17 @@ class LeaseWorker(Worker):
                 case Interruption.LEASE_LOST:
                     return
                 case Interruption.ABORTED:
-                    result = abort(job.claim)
+                    result = await self._runner.abort(job.claim)
                 case Interruption.STOPPED:
                     result = RunResult(RELEASE)
                 case RunResult() as result:
                     pass
             self._slot_freed.set()
             self._apply(result.decision)
-            await self._writer.write(job.claim, result.decision, result.job, started_ms=started_ms)
+            with continued(result.trace):
+                await self._writer.write(
+                    job.claim, result.decision, result.job, started_ms=started_ms
+                )
         finally:
             del self._running[job.claim.token]
             self._slot_freed.set()
@@ -300,12 +323,14 @@ class LeaseWorker(Worker):
             try:
                 lost = await self._leases.renew([job.claim for job in self._running.values()])
             except BrokerUnavailable as error:
-                log.warning(events.SERVICE_AWAY, error=str(error))
+                note_failure(error)
                 continue
             for job in [self._running[token] for token in lost if token in self._running]:
                 # A job that has ended gave its lease back; if not, the decision writer logs it.
                 if job.interrupt(Interruption.LEASE_LOST):
-                    log.warning(events.LEASE_LOST, job=job.claim.job_id)
+                    metrics.count(metrics.LEASES_LOST)
+                    claim = job.claim
+                    log.warning(events.LEASE_LOST, job=claim.job_id, submission=claim.submission)
 
     async def _watch_aborts(self, stopping: asyncio.Event) -> None:
         """Interrupt the jobs that were aborted."""

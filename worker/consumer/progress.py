@@ -87,6 +87,6 @@ class Heartbeat:
             with contextlib.suppress(BrokerUnavailable):  # the claiming loop logs it
                 unserved = await self._leases.heartbeat(self._worker_id, self._info())
                 for name in sorted(unserved - self._unserved):
-                    log.warning(events.WORKER_LEAVES, worker=self._worker_id, collection=name)
+                    log.warning(events.COLLECTION_UNSERVED, worker=self._worker_id, collection=name)
                 self._unserved = unserved
             await happens_within(stopping, self._seconds)

@@ -1,9 +1,9 @@
 """Packs the chunks of all running jobs into batches, one for each free slot of the embedder.
 
 A batch is made only when a slot is free: no text waits while a slot is idle, and under load batches
-are full. If several slots are idle, each takes an equal share of what is waiting. A batch holds the
-text that has waited longest and those nearest to it in length, because all texts of a batch are
-padded to the longest.
+are full. If several slots are idle, each takes an equal share of what is waiting; the last batches
+get smaller, so that all slots end at about the same time. A batch holds the text that has waited
+longest and those nearest to it in length, because all texts of a batch are padded to the longest.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from typing import Final, Protocol, Self
 import numpy as np
 import structlog
 
-from ingestq.core import events
+from ingestq.core import events, metrics
 from ingestq.core.documents import Lane
-from ingestq.core.errors import DocumentRejected, PoolBroken, PoolFailure
+from ingestq.core.errors import DocumentRejected, LimitExceeded, PoolBroken, PoolFailure
 from ingestq.core.service import Service
 from worker.bisection import bisect_on_failure
 from worker.embedding.backends import Vectors
@@ -32,6 +32,9 @@ log = structlog.get_logger()
 
 MAX_WAITING: Final = 4096
 """Texts of a lane that may wait; callers with more texts wait until there is space."""
+LEAST_SHARE: Final = 4
+"""While other slots are busy, a batch is at least one in so many of a full one: smaller ones cost
+more than they gain."""
 SPECIAL_TOKENS: Final = 2
 """Special tokens that most models put around a text."""
 
@@ -201,11 +204,17 @@ class Batcher:
             self._arrived.clear()
             await self._arrived.wait()
         self._batches += 1
-        queue, max_tokens = self._queues[lane], self._embedder.batch_tokens
+        queue, embedder = self._queues[lane], self._embedder
         if self._idle > 1:
-            max_tokens = min(max_tokens, math.ceil(queue.tokens / self._idle))
+            share = math.ceil(queue.tokens / self._idle)
+        else:
+            share = max(queue.tokens // embedder.slots, embedder.batch_tokens // LEAST_SHARE)
         self._idle -= 1
-        return queue.take(self._embedder.batch_texts, max_tokens)
+        batch = queue.take(embedder.batch_texts, min(share, embedder.batch_tokens))
+        padded = len(batch) * max(map(_tokens, batch))
+        metrics.observe(metrics.BATCH_CHUNKS, len(batch))
+        metrics.observe(metrics.BATCH_FILL, padded / embedder.batch_tokens)
+        return batch
 
     def _next_lane(self) -> Lane | None:
         bulk, interactive = self._queues[Lane.BULK], self._queues[Lane.INTERACTIVE]
@@ -243,14 +252,21 @@ class Batcher:
                 broken_pools_left -= 1
                 if not broken_pools_left:
                     raise
+            except LimitExceeded as error:
+                log.warning(events.PROCESS_CRASHED, error=str(error))
+                if len(texts) == 1:
+                    raise DocumentRejected(str(error)) from error
+                raise
             except PoolFailure as error:
-                log.warning(events.CHILD_FAILED, error=str(error))
+                log.warning(events.PROCESS_CRASHED, error=str(error))
                 failures_left -= 1
                 if not failures_left and len(texts) == 1:
                     raise DocumentRejected(f"twice, {error}") from error
                 if not failures_left:
                     raise
             else:
+                metrics.count(metrics.EMBEDDED_CHUNKS, amount=len(waiting))
+                metrics.count(metrics.EMBEDDED_TOKENS, amount=sum(map(_tokens, waiting)))
                 by_text = dict(zip(waiting, outcomes, strict=True))
                 return [by_text.get(text) for text in texts]
         return [None] * len(texts)

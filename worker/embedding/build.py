@@ -16,6 +16,8 @@ from sentence_transformers import SentenceTransformer
 
 from ingestq.core.errors import IngestqError, ModelUnavailable, UsageError, in_one_line
 from worker.embedding.backends import LoadedModel
+from worker.embedding.backends.cuda import KINDS, CudaModel
+from worker.embedding.backends.gpus import processes_on
 from worker.embedding.backends.openvino import OpenVinoModel, supports_bfloat16
 from worker.embedding.backends.static import StaticModel
 from worker.embedding.backends.torch import TorchModel, describe, fast_tokenizer, load, table_of
@@ -73,6 +75,7 @@ def compare(model: LoadedModel, reference: LoadedModel) -> Proof:
 
 REQUIRED: Final[dict[Arithmetic, Proof]] = {
     "float32": Proof(cosine_min=0.999, cosine_mean=0.999),
+    "float16": Proof(cosine_min=0.999, cosine_mean=0.999),
     "bfloat16": Proof(cosine_min=0.999, cosine_mean=0.999),
     "int8": Proof(cosine_min=0.95, cosine_mean=0.99),
 }
@@ -120,7 +123,7 @@ def _fill_entry(
     card = describe(reference, revision)
     fast_tokenizer(reference).save(str(folder / TOKENIZER))
     if config.backend is not Backend.OPENVINO and not card.static:
-        card = msgspec.structs.replace(card, gpus=torch.cuda.device_count())
+        card = _with_gpus(card, reference)
     card = _fastest(reference, card, config, folder)
     if card.engine == "torch":
         for name in (NETWORK, WEIGHTS, TABLE):  # left by a candidate that was rejected
@@ -132,6 +135,15 @@ def _fill_entry(
                 + reasons
             )
     return card
+
+
+def _with_gpus(card: Card, reference: SentenceTransformer) -> Card:
+    """Return the card with the GPUs of this machine, if there are any."""
+    gpus = torch.cuda.device_count()
+    if not gpus:
+        return card
+    weights = sum(weight.nbytes for weight in reference.state_dict().values())
+    return msgspec.structs.replace(card, gpus=gpus, gpu_processes=processes_on(gpus, weights))
 
 
 def _fastest(
@@ -166,7 +178,11 @@ def _candidates(
     reference: SentenceTransformer, card: Card, config: EmbeddingConfig, folder: Path
 ) -> Iterator[Candidate]:
     """Yield the candidates, the fastest first. Raises whatever a converter raises."""
-    if config.backend is Backend.TORCH or card.gpus:
+    if config.backend is Backend.TORCH:
+        return
+    if card.gpus:
+        for arithmetic in KINDS:
+            yield _cuda_candidate(config.model, card, arithmetic, folder)
         return
     if card.static:
         if config.backend is not Backend.OPENVINO:
@@ -194,6 +210,17 @@ def _table_candidate(reference: SentenceTransformer, card: Card, folder: Path) -
 
     return Candidate(
         "a table", card, REQUIRED[card.arithmetic], write, partial(StaticModel, folder, card)
+    )
+
+
+def _cuda_candidate(model: str, card: Card, arithmetic: Arithmetic, folder: Path) -> Candidate:
+    card = msgspec.structs.replace(card, engine="cuda", arithmetic=arithmetic)
+    return Candidate(
+        f"a GPU in {arithmetic}",
+        card,
+        REQUIRED[arithmetic],
+        write=lambda: None,
+        load=lambda: CudaModel(model, folder, card, "cuda:0"),
     )
 
 

@@ -20,9 +20,9 @@ from filelock import FileLock
 from msgspec import Struct
 
 from ingestq.core.errors import UsageError
-from worker.embedding.config import Backend, Precision
+from worker.embedding.config import Backend, Precision, file_digest
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Raise it when entries are built in another way or hold something else."""
 CARD: Final = "card.json"
 TOKENIZER: Final = "tokenizer.json"
@@ -37,7 +37,7 @@ PROCESSOR_FEATURES: Final = frozenset(
 """CPU features, in Linux's names, that decide which arithmetic is fast and how it rounds."""
 NVIDIA: Final = Path("/dev/nvidiactl")
 
-Arithmetic = Literal["float32", "bfloat16", "int8"]
+Arithmetic = Literal["float32", "float16", "bfloat16", "int8"]
 
 
 class Proof(Struct, frozen=True):
@@ -53,7 +53,8 @@ class Card(Struct, frozen=True, kw_only=True):
     ``longest`` is the most tokens of a text that the model reads, without special tokens and
     ``document_prompt``; None if there is no limit. ``max_length`` is the same limit with both, at
     which the tokenizer truncates. ``pad_id`` pads shorter texts of a batch. ``gpus`` is the number
-    of GPUs that torch can use. ``static`` models look vectors up instead of computing them.
+    of GPUs that torch can use, which ``gpu_processes`` share. ``static`` models look vectors up
+    instead of computing them.
     ``rejected`` has the reasons why faster engines are not used, ``files`` the digests of the
     entry's other files.
     """
@@ -65,9 +66,10 @@ class Card(Struct, frozen=True, kw_only=True):
     document_prompt: str
     query_prompt: str
     pad_id: int
-    engine: Literal["openvino", "table", "torch"]
+    engine: Literal["cuda", "openvino", "table", "torch"]
     arithmetic: Arithmetic
     gpus: int = 0
+    gpu_processes: int = 0
     static: bool = False
     proof: Proof | None = None
     rejected: tuple[str, ...] = ()
@@ -198,5 +200,4 @@ def _remove(path: Path) -> None:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return file_digest(path, 16).hex()

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from ingestq.core.errors import ModelUnavailable
+from ingestq.core.urls import secrets_in
+from worker.process_pool.limits import EMBEDDING_LIMITS, PARSE_LIMITS, ProcessLimits
+from worker.text.config import DEFAULT_READING, ReadingConfig
 
 DEFAULT_MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_WEIGHTS: Final = "model.safetensors"
@@ -122,9 +125,23 @@ def _files_revision(folder: Path) -> str:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix in WEIGHT_SUFFIXES:
             digest.update(str(path.relative_to(folder)).encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "blake2b").digest())
+            digest.update(file_digest(path))
     return digest.hexdigest()
+
+
+DIGEST_BYTES: Final = 4 * 1024 * 1024
+"""Read at once. `hashlib.file_digest` reads a sixteenth, and waits for the interpreter after each
+while another thread imports: seconds for a model."""
+
+
+def file_digest(path: Path, size: int = hashlib.blake2b.MAX_DIGEST_SIZE) -> bytes:
+    """Return a digest of a file, of ``size`` bytes. Blocks, raises OSError."""
+    digest = hashlib.blake2b(digest_size=size)
+    buffer = memoryview(bytearray(DIGEST_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while read := file.readinto(buffer):
+            digest.update(buffer[:read])
+    return digest.digest()
 
 
 ANSWER_SECONDS: Final = 120.0
@@ -162,7 +179,7 @@ class HttpConfig:
     up to ``patience_seconds``.
     """
 
-    url: str
+    url: str = field(repr=False)
     model: str
     api_key: str | None = field(default=None, repr=False)
     query_prompt: str = ""
@@ -171,6 +188,11 @@ class HttpConfig:
     answer_seconds: float = ANSWER_SECONDS
     patience_seconds: float = PATIENCE_SECONDS
 
+    @property
+    def secrets(self) -> list[str]:
+        """What messages must not show."""
+        return [*([self.api_key] if self.api_key else []), *secrets_in(self.url)]
+
 
 @dataclass(frozen=True)
 class EmbeddingConfig:
@@ -178,9 +200,9 @@ class EmbeddingConfig:
 
     With an ``endpoint``, no model runs on this machine. ``cache_dir`` holds prepared models.
     ``pool_size`` processes embed; on GPUs, one for each. ``parse_processes`` read, parse and chunk
-    documents of up to ``max_document_bytes``; chunks get sparse vectors if the collection is
-    ``hybrid``. A chunk has at most ``chunk_tokens`` tokens; None means as many as the model reads
-    well.
+    documents of up to ``max_document_bytes``, as ``reading`` says; chunks get sparse vectors if the
+    collection is ``hybrid``. A chunk has at most ``chunk_tokens`` tokens; None means as many as the
+    model reads well. ``parse_limits`` and ``embedding_limits`` bound the processes.
     """
 
     cache_dir: Path
@@ -191,5 +213,8 @@ class EmbeddingConfig:
     pool_size: int = 1
     parse_processes: int = 1
     max_document_bytes: int = 64 * 1024 * 1024
+    reading: ReadingConfig = DEFAULT_READING
     hybrid: bool = True
     chunk_tokens: int | None = None
+    parse_limits: ProcessLimits = PARSE_LIMITS
+    embedding_limits: ProcessLimits = EMBEDDING_LIMITS

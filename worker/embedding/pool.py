@@ -13,6 +13,8 @@ from typing import Final, Self
 
 from ingestq.core.documents import Document, Lane
 from ingestq.core.errors import ModelUnavailable
+from ingestq.core.service import uninterrupted
+from ingestq.core.tracing import Kind, span
 from worker.embedding.backends import Vectors
 from worker.embedding.backends.http import HttpBackend
 from worker.embedding.batcher import Batcher, Embedder
@@ -27,9 +29,22 @@ from worker.embedding.config import (
 from worker.embedding.preparation import prepare_model
 from worker.embedding.processes import EmbeddingProcesses
 from worker.pipeline.points import QueryVectors
-from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText, UnchangedContent
+from worker.process_pool.limits import LimitsReport, ProcessKind
+from worker.text.parts import (
+    ExtractedDocument,
+    PreparedDocument,
+    Segment,
+    SegmentStart,
+    SizedText,
+    UnchangedContent,
+)
 from worker.text.processes import ParseConfig, ParseProcesses
 
+EMBEDDINGS: Final = "embeddings"
+"""The name of the operation in spans."""
+LOCAL_PROVIDER: Final = "ingestq"
+ENDPOINT_PROVIDER: Final = "openai"
+"""The provider of the model in spans; an endpoint is compatible with OpenAI's."""
 ENDPOINT_CHUNK_TOKENS: Final = 384
 """Counted by the default model's tokenizer, because an endpoint does not tell its own. Other
 tokenizers make up to a third more tokens of a text, and most models read 512."""
@@ -42,7 +57,7 @@ class ModelPool:
     """The model with its parse and embedding processes. Use it as an asynchronous context manager.
 
     A process that dies or hangs is replaced, and its task runs once more; other tasks are not
-    affected. The processes start with their first task.
+    affected. The processes start with `begin` or the first document.
     """
 
     info: ModelInfo
@@ -54,6 +69,7 @@ class ModelPool:
         self.config = config
         self._open = AsyncExitStack()
         self._embedder: Embedder
+        self._processes: EmbeddingProcesses | None = None
         self._batcher: Batcher
         self._parsers: ParseProcesses
 
@@ -66,7 +82,7 @@ class ModelPool:
         try:
             await self._start()
         except BaseException:
-            await self._open.aclose()
+            await uninterrupted(self._open.aclose())
             raise
         return self
 
@@ -80,15 +96,19 @@ class ModelPool:
             tokenizer = Path(model_location(DEFAULT_MODEL), TOKENIZER)
         else:
             entry = await prepare_model(config)
-            processes = EmbeddingProcesses(config, entry)
-            self._open.push_async_callback(processes.stop)
-            embedder = processes
+            embedder = self._processes = EmbeddingProcesses(config, entry)
             self.engine = _describe_engine(entry.card)
             self.info = _local_model(config, entry.card)
             tokenizer = entry.folder / TOKENIZER
-        parsing = ParseConfig(tokenizer, self.info.max_tokens, config.hybrid)
-        self._parsers = ParseProcesses(config.parse_processes, parsing, config.max_document_bytes)
-        self._open.push_async_callback(self._parsers.stop)
+        parsing = ParseConfig(
+            tokenizer,
+            self.info.max_tokens,
+            config.hybrid,
+            config.max_document_bytes,
+            config.reading,
+        )
+        self._parsers = ParseProcesses(config.parse_processes, parsing, config.parse_limits)
+        self._open.push_async_callback(self._stop_processes)
         self._embedder = embedder
         self._batcher = await self._open.enter_async_context(Batcher(embedder))
 
@@ -98,7 +118,37 @@ class ModelPool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._open.aclose()
+        await uninterrupted(self._open.aclose())
+
+    async def _stop_processes(self) -> None:
+        stopping = [self._parsers.stop()]
+        if self._processes is not None:
+            stopping.append(self._processes.stop())
+        await asyncio.gather(*stopping)
+
+    def begin(self) -> None:
+        """Start a process of each kind before there is a document."""
+        self._parsers.begin()
+        if self._processes is not None:
+            self._processes.begin()
+
+    def start_seconds(self) -> dict[ProcessKind, float]:
+        """Return the time that the first process of each kind took to be ready, if it is."""
+        seconds = {ProcessKind.PARSE: self._parsers.start_seconds}
+        if self._processes is not None:
+            seconds[ProcessKind.EMBEDDING] = self._processes.start_seconds
+        return {kind: taken for kind, taken in seconds.items() if taken is not None}
+
+    @property
+    def is_warm(self) -> bool | None:
+        """True if processes of each kind are ready; None if they start with the first document."""
+        embedders = self._processes
+        has_begun = [self._parsers.has_begun, embedders is not None and embedders.has_begun]
+        if not any(has_begun):
+            return None
+        kinds = [ProcessKind.PARSE, ProcessKind.EMBEDDING]
+        ready = self.start_seconds()
+        return all(kind in ready for kind, begun in zip(kinds, has_begun, strict=True) if begun)
 
     async def prepare(
         self, lane: Lane, document: Document, known_hash: str | None
@@ -107,18 +157,42 @@ class ModelPool:
 
         Raises DocumentRejected if it can never be prepared, or killed its process twice.
         """
-        return await self._parsers.prepare(lane, document, known_hash)
+        if self._processes is not None:
+            self._processes.begin()  # so that the model is loaded while the document is parsed
+        with span("prepare", "internal", {"ingestq.media_type": document.media_type or ""}):
+            return await self._parsers.prepare(lane, document, known_hash)
 
     async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment:
         """Read and chunk the next segment; raises what `prepare` raises, and SourceChanged."""
-        return await self._parsers.prepare_rest(lane, document, rest)
+        with span("prepare", "internal", {"ingestq.media_type": document.media_type or ""}):
+            return await self._parsers.prepare_rest(lane, document, rest)
+
+    async def prepare_stored(
+        self, lane: Lane, document: Document, stored: ExtractedDocument
+    ) -> PreparedDocument:
+        """Chunk what is ``stored`` of ``document``; raises what `prepare` raises."""
+        return await self._parsers.prepare_stored(lane, document, stored)
 
     async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> Vectors:
         """Embed chunks of documents; shape (texts, dimension).
 
+        They share batches with those of other documents; a span lasts until all of them are done.
         Raises DocumentRejected if one of them can never be embedded.
         """
-        return await self._batcher.embed(lane, texts)
+        local = self.config.endpoint is None
+        attributes = {
+            "gen_ai.operation.name": EMBEDDINGS,
+            "gen_ai.provider.name": LOCAL_PROVIDER if local else ENDPOINT_PROVIDER,
+            "gen_ai.request.model": self.info.name,
+            "gen_ai.embeddings.dimension.count": self.info.dimension,
+            "ingestq.chunks": len(texts),
+        }
+        kind: Kind = "internal" if local else "client"
+        with span(f"{EMBEDDINGS} {self.info.name}", kind, attributes) as embedding:
+            if embedding.is_recording:
+                tokens = sum(text.tokens for text in texts)
+                embedding.set({"gen_ai.usage.input_tokens": tokens})
+            return await self._batcher.embed(lane, texts)
 
     async def embed_query(self, text: str) -> QueryVectors:
         """Return the dense and the sparse vector of a search query."""
@@ -126,6 +200,13 @@ class ModelPool:
             self._embedder.embed_query(text), self._parsers.encode_query(text)
         )
         return QueryVectors(dense.tolist(), sparse)
+
+    async def report_limits(self) -> dict[ProcessKind, LimitsReport]:
+        """Return the limits that are in force in a process of each kind."""
+        reports = {ProcessKind.PARSE: await self._parsers.report_limits()}
+        if self._processes is not None:
+            reports[ProcessKind.EMBEDDING] = await self._processes.report_limits()
+        return reports
 
 
 def _local_model(config: EmbeddingConfig, card: Card) -> ModelInfo:

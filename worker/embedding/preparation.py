@@ -9,7 +9,8 @@ from ingestq.core import events
 from ingestq.core.errors import ModelUnavailable, PoolFailure
 from worker.embedding.cache import CacheEntry, Card, ModelCache, cache_key
 from worker.embedding.config import EmbeddingConfig, check_weights, find_model
-from worker.process_pool import START_SECONDS, Processes, become_pool_process
+from worker.process_pool.limits import ProcessKind, ProcessLimits
+from worker.process_pool.pool import START_SECONDS, Processes
 
 log = structlog.get_logger()
 
@@ -39,11 +40,22 @@ async def prepare_model(config: EmbeddingConfig) -> CacheEntry:
 
 
 def _log_ready(card: Card, config: EmbeddingConfig, seconds: float) -> None:
-    chosen = {"model": config.model, "backend": card.engine, "arithmetic": card.arithmetic}
     if card.rejected:
-        log.warning(events.MODEL_FALLBACK, **chosen, rejected="; ".join(card.rejected))
-    cosine = None if card.proof is None else round(card.proof.cosine_min, 6)
-    log.info(events.MODEL_READY, **chosen, cosine=cosine, seconds=round(seconds, 1))
+        log.warning(
+            events.MODEL_FALLBACK,
+            model=config.model,
+            backend=card.engine,
+            arithmetic=card.arithmetic,
+            rejected="; ".join(card.rejected),
+        )
+    log.info(
+        events.MODEL_READY,
+        model=config.model,
+        backend=card.engine,
+        arithmetic=card.arithmetic,
+        cosine=None if card.proof is None else round(card.proof.cosine_min, 6),
+        seconds=round(seconds, 1),
+    )
 
 
 def _cached(config: EmbeddingConfig) -> CacheEntry | None:
@@ -56,7 +68,7 @@ def _cached(config: EmbeddingConfig) -> CacheEntry | None:
 
 async def _build_in_process(config: EmbeddingConfig) -> None:
     """Build the entry in a process of its own: the worker must not import torch."""
-    processes = Processes(1, become_pool_process)
+    processes = Processes(1, ProcessLimits(ProcessKind.EMBEDDING))
     try:
         await processes.run(START_SECONDS, _build, config)
     except (ModelUnavailable, PoolFailure) as error:

@@ -5,16 +5,20 @@ second half imports a backend inside a function, because the worker must not loa
 process needs only one.
 """
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
+from ingestq.core import metrics
 from ingestq.core.errors import ModelUnavailable, in_one_line
+from ingestq.core.metrics import PipelineStage
 from worker.embedding.backends import LoadedModel, Vectors
 from worker.embedding.cache import CacheEntry, Card
 from worker.embedding.config import EmbeddingConfig, cores
-from worker.process_pool import Processes, become_pool_process, retry_once
+from worker.process_pool.limits import LimitsReport, ProcessLimits
+from worker.process_pool.pool import Processes, retry_once
 
 BATCH_TEXTS: Final = 128
 """More vectors at once would delay the event loop when they arrive."""
@@ -40,27 +44,48 @@ class EmbeddingProcessConfig:
 
 
 class EmbeddingProcesses:
-    """See `worker.embedding.batcher.Embedder`. The first text starts the processes."""
+    """See `worker.embedding.batcher.Embedder`. `begin` or the first text starts the processes."""
 
     def __init__(self, config: EmbeddingConfig, entry: CacheEntry) -> None:
-        self.slots = entry.card.gpus or config.pool_size
+        self.slots = entry.card.gpu_processes or config.pool_size
         self.batch_texts = BATCH_TEXTS
         self.batch_tokens = _batch_tokens(entry.card)
         threads = max(1, cores() // self.slots)
         self._processes = Processes(
             self.slots,
+            _limits_of(config.embedding_limits, entry.card, threads),
             initialize,
             (EmbeddingProcessConfig(config.model, entry, threads),),
             max_tasks=BATCHES_PER_PROCESS,
         )
 
+    def begin(self) -> None:
+        """Start a process before there is a text."""
+        self._processes.begin()
+
+    @property
+    def has_begun(self) -> bool:
+        """See `Processes.has_begun`."""
+        return self._processes.has_begun
+
+    @property
+    def start_seconds(self) -> float | None:
+        """See `Processes.start_seconds`."""
+        return self._processes.start_seconds
+
     async def embed_each(self, texts: Sequence[str]) -> Sequence[Vectors]:
         """See `Embedder`."""
-        return list(await self._processes.run(EMBED_SECONDS, embed_documents, texts))
+        embedded = await self._processes.run(EMBED_SECONDS, embed_documents, texts)
+        metrics.observe(metrics.STAGE_SECONDS, embedded.seconds, PipelineStage.EMBED.value)
+        return list(embedded.vectors)
 
     async def embed_query(self, text: str) -> Vectors:
         """See `Embedder`."""
         return await retry_once(partial(self._processes.run, EMBED_SECONDS, embed_query, text))
+
+    async def report_limits(self) -> LimitsReport:
+        """Return the limits that are in force in a process."""
+        return await self._processes.report_limits()
 
     async def stop(self) -> None:
         """End the processes at once. Stopping twice, or before starting, is fine."""
@@ -73,25 +98,38 @@ def _batch_tokens(card: Card) -> int:
     return GPU_BATCH_TOKENS if card.gpus else BATCH_TOKENS
 
 
+def _limits_of(limits: ProcessLimits, card: Card, threads: int) -> ProcessLimits:
+    """Return the limits of a process with so many ``threads``, which is not limited in memory on a
+    GPU: CUDA reserves far more than it uses.
+    """
+    cpu = None if limits.cpu_seconds is None else limits.cpu_seconds * threads
+    memory = None if card.gpus else limits.memory_bytes
+    return replace(limits, cpu_seconds=cpu, memory_bytes=memory)
+
+
 # From here on: what runs in the processes.
 
 _model: LoadedModel
-_load_error: str | None = None
 
 
 def initialize(config: EmbeddingProcessConfig) -> None:
-    """Load the model. An error is kept and raised by the first task, where it can be caught."""
-    global _model, _load_error
-    become_pool_process()
+    """Load the model. Raises ModelUnavailable."""
+    global _model
     try:
         _model = _load(config)
+    except MemoryError:
+        raise
     except Exception as error:
-        _load_error = in_one_line(error)
+        raise ModelUnavailable(f"the model cannot be loaded: {in_one_line(error)}") from error
 
 
 def _load(config: EmbeddingProcessConfig) -> LoadedModel:
     folder, card = config.entry.folder, config.entry.card
     match card.engine:
+        case "cuda":
+            from worker.embedding.backends.cuda import CudaModel
+
+            return CudaModel.of(config.model, folder, card)
         case "openvino":
             from worker.embedding.backends.openvino import OpenVinoModel
 
@@ -106,18 +144,20 @@ def _load(config: EmbeddingProcessConfig) -> LoadedModel:
             return TorchModel.of(config.model, card, config.threads)
 
 
-def embed_documents(texts: Sequence[str]) -> Vectors:
-    """Embed chunks of documents; shape (texts, dimension). Raises ModelUnavailable."""
-    _check_loaded()
-    return _model.embed_documents(texts)
+class EmbeddedTexts(NamedTuple):
+    """The vectors of texts, shape (texts, dimension), which took so many ``seconds``."""
+
+    vectors: Vectors
+    seconds: float
+
+
+def embed_documents(texts: Sequence[str]) -> EmbeddedTexts:
+    """Embed chunks of documents."""
+    began = time.perf_counter()
+    vectors = _model.embed_documents(texts)
+    return EmbeddedTexts(vectors, time.perf_counter() - began)
 
 
 def embed_query(text: str) -> Vectors:
-    """Embed a search query; shape (dimension,). Raises ModelUnavailable."""
-    _check_loaded()
+    """Embed a search query; shape (dimension,)."""
     return _model.embed_query(text)
-
-
-def _check_loaded() -> None:
-    if _load_error is not None:
-        raise ModelUnavailable(f"the model cannot be loaded: {_load_error}")

@@ -47,7 +47,7 @@ async def remove_expired(qdrant: Qdrant, alias: str, hours: float) -> Collection
         delete_alias=models.DeleteAlias(alias_name=alias + PREVIOUS)
     )
     await qdrant.ask(lambda client: client.update_collection_aliases([drop_alias]))
-    await _remove(qdrant, previous)
+    await remove_collection(qdrant, previous)
     return previous
 
 
@@ -62,10 +62,11 @@ async def remove_abandoned(qdrant: Qdrant, alias: str) -> None:
     for collection in existing:
         names = CollectionNames.at(alias, collection.name)
         if built_for_alias.fullmatch(collection.name) and names not in kept:
-            await _remove(qdrant, names)
+            await remove_collection(qdrant, names)
 
 
-async def _remove(qdrant: Qdrant, names: CollectionNames) -> None:
+async def remove_collection(qdrant: Qdrant, names: CollectionNames) -> None:
+    """Delete a collection with its ledger; aliases to it go along."""
     await qdrant.ask(lambda client: client.delete_collection(names.ledger))
     await qdrant.ask(lambda client: client.delete_collection(names.chunks))
 

@@ -17,9 +17,11 @@ from collections.abc import (
     Iterator,
     Mapping,
     Sequence,
+    Set,
 )
 from dataclasses import dataclass, field, replace
 from itertools import compress
+from pathlib import Path
 from typing import Final, Protocol
 
 from qdrant_client import models
@@ -39,8 +41,13 @@ from worker.maintenance.rules import (
     orphaned,
 )
 from worker.maintenance.sources import SAME, FileChange, Sources, are_files_unchanged
+from worker.pipeline.deletion_guard import (
+    MASS_DOCUMENTS,
+    MASS_SHARE,
+    DeletionGuard,
+    VolumeChange,
+)
 from worker.pipeline.points import Digest, DocumentKey, EntryState, LedgerEntry
-from worker.pipeline.sweep import MASS_DOCUMENTS, MASS_SHARE
 from worker.store.inventory import StoredChunk
 
 GROUP_CHUNKS: Final = 10_000
@@ -85,12 +92,12 @@ class _DocumentChunks:
 
 @dataclass(frozen=True)
 class QueueView:
-    """What the comparison reads from Redis: the time, the pending documents, and the dead letters.
+    """What the comparison needs of Redis: versions, the pending documents, and the dead letters.
 
     ``dead_letters`` returns, for each document, the one in its dead letter, or None.
     """
 
-    now: Callable[[], Awaitable[int]]
+    issue_version: Callable[[], Awaitable[int]]
     pending: Callable[[Iterable[DocumentLocation]], Awaitable[PendingDocuments]]
     dead_letters: Callable[[Sequence[Document]], Awaitable[Sequence[Document | None]]]
 
@@ -112,6 +119,8 @@ class Reconciler:
         self._queue = queue
         self._sources = sources
         self._allow_mass_delete = allow_mass_delete
+        self._guards: dict[Path | None, DeletionGuard] = {}
+        self._deletable: dict[Path | None, Set[VolumeChange]] = {}
         self.tally = VerifyCounts()
 
     async def findings(self) -> AsyncIterator[Sequence[Finding]]:
@@ -179,13 +188,14 @@ class Reconciler:
         """Check some documents; those that change during the check are checked again."""
         findings: list[Finding] = []
         for check in range(MAX_CHECKS):
-            now = await self._queue.now()  # before reading: later changes get a newer version
+            # Before reading: later changes get a newer version.
+            version = await self._queue.issue_version()
             seen = await self._observe(keys)
             if check == 0:
                 self.tally.not_visible += sum(
                     one.file.change is FileChange.NOT_VISIBLE for one in seen
                 )
-                self.tally.files += sum(one.has_file for one in seen)
+                await self._guard([one for one in seen if one.has_file])
             uncertain = [one for one in seen if one.may_be_wrong]
             if not uncertain:
                 return findings
@@ -193,10 +203,10 @@ class Reconciler:
             again = await self._ledger.look_up(one.entry.key for one in uncertain)
             stable = [one for one in uncertain if _is_unchanged(one.entry, again)]
             stable = await self._drop_deleted(stable)
-            dead = await self._dead_lettered([one for one in stable if one.changed_file], now)
+            dead = await self._dead_lettered([one for one in stable if one.changed_file], version)
             for one in stable:
                 queued = pending.may_change(*_location(one.entry))
-                queue = QueueFacts(queued, one.entry.key in dead, now)
+                queue = QueueFacts(queued, one.entry.key in dead, version)
                 findings += self._count(check_document(one, queue))
             done = {one.entry.key for one in stable}
             keys = [one.entry.key for one in uncertain if one.entry.key not in done]
@@ -254,39 +264,64 @@ class Reconciler:
         return [replace(one, others=still_there(one)) for one in seen]
 
     async def _dead_lettered(
-        self, changed: Sequence[Observation], now: int
+        self, changed: Sequence[Observation], version: int
     ) -> frozenset[DocumentKey]:
         """Return the documents whose file is the one that was dead-lettered."""
-        documents = [one.document(now) for one in changed]
+        documents = [one.document(version) for one in changed]
         before = await self._queue.dead_letters(documents)
         same = await asyncio.to_thread(are_files_unchanged, before, documents)
         return frozenset(compress(map(_key, documents), same))
 
     async def _gone_files(self) -> AsyncIterator[Sequence[Finding]]:
         """Yield the documents whose files are gone; no remedy if they are too many to delete."""
-        tally = self.tally
-        if not tally.gone:
+        if not self.tally.gone:
             return
-        text = f"{tally.gone:,} of {tally.files:,} files are gone"
-        allowed = self._allows(text, tally.gone, tally.gone > MASS_SHARE * tally.files)
+        self._decide_deletions()
         async for entries in self._ledger.entries():
-            now = await self._queue.now()
+            version = await self._queue.issue_version()
             gone = await asyncio.to_thread(self._sources.gone, entries)
             if not gone:
                 yield ()
                 continue
             pending = await self._queue.pending(map(_location, gone))
             again = await self._ledger.look_up(entry.key for entry in gone)
+            changes = await asyncio.to_thread(self._sources.volume_changes, gone)
             yield [
                 Finding(
                     FindingKind.STALE,
                     entry.key,
                     "the file is gone",
-                    delete_document(entry, now) if allowed else None,
+                    delete_document(entry, version)
+                    if self._may_delete(entry, changes[entry.key])
+                    else None,
                 )
                 for entry in gone
                 if _is_unchanged(entry, again) and not pending.may_change(*_location(entry))
             ]
+
+    async def _guard(self, seen: Sequence[Observation]) -> None:
+        """Count documents with a file, for the decision which of those that are gone may go."""
+        changes = await asyncio.to_thread(self._sources.volume_changes, [one.entry for one in seen])
+        for one in seen:
+            guard = self._guards.setdefault(self._sources.root_of(one.entry), DeletionGuard())
+            is_gone = one.file.change is FileChange.GONE
+            guard.count(changes[one.entry.key], is_gone=is_gone)
+
+    def _decide_deletions(self) -> None:
+        """Decide what may be deleted of each root, and add to ``refused`` why the rest may not."""
+        for root, guard in self._guards.items():
+            is_empty = guard.gone == guard.known
+            held = {} if self._allow_mass_delete else guard.held(is_source_empty=is_empty)
+            self._deletable[root] = guard.changes - held.keys()
+            if held:
+                self._refuse(
+                    f"{guard.gone_in(held):,} of {guard.known:,} files are gone "
+                    f"({'; '.join(sorted(set(held.values())))})"
+                )
+
+    def _may_delete(self, entry: LedgerEntry, change: VolumeChange) -> bool:
+        """Return whether the decision covers the document; its volume may have changed since."""
+        return change in self._deletable.get(self._sources.root_of(entry), ())
 
     async def _absent(self, documents: Sequence[Document]) -> Sequence[Finding]:
         absent = await self._not_indexed(documents)
@@ -319,8 +354,11 @@ class Reconciler:
         """Return whether so many documents may be deleted; add to ``refused`` if not."""
         if self._allow_mass_delete or documents <= MASS_DOCUMENTS or not is_large_share:
             return True
-        self.tally.refused.append(f"{what}; they are kept unless you pass --allow-mass-delete")
+        self._refuse(what)
         return False
+
+    def _refuse(self, what: str) -> None:
+        self.tally.refused.append(f"{what}; they are kept unless you pass --allow-mass-delete")
 
 
 def _key(document: Document) -> DocumentKey:

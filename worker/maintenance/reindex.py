@@ -11,7 +11,7 @@ alias see one collection or the other, each complete.
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import msgspec
@@ -20,11 +20,18 @@ from ingestq.broker.queue.gate import Gate
 from ingestq.core.display import Activity, Display
 from ingestq.core.documents import Document, Lane
 from ingestq.core.errors import CollectionMismatch, DocumentRejected, SourceChanged
-from ingestq.core.results import ChunkCounts, JobCounts
+from ingestq.core.results import (
+    LISTED_WARNINGS,
+    ChunkCounts,
+    DocumentWarning,
+    JobCounts,
+    WarningCounts,
+)
 from worker.blobs import BlobContents
 from worker.maintenance.cut_over import cut_over
 from worker.pipeline import ingest as pipeline
 from worker.pipeline.ingest import Indexed, Outcome, Work
+from worker.pipeline.order import placed_after
 from worker.pipeline.points import EntryState, LedgerEntry
 from worker.pipeline.ports import Model, Ports
 from worker.store.chunks import QdrantStore
@@ -35,8 +42,6 @@ from worker.store.schema import Fingerprint
 from worker.store.search import QueryModel
 from worker.text.parts import PreparedDocument
 
-PLAIN_TEXT: Final = "text/plain"
-MARKDOWN: Final = "text/markdown"
 MAX_CHANGES_AT_CUT_OVER: Final = 100
 """So many documents are copied within seconds, while the gate is shut."""
 POLL_SECONDS: Final = 0.1
@@ -82,7 +87,8 @@ class PassCounts:
 
     ``documents`` are indexed there; the new collection should hold ``chunks`` of them. ``changed``
     documents were copied; ``unfinished`` ones are being written by a worker. ``failed`` has the ids
-    of documents that cannot be copied, and the reasons.
+    of documents that cannot be copied, and the reasons. ``warned`` counts the warnings of the
+    documents that were not changed, and ``warnings`` has the first of them.
     """
 
     documents: int = 0
@@ -90,14 +96,30 @@ class PassCounts:
     changed: int = 0
     unfinished: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    warned: WarningCounts = field(default_factory=WarningCounts)
+    warnings: list[DocumentWarning] = field(default_factory=list)
+
+    def count_warnings(self, entry: LedgerEntry) -> None:
+        """Count the warnings of a document of the new collection, and list them if few are."""
+        if not entry.warnings:
+            return
+        known = self.warned
+        self.warned = WarningCounts(known.documents + 1, known.warnings + len(entry.warnings))
+        listed = entry.warnings[: LISTED_WARNINGS - len(self.warnings)]
+        self.warnings += [DocumentWarning(entry.doc_id, warning) for warning in listed]
 
 
 @dataclass(frozen=True)
 class ReindexResult:
-    """The cut-over is done: the alias names the new collection, which holds so much."""
+    """The cut-over is done: the alias names the new collection, which holds so much.
+
+    ``warned`` counts its warnings, and ``warnings`` has the first of them.
+    """
 
     documents: int
     chunks: int
+    warned: WarningCounts = field(default_factory=WarningCounts)
+    warnings: Sequence[DocumentWarning] = ()
 
 
 @dataclass(frozen=True)
@@ -158,9 +180,10 @@ class Rebuild:
         seen.documents += entry.indexed
         if known is not None and known.indexed:
             seen.chunks += known.chunks
+            seen.count_warnings(known)
         if entry.unfinished:
             seen.unfinished += 1
-        elif known is None or (known.fence, known.state) != (entry.fence, entry.state):
+        elif known is None or not _is_copy(known, entry):
             seen.changed += 1
             try:
                 outcome = await self._copy(entry, known)
@@ -169,6 +192,8 @@ class Rebuild:
             else:
                 if isinstance(outcome, Indexed):
                     self.chunks += outcome.chunks
+        if entry.rejection is not None and (known is None or known.rejection != entry.rejection):
+            await self.new.ledger.reject({entry.key: entry.rejection})
         self._checked += 1
         self._show()
 
@@ -178,7 +203,7 @@ class Rebuild:
 
     async def _copy(self, entry: LedgerEntry, known: LedgerEntry | None) -> Outcome | None:
         if entry.state is EntryState.DELETED:
-            return await pipeline.remove(entry, self._ports)
+            return await pipeline.remove(entry, known, self._ports)
         if known is not None and known.indexed and known.content_hash == entry.content_hash:
             # Only the version is new: a worker found the content unchanged.
             now = msgspec.structs.replace(
@@ -186,18 +211,19 @@ class Rebuild:
                 chunks=known.chunks,
                 chunks_fence=known.chunks_fence,
                 chunks_digest=known.chunks_digest,
+                warnings=known.warnings,
             )
-            await self.new.ledger.confirm(known, now)
+            await self.new.ledger.confirm(known, placed_after(now, known))
             return None
         if known is not None and known.state in (EntryState.WRITING, EntryState.CLEARING):
             # A rebuild was interrupted here. It wrote under the same fence as this one.
             await self.new.chunks.delete_stale(msgspec.structs.replace(known, chunks_fence=None))
-        await self._ports.memory.admit(Lane.BULK)
-        document, prepared = await self._read(entry)
-        work = Work(document, known, entry.attempt)
-        return await pipeline.replace(
-            work, prepared, self._ports, lambda done, known: None, document
-        )
+        async with self._ports.memory.hold(Lane.BULK, entry.document) as share:
+            document, prepared = await self._read(entry)
+            work = Work(document, known, entry.attempt, copied=entry)
+            return await pipeline.replace(
+                work, prepared, self._ports, share, lambda done, known: None, document
+            )
 
     async def _read(self, entry: LedgerEntry) -> tuple[Document, PreparedDocument]:
         """Read the document from its file or, if that is gone or changed, from its chunks."""
@@ -214,25 +240,31 @@ class Rebuild:
         return await self._read_stored(entry)
 
     async def _read_stored(self, entry: LedgerEntry) -> tuple[Document, PreparedDocument]:
-        stored = await self.live.chunks.stored_text(entry.key)
-        plain = entry.media_type in (None, PLAIN_TEXT)
-        document = Document(
-            doc_id=entry.doc_id,
-            version=entry.version,
-            source=entry.source,
-            tenant=entry.tenant,
-            text=stored.text,
-            media_type=PLAIN_TEXT if plain else MARKDOWN,
-            metadata=entry.metadata,
-            scanned=bool(entry.folders),
-        )
-        prepared = await self._ports.model.prepare(Lane.BULK, document, None)
-        assert isinstance(prepared, PreparedDocument), "no known hash was given"
-        original = entry.document or msgspec.structs.replace(
-            document, text="", media_type=entry.media_type
-        )
-        return original, replace(
-            prepared, content_hash=entry.content_hash, file=entry.file, title=stored.title
+        stored = await self.live.chunks.stored(entry.key)
+        if entry.chunks and not stored.parts:
+            raise DocumentRejected("its source cannot be read, and its chunks are missing")
+        try:
+            document = entry.document or Document(
+                doc_id=entry.doc_id,
+                version=entry.version,
+                queued=entry.queued,
+                source=entry.source,
+                tenant=entry.tenant,
+                text="",
+                media_type=entry.media_type,
+                metadata=entry.metadata,
+                scanned=bool(entry.folders),
+                volume=entry.volume,
+            )
+        except ValueError as error:  # an earlier version indexed it, which had no limits
+            raise DocumentRejected(f"{error}; delete the document") from error
+        prepared = await self._ports.model.prepare_stored(Lane.BULK, document, stored)
+        return document, msgspec.structs.replace(
+            prepared,
+            content_hash=entry.content_hash,
+            bytes_hash=entry.bytes_hash,
+            file=entry.file,
+            warnings=entry.warnings,  # the stored text lacks what the source lacked
         )
 
     async def check_count(self, seen: PassCounts) -> CutoverRefusal | None:
@@ -244,15 +276,27 @@ class Rebuild:
 
     async def check_search(self, model: QueryModel) -> CutoverRefusal | None:
         """Refuse the cut-over if chunks of the new collection are not found by their own text."""
-        texts = await self.new.chunks.sample(SAMPLES)
+        chunks = await self.new.chunks.sample(SAMPLES)
         found = 0
-        for text in texts:
-            query = await model.embed_query(text)
+        for chunk in chunks:
+            query = await model.embed_query(chunk.embedded)
             hits = await self.new.chunks.search(query.dense, SAMPLE_HITS)
-            found += any(hit.text == text for hit in hits)
-        if found >= FOUND_SHARE * len(texts):
+            found += any((hit.text, hit.context) == (chunk.body, chunk.context) for hit in hits)
+        if found >= FOUND_SHARE * len(chunks):
             return None
-        return CutoverRefusal([f"only {found} of {len(texts)} chunks were found by their own text"])
+        return CutoverRefusal(
+            [f"only {found} of {len(chunks)} chunks were found by their own text"]
+        )
+
+
+def _is_copy(known: LedgerEntry, entry: LedgerEntry) -> bool:
+    """Return whether ``known`` is what a rebuild makes of ``entry``; their epochs may differ."""
+    return _copied_fields(known) == _copied_fields(entry)
+
+
+def _copied_fields(entry: LedgerEntry) -> tuple[object, ...]:
+    at = (entry.version, entry.attempt, entry.queued, entry.own, entry.deleted_at)
+    return (*at, entry.state)
 
 
 async def reindex(
@@ -312,4 +356,4 @@ async def _cut_over(rebuild: Rebuild, qdrant: Qdrant, gate: Gate) -> ReindexResu
     # If this process dies before the alias is moved, no worker writes until it is run again.
     await gate.replace_with(new.chunks)
     await cut_over(qdrant, live, new)
-    return ReindexResult(seen.documents, seen.chunks)
+    return ReindexResult(seen.documents, seen.chunks, seen.warned, tuple(seen.warnings))

@@ -14,6 +14,7 @@ from worker.maintenance.rules import (
     Remedy,
     RemoveChunk,
     Requeue,
+    RequeueDeadLetter,
     SubmitAgain,
 )
 from worker.pipeline.points import DocumentKey, LedgerEntry
@@ -41,14 +42,16 @@ class ChunkRemover(Protocol):
 class Repairer:
     """Repairs findings.
 
-    ``queue`` and ``delete`` put documents and deletions on the queue. Raises what they and the
-    stores raise; after that, a new comparison finds what is left to repair.
+    ``queue`` and ``delete`` put documents and deletions on the queue; ``requeue`` does so with the
+    dead letter of a document, and returns False if there is none. Raises what they and the stores
+    raise; after that, a new comparison finds what is left to repair.
     """
 
     ledger: LedgerInvalidator
     chunks: ChunkRemover
     queue: Callable[[Sequence[Document]], Awaitable[None]]
     delete: Callable[[Sequence[Deletion]], Awaitable[None]]
+    requeue: Callable[[DocumentKey], Awaitable[bool]]
 
     async def repair(self, findings: Sequence[Finding]) -> list[bool]:
         """Repair ``findings``; return for each whether it is repaired, or queued to be."""
@@ -78,6 +81,8 @@ class Repairer:
                     return None
                 version = max(document.version, invalidated.version)
                 return Requeue(msgspec.structs.replace(document, version=version))
+            case RequeueDeadLetter(key) as remedy:
+                return remedy if await self.requeue(key) else None
             case remedy:
                 return remedy
 

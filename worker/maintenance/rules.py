@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Final
 
 import msgspec
 from qdrant_client import models
 
 from ingestq.core.documents import Deletion, Document
+from ingestq.core.limits import fits
+from ingestq.core.results import utc_time
+from ingestq.core.versions import is_issued
 from worker.maintenance.sources import FileChange, FileCheck
-from worker.pipeline.points import DocumentKey, EntryState, LedgerEntry
+from worker.pipeline.points import DocumentKey, EntryState, LedgerEntry, Rejection
 from worker.store.inventory import StoredChunk
 
 
@@ -18,7 +20,8 @@ class FindingKind(StrEnum):
     """The kind of a finding.
 
     ``missing``: chunks of a document, or all of it, are missing in the index. ``orphaned``: a chunk
-    belongs to no document. ``stale``: a document differs from its file, or was written halfway.
+    belongs to no document. ``stale``: a document differs from its file, was written halfway, or its
+    newest version was rejected.
     """
 
     MISSING = "missing"
@@ -55,14 +58,21 @@ class SubmitAgain:
     invalidate: LedgerEntry
 
 
-Remedy = Requeue | DeleteDocument | RemoveChunk | SubmitAgain | None
+@dataclass(frozen=True)
+class RequeueDeadLetter:
+    """Remedy: requeue the dead letter of the document, because there is no file to read again."""
+
+    key: DocumentKey
+
+
+Remedy = Requeue | DeleteDocument | RemoveChunk | SubmitAgain | RequeueDeadLetter | None
 
 
 @dataclass(frozen=True)
 class Finding:
     """Something that is wrong, with its remedy; ``remedy`` is None if a person has to decide.
 
-    ``chunk`` is the id of an orphaned chunk.
+    ``chunk`` is the id of an orphaned chunk, ``rejection`` that of the newest version.
     """
 
     kind: FindingKind
@@ -70,6 +80,7 @@ class Finding:
     reason: str
     remedy: Remedy
     chunk: models.ExtendedPointId | None = None
+    rejection: Rejection | None = None
 
 
 @dataclass
@@ -79,7 +90,7 @@ class VerifyCounts:
     ``documents`` and ``chunks`` are in the index. ``in_work`` documents were not checked, because
     a job for them is waiting or running. The files of ``not_visible`` documents cannot be read from
     here, and were not compared. ``rejected`` documents are dead letters. ``unreadable`` files were
-    found in a folder. Of the ``files`` that the index was made from, so many are ``gone``.
+    found in a folder. The files of so many documents are ``gone``.
     ``unknown_chunks`` belong to documents that the ledger does not know, of which
     ``unknown_documents`` has the first few. ``refused`` explains each repair that is not made
     without ``--allow-mass-delete``.
@@ -91,15 +102,10 @@ class VerifyCounts:
     not_visible: int = 0
     rejected: int = 0
     unreadable: int = 0
-    files: int = 0
     gone: int = 0
     unknown_chunks: int = 0
     unknown_documents: set[DocumentKey | None] = field(default_factory=set)
     refused: list[str] = field(default_factory=list)
-
-
-FIRST_REDIS_TIME: Final = 10**15
-"""Versions from here on (September 2001 in microseconds) are times, not a caller's own."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +136,18 @@ class Observation:
     @property
     def may_be_wrong(self) -> bool:
         """True if anything may be wrong with the document."""
-        unfinished = self.entry.unfinished
-        return unfinished or self.changed_file or not self.complete or bool(self.others)
+        entry = self.entry
+        is_wrong = entry.unfinished or entry.stale is not None or not self.complete
+        return is_wrong or self.changed_file or bool(self.others)
 
-    def document(self, now: int) -> Document:
-        """Return the document with the state that its file has ``now``; it must have a path."""
+    def document(self, version: int) -> Document:
+        """Return the document with the state of its file, observed at ``version``.
+
+        The entry must have one.
+        """
         document = self.entry.document
-        assert document is not None, "the entry has a path"
-        version = _next_version(self.entry, now)
+        assert document is not None, "the entry has a document"
+        version = _next_version(self.entry, version)
         return msgspec.structs.replace(document, version=version, file=self.file.state)
 
 
@@ -146,12 +156,12 @@ class QueueFacts:
     """What Redis says about a document.
 
     ``queued``: a job for it is waiting or running. ``dead_lettered``: its current file content is
-    among the dead letters. ``now`` is the time of Redis before the document was read.
+    among the dead letters. ``version`` was issued before the document was read.
     """
 
     queued: bool
     dead_lettered: bool
-    now: int
+    version: int
 
 
 @dataclass(frozen=True)
@@ -195,23 +205,35 @@ def _indexed(seen: Observation, queue: QueueFacts) -> Assessment:
     if not seen.complete and seen.file.change is not FileChange.GONE:
         # Even if it is queued: without a repair, a worker would find its content unchanged.
         return Assessment([_incomplete(seen, queue)])
-    if not seen.changed_file:
+    if not seen.changed_file and seen.entry.stale is None:
         return Assessment()
     if queue.queued:
         return Assessment(in_work=True)
     if seen.file.change is FileChange.GONE:
         return Assessment(gone=True)
+    if seen.entry.stale is not None:
+        return Assessment([_rejected(seen, seen.entry.stale, queue)])
     if queue.dead_lettered:
         return Assessment(rejected=True)
-    remedy = Requeue(seen.document(queue.now))
+    remedy = Requeue(seen.document(queue.version))
     return Assessment([Finding(FindingKind.STALE, seen.entry.key, seen.file.reason, remedy)])
+
+
+def _rejected(seen: Observation, rejection: Rejection, queue: QueueFacts) -> Finding:
+    key = seen.entry.key
+    since = utc_time(rejection.since_ms)
+    reason = f"a newer version was rejected (stale since {since}): {rejection.reason}"
+    remedy: Remedy = RequeueDeadLetter(key)
+    if seen.entry.document is not None:
+        remedy = Requeue(seen.document(queue.version))
+    return Finding(FindingKind.STALE, key, reason, remedy, rejection=rejection)
 
 
 def _unfinished(seen: Observation, queue: QueueFacts) -> Assessment:
     if queue.queued:
         return Assessment(in_work=True)
     if seen.entry.state is EntryState.DELETING:
-        remedy = delete_document(seen.entry, queue.now)
+        remedy = delete_document(seen.entry, queue.version)
         reason = "its deletion was started but not finished"
         return Assessment([Finding(FindingKind.STALE, seen.entry.key, reason, remedy)])
     if seen.file.change is FileChange.GONE:
@@ -234,11 +256,11 @@ def _incomplete(seen: Observation, queue: QueueFacts) -> Finding:
 
 def _rewrite(kind: FindingKind, reason: str, seen: Observation, queue: QueueFacts) -> Finding:
     entry = seen.entry
-    if entry.path is None:
+    if entry.document is None:
         hint = f"{reason}; it was not read from a file: send it again"
         # If it is not indexed, a worker will write it when it is sent again.
         return Finding(kind, entry.key, hint, SubmitAgain(entry) if entry.indexed else None)
-    remedy = Requeue(seen.document(queue.now), entry)
+    remedy = Requeue(seen.document(queue.version), entry)
     return Finding(kind, entry.key, reason, remedy)
 
 
@@ -250,16 +272,24 @@ def orphaned(chunk: StoredChunk, reason: str, *, allowed: bool = True) -> Findin
     )
 
 
-def delete_document(entry: LedgerEntry, now: int) -> DeleteDocument:
-    """Return the remedy that deletes the document of ``entry``, observed ``now`` (Redis time)."""
-    version = _next_version(entry, now)
+def delete_document(entry: LedgerEntry, version: int) -> DeleteDocument | None:
+    """Return the remedy that deletes the document of ``entry``, observed at ``version``.
+
+    None if its id is too long for the queue; only a scan of its folder can delete it.
+    """
+    if not fits(entry.doc_id):
+        return None
+    version = _next_version(entry, version)
     return DeleteDocument(Deletion(doc_id=entry.doc_id, version=version, tenant=entry.tenant))
 
 
-def _next_version(entry: LedgerEntry, now: int) -> int:
-    """Return the version for a repair: ``now``, if the versions of the document are times.
+def _next_version(entry: LedgerEntry, issued: int) -> int:
+    """Return the version for a repair: ``issued``, if the document has versions of that scale.
 
-    A caller's own version is kept: a later attempt at the same version is enough, and the caller's
-    next version must still be newer.
+    A caller's own version, be it a rejected one, is kept: a later attempt at the same version is
+    enough, and the caller's next version must still be newer.
     """
-    return now if FIRST_REDIS_TIME <= entry.version < now else entry.version
+    newest = entry.version
+    if entry.stale is not None and is_issued(entry.stale.version) == is_issued(newest):
+        newest = max(newest, entry.stale.version)
+    return issued if is_issued(newest) and newest < issued else newest

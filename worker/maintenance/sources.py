@@ -1,15 +1,18 @@
 """Compares source files with the ledger. Blocks on the disk: call it in a thread."""
 
 import os
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from ingestq.core.documents import Document
+from ingestq.client.volumes import MountPoint, MountTable
+from ingestq.core.documents import Document, Volume
 from ingestq.core.errors import DocumentRejected
-from ingestq.core.paths import MTIME_RESOLUTION_NS, file_state, text_to_path
+from ingestq.core.paths import MTIME_RESOLUTION_NS, file_state, path_to_text, text_to_path
+from worker.pipeline.deletion_guard import VolumeChange
 from worker.pipeline.points import DocumentKey, LedgerEntry
 from worker.text.content import content_hash
 
@@ -68,6 +71,29 @@ class Sources:
             if entry.path is not None and self._missing(text_to_path(entry.path)) is FileChange.GONE
         ]
 
+    def root_of(self, entry: LedgerEntry) -> Path | None:
+        """Return the root that the file of ``entry`` is in, or None."""
+        path = None if entry.path is None else text_to_path(entry.path)
+        return next((root for root in self.roots if path and path.is_relative_to(root)), None)
+
+    def volume_changes(self, entries: Iterable[LedgerEntry]) -> dict[DocumentKey, VolumeChange]:
+        """Return where each file was when it was indexed, and where it would be now.
+
+        Entries without a path are left out.
+        """
+        table = MountTable()
+        mounts: dict[Path, MountPoint] = {}
+        changes = {}
+        for entry in entries:
+            if entry.path is None:
+                continue
+            path = text_to_path(entry.path)
+            mount = mounts.get(path.parent)
+            if mount is None:
+                mount = mounts[path.parent] = table.mount_of(path.parent)
+            changes[entry.key] = VolumeChange(entry.volume, _volume_at(mount, path, entry))
+        return changes
+
     def _check(self, entry: LedgerEntry, document: Document) -> FileCheck:
         assert document.path is not None, "the document of a ledger entry has a path"
         path = text_to_path(document.path)
@@ -89,14 +115,29 @@ class Sources:
     def _missing(self, path: Path) -> FileChange | None:
         """Return GONE or NOT_VISIBLE if nothing can be seen at ``path``, else None."""
         try:
-            path.lstat()
+            path.stat()
         except (FileNotFoundError, NotADirectoryError):
-            known = (path.parent, *(root for root in self.roots if path.is_relative_to(root)))
+            # Of a link, what it leads to counts.
+            real = Path(os.path.realpath(path))
+            within = [root for root in self.roots if real.is_relative_to(os.path.realpath(root))]
+            known = (real.parent, *within)
             # Path.is_dir() raises on an impossible name.
             return FileChange.GONE if any(map(os.path.isdir, known)) else FileChange.NOT_VISIBLE
         except (OSError, ValueError):
             return FileChange.NOT_VISIBLE
         return None
+
+
+def _volume_at(mount: MountPoint, path: Path, entry: LedgerEntry) -> Volume | None:
+    """Return the volume at ``mount``, named as the scan did that found the file at ``path``."""
+    if entry.volume is None or not entry.volume.mount:
+        return entry.volume and Volume("", mount.device)
+    doc_id, before = text_to_path(entry.doc_id), text_to_path(entry.volume.mount)
+    if not doc_id.is_relative_to(before):
+        return None
+    expected = path.parents[len(doc_id.relative_to(before).parts) - 1]
+    is_same = mount.folder == expected
+    return Volume(entry.volume.mount if is_same else path_to_text(mount.folder), mount.device)
 
 
 def are_files_unchanged(known: Sequence[Document | None], now: Sequence[Document]) -> list[bool]:
@@ -113,7 +154,9 @@ def _is_unchanged(known: Document, now: Document) -> bool:
     if known.file is not None:
         return known.file == now.file
     try:
-        modified_ns = text_to_path(now.path).stat().st_mtime_ns
+        status = text_to_path(now.path).stat()
     except OSError:
         return False
-    return modified_ns + MTIME_RESOLUTION_NS < known.version * 1000
+    # A version that is later than the clock says nothing about the time.
+    modified_ns = max(status.st_mtime_ns, status.st_ctime_ns)
+    return modified_ns + MTIME_RESOLUTION_NS < known.version * 1000 <= time.time_ns()

@@ -4,13 +4,15 @@ Several workers may write the same document at the same time, at different versi
 them may be stopped at any point. These rules keep the newest version complete:
 
 - Each document has an entry in the *ledger*, a Qdrant collection beside the chunks. A worker
-  begins by writing its version there. The ledger refuses an older version, and an earlier attempt
-  at the same version.
-- Every chunk carries the *fence* under which it was written: the version and the attempt. Qdrant
-  replaces or deletes a chunk only under a fence that is not older.
+  begins by writing its version there, if that is newer than the entry that it has seen (see
+  `worker.pipeline.order`). The ledger refuses it if the entry has changed since.
+- Every chunk carries the *fence* under which it was written: the version, the attempt and the
+  epoch. Qdrant replaces or deletes a chunk only under a fence that is not older.
 - The old version stays searchable until the new one is durable. The order is: mark the entry
   ``writing``, upsert the new chunks, mark it ``clearing``, delete the stale chunks, mark it
   ``indexed``. See `worker.pipeline.points.EntryState`.
+- A version that is rejected is not written. The entry only says so beside what it holds, and only
+  as long as it holds an older version: see `worker.pipeline.points.Rejection`.
 - From ``clearing`` on, all chunks of the document with another, not newer fence are stale, and any
   worker may delete them. A worker that finds that it was overtaken does so, because some of its own
   chunks may have arrived after the new owner deleted the stale ones. If the new owner is still
@@ -18,32 +20,51 @@ them may be stopped at any point. These rules keep the newest version complete:
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from ingestq.core.documents import Deletion, Document, Lane
-from ingestq.core.errors import UsageError, describe
+from ingestq.core.errors import Cause, UsageError, cause_of, describe
 from ingestq.core.paths import folders_of
-from ingestq.core.results import ChunkCounts
+from ingestq.core.results import ChunkCounts, HeldDocuments
+from ingestq.core.versions import is_issued
 from worker.pipeline.chunk_writer import ChunkWriter
-from worker.pipeline.points import DocumentKey, EntryState, Fence, LedgerEntry
+from worker.pipeline.memory_budget import Share
+from worker.pipeline.order import (
+    Change,
+    Standing,
+    deletes_before,
+    placed_after,
+    standing,
+    why_unordered,
+)
+from worker.pipeline.points import BeginResult, DocumentKey, EntryState, Fence, LedgerEntry
 from worker.pipeline.ports import Ports, Progress
-from worker.text.parts import PreparedDocument, UnchangedContent
+from worker.text.parts import PreparedDocument, UnchangedContent, bounded_warnings
+
+BEGIN_TRIES: Final = 8
+"""So many times a worker looks again at an entry that others keep changing."""
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """The index now holds this version; ``chunks`` counts how it changed."""
+    """The index now holds this version; ``chunks`` counts how it changed.
+
+    ``warnings`` say what of it could not be read.
+    """
 
     chunks: ChunkCounts
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Unchanged:
-    """The index already held this content."""
+    """The index already held this content; ``warnings`` are those of the time it was read."""
+
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,17 +81,22 @@ class Deleted:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """A sweep deleted so many ``documents`` of a folder, with so many ``chunks``."""
+    """A sweep deleted so many ``documents`` of a folder, with so many ``chunks``.
+
+    ``held`` are those that it kept because their source may be away; None if there are none.
+    """
 
     documents: int
     chunks: int
+    held: HeldDocuments | None = None
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """The document cannot be indexed, however often it is tried."""
+    """The document cannot be indexed, however often it is tried. ``cause`` is for metrics."""
 
     reason: str
+    cause: Cause = field(default=Cause.DOCUMENT, compare=False)
 
 
 @dataclass(frozen=True)
@@ -79,13 +105,14 @@ class Retry:
 
     ``counts_as_try`` is False if the document did not cause this, such as when a service is
     unavailable. For ``back_pressure_seconds`` the worker should claim no jobs. ``traceback`` is
-    that of the exception, for the dead letter.
+    that of the exception, for the dead letter; ``cause`` is for metrics.
     """
 
     reason: str
     counts_as_try: bool
     back_pressure_seconds: float = 0.0
     traceback: str = ""
+    cause: Cause = field(default=Cause.UNEXPECTED, compare=False)
 
 
 @dataclass(frozen=True)
@@ -98,6 +125,16 @@ class Misconfigured:
     def reason(self) -> str:
         return describe(self.error)
 
+    @property
+    def cause(self) -> Cause:
+        return cause_of(self.error)
+
+
+OVERTAKEN: Final = Retry(
+    "another worker changed the document at the same time",
+    counts_as_try=False,
+    cause=Cause.OVERTAKEN,
+)
 
 Outcome = (
     Indexed | Unchanged | Superseded | Deleted | SweepResult | Rejected | Retry | Misconfigured
@@ -109,7 +146,8 @@ class Work:
     """A document to ingest, and what is known of it at the start.
 
     ``entry`` is its entry in the ledger, ``attempt`` the fencing token of the job. ``restarted`` is
-    True if a worker died while it had the job, and may have left stale chunks.
+    True if a worker died while it had the job, and may have left stale chunks. ``copied`` is the
+    entry in another ledger that the document is copied from.
     """
 
     document: Document
@@ -117,14 +155,19 @@ class Work:
     attempt: int
     restarted: bool = False
     lane: Lane = Lane.BULK
+    copied: LedgerEntry | None = None
 
     @property
     def key(self) -> DocumentKey:
         return DocumentKey(self.document.tenant, self.document.doc_id)
 
     @property
-    def fence(self) -> Fence:
-        return Fence(self.document.version, self.attempt)
+    def change(self) -> Change:
+        return Change.of(self.document, self.attempt)
+
+    @property
+    def standing(self) -> Standing:
+        return standing(self.change, self.entry)
 
 
 def outcome_from_ledger(work: Work) -> Outcome | None:
@@ -132,10 +175,16 @@ def outcome_from_ledger(work: Work) -> Outcome | None:
     entry, file = work.entry, work.document.file
     if entry is None:
         return None
-    if entry.version > work.document.version:
-        return None if work.restarted else Superseded()
-    if entry.indexed and file is not None and entry.file == file:
-        return Unchanged()
+    match work.standing:
+        case Standing.OLDER:
+            return None if work.restarted else Superseded()
+        case Standing.DELETED:
+            return None
+        case Standing.UNORDERED:
+            return Rejected(why_unordered(work.change, entry), Cause.UNORDERED)
+    # A stale document goes on: that its last good file is back has to be written.
+    if entry.indexed and file is not None and entry.file == file and entry.stale is None:
+        return Unchanged(entry.warnings)
     return None
 
 
@@ -147,53 +196,139 @@ async def ingest(work: Work, ports: Ports, progress: Progress) -> Outcome:
     known = outcome_from_ledger(work)
     if known is not None:
         return known
-    if work.entry is not None and work.entry.version > work.document.version:
+    if work.entry is not None and work.standing is Standing.OLDER:
         return await _superseded_by(work.entry, ports)
+    if work.entry is not None and work.standing is Standing.DELETED:
+        return await _delete_too(work, work.entry, ports)
     known_hash = work.entry.content_hash if work.entry and work.entry.indexed else None
-    await ports.memory.admit(work.lane)
-    async with ports.contents.as_file(work.document) as content:
+    async with (
+        ports.memory.hold(work.lane, work.document) as share,
+        ports.contents.as_file(work.document) as content,
+    ):
         prepared = await ports.model.prepare(work.lane, content, known_hash)
         if isinstance(prepared, UnchangedContent):
             return await _confirm(work, prepared, ports)
-        return await replace(work, prepared, ports, progress, content)
+        progress(0, len(prepared.first.chunks))
+        copy_of = await _copy_of(work, prepared, ports)
+        return await replace(work, prepared, ports, share, progress, content, copy_of)
+
+
+async def _copy_of(work: Work, prepared: PreparedDocument, ports: Ports) -> str | None:
+    """Return the id of a document that has the same content, unless its vectors are not needed.
+
+    A file that was moved or copied is not embedded again. It is looked for before this document is
+    written, because in a swap of two files each replaces the content that the other one needs.
+    """
+    entry, of_bytes = work.entry, prepared.bytes_hash
+    is_known = entry is not None and entry.indexed and entry.bytes_hash == of_bytes
+    if is_known or not of_bytes or not prepared.first.chunks:
+        return None
+    return await ports.ledger.copy_of(work.key, of_bytes)
 
 
 async def delete(deletion: Deletion, attempt: int, ports: Ports) -> Outcome:
-    """Delete a document from the index, unless the index holds a newer version.
-
-    Its ledger entry stays as a tombstone, so that no older version is indexed later. It is safe to
-    repeat after any interruption. Raises what ``ports`` raise.
-    """
+    """Carry out ``deletion``, see `delete_as_of`; ``attempt`` is the fencing token of the job."""
     key = DocumentKey(deletion.tenant, deletion.doc_id)
+    change = Change.of(deletion, attempt)
+    if not deletion.any_form or deletion.doc_id.isascii():
+        return await _delete(key, change, ports)
+    indexed = await _indexed_forms(key, ports)
+    outcomes = [await _delete(form, change, ports) for form in indexed or [key]]
+    # Of several, which is rare, one stands for all.
+    return next((outcome for outcome in outcomes if isinstance(outcome, Deleted)), outcomes[0])
+
+
+async def _indexed_forms(key: DocumentKey, ports: Ports) -> list[DocumentKey]:
+    """Return ``key`` if it is indexed, else what is and differs only in Unicode's normal form."""
     entry = (await ports.ledger.look_up([key])).get(key)
-    if entry is not None and entry.version > deletion.version:
-        return Superseded()
-    known = entry is not None and entry.state is not EntryState.DELETED
-    tombstone = LedgerEntry(
-        tenant=deletion.tenant,
-        doc_id=deletion.doc_id,
+    entries = [entry] if entry is not None else []
+    if not any(map(_is_alive, entries)):
+        entries = await ports.ledger.other_forms(key)
+    return [found.key for found in entries if _is_alive(found)]
+
+
+def _is_alive(entry: LedgerEntry) -> bool:
+    return entry.state is not EntryState.DELETED
+
+
+async def delete_as_of(key: DocumentKey, fence: Fence, ports: Ports) -> Outcome:
+    """Delete a document from the index, unless the index holds a newer version than ``fence``.
+
+    Its version is one that Redis issued. The ledger entry stays as a tombstone, so that no older
+    version is indexed later. It is safe to repeat after any interruption. Raises what ``ports``
+    raise.
+    """
+    return await _delete(key, Change(fence.version, fence.attempt, 0, deletes=True), ports)
+
+
+async def _delete(key: DocumentKey, change: Change, ports: Ports) -> Outcome:
+    for _ in range(BEGIN_TRIES):
+        entry = (await ports.ledger.look_up([key])).get(key)
+        match standing(change, entry):
+            case Standing.UNORDERED if entry is not None:
+                return Rejected(why_unordered(change, entry), Cause.UNORDERED)
+            case Standing.OLDER if entry is not None and deletes_before(change, entry):
+                if await ports.ledger.note_deletion(entry, change.version):
+                    return Superseded()
+                continue
+            case Standing.OLDER:
+                return Superseded()
+            case Standing.DELETED if entry is not None:
+                tombstone = _deleted_too(change, entry)
+            case _:
+                tombstone = _tombstone(key, change, entry)
+        outcome = await remove(tombstone, entry, ports)
+        if isinstance(outcome, Deleted):
+            return outcome if entry is not None and _is_alive(entry) else Unchanged()
+    return OVERTAKEN
+
+
+def _tombstone(key: DocumentKey, change: Change, entry: LedgerEntry | None) -> LedgerEntry:
+    return LedgerEntry(
+        tenant=key.tenant,
+        doc_id=key.doc_id,
         source="" if entry is None else entry.source,
-        version=deletion.version,
-        attempt=attempt,
+        version=change.version,
+        attempt=change.attempt,
+        queued=change.queued,
+        deleted_at=change.version if is_issued(change.version) else 0,
         content_hash="",
         chunks=0,
         state=EntryState.DELETED,
         written_ms=_now_ms(),
     )
-    outcome = await remove(tombstone, ports)
-    return Unchanged() if isinstance(outcome, Deleted) and not known else outcome
 
 
-async def remove(tombstone: LedgerEntry, ports: Ports) -> Deleted | Superseded:
-    """Delete the chunks of a document, and make ``tombstone`` its ledger entry.
+def _deleted_too(change: Change, entry: LedgerEntry) -> LedgerEntry:
+    """Return the tombstone of the deletion that ``entry`` knows of, which deletes ``change``, too.
 
+    It is that deletion's, so that what was queued after it is newer.
+    """
+    deletion = Change(entry.deleted_at, change.attempt, 0, deletes=True)
+    tombstone = _tombstone(entry.key, deletion, entry)
+    return msgspec.structs.replace(tombstone, own=change.version)
+
+
+async def _delete_too(work: Work, entry: LedgerEntry, ports: Ports) -> Outcome:
+    """Delete the document with the deletion that ``entry`` knows of, and that is newer."""
+    outcome = await remove(_deleted_too(work.change, entry), entry, ports)
+    return Superseded() if isinstance(outcome, Deleted) else OVERTAKEN
+
+
+async def remove(
+    tombstone: LedgerEntry, seen: LedgerEntry | None, ports: Ports
+) -> Deleted | Superseded:
+    """Delete the chunks of a document, and let ``tombstone`` replace its entry ``seen``.
+
+    The result is `Superseded` if another worker has replaced ``seen`` or the tombstone meanwhile.
     It is safe to repeat after any interruption. Raises what ``ports`` raise.
     """
-    deleting = msgspec.structs.replace(tombstone, state=EntryState.DELETING)
-    if not (await ports.ledger.begin(deleting)).ours:
+    placed = placed_after(tombstone, seen)
+    deleting = msgspec.structs.replace(placed, state=EntryState.DELETING)
+    if not (await ports.ledger.begin(deleting, seen)).ours:
         return Superseded()
     deleted = await ports.chunks.delete_stale(deleting)
-    if (await ports.ledger.advance(tombstone)).fence != tombstone.fence:
+    if (await ports.ledger.advance(placed)).fence != placed.fence:
         return Superseded()
     return Deleted(deleted)
 
@@ -201,27 +336,41 @@ async def remove(tombstone: LedgerEntry, ports: Ports) -> Deleted | Superseded:
 async def _confirm(work: Work, prepared: UnchangedContent, ports: Ports) -> Outcome:
     """Record in the ledger that the indexed content is also that of this version."""
     assert work.entry is not None, "only a known document can be unchanged"
-    if work.entry.version == work.document.version:
+    document = work.document
+    is_same = work.entry.version == document.version and work.entry.queued <= document.queued
+    if is_same and work.entry.stale is None:
         # An earlier try indexed it, but its worker died before the job was acked.
-        return Indexed(ChunkCounts(reused=work.entry.chunks))
-    now = msgspec.structs.replace(
+        return Indexed(ChunkCounts(reused=work.entry.chunks), work.entry.warnings)
+    confirmed = msgspec.structs.replace(
         work.entry,
-        version=work.document.version,
+        version=document.version,
         attempt=work.attempt,
+        queued=document.queued,
         written_ms=_now_ms(),
-        **_source_fields(work.document, prepared),
+        **_source_fields(document, prepared),
     )
+    now = placed_after(confirmed, work.entry)
     if await ports.ledger.confirm(work.entry, now):
-        return Unchanged()
-    return Retry("another worker changed the document at the same time", counts_as_try=False)
+        return Unchanged(now.warnings)
+    return OVERTAKEN
 
 
 async def replace(
-    work: Work, prepared: PreparedDocument, ports: Ports, progress: Progress, content: Document
-) -> Indexed | Superseded:
+    work: Work,
+    prepared: PreparedDocument,
+    ports: Ports,
+    share: Share,
+    progress: Progress,
+    content: Document,
+    copy_of: str | None = None,
+) -> Outcome:
     """Replace the chunks of the document by those of ``prepared``, its first segment.
 
+    The caller has told ``progress`` how many chunks that has.
+
+    The document holds a ``share`` of the memory budget, which is charged for one segment at a time.
     Further segments are read from ``content``: the document with a path that this worker can read.
+    Chunks of the document ``copy_of``, which has the same content, give theirs their vectors.
     It is safe to repeat after any interruption. Raises what ``ports`` raise.
     """
     document = work.document
@@ -231,47 +380,82 @@ async def replace(
         source=document.source,
         version=document.version,
         attempt=work.attempt,
+        queued=document.queued,
         content_hash=prepared.content_hash,
+        bytes_hash=prepared.bytes_hash,
         chunks=0,
         state=EntryState.WRITING,
         written_ms=_now_ms(),
+        warnings=bounded_warnings(prepared.warnings),
         **_source_fields(document, prepared),
     )
-    with ports.memory.hold(work.lane, len(prepared.first.chunks)):
-        begun = await ports.ledger.begin(entry)
-        if not begun.ours:
-            return Superseded()
-        title = prepared.title or PurePath(document.source).name
-        writer = ChunkWriter(
-            work.lane, document, work.fence, title, ports, progress, known=not begun.first
-        )
-        await writer.write(prepared.first)
+    share.charge(len(prepared.first.chunks))
+    begun = await _begin(work, entry, ports)
+    if not isinstance(begun, BeginResult):
+        return begun
+    entry = begun.entry
+    title = prepared.title or PurePath(document.source).name
+    writer = ChunkWriter(
+        work.lane,
+        document,
+        entry.fence,
+        title,
+        ports,
+        progress,
+        known=not begun.first,
+        copy_of=copy_of,
+    )
+    await writer.write(prepared.first)
     rest = prepared.first.rest
     while rest is not None:
-        await ports.memory.admit(work.lane)
         part = await ports.model.prepare_rest(work.lane, content, rest)
-        with ports.memory.hold(work.lane, len(part.chunks)):
-            await writer.write(part)
+        progress(0, len(part.chunks))
+        share.charge(len(part.chunks))
+        await writer.write(part)
         rest = part.rest
     done = msgspec.structs.replace(
         entry,
         state=EntryState.INDEXED,
         chunks=writer.chunks,
-        chunks_fence=work.fence,
+        chunks_fence=entry.fence,
         chunks_digest=str(writer.digest),
     )
     deleted = 0
     if not begun.first:
         clearing = msgspec.structs.replace(done, state=EntryState.CLEARING)
         now = await ports.ledger.advance(clearing)
-        if now.fence != work.fence:
+        if now.fence != entry.fence:
             return await _superseded_by(now, ports)
         deleted = await ports.chunks.delete_stale(clearing)
     now = await ports.ledger.advance(done)
-    if now.fence != work.fence:
+    if now.fence != entry.fence:
         return await _superseded_by(now, ports)
     reused = writer.chunks - writer.embedded
-    return Indexed(ChunkCounts(embedded=writer.embedded, reused=reused, deleted=deleted))
+    counts = ChunkCounts(embedded=writer.embedded, reused=reused, deleted=deleted)
+    return Indexed(counts, done.warnings)
+
+
+async def _begin(work: Work, entry: LedgerEntry, ports: Ports) -> BeginResult | Outcome:
+    """Let ``entry`` replace that of the document, as long as it is newer.
+
+    Return the outcome if another worker makes it older.
+    """
+    seen = work.entry
+    if work.copied is not None:
+        entry = msgspec.structs.replace(
+            entry, own=work.copied.own, deleted_at=work.copied.deleted_at
+        )
+    for _ in range(BEGIN_TRIES):
+        begun = await ports.ledger.begin(placed_after(entry, seen), seen)
+        if begun.ours:
+            return begun
+        seen = begun.entry
+        match standing(work.change, seen):
+            case Standing.OLDER:
+                return Superseded()
+            case Standing.DELETED | Standing.UNORDERED:
+                break  # decided when it runs again
+    return OVERTAKEN
 
 
 def _source_fields(
@@ -286,6 +470,7 @@ def _source_fields(
         "path": document.path if stays else None,
         "media_type": document.media_type,
         "metadata": document.metadata,
+        "volume": document.volume,
     }
 
 

@@ -1,6 +1,6 @@
 """The ports of the pipeline: what it needs from the model, the stores and the blob store."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,8 +10,22 @@ import numpy.typing as npt
 
 from ingestq.core.documents import Document, Lane
 from worker.pipeline.memory_budget import MemoryBudget
-from worker.pipeline.points import BeginResult, ChunkPoint, DocumentKey, Fence, LedgerEntry
-from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText, UnchangedContent
+from worker.pipeline.points import (
+    BeginResult,
+    ChunkPoint,
+    DocumentKey,
+    Fence,
+    LedgerEntry,
+    Rejection,
+)
+from worker.text.parts import (
+    ExtractedDocument,
+    PreparedDocument,
+    Segment,
+    SegmentStart,
+    SizedText,
+    UnchangedContent,
+)
 
 Progress = Callable[[int, int], None]
 """Called with how many chunks are done, and how many became known, since the last call."""
@@ -26,6 +40,10 @@ class Model(Protocol):
 
     async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment: ...
 
+    async def prepare_stored(
+        self, lane: Lane, document: Document, stored: ExtractedDocument
+    ) -> PreparedDocument: ...
+
     async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]: ...
 
 
@@ -38,17 +56,33 @@ class ChunkStore(Protocol):
 
     async def vectors(self, ids: Iterable[str]) -> dict[str, list[float]]: ...
 
+    async def vectors_of(self, hashes: Mapping[str, str]) -> dict[str, list[float]]: ...
+
 
 class Ledger(Protocol):
     """One entry a document, which says what is indexed; see `worker.store.ledger.QdrantLedger`."""
 
     async def look_up(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, LedgerEntry]: ...
 
-    async def begin(self, entry: LedgerEntry) -> BeginResult: ...
+    async def begin(self, entry: LedgerEntry, seen: LedgerEntry | None) -> BeginResult: ...
 
     async def advance(self, entry: LedgerEntry) -> LedgerEntry: ...
 
+    async def note_deletion(self, seen: LedgerEntry, deleted_at: int) -> bool: ...
+
     async def confirm(self, seen: LedgerEntry, now: LedgerEntry) -> bool: ...
+
+    async def reject(
+        self, rejections: Mapping[DocumentKey, Rejection]
+    ) -> frozenset[DocumentKey]: ...
+
+    async def other_forms(self, key: DocumentKey) -> list[LedgerEntry]: ...
+
+    async def copy_of(self, key: DocumentKey, bytes_hash: str) -> str | None: ...
+
+    def with_bytes(
+        self, tenant: str, hashes: Iterable[str]
+    ) -> AsyncIterator[Sequence[LedgerEntry]]: ...
 
     def in_folder(self, tenant: str, folder: str) -> AsyncIterator[Sequence[LedgerEntry]]: ...
 

@@ -10,7 +10,14 @@ import numpy.typing as npt
 
 from ingestq.core.documents import Document, Lane
 from worker.pipeline.ports import Model, Ports
-from worker.text.parts import PreparedDocument, Segment, SegmentStart, SizedText, UnchangedContent
+from worker.text.parts import (
+    ExtractedDocument,
+    PreparedDocument,
+    Segment,
+    SegmentStart,
+    SizedText,
+    UnchangedContent,
+)
 
 Row = npt.NDArray[np.float32]
 
@@ -40,6 +47,12 @@ class SharedEmbeddings:
         """See `worker.pipeline.ports.Model`."""
         return await self._model.prepare_rest(lane, document, rest)
 
+    async def prepare_stored(
+        self, lane: Lane, document: Document, stored: ExtractedDocument
+    ) -> PreparedDocument:
+        """See `worker.pipeline.ports.Model`."""
+        return await self._model.prepare_stored(lane, document, stored)
+
     async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> Row:
         """See `worker.pipeline.ports.Model`."""
         mine = {text: self._promise(text) for text in texts if text not in self._rows}
@@ -64,11 +77,15 @@ class SharedEmbeddings:
             if not future.done():
                 future.cancel()
                 del self._rows[text]
-        done = [text for text, future in self._rows.items() if future.done()]
-        for text in done[: max(0, len(self._rows) - KEPT_TEXTS)]:
-            del self._rows[text]
+        excess = len(self._rows) - KEPT_TEXTS
+        if excess > 0:
+            done = [text for text, future in self._rows.items() if future.done()]
+            for text in done[:excess]:
+                del self._rows[text]
 
     async def _row(self, lane: Lane, text: SizedText, future: asyncio.Future[Row]) -> Row:
+        if future.done() and not future.cancelled():
+            return future.result()
         try:
             row: Row = await asyncio.shield(future)
             return row

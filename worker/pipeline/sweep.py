@@ -2,48 +2,52 @@
 
 The job carries a digest of what the scan found, so the worker need not see the folder. A sweep
 deletes at the version of the scan. A document that was observed after the scan began has a newer
-version, and stays.
+version, and stays. What the deletion guard holds back stays as well.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
+from functools import partial
 
-from ingestq.core.documents import Deletion, SeenDocuments, Sweep
-from worker.pipeline.ingest import Deleted, Outcome, Rejected, SweepResult
-from worker.pipeline.points import LedgerEntry
+from ingestq.core.documents import SeenDocuments, Sweep, Volume
+from ingestq.core.results import LISTED_HELD, HeldDocuments
+from worker.pipeline.deletion_guard import DeletionGuard, VolumeChange
+from worker.pipeline.ingest import Deleted, Outcome, SweepResult
+from worker.pipeline.moves import count_moved
+from worker.pipeline.points import DocumentKey, LedgerEntry
 from worker.pipeline.ports import Ledger
-
-MASS_DOCUMENTS: Final = 10
-MASS_SHARE: Final = 0.1
-"""A sweep that would delete more than so many documents, and more than this share of the folder, is
-refused: the folder may be an empty mount point."""
 
 
 async def sweep_folder(
-    scan: Sweep, ledger: Ledger, delete: Callable[[Deletion], Awaitable[Outcome]]
-) -> SweepResult | Rejected:
-    """Call ``delete`` for every document of the folder that ``scan`` did not find.
+    scan: Sweep, ledger: Ledger, delete: Callable[[DocumentKey, int], Awaitable[Outcome]]
+) -> SweepResult:
+    """Call ``delete``, with the version, for every document of the folder that ``scan`` lacks.
 
-    If those are too many (see `MASS_DOCUMENTS`), delete none and reject the sweep, unless the scan
-    allows it. It is safe to repeat after any interruption. Raises what ``ledger`` and ``delete``
-    raise.
+    Documents that the guard holds back are kept, unless the scan allows a mass deletion. It is safe
+    to repeat after any interruption. Raises what ``ledger`` and ``delete`` raise.
     """
     seen = SeenDocuments(scan.seen)
+    volumes = _ScannedVolumes(scan)
+    guard = DeletionGuard()
     if not scan.allow_mass_delete:
-        known = gone = 0
         async for entries in ledger.in_folder(scan.tenant, scan.doc_id):
-            known += len(entries)
-            gone += sum(_is_gone(entry, scan, seen) for entry in entries)
-        if gone > MASS_DOCUMENTS and gone > MASS_SHARE * known:
-            return Rejected(_too_many(gone, known))
-    documents = chunks = 0
+            for entry in entries:
+                guard.count(volumes.change_of(entry), is_gone=_is_gone(entry, scan, seen))
+    decide = partial(guard.held, is_source_empty=scan.found == 0, empty=volumes.empty)
+    held = decide()
+    if held:
+        moved = await count_moved(scan, ledger, partial(_is_gone, scan=scan, seen=seen))
+        held = decide(moved=moved)
+    documents = chunks = kept = 0
+    first: list[str] = []
     async for entries in ledger.in_folder(scan.tenant, scan.doc_id):
-        deletions = (
-            delete(Deletion(doc_id=entry.doc_id, version=scan.version, tenant=scan.tenant))
-            for entry in entries
-            if _is_gone(entry, scan, seen)
-        )
+        gone = [entry for entry in entries if _is_gone(entry, scan, seen)]
+        may_go = [entry for entry in gone if volumes.change_of(entry) not in held]
+        kept += len(gone) - len(may_go)
+        first += [e.doc_id for e in gone if volumes.change_of(e) in held][
+            : LISTED_HELD - len(first)
+        ]
+        deletions = (delete(entry.key, scan.version) for entry in may_go)
         outcomes = await asyncio.gather(*deletions, return_exceptions=True)
         for outcome in outcomes:  # all of them have ended
             if isinstance(outcome, BaseException):
@@ -51,19 +55,42 @@ async def sweep_folder(
         deleted = [outcome.chunks for outcome in outcomes if isinstance(outcome, Deleted)]
         documents += len(deleted)
         chunks += sum(deleted)
-    return SweepResult(documents, chunks)
+    if not kept:
+        return SweepResult(documents, chunks)
+    reason = _why(kept, guard.known, sorted(set(held.values())))
+    return SweepResult(documents, chunks, HeldDocuments(kept, tuple(first), reason))
+
+
+class _ScannedVolumes:
+    """The volumes that a scan came through, by the folder where they begin."""
+
+    def __init__(self, scan: Sweep) -> None:
+        self._by_folder: dict[str, list[Volume]] = {}
+        for scanned in scan.volumes:
+            self._by_folder.setdefault(scanned.folder, []).append(scanned.volume)
+        self.empty = {
+            scanned.volume
+            for scanned in scan.volumes
+            if not scanned.files and scanned.folder != scan.doc_id
+        }
+        """Those without a file, other than that of the folder itself."""
+
+    def change_of(self, entry: LedgerEntry) -> VolumeChange:
+        """Return where the document was, and where the innermost of its folders is now."""
+        for folder in entry.folders:
+            volumes = self._by_folder.get(folder)
+            if volumes is not None:  # several if folders that were scanned together share a name
+                before = entry.volume
+                return VolumeChange(before, before if before in volumes else volumes[0])
+        return VolumeChange(entry.volume, None)
 
 
 def _is_gone(entry: LedgerEntry, scan: Sweep, seen: SeenDocuments) -> bool:
-    return (
-        entry.version <= scan.version
-        and entry.doc_id not in seen
-        and not any(folder in seen for folder in entry.folders)
-    )
+    return entry.issued <= scan.version and not seen.may_hold(entry.doc_id, entry.folders)
 
 
-def _too_many(gone: int, known: int) -> str:
+def _why(kept: int, known: int, reasons: list[str]) -> str:
     return (
-        f"{gone:,} of {known:,} documents of this folder are gone; nothing was deleted. To delete "
-        "them from the index, run it again with --allow-mass-delete"
+        f"{kept:,} of {known:,} documents of this source are gone ({'; '.join(reasons)}); none of "
+        "them was deleted. To delete them from the index, run it again with --allow-mass-delete"
     )

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from ingestq.core.errors import (
@@ -55,9 +56,12 @@ RULES: Final = (
 to."""
 
 
-def qdrant_error(place: str, answer: FailedAnswer) -> IngestqError:
-    """Return the error for a failed answer of the Qdrant at ``place``, or of a proxy before it."""
-    return to_error(RULES, f"Qdrant at {place}", answer, _reason(answer.body))
+def qdrant_error(place: str, answer: FailedAnswer, secrets: Iterable[str] = ()) -> IngestqError:
+    """Return the error for a failed answer of the Qdrant at ``place``, or of a proxy before it.
+
+    Its message does not show ``secrets``.
+    """
+    return to_error(RULES, f"Qdrant at {place}", answer, _reason(answer.body), secrets)
 
 
 def _reason(body: bytes) -> str | None:

@@ -1,26 +1,24 @@
-"""The process's one AsyncQdrantClient, with Qdrant's errors translated and requests retried.
-
-The client of a server runs on the caller's event loop. The local mode is pure Python and blocks its
-caller, so it runs in a thread with an event loop of its own.
-"""
+"""The process's one AsyncQdrantClient, with Qdrant's errors translated and requests retried."""
 
 import asyncio
 import json
-import sqlite3
-import threading
+import ssl
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import httpx
 import stamina
+import structlog
 from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+from ingestq.core import metrics
 from ingestq.core.errors import (
     CollectionMissing,
     StoreFull,
@@ -28,16 +26,19 @@ from ingestq.core.errors import (
     StoreTooSlow,
     StoreUnavailable,
     UsageError,
-    public_url,
 )
+from ingestq.core.outages import note_answer
+from ingestq.core.service import uninterrupted
+from ingestq.core.urls import public_url, secrets_in, without_secrets
 from worker.bisection import bisect_on_failure
 from worker.http_answers import (
     FailedAnswer,
     retry_after,
     retry_delay,
-    without_secrets,
 )
 from worker.store.answers import qdrant_error
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 Request = Callable[[AsyncQdrantClient], Awaitable[T]]
@@ -45,29 +46,46 @@ Request = Callable[[AsyncQdrantClient], Awaitable[T]]
 ANSWER_SECONDS: Final = 60
 PATIENCE_SECONDS: Final = 20.0
 """How long a failed request is repeated before its job is nacked."""
+LARGEST_BODY: Final = 32 * 1024 * 1024
+"""What a server accepts unless it is configured otherwise. Qdrant 1.18 does not refuse a larger
+body, but closes the connection, which looks like an outage."""
 MAX_CONNECTIONS: Final = 8
 """About as many as a worker makes in parallel. It is set because the client otherwise keeps no
 connection to localhost alive. More would slow requests down: each checks every idle connection."""
-LOCAL_MODE_WARNINGS: Final = (
-    "Payload indexes have no effect in the local Qdrant",
-    "Local mode is not recommended for collections with more than",
-    "Local mode performs exact",
-)
-"""Not shown, because the documentation says it: the local mode is for small collections."""
+ENGINE_URL: Final = "http://qdrant"
+"""For the client, which wants one, when it connects to a socket."""
+UNTRUSTED: Final = "CERTIFICATE_VERIFY_FAILED"
+"""Text in the errors of a server whose certificate is not trusted."""
+NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Trusts nobody. For a socket; the default one would read all certificates of the system."""
 
 
 @dataclass(frozen=True)
 class QdrantConfig:
-    """Where Qdrant is: a server at ``url``, or the local mode in ``path``."""
+    """Where Qdrant is: a server at ``url``, or the bundled one on the Unix ``socket``.
 
-    url: str | None
-    api_key: str | None
-    path: Path
+    ``outage`` returns the message of StoreUnavailable for a Qdrant that ingestq runs itself. It is
+    called when a connection has failed, and must not block. No request with a body of more than
+    ``largest_body`` bytes is sent. The certificate of a server with https is checked with the
+    authorities in ``ca_file``, or those of the system.
+    """
+
+    url: str | None = field(repr=False)
+    api_key: str | None = field(repr=False)
+    socket: Path | None = None
+    outage: Callable[[], str] | None = None
+    largest_body: int = LARGEST_BODY
+    ca_file: Path | None = None
 
     @property
     def place(self) -> str:
         """Where it is, for messages."""
-        return public_url(self.url) if self.url else f"the local Qdrant in {self.path}"
+        return public_url(self.url) if self.url else str(self.socket)
+
+    @property
+    def secrets(self) -> list[str]:
+        """What messages must not show."""
+        return [*([self.api_key] if self.api_key else []), *secrets_in(self.url or "")]
 
 
 class Qdrant(Protocol):
@@ -159,16 +177,58 @@ def _when_to_retry(error: Exception) -> bool | float:
 
 @asynccontextmanager
 async def connect_qdrant(config: QdrantConfig) -> AsyncIterator[Qdrant]:
-    """Open a client of the server, or the local mode; close it on leaving.
+    """Open a client; close it on leaving. Qdrant is first contacted by the first request.
 
-    Raises StoreUnavailable if another process uses the local mode. A server is first contacted by
-    the first request.
+    Raises UsageError if the URL or the file of certificate authorities is wrong.
     """
-    opened = await (_RemoteQdrant.open(config) if config.url else _LocalQdrant.open(config))
+    # In a thread: it imports much, and would block the event loop for too long.
+    client = await asyncio.to_thread(_client, config)
     try:
-        yield opened
+        yield _RemoteQdrant(config, client)
     finally:
-        await opened.close()
+        await uninterrupted(client.close())
+
+
+def _client(config: QdrantConfig) -> AsyncQdrantClient:
+    # Sending a key without TLS is usual in a private network, and the user's decision. The client
+    # would warn at every start.
+    warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
+    limits = httpx.Limits(
+        max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS
+    )
+    socket = None if config.socket is None else str(config.socket)
+    how: dict[str, Any] = (
+        {"limits": limits, **_trust(config.ca_file)}
+        if socket is None
+        else {"transport": httpx.AsyncHTTPTransport(uds=socket, limits=limits, verify=NO_TLS)}
+    )
+    try:
+        return AsyncQdrantClient(
+            url=config.url or ENGINE_URL,
+            api_key=config.api_key,
+            timeout=ANSWER_SECONDS,
+            check_compatibility=False,  # it would send a blocking request
+            cloud_inference=True,  # else it searches every point for texts to embed by itself
+            event_hooks={"request": [partial(_refuse_oversize, config.largest_body)]},
+            **how,
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"INGESTQ_QDRANT_URL {config.place!r} is not a URL; write http://HOST:6333"
+        ) from error
+
+
+def _trust(ca_file: Path | None) -> dict[str, ssl.SSLContext]:
+    """Return httpx's option for whom to trust; none if those whom the system trusts."""
+    if ca_file is None:
+        return {}
+    try:
+        return {"verify": ssl.create_default_context(cafile=str(ca_file))}
+    except OSError as error:
+        raise UsageError(
+            f"INGESTQ_QDRANT_CA_FILE is '{ca_file}', which has no certificates that can be read: "
+            f"{error.strerror or error}"
+        ) from error
 
 
 class _RemoteQdrant:
@@ -176,31 +236,21 @@ class _RemoteQdrant:
         self._config = config
         self._client = client
 
-    @classmethod
-    async def open(cls, config: QdrantConfig) -> "_RemoteQdrant":
-        try:
-            # Sending a key without TLS is usual in a private network, and the user's decision. The
-            # client would warn at every start.
-            warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
-            client = AsyncQdrantClient(
-                url=config.url,
-                api_key=config.api_key,
-                timeout=ANSWER_SECONDS,
-                check_compatibility=False,  # it would send a blocking request
-                limits=httpx.Limits(
-                    max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS
-                ),
-            )
-        except ValueError as error:
-            raise UsageError(
-                f"INGESTQ_QDRANT_URL {config.place!r} is not a URL; write http://HOST:6333"
-            ) from error
-        return cls(config, client)
-
     async def ask(self, request: Request[T]) -> T:
+        try:
+            answer = await self._ask(request)
+        except Exception as error:
+            metrics.count_error(metrics.ServiceName.QDRANT, error)
+            raise
+        note_answer(StoreUnavailable)
+        return answer
+
+    async def _ask(self, request: Request[T]) -> T:
         try:
             return await request(self._client)
         except ResponseHandlingException as error:
+            if isinstance(error.source, StoreRejected):  # it was not sent
+                raise error.source from None
             raise _unavailable(self._config, error.source) from error
         except json.JSONDecodeError as error:
             raise StoreUnavailable(
@@ -209,73 +259,22 @@ class _RemoteQdrant:
             ) from error
         except QdrantException as error:  # 429; the client reads Retry-After, but no dates
             raise StoreUnavailable(
-                f"Qdrant at {self._config.place} limits requests: {error}",
+                f"Qdrant at {self._config.place} limits requests: "
+                + without_secrets(str(error), self._config.secrets),
                 _retry_after(error),
             ) from error
         except UnexpectedResponse as error:
             answer = FailedAnswer(error.status_code or 0, error.headers, error.content)
-            raise qdrant_error(self._config.place, answer) from error
-
-    async def close(self) -> None:
-        await self._client.close()
+            raise qdrant_error(self._config.place, answer, self._config.secrets) from error
 
 
-class _LocalQdrant:
-    def __init__(self, config: QdrantConfig) -> None:
-        self._config = config
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="local-qdrant", daemon=True
+async def _refuse_oversize(largest: int, request: httpx.Request) -> None:
+    """Raise StoreRejected if the body of ``request`` is larger than Qdrant accepts."""
+    size = len(request.content)
+    if size > largest:
+        raise StoreRejected(
+            f"the request has {size:,} bytes, and Qdrant accepts {largest:,} at most"
         )
-        self._client: AsyncQdrantClient
-
-    @classmethod
-    async def open(cls, config: QdrantConfig) -> "_LocalQdrant":
-        local = cls(config)
-        local._thread.start()
-        try:
-            local._client = await local._run(local._open())
-        except RuntimeError as error:
-            await local._stop()
-            raise StoreUnavailable(
-                f"{config.place} is in use by another ingestq process; wait until that ends, or "
-                "set INGESTQ_QDRANT_URL to a Qdrant server, which many processes can use"
-            ) from error
-        except OSError as error:
-            await local._stop()
-            raise UsageError(f"{config.place} cannot be opened: {error}") from error
-        return local
-
-    async def ask(self, request: Request[T]) -> T:
-        try:
-            return await self._run(request(self._client))
-        except ValueError as error:
-            raise StoreRejected(f"{self._config.place} refuses the request: {error}") from error
-        except sqlite3.OperationalError as error:
-            kind = StoreFull if error.sqlite_errorcode == sqlite3.SQLITE_FULL else StoreUnavailable
-            raise kind(f"{self._config.place} cannot be written to: {error}") from error
-
-    async def close(self) -> None:
-        await self._run(self._client.close())
-        await self._stop()
-
-    async def _open(self) -> AsyncQdrantClient:
-        for message in LOCAL_MODE_WARNINGS:
-            warnings.filterwarnings("ignore", message=message)
-        self._config.path.mkdir(parents=True, exist_ok=True)
-        return AsyncQdrantClient(path=str(self._config.path))
-
-    async def _run(self, awaitable: Awaitable[T]) -> T:
-        async def on_thread() -> T:
-            return await awaitable
-
-        future = asyncio.run_coroutine_threadsafe(on_thread(), self._loop)
-        return await asyncio.wrap_future(future)
-
-    async def _stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        await asyncio.to_thread(self._thread.join)
-        self._loop.close()
 
 
 def _retry_after(error: QdrantException) -> float | None:
@@ -285,8 +284,15 @@ def _retry_after(error: QdrantException) -> float | None:
 
 
 def _unavailable(config: QdrantConfig, error: Exception) -> StoreUnavailable:
-    detail = without_secrets(str(error)) or type(error).__name__
+    if config.outage is not None:
+        return StoreUnavailable(config.outage())
+    detail = without_secrets(str(error), config.secrets) or type(error).__name__
+    if UNTRUSTED in detail:
+        return StoreUnavailable(
+            f"the certificate of Qdrant at {config.place} is not trusted ({detail}); set "
+            "INGESTQ_QDRANT_CA_FILE to the file of its authority"
+        )
     return StoreUnavailable(
         f"Qdrant does not answer at {config.place} ({detail}); start it or set "
-        "INGESTQ_QDRANT_URL (unset, ingestq uses a local one)"
+        "INGESTQ_QDRANT_URL (if it is unset, ingestq starts its own Qdrant)"
     )

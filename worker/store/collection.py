@@ -15,9 +15,17 @@ import structlog
 from qdrant_client import AsyncQdrantClient, models
 
 from ingestq.core import events
-from ingestq.core.errors import CollectionMismatch, StoreRejected, UsageError
+from ingestq.core.errors import (
+    CollectionMismatch,
+    CollectionMissing,
+    StoreRejected,
+    UsageError,
+)
+from ingestq.core.service import run_together
 from worker.embedding.config import ModelInfo
-from worker.store.client import Qdrant, Request, applied
+from worker.pipeline.points import COMPOSED
+from worker.store.client import Qdrant, Request, check_applied
+from worker.store.fence import FENCE_FIELDS
 from worker.store.schema import (
     DEFAULT_STORAGE,
     SPARSE_NAME,
@@ -29,32 +37,51 @@ from worker.store.schema import (
 
 log = structlog.get_logger()
 
-Indexes = Mapping[str, models.KeywordIndexParams | models.IntegerIndexParams]
-FENCE_INDEXES: Final[Indexes] = {
-    field: models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, lookup=True, range=True)
-    for field in ("version", "attempt")
-}
+IndexParams = models.KeywordIndexParams | models.IntegerIndexParams | models.BoolIndexParams
+Indexes = Mapping[str, IndexParams]
+NUMBER: Final = models.IntegerIndexParams(
+    type=models.IntegerIndexType.INTEGER, lookup=True, range=True
+)
+FENCE_INDEXES: Final[Indexes] = dict.fromkeys(FENCE_FIELDS, NUMBER)
 PAYLOAD_INDEXES: Final[Indexes] = {
     "doc_id": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
     "source": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
+    f"source{COMPOSED}": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
     "tenant": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
+    "chunk_index": models.IntegerIndexParams(
+        type=models.IntegerIndexType.INTEGER, lookup=True, range=False
+    ),
     **FENCE_INDEXES,
 }
 """Every field that filters use, and the fence that writes compare: a server in strict mode refuses
 conditions on other fields."""
 LEDGER_INDEXES: Final[Indexes] = {
+    f"doc_id{COMPOSED}": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
+    "bytes_hash": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
     "state": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
     "folders": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
+    "warned": models.BoolIndexParams(type=models.BoolIndexType.BOOL),
+    "stale": models.BoolIndexParams(type=models.BoolIndexType.BOOL),
+    "rejection.version": models.IntegerIndexParams(
+        type=models.IntegerIndexType.INTEGER, lookup=False, range=True
+    ),
     "tenant": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
+    "queued": NUMBER,
+    "deleted_at": NUMBER,
     **FENCE_INDEXES,
 }
 FINGERPRINT_KEY: Final = "fingerprint"
+IMPORT_KEY: Final = "import"
+"""Key in the metadata of a collection that is being imported: the id of the export."""
 SETTINGS: Final = {
     "model": "INGESTQ_MODEL",
     "precision": "INGESTQ_PRECISION",
     "max_tokens": "INGESTQ_CHUNK_TOKENS",
     "vector_name": "INGESTQ_VECTOR_NAME",
     "sparse": "INGESTQ_HYBRID",
+    "languages": "INGESTQ_LANGUAGES",
+    "ocr": "INGESTQ_OCR",
+    "ocr_languages": "INGESTQ_OCR_LANGUAGES",
 }
 """The setting that decides each field of a fingerprint."""
 QUANTIZATIONS: Final[dict[Quantization | None, models.QuantizationConfig | None]] = {
@@ -67,6 +94,7 @@ QUANTIZATIONS: Final[dict[Quantization | None, models.QuantizationConfig | None]
         binary=models.BinaryQuantizationConfig(always_ram=True)
     ),
 }
+LEDGER_SUFFIX: Final = "__ledger"
 OLDEST_QDRANT: Final = (1, 16)
 """The first version with conditional updates."""
 
@@ -87,7 +115,7 @@ class CollectionNames:
     @classmethod
     def at(cls, alias: str, chunks: str) -> "CollectionNames":
         """Return the names if ``alias`` stands for the collection ``chunks``."""
-        return cls(alias, chunks, f"{chunks}__ledger")
+        return cls(alias, chunks, f"{chunks}{LEDGER_SUFFIX}")
 
 
 async def open_collection(
@@ -98,17 +126,22 @@ async def open_collection(
     A missing collection is created with ``storage``; an existing one is not changed. Several
     workers may do this at the same time. Raises UsageError if this version of Qdrant has no
     conditional updates, and CollectionMismatch if the name belongs to a collection that ingestq did
-    not create, or that has another fingerprint.
+    not create, that has another fingerprint, or that an import has not finished.
     """
     await _check_version(qdrant)
     names = CollectionNames.of(alias, mine.digest)
     target = await alias_target(qdrant, alias)
     if target is None:
-        await _refuse_foreign(qdrant, alias, mine)
+        await refuse_foreign(qdrant, alias, mine)
     else:
         await check_fingerprint(qdrant, CollectionNames.at(alias, target), mine)
     await make_collection(qdrant, names, mine, storage)
     if target is None:
+        if await unfinished_import(qdrant, names) is not None:
+            raise CollectionMismatch(
+                f"{names.chunks!r} holds a part of an export, whose import was interrupted or is "
+                "under way: run `ingestq import` with the same file again, which finishes it"
+            )
         await qdrant.ask(
             lambda client: client.update_collection_aliases([point_alias(alias, names)])
         )
@@ -166,13 +199,27 @@ async def stored_fingerprint(qdrant: Qdrant, names: CollectionNames) -> Fingerpr
         return None
 
 
+async def unfinished_import(qdrant: Qdrant, names: CollectionNames) -> str | None:
+    """Return the id of the export of which the collection holds a part; None if it is whole."""
+    info = await qdrant.ask(lambda client: client.get_collection(names.chunks))
+    found = (info.config.metadata or {}).get(IMPORT_KEY)
+    return str(found) if found else None
+
+
+async def note_import(qdrant: Qdrant, names: CollectionNames, export_id: str | None) -> None:
+    """Record that the collection holds a part of an export, or, with None, that it is whole."""
+    note = {IMPORT_KEY: export_id}
+    await qdrant.ask(lambda client: client.update_collection(names.chunks, metadata=note))
+
+
 async def alias_target(qdrant: Qdrant, alias: str) -> str | None:
     """Return the name of the collection that ``alias`` points to; None if there is none."""
     aliases = await qdrant.ask(lambda client: client.get_aliases())
     return next((a.collection_name for a in aliases.aliases if a.alias_name == alias), None)
 
 
-async def _refuse_foreign(qdrant: Qdrant, alias: str, mine: Fingerprint) -> None:
+async def refuse_foreign(qdrant: Qdrant, alias: str, mine: Fingerprint) -> None:
+    """Raise CollectionMismatch if a collection of another program is named ``alias``."""
     if not await qdrant.ask(lambda client: client.collection_exists(alias)):
         return
     info = await qdrant.ask(lambda client: client.get_collection(alias))
@@ -208,20 +255,27 @@ async def make_collection(
 ) -> None:
     """Create a collection with its ledger and indexes, as far as they do not exist; no alias."""
     metadata: dict[str, Any] = {FINGERPRINT_KEY: msgspec.structs.asdict(mine)}
-    created = await _create_once(
-        qdrant, names.chunks, partial(_create_chunks, names.chunks, mine, storage, metadata)
+
+    async def make(name: str, create: Request[bool]) -> None:
+        # At every start, because an earlier one may have been interrupted before any.
+        indexing = partial(create_payload_indexes, name)
+        try:
+            await qdrant.ask(indexing)
+        except CollectionMissing:
+            created = await _create_once(qdrant, name, create)
+            await qdrant.ask(indexing)
+            if created and name == names.chunks:
+                log.info(
+                    events.COLLECTION_CREATED,
+                    collection=names.chunks,
+                    alias=names.alias,
+                    dimension=mine.dimension,
+                )
+
+    await run_together(
+        make(names.chunks, partial(_create_chunks, names.chunks, mine, storage, metadata)),
+        make(names.ledger, partial(_create_ledger, names.ledger, storage, metadata)),
     )
-    # Repeated at every start, because an earlier start may have been interrupted before any of it.
-    await qdrant.ask(partial(_create_payload_indexes, names.chunks, PAYLOAD_INDEXES))
-    await _create_once(qdrant, names.ledger, partial(_create_ledger, names.ledger, metadata))
-    await qdrant.ask(partial(_create_payload_indexes, names.ledger, LEDGER_INDEXES))
-    if created:
-        log.info(
-            events.COLLECTION_CREATED,
-            collection=names.chunks,
-            alias=names.alias,
-            dimension=mine.dimension,
-        )
 
 
 async def _create_chunks(
@@ -243,33 +297,68 @@ async def _create_chunks(
         vectors_config={made_with.vector_name: dense} if made_with.vector_name else dense,
         sparse_vectors_config={SPARSE_NAME: sparse} if made_with.sparse else None,
         quantization_config=QUANTIZATIONS[storage.quantization],
+        hnsw_config=_hnsw(storage),
         on_disk_payload=on_disk,
         metadata=metadata,
+        shard_number=storage.shard_number,
+        replication_factor=storage.replication_factor,
+        write_consistency_factor=storage.write_consistency_factor,
     )
 
 
-async def _create_ledger(name: str, metadata: dict[str, Any], client: AsyncQdrantClient) -> bool:
-    return await client.create_collection(name, vectors_config={}, metadata=metadata)
+def _hnsw(storage: Storage) -> models.HnswConfigDiff | None:
+    if storage.hnsw_m is None and storage.hnsw_ef_construct is None:
+        return None
+    return models.HnswConfigDiff(m=storage.hnsw_m, ef_construct=storage.hnsw_ef_construct)
 
 
-async def _create_payload_indexes(name: str, indexes: Indexes, client: AsyncQdrantClient) -> None:
-    for field, schema in indexes.items():
-        await applied(partial(_create_payload_index, name, field, schema))(client)
+async def _create_ledger(
+    name: str, storage: Storage, metadata: dict[str, Any], client: AsyncQdrantClient
+) -> bool:
+    return await client.create_collection(
+        name,
+        vectors_config={},
+        metadata=metadata,
+        shard_number=storage.shard_number,
+        replication_factor=storage.replication_factor,
+        write_consistency_factor=storage.write_consistency_factor,
+    )
+
+
+async def create_payload_indexes(name: str, client: AsyncQdrantClient) -> None:
+    """Create the payload indexes that the collection ``name``, of chunks or a ledger, lacks."""
+    indexes = LEDGER_INDEXES if name.endswith(LEDGER_SUFFIX) else PAYLOAD_INDEXES
+    there = (await client.get_collection(name)).payload_schema
+    missing = {
+        field: wanted
+        for field, wanted in indexes.items()
+        if field not in there or not _is_like(there[field], wanted)
+    }
+    if missing:
+        await run_together(
+            *(
+                _create_payload_index(name, field, wanted, client)
+                for field, wanted in missing.items()
+            )
+        )
+
+
+def _is_like(there: models.PayloadIndexInfo, wanted: IndexParams) -> bool:
+    params = {} if there.params is None else there.params.model_dump(mode="json")
+    given = {"type": there.data_type.value, **params}
+    return all(
+        given.get(k) == v for k, v in wanted.model_dump(mode="json").items() if v is not None
+    )
 
 
 async def _create_payload_index(
-    name: str,
-    field: str,
-    schema: models.KeywordIndexParams | models.IntegerIndexParams,
-    client: AsyncQdrantClient,
-) -> models.UpdateResult:
-    return await client.create_payload_index(name, field, schema, wait=True)
+    name: str, field: str, wanted: IndexParams, client: AsyncQdrantClient
+) -> None:
+    check_applied(await client.create_payload_index(name, field, wanted, wait=True))
 
 
 async def _create_once(qdrant: Qdrant, name: str, create: Request[bool]) -> bool:
-    """Create a collection. Return False if it exists already, or another worker was faster."""
-    if await qdrant.ask(lambda client: client.collection_exists(name)):
-        return False
+    """Create a collection. Return False if another worker was faster."""
     try:
         return await qdrant.ask(create)
     except StoreRejected:

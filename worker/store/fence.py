@@ -5,41 +5,47 @@ one step. Qdrant has such conditional updates since 1.16; see
 https://qdrant.tech/documentation/concepts/points/#conditional-updates
 """
 
+from collections.abc import Iterable
+from typing import Final
+
 from qdrant_client import models
 
 from worker.pipeline.points import Fence
 
+FENCE_FIELDS: Final = Fence._fields
+"""The fields of a point that hold its fence."""
+
 
 def is_exactly(fence: Fence) -> models.Filter:
     """Match points that were written under this fence."""
-    return models.Filter(
-        must=[is_equal("version", fence.version), is_equal("attempt", fence.attempt)]
-    )
-
-
-def is_older(fence: Fence) -> models.Filter:
-    """Match points that were written under an earlier fence."""
-    return models.Filter(
-        should=[
-            models.FieldCondition(key="version", range=models.Range(lt=fence.version)),
-            models.Filter(
-                must=[
-                    is_equal("version", fence.version),
-                    models.FieldCondition(key="attempt", range=models.Range(lt=fence.attempt)),
-                ]
-            ),
-        ]
-    )
+    return models.Filter(must=[is_equal(field, value) for field, value in fence._asdict().items()])
 
 
 def is_not_newer(fence: Fence) -> models.Filter:
     """Match points that were written under this fence or an earlier one."""
-    return models.Filter(should=[is_exactly(fence), is_older(fence)])
+    in_epoch = is_equal("epoch", fence.epoch)
+    is_older = models.FieldCondition(key="version", range=models.Range(lt=fence.version))
+    is_version = is_equal("version", fence.version)
+    is_no_later_attempt = models.FieldCondition(
+        key="attempt", range=models.Range(lte=fence.attempt)
+    )
+    return models.Filter(
+        should=[
+            models.FieldCondition(key="epoch", range=models.Range(lt=fence.epoch)),
+            models.Filter(must=[in_epoch, is_older]),
+            models.Filter(must=[in_epoch, is_version, is_no_later_attempt]),
+        ]
+    )
 
 
 def is_equal(field: str, value: str | int) -> models.FieldCondition:
     """Match points whose ``field`` is ``value``."""
     return models.FieldCondition(key=field, match=models.MatchValue(value=value))
+
+
+def is_one_of(field: str, values: Iterable[str]) -> models.FieldCondition:
+    """Match points whose ``field`` is one of ``values``."""
+    return models.FieldCondition(key=field, match=models.MatchAny(any=list(values)))
 
 
 def has_none() -> models.Filter:
@@ -48,8 +54,8 @@ def has_none() -> models.Filter:
         must_not=[
             models.Filter(
                 must=[
-                    models.FieldCondition(key="version", range=models.Range(gte=0)),
-                    models.FieldCondition(key="attempt", range=models.Range(gte=0)),
+                    models.FieldCondition(key=field, range=models.Range(gte=0))
+                    for field in FENCE_FIELDS
                 ]
             )
         ]

@@ -10,11 +10,11 @@ from qdrant_client import AsyncQdrantClient, models
 
 from worker.pipeline.points import DocumentKey, Fence
 from worker.store.client import Qdrant, applied
-from worker.store.fence import has_none, is_not_newer
+from worker.store.fence import FENCE_FIELDS, has_none, is_not_newer
 from worker.store.requests import pages
 
 PAGE_CHUNKS: Final = 1000
-FIELDS: Final = ["doc_id", "tenant", "version", "attempt"]
+FIELDS: Final = ["doc_id", "tenant", *FENCE_FIELDS]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _key(payload: dict[str, Any]) -> DocumentKey | None:
 
 def _fence(payload: dict[str, Any]) -> Fence | None:
     match payload:
-        case {"version": int(version), "attempt": int(attempt)}:
-            return Fence(version, attempt)
+        case {"version": int(version), "attempt": int(attempt), "epoch": int(epoch)}:
+            return Fence(version, attempt, epoch)
         case _:
             return None

@@ -13,10 +13,11 @@ from msgspec import Struct
 
 from worker.embedding.config import ModelInfo, Precision
 from worker.text import CHUNKER, EXTRACTION_VERSION
+from worker.text.config import DEFAULT_READING, OcrMode, ReadingConfig
 
 SPARSE_NAME: Final = "bm25"
 """Name of the sparse vector."""
-SPARSE_ENCODER: Final = "bm25/1"
+SPARSE_ENCODER: Final = "bm25/2"
 """Part of the fingerprint: change it when the same text gets another sparse vector."""
 
 
@@ -33,14 +34,22 @@ class Quantization(StrEnum):
 
 @dataclass(frozen=True)
 class Storage:
-    """How the server stores a collection. Affects speed and memory, but no result.
+    """How the server stores a collection. Affects speed, memory and redundancy, but no result.
 
-    With ``on_disk``, vectors, the sparse index and payloads are read from disk on demand; without
-    it, the server decides.
+    With ``on_disk``, vectors, the sparse index and payloads are read from disk on demand. Whatever
+    is None or False, the server decides. ``shard_number``, ``replication_factor`` and
+    ``write_consistency_factor`` matter to clusters, see
+    https://qdrant.tech/documentation/guides/distributed_deployment/; ``hnsw_m`` and
+    ``hnsw_ef_construct`` are the links of a node in the HNSW graph, and the candidates for them.
     """
 
     quantization: Quantization | None = None
     on_disk: bool = False
+    shard_number: int | None = None
+    replication_factor: int | None = None
+    write_consistency_factor: int | None = None
+    hnsw_m: int | None = None
+    hnsw_ef_construct: int | None = None
 
 
 DEFAULT_STORAGE: Final = Storage()
@@ -62,11 +71,11 @@ class Schema:
 DEFAULT_SCHEMA: Final = Schema()
 
 
-class Fingerprint(Struct, frozen=True, omit_defaults=True):
+class Fingerprint(Struct, frozen=True):
     """Everything that decides a collection's vectors: equal fingerprints, compatible vectors.
 
     ``vector_name`` names the dense vector. ``sparse`` is the encoder of the sparse vectors; empty
-    if there are none.
+    if there are none. ``languages``, ``ocr`` and ``ocr_languages`` say how documents are read.
     """
 
     model: str
@@ -78,6 +87,9 @@ class Fingerprint(Struct, frozen=True, omit_defaults=True):
     extraction: int
     vector_name: str = ""
     sparse: str = ""
+    languages: tuple[str, ...] = DEFAULT_READING.languages
+    ocr: OcrMode = DEFAULT_READING.ocr
+    ocr_languages: tuple[str, ...] = DEFAULT_READING.ocr_languages
 
     def has_vectors_of(self, other: "Fingerprint") -> bool:
         """Return True if the same text gets the same dense vector under both."""
@@ -93,8 +105,13 @@ def _decides_vector(made_with: Fingerprint) -> tuple[str, str, int, Precision]:
     return (made_with.model, made_with.revision, made_with.dimension, made_with.precision)
 
 
-def fingerprint(model: ModelInfo, schema: Schema = DEFAULT_SCHEMA) -> Fingerprint:
-    """Return the fingerprint of ``model``, stored by ``schema``, in this version of ingestq."""
+def fingerprint(
+    model: ModelInfo, schema: Schema = DEFAULT_SCHEMA, reading: ReadingConfig = DEFAULT_READING
+) -> Fingerprint:
+    """Return the fingerprint of what this version of ingestq makes of documents.
+
+    They are read as ``reading`` says, embedded by ``model`` and stored by ``schema``.
+    """
     return Fingerprint(
         model=model.name,
         revision=model.revision,
@@ -105,4 +122,10 @@ def fingerprint(model: ModelInfo, schema: Schema = DEFAULT_SCHEMA) -> Fingerprin
         extraction=EXTRACTION_VERSION,
         vector_name=schema.vector_name,
         sparse=SPARSE_ENCODER if schema.hybrid else "",
+        languages=reading.languages,
+        ocr=reading.ocr,
+        # Without OCR they decide nothing.
+        ocr_languages=reading.ocr_languages
+        if reading.ocr is not OcrMode.OFF
+        else DEFAULT_READING.ocr_languages,
     )

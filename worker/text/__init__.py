@@ -6,8 +6,8 @@ of the same bytes change.
 
 from typing import Final
 
-EXTRACTION_VERSION: Final = 1
+EXTRACTION_VERSION: Final = 4
 """Part of the fingerprint: raise it when the same bytes give a different text."""
 
-CHUNKER: Final = "content-defined/2"
+CHUNKER: Final = "content-defined/5"
 """Part of the fingerprint: change it when the same text gives different chunks."""

@@ -2,20 +2,33 @@
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final, NamedTuple
 
 import msgspec
 
+from ingestq.client.regular_file import Opener, regular_only, regular_within
 from ingestq.core.documents import Document
 from ingestq.core.errors import DocumentRejected
 from ingestq.core.paths import text_to_path
 
 HASH_BYTES: Final = 16
+BYTES_HASH_DIGITS: Final = 16
+"""Digits of a `ContentHashes.of_bytes`: 64 bits. What relies on it survives a collision."""
+BLOCK_BYTES: Final = 1024 * 1024
+FILE_GONE: Final = "the file is gone, or the worker cannot see it"
+
+
+class ContentHashes(NamedTuple):
+    """The hash of everything that is stored of a document, and that of its bytes alone.
+
+    Copies of a file under other names differ in the first, and agree in the second.
+    """
+
+    of_document: str
+    of_bytes: str
 
 
 def content_hash(document: Document, max_bytes: int) -> str:
@@ -23,9 +36,8 @@ def content_hash(document: Document, max_bytes: int) -> str:
 
     Raises DocumentRejected if its file cannot be read or is larger than ``max_bytes``.
     """
-    path = path_of(document)
-    with reading(path, max_bytes):
-        return hash_of_file(document, path)
+    with opened(path_of(document), max_bytes, opener_of(document)) as (file, _):
+        return hashes_of(document, blocks_of(file, max_bytes)).of_document
 
 
 def path_of(document: Document) -> Path:
@@ -34,23 +46,32 @@ def path_of(document: Document) -> Path:
     return text_to_path(document.path)
 
 
-@contextmanager
-def reading(path: Path, max_bytes: int) -> Iterator[os.stat_result]:
-    """Check the file at ``path``, and yield its status. Read the file inside this context.
+def opener_of(document: Document) -> Opener:
+    """Return what opens the file of ``document``: only in the folder that it must lie within."""
+    if document.within is None:
+        return regular_only
+    return regular_within(text_to_path(document.within))
 
-    Raises DocumentRejected if the file cannot be read, inside the context too, or is larger than
-    ``max_bytes``.
+
+@contextmanager
+def opened(
+    path: Path, max_bytes: int, opener: Opener = regular_only
+) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    """Open the file at ``path``, and yield it with its status. Read it inside this context.
+
+    Raises DocumentRejected if the file cannot be read, inside the context too, is not a regular
+    file, or is larger than ``max_bytes``. It may still have more bytes than its status says: files
+    grow, and those of /proc have a size of 0.
     """
     try:
-        # Before reading, so that a change during reading is noticed as a new state of the file.
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise DocumentRejected("not a regular file")
-        if status.st_size > max_bytes:
-            raise DocumentRejected(too_large(status.st_size, max_bytes))
-        yield status
+        with open(path, "rb", opener=opener) as file:
+            # Before reading, so that a change during reading is noticed as a new state of the file.
+            status = os.fstat(file.fileno())
+            if status.st_size > max_bytes:
+                raise DocumentRejected(too_large(status.st_size, max_bytes))
+            yield file, status
     except FileNotFoundError as error:
-        raise DocumentRejected("the file is gone, or the worker cannot see it") from error
+        raise DocumentRejected(FILE_GONE) from error
     except OSError as error:
         raise DocumentRejected(f"cannot be read: {error.strerror}") from error
 
@@ -60,15 +81,29 @@ def too_large(size: int, max_bytes: int) -> str:
     return f"{size:,} bytes; the limit is {max_bytes:,} (INGESTQ_MAX_DOCUMENT_BYTES)"
 
 
-def hash_of_file(document: Document, path: Path) -> str:
-    """Return the content hash of ``document``, whose content is the file at ``path``."""
-    with path.open("rb") as file:
-        return hash_of(document, file)
+def read_all(file: BinaryIO, max_bytes: int) -> bytes:
+    """Return all of ``file``. Raises DocumentRejected if it has more than ``max_bytes``."""
+    return b"".join(blocks_of(file, max_bytes))
 
 
-def hash_of(document: Document, content: BytesIO | BufferedReader) -> str:
-    """Return a hash of ``content`` and of everything else that is stored of ``document``."""
-    digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=HASH_BYTES))
+def blocks_of(file: BinaryIO, max_bytes: int) -> Iterator[bytes]:
+    """Yield all of ``file``. Raises DocumentRejected if it has more than ``max_bytes``."""
+    size = 0
+    while block := file.read(min(BLOCK_BYTES, max_bytes + 1 - size)):
+        size += len(block)
+        if size > max_bytes:
+            raise DocumentRejected(
+                f"more than {max_bytes:,} bytes, which is the limit (INGESTQ_MAX_DOCUMENT_BYTES)"
+            )
+        yield block
+
+
+def hashes_of(document: Document, content: Iterator[bytes]) -> ContentHashes:
+    """Return the hashes of ``document``, whose bytes are ``content``."""
+    digest = hashlib.blake2b(digest_size=HASH_BYTES)
+    for block in content:
+        digest.update(block)
+    of_bytes = digest.hexdigest()[:BYTES_HASH_DIGITS]
     stored = (document.source, document.media_type, sorted(document.metadata.items()))
     digest.update(msgspec.msgpack.encode(stored))
-    return digest.hexdigest()
+    return ContentHashes(digest.hexdigest(), of_bytes)

@@ -7,38 +7,46 @@ its size. Nothing is kept between segments: any process may continue where anoth
 
 import codecs
 import os
-from collections.abc import Callable
-from io import BytesIO
-from pathlib import Path
-from typing import BinaryIO, Final
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import groupby
+from operator import attrgetter
+from pathlib import PurePath
 
 from ingestq.core.documents import Document
 from ingestq.core.errors import DocumentRejected, SourceChanged
+from ingestq.core.metrics import PipelineStage
 from ingestq.core.paths import file_state
-from worker.text.chunker import Chunker
-from worker.text.content import hash_of, hash_of_file, path_of, reading, too_large
-from worker.text.extract import (
-    BINARY,
-    MARKDOWN,
-    PLAIN_TEXT,
-    extract,
-    is_decoded_only,
-    known_type,
-    no_text,
+from worker.text.chunking.chunker import Chunker
+from worker.text.chunking.context import TITLE_WITHIN, Origin, file_title, joined, title_of
+from worker.text.config import DEFAULT_READING, ReadingConfig
+from worker.text.content import (
+    ContentHashes,
+    blocks_of,
+    hashes_of,
+    opened,
+    opener_of,
+    path_of,
+    read_all,
+    too_large,
 )
+from worker.text.extract import extract
+from worker.text.media_types import MARKDOWN, PLAIN_TEXT, is_decoded_only
 from worker.text.parts import (
+    Chunk,
+    ExtractedDocument,
     FileStat,
+    Heading,
+    OpenBlocks,
+    Part,
     PreparedDocument,
     Segment,
     SegmentStart,
-    SizedText,
     SparseVector,
     UnchangedContent,
 )
-
-BLOCK_BYTES: Final = 1024 * 1024
-MAX_BYTES_PER_CHARACTER: Final = 4
-"""In UTF-8."""
+from worker.text.stage_times import timed
+from worker.text.text_file import read_segment, scan, text_at
 
 
 def prepare(
@@ -47,35 +55,48 @@ def prepare(
     max_bytes: int,
     chunker: Chunker,
     encode: Callable[[str], SparseVector] | None,
+    reading: ReadingConfig = DEFAULT_READING,
 ) -> PreparedDocument | UnchangedContent:
     """Read and chunk ``document``, unless its content has the hash ``known_hash``.
 
-    ``encode``, if given, makes the sparse vectors of the chunks. Of a large UTF-8 text file, only
-    the first segment is returned; everything else is read as a whole. Raises DocumentRejected if
-    the document cannot be read, is larger than ``max_bytes`` or contains no text, and SourceChanged
-    if its file changes meanwhile.
+    It is read as ``reading`` says. ``encode``, if given, makes the sparse vectors of the chunks. Of
+    a large Unicode text file, only the first segment is returned; all else is read as a whole.
+    An empty document has no chunks, and a warning. Raises DocumentRejected if the document cannot
+    be read or is larger than ``max_bytes``, and SourceChanged if its file changes meanwhile.
     """
     if document.text is not None:
         data = document.text.encode()
         if len(data) > max_bytes:
             raise DocumentRejected(too_large(len(data), max_bytes))
-        return _prepare_whole(document, data, None, known_hash, chunker, encode)
-    path = path_of(document)
-    with reading(path, max_bytes) as status:
-        file = file_state(document, status)
+        return _prepare_whole(document, data, None, known_hash, chunker, encode, reading)
+    with opened(path_of(document), max_bytes, opener_of(document)) as (file, status):
+        state = file_state(document, status)
         if status.st_size <= chunker.segment_characters:
-            data = path.read_bytes()
-            return _prepare_whole(document, data, file, known_hash, chunker, encode)
-        found_hash = hash_of_file(document, path)
-        if found_hash == known_hash:
-            return UnchangedContent(found_hash, file)
-        place = scan(path, document.media_type)
-        if place is None:
-            return _prepare_whole(document, path.read_bytes(), file, known_hash, chunker, encode)
-        if place.status != FileStat.of(status):
+            with timed(PipelineStage.READ):
+                data = read_all(file, max_bytes)
+            return _prepare_whole(document, data, state, known_hash, chunker, encode, reading)
+        with timed(PipelineStage.READ):
+            found = hashes_of(document, blocks_of(file, max_bytes))
+        if found.of_document == known_hash:
+            return UnchangedContent(known_hash, state)
+        with timed(PipelineStage.READ):
+            file.seek(0)
+            scanned = scan(file, document.media_type)
+            if scanned is None:
+                file.seek(0)
+                data = read_all(file, max_bytes)
+        if scanned is None:
+            return _prepare_whole(document, data, state, known_hash, chunker, encode, reading)
+        place = scanned.start
+        if not FileStat.of(status) == place.status == FileStat.of(os.fstat(file.fileno())):
             raise SourceChanged("the file was changed while it was read")
+        head = Part(text_at(file, place, TITLE_WITHIN), place.markdown)
+        title = title_of(document.metadata, None, head)
+        name = "" if title else file_title(document.source)
+        place = replace(place, title=title or "", file_title=name)
+        first = prepare_rest(document, place, chunker, encode)
         return PreparedDocument(
-            found_hash, file, None, prepare_rest(document, place, chunker, encode)
+            found.of_document, state, title, first, scanned.warnings, found.of_bytes
         )
 
 
@@ -89,11 +110,13 @@ def prepare_rest(
 
     Raises SourceChanged if the file has changed since.
     """
-    try:
-        chunks, rest = read_segment(path_of(document), place, chunker)
-    except OSError as error:
-        raise SourceChanged(f"the file was removed while it was read: {error.strerror}") from error
-    return Segment.of(chunks, encode, rest)
+    with timed(PipelineStage.CHUNK):
+        try:
+            chunks, rest = read_segment(path_of(document), place, chunker, opener_of(document))
+        except OSError as error:
+            reason = f"the file was removed while it was read: {error.strerror}"
+            raise SourceChanged(reason) from error
+        return Segment.of(chunks, encode, rest)
 
 
 def _prepare_whole(
@@ -103,76 +126,76 @@ def _prepare_whole(
     known_hash: str | None,
     chunker: Chunker,
     encode: Callable[[str], SparseVector] | None,
+    reading: ReadingConfig,
 ) -> PreparedDocument | UnchangedContent:
-    found_hash = hash_of(document, BytesIO(data))
-    if found_hash == known_hash:
-        return UnchangedContent(found_hash, file)
+    with timed(PipelineStage.READ):
+        found = hashes_of(document, iter([data]))
+    if found.of_document == known_hash:
+        return UnchangedContent(known_hash, file)
     default_type = None if document.text is None else PLAIN_TEXT
-    extracted = extract(data, document.media_type or default_type)
-    chunks = chunker.chunks(extracted.text, markdown=extracted.markdown)
-    return PreparedDocument(found_hash, file, extracted.title, Segment.of(chunks, encode))
+    if document.text is not None and b"\0" in data:
+        data = codecs.BOM_UTF8 + data  # else it might be taken for UTF-16
+    with timed(PipelineStage.EXTRACT):
+        extracted = extract(data, document.media_type or default_type, reading)
+    return _prepare_parts(document, extracted, found, file, chunker, encode)
 
 
-def scan(path: Path, media_type: str | None) -> SegmentStart | None:
-    """Return where the text of a file begins; None if the file has to be read as a whole.
+def prepare_stored(
+    document: Document,
+    stored: ExtractedDocument,
+    chunker: Chunker,
+    encode: Callable[[str], SparseVector] | None,
+) -> PreparedDocument:
+    """Chunk ``document`` again. The parts of ``stored`` are the bodies of its chunks, in order.
 
-    Only text in UTF-8 can be read segment by segment. Raises DocumentRejected if the file contains
-    no text, and OSError.
+    The result has no hashes.
     """
-    with path.open("rb") as file:
-        status = FileStat.of(os.fstat(file.fileno()))
-        media_type = known_type(file.read(BLOCK_BYTES), media_type)
-        if not is_decoded_only(media_type):
-            return None
-        file.seek(0)
-        try:
-            extent = _extent(file)
-        except UnicodeDecodeError:
-            return None
-    if extent is None:
-        raise DocumentRejected(no_text(media_type))
-    return SegmentStart(*extent, media_type == MARKDOWN, "", status)
+    media_type = document.media_type or PLAIN_TEXT
+    markdown = media_type == MARKDOWN or not is_decoded_only(media_type)
+    parts = tuple(
+        Part(joined([part.text for part in bodies], markdown=markdown), markdown, *place)
+        for place, bodies in groupby(stored.parts, attrgetter("page", "name"))
+    )
+    # A document without a title of its own was stored with the name of its file.
+    title = None if stored.title == PurePath(document.source).name else stored.title
+    unknown = ContentHashes("", "")
+    return _prepare_parts(document, ExtractedDocument(parts, title), unknown, None, chunker, encode)
 
 
-def read_segment(
-    path: Path, place: SegmentStart, chunker: Chunker
-) -> tuple[list[SizedText], SegmentStart | None]:
-    """Return the chunks of the segment at ``place``, and where the next begins (None at the end).
+def _prepare_parts(
+    document: Document,
+    extracted: ExtractedDocument,
+    found: ContentHashes,
+    file: str | None,
+    chunker: Chunker,
+    encode: Callable[[str], SparseVector] | None,
+) -> PreparedDocument:
+    first = extracted.parts[0] if extracted.parts else None
+    title = title_of(document.metadata, extracted.title, first)
+    name = "" if title else file_title(document.source)
+    with timed(PipelineStage.CHUNK):
+        chunks = _chunks_of(extracted.parts, Origin(title or "", file_title=name), chunker)
+        segment = Segment.of(chunks, encode)
+    return PreparedDocument(
+        found.of_document, file, title, segment, extracted.warnings, found.of_bytes
+    )
 
-    Raises SourceChanged if the file has changed, and OSError.
+
+def _chunks_of(parts: Iterable[Part], whole: Origin, chunker: Chunker) -> Iterator[Chunk]:
+    """Yield the chunks of ``parts``, the document of which is ``whole``.
+
+    A heading covers the pages after it, up to a part with a name. No chunk has text of two parts.
     """
-    max_bytes = MAX_BYTES_PER_CHARACTER * (chunker.segment_characters + 1)
-    with path.open("rb") as file:
-        file.seek(place.start)
-        data = file.read(min(max_bytes, place.end - place.start))
-        if FileStat.of(os.fstat(file.fileno())) != place.status:
-            raise SourceChanged("the file was changed while it was read")
-    at_end = place.start + len(data) == place.end
-    text = codecs.getincrementaldecoder("utf-8")().decode(data, final=at_end)
-    cut = chunker.first_segment(text, markdown=place.markdown, fence=place.fence)
-    start = place.start + len(text[: cut.characters].encode())
-    if start == place.end:
-        return cut.chunks, None
-    return cut.chunks, SegmentStart(start, place.end, place.markdown, cut.fence, place.status)
-
-
-def _extent(file: BinaryIO) -> tuple[int, int] | None:
-    """Return the bytes at which the text begins and ends, without white space around it.
-
-    None if there is no text. Raises DocumentRejected if the file is binary, and UnicodeDecodeError.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()  # without a byte order mark
-    start, end, read, binary = -1, -1, 0, False
-    while block := file.read(BLOCK_BYTES):
-        text = decoder.decode(block)
-        read += len(block)
-        binary = binary or "\0" in text
-        pending, _ = decoder.getstate()  # bytes of a character that the next block completes
-        if stripped := text.lstrip():
-            if start < 0:
-                start = read - len(pending) - len(stripped.encode())
-            end = read - len(pending) - len(stripped[len(stripped.rstrip()) :].encode())
-    decoder.decode(b"", final=True)
-    if binary:
-        raise DocumentRejected(BINARY)
-    return None if start < 0 else (start, end)
+    headings: tuple[Heading, ...] = ()
+    name: str | None = None
+    for part in parts:
+        if part.name != name:
+            headings, name = (), part.name
+        cut = chunker.continued(
+            part.text,
+            markdown=part.markdown,
+            origin=whole._replace(part=part.name, page=part.page),
+            start=OpenBlocks(headings=headings),
+        )
+        yield from cut.chunks
+        headings = cut.open.headings

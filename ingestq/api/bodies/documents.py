@@ -9,7 +9,11 @@ from msgspec import Meta, Raw, Struct
 
 from ingestq.api.parameters import Collections
 from ingestq.api.schemas import RejectedLine
-from ingestq.core.documents import MAX_VERSION, METADATA_BYTES, Document, decode_metadata
+from ingestq.core.documents import MAX_VERSION, Document
+from ingestq.core.json_encoding import to_utf_8
+from ingestq.core.json_errors import json_reason
+from ingestq.core.limits import METADATA_BYTES, METADATA_DEPTH, decode_metadata
+from ingestq.core.lines import LINE_TOO_LONG
 
 
 class NewDocument(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,8 +41,8 @@ class NewDocument(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     metadata: Annotated[
         Raw,
         Meta(
-            description=f"Stored with every chunk; at most {METADATA_BYTES} bytes, with no integer "
-            "above 64 bits.",
+            description=f"Stored with every chunk; at most {METADATA_BYTES} bytes, nested at most "
+            f"{METADATA_DEPTH} deep, with no integer above 64 bits.",
             extra_json_schema={"type": "object"},
         ),
     ] = msgspec.field(default_factory=lambda: Raw(b"{}"))
@@ -59,15 +63,14 @@ _document = msgspec.json.Decoder(NewDocument)
 
 def decode(body: bytes | bytearray) -> tuple[NewDocument, dict[str, Any]]:
     """Return the document and its metadata. Raises ValueError that names the wrong field."""
+    body = to_utf_8(body)
     try:
         document = _document.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"not a document: {error}") from error
-    try:
-        metadata = decode_metadata(memoryview(document.metadata))
-    except ValueError as error:
-        raise ValueError(f"metadata: {error}") from error
-    return document, metadata
+    except RecursionError as error:
+        raise ValueError(f"not a document: nested more than {METADATA_DEPTH} deep") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"not a document: {json_reason(error, body)}") from error
+    return document, decode_metadata(memoryview(document.metadata))
 
 
 LISTED_LINES: Final = 1000
@@ -113,7 +116,7 @@ async def parse(
 
 def _line(line: bytes | None, version: int, collections: Collections) -> Document:
     if line is None:
-        raise ValueError("the line is longer than INGESTQ_MAX_DOCUMENT_BYTES allows")
+        raise ValueError(LINE_TOO_LONG)
     sent, metadata = decode(line)
     return Document(
         doc_id=sent.doc_id,

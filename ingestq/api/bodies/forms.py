@@ -12,7 +12,8 @@ from ingestq.api.bodies.multipart import Event, PartEnd, PartStart
 from ingestq.api.parameters import Collections
 from ingestq.client.batching import JOB_DOCUMENTS
 from ingestq.client.uploads import BlobWriter, StoredBlob, Upload
-from ingestq.core.documents import MAX_VERSION, METADATA_BYTES, decode_metadata
+from ingestq.core.documents import MAX_VERSION
+from ingestq.core.limits import METADATA_BYTES, decode_metadata
 from ingestq.core.paths import guess_media_type
 
 FILE: Final = "file"
@@ -152,10 +153,7 @@ def _upload(file: File, fields: Fields, metadata: dict[str, Any], collection: st
 
 def _fields(values: Mapping[str, str]) -> tuple[Fields, dict[str, Any]]:
     fields = msgspec.convert(values, Fields, strict=False)
-    try:
-        return fields, decode_metadata(fields.metadata.encode())
-    except ValueError as error:
-        raise ValueError(f"metadata: {error}") from error
+    return fields, decode_metadata(fields.metadata.encode())
 
 
 def _media_type(part: PartStart) -> str | None:

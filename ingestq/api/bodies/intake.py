@@ -1,6 +1,7 @@
 """Reads request bodies within limits of size, memory and time."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -9,50 +10,7 @@ from fastapi import HTTPException, Request
 
 from ingestq.api.bodies.multipart import Event, FormSplitter
 from ingestq.api.errors import retry_after
-
-
-class LineSplitter:
-    """Splits a stream of bytes into lines; a line longer than ``max_bytes`` becomes None.
-
-    It holds the line that has not ended yet, and nothing of one that is too long.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._line = bytearray()
-        self._too_long = False
-
-    @property
-    def held_bytes(self) -> int:
-        return len(self._line)
-
-    def feed(self, part: bytes) -> list[bytes | None]:
-        """Return the lines that end in ``part``."""
-        *ends, start = part.split(b"\n")
-        lines = []
-        for end in ends:
-            self._append(end)
-            lines.append(self._take())
-        self._append(start)
-        return lines
-
-    def end(self) -> list[bytes | None]:
-        """Return the last line of the body, if it has no line break."""
-        return [self._take()] if self._line or self._too_long else []
-
-    def _append(self, piece: bytes) -> None:
-        if self._too_long or len(self._line) + len(piece) > self._max_bytes:
-            self._too_long = True
-            self._line.clear()
-        else:
-            self._line += piece
-
-    def _take(self) -> bytes | None:
-        line = None if self._too_long else bytes(self._line)
-        self._line.clear()
-        self._too_long = False
-        return line
-
+from ingestq.core.lines import LineSplitter
 
 HELD_BODIES: Final = 2
 """How many bodies of the maximum size are held at once; of smaller ones, accordingly more.
@@ -61,14 +19,22 @@ Until its document is on the queue, a body costs up to six times its size in mem
 text, and as the job that is sent to Redis.
 """
 BUSY_RETRY_SECONDS: Final = 1.0
+MIN_BYTES_PER_SECOND: Final = 4096
+"""A client that is slower than this on average is cut off. 64 MiB may take 4.5 hours."""
 
 
 class Intake:
-    """Reads the bodies of all requests, and bounds the memory that they take together."""
+    """Reads the bodies of all requests, and bounds the memory that they take together.
 
-    def __init__(self, max_body_bytes: int, silence_seconds: float) -> None:
+    A client may be silent for ``silence_seconds``, and no slower than `MIN_BYTES_PER_SECOND` for
+    longer than that. The time while the server itself is not ready for more does not count.
+    """
+
+    def __init__(
+        self, max_body_bytes: int, silence_seconds: float, held_bodies: int = HELD_BODIES
+    ) -> None:
         self.max_body_bytes = max_body_bytes
-        self._max_held_bytes = HELD_BODIES * max_body_bytes
+        self._max_held_bytes = held_bodies * max_body_bytes
         self._silence_seconds = silence_seconds
         self._held_bytes = 0
 
@@ -136,18 +102,22 @@ class Intake:
 
     async def _parts(self, request: Request) -> AsyncIterator[bytes]:
         parts = request.stream()
+        credit = self._silence_seconds  # seconds for which the client may still keep us waiting
         while True:
+            began = time.monotonic()
             try:
-                async with asyncio.timeout(self._silence_seconds):
+                async with asyncio.timeout(min(credit, self._silence_seconds)):
                     part = await anext(parts)
             except StopAsyncIteration:
                 return
             except TimeoutError as error:
                 raise HTTPException(
                     408,
-                    f"the client sent nothing for {self._silence_seconds:g} s",
+                    f"the client sent nothing for {self._silence_seconds:g} s, or less than "
+                    f"{MIN_BYTES_PER_SECOND} bytes a second for longer",
                     {"Connection": "close"},
                 ) from error
+            credit += len(part) / MIN_BYTES_PER_SECOND - (time.monotonic() - began)
             yield part
 
     def _hold(self, size: int) -> None:

@@ -1,27 +1,27 @@
 """The state that the dashboard shows, read once for all viewers."""
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import structlog
 from redis.exceptions import RedisError
 
 from ingestq.api.dashboard.plots import SAMPLE_SECONDS, History, Sample
-from ingestq.api.routes.monitoring import PROBE_SECONDS
+from ingestq.api.routes.monitoring import IndexCounter
 from ingestq.broker.queue.dead_letters import DeadLetterId, DeadLetters
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.broker.queue.stats import EndedJob, RecentSubmission, RecentWorkReader
 from ingestq.broker.schedule.runs import EntryStatus, Runs
-from ingestq.core import events
-from ingestq.core.errors import ServiceUnavailable, UsageError
-from ingestq.core.results import Overview
+from ingestq.core.errors import BrokerUnavailable, ServiceUnavailable, UsageError
+from ingestq.core.outages import note_failure
+from ingestq.core.results import IndexOverview, Overview
 from ingestq.core.service import happens_within
-
-log = structlog.get_logger()
+from ingestq.core.urls import without_secrets
+from ingestq.monitoring.health_checks import PROBE_SECONDS
 
 MARK_SECONDS: Final = 5.0
 """Minimum time between two measurements of a speed."""
@@ -70,6 +70,10 @@ FRESH_SECONDS: Final = 1.0
 SHOWN_SUBMISSIONS: Final = 8
 SHOWN_JOBS: Final = 12
 SHOWN_DEAD_LETTERS: Final = 20
+SHOWN_WARNED: Final = 20
+"""Documents with warnings that are shown of each collection."""
+COUNT_SECONDS: Final = 10.0
+"""How long the counts of the collections are shown before they are read again."""
 
 
 @dataclass(frozen=True)
@@ -103,19 +107,22 @@ class View:
     """What the page shows: the last snapshot, if there is one.
 
     ``problem`` says why the snapshot is not current; None if it is. ``at`` is the time of reading,
-    on the same clock as the ``samples``.
+    on the same clock as the ``samples``. ``index`` is what the collections hold.
     """
 
     at: float
     snapshot: QueueSnapshot | None
     problem: str | None
     samples: Sequence[Sample]
+    index: IndexOverview
 
 
 class Board:
     """Reads the state for all viewers, and every ten seconds for the ``history``.
 
     It is read at most once a second however many viewers there are, and each dead letter only once.
+    What the collections hold is read for viewers only, and less often; without ``count`` it is
+    unknown.
     """
 
     def __init__(
@@ -125,6 +132,7 @@ class Board:
         recent: RecentWorkReader,
         runs: Runs,
         history: History,
+        count: IndexCounter | None = None,
     ) -> None:
         self._queue = queue
         self._dead_letters = dead_letters
@@ -135,15 +143,29 @@ class Board:
         self._known_dead_letters: dict[DeadLetterId, DeadLetterRow] = {}
         self._view: View | None = None
         self._turn = asyncio.Lock()
+        self._count = count
+        self._index = IndexOverview()
+        self._counted_at = -math.inf
+        self._counting = asyncio.Lock()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Keep the history until ``stopping`` is set."""
         while not stopping.is_set():
-            await self.view()
+            await self._current(fresh=False)
             await happens_within(stopping, SAMPLE_SECONDS)
 
     async def view(self, *, fresh: bool = False) -> View:
         """Return the state: the current one if ``fresh``, else at most a second old."""
+        await self._count_again()
+        return await self._current(fresh=fresh)
+
+    async def _count_again(self) -> None:
+        async with self._counting:
+            if self._count is not None and time.monotonic() - self._counted_at >= COUNT_SECONDS:
+                self._index = await self._count(SHOWN_WARNED)
+                self._counted_at = time.monotonic()
+
+    async def _current(self, *, fresh: bool) -> View:
         async with self._turn:
             now = time.monotonic()
             if self._view is None or fresh or now - self._view.at >= FRESH_SECONDS:
@@ -157,15 +179,14 @@ class Board:
         except TimeoutError:
             problem = f"Redis does not answer within {PROBE_SECONDS:g} s"
         except (ServiceUnavailable, UsageError) as error:  # UsageError: it refuses our credentials
-            problem = str(error)
+            problem = without_secrets(str(error))
         except RedisError as error:  # any other error must not stop the server
-            problem = f"Redis answers with an error: {error}"
+            problem = without_secrets(f"Redis answers with an error: {error}")
         else:
-            return View(now, snapshot, None, self._history.samples())
-        if before is None or before.problem is None:
-            log.warning(events.SERVICE_AWAY, error=problem, retry_in=SAMPLE_SECONDS)
+            return View(now, snapshot, None, self._history.samples(), self._index)
+        note_failure(BrokerUnavailable(problem))
         last = None if before is None else before.snapshot
-        return View(now, last, problem, self._history.samples())
+        return View(now, last, problem, self._history.samples(), self._index)
 
     async def _snapshot(self, now: float) -> QueueSnapshot:
         overview = await self._queue.overview()

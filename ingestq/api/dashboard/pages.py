@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -12,7 +13,18 @@ from ingestq.api.dashboard import paths, wording
 from ingestq.api.dashboard.board import View
 from ingestq.api.dashboard.plots import plots
 
-REGIONS: Final = ("numbers", "plots", "submissions", "workers", "ended", "dead_letters", "entries")
+REGIONS: Final = (
+    "numbers",
+    "plots",
+    "submissions",
+    "workers",
+    "folders",
+    "ended",
+    "dead_letters",
+    "stale",
+    "warnings",
+    "entries",
+)
 """The parts of the page that change; each is a template, and an event of the stream."""
 REQUEUED: Final = "requeued"
 GONE: Final = "gone"
@@ -20,10 +32,15 @@ GONE: Final = "gone"
 
 @dataclass(frozen=True)
 class SearchPanel:
-    """A query and its hits, or the ``problem`` that made the search fail."""
+    """A query and its hits, or the ``problem`` that made the search fail.
+
+    ``filters`` are the conditions as they were typed.
+    """
 
     query: str
     collection: str = ""
+    filters: Sequence[str] = ()
+    group: bool = False
     hits: Sequence[object] = ()
     problem: str | None = None
 
@@ -37,37 +54,44 @@ class RequeueResult:
     problem: str | None = None
 
 
+@cache
+def compiled_templates() -> Environment:
+    """Return all templates, compiled once in a process. They escape all values."""
+    templates = Environment(
+        loader=PackageLoader("ingestq.api.dashboard"),
+        autoescape=True,
+        auto_reload=False,
+        lstrip_blocks=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+    )
+    templates.globals |= {"paths": paths}
+    templates.filters |= {
+        "age": wording.age,
+        "duration": wording.duration,
+        "highlighted": wording.highlighted,
+        "iso": wording.iso,
+        "moment": wording.moment,
+        "number": wording.number,
+        "quoted": lambda key: quote(key, safe=""),
+        "rate": wording.rate,
+        "tail": wording.tail,
+        "until": wording.until,
+    }
+    for name in templates.list_templates():
+        templates.get_template(name)
+    return templates
+
+
 class Pages:
-    """Renders templates, which are read once. All values are escaped.
+    """Renders the templates.
 
     If there are several ``collections``, the search form offers a choice.
     """
 
     def __init__(self, collections: Sequence[str]) -> None:
-        self._templates = Environment(
-            loader=PackageLoader("ingestq.api.dashboard"),
-            autoescape=True,
-            auto_reload=False,
-            lstrip_blocks=True,
-            trim_blocks=True,
-            undefined=StrictUndefined,
-        )
-        self._templates.globals |= {"paths": paths, "collections": collections}
-        self._templates.filters |= {
-            "age": wording.age,
-            "duration": wording.duration,
-            "excerpt": wording.excerpt,
-            "highlighted": wording.highlighted,
-            "iso": wording.iso,
-            "moment": wording.moment,
-            "number": wording.number,
-            "quoted": lambda key: quote(key, safe=""),
-            "rate": wording.rate,
-            "tail": wording.tail,
-            "until": wording.until,
-        }
-        for name in self._templates.list_templates():
-            self._templates.get_template(name)
+        self._templates = compiled_templates()
+        self._collections = collections
         self._rendered: tuple[View, Mapping[str, Markup]] | None = None
 
     def regions(self, view: View) -> Mapping[str, Markup]:
@@ -99,15 +123,25 @@ class Pages:
             signed_in=signed_in,
         )
 
-    def sign_in(self, *, failed: bool) -> Markup:
-        """Return the page that asks for the token."""
-        return self._render("sign_in", failed=failed)
+    def sign_in(self, problem: str | None = None) -> Markup:
+        """Return the page that asks for the token, again if there was a ``problem`` with it."""
+        return self._render("sign_in", problem=problem)
 
     def _render_regions(self, view: View) -> Mapping[str, Markup]:
         if view.snapshot is None:
             return {}
-        known: dict[str, Any] = {"now": view.snapshot, "plots": plots(view.samples)}
+        counts = [collection.warned for collection in view.index.collections]
+        stale = [collection.stale for collection in view.index.collections]
+        known: dict[str, Any] = {
+            "now": view.snapshot,
+            "plots": plots(view.samples),
+            "warned": sum(filter(None, counts)) if any(n is not None for n in counts) else None,
+            "warned_documents": view.index.warned,
+            "stale": sum(filter(None, stale)) if any(n is not None for n in stale) else None,
+            "stale_documents": view.index.stale,
+        }
         return {name: self._render(name, **known) for name in REGIONS}
 
     def _render(self, template: str, **known: Any) -> Markup:
-        return Markup(self._templates.get_template(f"{template}.html").render(known))  # noqa: S704 - escaped there
+        page = self._templates.get_template(f"{template}.html")
+        return Markup(page.render(known, collections=self._collections))  # noqa: S704 - escaped there

@@ -1,8 +1,10 @@
 """``/``: the dashboard page, its forms and its event stream."""
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import PurePosixPath
 from typing import Annotated, Final
@@ -12,21 +14,27 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from ingestq.api.auth import Throttle
 from ingestq.api.bodies.intake import Intake
 from ingestq.api.dashboard import paths
-from ingestq.api.dashboard.access import COOKIE, SESSION_SECONDS, Sessions
+from ingestq.api.dashboard.access import COOKIE, SESSION_SECONDS, Sessions, session_of
 from ingestq.api.dashboard.board import FRESH_SECONDS, Board
 from ingestq.api.dashboard.pages import GONE, REQUEUED, Pages, RequeueResult, SearchPanel
+from ingestq.api.errors import retry_after
 from ingestq.api.parameters import Collections
 from ingestq.api.routes.search import Search
 from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.client.client import new_submission
 from ingestq.core.errors import IngestqError, ServiceUnavailable, UsageError
-from ingestq.core.search_query import SearchQuery
+from ingestq.core.search_query import SearchFilter, SearchQuery, parse_condition
 from ingestq.core.service import happens_within
+from ingestq.core.urls import without_secrets
 
 FORM_BYTES: Final = 1024 * 1024
 """Enough for the keys of all dead letters on the page, unless they are very long."""
+SIGN_IN_BYTES: Final = 4096
+SIGN_IN_FORMS: Final = 1024
+"""Sign-in forms that are read at once, so that unfinished ones do not keep out others."""
 MAX_FIELDS: Final = 100
 
 
@@ -77,19 +85,23 @@ class Dashboard:
         content = self.pages.page(view, search, requeue, signed_in)
         return HTMLResponse(content, 200 if view.problem is None else 503)
 
-    async def find(self, query: str, collection: str | None) -> SearchPanel:
+    async def find(
+        self, query: str, collection: str | None, filters: Sequence[str], group: bool
+    ) -> SearchPanel:
         """Search; errors become the ``problem`` of the panel."""
+        panel = SearchPanel(query, collection or "", filters, group)
         if self.search is None:
-            return SearchPanel(query, problem="search is not available on this server")
+            return replace(panel, problem="search is not available on this server")
         try:
-            named = self.collections.named(collection)
+            panel = replace(panel, collection=self.collections.named(collection))
+            where = SearchFilter(tuple(map(parse_condition, filters)))
         except ValueError as error:
-            return SearchPanel(query, problem=str(error))
+            return replace(panel, problem=str(error))
         try:
-            hits = await self.search(SearchQuery(query, HITS, collection=named))
+            wanted = SearchQuery(query, HITS, where=where, collection=panel.collection, group=group)
+            return replace(panel, hits=await self.search(wanted))
         except IngestqError as error:
-            return SearchPanel(query, named, problem=str(error))
-        return SearchPanel(query, named, hits)
+            return replace(panel, problem=without_secrets(str(error)))
 
     async def requeue(self, keys: list[str]) -> RequeueResult:
         """Requeue the dead letters with these ``keys``, as one submission."""
@@ -100,14 +112,15 @@ class Dashboard:
             )
         return RequeueResult(requeued, len(keys) - requeued)
 
-    async def events(self, stopping: asyncio.Event) -> AsyncIterator[ServerSentEvent]:
+    async def events(self, session: str, stopping: asyncio.Event) -> AsyncIterator[ServerSentEvent]:
         """Yield the parts of the page, now and after each change, until ``stopping`` is set.
 
-        Ends after an hour: browsers reconnect, and need a valid session to do so.
+        Ends soon after ``session`` has ended, and after an hour: browsers reconnect, and need a
+        valid session to do so.
         """
         ends = time.monotonic() + STREAM_SECONDS
         sent: dict[str, str] = {}
-        while not stopping.is_set() and time.monotonic() < ends:
+        while not stopping.is_set() and time.monotonic() < ends and await self._admits(session):
             view = await self.board.view()
             parts = {"notice": self.pages.notice(view), **self.pages.regions(view)}
             for name, html in parts.items():
@@ -115,6 +128,12 @@ class Dashboard:
                     yield ServerSentEvent(event=name, data=html)
                     sent[name] = html
             await happens_within(stopping, FRESH_SECONDS)
+
+    async def _admits(self, session: str) -> bool:
+        try:
+            return self.sessions is None or await self.sessions.is_valid(session)
+        except (ServiceUnavailable, UsageError):  # the browser reconnects, and is told
+            return False
 
 
 def dashboard_routes(
@@ -125,16 +144,22 @@ def dashboard_routes(
 
     @router.get(paths.PAGE)
     async def page(
-        q: str = "", collection: str | None = None, requeued: Count = None, gone: Count = None
+        q: str | None = None,
+        collection: str | None = None,
+        filters: Annotated[tuple[str, ...], Query(alias="filter")] = (),
+        group: bool = False,
+        requeued: Count = None,
+        gone: Count = None,
     ) -> HTMLResponse:
-        query = q.strip()
-        search = await dashboard.find(query, collection) if query else None
+        typed = [condition for condition in filters if condition.strip()]
+        search = None if q is None else await dashboard.find(q.strip(), collection, typed, group)
         done = None if requeued is None or gone is None else RequeueResult(requeued, gone)
         return await dashboard.page(search, done)
 
     @router.get(paths.EVENTS)
-    async def stream() -> EventSourceResponse:
-        return EventSourceResponse(dashboard.events(stopping), ping=heartbeat_seconds)
+    async def stream(request: Request) -> EventSourceResponse:
+        events = dashboard.events(session_of(request), stopping)
+        return EventSourceResponse(events, ping=heartbeat_seconds)
 
     @router.post(paths.REQUEUE)
     async def requeue(request: Request) -> Response:
@@ -143,7 +168,7 @@ def dashboard_routes(
             keys = [unquote(key) for key in fields.get("dead_letter", [])]
             done = await dashboard.requeue(keys)
         except (ServiceUnavailable, UsageError) as error:
-            return await dashboard.page(requeue=RequeueResult(problem=str(error)))
+            return await dashboard.page(requeue=RequeueResult(problem=without_secrets(str(error))))
         counts = urlencode({REQUEUED: done.requeued, GONE: done.gone})
         return RedirectResponse(f"{paths.PAGE}?{counts}#dead_letters", SEE_OTHER)
 
@@ -152,19 +177,29 @@ def dashboard_routes(
     return router
 
 
-def sign_in_routes(dashboard: Dashboard, sessions: Sessions, intake: Intake) -> APIRouter:
-    """Return the routes with which a browser signs in and out."""
+def sign_in_routes(
+    dashboard: Dashboard, sessions: Sessions, intake: Intake, throttle: Throttle
+) -> APIRouter:
+    """Return the routes with which a browser signs in and out.
+
+    While ``throttle`` makes an address wait, no token from it is looked at.
+    """
     router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
     @router.get(paths.SIGN_IN)
     async def ask() -> str:
-        return dashboard.pages.sign_in(failed=False)
+        return dashboard.pages.sign_in()
 
     @router.post(paths.SIGN_IN)
     async def sign_in(request: Request) -> Response:
         fields = await form_fields(request, intake)
+        if wait := throttle.wait_seconds(request.scope):  # now: many forms may be read at once
+            asked = f"Too many wrong tokens. Try again in {math.ceil(wait)} s."
+            return HTMLResponse(dashboard.pages.sign_in(asked), 429, retry_after(wait))
         if not sessions.is_token(fields.get("token", [""])[0]):
-            return HTMLResponse(dashboard.pages.sign_in(failed=True), 401)
+            throttle.failed(request.scope)
+            return HTMLResponse(dashboard.pages.sign_in("Wrong token."), 401)
+        throttle.succeeded(request.scope)
         answer = RedirectResponse(paths.PAGE, SEE_OTHER)
         answer.set_cookie(
             COOKIE,
@@ -177,7 +212,8 @@ def sign_in_routes(dashboard: Dashboard, sessions: Sessions, intake: Intake) -> 
         return answer
 
     @router.post(paths.SIGN_OUT)
-    async def sign_out() -> RedirectResponse:
+    async def sign_out(request: Request) -> RedirectResponse:
+        await sessions.end(session_of(request))
         answer = RedirectResponse(paths.SIGN_IN, SEE_OTHER)
         answer.delete_cookie(COOKIE)
         return answer

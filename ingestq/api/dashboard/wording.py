@@ -1,11 +1,11 @@
-"""Formats numbers, times and excerpts for people."""
+"""Formats numbers, times and found texts for people."""
 
-import re
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
 from markupsafe import Markup, escape
+
+from ingestq.core.excerpts import matches
 
 MINUTE: Final = 60
 HOUR: Final = 60 * MINUTE
@@ -74,47 +74,13 @@ def tail(name: str) -> str:
     return name if len(name) <= LONGEST_ID else "…" + name[-LONGEST_ID:]
 
 
-WORD: Final = re.compile(r"\w+")
-COMMON_WORDS: Final = frozenset(
-    WORD.findall(
-        "a an and are as at be by can did do does for from had has have how if in into is it its "
-        "no not of on or our so than that the their then there these they this to was we were what "
-        "when where which who whom whose why will with you your"
-    )
-)
-"""Words that are in every text, so that highlighting them says nothing."""
-
-EXCERPT_CHARACTERS: Final = 600
-BEFORE_CHARACTERS: Final = 150
-"""How much of the text before the first highlighted word is in an excerpt."""
-
-
-def excerpt(text: str, query: str) -> str:
-    """Return ``text``; if it is long, the part around the first word of ``query``."""
-    if len(text) <= EXCERPT_CHARACTERS:
-        return text
-    first = next(_matches(text, query), None)
-    start = max(0, (0 if first is None else first.start()) - BEFORE_CHARACTERS)
-    end = min(len(text), start + EXCERPT_CHARACTERS)
-    start = end - EXCERPT_CHARACTERS
-    return f"{'…' if start else ''}{text[start:end]}{'…' if end < len(text) else ''}"
-
-
 def highlighted(text: str, query: str) -> Markup:
-    """Return ``text`` as HTML with the words of ``query`` highlighted, whatever their case.
-
-    Words that are in every text are highlighted only if the query has no others.
-    """
+    """Return ``text`` as HTML with what it has of ``query`` highlighted; see `matches`."""
     parts: list[Markup] = []
     end = 0
-    for found in _matches(text, query):
-        parts += (escape(text[end : found.start()]), Markup("<mark>{}</mark>").format(found[0]))
-        end = found.end()
+    for found in matches(text, query):
+        marked = Markup("<mark>{}</mark>").format(text[found.start : found.end])
+        parts += (escape(text[end : found.start]), marked)
+        end = found.end
     parts.append(escape(text[end:]))
     return Markup("").join(parts)
-
-
-def _matches(text: str, query: str) -> Iterator[re.Match[str]]:
-    words = {word.casefold() for word in WORD.findall(query)}
-    wanted = words - COMMON_WORDS or words
-    return (word for word in WORD.finditer(text) if word[0].casefold() in wanted)

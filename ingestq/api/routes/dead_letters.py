@@ -25,6 +25,9 @@ DEFAULT_LIMIT: Final = 100
 LARGEST_LIMIT: Final = 1000
 
 DocId = Annotated[str, Path(min_length=1)]
+AllowMassDelete = Annotated[
+    bool, Query(description="Delete what is held back of a folder or list.")
+]
 Tenant = Annotated[str, Query(description="The tenant of the document.")]
 
 
@@ -38,7 +41,7 @@ def dead_letter_routes(dead_letters: DeadLetters, collections: Collections) -> A
         *,
         collection: Annotated[str, Depends(collections.parameter)],
     ) -> StoredDeadLetter:
-        stored = await dead_letters.find_for_document(collection, tenant, doc_id)
+        stored = await dead_letters.find_any_form(collection, tenant, doc_id)
         if stored is None:
             raise HTTPException(404, f"there is no dead letter of {doc_id!r}")
         return stored
@@ -74,10 +77,15 @@ def dead_letter_routes(dead_letters: DeadLetters, collections: Collections) -> A
 
     # Before the next route, whose parameter also matches slashes.
     @router.post(f"/{DOC_ID}/requeue", status_code=202, responses=problems(404, 409, 422, 503))
-    async def requeue(stored: Annotated[StoredDeadLetter, Depends(named)]) -> Requeued:
+    async def requeue(
+        stored: Annotated[StoredDeadLetter, Depends(named)],
+        allow_mass_delete: AllowMassDelete = False,
+    ) -> Requeued:
         """Queue the document again, with all its tries."""
         submission = new_submission()
-        count = await dead_letters.requeue([stored], submission)
+        count = await dead_letters.requeue(
+            [stored], submission, allow_mass_delete=allow_mass_delete
+        )
         _check_unchanged(count)
         return Requeued(requeued=count, submission=submission)
 

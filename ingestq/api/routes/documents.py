@@ -6,7 +6,6 @@ from typing import Annotated, Any, Final, Protocol
 
 from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request
 
-from ingestq.api.auth import is_of_another_site
 from ingestq.api.bodies.documents import Rejections, decode, parse, schema
 from ingestq.api.bodies.forms import read_form, uploads_of
 from ingestq.api.bodies.forms import schema as form_schema
@@ -41,24 +40,18 @@ def _body(content: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def document_routes(
-    client: IngestClient,
-    intake: Intake,
-    full_seconds: float,
-    collections: Collections,
-    *,
-    guarded: bool,
+    client: IngestClient, intake: Intake, full_seconds: float, collections: Collections
 ) -> APIRouter:
     """Return the routes that queue documents with ``client``, for one of ``collections``.
 
-    A batch waits up to ``full_seconds`` while the queue is full. ``guarded`` says that a token is
-    required, which pages of other sites cannot send.
+    A batch waits up to ``full_seconds`` while the queue is full.
     """
     router = APIRouter(tags=["documents"])
 
     @router.post(
         "/documents",
         status_code=202,
-        responses=problems(403, 408, 413, 415, 422, 429, 503),
+        responses=problems(408, 413, 415, 422, 429, 503),
         openapi_extra=_body(
             {JSON: {"schema": schema(collections)}, FORM: {"schema": form_schema(collections)}}
         ),
@@ -95,11 +88,6 @@ def document_routes(
             )
 
     async def take_files(request: Request, idempotency_key: str | None) -> Receipt:
-        if not guarded and is_of_another_site(request.headers):
-            raise HTTPException(
-                403,
-                "forms are accepted only from pages of this server, or with a token",
-            )
         async with client.blob_writer() as writing, aclosing(intake.form(request)) as events:
             form = await read_form(events, writing, intake.max_body_bytes)
             return await client.submit_uploads(
@@ -125,7 +113,7 @@ def document_routes(
         rejections = Rejections()
         async with aclosing(intake.lines(request)) as lines:
             receipt = await client.submit_many(
-                parse(lines, client.now, rejections, collections), patience=full_seconds
+                parse(lines, client.issue_version, rejections, collections), patience=full_seconds
             )
         return AcceptedLines(
             submission=receipt.submission,
@@ -142,17 +130,22 @@ def document_routes(
         version: Annotated[
             int | None,
             Query(
-                ge=1, le=MAX_VERSION, description="Deletes up to this version; the time by default."
+                ge=1, le=MAX_VERSION, description="Delete this version of your own and older ones."
             ),
         ] = None,
         *,
         collection: Annotated[str, Depends(collections.parameter)],
     ) -> Accepted:
-        """Queue the deletion of a document.
+        """Queue the deletion of a document, of what is there unless a version is named.
 
-        Older versions that are still queued do not bring it back.
+        Neither that version nor an older one brings it back.
         """
-        receipt = await client.delete(doc_id, tenant=tenant, version=version, collection=collection)
+        try:
+            receipt = await client.delete(
+                doc_id, tenant=tenant, version=version, any_form=True, collection=collection
+            )
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
         return Accepted.model_validate(receipt)
 
     return router
@@ -174,7 +167,8 @@ def _require(request: Request, *media_types: str) -> str:
 class Index(Protocol):
     """Returns what is indexed of a document: an object with the fields of `IndexedState`.
 
-    None if it was never indexed. Raises StoreUnavailable.
+    The id may be typed in any of Unicode's normal forms. None if it was never indexed. Raises
+    StoreUnavailable.
     """
 
     async def __call__(self, tenant: str, doc_id: str, collection: str) -> object | None: ...
@@ -197,7 +191,7 @@ def index_routes(index: Index, dead_letters: DeadLetters, collections: Collectio
         """
         indexed, stored = await asyncio.gather(
             index(tenant, doc_id, collection),
-            dead_letters.find_for_document(collection, tenant, doc_id),
+            dead_letters.find_any_form(collection, tenant, doc_id),
         )
         if indexed is None and stored is None:
             raise HTTPException(

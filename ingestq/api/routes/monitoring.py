@@ -1,157 +1,106 @@
-"""``/healthz``, ``/readyz``, ``/metrics`` and ``/status``."""
+"""``/livez``, ``/readyz``, ``/healthz``, ``/metrics`` and ``/status``."""
 
-import asyncio
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Protocol
 
-from fastapi import APIRouter, HTTPException, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily
-from prometheus_client.registry import Collector
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
 
 from ingestq.api.errors import Answers, problems
-from ingestq.api.schemas import Health, StatusResponse
+from ingestq.api.parameters import Collections
+from ingestq.api.schemas import HealthResponse, StatusResponse
 from ingestq.client.client import IngestClient
-from ingestq.core import events
-from ingestq.core.errors import BrokerUnavailable
-from ingestq.core.results import Overview
+from ingestq.core.health import HEALTH, LIVE, METRICS, READY, Health
+from ingestq.core.results import CollectionCounts, IndexOverview
+from ingestq.monitoring.exposition import CONTENT_TYPE
+from ingestq.monitoring.health_checks import HealthChecks
+from ingestq.monitoring.monitor import Monitor
 
-PROBE_SECONDS: Final = 3.0
-"""Time limit for Redis: probes cannot wait for all retries of a connection."""
-
-
-async def overview(client: IngestClient) -> Overview:
-    """Return the state of queue and workers. Raises BrokerUnavailable if Redis is slow."""
-    try:
-        async with asyncio.timeout(PROBE_SECONDS):
-            return await client.queue.overview()
-    except TimeoutError as error:
-        raise BrokerUnavailable(f"Redis does not answer within {PROBE_SECONDS:g} s") from error
+UNHEALTHY: Answers = {
+    HTTPStatus.SERVICE_UNAVAILABLE: {
+        "model": HealthResponse,
+        "description": "A check has failed; the answer says which.",
+    }
+}
 
 
-def exposition(overview: Overview) -> bytes:
-    """Return ``overview`` in Prometheus' text format."""
-    registry = CollectorRegistry()
-    registry.register(_Scrape(overview))
-    return generate_latest(registry)
+def health_routes(health: HealthChecks) -> APIRouter:
+    """Return the routes that say whether this process runs and whether documents get indexed.
 
-
-class _Scrape(Collector):
-    def __init__(self, overview: Overview) -> None:
-        self._overview = overview
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        depth, workers = self._overview.depth, self._overview.workers
-        yield _labelled(
-            events.METRIC_JOBS,
-            "Jobs on the queue.",
-            "state",
-            {"ready": depth.ready, "deferred": depth.deferred, "in_flight": depth.in_flight},
-        )
-        yield _labelled(
-            events.METRIC_LANE_JOBS,
-            "Jobs on the queue, by lane.",
-            "lane",
-            {"interactive": depth.interactive, "bulk": depth.bulk},
-        )
-        yield _labelled(
-            events.METRIC_UNSERVED_JOBS,
-            "Ready jobs of collections that no worker serves.",
-            "collection",
-            self._overview.unserved,
-        )
-        for name, what, value in (
-            (
-                events.METRIC_POISON_JOBS,
-                "Ready jobs over which workers died; each runs alone.",
-                depth.poison,
-            ),
-            (
-                events.METRIC_OLDEST_READY_SECONDS,
-                "How long the oldest ready job has waited.",
-                depth.oldest_ready_seconds,
-            ),
-            (events.METRIC_QUEUE_BYTES, "Size of the jobs on the queue.", depth.queued_bytes),
-            (events.METRIC_DEAD_LETTERS, "Documents that failed.", depth.dead_letters),
-            (events.METRIC_WORKERS, "Workers that are alive.", len(workers)),
-            (
-                events.METRIC_WORKERS_PAUSED,
-                "Workers that are alive and claim no jobs.",
-                sum(worker.paused is not None for worker in workers),
-            ),
-            (
-                events.METRIC_DOCUMENTS_PER_SECOND,
-                "Documents per second of all workers in the last minute.",
-                sum(worker.documents_per_second for worker in workers),
-            ),
-            (
-                events.METRIC_CHUNKS_PER_SECOND,
-                "Chunks embedded per second by all workers in the last minute.",
-                sum(worker.chunks_per_second for worker in workers),
-            ),
-        ):
-            yield GaugeMetricFamily(name, what, value)
-
-
-def _labelled(name: str, what: str, label: str, values: Mapping[str, int]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, what, labels=[label])
-    for key, value in values.items():
-        family.add_metric([key], value)
-    return family
-
-
-HEALTH: Final = "/healthz"
-READY: Final = "/readyz"
-HEALTH_PATHS: Final = frozenset({HEALTH, READY})
-
-
-def health_routes(client: IngestClient) -> APIRouter:
-    """Return the routes that say whether this process runs and whether documents get indexed."""
+    Anybody may ask, so the answers name the checks that have failed, and nothing about them: that
+    is in the log, and in the answer of `GET /status`.
+    """
     router = APIRouter(tags=["health"])
 
-    @router.get(HEALTH)
-    async def healthz() -> Health:
-        """Answer 200 while the process runs."""
-        return Health()
+    @router.get(LIVE, response_model=HealthResponse, responses=UNHEALTHY)
+    @router.get(HEALTH, response_model=HealthResponse, responses=UNHEALTHY)
+    async def livez() -> JSONResponse:
+        """Answer 200 while the process runs, and its worker, if it has one, polls the queue."""
+        return _answer(health.live())
 
-    @router.get(READY, responses=problems(503))
-    async def readyz() -> Health:
-        """Answer 200 if Redis answers and a worker runs, so that new documents get indexed."""
-        if not (await overview(client)).workers:
-            raise HTTPException(503, "no worker is running; start `ingestq worker`")
-        return Health()
+    @router.get(READY, response_model=HealthResponse, responses=UNHEALTHY)
+    async def readyz() -> JSONResponse:
+        """Answer 200 if Redis accepts writes, Qdrant answers and a worker runs.
+
+        Then new documents get indexed.
+        """
+        return _answer(await health.ready())
 
     return router
 
 
-def metric_routes(client: IngestClient) -> APIRouter:
-    """Return the route that shows the queue of ``client`` as metrics."""
+def _answer(health: Health) -> JSONResponse:
+    status = HTTPStatus.OK if health.ok else HTTPStatus.SERVICE_UNAVAILABLE
+    return JSONResponse(health.as_json(), status)
+
+
+def metric_routes(monitor: Monitor) -> APIRouter:
+    """Return the route that shows the metrics of this process, and its queue."""
     router = APIRouter(tags=["status"])
     text: Answers = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
-    @router.get("/metrics", response_class=Response, responses=text | problems(503))
+    @router.get(METRICS, response_class=Response, responses=text)
     async def metrics() -> Response:
-        """Show queue, dead letters and workers in Prometheus' text format."""
-        found = exposition(await overview(client))
-        return Response(found, media_type=CONTENT_TYPE_LATEST)
+        """Show the queue and what this process has done in Prometheus' text format."""
+        return Response(await monitor.metrics(), media_type=CONTENT_TYPE)
 
     return router
 
 
-def status_routes(client: IngestClient) -> APIRouter:
-    """Return the route that shows the queue of ``client``."""
+class IndexCounter(Protocol):
+    """Counts the collections, and lists up to so many documents of each that have warnings.
+
+    What cannot be read now is None or left out.
+    """
+
+    async def __call__(self, listed: int = 0) -> IndexOverview: ...
+
+
+def status_routes(
+    client: IngestClient, index: IndexCounter | None, collections: Collections
+) -> APIRouter:
+    """Return the route that shows the queue of ``client``, and what the ``collections`` hold."""
     router = APIRouter(tags=["status"])
 
     @router.get("/status", responses=problems(503))
     async def status() -> StatusResponse:
-        """Show queue, dead letters and workers."""
+        """Show queue, dead letters, workers, watched folders and collections."""
         overview = await client.queue.overview()
+        if index is None:
+            counts: Sequence[CollectionCounts] = [*map(CollectionCounts, collections.names)]
+        else:
+            counts = (await index()).collections
         return StatusResponse.model_validate(
             {
                 "queue": overview.depth.as_json(),
                 "dead_letters": overview.depth.dead_letters,
                 "workers": overview.workers,
                 "unserved": overview.unserved,
+                "watched_folders": overview.watched_folders,
+                "held_back": overview.held_back,
+                "collection": counts[0],
+                "collections": counts,
             }
         )
 

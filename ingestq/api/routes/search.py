@@ -10,7 +10,13 @@ from ingestq.api.parameters import Collections
 from ingestq.api.schemas import HitResponse, SearchResponse
 from ingestq.core.errors import InvalidQuery, StoreRejected
 from ingestq.core.search_query import (
+    CONDITION,
     LARGEST_LIMIT,
+    MAX_CONDITIONS,
+    MOST_AROUND,
+    QUERY_CHARACTERS,
+    SYNTAX,
+    VISIBLE,
     Mode,
     SearchFilter,
     SearchQuery,
@@ -18,8 +24,6 @@ from ingestq.core.search_query import (
 )
 
 DEFAULT_LIMIT: Final = 5
-CONDITION: Final = r"^[^=.\"]+(\.[^=.\"]+)*="
-"""The form that `parse_condition` accepts, for openapi.json."""
 
 
 class Search(Protocol):
@@ -37,7 +41,14 @@ def search_routes(search: Search, collections: Collections) -> APIRouter:
 
     @router.get("/search", responses=problems(422, 503))
     async def find(
-        q: Annotated[str, Query(min_length=1, description="What to search for.")],
+        q: Annotated[
+            str,
+            Query(
+                max_length=QUERY_CHARACTERS,
+                description="What to search for.",
+                json_schema_extra={"pattern": VISIBLE},
+            ),
+        ],
         limit: Annotated[int, Query(ge=1, le=LARGEST_LIMIT)] = DEFAULT_LIMIT,
         mode: Annotated[
             Mode, Query(description="dense: by meaning, sparse: by words, hybrid: both.")
@@ -46,12 +57,22 @@ def search_routes(search: Search, collections: Collections) -> APIRouter:
             tuple[str, ...],
             Query(
                 alias="filter",
-                description="KEY=VALUE that the metadata must have.",
-                json_schema_extra={"items": {"type": "string", "pattern": CONDITION}},
+                description=f"A condition on the metadata: {SYNTAX}.",
+                json_schema_extra={
+                    "items": {"type": "string", "pattern": CONDITION},
+                    "maxItems": MAX_CONDITIONS,
+                },
             ),
         ] = (),
         source: Annotated[str | None, Query()] = None,
         tenant: Annotated[str | None, Query()] = None,
+        group: Annotated[
+            bool, Query(description="Find only the best chunk of each document.")
+        ] = False,
+        around: Annotated[
+            int,
+            Query(ge=0, le=MOST_AROUND, description="Neighbours on each side of every hit."),
+        ] = 0,
         *,
         collection: Annotated[str, Depends(collections.parameter)],
     ) -> SearchResponse:
@@ -64,7 +85,7 @@ def search_routes(search: Search, collections: Collections) -> APIRouter:
         except ValueError as error:
             raise HTTPException(422, f"query.filter: {error}") from error
         try:
-            hits = await search(SearchQuery(q, limit, mode, where, collection))
+            hits = await search(SearchQuery(q, limit, mode, where, collection, group, around))
         except (InvalidQuery, StoreRejected) as error:
             raise HTTPException(422, str(error)) from error
         return SearchResponse(hits=[HitResponse.model_validate(hit) for hit in hits])

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Annotated, Final
 
 import structlog
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Path
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
@@ -15,10 +15,14 @@ from ingestq.broker.queue.job_queue import PROGRESS_POLL_SECONDS
 from ingestq.client.client import IngestClient
 from ingestq.core import events
 from ingestq.core.errors import ServiceUnavailable, UsageError
+from ingestq.core.limits import NAME_BYTES
 from ingestq.core.results import SubmissionStatus
 from ingestq.core.service import happens_within
+from ingestq.core.urls import without_secrets
 
 log = structlog.get_logger()
+
+SubmissionId = Annotated[str, Path(max_length=NAME_BYTES)]
 
 
 def submission_routes(
@@ -29,7 +33,7 @@ def submission_routes(
 
     # 422 replaces the one that FastAPI documents for the parameter.
     @router.get("/submissions/{submission}", responses=problems(404, 422, 503))
-    async def follow(submission: str) -> Submission:
+    async def follow(submission: SubmissionId) -> Submission:
         """Show the progress of a submission. It is known for a week after its last change."""
         status = await _known(client, submission)
         return await _answer(client, submission, status)
@@ -39,7 +43,7 @@ def submission_routes(
         response_class=EventSourceResponse,
         responses=STREAM | problems(404, 422, 503),
     )
-    async def stream(submission: str) -> EventSourceResponse:
+    async def stream(submission: SubmissionId) -> EventSourceResponse:
         """Follow a submission by server-sent events: `progress` now and after each change, then
         `complete` with what `GET /submissions/{submission}` returns. Close the connection then.
         The event `error` says why the stream ends early.
@@ -72,10 +76,11 @@ async def _known(client: IngestClient, submission: str) -> SubmissionStatus:
 
 
 async def _answer(client: IngestClient, submission: str, status: SubmissionStatus) -> Submission:
-    failed = await client.failed_documents(submission)
-    return Submission.model_validate(
-        {"submission": submission, **status.as_json(), "dead_letters": failed}
-    )
+    listed = {
+        "dead_letters": await client.failed_documents(submission),
+        "warnings": await client.warnings(submission),
+    }
+    return Submission.model_validate({"submission": submission, **status.as_json(), **listed})
 
 
 async def _events(
@@ -92,8 +97,9 @@ async def _events(
         if status.complete:
             yield _event("complete", await _answer(client, submission, status))
     except (ServiceUnavailable, UsageError) as error:  # clients reconnect
-        log.warning(events.API_STREAM_ENDED, submission=submission, error=str(error))
-        yield _event("error", Problem(detail=str(error)))
+        said = without_secrets(str(error))
+        log.warning(events.API_STREAM_ENDED, submission=submission, error=said)
+        yield _event("error", Problem(detail=said))
 
 
 def _event(name: str, answer: BaseModel) -> ServerSentEvent:

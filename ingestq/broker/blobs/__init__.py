@@ -8,7 +8,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from ingestq.broker.blobs.store import BlobStore
-from ingestq.core.errors import UsageError, public_url
+from ingestq.core.errors import UsageError
+from ingestq.core.urls import public_url
 
 
 def open_blob_store(url: str) -> BlobStore:

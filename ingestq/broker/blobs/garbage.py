@@ -31,6 +31,8 @@ class GarbageCollector:
     async def collect(self) -> int:
         """Delete old blobs to which neither a job nor a dead letter refers; return how many.
 
+        Ages are measured by the steady clock, so a wrong time makes no blob old.
+
         Deletes nothing if there is a job or dead letter that this version cannot read, because the
         blobs it refers to are unknown, or if dead letters keep being requeued meanwhile.
         """

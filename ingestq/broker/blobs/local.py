@@ -1,6 +1,7 @@
 """A blob store in a folder of this machine, or in one that all machines have mounted."""
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -8,23 +9,30 @@ from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
 from ingestq.broker.blobs.store import UNFINISHED, missing
+from ingestq.core.durable_files import sync_directory
 from ingestq.core.errors import BlobStoreUnavailable
+from ingestq.core.private_directory import private_directory
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class LocalBlobStore:
-    """Blobs as files below ``folder``, which is created with the first of them. See `BlobStore`."""
+    """Blobs as files below ``folder``, which is created with the first of them. See `BlobStore`.
 
-    def __init__(self, folder: Path) -> None:
+    If it is ``private``, no other user can read them. A folder that several machines share is not:
+    API and workers may run as different users.
+    """
+
+    def __init__(self, folder: Path, *, private: bool = False) -> None:
         self._folder = folder
+        self._private = private
 
     async def put(self, name: str, parts: AsyncIterable[bytes]) -> None:
         """See `BlobStore.put`."""
         path = self._path(name)
         unfinished = path.with_name(path.name + UNFINISHED)
-        file = await self._do(_create, unfinished)
+        file = await self._do(self._create, unfinished)
         try:
             try:
                 async for part in parts:
@@ -63,6 +71,14 @@ class LocalBlobStore:
         """See `BlobStore.names`."""
         return [f"{space}/{entry}" for entry in await self._do(_list, self._folder / space)]
 
+    def _create(self, path: Path) -> BinaryIO:
+        if self._private:
+            private_directory(self._folder)
+            private_directory(path.parent)
+            return open(path, "xb", opener=_owner_only)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("xb")
+
     def _path(self, name: str) -> Path:
         return self._folder / name
 
@@ -71,6 +87,11 @@ class LocalBlobStore:
         try:
             return await asyncio.to_thread(function, *args, **kwargs)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise BlobStoreUnavailable(
+                    f"the disk is full ({error.strerror}); free some space on the disk of the "
+                    f"blob store {self._folder}"
+                ) from error
             raise self._unavailable(error.strerror) from error
 
     def _unavailable(self, reason: str | None) -> BlobStoreUnavailable:
@@ -80,9 +101,8 @@ class LocalBlobStore:
         )
 
 
-def _create(path: Path) -> BinaryIO:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("xb")
+def _owner_only(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _sync(file: BinaryIO) -> None:
@@ -93,15 +113,7 @@ def _sync(file: BinaryIO) -> None:
 def _publish(unfinished: Path, path: Path) -> None:
     unfinished.rename(path)
     for folder in (path.parent, path.parent.parent):  # the parent may be new in its own parent
-        _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_directory(folder)
 
 
 def _unlink(path: Path) -> None:

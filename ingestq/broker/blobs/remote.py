@@ -14,8 +14,9 @@ from ingestq.core.errors import (
     DocumentRejected,
     UsageError,
     in_one_line,
-    public_url,
 )
+from ingestq.core.paths import BLOB_PREFIX
+from ingestq.core.urls import public_url, secrets_in, without_secrets
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -56,7 +57,7 @@ class RemoteBlobStore:
     @asynccontextmanager
     async def as_file(self, name: str) -> AsyncIterator[Path]:
         """See `BlobStore.as_file`: a copy."""
-        with tempfile.TemporaryDirectory(prefix="ingestq-blob-") as folder:
+        with tempfile.TemporaryDirectory(prefix=BLOB_PREFIX) as folder:
             copy = Path(folder, "content")
             await self._do(self._download, name, copy)
             yield copy
@@ -78,7 +79,8 @@ class RemoteBlobStore:
         try:
             store, path = url_to_fs(self._url)
         except (ImportError, ValueError) as error:  # a package is missing, or nobody knows it
-            raise UsageError(f"INGESTQ_BLOB_URL {public_url(self._url)!r}: {error}") from error
+            said = without_secrets(str(error), secrets_in(self._url))
+            raise UsageError(f"INGESTQ_BLOB_URL {public_url(self._url)!r}: {said}") from error
         return store, path.rstrip("/")
 
     def _path(self, name: str) -> str:
@@ -125,6 +127,7 @@ class RemoteBlobStore:
         except (DocumentRejected, UsageError):
             raise
         except Exception as error:  # every storage has its own exceptions
+            said = without_secrets(in_one_line(error), secrets_in(self._url))
             raise BlobStoreUnavailable(
-                f"the blob store {public_url(self._url)} cannot be used: {in_one_line(error)}"
+                f"the blob store {public_url(self._url)} cannot be used: {said}"
             ) from error

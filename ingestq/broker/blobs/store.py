@@ -16,6 +16,9 @@ log = structlog.get_logger()
 UNFINISHED: Final = ".part"
 """Suffix of a blob's name while the blob is being written."""
 
+BLOB_FIELD: Final = b"blob"
+"""Occurs in the payload of every job that refers to a blob: the name of a document's field."""
+
 
 class BlobStore(Protocol):
     """Stores blobs by name; see `ingestq.core.blobs` for the names.
@@ -70,7 +73,9 @@ async def delete_blobs_of(
     """
     if blobs is None:
         return
-    await delete_blobs(blobs, sorted(_names(payloads) - _names(kept)))
+    names = _names(payloads) - _names(kept)
+    if names:
+        await delete_blobs(blobs, sorted(names))
 
 
 async def delete_blobs(blobs: BlobStore, names: Sequence[str]) -> None:
@@ -78,12 +83,14 @@ async def delete_blobs(blobs: BlobStore, names: Sequence[str]) -> None:
     try:
         await blobs.delete(names)
     except (BlobStoreUnavailable, UsageError) as error:
-        log.warning(events.BLOBS_LEFT, objects=len(names), error=str(error))
+        log.warning(events.BLOBS_NOT_DELETED, objects=len(names), error=str(error))
 
 
 def _names(payloads: Iterable[bytes]) -> frozenset[str]:
     names: set[str] = set()
     for payload in payloads:
+        if BLOB_FIELD not in payload:  # most have none: they need not be decoded
+            continue
         try:
             names |= blobs_in(payload)
         except ContractError:

@@ -3,11 +3,14 @@
 -- exactly once.
 --
 -- ARGV  1 job id   2 token     3 result     4 ms to keep the result
---       5 seconds to keep the submission   6 summary of the job (MessagePack)
---       then four lists, each after its length: field and increment of each count; failed
---       documents; key and content of each new dead letter; keys of outdated dead letters
--- Returns the contents of the dead letters that were replaced or deleted; nil if the caller no
--- longer owns the job.
+--       5 seconds to keep the submission after its last job   6 summary of the job (MessagePack)
+--       7 seconds to keep its list of warnings after that   8 the most warnings in that list
+--       then five lists, each after its length: field and increment of each count; failed
+--       documents; warnings; key, content, what is held back (or empty) and version of each new dead
+--       letter; key of each dead letter that is out of date, and version that succeeded
+-- A dead letter of a newer version stays as it is.
+-- Returns the contents of the dead letters that were replaced or deleted, or not written; nil if
+-- the caller no longer owns the job.
 
 local id = ARGV[1]
 if redis.call('GET', K.LEASE .. id) ~= ARGV[2] then
@@ -15,6 +18,7 @@ if redis.call('GET', K.LEASE .. id) ~= ARGV[2] then
 end
 local lane, bytes, submission = unpack(info_of(id, 'lane', 'bytes', 'submission'))
 local counts, failed = K.SUBMISSION .. submission, K.FAILED_DOCUMENTS .. submission
+local warnings = K.DOCUMENT_WARNINGS .. submission
 redis.call('HINCRBY', K.HELD, lane .. ':jobs', -1)
 redis.call('HINCRBY', K.HELD, lane .. ':bytes', -bytes)
 redis.call('DEL', K.JOB .. id, K.JOB_INFO .. id, K.LEASE .. id)
@@ -25,14 +29,14 @@ if redis.call('RPUSH', K.ENDED, ARGV[6]) >= 2 * RECENT then
   redis.call('LTRIM', K.ENDED, -RECENT, -1)   -- not at every job, to save time
 end
 
-local at = 6
+local at = 8
 local function take()
   at = at + 1
   return ARGV[at]
 end
-local followed = submission ~= ''
+local followed, jobs_left = submission ~= '', 0
 if followed then
-  redis.call('HINCRBY', counts, 'jobs', -1)
+  jobs_left = redis.call('HINCRBY', counts, 'jobs', -1)
   note_change(submission, now_ms())
 end
 for _ = 1, take() do
@@ -41,7 +45,6 @@ for _ = 1, take() do
     redis.call('HINCRBY', counts, field, n)
   end
 end
-redis.call('EXPIRE', counts, ARGV[5])
 local failures = tonumber(take())
 for _ = 1, failures do
   local document = take()
@@ -49,22 +52,47 @@ for _ = 1, failures do
     redis.call('RPUSH', failed, document)
   end
 end
-if failures > 0 then
+local listed = redis.call('LLEN', warnings)
+for _ = 1, take() do
+  local warning = take()
+  if followed and listed < tonumber(ARGV[8]) then
+    listed = redis.call('RPUSH', warnings, warning)
+  end
+end
+if jobs_left <= 0 then
+  redis.call('EXPIRE', counts, ARGV[5])
   redis.call('EXPIRE', failed, ARGV[5])
+  redis.call('EXPIRE', warnings, ARGV[7])
+end
+-- Return whether a dead letter is of a newer version. Versions of different scales do not compare.
+local function is_newer(key, version)
+  version = tonumber(version)
+  local other = tonumber(redis.call('HGET', K.DEAD_VERSIONS, key) or '0')
+  return (other >= V.FIRST_ISSUED) == (version >= V.FIRST_ISSUED) and other > version
 end
 local outdated = {}
-local function note_outdated(key)
-  outdated[#outdated + 1] = redis.call('HGET', K.DEAD, key) or nil
+for _ = 1, take() do
+  local key, content, held, version = take(), take(), take(), take()
+  if is_newer(key, version) then
+    outdated[#outdated + 1] = content
+  else
+    outdated[#outdated + 1] = redis.call('HGET', K.DEAD, key) or nil
+    redis.call('HSET', K.DEAD, key, content)
+    redis.call('HSET', K.DEAD_VERSIONS, key, version)
+    redis.call('ZADD', K.DEAD_TIMES, steady_ms(), key)
+    if held == '' then
+      release(key)
+    else
+      redis.call('HSET', K.HELD_BACK, key, held)
+      redis.call('HSETNX', K.HELD_SINCE, key, now_ms())
+    end
+  end
 end
 for _ = 1, take() do
-  local key = take()
-  note_outdated(key)
-  redis.call('HSET', K.DEAD, key, take())
-  redis.call('ZADD', K.DEAD_TIMES, now_ms(), key)
-end
-for _ = 1, take() do
-  local key = take()
-  note_outdated(key)
-  delete_dead_letter(key)
+  local key, version = take(), take()
+  if not is_newer(key, version) then
+    outdated[#outdated + 1] = redis.call('HGET', K.DEAD, key) or nil
+    delete_dead_letter(key)
+  end
 end
 return outdated

@@ -18,6 +18,6 @@ end
 if redis.call('EXISTS', run) == 1 then
   return 'running'
 end
-redis.call('HSET', run, 'token', ARGV[2], 'record', ARGV[3], 'due', ARGV[5])
+redis.call('HSET', run, 'token', ARGV[2], 'record', ARGV[3], 'due', ARGV[5], 'lease', ARGV[4])
 redis.call('SET', K.RUN_LEASE .. ARGV[1], ARGV[2], 'PX', ARGV[4])
 return 'begun'

@@ -3,35 +3,45 @@
 -- ARGV  1 worker   2 n   3 how many of them may be bulk jobs   4 jobs the worker runs already
 --       5 lease in ms   then pairs: the public name of a collection that the worker serves, and the
 --       collection behind it
--- Returns {jobs, drain, shut}. A job is {id, token, payload, lane, submission, documents, failures,
--- crashes, poison documents, poison, aborted, collection}. drain is 1 if the worker must finish its
--- jobs first, because a poison job must be run alone. shut has pairs: a collection whose gate is
--- shut, so that none of its jobs is claimed, and its successor. A claimed job's score becomes the
--- end of its lease: until then no other worker sees it, and if its owner dies it becomes ready
--- again by itself.
+-- Returns {jobs, drain, shut, uncompared}. A job is {id, token, payload, lane, submission,
+-- documents, failures, crashes, poison documents, poison, aborted, collection, version offset}.
+-- drain is 1 if the worker must finish its jobs first, because a poison job must be run alone. shut
+-- has pairs: a collection whose gate is shut, so that none of its jobs is claimed, and its
+-- successor. uncompared has the collections whose ledgers have to be compared with the versions
+-- (compare_ledger.lua) before any of their jobs is claimed. A claimed job's score becomes the end
+-- of its lease: until then no other worker sees it, and if its owner dies it becomes ready again by
+-- itself.
 
 local worker, n, bulk_n, running, lease_ms =
   ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local REVIVED = 200   -- most jobs that are made ready again in one step
 local BULK_TURN = 4   -- of the jobs for which both lanes compete, one in so many is bulk
 local now = now_ms()
-local claimed, open, shut = {}, {}, {}
+local claimed, open, shut, uncompared, offsets = {}, {}, {}, {}, {}
 
 for i = 6, #ARGV, 2 do
-  local collection, successor = ARGV[i], redis.call('GET', K.GATE .. ARGV[i + 1])
+  local collection, gate = ARGV[i], K.GATE .. ARGV[i + 1]
+  local successor = redis.call('GET', gate)
+  offsets[collection] = redis.call('HGET', K.VERSION_OFFSETS, collection)
   if successor then
     shut[#shut + 1], shut[#shut + 2] = collection, successor
+    if successor == '' then
+      bound_ttl(gate, K.GATE_SHUT_MS)
+    end
+  elseif not offsets[collection] then
+    uncompared[#uncompared + 1] = collection
   else
     open[#open + 1] = collection
   end
 end
 if #open == 0 then
-  return {claimed, 0, shut}
+  return {claimed, 0, shut, uncompared}
 end
 
 local function take(ids, collection, poison, aborted)
-  -- Later claims have larger tokens, even if Redis was emptied in between: its clock goes on.
-  local last_token = #ids + math.max(tonumber(redis.call('GET', K.FENCE) or '0'), now * 1000)
+  -- Later claims have larger tokens, even if Redis was emptied in between: its clock goes on, and
+  -- if not, compare_ledger.lua raises the last token.
+  local last_token = #ids + math.max(tonumber(redis.call('GET', K.FENCE) or '0'), now_us())
   redis.call('SET', K.FENCE, last_token)
   local payload_keys, scores = {}, {}
   for i, id in ipairs(ids) do
@@ -47,13 +57,14 @@ local function take(ids, collection, poison, aborted)
     lane, submission, documents = lane or 'bulk', submission or '', documents or '0'
     local token = last_token - #ids + i
     redis.call('SET', K.LEASE .. id, token, 'PX', lease_ms)
+    redis.call('HSET', K.JOB_INFO .. id, 'lease', lease_ms)
     if submission ~= '' then
       redis.call('HSET', K.SUBMISSION .. submission, 'live:' .. id, '0/0')
     end
     claimed[#claimed + 1] = {
       id, token, payloads[i] or '', lane, submission, tonumber(documents),
       tonumber(failures or '0'), tonumber(crashes or '0'), poison_documents or '', poison, aborted,
-      collection}
+      collection, offsets[collection] or ''}   -- aborted: the worker may not serve it
   end
 end
 
@@ -117,6 +128,19 @@ local function worker_died(id)
   redis.call('HDEL', K.SUBMISSION .. submission, 'live:' .. id)
 end
 
+-- A lease or delay that ends later than it can was set before the clock was set back.
+local latest = redis.call(
+  'ZREVRANGEBYSCORE', K.QUEUE, '+inf', '(' .. now + lease_ms, 'WITHSCORES', 'LIMIT', 0, REVIVED)
+for i = 1, #latest, 2 do
+  local id = latest[i]
+  local place, deferred, lease = unpack(info_of(id, 'place', 'deferred', 'lease'))
+  local longest = tonumber(deferred or lease or lease_ms)
+  if place and latest[i + 1] - now > longest then
+    redis.call('ZADD', K.QUEUE, now + longest, id)
+    bound_ttl(K.LEASE .. id, longest)
+  end
+end
+
 -- Jobs whose lease or delay is over are ready again.
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.QUEUE, 0, now, 'LIMIT', 0, REVIVED)) do
   local left_ms = redis.call('PTTL', K.LEASE .. id)
@@ -144,6 +168,7 @@ for _, id in ipairs(redis.call('ZRANGE', K.ABORT, 0, REVIVED)) do
   elseif #claimed < n and redis.call('EXISTS', K.LEASE .. id) == 0 then
     redis.call('ZREM', K.LANE .. line_of(lane, collection), id)
     redis.call('ZREM', K.POISON .. collection, id)
+    redis.call('HDEL', K.JOB_INFO .. id, 'deferred')
     take({id}, collection, 0, 1)
   end
 end
@@ -154,15 +179,16 @@ for _, collection in ipairs(open) do
   if redis.call('ZCARD', poison) > 0 then
     local turn = redis.call('GET', K.POISON_TURN)
     if turn and turn ~= worker then
+      bound_ttl(K.POISON_TURN, lease_ms)
       break
     end
     redis.call('SET', K.POISON_TURN, worker, 'PX', lease_ms)   -- refused if out of memory
     if running + #claimed > 0 then
-      return {claimed, 1, shut}
+      return {claimed, 1, shut, uncompared}
     end
     redis.call('DEL', K.POISON_TURN)
     take({redis.call('ZPOPMIN', poison)[1]}, collection, 1, 0)
-    return {claimed, 0, shut}
+    return {claimed, 0, shut, uncompared}
   end
 end
 
@@ -172,7 +198,7 @@ local interactive_lines, interactive = lines_of('interactive')
 local bulk_lines, bulk = lines_of('bulk')
 bulk = math.min(bulk, bulk_n)
 if interactive + bulk == 0 or free == 0 then
-  return {claimed, 0, shut}
+  return {claimed, 0, shut, uncompared}
 end
 -- This is also the first write: a server that is out of memory refuses it before a job is taken.
 local turn = redis.call('INCRBY', K.LANE_TURN, free)
@@ -180,4 +206,4 @@ local for_bulk = math.floor(turn / BULK_TURN) - math.floor((turn - free) / BULK_
 for_bulk = math.min(bulk, math.max(for_bulk, free - interactive))
 take_from_lane('interactive', interactive_lines, math.min(interactive, free - for_bulk))
 take_from_lane('bulk', bulk_lines, math.min(for_bulk, free))
-return {claimed, 0, shut}
+return {claimed, 0, shut, uncompared}

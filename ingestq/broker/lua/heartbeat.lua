@@ -6,8 +6,7 @@
 local now = now_ms()
 redis.call('ZADD', K.WORKERS, now, ARGV[1])
 redis.call('HSET', K.WORKER_INFO, ARGV[1], ARGV[2])
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.WORKERS, '-inf', now - ARGV[3])) do
-  redis.call('ZREM', K.WORKERS, id)
+for _, id in ipairs(remove_silent(K.WORKERS, now, ARGV[3])) do
   redis.call('HDEL', K.WORKER_INFO, id)
 end
 local unserved = {}

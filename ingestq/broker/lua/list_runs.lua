@@ -14,8 +14,8 @@ local function list(entry, info)
     redis.call('LRANGE', K.RUNS .. entry, 0, ARGV[2] - 1),
   }
 end
-local published = {}
-for _, entry in ipairs(redis.call('ZRANGEBYSCORE', K.ENTRIES, now_ms() - ARGV[1], '+inf')) do
+local published, now = {}, now_ms()
+for _, entry in ipairs(redis.call('ZRANGEBYSCORE', K.ENTRIES, now - ARGV[1], now + ARGV[1])) do
   published[entry] = true
   list(entry, redis.call('HGET', K.ENTRY_INFO, entry))
 end

@@ -17,7 +17,7 @@ redis.call('HDEL', K.SUBMISSION .. submission, 'live:' .. id)
 if ARGV[3] == '0' then
   make_ready(id, now_ms())
 else
-  redis.call('HSET', K.JOB_INFO .. id, 'deferred', 1)
+  redis.call('HSET', K.JOB_INFO .. id, 'deferred', ARGV[3])
   redis.call('ZADD', K.QUEUE, now_ms() + ARGV[3], id)
 end
 return 1

@@ -1,10 +1,12 @@
--- Count the jobs on the queue, and list the workers, at one moment.
+-- Count the jobs on the queue, and list the workers and the watched folders, at one moment.
 --
--- ARGV  1 ms without a heartbeat after which a worker is left out
+-- ARGV  1 ms without a heartbeat after which a worker is left out   2 the same for a watched folder
 -- Returns {ready, deferred, in flight, ms that the oldest ready job has waited, bytes, dead
--- letters, interactive jobs, bulk jobs, poison jobs, ready by collection, workers}. Ready by
--- collection has pairs of a collection and the number of its ready jobs. A worker is {id, ms since
--- its last heartbeat, info (MessagePack)}.
+-- letters, interactive jobs, bulk jobs, poison jobs, ready by collection, workers, ms by which the
+-- versions are ahead of the clock, dead letters that have expired, watched folders (MessagePack),
+-- sources of which something is held back}. Ready by collection has pairs of a collection and the
+-- number of its ready jobs. A worker is {id, ms since its last heartbeat, info (MessagePack)}. A
+-- source is {what is held back (MessagePack), since when in ms}.
 
 local now = now_ms()
 local ready = redis.call('ZCOUNT', K.QUEUE, '-inf', '(0')
@@ -20,7 +22,7 @@ for i = 1, #others, 2 do
   end
 end
 local oldest = redis.call('ZREVRANGEBYSCORE', K.QUEUE, '(0', '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
-local waited_ms = oldest[2] and now + oldest[2] or 0
+local waited_ms = oldest[2] and math.max(0, now + oldest[2]) or 0
 local interactive, bulk, interactive_bytes, bulk_bytes = unpack(redis.call(
   'HMGET', K.HELD, 'interactive:jobs', 'bulk:jobs', 'interactive:bytes', 'bulk:bytes'))
 local poison, ready_by_collection = 0, {}
@@ -30,10 +32,25 @@ for _, collection in ipairs(redis.call('SMEMBERS', K.COLLECTIONS)) do
   ready_by_collection[#ready_by_collection + 1] = ready_for(collection)
 end
 local workers = {}
-local seen = redis.call('ZRANGEBYSCORE', K.WORKERS, now - ARGV[1], '+inf', 'WITHSCORES')
+local seen = redis.call('ZRANGEBYSCORE', K.WORKERS, now - ARGV[1], now + ARGV[1], 'WITHSCORES')
 for i = 1, #seen, 2 do
-  workers[#workers + 1] = {seen[i], now - seen[i + 1], redis.call('HGET', K.WORKER_INFO, seen[i])}
+  local silent_ms = math.max(0, now - seen[i + 1])
+  workers[#workers + 1] = {seen[i], silent_ms, redis.call('HGET', K.WORKER_INFO, seen[i])}
 end
+local folders = {}
+local reported = redis.call('ZRANGEBYSCORE', K.WATCHED_FOLDERS, now - ARGV[2], now + ARGV[2])
+for _, folder in ipairs(reported) do
+  folders[#folders + 1] = redis.call('HGET', K.WATCHED_FOLDER_INFO, folder)
+end
+local held_back = {}
+local held = redis.call('HGETALL', K.HELD_BACK)
+for i = 1, #held, 2 do
+  local since = tonumber(redis.call('HGET', K.HELD_SINCE, held[i]) or '0')
+  held_back[#held_back + 1] = {held[i + 1], since}
+end
+local last_version = tonumber(redis.call('HGET', K.VERSIONS, 'last') or '0')
 return {ready, deferred, in_flight, waited_ms, (interactive_bytes or 0) + (bulk_bytes or 0),
         redis.call('HLEN', K.DEAD), tonumber(interactive or '0'), tonumber(bulk or '0'),
-        poison, ready_by_collection, workers}
+        poison, ready_by_collection, workers,
+        math.max(0, math.floor(last_version / 1000) - now),
+        tonumber(redis.call('GET', K.DEAD_EXPIRED) or '0'), folders, held_back}

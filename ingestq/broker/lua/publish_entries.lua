@@ -7,8 +7,7 @@ for i = 2, #ARGV, 2 do
   redis.call('ZADD', K.ENTRIES, now, ARGV[i])
   redis.call('HSET', K.ENTRY_INFO, ARGV[i], ARGV[i + 1])
 end
-for _, entry in ipairs(redis.call('ZRANGEBYSCORE', K.ENTRIES, '-inf', now - ARGV[1])) do
-  redis.call('ZREM', K.ENTRIES, entry)
+for _, entry in ipairs(remove_silent(K.ENTRIES, now, ARGV[1])) do
   redis.call('HDEL', K.ENTRY_INFO, entry)
 end
 return 1

@@ -9,7 +9,7 @@ local changed = redis.call('ZREVRANGE', K.RECENT_SUBMISSIONS, 0, -1, 'WITHSCORES
 for i = 1, #changed, 2 do
   local counts = redis.call('HGETALL', K.SUBMISSION .. changed[i])
   if #counts > 0 then
-    submissions[#submissions + 1] = {changed[i], now - changed[i + 1], counts}
+    submissions[#submissions + 1] = {changed[i], math.max(0, now - changed[i + 1]), counts}
   end
 end
 return {submissions, redis.call('LRANGE', K.ENDED, -ARGV[1], -1)}

@@ -2,7 +2,6 @@
 --
 -- ARGV  1 key of the dead letter   2 its content as it was read   3 job id   4 payload   5 lane
 --       6 tenant   7 collection   8 submission   9 documents in the job
---       10 seconds to keep the submission
 -- Returns 1, or 0 if it was deleted or replaced, because its document succeeded or failed again.
 -- The limits of the queue do not apply: the document was accepted before.
 

@@ -1,12 +1,39 @@
--- Functions that the scripts share. Prepended to each script, before the names of keys are filled in.
+-- Functions that the scripts share. Prepended to each script, before the constants are filled in.
 
 local WAKE_TOKENS = 64      -- more tokens than idle workers are of no use
 local POISON_CRASHES = 2    -- a job during which so many workers died is run alone
+local MAX_LEAP_MS = 7 * 24 * 3600 * 1000
 local RECENT = 100          -- submissions, and at least as many finished jobs, that are remembered
 
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Return the time in microseconds, or 0 if the clock is certainly wrong.
+local function now_us()
+  local time = redis.call('TIME')
+  local now = time[1] * 1000000 + time[2]
+  return now <= V.LAST_ISSUED and now or 0
+end
+
+-- Let later versions be larger than this one, which is on the scale of the issued ones.
+local function note_version(version)
+  if version <= V.LAST_ISSUED
+      and version > tonumber(redis.call('HGET', K.VERSIONS, 'last') or '0') then
+    redis.call('HSET', K.VERSIONS, 'last', version)
+  end
+end
+
+-- Return the steady clock in ms, which measures ages. It begins with the time of Redis, and goes on
+-- with it, but never back. A leap of the clock counts as at most MAX_LEAP_MS, so it makes nothing
+-- old at once.
+local function steady_ms()
+  local now = now_ms()
+  local shows, set = unpack(redis.call('HMGET', K.STEADY_CLOCK, 'shows', 'set'))
+  shows = tonumber(shows or now) + math.max(0, math.min(now - (set or now), MAX_LEAP_MS))
+  redis.call('HSET', K.STEADY_CLOCK, 'shows', shows, 'set', now)
+  return shows
 end
 
 local function info_of(id, ...)
@@ -22,13 +49,43 @@ end
 -- Remember when a submission changed. A submission in progress changes all the time, so many small
 -- ones do not push it out.
 local function note_change(submission, now)
+  -- Times to come are of a clock that was set back since.
+  redis.call('ZREMRANGEBYSCORE', K.RECENT_SUBMISSIONS, '(' .. now, '+inf')
   if redis.call('ZADD', K.RECENT_SUBMISSIONS, now, submission) == 1 then
     redis.call('ZREMRANGEBYRANK', K.RECENT_SUBMISSIONS, 0, -RECENT - 1)
   end
 end
 
+-- Remove from a set of times the members of which nothing was heard for ms. Those with a time that
+-- is still to come count as such: the clock was set back since. Returns the removed members.
+local function remove_silent(times, now, ms)
+  local silent = redis.call('ZRANGEBYSCORE', times, '-inf', now - ms)
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', times, now + ms, '+inf')) do
+    silent[#silent + 1] = member
+  end
+  for _, member in ipairs(silent) do
+    redis.call('ZREM', times, member)
+  end
+  return silent
+end
+
+-- Let a key expire within ms. It lasts longer if the clock was set back since it was written.
+local function bound_ttl(key, ms)
+  if redis.call('PTTL', key) > ms then
+    redis.call('PEXPIRE', key, ms)
+  end
+end
+
+-- Forget that the dead letter holds deletions back.
+local function release(key)
+  redis.call('HDEL', K.HELD_BACK, key)
+  redis.call('HDEL', K.HELD_SINCE, key)
+end
+
 local function delete_dead_letter(key)
+  release(key)
   redis.call('ZREM', K.DEAD_TIMES, key)
+  redis.call('HDEL', K.DEAD_VERSIONS, key)
   return redis.call('HDEL', K.DEAD, key)
 end
 
@@ -69,9 +126,9 @@ local function place_in_line(line, tenant, documents)
   return place
 end
 
--- Add a job that is not on the queue. Its submission is '' if it belongs to none.
-local function add_job(id, payload, lane, tenant, collection, submission, documents,
-                       submission_seconds)
+-- Add a job that is not on the queue. Its submission is '' if it belongs to none. A submission does
+-- not expire while it has jobs.
+local function add_job(id, payload, lane, tenant, collection, submission, documents)
   local now = now_ms()
   redis.call('SET', K.JOB .. id, payload)
   redis.call('HSET', K.JOB_INFO .. id, 'lane', lane, 'tenant', tenant, 'submission', submission,
@@ -83,7 +140,9 @@ local function add_job(id, payload, lane, tenant, collection, submission, docume
   if submission ~= '' then
     redis.call('HINCRBY', K.SUBMISSION .. submission, 'accepted', documents)
     redis.call('HINCRBY', K.SUBMISSION .. submission, 'jobs', 1)
-    redis.call('EXPIRE', K.SUBMISSION .. submission, submission_seconds)
+    redis.call('PERSIST', K.SUBMISSION .. submission)
+    redis.call('PERSIST', K.FAILED_DOCUMENTS .. submission)
+    redis.call('PERSIST', K.DOCUMENT_WARNINGS .. submission)
     note_change(submission, now)
   end
   make_ready(id, now)
@@ -94,12 +153,12 @@ end
 -- waiting, running or has just finished), 'full', or 'expired' (its blobs may be deleted at any
 -- time). The job gets no TTL. A job larger than a byte limit is accepted if nothing else is on the
 -- queue.
-local function offer(id, payload, lane, tenant, collection, submission, documents,
-                     submission_seconds, queue_jobs, queue_bytes, lane_jobs, lane_bytes, expires_ms)
+local function offer(id, payload, lane, tenant, collection, submission, documents, newest_version,
+                     queue_jobs, queue_bytes, lane_jobs, lane_bytes, expires_ms)
   if redis.call('EXISTS', K.JOB .. id, K.RESULT .. id) > 0 then
     return 'duplicate'
   end
-  if expires_ms ~= '' and now_ms() > tonumber(expires_ms) then
+  if expires_ms ~= '' and steady_ms() > tonumber(expires_ms) then
     return 'expired'
   end
   local jobs, bytes, held = 0, 0, {}
@@ -120,6 +179,9 @@ local function offer(id, payload, lane, tenant, collection, submission, document
       or is_over(held[lane .. ':jobs'] or 0, held[lane .. ':bytes'] or 0, lane_jobs, lane_bytes) then
     return 'full'
   end
-  add_job(id, payload, lane, tenant, collection, submission, documents, submission_seconds)
+  if tonumber(newest_version) >= V.FIRST_ISSUED then
+    note_version(tonumber(newest_version))
+  end
+  add_job(id, payload, lane, tenant, collection, submission, documents)
   return 'accepted'
 end

@@ -4,9 +4,10 @@ A document has at most one dead letter. A newer failure replaces it, and when a 
 document succeeds it is deleted.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 from redis.asyncio import Redis
@@ -14,12 +15,17 @@ from redis.asyncio import Redis
 from ingestq.broker import keys
 from ingestq.broker.blobs.store import BlobStore, delete_blobs_of
 from ingestq.broker.connection import BrokerConfig, awaited, translate_errors
-from ingestq.broker.queue.job_queue import SUBMISSION_SECONDS
 from ingestq.broker.scripts import Scripts
-from ingestq.core.documents import Document, Lane
+from ingestq.core.documents import Document, Lane, SeenDocuments, Sweep
 from ingestq.core.errors import ContractError
-from ingestq.core.jobs import IngestBatch, dead_letter_key, decode_job, encode_job
+from ingestq.core.jobs import IngestBatch, SweepBatch, dead_letter_key, decode_job, encode_job
+from ingestq.core.paths import folders_of
 from ingestq.core.results import DeadLetter
+from ingestq.core.unicode_forms import composed
+
+MS_PER_DAY: Final = 24 * 3600 * 1000
+EXPIRED_BATCH: Final = 100
+"""How many dead letters are deleted at once because of their age."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class StoredDeadLetter:
 
 @dataclass(frozen=True)
 class DeadLetterId:
-    """The key of a dead letter, and when it was written (Redis time in ms).
+    """The key of a dead letter, and when it was written (ms of the steady clock in Redis).
 
     One that is written later under the same key has another id.
     """
@@ -53,7 +59,8 @@ class DeadLetterId:
 class DeadLetterFilter:
     """The conditions that a dead letter must meet, all that are given.
 
-    An empty ``doc_ids`` matches any document. ``reason`` is a part of the reason, ignoring case.
+    An empty ``doc_ids`` matches any document; others match in any of Unicode's normal forms.
+    ``reason`` is a part of the reason, ignoring case.
     """
 
     doc_ids: frozenset[str] = frozenset()
@@ -64,7 +71,7 @@ class DeadLetterFilter:
     def matches(self, dead_letter: DeadLetter) -> bool:
         """Return whether ``dead_letter`` meets the conditions."""
         return (
-            (not self.doc_ids or dead_letter.doc_id in self.doc_ids)
+            (not self.doc_ids or composed(dead_letter.doc_id) in map(composed, self.doc_ids))
             and (self.tenant is None or dead_letter.tenant == self.tenant)
             and (self.collection is None or dead_letter.collection == self.collection)
             and (self.reason is None or self.reason.lower() in dead_letter.reason.lower())
@@ -84,7 +91,7 @@ class DeadLetters:
         self._config = config
         self._scripts = Scripts.register(redis)
 
-    async def find(self, wanted: DeadLetterFilter) -> AsyncIterator[StoredDeadLetter]:
+    async def find(self, wanted: DeadLetterFilter) -> AsyncGenerator[StoredDeadLetter, None]:
         """Yield the dead letters that match ``wanted``, in no particular order, a few at a time."""
         with self._translated():
             async for _, raw in self._redis.hscan_iter(keys.DEAD):
@@ -101,7 +108,7 @@ class DeadLetters:
             rows = await self._redis.zrevrange(keys.DEAD_TIMES, 0, count - 1, withscores=True)
         return [DeadLetterId(key.decode(), int(written_ms)) for key, written_ms in rows]
 
-    async def get(self, names: Sequence[str]) -> list[StoredDeadLetter]:
+    async def get(self, names: Sequence[str] | Sequence[bytes]) -> list[StoredDeadLetter]:
         """Return the dead letters with these keys that still exist."""
         if not names:
             return []
@@ -130,26 +137,46 @@ class DeadLetters:
 
         ``doc_id`` may also be the id of a job that could not be decoded into its documents.
         """
-        wanted = DeadLetterFilter(frozenset([doc_id]), tenant, collection=collection)
         names = [dead_letter_key(collection, tenant, doc_id), doc_id]
         with self._translated():
             found = await awaited(self._redis.hmget(keys.DEAD, names))
         for raw in found:
             if raw is not None:
                 dead_letter = _dead_letter(raw)
-                if wanted.matches(dead_letter):
+                if _is_of(dead_letter, collection, tenant, doc_id):
                     return StoredDeadLetter(dead_letter, raw)
         return None
 
-    async def requeue(self, dead_letters: Iterable[StoredDeadLetter], submission: str) -> int:
+    async def find_any_form(
+        self, collection: str, tenant: str, doc_id: str
+    ) -> StoredDeadLetter | None:
+        """Do what `find_for_document` does; if there is none, for an id that looks the same.
+
+        Such an id differs only in Unicode's normal form.
+        """
+        exact = await self.find_for_document(collection, tenant, doc_id)
+        if exact is not None or doc_id.isascii():
+            return exact
+        wanted = DeadLetterFilter(frozenset([doc_id]), tenant, collection=collection)
+        async with aclosing(self.find(wanted)) as found:
+            return await anext(found, None)
+
+    async def requeue(
+        self,
+        dead_letters: Iterable[StoredDeadLetter],
+        submission: str,
+        *,
+        allow_mass_delete: bool = False,
+    ) -> int:
         """Put the documents of dead letters back on the queue; return how many dead letters.
 
         They become part of ``submission`` and get all their tries again. The queue's limits do not
-        apply. A dead letter that has changed since it was read is skipped.
+        apply. A dead letter that has changed since it was read is skipped. A sweep that held
+        something back is decided again; with ``allow_mass_delete`` it deletes that.
         """
         requeued = 0
         for stored in dead_letters:
-            job_id, payload, documents = _job(stored.dead_letter, submission)
+            job_id, payload, documents = _job(stored.dead_letter, submission, allow_mass_delete)
             with self._translated():
                 requeued += await self._scripts.requeue(
                     args=[
@@ -162,7 +189,6 @@ class DeadLetters:
                         stored.dead_letter.collection,
                         submission,
                         documents,
-                        SUBMISSION_SECONDS,
                     ],
                 )
         return requeued
@@ -181,8 +207,50 @@ class DeadLetters:
             purged += deleted
         return purged
 
+    async def purge_unseen(self, swept: Sweep) -> int:
+        """Purge the dead letters of what is no document of a swept folder any more.
+
+        Its file is gone, or has become a folder, or is left out. Returns how many were purged.
+        """
+        seen = SeenDocuments(swept.seen)
+        purged = 0
+        wanted = DeadLetterFilter(tenant=swept.tenant, collection=swept.collection)
+        async for stored in self.find(wanted):
+            document = stored.document
+            if document is None or not document.scanned or document.version > swept.version:
+                continue
+            folders = folders_of(document.doc_id)
+            if swept.doc_id in folders and not seen.may_hold(document.doc_id, folders):
+                purged += await self.purge([stored])
+        return purged
+
+    async def expired_count(self) -> int:
+        """Return how many dead letters were deleted because of their age."""
+        with self._translated():
+            return int(await self._redis.get(keys.DEAD_EXPIRED) or 0)
+
+    async def delete_expired(self, days: float) -> int:
+        """Delete up to EXPIRED_BATCH dead letters that are older than ``days``, oldest first.
+
+        Returns how many it deleted; call it again until there are none. Ages are measured by the
+        steady clock, so a wrong time makes no dead letter old.
+        """
+        arguments = [int(days * MS_PER_DAY), EXPIRED_BATCH]
+        with self._translated():
+            names = await self._scripts.expired_dead_letters(args=arguments)
+        deleted = await self.purge(await self.get(names))
+        if deleted:
+            with self._translated():
+                await self._redis.incrby(keys.DEAD_EXPIRED, deleted)
+        return deleted
+
     def _translated(self) -> AbstractContextManager[None]:
         return translate_errors(self._config)
+
+
+def _is_of(dead_letter: DeadLetter, collection: str, tenant: str, doc_id: str) -> bool:
+    named = (dead_letter.collection, dead_letter.tenant, dead_letter.doc_id)
+    return named == (collection, tenant, doc_id)
 
 
 def _dead_letter(raw: bytes) -> DeadLetter:
@@ -197,7 +265,9 @@ def _document(dead_letter: DeadLetter) -> Document | None:
     return batch.documents[0] if isinstance(batch, IngestBatch) else None
 
 
-def _job(dead_letter: DeadLetter, submission: str) -> tuple[str, bytes, int]:
+def _job(
+    dead_letter: DeadLetter, submission: str, allow_mass_delete: bool
+) -> tuple[str, bytes, int]:
     """Return the id, payload and number of documents of the job that tries ``dead_letter`` again.
 
     A job that this version cannot read goes back as it came: a newer worker may be able to.
@@ -209,4 +279,6 @@ def _job(dead_letter: DeadLetter, submission: str) -> tuple[str, bytes, int]:
     if job.known_batch is None:
         return dead_letter.key, dead_letter.payload, dead_letter.documents
     batch = job.known_batch.with_submission(submission)
+    if allow_mass_delete and isinstance(batch, SweepBatch):
+        batch = batch.allowed()
     return batch.job_id, encode_job(batch, enqueued_ms=job.enqueued_ms), batch.accepted

@@ -20,8 +20,7 @@ from ingestq.broker.connection import BrokerConfig, translate_errors
 from ingestq.core.errors import BrokerUnavailable
 from ingestq.core.service import Service, happens_within
 
-SHUT_MS: Final = 10_000
-"""The gate opens again after this time if the process that shut it dies."""
+SHUT_MS: Final = keys.GATE_SHUT_MS
 RENEWALS: Final = 4
 """How often the gate is shut again within SHUT_MS."""
 GRACE_SECONDS: Final = 5.0

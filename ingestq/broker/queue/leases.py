@@ -17,18 +17,27 @@ from redis.asyncio import Redis
 from ingestq.broker import keys
 from ingestq.broker.blobs.store import BlobStore, delete_blobs_of
 from ingestq.broker.connection import BrokerConfig, awaited, translate_errors
-from ingestq.broker.queue.job_queue import SUBMISSION_SECONDS
+from ingestq.broker.queue.job_queue import SUBMISSION_SECONDS, WARNINGS_SECONDS
 from ingestq.broker.queue.stats import EndedJob
+from ingestq.broker.queue.versions import (
+    LedgerReader,
+    VersionOffset,
+    compare_ledger,
+    empty_ledger,
+)
 from ingestq.broker.scripts import Scripts
 from ingestq.core.documents import Lane
 from ingestq.core.errors import ContractError
 from ingestq.core.jobs import Job, decode_job
 from ingestq.core.results import (
+    LISTED_WARNINGS,
     WORKER_TIMEOUT_MS,
     BatchReport,
     DeadLetter,
     FailedDocument,
+    HeldSource,
     JobResult,
+    SubmissionStatus,
     WorkerInfo,
 )
 
@@ -45,6 +54,7 @@ class Claim:
     owned the job. A job with too many crashes ``is_poison`` and must be run alone, one document
     after the other; ``poison_documents`` has the indexes of the documents during which a worker
     died that did nothing else. An ``aborted`` job must be dead-lettered, not run.
+    ``version_offset`` is to be added to versions before they are compared with the ledger's.
     """
 
     job_id: str
@@ -59,6 +69,7 @@ class Claim:
     is_poison: bool
     aborted: bool
     collection: str
+    version_offset: VersionOffset | None = None
 
     def job(self) -> Job:
         """Decode the job.
@@ -95,7 +106,8 @@ class LeaseQueue:
 
     ``serving`` maps the public name of each collection that the worker serves to the collection
     behind it, to which gates belong. Blobs in ``blobs`` are deleted when no job needs them any
-    more. Every method raises BrokerUnavailable while Redis cannot be used.
+    more. ``read_ledger`` reads the head of a collection's ledger. Every method raises
+    BrokerUnavailable while Redis cannot be used.
     """
 
     def __init__(
@@ -105,6 +117,7 @@ class LeaseQueue:
         lease_seconds: float,
         serving: Mapping[str, str],
         blobs: BlobStore | None = None,
+        read_ledger: LedgerReader = empty_ledger,
     ) -> None:
         self.redis = redis
         self.serving = serving
@@ -113,6 +126,8 @@ class LeaseQueue:
         self._lease_ms = int(lease_seconds * 1000)
         self._scripts = Scripts.register(redis)
         self._blobs = blobs
+        self._read_ledger = read_ledger
+        self._uncompared: Sequence[str] = list(serving)
 
     async def claim(self, worker_id: str, n: int, *, bulk: int, running: int) -> ClaimResult:
         """Claim up to ``n`` ready jobs, at most ``bulk`` of them from the bulk lane.
@@ -120,15 +135,29 @@ class LeaseQueue:
         ``running`` is the number of jobs that the worker owns already. Aborted jobs come first,
         then a poison job, alone. If both lanes have jobs, three of four are interactive. Within a
         lane, collections take turns.
+
+        Before the first claim, and again if Redis has lost its data since, the ledgers are compared
+        with the versions that Redis issues. Raises what ``read_ledger`` raises.
         """
-        serving = chain.from_iterable(self.serving.items())
-        with self._translated():
-            rows, drain, shut = await self._scripts.claim(
-                args=[worker_id, n, bulk, running, self._lease_ms, *serving]
-            )
+        serving = list(chain.from_iterable(self.serving.items()))
+        arguments: list[str | int] = [worker_id, n, bulk, running, self._lease_ms, *serving]
+        while True:
+            await self._compare_ledgers()
+            with self._translated():
+                rows, drain, shut, uncompared = await self._scripts.claim(args=arguments)
+            self._uncompared = [name.decode() for name in uncompared]
+            if rows or not uncompared:
+                break
         names = [name.decode() for name in shut]
         gates = dict(zip(names[::2], names[1::2], strict=True))
         return ClaimResult([_claim(*row) for row in rows], bool(drain), gates)
+
+    async def _compare_ledgers(self) -> None:
+        for collection in self._uncompared:
+            head = await self._read_ledger(collection)
+            with self._translated():
+                await compare_ledger(self._scripts, collection, head)
+        self._uncompared = ()
 
     async def renew(self, claims: Sequence[Claim]) -> frozenset[int]:
         """Renew the leases of ``claims``; return the tokens of those that were lost."""
@@ -177,6 +206,8 @@ class LeaseQueue:
                     RESULT_MS,
                     SUBMISSION_SECONDS,
                     msgspec.msgpack.encode(EndedJob.of(report, result, about)),
+                    WARNINGS_SECONDS,
+                    LISTED_WARNINGS,
                     *_lists(claim, report),
                 ],
             )
@@ -184,10 +215,15 @@ class LeaseQueue:
             return False
         dead_letters = [msgspec.msgpack.decode(raw, type=DeadLetter) for raw in outdated]
         payloads = [claim.payload, *(dead_letter.payload for dead_letter in dead_letters)]
-        await delete_blobs_of(
-            self._blobs, payloads, kept=[dead_letter.payload for dead_letter in report.dead]
-        )
+        written = [dead for dead in report.dead if dead not in dead_letters]
+        await delete_blobs_of(self._blobs, payloads, kept=[dead.payload for dead in written])
         return True
+
+    async def unfinished(self, submission: str) -> int:
+        """Return how many accepted documents of ``submission`` have no outcome yet."""
+        with self._translated():
+            status = await awaited(self.redis.hgetall(keys.SUBMISSION + submission))
+        return SubmissionStatus.of(status).unfinished
 
     async def mark_alone(self, claim: Claim, index: int) -> bool:
         """Record that this worker processes the document at ``index`` and nothing else.
@@ -250,6 +286,7 @@ def _claim(
     is_poison: int,
     aborted: int,
     collection: bytes,
+    version_offset: bytes,
 ) -> Claim:
     return Claim(
         job_id=job_id.decode(),
@@ -264,12 +301,13 @@ def _claim(
         is_poison=bool(is_poison),
         aborted=bool(aborted),
         collection=collection.decode(),
+        version_offset=VersionOffset.of(version_offset.decode()),
     )
 
 
 def _lists(claim: Claim, report: BatchReport) -> Iterator[str | int | bytes]:
     """Yield the lists that ``ack.lua`` takes, each after its length."""
-    groups = {"documents": report.documents, "chunks": report.chunks}
+    groups = {"documents": report.documents, "chunks": report.chunks, "warned": report.warned}
     counts = {
         f"{group}.{name}": n
         for group, members in groups.items()
@@ -283,9 +321,29 @@ def _lists(claim: Claim, report: BatchReport) -> Iterator[str | int | bytes]:
     yield len(report.dead)
     for dead_letter in report.dead:
         yield msgspec.msgpack.encode(FailedDocument(dead_letter.doc_id, dead_letter.reason))
+    yield len(report.warnings)
+    yield from map(msgspec.msgpack.encode, report.warnings)
     yield len(report.dead)
     for dead_letter in report.dead:
         yield dead_letter.key
         yield msgspec.msgpack.encode(dead_letter)
+        yield _held_source(dead_letter)
+        yield dead_letter.version
     yield len(report.resolved)
-    yield from report.resolved
+    yield from chain.from_iterable(report.resolved.items())
+
+
+def _held_source(dead_letter: DeadLetter) -> bytes:
+    """Return what the dead letter holds back, encoded; empty if it is not that of a sweep."""
+    held = dead_letter.held
+    if held is None:
+        return b""
+    source = HeldSource(
+        source=dead_letter.doc_id,
+        tenant=dead_letter.tenant,
+        collection=dead_letter.collection,
+        documents=held.documents,
+        first=held.first,
+        reason=held.reason,
+    )
+    return msgspec.msgpack.encode(source)

@@ -3,16 +3,16 @@
 `ingestq verify` needs them: a difference that a pending job is about to resolve is no error.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
 from typing import Final
 
 from redis.asyncio import Redis
 
 from ingestq.broker import keys
 from ingestq.broker.connection import BrokerConfig, translate_errors
-from ingestq.core.documents import SeenDocuments, SeenDocumentsBuilder
+from ingestq.core.documents import Document, SeenDocuments, SeenDocumentsBuilder
 from ingestq.core.errors import ContractError
-from ingestq.core.jobs import SweepBatch, decode_job
+from ingestq.core.jobs import IngestBatch, SweepBatch, decode_job
 
 READ_JOBS: Final = 64
 """Jobs read in one round trip. Each may be up to about 256 KiB."""
@@ -94,6 +94,25 @@ class PendingReader:
             else:
                 seen.add(_name(item.tenant, item.doc_id))
         return True
+
+
+async def queued_documents(
+    redis: Redis, config: BrokerConfig, collection: str
+) -> AsyncGenerator[Document]:
+    """Yield the documents of ``collection`` that wait or are being indexed.
+
+    Jobs that cannot be read are left out. Raises BrokerUnavailable while Redis cannot be used.
+    """
+    with translate_errors(config):
+        async for jobs in job_payloads(redis):
+            for payload in jobs:
+                try:
+                    batch = decode_job(payload).known_batch
+                except ContractError:
+                    continue
+                if isinstance(batch, IngestBatch) and batch.collection == collection:
+                    for document in batch.documents:
+                        yield document
 
 
 async def job_payloads(redis: Redis) -> AsyncIterator[Sequence[bytes]]:

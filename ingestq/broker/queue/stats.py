@@ -15,6 +15,7 @@ from ingestq.core.results import (
     DocumentCounts,
     JobResult,
     SubmissionStatus,
+    WarningCounts,
 )
 
 ABOUT_CHARACTERS: Final = 500
@@ -36,6 +37,7 @@ class EndedJob(Struct, frozen=True):
     chunks: ChunkCounts
     finished_ms: int
     seconds: float
+    warned: WarningCounts = WarningCounts()
 
     @classmethod
     def of(cls, report: BatchReport, result: JobResult, about: str) -> Self:
@@ -48,6 +50,7 @@ class EndedJob(Struct, frozen=True):
             chunks=report.chunks,
             finished_ms=result.finished_ms,
             seconds=(result.finished_ms - result.started_ms) / 1000,
+            warned=report.warned,
         )
 
 

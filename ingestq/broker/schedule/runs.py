@@ -32,6 +32,8 @@ SCHEDULER_TIMEOUT_MS: Final = 60_000
 """An entry that no scheduler has published for this long is forgotten."""
 MAX_LOST_IN_A_ROW: Final = 3
 """How many runs in a row may be repeated because their process died."""
+MAX_AHEAD_MS: Final = 3_600_000
+"""Runs that have begun later than so long from now were begun before the clock was set back."""
 LOST: Final = "the process that ran it died"
 """Detail of a run whose lease expired."""
 
@@ -159,12 +161,18 @@ class Runs:
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def begun_until(self, entry: str) -> int:
-        """Return the time in ms up to which runs of ``entry`` have begun: now for a new entry."""
+        """Return the time in ms up to which runs of ``entry`` have begun: now for a new entry.
+
+        It is now also if the clock was set back by more than an hour, so that runs go on.
+        """
         now_ms = await self.now_ms()
         with self._translated():
             await awaited(self._redis.hsetnx(keys.RUN_CLOCK, entry, cast(str, now_ms)))
             known = await awaited(self._redis.hget(keys.RUN_CLOCK, entry))
-        assert known is not None, "was just set"
+            assert known is not None, "was just set"
+            if int(known) > now_ms + MAX_AHEAD_MS:
+                await awaited(self._redis.hset(keys.RUN_CLOCK, entry, cast(str, now_ms)))
+                return now_ms
         return int(known)
 
     async def begin(
@@ -209,10 +217,12 @@ class Runs:
         """
         with self._translated():
             async with self._redis.pipeline() as pipe:
-                pipe.hmget(keys.RUN + entry, ["token", "record"])
-                pipe.exists(keys.RUN_LEASE + entry)
-                (token, record), is_alive = await pipe.execute()
-        if token is None or is_alive:
+                pipe.hmget(keys.RUN + entry, ["token", "record", "lease"])
+                pipe.pttl(keys.RUN_LEASE + entry)
+                (token, record, lease), left_ms = await pipe.execute()
+            if lease is not None and left_ms > int(lease):  # the clock was set back
+                await self._redis.pexpire(keys.RUN_LEASE + entry, int(lease))
+        if token is None or left_ms > 0:
             return None
         ended = msgspec.structs.replace(
             _decoded(record),

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -73,9 +73,12 @@ RULES: Final = (
 """The first rule that applies decides."""
 
 
-def endpoint_error(place: str, answer: FailedAnswer) -> IngestqError:
-    """Return the error for a failed answer of the endpoint at ``place``, or of a proxy."""
-    return to_error(RULES, _who(place), answer, _reason(answer.body))
+def endpoint_error(place: str, answer: FailedAnswer, secrets: Iterable[str] = ()) -> IngestqError:
+    """Return the error for a failed answer of the endpoint at ``place``, or of a proxy.
+
+    Its message does not show ``secrets``.
+    """
+    return to_error(RULES, _who(place), answer, _reason(answer.body), secrets)
 
 
 def _reason(body: bytes) -> str | None:

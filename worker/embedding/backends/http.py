@@ -1,6 +1,7 @@
 """Backend for an endpoint that is compatible with OpenAI's ``POST /embeddings``."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import stamina
 
+from ingestq.core import metrics
 from ingestq.core.errors import (
     DocumentRejected,
     EmbedderUnavailable,
@@ -18,8 +20,10 @@ from ingestq.core.errors import (
     ModelUnavailable,
     UsageError,
     encodable,
-    public_url,
 )
+from ingestq.core.metrics import PipelineStage, ServiceName
+from ingestq.core.outages import note_answer
+from ingestq.core.urls import public_url, without_secrets
 from worker.bisection import bisect_on_failure
 from worker.embedding.backends.endpoint_answers import (
     NotAnEndpoint,
@@ -30,7 +34,7 @@ from worker.embedding.backends.endpoint_answers import (
     read_vectors,
 )
 from worker.embedding.config import HttpConfig
-from worker.http_answers import FailedAnswer, retry_delay, without_secrets
+from worker.http_answers import FailedAnswer, retry_delay
 
 
 def embeddings_url(url: str) -> httpx.URL:
@@ -130,7 +134,12 @@ class HttpBackend:
 
     async def embed_each(self, texts: Sequence[str]) -> list[Row | DocumentRejected]:
         """Embed chunks of documents; return the vector of each, or why it was rejected."""
-        return await self._each([encodable(self._config.document_prompt + text) for text in texts])
+        began = time.perf_counter()
+        sent = [encodable(self._config.document_prompt + text) for text in texts]
+        outcomes = await self._each(sent)
+        seconds = time.perf_counter() - began
+        metrics.observe(metrics.STAGE_SECONDS, seconds, PipelineStage.EMBED.value)
+        return outcomes
 
     async def embed_query(self, text: str) -> Row:
         """Embed a search query; shape (dimension,). Raises InvalidQuery if it is refused."""
@@ -193,10 +202,18 @@ class HttpBackend:
             raise EmbedderUnavailable(str(error), error.retry_after) from error
 
     async def _ask(self, texts: Sequence[str]) -> Row:
+        try:
+            return await self._vectors_of(texts)
+        except Exception as error:
+            metrics.count_error(ServiceName.EMBEDDINGS, error)
+            raise
+
+    async def _vectors_of(self, texts: Sequence[str]) -> Row:
         response = await self._answer(texts)
         if response.status_code != httpx.codes.OK:
             answer = FailedAnswer(response.status_code, response.headers, response.content)
-            raise endpoint_error(self.place, answer)
+            raise endpoint_error(self.place, answer, self._config.secrets)
+        note_answer(EmbedderUnavailable)
         vectors = read_vectors(response.content, len(texts), self._dimension, self.place)
         self._dimension = vectors.shape[1]
         return vectors
@@ -211,19 +228,24 @@ class HttpBackend:
             raise RequestFailed(f"{self._who} did not answer within {seconds:g} s") from error
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
             raise EmbedderUnavailable(
-                f"{self._who} does not answer ({_detail(error)}); start it or set "
+                f"{self._who} does not answer ({self._detail(error)}); start it or set "
                 "INGESTQ_EMBEDDINGS_URL"
             ) from error
         except httpx.TransportError as error:  # also of a server that a text crashed
-            raise RequestFailed(f"{self._who} closed the connection ({_detail(error)})") from error
+            raise RequestFailed(
+                f"{self._who} closed the connection ({self._detail(error)})"
+            ) from error
         except httpx.RequestError as error:  # a Content-Encoding that does not match the content
             raise NotAnEndpoint(
-                f"{self._who} sent an answer that cannot be decoded: {_detail(error)}"
+                f"{self._who} sent an answer that cannot be decoded: {self._detail(error)}"
             ) from error
 
     @property
     def _who(self) -> str:
         return f"the embeddings endpoint at {self.place}"
+
+    def _detail(self, error: Exception) -> str:
+        return without_secrets(str(error), self._config.secrets) or type(error).__name__
 
     def _when_to_retry(self, error: Exception) -> bool | float:
         """Return when to repeat a failed request; see `retry_delay`."""
@@ -246,7 +268,3 @@ def _wrong_setup(error: Exception) -> ModelUnavailable:
     return ModelUnavailable(
         f"{error}. The text was a short test: check INGESTQ_EMBEDDINGS_URL and INGESTQ_MODEL"
     )
-
-
-def _detail(error: Exception) -> str:
-    return without_secrets(str(error)) or type(error).__name__

@@ -10,7 +10,7 @@ import numpy as np
 
 from worker.embedding.backends import CachedModel, Vectors, unit_length
 from worker.embedding.cache import TABLE, TOKENIZER, Card
-from worker.text.word_tokens import token_ids
+from worker.text.chunking.word_tokens import token_ids
 
 
 class StaticModel(CachedModel):
@@ -18,12 +18,13 @@ class StaticModel(CachedModel):
 
     def __init__(self, folder: Path, card: Card) -> None:
         super().__init__(card)
-        self._table = np.load(folder / TABLE, mmap_mode="r")
+        # As a plain array, for each index into a memmap makes another one.
+        self._table = np.asarray(np.load(folder / TABLE, mmap_mode="r"))
         self._tokens = token_ids((folder / TOKENIZER).read_text(encoding="utf-8"))
 
     def _embed(self, texts: Sequence[str]) -> Vectors:
         rows = np.zeros((len(texts), self._card.dimension), np.float32)
         for row, ids in zip(rows, self._tokens.read(texts), strict=True):
             if ids:
-                np.mean(self._table[ids], axis=0, out=row)
+                np.mean(self._table.take(ids, axis=0), axis=0, out=row)
         return unit_length(rows)

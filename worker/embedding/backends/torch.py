@@ -1,15 +1,12 @@
 """Reference backend: sentence-transformers itself, for every model and device it supports."""
 
 import math
-import os
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import torch
-from filelock import FileLock, Timeout
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from sentence_transformers import SentenceTransformer
@@ -18,6 +15,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from worker.embedding.backends import Vectors
+from worker.embedding.backends.gpus import claim_gpu
 from worker.embedding.cache import Card
 from worker.embedding.config import model_location
 
@@ -143,9 +141,9 @@ class TorchModel:
 
     @classmethod
     def of(cls, name: str, card: Card, threads: int) -> "TorchModel":
-        """Load the model ``name``, onto a GPU of its own if the card says that there are GPUs."""
+        """Load the model ``name``, onto a GPU if the card says that there are some."""
         torch.set_num_threads(threads)
-        return cls(load(name, _claim_gpu(card.gpus) if card.gpus else "cpu"))
+        return cls(load(name, claim_gpu(card) if card.gpus else "cpu"))
 
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
         """See `LoadedModel`."""
@@ -159,24 +157,3 @@ class TorchModel:
     def embed_query(self, text: str) -> Vectors:
         """See `LoadedModel`."""
         return self._model.encode_query(text, normalize_embeddings=True, show_progress_bar=False)
-
-
-def _claim_gpu(count: int) -> str:
-    """Claim one of ``count`` GPUs that no other process of the same pool has; return its device.
-
-    A file lock marks the claim: it ends with the process, however that ends. Raises RuntimeError if
-    all are taken.
-    """
-    for index in range(count):
-        lock = FileLock(Path(tempfile.gettempdir()) / f"ingestq-{os.getppid()}-gpu-{index}.lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            continue
-        _claimed.append(lock)
-        return f"cuda:{index}"
-    raise RuntimeError(f"all {count} GPUs are in use by other processes of this worker")
-
-
-_claimed: Final[list[FileLock]] = []
-"""Kept for the life of the process, because a lock is released when it is garbage-collected."""

@@ -1,0 +1,1 @@
+"""Shows how a process does: metrics for Prometheus, liveness and readiness."""

@@ -1,0 +1,1 @@
+"""Data of older versions, and the programs that made it."""

@@ -1,0 +1,1 @@
+"""Attacks that no longer work: each test is one that did."""

@@ -1,0 +1,1 @@
+"""Processes that run tasks within limits, and are replaced when they die."""

@@ -1,0 +1,1 @@
+"""Cuts text into chunks, and says where in its document each stands."""

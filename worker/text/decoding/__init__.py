@@ -1,0 +1,1 @@
+"""Turns bytes of any encoding into clean text."""

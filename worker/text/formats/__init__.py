@@ -1,0 +1,1 @@
+"""Readers of formats that need more than the parser: bytes in, parts out."""

@@ -1,0 +1,1 @@
+"""Finds the words of every language, by which a chunk is found."""
