@@ -6,6 +6,7 @@ Qdrant they touch only collections of their own.
 """
 
 import asyncio
+import logging
 import os
 import shutil
 import signal
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import stamina
+import structlog
 from filelock import FileLock
 from hypothesis import settings
 from qdrant_client import AsyncQdrantClient
@@ -104,6 +107,20 @@ async def broker(redis_url: str, tmp_path: Path) -> AsyncIterator[Broker]:
 def no_outages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget the outages that earlier tests in this process have logged."""
     monkeypatch.setattr(outages, "_outages", {})
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """Restore what `configure_logging` sets, or later tests in this process would miss events."""
+    root = logging.getLogger()
+    level, handlers, config = root.level, list(root.handlers), structlog.get_config()
+    excepthook, hooks = sys.excepthook, stamina.instrumentation.get_on_retry_hooks()
+    yield
+    logging.captureWarnings(False)
+    root.level, root.handlers = level, handlers
+    structlog.configure(**config)
+    sys.excepthook = excepthook
+    stamina.instrumentation.set_on_retry_hooks(hooks)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-import structlog
 from httpx import ASGITransport, AsyncClient
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
@@ -32,18 +31,6 @@ CALLER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 def spans() -> Iterator[RecordedSpans]:
     with recorded_spans() as recorded:
         yield recorded
-
-
-@pytest.fixture
-def json_log() -> Iterator[None]:
-    """Log everything as JSON; what was before is restored afterwards."""
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
-    configure_logging(logging.DEBUG, LogFormat.JSON)
-    yield
-    logging.captureWarnings(False)
-    root.handlers, root.level = before, level
-    structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -193,10 +180,10 @@ async def test_a_rejected_document_fails_its_span(harness: Harness, spans: Recor
     has(document, {"ingestq.outcome": "rejected", "error.type": "rejected"})
 
 
-@pytest.mark.usefixtures("json_log")
 async def test_no_span_and_no_line_holds_text_or_a_secret(
     harness: Harness, spans: RecordedSpans, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    configure_logging(logging.DEBUG, LogFormat.JSON)
     broken = harness.root / "broken.pdf"
     broken.write_bytes(b"%PDF-1.7\n" + SECRET.encode() * 100)
     documents = [
@@ -216,10 +203,10 @@ async def test_no_span_and_no_line_holds_text_or_a_secret(
     assert SECRET not in said
 
 
-@pytest.mark.usefixtures("json_log")
 async def test_lines_of_the_log_name_their_trace(
     harness: Harness, spans: RecordedSpans, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    configure_logging(logging.DEBUG, LogFormat.JSON)
     receipt = await harness.client.submit("a", path=str(harness.root / "missing"), source="s")
     await finished(spans, receipt.submission, harness)
     logged: list[dict[str, str]] = []

@@ -27,17 +27,6 @@ OF_SERVERS: Final = {"stopped", "restarted", "not_stopped"}
 HARMFUL: Final = "\x00\x07\x1b\x7f\x9b\r\n\u2028\u202a\u202e\u2066\u2069"
 
 
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """Leave logging as it was."""
-    root, hook = logging.getLogger(), warnings.showwarning
-    before, level = list(root.handlers), root.level
-    yield
-    logging.captureWarnings(False)
-    root.handlers, root.level, warnings.showwarning = before, level, hook
-    structlog.reset_defaults()
-
-
 # The catalogue
 
 
