@@ -63,12 +63,16 @@ def shard(tmp_path: Path) -> Iterator[Points]:
     opened.close()
 
 
-def reopened(tmp_path: Path) -> int:
-    """Return how many points there are after the log was applied again."""
+def copied(tmp_path: Path) -> Path:
+    """Return a copy of the open shard's folder, as a crash would leave it."""
     # The engine makes the next files of its log meanwhile, under names of their own.
     unfinished = shutil.ignore_patterns("tmp-*")
-    shutil.copytree(tmp_path / "shard", tmp_path / "copy", ignore=unfinished)
-    shard = load_shard(tmp_path / "copy", {})
+    return Path(shutil.copytree(tmp_path / "shard", tmp_path / "copy", ignore=unfinished))
+
+
+def reopened(tmp_path: Path) -> int:
+    """Return how many points there are after the log was applied again."""
+    shard = load_shard(copied(tmp_path), {})
     try:
         return shard.count(edge.CountRequest())
     finally:
@@ -222,7 +226,6 @@ def test_an_index_that_a_crash_prevented_is_created_on_opening(
     tmp_path: Path, shard: Points
 ) -> None:
     shard.update(index_operation("there", "keyword"))
-    shutil.copytree(tmp_path / "shard", tmp_path / "copy")
-    opened = load_shard(tmp_path / "copy", {"there": "keyword", "not.yet": {"type": "integer"}})
+    opened = load_shard(copied(tmp_path), {"there": "keyword", "not.yet": {"type": "integer"}})
     assert opened.info().payload_schema.keys() == {"there", "not.yet"}
     opened.close()
