@@ -27,8 +27,12 @@ CATALOG: Final = "catalog.json"
 """There as soon as it holds a collection."""
 LOG: Final = "qdrant.log"
 MODULE: Final = "ingestq.embedded.qdrant"
-START_IN_BACKGROUND: Final = '"$@" & echo $! > "$0"'
-"""A shell script: run the arguments as a process that belongs to nobody, and write its pid."""
+START_IN_BACKGROUND: Final = 'MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-1}" "$@" & echo $! > "$0"'
+"""A shell script: run the arguments as a process that belongs to nobody, and write its pid.
+
+With one arena, glibc reuses what any thread has freed. With one a thread, memory grew by 1.6 kB a
+write without end (docs/adr/0008-bundled-engine.md).
+"""
 TAIL_BYTES: Final = 16 * 1024
 """More than the engine logs when it ends."""
 NO_SPACE: Final = re.compile(r"No space left|Disk quota exceeded")

@@ -125,6 +125,7 @@ async def test_what_was_answered_survives_kills() -> None:
             answered = found
 
 
+@pytest.mark.slow
 async def test_what_was_answered_survives_a_power_failure() -> None:
     """The log is on the disk, and of the pages of all other files any."""
     rng = random.Random(18)

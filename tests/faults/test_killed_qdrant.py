@@ -54,6 +54,7 @@ async def has_indexed(running: subprocess.Popen[str], documents: int) -> str:
     return err
 
 
+@pytest.mark.slow
 async def test_a_run_outlives_its_engine(ingestq: Ingestq) -> None:
     folder = notes(ingestq, DOCUMENTS)
     running = ingestq.start("run", folder, "--json")

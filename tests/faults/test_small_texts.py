@@ -102,6 +102,7 @@ async def test_each_text_has_the_whole_processor_time(pool: ModelPool) -> None:
     assert await read(pool, *texts) == texts
 
 
+@pytest.mark.slow
 async def test_a_text_that_waits_for_ever_holds_up_its_neighbours_only_for_a_moment(
     pool: ModelPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

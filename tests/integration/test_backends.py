@@ -59,6 +59,7 @@ async def cached(config: EmbeddingConfig) -> CacheEntry:
     return entry
 
 
+@pytest.mark.slow
 async def test_the_default_model_agrees_with_sentence_transformers(
     model: ModelPool, tiny_models: TinyModels
 ) -> None:

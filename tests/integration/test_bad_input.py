@@ -41,6 +41,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_bad_files_are_rejected_and_the_others_indexed(ingestq: Ingestq, folder: Path) -> None:
     ran = ingestq("run", folder, "no such folder", "--json")
     assert ran.code == 1, ran.err

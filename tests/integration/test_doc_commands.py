@@ -213,6 +213,7 @@ def test_what_cannot_be_written_or_read_is_said(ingestq: Ingestq) -> None:
     assert left == {".ingestq", "note.md", "backup.gz"}, "no draft"
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_whole_export_changes_nothing(ingestq: Ingestq) -> None:
     header = b'{"format":"ingestq-export","version":%d,"ingestq":"9.1.0"}\n'
     file = ingestq.folder / "backup.gz"

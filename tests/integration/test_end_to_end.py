@@ -94,6 +94,7 @@ def test_indexing_and_searching_work_with_debians_redis(
     )
 
 
+@pytest.mark.slow
 def test_documents_are_queued_by_one_process_and_indexed_by_another(
     ingestq: Ingestq, documents: Path
 ) -> None:

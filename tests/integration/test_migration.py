@@ -136,6 +136,7 @@ async def test_a_damaged_index_is_refused_and_not_changed(tmp_path: Path, damage
     assert await content(tmp_path) == {"aliases": {}}
 
 
+@pytest.mark.slow
 async def test_what_stands_in_the_way_is_said_and_nothing_changed(tmp_path: Path) -> None:
     before = await old_index(tmp_path)
     async with local_mode(tmp_path / "qdrant"):

@@ -100,6 +100,7 @@ async def try_to_break(broker: Broker, folder: Path, *options: str) -> None:
     assert trying.returncode == 0, said.decode()
 
 
+@pytest.mark.slow
 async def test_every_response_is_documented(broker: Broker, tmp_path: Path) -> None:
     options = ("--phases=coverage,fuzzing", "--max-examples=5", "--generation-deterministic")
     await try_to_break(broker, tmp_path, *options)

@@ -17,6 +17,7 @@ from tests.security.test_embedded import url_of
 DOCUMENTS = 400
 
 
+@pytest.mark.slow
 async def test_commands_share_the_index_while_it_is_written(ingestq: Ingestq) -> None:
     folder = notes(ingestq, DOCUMENTS)
     indexing = ingestq.start("run", folder, "--json")

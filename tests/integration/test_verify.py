@@ -670,6 +670,7 @@ def test_listed_findings_are_bounded_and_counts_are_complete() -> None:
     assert (len(answer["stale"]), answer["found"]["stale"]) == (LISTED, LISTED + 1)
 
 
+@pytest.mark.slow
 async def test_the_command_finds_and_repairs(ingestq: Ingestq) -> None:
     folder = ingestq.folder / "notes"
     folder.mkdir()

@@ -107,6 +107,7 @@ async def test_a_place_that_becomes_a_link_while_files_are_queued_receives_none(
     assert os.listdir(outside) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("swapped", ["done", "done/sub", "sub"])
 def test_folders_that_are_swapped_for_links_lead_no_file_out(
     root: Path, outside: Path, swapped: str

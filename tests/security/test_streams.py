@@ -116,6 +116,7 @@ def test_a_closed_stdin_is_an_empty_one(note: Ingestq) -> None:
     assert (ran.returncode, json.loads(ran.stdout)["documents"]["queued"]) == (0, 0)
 
 
+@pytest.mark.slow
 async def test_a_worker_outlives_its_terminal(note: Ingestq) -> None:
     """As it does under nohup, and when what reads its log dies."""
     worker, controller = started_on_a_terminal(note, "worker")
@@ -354,6 +355,7 @@ def test_json_is_exact(text: str) -> None:
     assert "".join(written).count("\n") == 1
 
 
+@pytest.mark.slow
 def test_json_is_exact_in_any_encoding(names: Ingestq) -> None:
     names("add", "names")
     for encoding in ("utf-8", "ascii", "latin-1"):
