@@ -17,7 +17,7 @@ from urllib.parse import quote
 import mcp_types
 from httpx import ASGITransport, AsyncClient, Response
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
+from jsonschema.exceptions import ValidationError, best_match
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
@@ -43,7 +43,9 @@ TEXT_CHARACTERS: Final = 8_000
 METADATA_CHARACTERS: Final = 4_000
 """Longest metadata of a hit, as JSON; longer ones are left out."""
 MESSAGE_CHARACTERS: Final = 1_000
-"""Longest error message: it may quote a wrong argument."""
+"""Longest error message."""
+VALUE_CHARACTERS: Final = 200
+"""Of a wrong argument in a message."""
 CUT: Final = "…"
 INSIDE: Final = " > "
 """Between a document and its part in a citation, as in the output of ``ingestq search``."""
@@ -122,8 +124,11 @@ def status_tool(routes: OpenRoutes) -> Tool:
 
     async def status(arguments: Arguments) -> Answer:
         submission = arguments.get("submission")
-        path = "/status" if submission is None else f"/submissions/{quote(submission, safe='')}"
-        return await (await routes()).request("GET", path)
+        if submission is None:
+            return await (await routes()).request("GET", "/status")
+        if "/" in submission:  # it would name another route
+            raise Refusal(f"there is no submission {submission[:VALUE_CHARACTERS]!r}")
+        return await (await routes()).request("GET", f"/submissions/{quote(submission)}")
 
     submission = {
         "type": "string",
@@ -157,9 +162,7 @@ def submit_tool(collections: Collections, routes: OpenRoutes) -> Tool:
     )
 
 
-def api_tools(
-    openapi: Mapping[str, Any], collections: Collections, routes: Routes
-) -> list[Tool]:
+def api_tools(openapi: Mapping[str, Any], collections: Collections, routes: Routes) -> list[Tool]:
     """Return the tools that call ``routes``, which ``openapi`` describes."""
 
     async def opened() -> Routes:
@@ -310,8 +313,7 @@ def _listed(tool: Tool) -> mcp_types.Tool:
 async def _called(tool: Tool, arguments: Arguments) -> mcp_types.CallToolResult:
     wrong = best_match(Draft202012Validator(tool.parameters).iter_errors(arguments))
     if wrong is not None:
-        place = ".".join(map(str, wrong.absolute_path))
-        return _failed(f"{place}: {wrong.message}" if place else wrong.message)
+        return _failed(_explained(wrong))
     try:
         answer = bounded(await tool.call(arguments))
     except Refusal as refusal:
@@ -325,6 +327,16 @@ async def _called(tool: Tool, arguments: Arguments) -> mcp_types.CallToolResult:
     return mcp_types.CallToolResult(
         content=[mcp_types.TextContent(text=text)], structured_content=answer
     )
+
+
+def _explained(wrong: ValidationError) -> str:
+    """Return what is wrong with the arguments, and with which, where a long value is cut."""
+    value = repr(wrong.instance)
+    message = wrong.message
+    if len(value) > VALUE_CHARACTERS:
+        message = message.replace(value, value[:VALUE_CHARACTERS] + CUT)
+    place = ".".join(map(str, wrong.absolute_path))
+    return f"{place}: {message}" if place else message
 
 
 def _failed(message: str) -> mcp_types.CallToolResult:

@@ -133,9 +133,7 @@ def _submit_file_tool(
     async def submit_file(arguments: Arguments) -> Answer:
         path, within = await asyncio.to_thread(_allowed, arguments["path"], folders)
         client = (await brokers.opened()).client
-        found = observe(
-            [path], None, client.issue_version, ReadOptions(), ScanRecord(), off_limits
-        )
+        found = observe([path], None, client.issue_version, ReadOptions(), ScanRecord(), off_limits)
         documents = [document async for document in found]
         if not documents:
             raise Refusal(f"{path} is not indexed: it is a temporary file, or one of ingestq's own")

@@ -66,12 +66,8 @@ def search_routes(search: Search, collections: Collections) -> APIRouter:
                 },
             ),
         ] = (),
-        source: Annotated[
-            str | None, Query(description="Find only chunks of this source.")
-        ] = None,
-        tenant: Annotated[
-            str | None, Query(description="Find only chunks of this tenant.")
-        ] = None,
+        source: Annotated[str | None, Query(description="Find only chunks of this source.")] = None,
+        tenant: Annotated[str | None, Query(description="Find only chunks of this tenant.")] = None,
         group: Annotated[
             bool, Query(description="Find only the best chunk of each document.")
         ] = False,
