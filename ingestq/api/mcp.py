@@ -40,6 +40,8 @@ ANSWER_CHARACTERS: Final = 48_000
 """Longest answer of a tool, as JSON: some 12,000 tokens, half of what assistants take at most."""
 TEXT_CHARACTERS: Final = 8_000
 """Longest text in an answer; longer ones are cut. A chunk of the default model has some 1,000."""
+LEFT_OUT_CHARACTERS: Final = 200
+"""Room for what says how much was left out."""
 METADATA_CHARACTERS: Final = 4_000
 """Longest metadata of a hit, as JSON; longer ones are left out."""
 MESSAGE_CHARACTERS: Final = 1_000
@@ -228,23 +230,23 @@ def _size(value: Any) -> int:
 def bounded(answer: Answer, most: int = ANSWER_CHARACTERS) -> Answer:
     """Return ``answer`` with long texts cut, and with so much of its longest lists as fits.
 
-    As JSON it has at most ``most`` characters, unless what is no list is longer. ``left_out`` says
-    how many entries of each list are missing.
+    As JSON it has at most ``most`` characters, unless what is in no list is longer. ``left_out``
+    says how many entries of each list are missing.
     """
     answer = _with_short_texts(answer)
-    lists = {name: value for name, value in answer.items() if isinstance(value, list)}
     excess = _size(answer) - most
     if excess <= 0:
         return answer
+    excess += LEFT_OUT_CHARACTERS
+    lists = {name: value for name, value in answer.items() if isinstance(value, list)}
     left_out: dict[str, int] = {}
     for name in sorted(lists, key=lambda name: _size(lists[name]), reverse=True):
         kept = list(lists[name])
         while kept and excess > 0:
             excess -= _size(kept.pop())
-        left_out[name] = len(lists[name]) - len(kept)
+        if len(kept) < len(lists[name]):
+            left_out[name] = len(lists[name]) - len(kept)
         answer = answer | {name: kept}
-        if excess <= 0:
-            break
     return answer | {"left_out": left_out}
 
 

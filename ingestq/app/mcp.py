@@ -32,6 +32,7 @@ from ingestq.api.mcp import (
 from ingestq.api.parameters import Collections
 from ingestq.app.collections import IndexReader
 from ingestq.app.composition import Broker, open_broker
+from ingestq.app.migration import has_index
 from ingestq.app.on_demand import OnDemand
 from ingestq.app.search import DocumentLookup, QdrantOnDemand, SearchService
 from ingestq.app.settings import Settings
@@ -71,6 +72,13 @@ async def open_mcp(settings: Settings, rights: SubmitRights) -> "AsyncIterator[S
         queue = _QueueRoutes(settings, qdrant, brokers)
 
         async def searching() -> Routes:
+            if settings.qdrant_url is None and not await asyncio.to_thread(
+                has_index, settings.data_dir
+            ):
+                raise Refusal(
+                    f"there is no index in {settings.data_dir} yet; index something with `ingestq "
+                    "run`, or set INGESTQ_DATA_DIR to where the index is"
+                )
             return Routes(search)
 
         tools = [
