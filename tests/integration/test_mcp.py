@@ -21,7 +21,9 @@ from mcp_types import TextContent
 from ingestq.api import mcp as tools
 from ingestq.api.app import ApiConfig, create_app
 from ingestq.app.composition import Broker
-from ingestq.core.errors import StoreUnavailable
+from ingestq.app.mcp import SubmitRights, open_mcp
+from ingestq.app.settings import Settings
+from ingestq.core.errors import StoreUnavailable, UsageError
 from ingestq.core.search_query import MetadataCondition, SearchQuery
 from tests.command import Ingestq
 from tests.harness import Harness
@@ -274,13 +276,15 @@ async def test_the_command_lives_on_while_services_are_away(ingestq: Ingestq) ->
     assert "Traceback" not in log.read_text()
 
 
-def test_a_folder_that_cannot_be_submitted_from_is_named(ingestq: Ingestq) -> None:
-    result = ingestq("mcp", "--submit-from", "nowhere", stdin="")
-    result.failed_with(2, "--submit-from nowhere is not a folder")
-    assert result.out == ""
+async def test_a_folder_that_cannot_be_submitted_from_is_named(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data")
+    for folder, why in ((tmp_path / "none", "is not a folder"), (Path("/"), "whole file system")):
+        with pytest.raises(UsageError, match=f"--submit-from {folder}.*{why}"):
+            async with open_mcp(settings, SubmitRights(folders=(folder,))):
+                pass
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "closed pipe"])
+@pytest.mark.parametrize("how", ["SIGTERM", pytest.param("closed pipe", marks=pytest.mark.slow)])
 async def test_the_command_ends_when_it_is_told_to_or_nobody_listens(
     ingestq: Ingestq, how: str
 ) -> None:

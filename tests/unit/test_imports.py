@@ -85,7 +85,7 @@ def test_the_api_loads_nothing_for_assistants_before_one_asks() -> None:
         text=True,
         check=True,
     )
-    absent = {"httpx", "httpx2", "jsonschema", "mcp", "mcp_types", "opentelemetry"}
+    absent = {"httpx", "httpx2", "jsonschema", "mcp", "mcp_types"}
     assert absent.isdisjoint(loaded.stdout.split())
 
 
