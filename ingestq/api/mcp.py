@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 from urllib.parse import quote
 
 import mcp_types
+import structlog
 from httpx import ASGITransport, AsyncClient, Response
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
@@ -25,8 +26,11 @@ from starlette.types import ASGIApp
 
 from ingestq.api.bodies.documents import schema as document_schema
 from ingestq.api.parameters import Collections
+from ingestq.core import events
 from ingestq.core.errors import expected_error
 from ingestq.core.urls import without_secrets
+
+log = structlog.get_logger()
 
 Arguments = dict[str, Any]
 Answer = dict[str, Any]
@@ -96,7 +100,7 @@ class Routes:
 def _detail(answer: Response) -> str:
     """Return the words of a `Problem`, where parameters are arguments."""
     problems = str(answer.json()["detail"]).split("; ")
-    return "; ".join(problem.removeprefix("query.") for problem in problems)
+    return "; ".join(problem.removeprefix("query.").removeprefix("path.") for problem in problems)
 
 
 OpenRoutes = Callable[[], Awaitable[Routes]]
@@ -128,7 +132,7 @@ def status_tool(routes: OpenRoutes) -> Tool:
         submission = arguments.get("submission")
         if submission is None:
             return await (await routes()).request("GET", "/status")
-        if "/" in submission:  # it would name another route
+        if "/" in submission or not submission.strip("."):  # it would name another route
             raise Refusal(f"there is no submission {submission[:VALUE_CHARACTERS]!r}")
         return await (await routes()).request("GET", f"/submissions/{quote(submission)}")
 
@@ -323,8 +327,8 @@ async def _called(tool: Tool, arguments: Arguments) -> mcp_types.CallToolResult:
     except Exception as error:
         known = expected_error(error)
         if known is None:
-            raise
-        return _failed(str(known))
+            log.exception(events.MCP_TOOL_FAILED, tool=tool.name)
+        return _failed("internal error; see the log of the server" if known is None else str(known))
     text = json.dumps(answer, ensure_ascii=False)
     return mcp_types.CallToolResult(
         content=[mcp_types.TextContent(text=text)], structured_content=answer

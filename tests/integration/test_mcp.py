@@ -23,6 +23,7 @@ from ingestq.api.app import ApiConfig, create_app
 from ingestq.app.composition import Broker
 from ingestq.app.mcp import SubmitRights, open_mcp
 from ingestq.app.settings import Settings
+from ingestq.core import events
 from ingestq.core.errors import StoreUnavailable, UsageError
 from ingestq.core.search_query import MetadataCondition, SearchQuery
 from tests.command import Ingestq
@@ -146,6 +147,7 @@ async def test_the_tools_take_what_the_routes_take(broker: Broker) -> None:
         ("search", {"q": "x", "collection": "other"}, "collection: 'other' is not one of"),
         ("search", {"q": "x", "page": 1}, "'page' was unexpected"),
         ("status", {"submission": "../documents/a"}, "there is no submission"),
+        ("status", {"submission": ".."}, "there is no submission"),
         ("submit", {"doc_id": "a"}, "'text' is a required property"),
         ("submit", {"doc_id": "a", "text": "x", "path": "/etc/passwd"}, "'path' was unexpected"),
         ("submit", {"doc_id": "a" * 2000, "text": "x"}, "doc_id"),
@@ -177,6 +179,20 @@ async def test_a_service_that_is_away_is_said_in_plain_words(broker: Broker) -> 
             away = await refusal(client, "search", {"q": "x"})
             assert away == "Qdrant does not answer at http://qdrant"
         assert (await call(client, "status", {}))["dead_letters"] == 0
+
+
+async def test_a_defect_is_logged_and_not_shown(
+    broker: Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def find(_: SearchQuery) -> Sequence[SearchHit]:
+        raise RuntimeError("what nobody else may see")
+
+    async with serving(broker, find) as url, connected(url) as client:
+        failed = await refusal(client, "search", {"q": "x"})
+        assert failed == "internal error; see the log of the server"
+    logged = "".join(capsys.readouterr())
+    assert events.MCP_TOOL_FAILED in logged
+    assert "what nobody else may see" in logged
 
 
 async def test_long_answers_are_bounded(broker: Broker) -> None:
