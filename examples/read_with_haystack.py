@@ -69,4 +69,5 @@ if __name__ == "__main__":
     qdrant = os.environ.get("QDRANT_URL", "http://localhost:6333")
     name = os.environ.get("COLLECTION", "documents")
     for passage in find(" ".join(sys.argv[1:]), url=qdrant, collection=name):
-        print(f"{passage.meta['source']}: {passage.content}")
+        place = passage.meta
+        print(f"{place['doc_id']}, page {place['page']}: {passage.content}")

@@ -14,6 +14,8 @@ from langchain_qdrant import QdrantVectorStore
 
 from examples.question_vectors import Embed, embed
 
+PLACE = ["doc_id", "page", "part"]
+
 
 @dataclass(frozen=True)
 class QuestionEmbeddings(Embeddings):
@@ -41,13 +43,31 @@ def find(
         embedding=QuestionEmbeddings(embed), collection_name=collection, url=url
     )
     try:
-        return store.similarity_search(question, k=limit)
+        return with_places(store, store.similarity_search(question, k=limit))
     finally:
         store.client.close()
+
+
+def with_places(store: QdrantVectorStore, passages: list[Document]) -> list[Document]:
+    """Return ``passages`` with their document, page and part in the metadata.
+
+    LangChain reads the text and the user's metadata only; where a passage stands is beside them.
+    """
+    ids = [passage.metadata["_id"] for passage in passages]
+    points = store.client.retrieve(store.collection_name, ids, with_payload=PLACE)
+    places = {point.id: point.payload or {} for point in points}
+    return [
+        Document(
+            page_content=passage.page_content,
+            metadata=passage.metadata | places.get(passage.metadata["_id"], {}),
+        )
+        for passage in passages
+    ]
 
 
 if __name__ == "__main__":
     qdrant = os.environ.get("QDRANT_URL", "http://localhost:6333")
     name = os.environ.get("COLLECTION", "documents")
     for passage in find(" ".join(sys.argv[1:]), url=qdrant, collection=name):
-        print(f"{passage.metadata['source']}: {passage.page_content}")
+        place = passage.metadata
+        print(f"{place['doc_id']}, page {place['page']}: {passage.page_content}")

@@ -77,4 +77,5 @@ if __name__ == "__main__":
     qdrant = os.environ.get("QDRANT_URL", "http://localhost:6333")
     name = os.environ.get("COLLECTION", "documents")
     for found in find(" ".join(sys.argv[1:]), url=qdrant, collection=name):
-        print(f"{found.node.metadata['source']}: {found.node.get_content()}")
+        place = found.node.metadata
+        print(f"{place['doc_id']}, page {place['page']}: {found.node.get_content()}")

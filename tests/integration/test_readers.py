@@ -64,6 +64,8 @@ async def test_langchain_reads_the_index(index: Index) -> None:
     passage = await index.found("read_with_langchain")
     assert SENTENCE in passage.page_content
     assert passage.metadata["title"] == "Brannasay Observatory Handbook"
+    assert passage.metadata["doc_id"] == f"handbook/{HANDBOOK}"
+    assert passage.metadata["page"] == 2
 
 
 async def test_llamaindex_reads_the_index(index: Index) -> None:
