@@ -42,6 +42,8 @@ INSTRUCTIONS: Final = (
 )
 ANSWER_CHARACTERS: Final = 48_000
 """Longest answer of a tool, as JSON: some 12,000 tokens, half of what assistants take at most."""
+HIT_CHARACTERS: Final = 24_000
+"""Longest hit, as JSON, so that the best one is always among them; neighbours are left out."""
 TEXT_CHARACTERS: Final = 8_000
 """Longest text in an answer; longer ones are cut. A chunk of the default model has some 1,000."""
 LEFT_OUT_CHARACTERS: Final = 200
@@ -112,7 +114,7 @@ def search_tool(parameters: Mapping[str, Any], routes: OpenRoutes) -> Tool:
 
     async def search(arguments: Arguments) -> Answer:
         answer = await (await routes()).request("GET", "/search", params=_query(arguments))
-        return answer | {"hits": [_cited(hit) for hit in answer["hits"]]}
+        return answer | {"hits": [bounded(_cited(hit), HIT_CHARACTERS) for hit in answer["hits"]]}
 
     return Tool(
         "search",
@@ -206,8 +208,11 @@ def _plain(schema: Any, components: Mapping[str, Any]) -> Any:
         case {"$ref": str(name), **more}:
             return _plain(components[name.rpartition("/")[2]] | more, components)
         case dict():
-            kept = {key: value for key, value in schema.items() if key not in ("title", "pattern")}
-            return {key: _plain(value, components) for key, value in kept.items()}
+            return {
+                key: _plain(value, components)
+                for key, value in schema.items()
+                if not (key in ("title", "pattern") and isinstance(value, str))
+            }
         case list():
             return [_plain(each, components) for each in schema]
     return schema

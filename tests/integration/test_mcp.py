@@ -30,7 +30,7 @@ from tests.command import Ingestq
 from tests.harness import Harness
 from tests.serving import listening, services
 from tests.waiting import eventually
-from worker.pipeline.points import SearchHit
+from worker.pipeline.points import Neighbour, SearchHit
 from worker.store.search import search
 
 TOKEN = "a-token-of-the-api"
@@ -196,7 +196,9 @@ async def test_a_defect_is_logged_and_not_shown(
 
 
 async def test_long_answers_are_bounded(broker: Broker) -> None:
-    large = replace(HIT, text="a" * 20_000, metadata={str(n): "b" * 50 for n in range(1000)})
+    metadata = {str(n): "b" * 50 for n in range(1000)}
+    neighbours = tuple(Neighbour(n, "c" * 20_000) for n in range(5))
+    large = replace(HIT, text="a" * 20_000, metadata=metadata, before=neighbours)
 
     async def find(_: SearchQuery) -> Sequence[SearchHit]:
         return [large] * 100
@@ -207,6 +209,7 @@ async def test_long_answers_are_bounded(broker: Broker) -> None:
     assert answer["hits"]
     assert answer["hits"][0]["text"] == "a" * tools.TEXT_CHARACTERS + "…"
     assert answer["hits"][0]["metadata_left_out"]
+    assert answer["hits"][0]["left_out"] == {"before": 4}
 
 
 async def test_the_token_and_the_sites_are_checked_as_for_every_route(broker: Broker) -> None:
