@@ -25,6 +25,7 @@ from ingestq.api.errors import handle_errors, problems
 from ingestq.api.parameters import Collections
 from ingestq.api.routes.dead_letters import dead_letter_routes
 from ingestq.api.routes.documents import Index, document_routes, index_routes
+from ingestq.api.routes.mcp import mcp_route
 from ingestq.api.routes.monitoring import (
     IndexCounter,
     health_routes,
@@ -123,6 +124,8 @@ def create_app(
             app.include_router(
                 router, dependencies=[DOCUMENTED_TOKEN], responses=problems(401, 403, 429)
             )
+    intake = Intake(config.max_document_bytes, config.silence_seconds, held_bodies=1)
+    app.router.routes.append(mcp_route(app, intake, Collections(config.collections)))
     app.add_middleware(RequestSpans, silent_paths=HEALTH_PATHS | {METRICS})
     own_paths = DASHBOARD_PATHS if services.board is not None else frozenset()
     if config.token is not None:
@@ -130,6 +133,14 @@ def create_app(
     app.add_middleware(SiteGuard, has_token=config.token is not None)
     if services.board is not None:
         _add_dashboard(app, services, services.board, config, stopping)
+    return app
+
+
+def create_search_app(search: Search, collections: Collections) -> FastAPI:
+    """Return an application that has nothing but ``GET /search``."""
+    app = FastAPI(telemetry=NO_TELEMETRY)
+    handle_errors(app)
+    app.include_router(search_routes(search, collections))
     return app
 
 

@@ -2,13 +2,14 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from ingestq.app.composition import open_model, open_qdrant
+from ingestq.app.on_demand import OnDemand
 from ingestq.app.settings import Settings
 from ingestq.core.search_query import SearchQuery
-from ingestq.core.service import opening
 
 if TYPE_CHECKING:
     from worker.embedding.pool import ModelPool
@@ -36,39 +37,22 @@ async def query_settings(
 
 
 class QdrantOnDemand:
-    """Opens Qdrant when it is first needed, and keeps it until ``closing`` is closed.
+    """Opens Qdrant when it is first needed; see `OnDemand`.
 
-    ``shared`` is a Qdrant that the caller keeps open; then nothing is opened here. Make it in the
-    task that closes ``closing``: that one is cancelled when the bundled Qdrant can no longer be
-    used.
+    ``shared`` is a Qdrant that the caller keeps open; then nothing is opened here.
     """
 
     def __init__(
         self, settings: Settings, closing: AsyncExitStack, shared: "Qdrant | None" = None
     ) -> None:
-        self._settings = settings
         self._shared = shared
-        self._owner = asyncio.current_task()
-        self._turn = asyncio.Lock()
-        self._attempt = AsyncExitStack()
-        self._opened: asyncio.Future[Qdrant] | None = None
-        closing.push_async_exit(self._attempt)
+        self._own = OnDemand(partial(open_qdrant, settings), closing, name="Qdrant")
 
     async def opened(self) -> "Qdrant":
-        """Return an open Qdrant. If the caller is cancelled, it is opened all the same.
-
-        Raises what `open_qdrant` raises; then the next call tries again.
-        """
+        """Return an open Qdrant. Raises what `open_qdrant` raises; the next call tries again."""
         # In a thread: the import would block the event loop for too long.
         await asyncio.to_thread(import_module, "worker.store.ledger")
-        if self._shared is not None:
-            return self._shared
-        async with self._turn:
-            if self._opened is None or (self._opened.done() and self._opened.exception()):
-                await self._attempt.aclose()
-                attempt = opening(open_qdrant(self._settings), name="Qdrant", block=self._owner)
-                self._opened = await self._attempt.enter_async_context(attempt)
-        return await asyncio.shield(self._opened)
+        return await self._own.opened() if self._shared is None else self._shared
 
 
 class DocumentLookup:

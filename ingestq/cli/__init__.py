@@ -11,7 +11,7 @@ OK = 0
 WRONG_USAGE = 2
 INTERRUPTED = 130
 """As in `ingestq.cli.entry.ExitCode`, which needs packages that may be missing."""
-UNTIL_STOPPED = frozenset({"api", "drop", "scheduler", "up", "worker"})
+UNTIL_STOPPED = frozenset({"api", "drop", "mcp", "scheduler", "up", "worker"})
 """Commands that run until a signal stops them."""
 
 

@@ -1,9 +1,6 @@
 """``ingestq add``: queue documents; a worker indexes them."""
 
 import asyncio
-import contextlib
-import os
-import threading
 from collections.abc import AsyncIterable
 from contextlib import ExitStack
 from functools import partial
@@ -24,7 +21,7 @@ from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import STANDARD_STREAM, AllowMassDelete, Checksum, Json, Paths, Source
 from ingestq.cli.output import line, print_json
 from ingestq.cli.progress import progress_display
-from ingestq.cli.streams import STDIN
+from ingestq.cli.stdio import StandardInput
 from ingestq.cli.summary import print_summary
 from ingestq.core.documents import Document
 from ingestq.core.results import FailedDocument
@@ -130,39 +127,6 @@ async def _documents(
         lines = jsonl.read_lines(StandardInput(), max_line_bytes)
         async for document in jsonl.parse(lines, VersionSupply(queue.issue_versions)):
             yield document
-
-
-class StandardInput:
-    """Reads stdin in threads that do not keep the process from ending while nobody writes to it."""
-
-    async def read1(self, size: int, /) -> bytes:
-        """Return up to ``size`` bytes as soon as there are some; empty at the end.
-
-        Raises OSError. Must not be called again after it was cancelled: what the thread still reads
-        is lost.
-        """
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[bytes] = loop.create_future()
-
-        def give(data: bytes | OSError) -> None:
-            if answer.done():  # cancelled
-                return
-            if isinstance(data, bytes):
-                answer.set_result(data)
-            else:
-                answer.set_exception(data)
-
-        def read() -> None:
-            data: bytes | OSError
-            try:
-                data = os.read(STDIN, size)
-            except OSError as error:
-                data = error
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(give, data)
-
-        threading.Thread(target=read, name="stdin", daemon=True).start()
-        return await answer
 
 
 def _print_queued(submission: str, summary: Summary, *, as_json: bool) -> ExitCode:

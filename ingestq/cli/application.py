@@ -19,6 +19,7 @@ from ingestq.cli.entry import ExitCode
 from ingestq.cli.eval import evaluate
 from ingestq.cli.export import export
 from ingestq.cli.import_ import import_
+from ingestq.cli.mcp import mcp
 from ingestq.cli.output import error_lines, print_json
 from ingestq.cli.reindex import reindex
 from ingestq.cli.run import run
@@ -69,6 +70,7 @@ COMMANDS = (
     scheduler,
     worker,
     api,
+    mcp,
     search,
     status,
     delete,

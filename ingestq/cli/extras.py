@@ -40,6 +40,7 @@ EXTRAS: Final = {
         "uvicorn",
     },
     "blobs": {"fsspec"},
+    "mcp": {"jsonschema", "mcp", "mcp_types"},
 }
 """Import names of the packages that each extra brings."""
 
@@ -49,6 +50,7 @@ COMMAND_EXTRAS: Final = {
     "eval": "worker",
     "export": "worker",
     "import": "worker",
+    "mcp": "mcp",
     "reindex": "worker",
     "run": "worker",
     "search": "worker",

@@ -279,6 +279,11 @@ API_CONNECTIONS_FULL: Final = Event(
     "idle",
     "skipped",
 )
+MCP_TOOL_FAILED: Final = Event(
+    "mcp.tool_failed",
+    "A defect ended a call of this `tool` by an assistant; please report it with its traceback.",
+    "tool",
+)
 API_ACCEPT_FAILED: Final = Event(
     "api.accept_failed",
     "The system has no descriptor or memory for a connection. It is logged at most once a minute.",
@@ -530,6 +535,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "source": "The prefix of document ids.",
     "spans": "How many spans.",
     "token": "Whether a token is required.",
+    "tool": "The name of a tool for assistants.",
     "total": "How many there are in all.",
     "url": "A URL, without secrets.",
     "warned": "How many documents have warnings.",

@@ -28,8 +28,9 @@ MAX_TRACEBACK_CHARACTERS: Final = 32 * 1024
 CUT: Final = "…"
 MAX_DEPTH: Final = 4
 """Of lists and tables in a value."""
-NOISE: Final = {"asyncio": logging.ERROR}
-"""Levels of loggers that say too much: asyncio warns of each write to a client that has gone."""
+NOISE: Final = {"asyncio": logging.ERROR, "mcp": logging.ERROR}
+"""Levels of loggers that say too much: asyncio warns of each write to a client that has gone, and
+mcp of each message that makes no sense."""
 
 
 class LogFormat(StrEnum):

@@ -4,19 +4,23 @@ import ast
 import inspect
 import json
 import re
+import shutil
+import zipfile
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
 
-from examples import fastapi_service
+from examples import chat_service, fastapi_service
 from ingestq.api.app import ApiConfig, create_app
 from ingestq.app.composition import Broker
 from ingestq.core.documents import DEFAULT_COLLECTION
 from ingestq.core.search_query import SearchQuery
+from tests.harness import Harness
 from tests.serving import listening, services
 from tests.waiting import eventually
 from tests.workers import indexing
@@ -28,6 +32,7 @@ from worker.store.search import search
 
 ROOT = Path(__file__).parents[2]
 DEFAULT_REDIS = "redis://localhost:6379/0"
+TOKEN = "a-token-of-the-api"
 DEFAULT_API = "http://127.0.0.1:8765"
 
 
@@ -73,6 +78,59 @@ async def test_the_fastapi_example(broker: Broker, monkeypatch: pytest.MonkeyPat
         unreadable = await service.post("/notes", json=note | {"id": "n2", "text": "\0" * 64})
         accepted = unreadable
         assert (await eventually(stage, lambda answer: answer["why_not"] != []))["stage"] == "done"
+
+
+async def ask(question: str) -> tuple[int, Any]:
+    transport = ASGITransport(chat_service.app)
+    async with AsyncClient(transport=transport, base_url="http://chat") as chat:
+        answer = await chat.post("/chat", json={"question": question})
+        return answer.status_code, answer.json()
+
+
+async def test_the_chat_example_cites_page_and_part(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a model it returns the prompt; with one, the model is asked exactly that."""
+    monkeypatch.delenv("LLM_URL", raising=False)
+    shutil.copy(ROOT / "examples/documents/observatory-handbook.pdf", harness.root)
+    with zipfile.ZipFile(harness.root / "notes.zip", "w") as archive:
+        archive.writestr("dome.txt", "The dome may be opened by the observer on duty alone.")
+    await harness.scan(name="station")
+
+    async def answer(query: SearchQuery) -> list[SearchHit]:
+        return await search(harness.qdrant, harness.names, harness.model, query)
+
+    question = "Who may open the dome?"
+    asked: list[Any] = []
+    llm = FastAPI()
+
+    @llm.post("/v1/chat/completions")
+    async def complete(body: dict[str, Any]) -> dict[str, Any]:
+        asked.append(body)
+        return {"choices": [{"message": {"content": "The observer on duty [1]."}}]}
+
+    app = create_app(services(harness.broker, answer), ApiConfig(10_000, token=TOKEN))
+    async with listening(app) as url, listening(llm) as llm_url:
+        monkeypatch.setenv("INGESTQ_URL", url)
+        monkeypatch.setenv("INGESTQ_API_TOKEN", TOKEN)
+        code, offline = await ask(question)
+        assert (code, offline["answer"]) == (200, None)
+        monkeypatch.setenv("LLM_URL", f"{llm_url}/v1")
+        monkeypatch.setenv("LLM_MODEL", "small")
+        code, answered = await ask(question)
+        assert (code, answered["answer"]) == (200, "The observer on duty [1].")
+        monkeypatch.setenv("INGESTQ_API_TOKEN", "wrong" * 4)
+        code, refused = await ask(question)
+        assert code == 502
+        assert "Authorization: Bearer TOKEN" in refused["detail"]
+    [body] = asked
+    assert body["model"] == "small"
+    assert body["messages"][0]["content"] == answered["prompt"] == offline["prompt"]
+    assert "station/notes.zip > dome.txt\n" in offline["prompt"]
+    assert "station/observatory-handbook.pdf, page 2\n" in offline["prompt"]
+    places = {(each["document"], each["part"], each["page"]) for each in offline["citations"]}
+    assert ("station/notes.zip", "dome.txt", None) in places
+    assert ("station/observatory-handbook.pdf", None, 2) in places
 
 
 @pytest.mark.usefixtures("worker")

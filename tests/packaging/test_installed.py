@@ -183,6 +183,7 @@ def test_the_command_without_its_extra_says_what_to_install(
         (("search", "tea"), "worker"),
         (("api",), "api"),
         (("up",), "all"),
+        (("mcp",), "mcp"),
     ],
 )
 def test_a_command_says_which_extra_it_needs(

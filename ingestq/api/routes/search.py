@@ -49,7 +49,9 @@ def search_routes(search: Search, collections: Collections) -> APIRouter:
                 json_schema_extra={"pattern": VISIBLE},
             ),
         ],
-        limit: Annotated[int, Query(ge=1, le=LARGEST_LIMIT)] = DEFAULT_LIMIT,
+        limit: Annotated[
+            int, Query(ge=1, le=LARGEST_LIMIT, description="The most hits.")
+        ] = DEFAULT_LIMIT,
         mode: Annotated[
             Mode, Query(description="dense: by meaning, sparse: by words, hybrid: both.")
         ] = Mode.HYBRID,
@@ -64,8 +66,8 @@ def search_routes(search: Search, collections: Collections) -> APIRouter:
                 },
             ),
         ] = (),
-        source: Annotated[str | None, Query()] = None,
-        tenant: Annotated[str | None, Query()] = None,
+        source: Annotated[str | None, Query(description="Find only chunks of this source.")] = None,
+        tenant: Annotated[str | None, Query(description="Find only chunks of this tenant.")] = None,
         group: Annotated[
             bool, Query(description="Find only the best chunk of each document.")
         ] = False,
