@@ -5,20 +5,26 @@ from typing import Final
 
 from ingestq.app.composition import Broker
 from ingestq.broker import keys
-from ingestq.broker.queue.leases import Claim, LeaseQueue
+from ingestq.broker.queue.leases import NO_WEBHOOKS, Claim, LeaseQueue
 from ingestq.core.documents import DEFAULT_COLLECTION
 from ingestq.core.jobs import IngestBatch
 from ingestq.core.results import BatchReport, JobResult
+from ingestq.core.webhooks import Subscriptions
 
 DOCUMENTS: Final[Mapping[str, str]] = {DEFAULT_COLLECTION: "documents__test"}
 """Serves the default collection."""
 
 
 def lease_queue(
-    broker: Broker, lease_seconds: float = 15, serving: Mapping[str, str] = DOCUMENTS
+    broker: Broker,
+    lease_seconds: float = 15,
+    serving: Mapping[str, str] = DOCUMENTS,
+    webhooks: Subscriptions = NO_WEBHOOKS,
 ) -> LeaseQueue:
-    """Return the queue of a worker that serves ``serving``."""
-    return LeaseQueue(broker.redis, broker.config, lease_seconds, serving, broker.blobs)
+    """Return the queue of a worker that serves ``serving``, and that ``webhooks`` listen to."""
+    return LeaseQueue(
+        broker.redis, broker.config, lease_seconds, serving, broker.blobs, webhooks=webhooks
+    )
 
 
 async def take(leases: LeaseQueue, n: int = 1, worker: str = "w") -> Sequence[Claim]:

@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from ingestq.app.settings import PREFIX, SecretUrl, Settings
+from ingestq.app.settings import PREFIX, SecretPathUrl, SecretUrl, Settings
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "configuration.md"
 BEGIN: Final = "<!-- values: written by `python -m tests.settings_table` -->\n"
@@ -22,6 +22,7 @@ KINDS: Final = {
     str: "text",
     SecretStr: "text",
     SecretUrl: "URL",
+    SecretPathUrl: "URL",
 }
 
 

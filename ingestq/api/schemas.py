@@ -186,8 +186,25 @@ class HeldSourceState(Answer):
     confirm: str
 
 
+class WebhookState(Answer):
+    """What waits to be posted to a webhook, and what became of the rest.
+
+    ``failed`` messages are not tried any more, and ``gone`` says that the webhook answered 410 and
+    is told nothing. ``error`` is why the last attempt failed, if it did.
+    """
+
+    target: str
+    waiting: int
+    failed: int
+    delivered: int
+    dropped: int
+    oldest_waiting_seconds: float
+    gone: bool
+    error: str
+
+
 class StatusResponse(Answer):
-    """Queue, workers, watched folders and collections.
+    """Queue, workers, watched folders, webhooks and collections.
 
     ``dead_letters`` counts the documents that failed.
     ``unserved`` counts the ready jobs of collections that no worker serves. ``collection`` is the
@@ -200,6 +217,7 @@ class StatusResponse(Answer):
     unserved: dict[str, int]
     watched_folders: list[WatchedFolderState]
     held_back: list[HeldSourceState]
+    webhooks: list[WebhookState]
     collection: CollectionState
     collections: list[CollectionState]
 

@@ -26,6 +26,7 @@ from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.broker.watched_folders import WatchedFolders
+from ingestq.broker.webhooks import WebhookOutbox
 from ingestq.client.client import IngestClient
 from ingestq.core.data_directory import data_directory
 from ingestq.core.documents import DEFAULT_COLLECTION
@@ -72,6 +73,10 @@ class Broker:
     @property
     def dead_letters(self) -> DeadLetters:
         return DeadLetters(self.redis, self.config, self.blobs)
+
+    @property
+    def webhooks(self) -> WebhookOutbox:
+        return WebhookOutbox(self.redis, self.config)
 
     @property
     def watched_folders(self) -> WatchedFolders:

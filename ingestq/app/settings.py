@@ -12,7 +12,7 @@ from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -41,6 +41,7 @@ from ingestq.core.errors import UsageError
 from ingestq.core.limits import DOCUMENT_BYTES
 from ingestq.core.log_setup import LogFormat
 from ingestq.core.urls import HIDDEN, is_ambiguous, passwords_in, public_url
+from ingestq.core.webhooks import WebhookEvent, WebhookTarget, decode_secret, place_of
 from producers.schedule.entry import Action
 from worker.embedding.config import DEFAULT_MODEL, Backend, HttpConfig, Precision, cores
 from worker.process_pool.limits import EMBEDDING_LIMITS, PARSE_LIMITS, ProcessLimits
@@ -68,6 +69,13 @@ class SecretUrl(SecretStr):
 
     def _display(self) -> str:
         return public_url(self.get_secret_value())
+
+
+class SecretPathUrl(SecretUrl):
+    """A URL whose path may be secret, too. Printed, it has scheme, host and port."""
+
+    def _display(self) -> str:
+        return place_of(self.get_secret_value())
 
 
 def _with_scheme(*schemes: str) -> Callable[[SecretUrl], SecretUrl]:
@@ -149,6 +157,54 @@ OcrLanguages = Annotated[
 ]
 
 
+WEBHOOK_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+WEBHOOK_FROM_URL: Final = "default"
+"""The name of the webhook that INGESTQ_WEBHOOK_URL sets."""
+MAX_WEBHOOKS: Final = 32
+SECRETS_OF_WEBHOOKS: Final = ("url", "secret")
+"""Keys of a ``[[webhook]]`` table."""
+
+
+def _with_host(url: SecretPathUrl) -> SecretPathUrl:
+    try:
+        parts = urlsplit(url.get_secret_value())
+        is_complete = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        is_complete = False
+    if not is_complete:
+        raise ValueError("write https://HOST/PATH")
+    return url
+
+
+def _joined(value: object) -> object:
+    """Join a list of secrets: several are written with spaces between, as in the environment."""
+    is_list = isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+    return " ".join(value) if is_list else value  # type: ignore[arg-type]
+
+
+def _signing_secrets(secrets: SecretStr) -> SecretStr:
+    for secret in (given := secrets.get_secret_value().split()):
+        decode_secret(secret)
+    if not given:
+        raise ValueError("it names no secret")
+    return secrets
+
+
+def _not_empty(events: tuple[WebhookEvent, ...]) -> tuple[WebhookEvent, ...]:
+    if not events:
+        raise ValueError("it names no event; leave it out to be told of all")
+    return events
+
+
+WebhookUrl = Annotated[
+    SecretPathUrl, AfterValidator(_with_scheme("http://", "https://")), AfterValidator(_with_host)
+]
+WebhookSecrets = Annotated[SecretStr, BeforeValidator(_joined), AfterValidator(_signing_secrets)]
+WebhookEvents = Annotated[
+    tuple[WebhookEvent, ...], NoDecode, BeforeValidator(_list), AfterValidator(_not_empty)
+]
+
+
 class LogLevel(StrEnum):
     """The least level of the events that are logged."""
 
@@ -199,6 +255,17 @@ class ScheduleTable(BaseModel):
     metadata: dict[str, JsonValue] = {}
     delete_missing: bool = False
     lane: Lane = Lane.BULK
+
+
+class WebhookTable(BaseModel):
+    """A ``[[webhook]]`` table: who is told of what."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=WEBHOOK_NAME)]
+    url: WebhookUrl
+    secret: WebhookSecrets | None = None
+    events: WebhookEvents = tuple(WebhookEvent)
 
 
 class Settings(BaseSettings):
@@ -262,6 +329,11 @@ class Settings(BaseSettings):
     drop_rescan_seconds: Annotated[float, Field(ge=1)] = 300
     drop_poll_seconds: Annotated[float | None, Field(ge=0.1, le=3600)] = None
     schedule: tuple[ScheduleTable, ...] = ()
+    webhook: Annotated[tuple[WebhookTable, ...], Field(max_length=MAX_WEBHOOKS)] = ()
+    webhook_url: WebhookUrl | None = None
+    webhook_secret: WebhookSecrets | None = None
+    webhook_events: WebhookEvents = tuple(WebhookEvent)
+    webhook_allow_private: bool = False
     log_format: LogFormat = LogFormat.AUTO
     log_level: LogLevel | None = None
     tracing: bool | None = None
@@ -347,6 +419,38 @@ class Settings(BaseSettings):
         return tuple(dict.fromkeys((self.collection, *named)))
 
     @property
+    def webhooks(self) -> tuple[WebhookTarget, ...]:
+        """Who is told of what: the ``[[webhook]]`` tables, and INGESTQ_WEBHOOK_URL.
+
+        Raises UsageError if one has no secret, or if two have the same name.
+        """
+        tables = list(self.webhook)
+        if self.webhook_url is not None:
+            tables.append(
+                WebhookTable.model_construct(
+                    name=WEBHOOK_FROM_URL,
+                    url=self.webhook_url,
+                    secret=self.webhook_secret,
+                    events=self.webhook_events,
+                )
+            )
+        names = [table.name for table in tables]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(f"two webhooks are called {name!r}; give each a name of its own")
+        return tuple(self._webhook_target(table) for table in tables)
+
+    def _webhook_target(self, table: WebhookTable) -> WebhookTarget:
+        secrets = revealed(table.secret) or revealed(self.webhook_secret)
+        if secrets is None:
+            raise UsageError(
+                f"the webhook {table.name!r} has no secret to sign with; set its secret, or "
+                "INGESTQ_WEBHOOK_SECRET, to the output of `echo whsec_$(openssl rand -base64 32)`"
+            )
+        url = table.url.get_secret_value()
+        return WebhookTarget(table.name, url, tuple(secrets.split()), table.events)
+
+    @property
     def endpoint(self) -> HttpConfig | None:
         """The embeddings endpoint to use; None if this machine embeds.
 
@@ -393,6 +497,13 @@ class Settings(BaseSettings):
             value = revealed(getattr(self, name))
             if value is not None:
                 found.update(passwords_in(value) if name.endswith(URL_SUFFIX) else (value,))
+        for table in self.webhook:
+            found.update(passwords_in(table.url.get_secret_value()))
+            found.add(table.url.get_secret_value())
+            found.update((revealed(table.secret) or "").split())
+        if self.webhook_url is not None:
+            found.add(self.webhook_url.get_secret_value())  # its path may be secret, too
+        found.update((revealed(self.webhook_secret) or "").split())
         return frozenset(found)
 
     @property
@@ -540,7 +651,15 @@ def _explain(problem: dict[str, Any], file: SettingsFile) -> str:
     place = _variable(name) if _variable(name) in os.environ else f"{inner} in {file}"
     if problem["type"] == "missing":  # the input is the whole table
         return f"{place} is missing"
-    return f"{place} is {_shown(name, problem['input'])}: {problem['msg']}"
+    shown = HIDDEN if _is_hidden(problem["loc"]) else _shown(name, problem["input"])
+    return f"{place} is {shown}: {problem['msg']}"
+
+
+def _is_hidden(loc: tuple[int | str, ...]) -> bool:
+    """Return whether the value at ``loc`` may be secret, and has no part that may be shown."""
+    if loc[0] == "webhook":
+        return any(each in loc for each in SECRETS_OF_WEBHOOKS)
+    return loc[0] == "webhook_url"
 
 
 def _shown(name: str, value: object) -> str:

@@ -20,6 +20,7 @@ from ingestq.core.health import HealthCheck
 from ingestq.core.jobs import DELETE, INGEST, SWEEP
 from ingestq.core.results import CollectionCounts
 from ingestq.core.versions import LedgerHead
+from ingestq.core.webhooks import Subscriptions
 from worker.blobs import BlobContents
 from worker.consumer.job_functions import INGESTOR, Ingestor, delete, ingest, sweep
 from worker.consumer.lease_worker import LeaseWorker
@@ -87,8 +88,10 @@ async def open_worker(
 
     Qdrant and the model are opened at the same time. ``monitor`` shows how the worker does.
 
-    Raises StoreUnavailable, ModelUnavailable or CollectionMismatch before any job is claimed.
+    Raises StoreUnavailable, ModelUnavailable, CollectionMismatch or UsageError before any job is
+    claimed.
     """
+    subscriptions = Subscriptions.of(settings.webhooks)
     async with (
         opening_qdrant(settings) if qdrant is None else nullcontext(qdrant) as opened_qdrant,
         opening_model(settings) if model is None else nullcontext(model) as opened_model,
@@ -103,6 +106,7 @@ async def open_worker(
                 serving=served.chunks,
                 blobs=broker.blobs,
                 read_ledger=served.ledger_head,
+                webhooks=subscriptions,
             ),
             broker.dead_letters,
             served.ports,
@@ -117,8 +121,27 @@ async def open_worker(
         upkeep = Upkeep(broker.dead_letters, garbage, settings.keep_dead_letters_days)
         if monitor is not None:
             _show(monitor, worker, settings, await opened_qdrant, ready_model)
-        async with upkeep.service():
+        async with delivering_webhooks(settings, broker), upkeep.service():
             yield worker
+
+
+@asynccontextmanager
+async def delivering_webhooks(settings: Settings, broker: Broker) -> AsyncIterator[None]:
+    """Deliver the messages of webhooks while inside; without webhooks, nothing is loaded or done.
+
+    Raises UsageError if their settings are wrong.
+    """
+    targets = settings.webhooks
+    if not targets:
+        yield
+        return
+    from worker.webhooks.deliverer import WebhookDeliverer
+    from worker.webhooks.sender import open_sender
+
+    async with open_sender(allow_private=settings.webhook_allow_private) as sender:
+        deliverer = WebhookDeliverer(broker.webhooks, targets, sender)
+        async with deliverer.service():
+            yield
 
 
 def _show(

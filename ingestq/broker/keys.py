@@ -122,6 +122,37 @@ ENDED: Final = "ingestq:ended"
 """List of the jobs that ended last, newest last. Bounded."""
 IDEMPOTENCY: Final = "ingestq:idempotency:"
 """Hash, one for each idempotency key: the digest of its request, and its submission. Expires."""
+WEBHOOK_TARGETS: Final = "ingestq:webhook-targets"
+"""Set of the names of the targets of webhooks for which a message was ever written."""
+WEBHOOK: Final = "ingestq:webhook:"
+"""Hash, one for each message in the outbox: ``target``, ``event``, what it says (``submission``,
+``counts``, ``rejected`` and ``finish``, or ``data``), ``at`` (Unix time in ms), ``bytes``,
+``attempts``, the ``error`` of the last one, and ``token`` while a worker delivers it."""
+WEBHOOKS_WAITING: Final = "ingestq:webhooks-waiting:"
+"""Sorted set, one for each target: the messages to be delivered, by the time in ms of the steady
+clock when each was written."""
+WEBHOOKS_DUE: Final = "ingestq:webhooks-due:"
+"""Sorted set, one for each target: the same messages, by the time in ms of the steady clock of the
+next attempt; for one that is being delivered, the end of its lease."""
+WEBHOOKS_FAILED: Final = "ingestq:webhooks-failed:"
+"""Sorted set, one for each target: the messages that are not tried any more, by the time in ms of
+the steady clock when each was given up."""
+WEBHOOK_STATE: Final = "ingestq:webhook-state:"
+"""Hash, one for each target: ``bytes`` of its messages, how many were ``delivered`` and
+``dropped``, how many of those were ``reported``, the ``error`` of the last attempt if that failed,
+and ``gone``, the digest of the URL that answered 410, and wants no more."""
+WEBHOOK_MESSAGES: Final = 10_000
+"""Most messages that are kept for a target, waiting or failed."""
+WEBHOOK_BYTES: Final = 16 * 1024 * 1024
+"""Most bytes of the messages that are kept for a target."""
+WEBHOOK_SETTLE_MS: Final = 2_000
+"""A finished submission is reported after so long: a producer may be about to add documents."""
+WEBHOOK_REJECTED: Final = 50
+"""Most rejected documents that the message about a submission lists."""
+WEBHOOK_REJECTED_BYTES: Final = 12_000
+"""Most bytes of that list."""
+WEBHOOK_FAILED_MS: Final = 30 * 24 * 3600 * 1000
+"""How long a message is kept that is not tried any more."""
 WRITE_PROBE: Final = "ingestq:write-probe"
 """String that readiness checks write. Expires."""
 REVOKED_SESSION: Final = "ingestq:revoked-session:"

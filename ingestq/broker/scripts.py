@@ -55,6 +55,11 @@ class Scripts:
     overview: AsyncScript
     count: AsyncScript
     recent: AsyncScript
+    claim_webhooks: AsyncScript
+    end_webhook: AsyncScript
+    retry_webhooks: AsyncScript
+    purge_webhooks: AsyncScript
+    list_webhooks: AsyncScript
 
     @classmethod
     def register(cls, redis: Redis) -> Self:

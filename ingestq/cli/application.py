@@ -29,6 +29,7 @@ from ingestq.cli.search import search
 from ingestq.cli.status import status
 from ingestq.cli.up import up
 from ingestq.cli.verify import verify
+from ingestq.cli.webhooks import webhooks
 from ingestq.cli.worker import worker
 from ingestq.core.errors import encodable
 
@@ -85,6 +86,7 @@ app.command("eval")(evaluate)
 app.command("import")(import_)
 app.add_typer(dead)
 app.add_typer(schedule)
+app.add_typer(webhooks)
 
 
 def run_app() -> int:

@@ -67,6 +67,7 @@ def doctor(json: Json = False) -> None:
 async def _doctor(as_json: bool, settings: Settings) -> ExitCode:
     checks: dict[str, Check] = {
         "settings": _settings,
+        "webhooks": _webhooks,
         "redis": _redis,
         "health": _health,
         "blobs": _blobs,
@@ -108,6 +109,12 @@ async def _settings(settings: Settings) -> list[Diagnosis]:
     detail = f"{settings.data_dir}: {free:,} MiB free"
     result: Literal["ok", "warning"] = "ok" if free >= LITTLE_DISK_MIB else "warning"
     return [*findings, Diagnosis("data directory", result, detail)]
+
+
+async def _webhooks(settings: Settings) -> list[Diagnosis]:
+    listed = ", ".join(f"{target.name} at {target.place}" for target in settings.webhooks)
+    how = "`ingestq webhooks test` posts to them"
+    return [Diagnosis("webhooks", "ok", f"{listed}; {how}")] if listed else []
 
 
 def _free_bytes(folder: Path) -> int:

@@ -76,6 +76,7 @@ async def _status(with_warnings: bool, as_json: bool, settings: Settings) -> Exi
         "unserved": overview.unserved,
         "watched_folders": [folder.as_json() for folder in overview.watched_folders],
         "held_back": [source.as_json() for source in overview.held_back],
+        "webhooks": [webhook.as_json() for webhook in overview.webhooks],
         "collection": collections[0],
         "collections": collections,
     }
@@ -178,12 +179,9 @@ def _print_for_people(answer: dict[str, Any]) -> None:
         line("worker      none")
     for name, jobs in answer["unserved"].items():
         line(f"unserved    {name}: {jobs} jobs, and no worker serves this collection", style="red")
-    for source in answer["held_back"]:
-        _print_held_back(source)
-    for folder in answer["watched_folders"]:
-        _print_folder(folder)
-    for collection in answer["collections"]:
-        _print_collection(collection)
+    for part, show in PARTS.items():
+        for each in answer[part]:
+            show(each)
 
 
 def _print_collection(collection: dict[str, Any]) -> None:
@@ -209,8 +207,26 @@ def _print_folder(folder: dict[str, Any]) -> None:
         line(f"skipped     … and {more:,} more; the log of the watcher has them", style="yellow")
 
 
+def _print_webhook(webhook: dict[str, Any]) -> None:
+    line(
+        f"webhook     {webhook['target']}: {webhook['waiting']} waiting, "
+        f"{webhook['failed']} failed, {webhook['delivered']} delivered"
+        + (f"; last attempt: {webhook['error']}" if webhook["error"] else ""),
+        style="red" if webhook["failed"] or webhook["gone"] else None,
+    )
+
+
 def _print_held_back(source: dict[str, Any]) -> None:
     line(f"held back   {source['source']} since {source['since']}: {source['reason']}", style="red")
     more = source["documents"] - len(source["first"])
     line(f"            {', '.join(source['first'])}{f', and {more:,} more' if more else ''}")
     line(f"            to delete them, while a worker runs: {source['confirm']}")
+
+
+PARTS: Final = {
+    "held_back": _print_held_back,
+    "webhooks": _print_webhook,
+    "watched_folders": _print_folder,
+    "collections": _print_collection,
+}
+"""What shows the parts of the status that are lists, in their order."""

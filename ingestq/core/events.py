@@ -397,6 +397,57 @@ GENERATOR_FAILED: Final = Event(
     "generator.failed", "The code of a generator, which is the user's, failed.", "generator"
 )
 
+WEBHOOK_DELIVERED: Final = Event(
+    "webhook.delivered",
+    "A target took a message about an event of this `type`.",
+    "target",
+    "message_id",
+    "type",
+    "attempts",
+)
+WEBHOOK_RETRIED: Final = Event(
+    "webhook.retried",
+    "A target did not take a message; it is tried again after `retry_in` seconds.",
+    "target",
+    "message_id",
+    "type",
+    "attempts",
+    "error",
+    "retry_in",
+)
+WEBHOOK_FAILED: Final = Event(
+    "webhook.failed",
+    "A target did not take a message for days; `ingestq webhooks retry` tries it again.",
+    "target",
+    "message_id",
+    "type",
+    "attempts",
+    "error",
+)
+WEBHOOK_GONE: Final = Event(
+    "webhook.gone",
+    "A target answered 410: it is told nothing any more, until its URL is changed or `ingestq "
+    "webhooks retry` is called.",
+    "target",
+    "error",
+)
+WEBHOOK_DROPPED: Final = Event(
+    "webhook.dropped",
+    "Too many messages waited for a target; so many of the oldest were dropped.",
+    "target",
+    "messages",
+)
+WEBHOOKS_CRASHED: Final = Event(
+    "webhook.crashed",
+    "A defect stopped the delivery to a target. It is started again; please report the traceback.",
+    "target",
+)
+WEBHOOKS_UNREADABLE: Final = Event(
+    "webhook.outbox_unreadable",
+    "Redis refuses to give the messages that wait for a target; it is tried again.",
+    "error",
+)
+
 ENGINE_STARTED: Final = Event("engine.started", "The bundled Qdrant serves its collections.")
 ENGINE_STOPPED: Final = Event("engine.stopped", "The bundled Qdrant was asked to stop, and has.")
 ENGINE_REQUEST_FAILED: Final = Event(
@@ -485,6 +536,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "action": "What the scheduled run does.",
     "alias": "The public name of a collection.",
     "arithmetic": "The number format that the model computes in.",
+    "attempts": "How many attempts there were so far.",
     "backend": "What computes the model.",
     "cache": "The folder with prepared models.",
     "collection": "The name of a collection.",
@@ -516,6 +568,8 @@ FIELDS: Final[Mapping[str, str]] = {
     "logger": "The name of the library's logger.",
     "max_jobs": "How many jobs the worker runs at once.",
     "message": "What the library says.",
+    "message_id": "The `webhook-id` of a message.",
+    "messages": "How many messages.",
     "method": "The method of a request.",
     "model": "The name of a model.",
     "objects": "How many blobs.",
@@ -534,9 +588,11 @@ FIELDS: Final[Mapping[str, str]] = {
     "skipped": "How many lines like this were left out since the last one.",
     "source": "The prefix of document ids.",
     "spans": "How many spans.",
+    "target": "The name of a webhook.",
     "token": "Whether a token is required.",
     "tool": "The name of a tool for assistants.",
     "total": "How many there are in all.",
+    "type": "The type of an event that a webhook is told of.",
     "url": "A URL, without secrets.",
     "warned": "How many documents have warnings.",
     "warnings": "What could not be read.",

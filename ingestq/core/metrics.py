@@ -68,6 +68,7 @@ OUTCOMES: Final = ("indexed", "unchanged", "superseded", "deleted", "rejected")
 CHUNK_CHANGES: Final = ("embedded", "reused", "deleted")
 JOB_ENDS: Final = ("done", "failed", "aborted")
 PROCESS_KINDS: Final = ("parse", "embedding")
+WEBHOOK_RESULTS: Final = ("delivered", "retried", "failed")
 
 SECONDS: Final = (0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120, 600)
 """From a look-up in the ledger to OCR of a long document."""
@@ -160,6 +161,24 @@ HELD_BACK_DOCUMENTS: Final = _gauge(
     "ingestq_held_back_documents",
     "Documents whose deletion the mass-deletion guard holds back.",
     "documents",
+)
+WEBHOOKS_WAITING: Final = _gauge(
+    "ingestq_webhooks_waiting", "Messages that wait to be posted to a webhook.", "messages"
+)
+WEBHOOKS_OLDEST_SECONDS: Final = _gauge(
+    "ingestq_webhooks_oldest_waiting_seconds",
+    "How long the oldest message has waited to be posted to a webhook.",
+    "seconds",
+)
+WEBHOOKS_FAILED: Final = _gauge(
+    "ingestq_webhooks_failed",
+    "Messages that no webhook took, and that are not tried any more.",
+    "messages",
+)
+WEBHOOKS_DROPPED: Final = _gauge(
+    "ingestq_webhooks_dropped",
+    "Messages that were dropped since the queue was made, because too many waited for one webhook.",
+    "messages",
 )
 WORKERS: Final = _gauge("ingestq_workers", "Workers that are alive.", "workers")
 WORKERS_PAUSED: Final = _gauge(
@@ -277,6 +296,12 @@ SERVICE_ERRORS: Final = _counter(
     "Failed requests to Redis, Qdrant and the embeddings endpoint, by the class of the reason.",
     "requests",
     {"service": _values(ServiceName), "reason": _values(Cause)},
+)
+WEBHOOK_ATTEMPTS: Final = _counter(
+    "ingestq_webhook_attempts_total",
+    "Attempts of this worker to post a message to a webhook, by what came of it.",
+    "attempts",
+    {"result": WEBHOOK_RESULTS},
 )
 WARNINGS: Final = _counter(
     "ingestq_document_warnings_total",

@@ -359,6 +359,37 @@ class WatchedFolderStatus(Struct, frozen=True, kw_only=True, omit_defaults=True)
         }
 
 
+class WebhookBacklog(Struct, frozen=True, kw_only=True):
+    """What waits to be posted to a target of webhooks, and what became of the rest.
+
+    ``waiting`` messages will be tried (again), ``failed`` ones will not; ``delivered`` and
+    ``dropped`` count all so far. A target that ``is_gone`` has asked to be told no more. ``error``
+    is why the last attempt failed, if it did.
+    """
+
+    target: str
+    waiting: int
+    failed: int
+    delivered: int
+    dropped: int
+    oldest_waiting_seconds: float
+    is_gone: bool
+    error: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the state as JSON, on whose keys other programs rely."""
+        return {
+            "target": self.target,
+            "waiting": self.waiting,
+            "failed": self.failed,
+            "delivered": self.delivered,
+            "dropped": self.dropped,
+            "oldest_waiting_seconds": round(self.oldest_waiting_seconds, 3),
+            "gone": self.is_gone,
+            "error": self.error,
+        }
+
+
 class Overview(Struct, frozen=True):
     """The queue, the live workers and the watched folders at one moment.
 
@@ -366,7 +397,8 @@ class Overview(Struct, frozen=True):
     was reported within the last minute. ``ready`` counts the ready jobs of each collection.
     ``versions_ahead_seconds`` is more than 0 while the versions that Redis issues are later than
     its clock. ``expired_dead_letters`` counts those that were deleted because of their age.
-    ``held_back`` are the sources with documents that only a person may delete.
+    ``held_back`` are the sources with documents that only a person may delete. ``webhooks`` has
+    every target of webhooks that was ever to be told something.
     """
 
     depth: QueueDepth
@@ -376,6 +408,7 @@ class Overview(Struct, frozen=True):
     expired_dead_letters: int = 0
     watched_folders: Sequence[WatchedFolderStatus] = ()
     held_back: Sequence[HeldSource] = ()
+    webhooks: Sequence[WebhookBacklog] = ()
 
     @property
     def unserved(self) -> dict[str, int]:

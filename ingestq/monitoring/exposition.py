@@ -110,6 +110,12 @@ def _queue(overview: Overview) -> Iterator[GaugeMetricFamily]:
     yield _plain(metrics.DEAD_LETTERS, depth.dead_letters)
     held_back = sum(source.documents for source in overview.held_back)
     yield _plain(metrics.HELD_BACK_DOCUMENTS, held_back)
+    hooks = overview.webhooks
+    yield _plain(metrics.WEBHOOKS_WAITING, sum(each.waiting for each in hooks))
+    oldest = max((each.oldest_waiting_seconds for each in hooks), default=0)
+    yield _plain(metrics.WEBHOOKS_OLDEST_SECONDS, oldest)
+    yield _plain(metrics.WEBHOOKS_FAILED, sum(each.failed for each in hooks))
+    yield _plain(metrics.WEBHOOKS_DROPPED, sum(each.dropped for each in hooks))
     yield _plain(metrics.WORKERS, len(workers))
     paused = sum(worker.paused is not None for worker in workers)
     yield _plain(metrics.WORKERS_PAUSED, paused)

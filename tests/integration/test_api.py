@@ -194,6 +194,7 @@ async def test_the_status_has_the_shape_of_the_command(api: AsyncClient, broker:
         "unserved",
         "watched_folders",
         "held_back",
+        "webhooks",
         "collection",
         "collections",
     }

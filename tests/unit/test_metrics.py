@@ -275,7 +275,7 @@ def test_every_metric_is_on_the_dashboard() -> None:
 
 def test_every_panel_says_what_it_shows() -> None:
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
-    assert rows == ["Queue", "Throughput", "Stages", "Pool", "Failures", "Health"]
+    assert rows == ["Queue", "Throughput", "Stages", "Pool", "Failures", "Health", "Webhooks"]
     for panel in PANELS:
         assert panel["title"]
         assert panel["description"].endswith((".", "`"))

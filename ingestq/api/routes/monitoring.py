@@ -99,6 +99,7 @@ def status_routes(
                 "unserved": overview.unserved,
                 "watched_folders": overview.watched_folders,
                 "held_back": overview.held_back,
+                "webhooks": [webhook.as_json() for webhook in overview.webhooks],
                 "collection": counts[0],
                 "collections": counts,
             }

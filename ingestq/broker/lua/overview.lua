@@ -4,9 +4,10 @@
 -- Returns {ready, deferred, in flight, ms that the oldest ready job has waited, bytes, dead
 -- letters, interactive jobs, bulk jobs, poison jobs, ready by collection, workers, ms by which the
 -- versions are ahead of the clock, dead letters that have expired, watched folders (MessagePack),
--- sources of which something is held back}. Ready by collection has pairs of a collection and the
+-- sources of which something is held back, targets of webhooks}. Ready by collection has pairs of a collection and the
 -- number of its ready jobs. A worker is {id, ms since its last heartbeat, info (MessagePack)}. A
--- source is {what is held back (MessagePack), since when in ms}.
+-- source is {what is held back (MessagePack), since when in ms}. A target is as `webhook_state`
+-- returns it.
 
 local now = now_ms()
 local ready = redis.call('ZCOUNT', K.QUEUE, '-inf', '(0')
@@ -48,9 +49,13 @@ for i = 1, #held, 2 do
   local since = tonumber(redis.call('HGET', K.HELD_SINCE, held[i]) or '0')
   held_back[#held_back + 1] = {held[i + 1], since}
 end
+local webhooks = {}
+for _, target in ipairs(redis.call('SMEMBERS', K.WEBHOOK_TARGETS)) do
+  webhooks[#webhooks + 1] = webhook_state(target)
+end
 local last_version = tonumber(redis.call('HGET', K.VERSIONS, 'last') or '0')
 return {ready, deferred, in_flight, waited_ms, (interactive_bytes or 0) + (bulk_bytes or 0),
         redis.call('HLEN', K.DEAD), tonumber(interactive or '0'), tonumber(bulk or '0'),
         poison, ready_by_collection, workers,
         math.max(0, math.floor(last_version / 1000) - now),
-        tonumber(redis.call('GET', K.DEAD_EXPIRED) or '0'), folders, held_back}
+        tonumber(redis.call('GET', K.DEAD_EXPIRED) or '0'), folders, held_back, webhooks}

@@ -28,10 +28,14 @@ end
 -- Return the steady clock in ms, which measures ages. It begins with the time of Redis, and goes on
 -- with it, but never back. A leap of the clock counts as at most MAX_LEAP_MS, so it makes nothing
 -- old at once.
-local function steady_ms()
+local function read_steady_ms()
   local now = now_ms()
   local shows, set = unpack(redis.call('HMGET', K.STEADY_CLOCK, 'shows', 'set'))
-  shows = tonumber(shows or now) + math.max(0, math.min(now - (set or now), MAX_LEAP_MS))
+  return tonumber(shows or now) + math.max(0, math.min(now - (set or now), MAX_LEAP_MS)), now
+end
+
+local function steady_ms()
+  local shows, now = read_steady_ms()
   redis.call('HSET', K.STEADY_CLOCK, 'shows', shows, 'set', now)
   return shows
 end
@@ -184,4 +188,33 @@ local function offer(id, payload, lane, tenant, collection, submission, document
   end
   add_job(id, payload, lane, tenant, collection, submission, documents)
   return 'accepted'
+end
+
+-- Remove a message from the outbox of webhooks. Does nothing if it is not there any more.
+local function delete_webhook(target, id)
+  local bytes = redis.call('HGET', K.WEBHOOK .. id, 'bytes')
+  if bytes then
+    redis.call('HINCRBY', K.WEBHOOK_STATE .. target, 'bytes', -bytes)
+  end
+  redis.call('DEL', K.WEBHOOK .. id)
+  redis.call('ZREM', K.WEBHOOKS_WAITING .. target, id)
+  redis.call('ZREM', K.WEBHOOKS_DUE .. target, id)
+  redis.call('ZREM', K.WEBHOOKS_FAILED .. target, id)
+end
+
+-- Keep a message for people, and try it no more.
+local function fail_webhook(target, id)
+  redis.call('ZREM', K.WEBHOOKS_WAITING .. target, id)
+  redis.call('ZREM', K.WEBHOOKS_DUE .. target, id)
+  redis.call('HDEL', K.WEBHOOK .. id, 'token')
+  redis.call('ZADD', K.WEBHOOKS_FAILED .. target, steady_ms(), id)
+end
+
+-- Return {target, waiting, failed, ms that the oldest waiting message has waited, state}.
+local function webhook_state(target)
+  local oldest = redis.call('ZRANGE', K.WEBHOOKS_WAITING .. target, 0, 0, 'WITHSCORES')[2]
+  return {target, redis.call('ZCARD', K.WEBHOOKS_WAITING .. target),
+          redis.call('ZCARD', K.WEBHOOKS_FAILED .. target),
+          oldest and math.max(0, read_steady_ms() - oldest) or 0,
+          redis.call('HGETALL', K.WEBHOOK_STATE .. target)}
 end

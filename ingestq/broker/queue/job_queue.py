@@ -16,6 +16,7 @@ from ingestq.broker.connection import BrokerConfig, awaited, translate_errors
 from ingestq.broker.queue.versions import compare_ledger
 from ingestq.broker.scripts import Argument, Scripts
 from ingestq.broker.watched_folders import FOLDER_TIMEOUT_MS, decoded_folder
+from ingestq.broker.webhooks import decoded_backlog
 from ingestq.core import metrics, tracing
 from ingestq.core.blobs import MAX_UPLOAD_AGE_MS, new_blob_space
 from ingestq.core.documents import needs_queued
@@ -180,7 +181,8 @@ class JobQueue:
         """Return the state of the queue, its workers and the watched folders in one round trip."""
         with self._translated():
             answer = await self._scripts.overview(args=[WORKER_TIMEOUT_MS, FOLDER_TIMEOUT_MS])
-        *counts, ready_by_collection, workers, versions_ahead_ms, expired, folders, held = answer
+        *counts, ready_by_collection, workers, versions_ahead_ms, expired, folders = answer[:-2]
+        held, webhooks = answer[-2:]
         ready, deferred, in_flight, waited_ms, *others = counts
         depth = QueueDepth(ready, deferred, in_flight, waited_ms / 1000, *others)
         pairs = zip(ready_by_collection[::2], ready_by_collection[1::2], strict=True)
@@ -193,6 +195,7 @@ class JobQueue:
             expired_dead_letters=expired,
             watched_folders=sorted(map(decoded_folder, folders), key=lambda status: status.folder),
             held_back=sorted(starmap(_held_source, held), key=lambda source: source.source),
+            webhooks=sorted(starmap(decoded_backlog, webhooks), key=lambda each: each.target),
         )
 
     async def check_writable(self) -> None:

@@ -5,6 +5,8 @@ same script, so a worker that has lost its lease (it was suspended, or disconnec
 anything any more. All times are on the clock of Redis.
 """
 
+import contextlib
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -26,7 +28,7 @@ from ingestq.broker.queue.versions import (
     empty_ledger,
 )
 from ingestq.broker.scripts import Scripts
-from ingestq.core.documents import Lane
+from ingestq.core.documents import Document, Lane
 from ingestq.core.errors import ContractError
 from ingestq.core.jobs import Job, decode_job
 from ingestq.core.results import (
@@ -40,7 +42,9 @@ from ingestq.core.results import (
     SubmissionStatus,
     WorkerInfo,
 )
+from ingestq.core.webhooks import Subscriptions, WebhookEvent, dead_letter_data
 
+NO_WEBHOOKS: Final = Subscriptions()
 RESULT_MS: Final = 3600 * 1000
 """How long the report of a finished job is kept for arq's ``Job.result()``."""
 
@@ -106,8 +110,8 @@ class LeaseQueue:
 
     ``serving`` maps the public name of each collection that the worker serves to the collection
     behind it, to which gates belong. Blobs in ``blobs`` are deleted when no job needs them any
-    more. ``read_ledger`` reads the head of a collection's ledger. Every method raises
-    BrokerUnavailable while Redis cannot be used.
+    more. ``read_ledger`` reads the head of a collection's ledger. The targets of ``webhooks`` are
+    told of what happens. Every method raises BrokerUnavailable while Redis cannot be used.
     """
 
     def __init__(
@@ -118,6 +122,7 @@ class LeaseQueue:
         serving: Mapping[str, str],
         blobs: BlobStore | None = None,
         read_ledger: LedgerReader = empty_ledger,
+        webhooks: Subscriptions = NO_WEBHOOKS,
     ) -> None:
         self.redis = redis
         self.serving = serving
@@ -127,6 +132,7 @@ class LeaseQueue:
         self._scripts = Scripts.register(redis)
         self._blobs = blobs
         self._read_ledger = read_ledger
+        self._webhooks = webhooks
         self._uncompared: Sequence[str] = list(serving)
 
     async def claim(self, worker_id: str, n: int, *, bulk: int, running: int) -> ClaimResult:
@@ -189,6 +195,7 @@ class LeaseQueue:
     ) -> bool:
         """Delete the job and record ``report`` under its submission, in one step.
 
+        The same step writes what webhooks are told of it (`ingestq.broker.webhooks`).
         Afterwards, blobs that only the job or outdated dead letters referred to are deleted.
 
         If the report has more or fewer outcomes than the job has documents, the difference is added
@@ -209,6 +216,7 @@ class LeaseQueue:
                     WARNINGS_SECONDS,
                     LISTED_WARNINGS,
                     *_lists(claim, report),
+                    *_webhook_lists(self._webhooks, report),
                 ],
             )
         if outdated is None:
@@ -331,6 +339,29 @@ def _lists(claim: Claim, report: BatchReport) -> Iterator[str | int | bytes]:
         yield dead_letter.version
     yield len(report.resolved)
     yield from chain.from_iterable(report.resolved.items())
+
+
+def _webhook_lists(webhooks: Subscriptions, report: BatchReport) -> Iterator[str | int | bytes]:
+    """Yield what ``ack.lua`` takes for webhooks; nothing if there are none."""
+    to_dead_letters = webhooks.to(WebhookEvent.DOCUMENT_DEAD_LETTERED)
+    to_submissions = webhooks.to(WebhookEvent.SUBMISSION_FINISHED)
+    if not (to_dead_letters or to_submissions):
+        return
+    about = [_about(dead_letter) for dead_letter in report.dead] if to_dead_letters else []
+    for items in (to_dead_letters, about, to_submissions):
+        yield len(items)
+        yield from items
+    yield f"msg_{uuid.uuid4().hex}_"
+
+
+def _about(dead_letter: DeadLetter) -> bytes:
+    """Return what webhooks say of a dead letter, in JSON."""
+    source = None
+    with contextlib.suppress(ContractError):  # then it is not known
+        batch = decode_job(dead_letter.payload).known_batch
+        if batch is not None and isinstance(document := batch.documents[0], Document):
+            source = document.source
+    return msgspec.json.encode(dead_letter_data(dead_letter, source))
 
 
 def _held_source(dead_letter: DeadLetter) -> bytes:

@@ -1,0 +1,69 @@
+"""A transport for httpx that connects only to public addresses.
+
+A name is resolved once for each request, its addresses are checked, and the connection is made to
+one that was checked. So a name whose address changes in between (DNS rebinding), or a redirect that
+a client follows, leads nowhere else. TLS still verifies the name.
+"""
+
+import ssl
+from types import TracebackType
+from typing import Final, Self
+
+import httpx
+
+from ingestq.outbound.addresses import resolved
+
+PORTS: Final = {"http": 80, "https": 443}
+
+
+class PublicTransport(httpx.AsyncBaseTransport):
+    """Sends requests to hosts with public addresses, or to any with ``allow_private``.
+
+    Requests raise AddressRefused, or what httpx raises. Connections are not kept: one that was made
+    for a name must not serve another name with the same address.
+    """
+
+    def __init__(self, *, allow_private: bool = False) -> None:
+        self._allow_private = allow_private
+        self._transport = httpx.AsyncHTTPTransport(
+            verify=ssl.create_default_context(),
+            trust_env=False,  # a proxy would resolve the name itself
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send ``request``, to the first of the host's addresses that accepts a connection."""
+        host = request.url.raw_host.decode("ascii")
+        port = request.url.port or PORTS[request.url.scheme]
+        try:
+            addresses = await resolved(host, port, allow_private=self._allow_private)
+        except (OSError, UnicodeError) as error:  # UnicodeError: a label that is too long
+            raise httpx.ConnectError(f"{host} has no address: {error}") from error
+        for address in addresses[:-1]:
+            try:
+                return await self._send(request, host, address)
+            except (httpx.ConnectError, httpx.ConnectTimeout):
+                continue
+        return await self._send(request, host, addresses[-1])
+
+    async def _send(self, request: httpx.Request, host: str, address: str) -> httpx.Response:
+        sent = httpx.Request(
+            request.method,
+            request.url.copy_with(host=address),
+            headers=request.headers,  # with the name as Host
+            stream=request.stream,
+            extensions=request.extensions | {"sni_hostname": host},
+        )
+        return await self._transport.handle_async_request(sent)
+
+    async def __aenter__(self) -> Self:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        await self._transport.__aexit__(kind, error, trace)

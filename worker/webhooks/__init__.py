@@ -1,0 +1,1 @@
+"""Webhooks: posts what is in the outbox to its targets."""
