@@ -4,18 +4,17 @@ import os
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import boto3
-import stamina
+import urllib3
 from botocore.config import Config
 
+UNTIL_STARTED = urllib3.Retry(300, backoff_factor=0.05, backoff_max=0.2)
 USER = {
     "AWS_ACCESS_KEY_ID": "tester",
     "AWS_SECRET_ACCESS_KEY": "secret-of-the-tester",
@@ -51,11 +50,7 @@ class S3Server:
 
     def check_credentials(self, *, after: int | str) -> None:
         """Refuse unknown credentials ``after`` so many requests; "inf" accepts them again."""
-        request = urllib.request.Request(
-            f"{self.url}/moto-api/reset-auth", data=str(after).encode(), method="POST"
-        )
-        with urllib.request.urlopen(request):
-            pass
+        urllib3.request("POST", f"{self.url}/moto-api/reset-auth", body=str(after).encode())
 
 
 @dataclass(frozen=True)
@@ -94,11 +89,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         url = f"http://127.0.0.1:{port}"
-        for attempt in stamina.retry_context(
-            on=(URLError, ConnectionError), attempts=None, timeout=60, wait_max=0.2
-        ):
-            with attempt, urllib.request.urlopen(f"{url}/moto-api/"):
-                pass
+        urllib3.request("GET", f"{url}/moto-api/", retries=UNTIL_STARTED)
         yield S3Server(url)
     finally:
         process.terminate()

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 PAGE_OBJECTS: Final = 1000
 """Objects that are listed at once; S3 lists no more in one answer."""
 BLOCK_BYTES: Final = 1024 * 1024
-RANGE_BYTES: Final = 8 * 1024 * 1024
-"""What is read ahead of a large object: a request takes as long as a few megabytes."""
+RANGE_BYTES: Final = 32 * 1024 * 1024
+"""What is read ahead of a large object that is read to its end: a request takes as long as a few
+megabytes."""
 WRITE_TAGS: Final = ("generation", "ETag", "etag")
 """Names under which stores tell what changes with each write, the most exact first."""
 WRITE_TIMES: Final = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
@@ -241,16 +242,19 @@ def open_object(url: str) -> Generator[OpenObject, None, None]:
 
 
 @contextmanager
-def open_ranges(url: str) -> Iterator[tuple[BinaryIO, RemoteObject]]:
+def open_ranges(
+    url: str, ahead_bytes: int = RANGE_BYTES
+) -> Iterator[tuple[BinaryIO, RemoteObject]]:
     """Open the object at ``url`` to read parts of it, in any order; yield it with what it is now.
 
-    Nothing is kept but the block that is read. Raises as `open_object` does, and SourceChanged if
-    the store refuses to go on because the object was written meanwhile.
+    Each request reads ``ahead_bytes`` more than was asked for; nothing else is kept. Raises as
+    `open_object` does, and SourceChanged if the store refuses to go on because the object was
+    written meanwhile.
     """
     store, path = _stores.at(url)
     with _of_one_object(url):
         found = _described(url, url.rpartition("/")[2], store.info(path))
-        with store.open(path, "rb", block_size=RANGE_BYTES, cache_type="readahead") as file:
+        with store.open(path, "rb", block_size=ahead_bytes, cache_type="readahead") as file:
             yield file, found
 
 

@@ -1,6 +1,8 @@
 """Remote folders: the index equals a bucket on a real server of S3, whatever happens to that."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
 
@@ -12,6 +14,7 @@ from ingestq.app.schedule_actions import Rescan
 from ingestq.broker.schedule.runs import RunOutcome
 from ingestq.core import events
 from ingestq.core.display import NoDisplay
+from ingestq.core.documents import Document
 from ingestq.core.errors import RemoteUnavailable, SourceFailed, UsageError
 from ingestq.core.results import DocumentCounts
 from ingestq.core.service import cancel
@@ -78,9 +81,12 @@ async def test_unchanged_objects_are_listed_and_not_read(
     bucket.put(notes("b.txt"))  # written again, with the same content
     read: list[str] = []
     as_file = RemoteContents.as_file
-    monkeypatch.setattr(
-        RemoteContents, "as_file", lambda self, d: (read.append(d.doc_id), as_file(self, d))[1]
-    )
+
+    def note(self: RemoteContents, document: Document) -> AbstractAsyncContextManager[Document]:
+        read.append(document.doc_id)
+        return as_file(self, document)
+
+    monkeypatch.setattr(RemoteContents, "as_file", note)
     assert (await scan(harness, source)).documents == DocumentCounts(unchanged=2)
     assert read == []
     again = await scan(harness, replace(source, checksum=True))
@@ -144,13 +150,13 @@ async def test_an_object_that_changes_after_it_was_listed_is_indexed_as_it_is_re
     bucket.put(notes("a.txt"))
     as_file = RemoteContents.as_file
 
-    def change(self: RemoteContents, document: object) -> object:
-        if document.url is not None and "Later" not in str(changed):  # type: ignore[attr-defined]
-            changed.append("Later")
-            bucket.put({"a.txt": "Later text."})
-        return as_file(self, document)  # type: ignore[arg-type]
+    later = [{"a.txt": "Later text."}]
 
-    changed: list[str] = []
+    def change(self: RemoteContents, document: Document) -> AbstractAsyncContextManager[Document]:
+        if later:
+            bucket.put(later.pop())
+        return as_file(self, document)
+
     monkeypatch.setattr(RemoteContents, "as_file", change)
     source = RemoteSource(bucket.url)
     assert (await scan(harness, source)).documents.indexed == 1
@@ -171,9 +177,9 @@ async def test_an_object_that_is_gone_by_the_time_it_is_read_keeps_its_text(
     bucket.put({"a.txt": "Soon gone."})
     as_file = RemoteContents.as_file
 
-    def remove(self: RemoteContents, document: object) -> object:
+    def remove(self: RemoteContents, document: Document) -> AbstractAsyncContextManager[Document]:
         bucket.delete("a.txt")
-        return as_file(self, document)  # type: ignore[arg-type]
+        return as_file(self, document)
 
     monkeypatch.setattr(RemoteContents, "as_file", remove)
     summary = await scan(harness, source)
@@ -276,3 +282,20 @@ async def test_a_watched_bucket_is_scanned_again_and_again(
             await running
         finally:
             await cancel(running)
+
+
+@pytest.mark.slow
+async def test_two_thousand_objects_with_edits_and_deletions(
+    harness: Harness, bucket: Bucket
+) -> None:
+    names = [f"{number % 20}/{number}.txt" for number in range(2000)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda name: bucket.put(notes(name)), names))
+    source = RemoteSource(bucket.url, "notes")
+    assert (await scan(harness, source)).documents == DocumentCounts(indexed=2000)
+    assert (await scan(harness, source)).documents == DocumentCounts(unchanged=2000)
+    bucket.put({name: f"Now {NOTE.format(name)}" for name in names[:50]})
+    bucket.delete(*names[50:150])
+    found = (await scan(harness, source)).documents
+    assert found == DocumentCounts(indexed=50, unchanged=1850, deleted=100)
+    assert await harness.ledger.count() == 1900

@@ -10,6 +10,7 @@ from typing import BinaryIO, Final, NamedTuple
 
 import msgspec
 
+from ingestq.client.object_store import CHANGED, RANGE_BYTES, look_at, open_ranges
 from ingestq.client.regular_file import Opener, regular_only, regular_within
 from ingestq.core.documents import Document
 from ingestq.core.errors import DocumentRejected, SourceChanged
@@ -56,14 +57,17 @@ class OpenContent(NamedTuple):
 
 
 @contextmanager
-def open_content(document: Document, max_bytes: int) -> Iterator[OpenContent]:
+def open_content(
+    document: Document, max_bytes: int, ahead_bytes: int = RANGE_BYTES
+) -> Iterator[OpenContent]:
     """Open the file, or the remote object, of a document without inline text.
 
+    Requests to the store read ``ahead_bytes`` more than is asked for.
     Raises as `opened` does, and SourceChanged if a remote object is not the one that the document
     names, or changes while it is read.
     """
     if document.url is not None:
-        with _open_object(document, document.url, max_bytes) as content:
+        with _open_object(document, document.url, max_bytes, ahead_bytes) as content:
             yield content
         return
     with opened(path_of(document), max_bytes, opener_of(document)) as (file, status):
@@ -76,10 +80,10 @@ def open_content(document: Document, max_bytes: int) -> Iterator[OpenContent]:
 
 
 @contextmanager
-def _open_object(document: Document, url: str, max_bytes: int) -> Iterator[OpenContent]:
-    from ingestq.client.object_store import CHANGED, look_at, open_ranges
-
-    with open_ranges(url) as (file, found):
+def _open_object(
+    document: Document, url: str, max_bytes: int, ahead_bytes: int
+) -> Iterator[OpenContent]:
+    with open_ranges(url, ahead_bytes) as (file, found):
         if found.size is not None and found.size > max_bytes:
             raise DocumentRejected(too_large(found.size, max_bytes))
         state = object_state(document, found.size, found.tag)

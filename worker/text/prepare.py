@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
 from pathlib import PurePath
+from typing import Final
 
 from ingestq.core.documents import Document
 from ingestq.core.errors import DocumentRejected, SourceChanged
@@ -43,6 +44,9 @@ from worker.text.parts import (
 )
 from worker.text.stage_times import timed
 from worker.text.text_file import read_segment, scan, text_at
+
+SEGMENT_AHEAD_BYTES: Final = 256 * 1024
+"""A segment is read by itself: what lies behind it is read again with the next one."""
 
 
 def prepare(
@@ -108,7 +112,7 @@ def prepare_rest(
     with timed(PipelineStage.CHUNK):
         try:
             # Its size was checked when the first segment was read.
-            with open_content(document, sys.maxsize) as content:
+            with open_content(document, sys.maxsize, SEGMENT_AHEAD_BYTES) as content:
                 chunks, rest = read_segment(content, place, chunker)
         except (OSError, DocumentRejected) as error:
             reason = f"the file was removed while it was read: {error}"
