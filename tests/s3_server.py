@@ -27,6 +27,7 @@ class S3Server:
     """A server at ``url`` that accepts any credentials, until `check_credentials`."""
 
     url: str
+    pid: int
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -90,7 +91,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     try:
         url = f"http://127.0.0.1:{port}"
         urllib3.request("GET", f"{url}/moto-api/", retries=UNTIL_STARTED)
-        yield S3Server(url)
+        yield S3Server(url, process.pid)
     finally:
         process.terminate()
         process.wait()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, Self, get_args
 from urllib.parse import unquote
 
 from pydantic import (
@@ -24,6 +24,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
@@ -177,6 +178,12 @@ class DropTable(BaseModel):
     exclude: tuple[str, ...] = ()
     metadata: dict[str, JsonValue] = {}
     mode: Literal["mirror", "hot"] = "mirror"
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.url is None):
+            raise ValueError("set exactly one of path and url")
+        return self
 
 
 class ScheduleTable(BaseModel):

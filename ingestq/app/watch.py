@@ -123,8 +123,6 @@ def drop_parts(
 
 
 def _folder(table: DropTable, default_collection: str) -> WatchedFolder | RemoteFolder:
-    if (table.path is None) == (table.url is None):
-        raise UsageError("a [[drop]] table has exactly one of path and url")
     place = public_url(table.url) if table.url is not None else str(table.path)
     try:
         check_metadata(table.metadata)

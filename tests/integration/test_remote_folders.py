@@ -12,10 +12,11 @@ from structlog.testing import capture_logs
 from ingestq.app.ingestion import Ingestion, Summary
 from ingestq.app.schedule_actions import Rescan
 from ingestq.broker.schedule.runs import RunOutcome
+from ingestq.client.object_store import open_ranges
 from ingestq.core import events
 from ingestq.core.display import NoDisplay
 from ingestq.core.documents import Document
-from ingestq.core.errors import RemoteUnavailable, SourceFailed, UsageError
+from ingestq.core.errors import RemoteUnavailable, SourceChanged, SourceFailed, UsageError
 from ingestq.core.results import DocumentCounts
 from ingestq.core.service import cancel
 from producers.files.patterns import Patterns
@@ -186,6 +187,37 @@ async def test_an_object_that_is_gone_by_the_time_it_is_read_keeps_its_text(
     assert summary.documents == DocumentCounts(unchanged=1, rejected=1)
     assert summary.failed[0].reason == "the object is gone, or its bucket"
     assert len(await harness.indexed()) == 2
+
+
+async def test_an_object_that_may_not_be_read_is_rejected_with_what_to_check(
+    harness: Harness, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.put(notes("a.txt"))
+    as_file = RemoteContents.as_file
+
+    def forbid(self: RemoteContents, document: Document) -> AbstractAsyncContextManager[Document]:
+        bucket.server.check_credentials(after=0)
+        return as_file(self, document)
+
+    monkeypatch.setattr(RemoteContents, "as_file", forbid)
+    try:
+        summary = await scan(harness, RemoteSource(bucket.url))
+    finally:
+        bucket.server.check_credentials(after="inf")
+    assert summary.documents == DocumentCounts(rejected=1)
+    assert "access is denied" in summary.failed[0].reason
+    assert "check the credentials" in summary.failed[0].reason
+
+
+def test_ranges_of_two_versions_of_an_object_are_never_mixed(bucket: Bucket) -> None:
+    bucket.put({"a.txt": "x" * 1000})
+    with (
+        pytest.raises(SourceChanged),
+        open_ranges(f"{bucket.url}/a.txt", ahead_bytes=10) as (file, found),
+    ):
+        assert (file.read(10), found.size) == (b"x" * 10, 1000)
+        bucket.put({"a.txt": "y" * 1000})
+        file.read(100)
 
 
 async def test_an_object_above_the_limit_is_rejected_without_being_read(

