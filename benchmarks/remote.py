@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from rich.console import Console
+
 from benchmarks.prose import Prose
 from tests.s3_server import Bucket, S3Server, s3_server
 
@@ -48,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--objects", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args(argv)
+    progress = Console(stderr=True)
     with tempfile.TemporaryDirectory() as made, s3_server(Path(made)) as server:
         folder = Path(made)
         texts = _texts(args.objects)
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for number in range(args.rounds):
             for kind, place in (("folder", str(folder / "files")), ("bucket", bucket.url)):
                 one = _measure(place, server, folder / f"{kind}{number}", args.objects)
-                print(kind, one, f"load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
+                progress.print(kind, one, f"load {os.getloadavg()[0]:.1f}")
                 measured[kind].append(one)
     _show(measured)
 
@@ -83,7 +86,7 @@ def _measure(place: str, server: S3Server, folder: Path, objects: int) -> Measur
     folder.mkdir()
     before, spent = _server_seconds(server), os.times()
     began = time.perf_counter()
-    ended = subprocess.run(
+    ended = subprocess.run(  # noqa: S603 - what it runs is written here
         [Path(sys.executable).parent / "ingestq", "run", place, "--json"],
         cwd=folder,
         env={**os.environ, **server.environment},
@@ -106,15 +109,16 @@ def _server_seconds(server: S3Server) -> float:
 
 def _show(measured: Mapping[str, Sequence[Measurement]]) -> None:
     names = Measurement.__dataclass_fields__
-    print("", *names, sep="\t")
+    console = Console()
+    console.print("", *names, sep="\t")
     medians = {
         kind: {name: statistics.median(getattr(one, name) for one in ones) for name in names}
         for kind, ones in measured.items()
     }
     for kind, values in medians.items():
-        print(kind, *(f"{value:.1f}" for value in values.values()), sep="\t")
+        console.print(kind, *(f"{value:.1f}" for value in values.values()), sep="\t")
     ratio = medians["bucket"]["indexing"] / medians["folder"]["indexing"]
-    print(f"a bucket takes {ratio:.2f} times as long; the target is {TARGET}")
+    console.print(f"a bucket takes {ratio:.2f} times as long; the target is {TARGET}")
 
 
 if __name__ == "__main__":

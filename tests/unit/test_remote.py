@@ -101,10 +101,15 @@ def test_a_store_without_etags_is_listed(store: MemoryFileSystem) -> None:
 
 def test_an_object_that_is_written_while_it_is_read_is_no_mixture(store: MemoryFileSystem) -> None:
     store.pipe("/folder/a.txt", b"x" * 3_000_000)
-    with pytest.raises(SourceChanged), open_object("memory://folder/a.txt") as opened:
-        next(opened.blocks)
-        store.pipe("/folder/a.txt", b"y" * 3_000_000)
-        list(opened.blocks)
+
+    def read() -> None:
+        with open_object("memory://folder/a.txt") as opened:
+            next(opened.blocks)
+            store.pipe("/folder/a.txt", b"y" * 3_000_000)
+            list(opened.blocks)
+
+    with pytest.raises(SourceChanged):
+        read()
 
 
 def test_what_is_gone_is_rejected(store: MemoryFileSystem) -> None:
