@@ -46,9 +46,9 @@ class RemoteContents:
         """Yield ``document`` as a parse process can read it while inside.
 
         Its ``file`` is the state of the object that was read, which may be newer than the one that
-        was listed. Raises DocumentRejected if the object is gone, too large or may not be read,
-        SourceChanged if it changes meanwhile, RemoteUnavailable if the store does not answer, and
-        UsageError if this worker lacks the package for it.
+        was listed. Raises DocumentRejected if the object is gone, too large, may not be read, or
+        this worker lacks the package for it, SourceChanged if it changes meanwhile, and
+        RemoteUnavailable if the store does not answer.
         """
         if document.url is None:
             async with self._local.as_file(document) as content:

@@ -21,7 +21,7 @@ from ingestq.core.errors import (
     in_one_line,
 )
 from ingestq.core.paths import guess_media_type
-from ingestq.core.remote import EXTRAS, RemoteObject, scheme_of
+from ingestq.core.remote import EXTRAS, RemoteObject, remote_url, scheme_of
 from ingestq.core.urls import public_url, without_secrets
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ CLIENT_ERRORS: Final = range(400, 500)
 class OpenObject(NamedTuple):
     """An object that is being read: its state in the store, and its bytes.
 
-    ``blocks`` raises SourceChanged if the object is written meanwhile, and what `ObjectStore` does.
+    ``blocks`` raises SourceChanged if the object is written meanwhile, and RemoteUnavailable.
     """
 
     tag: str | None
@@ -213,12 +213,25 @@ async def _next_of(listing: AsyncIterator[Mapping[str, Any]]) -> list[Mapping[st
     return page
 
 
+def _store_of(url: str) -> "tuple[AbstractFileSystem, str]":
+    """Return the file system of an object, and the path in it.
+
+    What cannot be used raises DocumentRejected: one document must not stop a worker.
+    """
+    try:
+        remote_url(url)
+        return _stores.at(url)
+    except UsageError as error:
+        raise DocumentRejected(str(error)) from error
+
+
 def look_at(url: str) -> RemoteObject:
     """Return the object at ``url`` as it is now.
 
-    Raises DocumentRejected if it is gone or may not be read, and as `ObjectStore` does.
+    Raises DocumentRejected if it is gone, may not be read, or this process cannot reach such
+    stores, and RemoteUnavailable.
     """
-    store, path = _stores.at(url)
+    store, path = _store_of(url)
     with _of_one_object(url):
         return _described(url, url.rpartition("/")[2], store.info(path))
 
@@ -227,10 +240,9 @@ def look_at(url: str) -> RemoteObject:
 def open_object(url: str) -> Generator[OpenObject, None, None]:
     """Open the object at ``url``, and yield it with its state. Read it inside this context.
 
-    Raises DocumentRejected if it is gone or may not be read, inside the context too, and as
-    `ObjectStore` does.
+    Raises as `look_at` does, inside the context too.
     """
-    store, path = _stores.at(url)
+    store, path = _store_of(url)
     with _of_one_object(url):
         if _is_s3(store):
             with _s3_object(store, path) as opened:
@@ -251,7 +263,7 @@ def open_ranges(
     `open_object` does, and SourceChanged if the store refuses to go on because the object was
     written meanwhile.
     """
-    store, path = _stores.at(url)
+    store, path = _store_of(url)
     with _of_one_object(url):
         found = _described(url, url.rpartition("/")[2], store.info(path))
         with store.open(path, "rb", block_size=ahead_bytes, cache_type="readahead") as file:

@@ -138,3 +138,19 @@ async def test_an_object_above_the_copy_limit_keeps_its_url(store: MemoryFileSys
     with pytest.raises(DocumentRejected, match="INGESTQ_MAX_DOCUMENT_BYTES"):
         async with RemoteContents(BlobContents(), 99).as_file(document):
             pass
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("file:///etc/hostname", "is a file on this machine"),
+        ("http://127.0.0.1/secret", "is no folder that can be listed"),
+        ("nostore://bucket/x", "Protocol not known"),
+        ("oci://bucket/x", "a package that is not installed"),
+    ],
+)
+async def test_a_document_at_an_address_of_no_use_is_rejected_alone(url: str, said: str) -> None:
+    document = Document(doc_id="a", version=1, source="s", url=url)
+    with pytest.raises(DocumentRejected, match=said):
+        async with RemoteContents(BlobContents(), 1000).as_file(document):
+            pass
