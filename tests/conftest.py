@@ -33,6 +33,7 @@ from ingestq.app.composition import Broker
 from ingestq.broker.blobs import open_blob_store
 from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.broker.queue.job_queue import JobQueue
+from ingestq.client import object_store
 from ingestq.core import outages
 from ingestq.core.service import cancel
 from ingestq.embedded.engine import open_engine
@@ -43,6 +44,7 @@ from tests.harness import Harness
 from tests.machines import Network
 from tests.mounts import Mounts
 from tests.qdrant_proxy import QdrantProxy, qdrant_proxy
+from tests.s3_server import Bucket, S3Server, s3_server
 from tests.skewed_redis import library_of
 from tests.tiny_models import KINDS, RARE_KINDS, TinyModels
 from tests.waiting import await_answer
@@ -239,6 +241,24 @@ async def harness(
     harness = Harness.of(broker, qdrant, collection, model, root)
     async with harness.working():
         yield harness
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A server of S3 for the whole session."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """A new bucket, which this process and the commands that it starts can reach."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(object_store, "_stores", object_store._Stores())
+    bucket = Bucket(s3, f"bucket-{uuid.uuid4().hex[:12]}")
+    s3.client.create_bucket(Bucket=bucket.name)
+    return bucket
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
 from worker.pipeline.ingest import Indexed
 from worker.pipeline.ports import Ports
+from worker.remote import RemoteContents
 from worker.store.chunks import QdrantStore
 from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames
@@ -114,7 +115,8 @@ def served_collection(
 ) -> ServedCollections:
     """Return one collection, with the ports that index its documents."""
     store, ledger = QdrantStore(qdrant, names.chunks), QdrantLedger(qdrant, names.ledger)
-    contents = BlobContents(broker.blobs, model.config.max_document_bytes)
+    limit = model.config.max_document_bytes
+    contents = RemoteContents(BlobContents(broker.blobs, limit), limit)
     ports = Ports(model, store, ledger, contents=contents)
     return ServedCollections(
         {names.alias: names.chunks}, {names.alias: ledger}, {names.alias: ports}

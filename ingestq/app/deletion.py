@@ -19,6 +19,7 @@ from ingestq.core.errors import StoreUnavailable
 from ingestq.core.limits import fits
 from ingestq.core.paths import path_to_text
 from ingestq.core.unicode_forms import composed
+from ingestq.core.urls import is_url
 
 if TYPE_CHECKING:
     from worker.store.ledger import QdrantLedger
@@ -80,7 +81,7 @@ async def find_documents(
 
 def _possible_ids(text: str) -> Sequence[str]:
     """Return the ids that ``text`` may stand for: itself, and the absolute path of that file."""
-    if "\0" in text:
+    if "\0" in text or is_url(text):
         return (text,)
     path = Path(text)
     paths = (os.path.abspath(path), os.path.realpath(path))  # noqa: PTH100 - keeps links

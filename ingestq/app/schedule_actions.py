@@ -23,6 +23,7 @@ from ingestq.core.documents import Sweep
 from ingestq.core.errors import UsageError
 from ingestq.core.service import run_together
 from producers.files.walk import Clock, ScanRecord
+from producers.remote.source import RemoteSource
 from producers.schedule.entry import Action, ScheduledEntry
 from producers.schedule.generators import Generator, import_from
 from producers.schedule.runner import ActionHandler, ActionResult, Runner
@@ -101,6 +102,11 @@ def check_sources(entries: Sequence[ScheduledEntry]) -> None:
             refusal = entry.source.refusal()
             if refusal is not None:
                 raise UsageError(f"[[schedule]] {entry.name!r}: {refusal}")
+        if isinstance(entry.source, RemoteSource):
+            try:
+                entry.source.open()
+            except UsageError as error:
+                raise UsageError(f"[[schedule]] {entry.name!r}: {error}") from error
         if isinstance(entry.source, LineSource) and isinstance(entry.source.items, Generator):
             import_from(Path.cwd())
             try:

@@ -12,15 +12,17 @@ from ingestq.app.settings import ScheduleTable, Settings
 from ingestq.app.sources import off_limits_of
 from ingestq.core.errors import UsageError
 from ingestq.core.limits import check_metadata
+from ingestq.core.remote import remote_url
 from producers.files.patterns import Patterns
+from producers.remote.source import RemoteSource
 from producers.schedule.entry import Action, ScheduledEntry, Timetable
 from producers.schedule.generators import Generator
 from producers.schedule.sources import FileSource, LineSource, Source
 
-SOURCES: Final = ("path", "glob", "jsonl", "generator")
+SOURCES: Final = ("path", "url", "glob", "jsonl", "generator")
 WILDCARD: Final = re.compile(r"[*?\[]")
 FOR_RESCANS: Final[tuple[str, ...]] = (
-    *("glob", "jsonl", "generator", "tenant", "include", "exclude", "metadata"),
+    *("url", "glob", "jsonl", "generator", "tenant", "include", "exclude", "metadata"),
     *("delete_missing", "lane"),
 )
 """Keys that only a rescan has a use for."""
@@ -72,9 +74,9 @@ def _source(table: ScheduleTable, max_line_bytes: int) -> Source | None:
     check_metadata(table.metadata)
     if table.source is not None and not Path(table.source).name:
         raise ValueError(f"source is {table.source!r}; use a name")
-    if table.delete_missing and kind == "path":
+    if table.delete_missing and kind in ("path", "url"):
         raise ValueError(
-            "delete_missing is not for a path: a folder's deleted files always leave the index"
+            f"delete_missing is not for a {kind}: a folder's deleted files always leave the index"
         )
     if table.delete_missing and table.source is None:
         raise ValueError(
@@ -82,6 +84,8 @@ def _source(table: ScheduleTable, max_line_bytes: int) -> Source | None:
         )
     if table.path is not None:
         return _files(table, table.path, table.include, complete=True)
+    if table.url is not None:
+        return _remote(table, table.url)
     if table.glob is not None:
         return _glob(table, table.glob)
     return _lines(table, max_line_bytes)
@@ -112,6 +116,22 @@ def _glob(table: ScheduleTable, glob: str) -> FileSource:
     return _files(table, base, (pattern,), complete=table.delete_missing, glob=glob)
 
 
+def _remote(table: ScheduleTable, url: str) -> RemoteSource:
+    try:
+        place = remote_url(url)
+    except UsageError as error:
+        raise ValueError(f"url: {error}") from error
+    patterns = _patterns(table.include, table.exclude)
+    return RemoteSource(place, table.source, table.tenant, patterns, metadata=table.metadata)
+
+
+def _patterns(include: tuple[str, ...], exclude: tuple[str, ...]) -> Patterns:
+    try:
+        return Patterns(include, exclude)
+    except ValueError as error:
+        raise ValueError(f"include or exclude: {error}") from error
+
+
 def _files(
     table: ScheduleTable,
     path: Path,
@@ -120,10 +140,7 @@ def _files(
     complete: bool,
     glob: str | None = None,
 ) -> FileSource:
-    try:
-        patterns = Patterns(include, table.exclude)
-    except ValueError as error:
-        raise ValueError(f"include or exclude: {error}") from error
+    patterns = _patterns(include, table.exclude)
     return FileSource(
         _absolute(path), table.source, table.tenant, patterns, table.metadata, glob, complete
     )
@@ -131,7 +148,9 @@ def _files(
 
 def _lines(table: ScheduleTable, max_line_bytes: int) -> LineSource:
     if table.include or table.exclude:
-        raise ValueError("include and exclude need path or glob: they select files of a folder")
+        raise ValueError(
+            "include and exclude need path, url or glob: they select files of a folder"
+        )
     if table.generator is not None:
         items: Path | Generator = Generator(table.generator)
     else:
@@ -167,7 +186,11 @@ def _check_apart(one: ScheduledEntry, other: ScheduledEntry) -> None:
 def _list_name(source: Source | None) -> tuple[str, Path] | None:
     """Return tenant and name of ``source`` if it is complete: what it lacks is deleted."""
     match source:
-        case FileSource(complete=True, name=str(name)) | LineSource(complete=True, name=str(name)):
+        case (
+            FileSource(complete=True, name=str(name))
+            | LineSource(complete=True, name=str(name))
+            | RemoteSource(name=str(name))
+        ):
             return source.tenant, Path(name)
         case _:
             return None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, Self, get_args
 from urllib.parse import unquote, urlsplit
 
 from pydantic import (
@@ -24,6 +24,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
@@ -38,7 +39,7 @@ from ingestq.broker.blobs import open_blob_store
 from ingestq.broker.connection import BrokerConfig
 from ingestq.core.documents import COLLECTION_NAME, DEFAULT_COLLECTION, Lane
 from ingestq.core.errors import UsageError
-from ingestq.core.limits import DOCUMENT_BYTES
+from ingestq.core.limits import DOCUMENT_BYTES, REMOTE_COPY_BYTES
 from ingestq.core.log_setup import LogFormat
 from ingestq.core.urls import HIDDEN, is_ambiguous, passwords_in, public_url
 from ingestq.core.webhooks import WebhookEvent, WebhookTarget, decode_secret, place_of
@@ -220,11 +221,12 @@ class LogLevel(StrEnum):
 
 
 class DropTable(BaseModel):
-    """A ``[[drop]]`` table: one folder to watch."""
+    """A ``[[drop]]`` table: one folder to watch, at a ``path`` or a ``url``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: NamedPath
+    path: NamedPath | None = None
+    url: str | None = None
     collection: CollectionName | None = None
     source: Annotated[str | None, Field(min_length=1)] = None
     tenant: str = ""
@@ -232,6 +234,12 @@ class DropTable(BaseModel):
     exclude: tuple[str, ...] = ()
     metadata: dict[str, JsonValue] = {}
     mode: Literal["mirror", "hot"] = "mirror"
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.url is None):
+            raise ValueError("set exactly one of path and url")
+        return self
 
 
 class ScheduleTable(BaseModel):
@@ -244,6 +252,7 @@ class ScheduleTable(BaseModel):
     timezone: str = "UTC"
     action: Action = Action.RESCAN
     path: NamedPath | None = None
+    url: str | None = None
     glob: Annotated[str | None, BeforeValidator(_not_blank)] = None
     jsonl: NamedPath | None = None
     generator: str | None = None
@@ -317,6 +326,7 @@ class Settings(BaseSettings):
     max_queue_jobs: Annotated[int, Field(ge=1)] = 100_000
     max_queue_bytes: Annotated[int, Field(ge=1)] = 512 * MEBIBYTE
     max_document_bytes: Annotated[int, Field(ge=1)] = DOCUMENT_BYTES
+    remote_copy_bytes: Annotated[int, Field(ge=0)] = REMOTE_COPY_BYTES
     parse_memory_bytes: Annotated[int, Field(ge=256 * MEBIBYTE)] = 2048 * MEBIBYTE
     parse_cpu_seconds: Annotated[int, Field(ge=1, le=1800)] = 60
     embedding_memory_bytes: Annotated[int, Field(ge=512 * MEBIBYTE)] = 4096 * MEBIBYTE

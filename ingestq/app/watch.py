@@ -2,20 +2,27 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from ingestq.app.composition import Broker
 from ingestq.app.services import ProcessPart
 from ingestq.app.settings import DropTable, Settings
 from ingestq.app.sources import off_limits_of
-from ingestq.core.errors import UsageError
+from ingestq.client.object_store import ObjectStore
+from ingestq.core.errors import RemoteUnavailable, UsageError
 from ingestq.core.limits import check_metadata
 from ingestq.core.paths import text_to_path
+from ingestq.core.remote import remote_url
+from ingestq.core.urls import is_url, public_url
+from producers.files.patterns import Patterns
 from producers.files.walk import Root
+from producers.remote.source import RemoteSource
+from producers.remote.watch import RemoteWatch
 from producers.watch.folder import WatchedFolder
 from producers.watch.folder_watch import FolderWatch, WatchConfig
 from producers.watch.moves import Arrivals
@@ -25,16 +32,24 @@ from producers.watch.moves import Arrivals
 class WatchRequest:
     """The folders and options of a command line."""
 
-    folders: tuple[Path, ...]
+    folders: tuple[str, ...]
     source: str | None
     allow_mass_delete: bool
     hot: bool = False
 
 
+@dataclass(frozen=True)
+class RemoteFolder:
+    """A remote source that is watched, and the collection of its documents."""
+
+    source: RemoteSource
+    collection: str
+
+
 def watched_folders(
     wanted: WatchRequest, settings: Settings, *, required: bool = True
-) -> list[WatchedFolder]:
-    """Return the folders that ``wanted`` names, or else those of the settings.
+) -> list[WatchedFolder | RemoteFolder]:
+    """Return the folders that ``wanted`` names, or else those of the settings. Blocks.
 
     Raises UsageError if one is not a folder or off limits, if the document ids of two would
     overlap, and if there is none although ``required``.
@@ -48,10 +63,17 @@ def watched_folders(
     if wanted.hot and not wanted.folders:
         raise UsageError('--hot needs a DIR; for a [[drop]] table, set mode = "hot" in it')
     mode: Literal["mirror", "hot"] = "hot" if wanted.hot else "mirror"
-    tables = [DropTable(path=path, source=wanted.source, mode=mode) for path in wanted.folders]
+    tables = [
+        DropTable(url=place, source=wanted.source, mode=mode)
+        if is_url(place)
+        else DropTable(path=Path(place), source=wanted.source, mode=mode)
+        for place in wanted.folders
+    ]
     off_limits = off_limits_of(settings)
     folders = [_folder(table, settings.collection) for table in tables or settings.drop]
     for folder in folders:
+        if isinstance(folder, RemoteFolder):
+            continue
         reason = off_limits.reason_against(folder.path)
         if reason is not None:
             raise UsageError(f"{folder.path} cannot be watched: {reason}")
@@ -63,7 +85,10 @@ def watched_folders(
 
 
 def drop_parts(
-    folders: Sequence[WatchedFolder], wanted: WatchRequest, settings: Settings, broker: Broker
+    folders: Sequence[WatchedFolder | RemoteFolder],
+    wanted: WatchRequest,
+    settings: Settings,
+    broker: Broker,
 ) -> list[ProcessPart]:
     """Return one part for each of ``folders``, which watches it."""
     config = WatchConfig(
@@ -75,7 +100,16 @@ def drop_parts(
     )
     arrivals: defaultdict[tuple[str, str], Arrivals] = defaultdict(partial(Arrivals, broker.client))
     drops = [
-        FolderWatch(
+        RemoteWatch(
+            folder.source,
+            folder.collection,
+            settings.drop_rescan_seconds,
+            broker.client,
+            broker.watched_folders,
+            allow_mass_delete=wanted.allow_mass_delete,
+        )
+        if isinstance(folder, RemoteFolder)
+        else FolderWatch(
             folder,
             config,
             broker.client,
@@ -88,36 +122,67 @@ def drop_parts(
     return [ProcessPart(drop.run, drop.stop) for drop in drops]
 
 
-def _folder(table: DropTable, default_collection: str) -> WatchedFolder:
-    root = Root.at(table.path.expanduser())
-    if not root.is_folder:
-        raise UsageError(f"{table.path} cannot be watched: there is no such folder")
+def _folder(table: DropTable, default_collection: str) -> WatchedFolder | RemoteFolder:
+    place = public_url(table.url) if table.url is not None else str(table.path)
     try:
         check_metadata(table.metadata)
     except ValueError as error:
-        raise UsageError(f"metadata of the folder {table.path}: {error}") from error
+        raise UsageError(f"metadata of the folder {place}: {error}") from error
+    collection = default_collection if table.collection is None else table.collection
     try:
-        return WatchedFolder(
-            root.path,
-            table.source,
-            table.tenant,
-            table.include,
-            table.exclude,
-            table.metadata,
-            default_collection if table.collection is None else table.collection,
-            hot=table.mode == "hot",
-        )
+        if table.url is not None:
+            return RemoteFolder(_remote_source(table, table.url), collection)
+        return _local_folder(table, collection)
     except ValueError as error:
-        raise UsageError(f"include or exclude of the folder {table.path}: {error}") from error
+        raise UsageError(f"include or exclude of the folder {place}: {error}") from error
 
 
-def _check_apart(one: WatchedFolder, other: WatchedFolder) -> None:
+def _local_folder(table: DropTable, collection: str) -> WatchedFolder:
+    assert table.path is not None, "the caller has checked that there is a place"
+    root = Root.at(table.path.expanduser())
+    if not root.is_folder:
+        raise UsageError(f"{table.path} cannot be watched: there is no such folder")
+    return WatchedFolder(
+        root.path,
+        table.source,
+        table.tenant,
+        table.include,
+        table.exclude,
+        table.metadata,
+        collection,
+        hot=table.mode == "hot",
+    )
+
+
+def _remote_source(table: DropTable, url: str) -> RemoteSource:
+    """Return the source, once it is known that it is there, unless it does not answer now."""
+    if table.mode == "hot":
+        raise UsageError(f"{public_url(url)} cannot be a hot folder: objects are not moved")
+    patterns = Patterns(table.include, table.exclude)
+    source = RemoteSource(
+        remote_url(url), table.source, table.tenant, patterns, metadata=table.metadata
+    )
+    with suppress(RemoteUnavailable):  # it is waited for
+        ObjectStore(source.url).is_object()
+    return source
+
+
+def _check_apart(one: WatchedFolder | RemoteFolder, other: WatchedFolder | RemoteFolder) -> None:
     """Raise UsageError if documents of both folders could have the same id."""
-    ids = [text_to_path(Root(f.path, f.name, is_folder=True).folder) for f in (one, other)]
+    ids, owners, places = zip(*map(_ids_of, (one, other)), strict=True)
     overlap = ids[0].is_relative_to(ids[1]) or ids[1].is_relative_to(ids[0])
-    if overlap and (one.collection, one.tenant) == (other.collection, other.tenant):
+    if overlap and owners[0] == owners[1]:
         raise UsageError(
-            f"{one.path} and {other.path} cannot both be watched: their documents would have the "
+            f"{places[0]} and {places[1]} cannot both be watched: their documents would have the "
             "same ids; watch only the outer one, or give each a source, a tenant or a collection "
             "of its own"
         )
+
+
+def _ids_of(folder: WatchedFolder | RemoteFolder) -> tuple[PurePath, tuple[str, str], str]:
+    """Return what the ids of the documents begin with, whose they are, and where the folder is."""
+    if isinstance(folder, RemoteFolder):
+        source = folder.source
+        return PurePath(source.folder), (folder.collection, source.tenant), source.url
+    root = Root(folder.path, folder.name, is_folder=True)
+    return text_to_path(root.folder), (folder.collection, folder.tenant), str(folder.path)

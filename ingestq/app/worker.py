@@ -29,6 +29,7 @@ from worker.maintenance.cut_over import remove_expired
 from worker.maintenance.upkeep import Upkeep
 from worker.pipeline.memory_budget import MAX_CHUNKS, MemoryBudget
 from worker.pipeline.ports import Ports
+from worker.remote import RemoteContents
 from worker.store.chunks import QdrantStore
 from worker.store.client import PatientQdrant, Qdrant
 from worker.store.collection import (
@@ -205,7 +206,8 @@ async def open_collections(
     memory = MemoryBudget(
         min(CHUNKS_PER_PROCESS * max(settings.pool_size, MIN_PROCESSES), MAX_CHUNKS)
     )
-    contents = BlobContents(broker.blobs, settings.max_document_bytes)
+    blobs = BlobContents(broker.blobs, settings.max_document_bytes)
+    contents = RemoteContents(blobs, settings.max_document_bytes, settings.remote_copy_bytes)
     patient = PatientQdrant(qdrant)
     ledgers = {names.alias: QdrantLedger(patient, names.ledger) for names in opened}
     ports = {}

@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import AsyncIterable
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 import typer
@@ -14,11 +13,11 @@ from ingestq.app.composition import open_broker
 from ingestq.app.ingestion import Ingestion, Summary
 from ingestq.app.services import stop_signals, undisturbed
 from ingestq.app.settings import Settings
-from ingestq.app.sources import checked_paths
+from ingestq.app.sources import Places, checked_places
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.broker.queue.versions import VersionSupply
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.cli.options import STANDARD_STREAM, AllowMassDelete, Checksum, Json, Paths, Source
+from ingestq.cli.options import STANDARD_STREAM, AllowMassDelete, Checksum, Json, PlaceNames, Source
 from ingestq.cli.output import line, print_json
 from ingestq.cli.progress import progress_display
 from ingestq.cli.stdio import StandardInput
@@ -27,10 +26,9 @@ from ingestq.core.documents import Document
 from ingestq.core.results import FailedDocument
 from ingestq.core.service import run_together, run_until_first
 from producers.files import json_lines as jsonl
-from producers.files import walk as files
-from producers.files.off_limits import OffLimits
 from producers.files.walk import ReadOptions, ScanRecord
 
+STREAM: Final = str(STANDARD_STREAM)
 Wait = Annotated[
     bool, typer.Option("--wait", help="Wait until a worker has processed the documents.")
 ]
@@ -44,7 +42,7 @@ Inline = Annotated[
 
 
 def add(
-    paths: Paths,
+    paths: PlaceNames,
     source: Source = None,
     inline: Inline = False,
     checksum: Checksum = False,
@@ -67,7 +65,7 @@ def add(
 
 
 async def _add(
-    paths: list[Path],
+    paths: list[str],
     source: str | None,
     options: ReadOptions,
     allow_mass_delete: bool,
@@ -75,21 +73,15 @@ async def _add(
     as_json: bool,
     settings: Settings,
 ) -> ExitCode:
-    off_limits = await asyncio.to_thread(checked_paths, paths, settings)
+    named = [path for path in paths if path != STREAM]
+    places = await checked_places(named, source, options, settings)
     with ExitStack() as ending:
         async with open_broker(settings) as broker:
             with progress_display("queueing") as display:
                 ingestion = Ingestion(broker.client, display)
                 scan = ScanRecord()
-                found = _documents(
-                    paths,
-                    source,
-                    options,
-                    scan,
-                    broker.queue,
-                    off_limits,
-                    settings.max_document_bytes,
-                )
+                lines = settings.max_document_bytes if STREAM in paths else None
+                found = _documents(places, scan, broker.queue, lines)
                 sweeps = partial(scan.sweeps, allow_mass_delete=allow_mass_delete)
                 interrupted = asyncio.Event()
 
@@ -111,19 +103,12 @@ async def _add(
 
 
 async def _documents(
-    paths: list[Path],
-    source: str | None,
-    options: ReadOptions,
-    scan: ScanRecord,
-    queue: JobQueue,
-    off_limits: OffLimits,
-    max_line_bytes: int,
+    places: Places, scan: ScanRecord, queue: JobQueue, max_line_bytes: int | None
 ) -> AsyncIterable[Document | FailedDocument]:
-    named = [path for path in paths if path != STANDARD_STREAM]
-    found = files.observe(named, source, queue.issue_version, options, scan, off_limits)
-    async for document in found:
+    """Yield the documents of ``places``, then those on stdin if there is a ``max_line_bytes``."""
+    async for document in places.documents(queue.issue_version, scan):
         yield document
-    if STANDARD_STREAM in paths:
+    if max_line_bytes is not None:
         lines = jsonl.read_lines(StandardInput(), max_line_bytes)
         async for document in jsonl.parse(lines, VersionSupply(queue.issue_versions)):
             yield document

@@ -242,6 +242,8 @@ def _content(dead_letter: DeadLetter) -> dict[str, Any]:
 def _excerpt(document: Document) -> str:
     if document.blob is not None:
         return f"{document.blob} in the blob store"
+    if document.url is not None:
+        return f"the object {document.url}"
     if document.text is None:
         return f"the file {document.path}"
     return document.text[:EXCERPT_CHARACTERS]

@@ -2,7 +2,6 @@
 
 import asyncio
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,15 +12,16 @@ from ingestq.app.services import run_parts
 from ingestq.app.settings import Settings
 from ingestq.app.watch import WatchRequest, drop_parts, watched_folders
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.cli.options import AllowMassDelete, Source, named_path
+from ingestq.cli.options import AllowMassDelete, Source, named_place
 
 Folders = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Argument(
         metavar="DIR",
-        help="Folders to watch. Default: the [[drop]] tables in ingestq.toml.",
+        help="Folders to watch, also remote ones (s3://bucket/prefix). Default: the [[drop]] "
+        "tables in ingestq.toml.",
         show_default=False,
-        parser=named_path,
+        parser=named_place,
     ),
 ]
 Hot = Annotated[
@@ -40,7 +40,8 @@ def drop(
 
     Runs until it is stopped. Queues a file once it has not changed for INGESTQ_DROP_SETTLE_SECONDS;
     a worker indexes it. Removes deleted files from the index, unless the folder is a hot folder
-    (--hot): there the documents of processed files stay.
+    (--hot): there the documents of processed files stay. A remote folder is scanned every
+    INGESTQ_DROP_RESCAN_SECONDS.
     """
     wanted = WatchRequest(tuple(folders or ()), source, allow_mass_delete, hot)
     run_command(partial(_drop, wanted), until_stopped=True)

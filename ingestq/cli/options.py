@@ -6,6 +6,7 @@ from typing import Annotated, Final
 import typer
 
 from ingestq.core.errors import UsageError, encodable
+from ingestq.core.urls import is_url, public_url
 
 STANDARD_STREAM: Final = Path("-")
 """Names stdin or stdout instead of a file."""
@@ -17,9 +18,16 @@ def named_path(argument: str) -> Path:
     Most likely it is a variable of a shell that is not set; `Path` would make it the working
     directory.
     """
+    if is_url(argument):
+        raise typer.BadParameter(f"{public_url(argument)} is no file or folder of this machine")
+    return Path(named_place(argument))
+
+
+def named_place(argument: str) -> str:
+    """Return ``argument``, a path or the URL of a remote folder. Raises BadParameter if blank."""
     if not argument.strip():
         raise typer.BadParameter(f"{argument!r} names no file or folder")
-    return Path(argument)
+    return argument
 
 
 def source_name(argument: str) -> str:
@@ -67,13 +75,13 @@ InCollection = Annotated[
         show_default=False,
     ),
 ]
-Paths = Annotated[
-    list[Path],
+PlaceNames = Annotated[
+    list[str],
     typer.Argument(
         metavar="PATH",
-        help="Files and folders to index.",
+        help="Files and folders to index, also remote ones, such as s3://bucket/prefix.",
         show_default=False,
-        parser=named_path,
+        parser=named_place,
     ),
 ]
 

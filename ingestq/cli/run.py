@@ -3,20 +3,18 @@
 import asyncio
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from ingestq.app.ingestion import Ingestion
 from ingestq.app.services import stop_signals, undisturbed
 from ingestq.app.settings import Settings
-from ingestq.app.sources import checked_paths
+from ingestq.app.sources import checked_places
 from ingestq.app.start import StartTimes, open_parts
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.cli.options import AllowMassDelete, Checksum, Json, Paths, Source, Verbose
+from ingestq.cli.options import AllowMassDelete, Checksum, Json, PlaceNames, Source, Verbose
 from ingestq.cli.progress import progress_display
 from ingestq.cli.summary import print_summary
 from ingestq.core.service import Service, run_together, run_until_first
-from producers.files import walk as files
 from producers.files.walk import ReadOptions, ScanRecord
 
 RELEASE_SECONDS: Final = 5.0
@@ -24,7 +22,7 @@ RELEASE_SECONDS: Final = 5.0
 
 
 def run(
-    paths: Paths,
+    paths: PlaceNames,
     source: Source = None,
     checksum: Checksum = False,
     allow_mass_delete: AllowMassDelete = False,
@@ -46,23 +44,21 @@ def run(
 
 
 async def _run(
-    paths: list[Path],
+    paths: list[str],
     source: str | None,
     options: ReadOptions,
     allow_mass_delete: bool,
     as_json: bool,
     settings: Settings,
 ) -> ExitCode:
-    off_limits = await asyncio.to_thread(checked_paths, paths, settings)
+    places = await checked_places(paths, source, options, settings)
     interrupted = asyncio.Event()
     times = StartTimes()
     with ExitStack() as ending, progress_display("loading the model") as display:
         async with open_parts(settings, times) as (broker, worker):
             ingestion = Ingestion(broker.client, display, settings.collections)
             scan = ScanRecord()
-            found = files.observe(
-                paths, source, broker.queue.issue_version, options, scan, off_limits
-            )
+            found = places.documents(broker.queue.issue_version, scan)
             sweeps = partial(scan.sweeps, allow_mass_delete=allow_mass_delete)
             over = asyncio.Event()
 

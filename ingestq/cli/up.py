@@ -2,7 +2,6 @@
 
 import asyncio
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,16 +13,17 @@ from ingestq.app.services import ProcessPart, run_parts
 from ingestq.app.settings import Settings
 from ingestq.app.watch import WatchRequest, drop_parts, watched_folders
 from ingestq.cli.entry import ExitCode, run_command
-from ingestq.cli.options import AllowMassDelete, Source, named_path
+from ingestq.cli.options import AllowMassDelete, Source, named_place
 
 Folders = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option(
         "--drop",
         metavar="DIR",
-        help="Folder to watch. Can be repeated. Default: the [[drop]] tables in ingestq.toml.",
+        help="Folder to watch, also a remote one. Can be repeated. Default: the [[drop]] tables in "
+        "ingestq.toml.",
         show_default=False,
-        parser=named_path,
+        parser=named_place,
     ),
 ]
 

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from ingestq.core.blobs import is_blob_name
 from ingestq.core.limits import PATH_BYTES, check_metadata, check_text, check_texts
+from ingestq.core.urls import is_url
 from ingestq.core.versions import is_issued
 
 DIGEST_BYTES: Final = 8
@@ -145,19 +146,20 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     queues the document; on the queue every document names one.
 
     The content is exactly one of ``text``, ``path`` (a file that the workers can read, see
-    `ingestq.core.paths`) and ``blob`` (a name in the blob store, see `IngestClient.upload`).
+    `ingestq.core.paths`), ``blob`` (a name in the blob store, see `IngestClient.upload`) and
+    ``url`` (an object in a remote store that the workers can read, without credentials in it).
     ``media_type`` is a hint; the content decides. ``metadata`` is stored with every chunk, so keep
     it small.
 
     Set by the queue: ``queued`` is the version that Redis issued when a document with a version of
     the caller's own was queued; otherwise 0.
 
-    Set by producers that read files: ``file`` names the state of the file at ``path``, and a file
-    whose indexed state is the same is not read again. ``scanned`` is true if a scan of a folder
-    found the document, which is then deleted when a later scan does not find it. ``hot`` is true if
-    the file will be moved once its outcome is known, so that no later file can be compared with it.
-    A worker reads the file only if it lies ``within`` this folder once all links are followed.
-    ``volume`` is where the file lies.
+    Set by producers that read files: ``file`` names the state of the file at ``path``, or of the
+    object at ``url``; one whose indexed state is the same is not read again. ``scanned`` is true if
+    a scan of a folder found the document, which is then deleted when a later scan does not find it.
+    ``hot`` is true if the file will be moved once its outcome is known, so that no later file can
+    be compared with it. A worker reads the file only if it lies ``within`` this folder once all
+    links are followed. ``volume`` is where the file lies.
 
     Raises ValueError if the id is empty, the version is not from 1 to 2**53 - 1, the collection's
     name is invalid, there is not exactly one content, or a field exceeds its limit: 1 KiB for ids
@@ -180,6 +182,7 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     queued: int = 0
     within: str | None = None
     volume: Volume | None = None
+    url: str | None = None
 
     def __post_init__(self) -> None:
         _check_identity(self.doc_id, self.version, self.tenant, self.collection)
@@ -191,8 +194,12 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
         if self.within is not None:
             check_text("within", self.within, PATH_BYTES)
         check_metadata(self.metadata)
-        if (self.text, self.path, self.blob).count(None) != 2:
-            raise ValueError("a document has exactly one of text, path and blob")
+        if (self.text, self.path, self.blob, self.url).count(None) != 3:
+            raise ValueError("a document has exactly one of text, path, blob and url")
+        if self.url is not None:
+            check_text("url", self.url, PATH_BYTES)
+            if not is_url(self.url):
+                raise ValueError("url is not the address of an object; write scheme://…")
         if self.blob is not None and not is_blob_name(self.blob):
             raise ValueError("blob is not the name of a blob")
 

@@ -10,6 +10,7 @@ IngestqError
 │   ├── BrokerUnavailable       Redis
 │   ├── BlobStoreUnavailable    the store for large content
 │   ├── EmbedderUnavailable     the embeddings endpoint
+│   ├── RemoteUnavailable       a bucket or other remote source
 │   └── StoreUnavailable        Qdrant
 │       ├── StoreTooSlow        it timed out on this request; a smaller one may pass
 │       └── StoreFull           it has no disk, memory or quota left
@@ -96,6 +97,10 @@ class EmbedderUnavailable(ServiceUnavailable):
 
 class BlobStoreUnavailable(ServiceUnavailable):
     """The blob store cannot be reached, is full, or refuses access."""
+
+
+class RemoteUnavailable(ServiceUnavailable):
+    """A remote source, such as a bucket, does not answer. Nothing is known of what it holds."""
 
 
 class StoreUnavailable(ServiceUnavailable):
@@ -310,6 +315,8 @@ class Cause(StrEnum):
     QDRANT_REFUSED = "qdrant_refused"
     EMBEDDINGS_ENDPOINT = "embeddings_endpoint"
     BLOB_STORE = "blob_store"
+    REMOTE_SOURCE = "remote_source"
+    """A bucket or other remote source does not answer."""
     QUEUE_FULL = "queue_full"
     COLLECTION_MISSING = "collection_missing"
     """There is no such collection, or not any more."""
@@ -321,6 +328,7 @@ CAUSES: Final[tuple[tuple[type[IngestqError], Cause], ...]] = (
     (BrokerUnavailable, Cause.REDIS),
     (BlobStoreUnavailable, Cause.BLOB_STORE),
     (EmbedderUnavailable, Cause.EMBEDDINGS_ENDPOINT),
+    (RemoteUnavailable, Cause.REMOTE_SOURCE),
     (StoreTooSlow, Cause.QDRANT_SLOW),
     (StoreFull, Cause.QDRANT_FULL),
     (StoreUnavailable, Cause.QDRANT),

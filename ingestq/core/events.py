@@ -291,6 +291,12 @@ API_ACCEPT_FAILED: Final = Event(
     "skipped",
 )
 
+SOURCE_EMPTY: Final = Event(
+    "source.empty",
+    "A remote folder was listed, and there is nothing in it. What is indexed of it is kept, unless "
+    "a mass deletion is allowed.",
+    "url",
+)
 WATCH_STARTED: Final = Event(
     "watch.started",
     "A folder is watched; `source` is the prefix of its document ids.",
@@ -335,8 +341,10 @@ WATCH_RELEASED: Final = Event(
 )
 WATCH_UNAVAILABLE: Final = Event(
     "watch.unavailable",
-    "A folder is missing or unmounted. ingestq waits for it, and deletes nothing.",
+    "A folder is missing or unmounted, or a remote one cannot be listed (`reason`). ingestq waits "
+    "for it, and deletes nothing.",
     "folder",
+    "reason",
 )
 WATCH_AVAILABLE: Final = Event(
     "watch.available", "A folder can be used again, and is scanned.", "folder"

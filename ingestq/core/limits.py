@@ -31,6 +31,8 @@ METADATA_DEPTH: Final = 32
 """Most objects and lists inside each other in metadata, which is itself the first."""
 DOCUMENT_BYTES: Final = 64 * 1024 * 1024
 """Default of INGESTQ_MAX_DOCUMENT_BYTES, which also bounds a line of JSON Lines."""
+REMOTE_COPY_BYTES: Final = 64 * 1024 * 1024
+"""Default of INGESTQ_REMOTE_COPY_BYTES."""
 SMALLEST_INTEGER: Final = -(2**63)
 LARGEST_INTEGER: Final = 2**64 - 1
 """The integers that MessagePack can hold."""

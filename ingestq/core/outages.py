@@ -16,6 +16,7 @@ from ingestq.core.errors import (
     BlobStoreUnavailable,
     BrokerUnavailable,
     EmbedderUnavailable,
+    RemoteUnavailable,
     ServiceUnavailable,
     StoreUnavailable,
 )
@@ -32,6 +33,7 @@ SERVICES: Final[dict[type[ServiceUnavailable], str]] = {
     StoreUnavailable: "Qdrant",
     EmbedderUnavailable: "embeddings endpoint",
     BlobStoreUnavailable: "blob store",
+    RemoteUnavailable: "remote source",
 }
 
 

@@ -4,6 +4,7 @@ import hashlib
 import mimetypes
 import os
 import time
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Final
@@ -12,6 +13,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 import msgspec
 
 from ingestq.core.documents import Document
+from ingestq.core.urls import is_url
 
 MTIME_RESOLUTION_NS: Final = 2_000_000_000
 """The coarsest resolution of mtimes: that of FAT."""
@@ -41,13 +43,28 @@ def file_state(document: Document, status: os.stat_result) -> str | None:
     """
     if time.time_ns() - status.st_mtime_ns < MTIME_RESOLUTION_NS:
         return None
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{_digest(document)}"
+
+
+def object_state(document: Document, size: int | None, tag: str | None) -> str | None:
+    """Return a name for the state of a remote object, as `file_state` does for a file.
+
+    The store gives the object another ``tag``, such as an ETag, whenever it is written. Returns
+    None if the store gives none: then nothing tells whether the object has changed.
+    """
+    if tag is None:
+        return None
+    return f"{'' if size is None else size}:{tag}:{_digest(document)}"
+
+
+def _digest(document: Document) -> str:
+    """Return a digest of what is stored of a document besides its content."""
     stored = (document.source, document.media_type, sorted(document.metadata.items()))
-    digest = hashlib.blake2b(msgspec.msgpack.encode(stored), digest_size=8).hexdigest()
-    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{digest}"
+    return hashlib.blake2b(msgspec.msgpack.encode(stored), digest_size=8).hexdigest()
 
 
 def size_in_state(state: str) -> int | None:
-    """Return the size in bytes that a file's ``state`` names; None if it is no `file_state`."""
+    """Return the size in bytes that a file's or object's ``state`` names; None if it has none."""
     size, _, _ = state.partition(":")
     return int(size) if size.isdecimal() else None
 
@@ -62,8 +79,22 @@ def folders_of(doc_id: str) -> tuple[str, ...]:
 
 @lru_cache(CACHED_FOLDERS)
 def _parents(doc_id: str) -> tuple[str, ...]:
+    if is_url(doc_id) and not doc_id.startswith(_URI_PREFIX):
+        return tuple(_folders_in_url(doc_id))
     parents = text_to_path(doc_id).parents
     return tuple(path_to_text(path) for path in parents if path.name or path.root)
+
+
+def _folders_in_url(url: str) -> Iterator[str]:
+    """Yield the URLs of all folders that contain the object at ``url``, innermost first.
+
+    Keys of objects are no paths: "a//b" and "a/./b" are others than "a/b".
+    """
+    start = url.index("://") + len("://")
+    end = url.rfind("/")
+    while end > start:
+        yield url[:end]
+        end = url.rfind("/", start, end)
 
 
 def text_to_path(text: str) -> Path:

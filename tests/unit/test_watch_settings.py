@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ingestq.app.settings import load_settings
-from ingestq.app.watch import WatchRequest, watched_folders
+from ingestq.app.watch import RemoteFolder, WatchRequest, watched_folders
 from ingestq.core.errors import UsageError
 from producers.watch.folder import WatchedFolder
 
@@ -40,9 +40,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def watched(*folders: str, source: str | None = None, toml: str = "") -> list[WatchedFolder]:
+def watched(
+    *folders: str, source: str | None = None, toml: str = ""
+) -> list[WatchedFolder | RemoteFolder]:
     Path("ingestq.toml").write_text(toml, encoding="utf-8")
-    wanted = WatchRequest(tuple(map(Path, folders)), source, allow_mass_delete=False)
+    wanted = WatchRequest(folders, source, allow_mass_delete=False)
     return watched_folders(wanted, load_settings())
 
 
@@ -77,9 +79,10 @@ def test_one_folder_may_feed_two_collections() -> None:
 
 def test_a_folder_is_hot_by_table_or_by_option(here: Path) -> None:
     tables = '[[drop]]\npath = "in/sub"\nmode = "hot"\n[[drop]]\npath = "in"\ntenant = "x"'
-    assert [folder.hot for folder in watched(toml=tables)] == [True, False]
-    wanted = WatchRequest((Path("in"),), None, allow_mass_delete=False, hot=True)
+    assert [getattr(folder, "hot", None) for folder in watched(toml=tables)] == [True, False]
+    wanted = WatchRequest(("in",), None, allow_mass_delete=False, hot=True)
     [folder] = watched_folders(wanted, load_settings())
+    assert isinstance(folder, WatchedFolder)
     assert (folder.path, folder.hot) == (here / "in", True)
 
 
@@ -95,7 +98,9 @@ def test_a_folder_is_hot_by_table_or_by_option(here: Path) -> None:
         ([], None, TWICE.format(collection="a/b"), "drop.1.collection in ingestq.toml is 'a/b'"),
         ([], None, TWICE.format(collection="a__ledger"), "reserved for ingestq"),
         ([], None, '[[drop]]\npath = "in"\nmode = "cold"', "drop.0.mode in ingestq.toml"),
-        ([], None, '[[drop]]\nsource = "x"', "drop.0.path in ingestq.toml"),
+        ([], None, '[[drop]]\nsource = "x"', "set exactly one of path and url"),
+        (["in", "s3://u:p@b/x"], None, "", "a password must not be in the address"),
+        ([], None, '[[drop]]\nurl = "s3://b"\nmode = "hot"', "cannot be a hot folder"),
         ([], None, '[[drop]]\npath = "in"\ninclude = "*.md"', "drop.0.include in ingestq.toml"),
         ([], None, '[[drop]]\npath = "in"\nexclude = ["!"]', "exclude of the folder in: Invalid"),
         ([], None, '[[drop]]\npath = "in"\nmetadata = {day = 2024-01-01}', "drop.0.metadata.day"),

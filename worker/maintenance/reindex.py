@@ -10,7 +10,9 @@ alias see one collection or the other, each complete.
 """
 
 import asyncio
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -19,7 +21,12 @@ import msgspec
 from ingestq.broker.queue.gate import Gate
 from ingestq.core.display import Activity, Display
 from ingestq.core.documents import Document, Lane
-from ingestq.core.errors import CollectionMismatch, DocumentRejected, SourceChanged
+from ingestq.core.errors import (
+    CollectionMismatch,
+    DocumentRejected,
+    RemoteUnavailable,
+    SourceChanged,
+)
 from ingestq.core.results import (
     LISTED_WARNINGS,
     ChunkCounts,
@@ -34,6 +41,7 @@ from worker.pipeline.ingest import Indexed, Outcome, Work
 from worker.pipeline.order import placed_after
 from worker.pipeline.points import EntryState, LedgerEntry
 from worker.pipeline.ports import Model, Ports
+from worker.remote import RemoteContents
 from worker.store.chunks import QdrantStore
 from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames, find_collection
@@ -152,7 +160,8 @@ class Rebuild:
         self.live = live
         self.new = new
         donor = live.chunks if reuse else None
-        self._ports = Ports(model, new.chunks, new.ledger, BlobContents(), donor)
+        contents = RemoteContents(BlobContents(), sys.maxsize)  # parse processes know the limit
+        self._ports = Ports(model, new.chunks, new.ledger, contents, donor)
         self._permits = asyncio.Semaphore(at_once)
         self._display = display
         self._checked = self._documents = 0
@@ -218,26 +227,39 @@ class Rebuild:
         if known is not None and known.state in (EntryState.WRITING, EntryState.CLEARING):
             # A rebuild was interrupted here. It wrote under the same fence as this one.
             await self.new.chunks.delete_stale(msgspec.structs.replace(known, chunks_fence=None))
-        async with self._ports.memory.hold(Lane.BULK, entry.document) as share:
-            document, prepared = await self._read(entry)
+        async with (
+            self._ports.memory.hold(Lane.BULK, entry.document) as share,
+            AsyncExitStack() as opened,
+        ):
+            document, content, prepared = await self._read(entry, opened)
             work = Work(document, known, entry.attempt, copied=entry)
             return await pipeline.replace(
-                work, prepared, self._ports, share, lambda done, known: None, document
+                work, prepared, self._ports, share, lambda done, known: None, content
             )
 
-    async def _read(self, entry: LedgerEntry) -> tuple[Document, PreparedDocument]:
-        """Read the document from its file or, if that is gone or changed, from its chunks."""
-        if entry.document is not None:
+    async def _read(
+        self, entry: LedgerEntry, opened: AsyncExitStack
+    ) -> tuple[Document, Document, PreparedDocument]:
+        """Read the document from its file or, if that is gone or changed, from its chunks.
+
+        Return it, and what further segments are to be read from as long as ``opened`` is.
+        """
+        document = entry.document
+        if document is not None:
             try:
-                prepared = await self._ports.model.prepare(Lane.BULK, entry.document, None)
-            except DocumentRejected:
+                content = await opened.enter_async_context(self._ports.contents.as_file(document))
+                prepared = await self._ports.model.prepare(Lane.BULK, content, None)
+            except (DocumentRejected, RemoteUnavailable):
                 prepared = None
             if (
                 isinstance(prepared, PreparedDocument)
                 and prepared.content_hash == entry.content_hash
             ):
-                return entry.document, prepared
-        return await self._read_stored(entry)
+                if document.url is not None:
+                    prepared = msgspec.structs.replace(prepared, file=content.file)
+                return document, content, prepared
+        stored, prepared = await self._read_stored(entry)
+        return stored, stored, prepared
 
     async def _read_stored(self, entry: LedgerEntry) -> tuple[Document, PreparedDocument]:
         stored = await self.live.chunks.stored(entry.key)

@@ -53,12 +53,14 @@ class Sources:
     max_bytes: int
 
     def check(self, entries: Iterable[LedgerEntry]) -> dict[DocumentKey, FileCheck]:
-        """Compare each entry with its file; entries without a path are left out.
+        """Compare each entry with its file; entries whose content was sent are left out.
 
-        A file is read only if its state (size and mtime) differs.
+        A file is read only if its state (size and mtime) differs. Remote objects are not looked at.
         """
         return {
-            entry.key: self._check(entry, document)
+            entry.key: FileCheck(FileChange.NOT_VISIBLE)
+            if document.path is None
+            else self._check(entry, document)
             for entry in entries
             if (document := entry.document) is not None
         }

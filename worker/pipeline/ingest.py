@@ -206,6 +206,8 @@ async def ingest(work: Work, ports: Ports, progress: Progress) -> Outcome:
         ports.contents.as_file(work.document) as content,
     ):
         prepared = await ports.model.prepare(work.lane, content, known_hash)
+        if work.document.url is not None:  # the state is that of the object, not of its copy
+            prepared = msgspec.structs.replace(prepared, file=content.file)
         if isinstance(prepared, UnchangedContent):
             return await _confirm(work, prepared, ports)
         progress(0, len(prepared.first.chunks))
@@ -465,9 +467,10 @@ def _source_fields(
     # A file of a hot folder is moved away once it is indexed.
     stays = document.path is not None and not document.hot
     return {
-        "file": prepared.file if stays else None,
+        "file": prepared.file if stays or document.url is not None else None,
         "folders": folders_of(document.doc_id) if document.scanned else (),
         "path": document.path if stays else None,
+        "url": document.url,
         "media_type": document.media_type,
         "metadata": document.metadata,
         "volume": document.volume,

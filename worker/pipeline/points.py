@@ -200,10 +200,10 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
     ``bytes_hash`` covers only the bytes of its content: it is the same when a file has moved.
     ``written_ms`` is the worker's Unix time. ``file`` is the state of the file that was read (see
     `ingestq.core.paths.file_state`). ``folders`` are the folders whose scans find the document (see
-    `ingestq.core.paths.folders_of`); empty if it was not found by a scan. ``path``, ``media_type``,
-    ``metadata`` and ``volume`` are those of the document. ``warnings`` say what of it could not be
-    read. ``rejection`` is set if a newer version was rejected; `worker.store.ledger` alone writes
-    it.
+    `ingestq.core.paths.folders_of`); empty if it was not found by a scan. ``path``, ``url``,
+    ``media_type``, ``metadata`` and ``volume`` are those of the document. ``warnings`` say what of
+    it could not be read. ``rejection`` is set if a newer version was rejected;
+    `worker.store.ledger` alone writes it.
     """
 
     tenant: str
@@ -230,6 +230,7 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     rejection: Rejection | None = None
     bytes_hash: str = ""
+    url: str | None = None
 
     @property
     def key(self) -> DocumentKey:
@@ -239,10 +240,10 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
     def document(self) -> Document | None:
         """The document as it was indexed, so that it can be indexed again.
 
-        None if it has no path, because its content was sent, or if it exceeds the limits of this
-        version (see `ingestq.core.limits`).
+        None if it has no path or URL, because its content was sent, or if it exceeds the limits of
+        this version (see `ingestq.core.limits`).
         """
-        if self.path is None:
+        if self.path is None and self.url is None:
             return None
         try:
             return Document(
@@ -252,6 +253,7 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
                 source=self.source,
                 tenant=self.tenant,
                 path=self.path,
+                url=self.url,
                 media_type=self.media_type,
                 metadata=self.metadata,
                 scanned=bool(self.folders),

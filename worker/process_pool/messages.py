@@ -25,6 +25,7 @@ from ingestq.core.errors import (
     DocumentRejected,
     IngestqError,
     ModelUnavailable,
+    RemoteUnavailable,
     SourceChanged,
     UsageError,
     describe,
@@ -55,7 +56,8 @@ class SentError(Struct, frozen=True):
 
 
 SENT_ERRORS: Final = {
-    kind.__name__: kind for kind in (DocumentRejected, ModelUnavailable, SourceChanged, UsageError)
+    kind.__name__: kind
+    for kind in (DocumentRejected, ModelUnavailable, RemoteUnavailable, SourceChanged, UsageError)
 }
 """The errors that functions raise on purpose in pool processes."""
 

@@ -2,17 +2,21 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 import msgspec
 
+from ingestq.client.object_store import CHANGED, RANGE_BYTES, look_at, open_ranges
 from ingestq.client.regular_file import Opener, regular_only, regular_within
 from ingestq.core.documents import Document
-from ingestq.core.errors import DocumentRejected
-from ingestq.core.paths import text_to_path
+from ingestq.core.errors import DocumentRejected, SourceChanged
+from ingestq.core.paths import file_state, object_state, text_to_path
+from ingestq.core.remote import RemoteObject
+from worker.text.parts import FileStat
 
 HASH_BYTES: Final = 16
 BYTES_HASH_DIGITS: Final = 16
@@ -32,12 +36,64 @@ class ContentHashes(NamedTuple):
 
 
 def content_hash(document: Document, max_bytes: int) -> str:
-    """Return the content hash of ``document``, which has a path, as `prepare` computes it.
+    """Return the content hash of ``document``, which is not inline, as `prepare` computes it.
 
     Raises DocumentRejected if its file cannot be read or is larger than ``max_bytes``.
     """
-    with opened(path_of(document), max_bytes, opener_of(document)) as (file, _):
-        return hashes_of(document, blocks_of(file, max_bytes)).of_document
+    with open_content(document, max_bytes) as content:
+        return hashes_of(document, blocks_of(content.file, max_bytes)).of_document
+
+
+class OpenContent(NamedTuple):
+    """The content of a document that is being read, and the state in which it was opened.
+
+    ``state`` is what the ledger keeps of that. ``now`` returns the present ``stat``.
+    """
+
+    file: BinaryIO
+    stat: FileStat
+    state: str | None
+    now: Callable[[], FileStat]
+
+
+@contextmanager
+def open_content(
+    document: Document, max_bytes: int, ahead_bytes: int = RANGE_BYTES
+) -> Iterator[OpenContent]:
+    """Open the file, or the remote object, of a document without inline text.
+
+    Requests to the store read ``ahead_bytes`` more than is asked for.
+    Raises as `opened` does, and SourceChanged if a remote object is not the one that the document
+    names, or changes while it is read.
+    """
+    if document.url is not None:
+        with _open_object(document, document.url, max_bytes, ahead_bytes) as content:
+            yield content
+        return
+    with opened(path_of(document), max_bytes, opener_of(document)) as (file, status):
+        yield OpenContent(
+            file,
+            FileStat.of(status),
+            file_state(document, status),
+            lambda: FileStat.of(os.fstat(file.fileno())),
+        )
+
+
+@contextmanager
+def _open_object(
+    document: Document, url: str, max_bytes: int, ahead_bytes: int
+) -> Iterator[OpenContent]:
+    with open_ranges(url, ahead_bytes) as (file, found):
+        if found.size is not None and found.size > max_bytes:
+            raise DocumentRejected(too_large(found.size, max_bytes))
+        state = object_state(document, found.size, found.tag)
+        if document.file is not None and state != document.file:
+            raise SourceChanged(CHANGED)
+        yield OpenContent(file, _stat_of(found), state, lambda: _stat_of(look_at(url)))
+
+
+def _stat_of(found: RemoteObject) -> FileStat:
+    return FileStat(found.size or 0, 0, zlib.crc32((found.tag or "").encode()))
 
 
 def path_of(document: Document) -> Path:

@@ -6,17 +6,17 @@ its size. Nothing is kept between segments: any process may continue where anoth
 """
 
 import codecs
-import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
 from pathlib import PurePath
+from typing import Final
 
 from ingestq.core.documents import Document
 from ingestq.core.errors import DocumentRejected, SourceChanged
 from ingestq.core.metrics import PipelineStage
-from ingestq.core.paths import file_state
 from worker.text.chunking.chunker import Chunker
 from worker.text.chunking.context import TITLE_WITHIN, Origin, file_title, joined, title_of
 from worker.text.config import DEFAULT_READING, ReadingConfig
@@ -24,9 +24,7 @@ from worker.text.content import (
     ContentHashes,
     blocks_of,
     hashes_of,
-    opened,
-    opener_of,
-    path_of,
+    open_content,
     read_all,
     too_large,
 )
@@ -35,7 +33,6 @@ from worker.text.media_types import MARKDOWN, PLAIN_TEXT, is_decoded_only
 from worker.text.parts import (
     Chunk,
     ExtractedDocument,
-    FileStat,
     Heading,
     OpenBlocks,
     Part,
@@ -47,6 +44,9 @@ from worker.text.parts import (
 )
 from worker.text.stage_times import timed
 from worker.text.text_file import read_segment, scan, text_at
+
+SEGMENT_AHEAD_BYTES: Final = 256 * 1024
+"""A segment is read by itself: what lies behind it is read again with the next one."""
 
 
 def prepare(
@@ -69,9 +69,8 @@ def prepare(
         if len(data) > max_bytes:
             raise DocumentRejected(too_large(len(data), max_bytes))
         return _prepare_whole(document, data, None, known_hash, chunker, encode, reading)
-    with opened(path_of(document), max_bytes, opener_of(document)) as (file, status):
-        state = file_state(document, status)
-        if status.st_size <= chunker.segment_characters:
+    with open_content(document, max_bytes) as (file, stat, state, now):
+        if stat.bytes <= chunker.segment_characters:
             with timed(PipelineStage.READ):
                 data = read_all(file, max_bytes)
             return _prepare_whole(document, data, state, known_hash, chunker, encode, reading)
@@ -81,14 +80,14 @@ def prepare(
             return UnchangedContent(known_hash, state)
         with timed(PipelineStage.READ):
             file.seek(0)
-            scanned = scan(file, document.media_type)
+            scanned = scan(file, document.media_type, stat)
             if scanned is None:
                 file.seek(0)
                 data = read_all(file, max_bytes)
         if scanned is None:
             return _prepare_whole(document, data, state, known_hash, chunker, encode, reading)
         place = scanned.start
-        if not FileStat.of(status) == place.status == FileStat.of(os.fstat(file.fileno())):
+        if stat != now():
             raise SourceChanged("the file was changed while it was read")
         head = Part(text_at(file, place, TITLE_WITHIN), place.markdown)
         title = title_of(document.metadata, None, head)
@@ -112,9 +111,11 @@ def prepare_rest(
     """
     with timed(PipelineStage.CHUNK):
         try:
-            chunks, rest = read_segment(path_of(document), place, chunker, opener_of(document))
-        except OSError as error:
-            reason = f"the file was removed while it was read: {error.strerror}"
+            # Its size was checked when the first segment was read.
+            with open_content(document, sys.maxsize, SEGMENT_AHEAD_BYTES) as content:
+                chunks, rest = read_segment(content, place, chunker)
+        except (OSError, DocumentRejected) as error:
+            reason = f"the file was removed while it was read: {error}"
             raise SourceChanged(reason) from error
         return Segment.of(chunks, encode, rest)
 

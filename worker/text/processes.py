@@ -25,7 +25,7 @@ from ingestq.core.errors import (
     PoolFailure,
     UsageError,
 )
-from ingestq.core.paths import text_to_path
+from ingestq.core.paths import size_in_state, text_to_path
 from worker.lanes import LanePermits
 from worker.process_pool.limits import MAX_SECONDS, LimitsReport, ProcessLimits
 from worker.process_pool.pool import Processes, retry_once
@@ -316,6 +316,8 @@ def _size_of(document: Document) -> int:
     """Return the size of the content in bytes; 0 if its file cannot be found, as `prepare` says."""
     if document.text is not None:
         return len(document.text.encode())
+    if document.url is not None:
+        return (size_in_state(document.file) if document.file is not None else None) or 0
     assert document.path is not None, "blobs have been fetched to a file"
     try:
         return text_to_path(document.path).stat().st_size

@@ -3,16 +3,14 @@
 The segments have the chunks that the whole text would have; `worker.text.decoding.decode` decodes.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
-from ingestq.client.regular_file import Opener, regular_only
 from ingestq.core.errors import DocumentRejected, SourceChanged
 from worker.text.chunking.chunker import Chunker
 from worker.text.chunking.context import Origin
+from worker.text.content import OpenContent
 from worker.text.decoding.cleaning import clean, first_piece, is_blank
 from worker.text.decoding.decode import BINARY, HEAD_BYTES, UnicodeDecoder, unicode_codec
 from worker.text.media_types import MARKDOWN, is_decoded_only, known_type
@@ -37,13 +35,12 @@ class _Piece(NamedTuple):
     text: str
 
 
-def scan(file: BinaryIO, media_type: str | None) -> TextScan | None:
+def scan(file: BinaryIO, media_type: str | None, status: FileStat) -> TextScan | None:
     """Return where the text of ``file`` begins; None if the file has to be read as a whole.
 
-    Only Unicode text can be read segment by segment, if there is any. Raises DocumentRejected if
-    the file is binary, and OSError.
+    ``status`` is its state. Only Unicode text can be read segment by segment, if there is any.
+    Raises DocumentRejected if the file is binary, and OSError.
     """
-    status = FileStat.of(os.fstat(file.fileno()))
     head = file.read(max(BLOCK_BYTES, HEAD_BYTES))
     media_type = known_type(head, media_type)
     found = unicode_codec(head[:HEAD_BYTES]) if is_decoded_only(media_type) else None
@@ -71,16 +68,15 @@ def scan(file: BinaryIO, media_type: str | None) -> TextScan | None:
 
 
 def read_segment(
-    path: Path, place: SegmentStart, chunker: Chunker, opener: Opener = regular_only
+    content: OpenContent, place: SegmentStart, chunker: Chunker
 ) -> tuple[list[Chunk], SegmentStart | None]:
     """Return the chunks of the segment at ``place``, and where the next begins (None at the end).
 
     Raises SourceChanged if the file has changed, and OSError.
     """
-    with open(path, "rb", opener=opener) as file:
-        pieces = _pieces_at(file, place, chunker.segment_characters + 1)
-        if FileStat.of(os.fstat(file.fileno())) != place.status:
-            raise SourceChanged("the file was changed while it was read")
+    pieces = _pieces_at(content.file, place, chunker.segment_characters + 1)
+    if content.now() != place.status:
+        raise SourceChanged("the file was changed while it was read")
     text = _joined(pieces, place)
     is_end = pieces[-1].end == place.end
     if is_end:

@@ -1,0 +1,437 @@
+"""Objects in any store that fsspec reaches: S3, Google Cloud Storage, Azure, SFTP, …
+
+Credentials are looked for where the store's own package looks: its environment variables, its
+files, and fsspec's configuration. Everything here blocks: call it in a thread.
+"""
+
+import time
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from itertools import islice
+from threading import Lock
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
+
+from ingestq.core.errors import (
+    DocumentRejected,
+    IngestqError,
+    RemoteUnavailable,
+    SourceChanged,
+    UsageError,
+    in_one_line,
+)
+from ingestq.core.paths import guess_media_type
+from ingestq.core.remote import EXTRAS, RemoteObject, remote_url, scheme_of
+from ingestq.core.urls import public_url, without_secrets
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+PAGE_OBJECTS: Final = 1000
+"""Objects that are listed at once; S3 lists no more in one answer."""
+BLOCK_BYTES: Final = 1024 * 1024
+RANGE_BYTES: Final = 32 * 1024 * 1024
+"""What is read ahead of a large object that is read to its end: a request takes as long as a few
+megabytes."""
+WRITE_TAGS: Final = ("generation", "ETag", "etag")
+"""Names under which stores tell what changes with each write, the most exact first."""
+WRITE_TIMES: Final = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+"""Names under which they tell when an object was written."""
+TIME_RESOLUTION_SECONDS: Final = 2.0
+"""Of an object that was written later than so long ago, the time does not tell the state: the next
+write may leave it as it is."""
+NO_NAMES: Final = frozenset({".", ".."})
+"""What paths are made of, and no hidden names."""
+MEDIA_TYPES: Final = ("contentType", "content_type", "ContentType", "mimetype")
+NO_CREDENTIALS: Final = frozenset(
+    {
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "TokenRetrievalError",
+        "DefaultCredentialsError",
+        "RefreshError",
+        "ClientAuthenticationError",
+        "CredentialUnavailableError",
+    }
+)
+"""Errors of the stores' packages that are no PermissionError, and mean one."""
+WHERE_CREDENTIALS_ARE: Final = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the role of this machine",
+    "gcs": "GOOGLE_APPLICATION_CREDENTIALS, or the account of this machine",
+    "azure": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+"""By extra."""
+UNAUTHORIZED: Final = frozenset({401, 403})
+PRECONDITION_FAILED: Final = 412
+CHANGED: Final = "the object was changed while it was read"
+NOT_FOUND: Final = frozenset({404, 410})
+RETRYABLE: Final = frozenset({408, 409, 425, 429})
+"""Statuses of HTTP by which the store says that the request may succeed later."""
+CLIENT_ERRORS: Final = range(400, 500)
+
+
+class OpenObject(NamedTuple):
+    """An object that is being read: its state in the store, and its bytes.
+
+    ``blocks`` raises SourceChanged if the object is written meanwhile, and RemoteUnavailable.
+    """
+
+    tag: str | None
+    size: int | None
+    blocks: Iterator[bytes]
+
+
+class _Stores:
+    """The file systems of this process, one for each store.
+
+    fsspec itself keeps one for each thread, each with connections of its own.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._opened: dict[tuple[Any, ...], AbstractFileSystem] = {}
+
+    def at(self, url: str) -> "tuple[AbstractFileSystem, str]":
+        """Return the file system of ``url``, and the path in it. Raises UsageError."""
+        scheme = scheme_of(url)
+        try:
+            import fsspec
+
+            kind = fsspec.get_filesystem_class(scheme)
+        except ImportError as error:  # fsspec, or the package for the scheme
+            extra = EXTRAS.get(scheme, "blobs")
+            reason = f"this needs a package that is not installed: {error}"
+            raise UsageError(
+                f"{public_url(url)}: {reason}; run: pip install 'ingestq[{extra}]'"
+            ) from error
+        except ValueError as error:
+            raise UsageError(f"{public_url(url)}: {error}") from error
+        try:
+            options = kind._get_kwargs_from_urls(url)
+            options.pop("path", None)
+            key = (scheme, *sorted(options.items()))
+            with self._lock:
+                if key not in self._opened:
+                    self._opened[key] = kind(**options, skip_instance_cache=True)
+            return self._opened[key], kind._strip_protocol(url)
+        except Exception as error:
+            raise _of_store(error, url) from error
+
+
+_stores: Final = _Stores()
+
+
+class ObjectStore:
+    """The folder, or the object, at ``url``; see `ingestq.core.remote.remote_url`.
+
+    Methods raise UsageError if the package for it is missing, access is denied, or there is no such
+    bucket or folder, and RemoteUnavailable if the store does not answer.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def open(self) -> None:
+        """Load the package for the store, without a request. Raises UsageError if it is missing."""
+        _stores.at(self.url)
+
+    def is_object(self) -> bool:
+        """Return whether there is an object at ``url``, and not a folder.
+
+        Raises UsageError if there is neither, also if the bucket does not exist.
+        """
+        store, path = _stores.at(self.url)
+        with _translated(self.url):
+            store.invalidate_cache()
+            try:
+                return str(store.info(path)["type"]) == "file"
+            except FileNotFoundError as error:
+                # Buckets have no empty folders: there are only objects with a longer key.
+                bucket = path.partition("/")[0]
+                is_bucket = scheme_of(self.url) in EXTRAS and store.exists(bucket)
+                if not is_bucket:
+                    raise UsageError(
+                        f"{public_url(self.url)}: there is no such bucket or folder; check the "
+                        "name. Nothing was deleted from the index"
+                    ) from error
+                return False
+
+    def pages(self) -> Iterator[Sequence[RemoteObject]]:
+        """Yield all objects, in groups, without hidden ones (``.name``) and markers of folders.
+
+        It ends only if there are no more.
+        """
+        store, path = _stores.at(self.url)
+        with _translated(self.url):
+            store.invalidate_cache()
+            found = _found_in(store, path)
+            while page := list(islice(found, PAGE_OBJECTS)):
+                objects = (self._object(path, info) for info in page)
+                yield [found for found in objects if found is not None]
+
+    def one(self) -> RemoteObject:
+        """Return the object at ``url``."""
+        store, path = _stores.at(self.url)
+        with _translated(self.url):
+            info = store.info(path)
+            name = self.url.rpartition("/")[2]
+            return _described(self.url, name, info)
+
+    def _object(self, root: str, info: Mapping[str, Any]) -> RemoteObject | None:
+        name = str(info["name"]).removeprefix(root).removeprefix("/")
+        if not name or name.endswith("/") or info.get("type", "file") != "file":
+            return None
+        if any(part.startswith(".") and part not in NO_NAMES for part in name.split("/")):
+            return None
+        return _described(f"{self.url}/{name}", name, info)
+
+
+def _found_in(store: "AbstractFileSystem", path: str) -> Iterator[Mapping[str, Any]]:
+    """Yield what the store tells of each object under ``path``, page by page if it can."""
+    if _is_s3(store):
+        from fsspec.asyn import sync
+
+        bucket, _, prefix = path.partition("/")
+        listing: AsyncIterator[Mapping[str, Any]] = store._iterdir(
+            bucket, delimiter="", prefix=f"{prefix}/" if prefix else ""
+        )
+        while page := sync(store.loop, _next_of, listing):
+            yield from page
+        return
+    found = store.find(path, detail=True)
+    if not found and not store.exists(path) and not store.exists(path.partition("/")[0] or "/"):
+        raise FileNotFoundError(path)
+    yield from found.values()
+
+
+async def _next_of(listing: AsyncIterator[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    page: list[Mapping[str, Any]] = []
+    async for info in listing:
+        page.append(info)
+        if len(page) == PAGE_OBJECTS:
+            break
+    return page
+
+
+def _store_of(url: str) -> "tuple[AbstractFileSystem, str]":
+    """Return the file system of an object, and the path in it.
+
+    What cannot be used raises DocumentRejected: one document must not stop a worker.
+    """
+    try:
+        remote_url(url)
+        return _stores.at(url)
+    except UsageError as error:
+        raise DocumentRejected(str(error)) from error
+
+
+def look_at(url: str) -> RemoteObject:
+    """Return the object at ``url`` as it is now.
+
+    Raises DocumentRejected if it is gone, may not be read, or this process cannot reach such
+    stores, and RemoteUnavailable.
+    """
+    store, path = _store_of(url)
+    with _of_one_object(url):
+        return _described(url, url.rpartition("/")[2], store.info(path))
+
+
+@contextmanager
+def open_object(url: str) -> Generator[OpenObject, None, None]:
+    """Open the object at ``url``, and yield it with its state. Read it inside this context.
+
+    Raises as `look_at` does, inside the context too.
+    """
+    store, path = _store_of(url)
+    with _of_one_object(url):
+        if _is_s3(store):
+            with _s3_object(store, path) as opened:
+                yield opened
+        else:
+            info = store.info(path)
+            with store.open(path, "rb", block_size=BLOCK_BYTES, cache_type="readahead") as file:
+                yield OpenObject(_tag_of(info), info.get("size"), _checked(store, path, info, file))
+
+
+@contextmanager
+def open_ranges(
+    url: str, ahead_bytes: int = RANGE_BYTES
+) -> Iterator[tuple[BinaryIO, RemoteObject]]:
+    """Open the object at ``url`` to read parts of it, in any order; yield it with what it is now.
+
+    Each request reads ``ahead_bytes`` more than was asked for; nothing else is kept. Raises as
+    `open_object` does, and SourceChanged if the store refuses to go on because the object was
+    written meanwhile.
+    """
+    store, path = _store_of(url)
+    with _of_one_object(url):
+        found = _described(url, url.rpartition("/")[2], store.info(path))
+        with store.open(path, "rb", block_size=ahead_bytes, cache_type="readahead") as file:
+            yield file, found
+
+
+@contextmanager
+def _s3_object(store: Any, path: str) -> Generator[OpenObject, None, None]:
+    """Open an object with one request, whose answer has the state of the bytes that follow."""
+    from fsspec.asyn import sync
+
+    bucket, key, _ = store.split_path(path)
+    answer, first = sync(store.loop, _s3_answer, store, bucket, key)
+    body = answer["Body"]
+
+    def blocks() -> Iterator[bytes]:
+        block = first
+        while block:
+            yield block
+            block = sync(store.loop, _block_of, body) if len(block) == BLOCK_BYTES else b""
+
+    try:
+        yield OpenObject(_tag_of(answer), answer.get("ContentLength"), blocks())
+    finally:
+        store.loop.call_soon_threadsafe(body.close)
+
+
+async def _s3_answer(store: Any, bucket: str, key: str) -> tuple[Any, bytes]:
+    answer = await store._call_s3("get_object", Bucket=bucket, Key=key, **store.req_kw)
+    return answer, await _block_of(answer["Body"])
+
+
+async def _block_of(body: Any) -> bytes:
+    """Return the next `BLOCK_BYTES` of a body, or all that is left."""
+    parts: list[bytes] = []
+    wanted = BLOCK_BYTES
+    while wanted and (part := await body.read(wanted)):
+        parts.append(part)
+        wanted -= len(part)
+    return b"".join(parts)
+
+
+def _checked(store: Any, path: str, before: Mapping[str, Any], file: Any) -> Iterator[bytes]:
+    """Yield the bytes of ``file``. Raises SourceChanged unless it stays as it was ``before``."""
+    while block := file.read(BLOCK_BYTES):
+        yield block
+    store.invalidate_cache()
+    if _raw_state(store.info(path)) != _raw_state(before):
+        raise SourceChanged(CHANGED)
+
+
+def _raw_state(info: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(info.get(name) for name in ("size", *WRITE_TAGS, *WRITE_TIMES))
+
+
+def _is_s3(store: "AbstractFileSystem") -> bool:
+    protocols = (store.protocol,) if isinstance(store.protocol, str) else store.protocol
+    return "s3" in protocols and hasattr(store, "_call_s3")
+
+
+def _described(url: str, name: str, info: Mapping[str, Any]) -> RemoteObject:
+    told = next((str(info[key]) for key in MEDIA_TYPES if info.get(key)), None)
+    media_type = guess_media_type(name.rpartition("/")[2])
+    if media_type is None and told is not None and not told.endswith("octet-stream"):
+        media_type = told.partition(";")[0]
+    return RemoteObject(url, name, _tag_of(info), info.get("size"), media_type)
+
+
+def _tag_of(info: Mapping[str, Any]) -> str | None:
+    """Return what tells the state of an object; None if nothing does."""
+    for name in WRITE_TAGS:
+        if info.get(name):
+            return str(info[name]).removeprefix("W/").strip('"')
+    for name in WRITE_TIMES:
+        written = info.get(name)
+        if isinstance(written, datetime):
+            written = written.timestamp()
+        if isinstance(written, int | float):
+            return None if time.time() - written < TIME_RESOLUTION_SECONDS else str(written)
+        if isinstance(written, str):
+            return written
+    return None
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    """Raise what a store's package raises as `ObjectStore` documents it."""
+    try:
+        yield
+    except IngestqError:
+        raise
+    except Exception as error:  # every package has its own
+        raise _of_store(error, url) from error
+
+
+@contextmanager
+def _of_one_object(url: str) -> Iterator[None]:
+    """Like `_translated`, but what concerns only the object at ``url`` raises DocumentRejected."""
+    try:
+        yield
+    except IngestqError:
+        raise
+    except Exception as error:
+        status = _status_of(error)
+        if status == PRECONDITION_FAILED or type(error).__name__ == "FileExpired":
+            raise SourceChanged(CHANGED) from error
+        if isinstance(error, FileNotFoundError) or status in NOT_FOUND:
+            reason = "the object is gone, or its bucket"
+        elif _is_denied(error):
+            reason = _denied(error, url)
+        elif status in CLIENT_ERRORS and status not in RETRYABLE:
+            reason = f"the store refuses to send it: {_said(error)}"
+        else:
+            raise _of_store(error, url) from error
+        raise DocumentRejected(reason) from error
+
+
+def _of_store(error: Exception, url: str) -> IngestqError:
+    """Return the error to raise for one of a store's package."""
+    place = public_url(url)
+    if _is_denied(error):
+        return UsageError(f"{place}: {_denied(error, url)}. Nothing was deleted from the index")
+    if isinstance(error, FileNotFoundError) or _status_of(error) in NOT_FOUND:
+        return UsageError(
+            f"{place}: there is no such bucket or folder ({_said(error)}); check the name. Nothing "
+            "was deleted from the index"
+        )
+    if isinstance(error, TypeError | ValueError | ImportError):
+        return UsageError(f"{place}: {_said(error)}")
+    return RemoteUnavailable(f"{place} cannot be reached: {_said(error)}")
+
+
+def _is_denied(error: BaseException) -> bool:
+    named = {type(one).__name__ for one in _chain(error)}
+    is_denied = isinstance(error, PermissionError) or _status_of(error) in UNAUTHORIZED
+    return is_denied or not named.isdisjoint(NO_CREDENTIALS)
+
+
+def _denied(error: Exception, url: str) -> str:
+    extra = EXTRAS.get(scheme_of(url), "")
+    where = WHERE_CREDENTIALS_ARE.get(extra, "the settings of the store's package or of fsspec")
+    return f"access is denied ({_said(error)}); check the credentials: {where}"
+
+
+def _said(error: Exception) -> str:
+    return without_secrets(in_one_line(error))
+
+
+def _status_of(error: BaseException) -> int | None:
+    """Return the status of the answer that ``error`` is about, as the packages name it."""
+    for one in _chain(error):
+        response = getattr(one, "response", None)
+        if isinstance(response, Mapping):
+            response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if isinstance(response, int):
+                return response
+        for name in ("status_code", "status", "code"):
+            value = getattr(one, name, None)
+            with suppress(TypeError, ValueError):
+                return int(value)  # type: ignore[arg-type]
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield ``error`` and the errors that caused it."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or one.__context__

@@ -1,0 +1,77 @@
+"""Remote sources: what a lister finds, and the addresses of those that are read object by object.
+
+A lister yields `RemoteObject`s: the identity of each, a tag that changes whenever it is written,
+and hints. A fetcher in the worker streams the bytes of one of them. Between the two travels a
+document with a ``url`` and a state, so that an object whose state is indexed is never read.
+"""
+
+from typing import Any, Final
+
+from msgspec import Struct
+
+from ingestq.core.errors import UsageError
+from ingestq.core.urls import HIDDEN, SCHEME, is_url, public_url
+
+EXTRAS: Final = {
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+    "az": "azure",
+    "abfs": "azure",
+    "abfss": "azure",
+    "adl": "azure",
+}
+"""The extra that brings the package for a scheme, which is that of an object store."""
+LOCAL: Final = frozenset({"file", "local"})
+NO_STORES: Final = frozenset({"data", "http", "https", "reference"})
+"""Schemes that fsspec knows, and under which there are no folders to be listed."""
+
+
+class RemoteObject(Struct, frozen=True):
+    """An object as a lister found it.
+
+    ``url`` identifies it, and ``name`` is the part of that below the source. The store gives it
+    another ``tag`` whenever it is written; None if there is no such thing. ``size`` (bytes) and
+    ``media_type`` are hints, and None if the store does not tell. ``metadata`` is to be stored with
+    the document.
+    """
+
+    url: str
+    name: str
+    tag: str | None
+    size: int | None = None
+    media_type: str | None = None
+    metadata: dict[str, Any] = {}
+
+
+def scheme_of(url: str) -> str:
+    """Return the scheme of ``url``, in lower case."""
+    return url.partition("://")[0].lower()
+
+
+def remote_url(text: str) -> str:
+    """Return ``text``, the address of a remote folder or object, in the form that ids begin with.
+
+    The scheme is in lower case, and no slash ends it. Raises UsageError, without a secret, if it is
+    no such address, or holds a password.
+    """
+    if not is_url(text):
+        hint = " without ::" if SCHEME.match(text) else ""
+        raise UsageError(f"{public_url(text)}: write scheme://bucket/prefix{hint}")
+    scheme, _, place = text.partition("://")
+    scheme = scheme.lower()
+    user, at, _ = place.partition("/")[0].rpartition("@")
+    if at and ":" in user:
+        raise UsageError(
+            f"{scheme}://{HIDDEN}@…: a password must not be in the address, which is stored with "
+            "every chunk; set it where the store's package looks for it, or in fsspec's "
+            "configuration"
+        )
+    if scheme in LOCAL:
+        raise UsageError(f"{public_url(text)} is a file on this machine; write its path")
+    if scheme in NO_STORES:
+        raise UsageError(f"{public_url(text)}: a {scheme} address is no folder that can be listed")
+    if not place.strip("/"):
+        raise UsageError(f"{scheme}://: name a bucket, such as {scheme}://bucket/prefix")
+    return f"{scheme}://{place.rstrip('/')}"
