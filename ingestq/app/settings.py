@@ -23,6 +23,7 @@ from pydantic import (
     JsonValue,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_settings import (
@@ -40,10 +41,12 @@ from ingestq.core.documents import COLLECTION_NAME, DEFAULT_COLLECTION, Lane
 from ingestq.core.errors import UsageError
 from ingestq.core.limits import DOCUMENT_BYTES
 from ingestq.core.log_setup import LogFormat
+from ingestq.core.search_query import LARGEST_LIMIT
 from ingestq.core.urls import HIDDEN, is_ambiguous, passwords_in, public_url
 from producers.schedule.entry import Action
 from worker.embedding.config import DEFAULT_MODEL, Backend, HttpConfig, Precision, cores
 from worker.process_pool.limits import EMBEDDING_LIMITS, PARSE_LIMITS, ProcessLimits
+from worker.reranking.config import DEFAULT_CANDIDATES, DEFAULT_SECONDS, RerankerConfig
 from worker.store.schema import SPARSE_NAME, Quantization, Schema, Storage
 from worker.text.config import OcrMode, ReadingConfig
 
@@ -52,6 +55,8 @@ MEBIBYTE: Final = 1024 * 1024
 MIN_TOKEN_CHARACTERS: Final = 16
 """So many random letters and digits cannot be guessed, at any rate at which a server answers."""
 URL_SUFFIX: Final = "_url"
+RERANKER: Final = "reranker"
+"""A setting that may be a URL although it is not named so."""
 KEY_SUFFIX: Final = "_api_key"
 """The key that ``x_api_key`` names is sent to ``x_url``."""
 MAX_SHOWN_CHARACTERS: Final = 200
@@ -97,7 +102,17 @@ RedisUrl = Annotated[
         _with_scheme("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
     ),
 ]
+
+
+def _model_or_endpoint(named: SecretUrl) -> SecretUrl:
+    value = named.get_secret_value()
+    if not value.strip() or "\0" in value:
+        raise ValueError("write the name or folder of a cross encoder, or the URL of an endpoint")
+    return _with_scheme("http://", "https://")(named) if "://" in value else named
+
+
 HttpUrl = Annotated[SecretUrl, AfterValidator(_with_scheme("http://", "https://"))]
+ModelOrEndpoint = Annotated[SecretUrl, AfterValidator(_model_or_endpoint)]
 ApiKey = Annotated[SecretStr, Field(min_length=1), AfterValidator(_key_for_a_header)]
 
 OWN_SUFFIXES: Final = ("__previous", "__ledger")
@@ -221,7 +236,14 @@ class Settings(BaseSettings):
     embeddings_query_prompt: str = ""
     embeddings_document_prompt: str = ""
     embeddings_concurrency: Annotated[int, Field(ge=1, le=256)] = 4
+    embeddings_ask_dimensions: bool = False
     precision: Precision = Precision.EXACT
+    dimensions: Annotated[int | None, Field(ge=1, le=65_536)] = None
+    reranker: ModelOrEndpoint | None = None
+    reranker_api_key: ApiKey | None = None
+    reranker_candidates: Annotated[int, Field(ge=1, le=LARGEST_LIMIT)] = DEFAULT_CANDIDATES
+    reranker_seconds: Annotated[float, Field(ge=0.05, le=600)] = DEFAULT_SECONDS
+    rerank: bool = False
     chunk_tokens: Annotated[int | None, Field(ge=16)] = None
     vector_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$")] = ""
     languages: LanguageCodes = ()
@@ -301,6 +323,13 @@ class Settings(BaseSettings):
             raise ValueError("a token cannot start or end with white space")
         return token
 
+    @field_validator("rerank")
+    @classmethod
+    def _with_a_reranker(cls, rerank: bool, info: ValidationInfo) -> bool:
+        if rerank and "reranker" in info.data and info.data["reranker"] is None:
+            raise ValueError("set INGESTQ_RERANKER, too")
+        return rerank
+
     @field_validator("vector_name")
     @classmethod
     def _not_the_sparse_one(cls, name: str) -> str:
@@ -367,6 +396,26 @@ class Settings(BaseSettings):
             self.embeddings_query_prompt,
             self.embeddings_document_prompt,
             self.embeddings_concurrency,
+            dimensions=self.dimensions,
+            asks_for_dimensions=self.embeddings_ask_dimensions,
+        )
+
+    @property
+    def reranking(self) -> RerankerConfig | None:
+        """The reranker; None if there is none."""
+        if self.reranker is None:
+            return None
+        named = self.reranker.get_secret_value()
+        is_endpoint = "://" in named
+        return RerankerConfig(
+            self.cache_dir,
+            "" if is_endpoint else named,
+            named if is_endpoint else None,
+            revealed(self.reranker_api_key),
+            self.reranker_candidates,
+            self.reranker_seconds,
+            self.embedding_limits,
+            self.precision,
         )
 
     @property
@@ -392,7 +441,7 @@ class Settings(BaseSettings):
         for name in SECRETS:
             value = revealed(getattr(self, name))
             if value is not None:
-                found.update(passwords_in(value) if name.endswith(URL_SUFFIX) else (value,))
+                found.update(passwords_in(value) if _may_be_url(name) else (value,))
         return frozenset(found)
 
     @property
@@ -514,7 +563,7 @@ def _check_found(file: SettingsFile) -> None:
     set_outside = {name.upper() for name, value in os.environ.items() if value}
     for name in file.values:
         key = name.removesuffix(URL_SUFFIX) + KEY_SUFFIX
-        url_of_file = name.endswith(URL_SUFFIX) and _variable(name) not in set_outside
+        url_of_file = _may_be_url(name) and _variable(name) not in set_outside
         if url_of_file and _variable(key) in set_outside:
             raise file.untrusted(f"it names the {name} to which {_variable(key)} would be sent")
     tables = file.values.get("schedule")
@@ -526,6 +575,10 @@ def _any_has(tables: object, key: str) -> bool:
     return isinstance(tables, list) and any(
         isinstance(table, dict) and key in table for table in tables
     )
+
+
+def _may_be_url(name: str) -> bool:
+    return name.endswith(URL_SUFFIX) or name == RERANKER
 
 
 def _variable(name: str) -> str:
@@ -549,7 +602,7 @@ def _shown(name: str, value: object) -> str:
         return repr(value)
     if isinstance(value, dict | list):
         return "a table" if isinstance(value, dict) else "a list"
-    if name.endswith(URL_SUFFIX) and isinstance(value, str) and "://" in value:
+    if _may_be_url(name) and isinstance(value, str) and "://" in value:
         return repr(public_url(value)[:MAX_SHOWN_CHARACTERS])
     if name in SECRETS:
         return repr(HIDDEN)

@@ -10,6 +10,7 @@ IngestqError
 │   ├── BrokerUnavailable       Redis
 │   ├── BlobStoreUnavailable    the store for large content
 │   ├── EmbedderUnavailable     the embeddings endpoint
+│   ├── RerankerUnavailable     the reranker, which searches can do without
 │   └── StoreUnavailable        Qdrant
 │       ├── StoreTooSlow        it timed out on this request; a smaller one may pass
 │       └── StoreFull           it has no disk, memory or quota left
@@ -92,6 +93,13 @@ class BrokerUnavailable(ServiceUnavailable):
 
 class EmbedderUnavailable(ServiceUnavailable):
     """The embeddings endpoint does not answer, or asks to wait."""
+
+
+class RerankerUnavailable(ServiceUnavailable):
+    """The reranker does not answer, is too slow, or cannot be loaded.
+
+    A search answers without it, and says so in a warning.
+    """
 
 
 class BlobStoreUnavailable(ServiceUnavailable):

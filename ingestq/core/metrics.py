@@ -48,6 +48,7 @@ class ServiceName(StrEnum):
     REDIS = "redis"
     QDRANT = "qdrant"
     EMBEDDINGS = "embeddings_endpoint"
+    RERANKER = "reranker"
 
 
 class WarningKind(StrEnum):

@@ -16,6 +16,7 @@ from ingestq.core.errors import (
     BlobStoreUnavailable,
     BrokerUnavailable,
     EmbedderUnavailable,
+    RerankerUnavailable,
     ServiceUnavailable,
     StoreUnavailable,
 )
@@ -31,6 +32,7 @@ SERVICES: Final[dict[type[ServiceUnavailable], str]] = {
     BrokerUnavailable: "Redis",
     StoreUnavailable: "Qdrant",
     EmbedderUnavailable: "embeddings endpoint",
+    RerankerUnavailable: "reranker",
     BlobStoreUnavailable: "blob store",
 }
 

@@ -16,7 +16,7 @@ from examples import fastapi_service
 from ingestq.api.app import ApiConfig, create_app
 from ingestq.app.composition import Broker
 from ingestq.core.documents import DEFAULT_COLLECTION
-from ingestq.core.search_query import SearchQuery
+from ingestq.core.search_query import SearchQuery, SearchResult
 from tests.serving import listening, services
 from tests.waiting import eventually
 from tests.workers import indexing
@@ -83,8 +83,8 @@ async def test_the_notebook_example(
     model: ModelPool,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    async def answer(query: SearchQuery) -> list[SearchHit]:
-        return await search(qdrant, collection, model, query)
+    async def answer(query: SearchQuery) -> SearchResult[SearchHit]:
+        return SearchResult(await search(qdrant, collection, model, query))
 
     notebook = json.loads((ROOT / "examples" / "notebook.ipynb").read_text())
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]

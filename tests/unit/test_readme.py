@@ -40,7 +40,7 @@ from ingestq.client.client import IngestClient
 from ingestq.core import errors, events
 from ingestq.core.health import HEALTH_PATHS, HealthCheck
 from ingestq.core.results import ChunkCounts, DocumentCounts
-from ingestq.core.search_query import Mode, SearchQuery
+from ingestq.core.search_query import Mode, SearchQuery, SearchResult
 from tests import settings_table
 from worker.maintenance.export import LeftOut
 from worker.maintenance.export_file import Totals
@@ -242,7 +242,7 @@ def test_every_key_of_a_table_is_documented(heading: str, table: type[BaseModel]
 # HTTP
 
 
-async def search(query: SearchQuery) -> list[object]:
+async def search(query: SearchQuery) -> SearchResult[object]:
     raise NotImplementedError
 
 

@@ -25,6 +25,7 @@ from ingestq.core.metrics import PipelineStage, ServiceName
 from ingestq.core.outages import note_answer
 from ingestq.core.urls import public_url, without_secrets
 from worker.bisection import bisect_on_failure
+from worker.embedding.backends import truncated
 from worker.embedding.backends.endpoint_answers import (
     NotAnEndpoint,
     RequestFailed,
@@ -122,15 +123,16 @@ class HttpBackend:
         await self._client.aclose()
 
     async def describe(self) -> int:
-        """Return the dimension of the model's vectors, by asking for one.
+        """Return the dimension of the vectors that it answers, before they are truncated.
 
         Raises ModelUnavailable if the answer is not a vector.
         """
         try:
-            vectors = await self._ask([PROBE])
+            await self._ask([PROBE])
         except (RequestRefused, NotAnEndpoint, UnusableAnswer) as error:
             raise _wrong_setup(error) from error
-        return int(vectors.shape[1])
+        assert self._dimension is not None, "an answer sets it"
+        return self._dimension
 
     async def embed_each(self, texts: Sequence[str]) -> list[Row | DocumentRejected]:
         """Embed chunks of documents; return the vector of each, or why it was rejected."""
@@ -216,10 +218,17 @@ class HttpBackend:
         note_answer(EmbedderUnavailable)
         vectors = read_vectors(response.content, len(texts), self._dimension, self.place)
         self._dimension = vectors.shape[1]
-        return vectors
+        return truncated(vectors, self._config.dimensions)
 
     async def _answer(self, texts: Sequence[str]) -> httpx.Response:
-        request = {"model": self._config.model, "input": texts, "encoding_format": "float"}
+        request: dict[str, object] = {
+            **self._config.body,
+            "model": self._config.model,
+            "input": texts,
+            "encoding_format": "float",
+        }
+        if self._config.asks_for_dimensions and self._config.dimensions is not None:
+            request["dimensions"] = self._config.dimensions
         seconds = self._config.answer_seconds
         try:
             async with asyncio.timeout(seconds):
