@@ -58,7 +58,8 @@ URL_SUFFIX: Final = "_url"
 RERANKER: Final = "reranker"
 """A setting that may be a URL although it is not named so."""
 KEY_SUFFIX: Final = "_api_key"
-"""The key that ``x_api_key`` names is sent to ``x_url``."""
+SENT_SUFFIXES: Final = (KEY_SUFFIX, "_headers")
+"""The key that ``x_api_key`` names is sent to ``x_url``, and so are the headers ``x_headers``."""
 MAX_SHOWN_CHARACTERS: Final = 200
 """Of a wrong value in a message."""
 
@@ -89,6 +90,19 @@ def _with_scheme(*schemes: str) -> Callable[[SecretUrl], SecretUrl]:
     return check
 
 
+HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A token of RFC 9110, section 5.6.2."""
+OWN_FIELDS: Final = frozenset({"model", "input", "encoding_format", "dimensions"})
+"""Fields of a request to the embeddings endpoint that other settings decide."""
+
+
+def _header_value(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not (text.isascii() and text.isprintable() and text.strip() == text):
+        raise ValueError("use printable ASCII that neither starts nor ends with a space")
+    return value
+
+
 def _key_for_a_header(key: SecretStr) -> SecretStr:
     value = key.get_secret_value()
     if not (value.isascii() and value.isprintable() and " " not in value):
@@ -113,6 +127,7 @@ def _model_or_endpoint(named: SecretUrl) -> SecretUrl:
 
 HttpUrl = Annotated[SecretUrl, AfterValidator(_with_scheme("http://", "https://"))]
 ModelOrEndpoint = Annotated[SecretUrl, AfterValidator(_model_or_endpoint)]
+HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
 ApiKey = Annotated[SecretStr, Field(min_length=1), AfterValidator(_key_for_a_header)]
 
 OWN_SUFFIXES: Final = ("__previous", "__ledger")
@@ -237,6 +252,9 @@ class Settings(BaseSettings):
     embeddings_document_prompt: str = ""
     embeddings_concurrency: Annotated[int, Field(ge=1, le=256)] = 4
     embeddings_ask_dimensions: bool = False
+    embeddings_headers: dict[str, HeaderValue] = {}
+    embeddings_body: dict[str, JsonValue] = {}
+    embeddings_tokens_per_minute: Annotated[int | None, Field(ge=1)] = None
     precision: Precision = Precision.EXACT
     dimensions: Annotated[int | None, Field(ge=1, le=65_536)] = None
     reranker: ModelOrEndpoint | None = None
@@ -323,6 +341,20 @@ class Settings(BaseSettings):
             raise ValueError("a token cannot start or end with white space")
         return token
 
+    @field_validator("embeddings_headers")
+    @classmethod
+    def _names_of_headers(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        if not all(map(HEADER_NAME.fullmatch, headers)):
+            raise ValueError("a name is no name of an HTTP header")
+        return headers
+
+    @field_validator("embeddings_body")
+    @classmethod
+    def _fields_of_others(cls, body: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if own := sorted(OWN_FIELDS.intersection(body)):
+            raise ValueError(f"other settings decide {', '.join(own)}; leave them out")
+        return body
+
     @field_validator("rerank")
     @classmethod
     def _with_a_reranker(cls, rerank: bool, info: ValidationInfo) -> bool:
@@ -398,6 +430,11 @@ class Settings(BaseSettings):
             self.embeddings_concurrency,
             dimensions=self.dimensions,
             asks_for_dimensions=self.embeddings_ask_dimensions,
+            headers={
+                name: value.get_secret_value() for name, value in self.embeddings_headers.items()
+            },
+            body=dict(self.embeddings_body),
+            tokens_per_minute=self.embeddings_tokens_per_minute,
         )
 
     @property
@@ -439,9 +476,12 @@ class Settings(BaseSettings):
         """What no line of the log may show: keys, tokens, and the passwords of URLs."""
         found: set[str] = set()
         for name in SECRETS:
-            value = revealed(getattr(self, name))
-            if value is not None:
-                found.update(passwords_in(value) if _may_be_url(name) else (value,))
+            value = getattr(self, name)
+            if isinstance(value, dict):
+                found.update(one.get_secret_value() for one in value.values())
+            elif value is not None:
+                secret = value.get_secret_value()
+                found.update(passwords_in(secret) if _may_be_url(name) else (secret,))
         return frozenset(found)
 
     @property
@@ -562,10 +602,12 @@ def _check_found(file: SettingsFile) -> None:
     """
     set_outside = {name.upper() for name, value in os.environ.items() if value}
     for name in file.values:
-        key = name.removesuffix(URL_SUFFIX) + KEY_SUFFIX
-        url_of_file = _may_be_url(name) and _variable(name) not in set_outside
-        if url_of_file and _variable(key) in set_outside:
-            raise file.untrusted(f"it names the {name} to which {_variable(key)} would be sent")
+        if not _may_be_url(name) or _variable(name) in set_outside:
+            continue
+        for suffix in SENT_SUFFIXES:
+            sent = _variable(name.removesuffix(URL_SUFFIX) + suffix)
+            if sent in set_outside:
+                raise file.untrusted(f"it names the {name} to which {sent} would be sent")
     tables = file.values.get("schedule")
     if _variable("schedule") not in set_outside and _any_has(tables, "generator"):
         raise file.untrusted("it names a generator, which is code")

@@ -279,6 +279,11 @@ SERVICE_ERRORS: Final = _counter(
     "requests",
     {"service": _values(ServiceName), "reason": _values(Cause)},
 )
+ENDPOINT_TOKENS: Final = _counter(
+    "ingestq_embeddings_endpoint_tokens_total",
+    "Tokens that the embeddings endpoint has counted, as its answers say.",
+    "tokens",
+)
 WARNINGS: Final = _counter(
     "ingestq_document_warnings_total",
     "Warnings about documents that were read, by kind.",

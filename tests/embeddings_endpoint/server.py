@@ -133,7 +133,9 @@ class _Server(uvicorn.Server):
         spoil(answer, poisoned or [0], fault)
         if self._endpoint.shuffled:
             random.Random(len(texts)).shuffle(answer)
-        return Response(body_of(answer), media_type="application/json")
+        return Response(
+            body_of(answer, sum(len(text.split()) for text in texts)), media_type="application/json"
+        )
 
     def _hang_up(self, client: tuple[str, int]) -> None:
         for connection in list(self.server_state.connections):

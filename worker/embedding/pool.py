@@ -5,11 +5,14 @@ and embedding processes (or an endpoint) embed the batches that the batcher pack
 """
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+
+import msgspec
 
 from ingestq.core.documents import Document, Lane
 from ingestq.core.errors import ModelUnavailable
@@ -248,10 +251,14 @@ async def _endpoint_model(
 ) -> ModelInfo:
     """Describe a model behind an endpoint.
 
-    An endpoint names no revision. The prompt stands in for it, because it changes the vectors.
+    An endpoint names no revision. The prompt and the fields of the body stand in for it, because
+    they change the vectors; of the fields, which may be long, only a digest.
     """
     prompt = endpoint.document_prompt
     revision = f"endpoint, with the prompt {prompt!r}" if prompt else "endpoint"
+    if endpoint.body:
+        body = msgspec.json.encode(endpoint.body, order="sorted")
+        revision += f", with a body of digest {hashlib.blake2b(body, digest_size=6).hexdigest()}"
     max_tokens = ENDPOINT_CHUNK_TOKENS if config.chunk_tokens is None else config.chunk_tokens
     dimension, is_truncated = _dimension(config, await backend.describe())
     is_truncated |= endpoint.asks_for_dimensions and config.dimensions is not None
