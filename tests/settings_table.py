@@ -38,7 +38,7 @@ def _values(field: FieldInfo) -> str:
     annotation = field.annotation
     if any(isinstance(each, type) and issubclass(each, BaseModel) for each in _types(annotation)):
         return "tables, as a JSON list"
-    if get_origin(annotation) is dict:
+    if any(get_origin(each) is dict for each in (annotation, *get_args(annotation))):
         return "a table, as a JSON object"
     if choices := list(_choices(annotation)):
         return ", ".join(f"`{choice}`" for choice in choices)

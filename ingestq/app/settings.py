@@ -4,6 +4,7 @@ Nothing else reads the environment: other modules are passed a frozen config. Se
 that do not show them, and whoever needs one calls ``get_secret_value()``.
 """
 
+import json
 import logging
 import os
 import re
@@ -127,6 +128,21 @@ def _model_or_endpoint(named: SecretUrl) -> SecretUrl:
 
 HttpUrl = Annotated[SecretUrl, AfterValidator(_with_scheme("http://", "https://"))]
 ModelOrEndpoint = Annotated[SecretUrl, AfterValidator(_model_or_endpoint)]
+
+
+def _json_object(text: SecretStr) -> SecretStr:
+    try:
+        fields = json.loads(text.get_secret_value())
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise ValueError('write a JSON object, such as {"input_type": "document"}')
+    if own := sorted(OWN_FIELDS.intersection(fields)):
+        raise ValueError(f"other settings decide {', '.join(own)}; leave them out")
+    return text
+
+
+JsonObject = Annotated[SecretStr, AfterValidator(_json_object)]
 HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
 ApiKey = Annotated[SecretStr, Field(min_length=1), AfterValidator(_key_for_a_header)]
 
@@ -252,8 +268,8 @@ class Settings(BaseSettings):
     embeddings_document_prompt: str = ""
     embeddings_concurrency: Annotated[int, Field(ge=1, le=256)] = 4
     embeddings_ask_dimensions: bool = False
-    embeddings_headers: dict[str, HeaderValue] = {}
-    embeddings_body: dict[str, JsonValue] = {}
+    embeddings_headers: dict[str, HeaderValue] | None = None
+    embeddings_body: JsonObject | None = None
     embeddings_tokens_per_minute: Annotated[int | None, Field(ge=1)] = None
     precision: Precision = Precision.EXACT
     dimensions: Annotated[int | None, Field(ge=1, le=65_536)] = None
@@ -343,17 +359,10 @@ class Settings(BaseSettings):
 
     @field_validator("embeddings_headers")
     @classmethod
-    def _names_of_headers(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
-        if not all(map(HEADER_NAME.fullmatch, headers)):
+    def _names_of_headers(cls, headers: dict[str, SecretStr] | None) -> dict[str, SecretStr] | None:
+        if not all(map(HEADER_NAME.fullmatch, headers or ())):
             raise ValueError("a name is no name of an HTTP header")
         return headers
-
-    @field_validator("embeddings_body")
-    @classmethod
-    def _fields_of_others(cls, body: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        if own := sorted(OWN_FIELDS.intersection(body)):
-            raise ValueError(f"other settings decide {', '.join(own)}; leave them out")
-        return body
 
     @field_validator("rerank")
     @classmethod
@@ -431,9 +440,10 @@ class Settings(BaseSettings):
             dimensions=self.dimensions,
             asks_for_dimensions=self.embeddings_ask_dimensions,
             headers={
-                name: value.get_secret_value() for name, value in self.embeddings_headers.items()
+                name: value.get_secret_value()
+                for name, value in (self.embeddings_headers or {}).items()
             },
-            body=dict(self.embeddings_body),
+            body=json.loads(revealed(self.embeddings_body) or "{}"),
             tokens_per_minute=self.embeddings_tokens_per_minute,
         )
 

@@ -317,6 +317,7 @@ class Cause(StrEnum):
     QDRANT_FULL = "qdrant_full"
     QDRANT_REFUSED = "qdrant_refused"
     EMBEDDINGS_ENDPOINT = "embeddings_endpoint"
+    RERANKER = "reranker"
     BLOB_STORE = "blob_store"
     QUEUE_FULL = "queue_full"
     COLLECTION_MISSING = "collection_missing"
@@ -329,6 +330,7 @@ CAUSES: Final[tuple[tuple[type[IngestqError], Cause], ...]] = (
     (BrokerUnavailable, Cause.REDIS),
     (BlobStoreUnavailable, Cause.BLOB_STORE),
     (EmbedderUnavailable, Cause.EMBEDDINGS_ENDPOINT),
+    (RerankerUnavailable, Cause.RERANKER),
     (StoreTooSlow, Cause.QDRANT_SLOW),
     (StoreFull, Cause.QDRANT_FULL),
     (StoreUnavailable, Cause.QDRANT),

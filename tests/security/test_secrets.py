@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, get_origin
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -33,7 +33,7 @@ from worker.store.client import QdrantConfig
 
 CANARY: Final = "canary7f3a9c41d2e8"
 NOBODY: Final = "127.0.0.1:1"
-SECRET_NAME: Final = re.compile(r"url|key|token$|secret|passw|credential|headers|^reranker$")
+SECRET_NAME: Final = re.compile(r"url|key|token$|secret|passw|credential|headers|body|^reranker$")
 MAY_BE_NAMES: Final = {"blob_url", "reranker"}
 """Settings that are a URL or the name of something else, which is no secret."""
 URLS: Final = (
@@ -52,8 +52,8 @@ def well_formed(name: str, place: str = NOBODY) -> str:
     annotation: Any = Settings.model_fields[name].annotation
     parts = {part: canary(part) for part in ("user", "password")}
     query = f"password={canary('query')}#{canary('fragment')}"
-    if get_origin(annotation) is dict:
-        return json.dumps({"X-Team": canary("header")})
+    if name in ("embeddings_headers", "embeddings_body"):
+        return json.dumps({"X-Team": canary("value")})
     for template in (*URLS, canary("key")):
         value = template.format(place=place, query=query, **parts)
         try:

@@ -130,7 +130,12 @@ LEAVES: Final = dict(leaf_commands(ROOT_COMMAND))
 
 
 def options(command: Any) -> set[str]:
-    names = {name for option in command.params for name in option.opts if name.startswith("-")}
+    names = {
+        name
+        for option in command.params
+        for name in (*option.opts, *option.secondary_opts)
+        if name.startswith("-")
+    }
     return names | {"-h", "--help"}
 
 

@@ -195,7 +195,7 @@ class HttpConfig:
     answer_seconds: float = ANSWER_SECONDS
     patience_seconds: float = PATIENCE_SECONDS
     headers: dict[str, str] = field(default_factory=dict, repr=False)
-    body: dict[str, Any] = field(default_factory=dict)
+    body: dict[str, Any] = field(default_factory=dict, repr=False)
     dimensions: int | None = None
     asks_for_dimensions: bool = False
     tokens_per_minute: int | None = None

@@ -14,7 +14,7 @@ from worker.process_pool.limits import EMBEDDING_LIMITS, ProcessLimits
 
 DEFAULT_CANDIDATES: Final = 50
 """Hits of a search that are reranked: beyond them, better ones are rare."""
-DEFAULT_SECONDS: Final = 2.0
+DEFAULT_SECONDS: Final = 2
 """How long a search waits for scores, once the model is loaded: about as long as its user does."""
 HUB_NAMESPACE: Final = "cross-encoder"
 """Namespace in which sentence-transformers looks for a cross encoder whose name has none."""

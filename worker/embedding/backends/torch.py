@@ -153,9 +153,11 @@ class TorchModel:
 
     @classmethod
     def of(cls, name: str, card: Card, threads: int) -> "TorchModel":
-        """Load the model ``name``, onto a GPU if the card says that there are some."""
+        """Load the model ``name``, onto a GPU if the card says that there are some, or Apple's."""
         torch.set_num_threads(threads)
-        return cls(load(name, claim_gpu(card) if card.gpus else "cpu"))
+        if card.gpus:
+            return cls(load(name, claim_gpu(card)))
+        return cls(load(name, "mps" if torch.backends.mps.is_available() else "cpu"))
 
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
         """See `LoadedModel`."""
