@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ingestq.app.search import query_settings
+from ingestq.app.settings import Settings
 from ingestq.core.documents import Lane
 from ingestq.core.errors import ModelUnavailable
 from tests.embeddings_endpoint import Endpoint, embeddings_endpoint, vector_of
@@ -14,7 +16,9 @@ from tests.tiny_models import TEXTS, TRUNCATED, TinyModels
 from worker.embedding.backends import truncated
 from worker.embedding.config import EmbeddingConfig, HttpConfig, ModelInfo
 from worker.embedding.pool import ModelPool
-from worker.store.schema import fingerprint
+from worker.store.client import Qdrant
+from worker.store.collection import CollectionNames, make_collection
+from worker.store.schema import DEFAULT_STORAGE, fingerprint
 from worker.text.parts import SizedText
 
 KIND = "static"
@@ -48,6 +52,17 @@ def test_only_truncation_changes_the_fingerprint() -> None:
     whole = ModelInfo("m", "r", 32, 8)
     assert fingerprint(whole).digest != fingerprint(replace(whole, truncated=True)).digest
     assert fingerprint(replace(whole, dimension=12)).digest != fingerprint(whole).digest
+
+
+async def test_a_search_truncates_as_the_collection_was_built(
+    qdrant: Qdrant, collection: CollectionNames
+) -> None:
+    info = ModelInfo("a model", "r", TRUNCATED, 8, truncated=True)
+    short = CollectionNames.of(f"{collection.alias}-short", fingerprint(info).digest)
+    await make_collection(qdrant, short, fingerprint(info), DEFAULT_STORAGE)
+    settings = Settings(dimensions=7)
+    assert (await query_settings(settings, qdrant, short)).dimensions == TRUNCATED
+    assert (await query_settings(settings, qdrant, collection)).dimensions is None
 
 
 @pytest.mark.parametrize("asks", [False, True])

@@ -139,7 +139,7 @@ BUILDER = """
 import sys
 from pathlib import Path
 from tests.integration.test_model_cache import KEY, fill
-from worker.embedding.cache import ModelCache
+from worker.embedding.cache import Card, ModelCache
 
 def make(folder):
     card = fill(folder)

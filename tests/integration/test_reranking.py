@@ -135,8 +135,7 @@ async def filled(harness: Harness) -> Harness:
         "The red boat has one of the lamps of the harbour",
         GEESE,
     )
-    async with harness.working():
-        await harness.scan()
+    await harness.scan()
     return harness
 
 
