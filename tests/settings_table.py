@@ -39,6 +39,8 @@ def _values(field: FieldInfo) -> str:
     annotation = field.annotation
     if any(isinstance(each, type) and issubclass(each, BaseModel) for each in _types(annotation)):
         return "tables, as a JSON list"
+    if any(get_origin(each) is dict for each in (annotation, *get_args(annotation))):
+        return "a table, as a JSON object"
     if choices := list(_choices(annotation)):
         return ", ".join(f"`{choice}`" for choice in choices)
     [kind] = [kind for each, kind in KINDS.items() if each in _types(annotation)]

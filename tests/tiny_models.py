@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.embedding.config import DEFAULT_MODEL, Backend, EmbeddingConfig
+from worker.reranking.config import RerankerConfig
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from transformers import BertTokenizer
 
 SENTENCE = "The keeper of the lighthouse writes the weather of each hour into a thick book. "
 TEXTS: Final = (
@@ -36,6 +38,9 @@ TEXTS: Final = (
 
 KINDS: Final = (DEFAULT_MODEL, "prompts", "static")
 """The default model, and a tiny one for each engine that is faster than torch."""
+CROSS_ENCODER: Final = "cross-encoder"
+QUERIES: Final = ("weather", "Who writes down the weather of each hour?")
+"""Queries that the scores of the cross encoder are compared for."""
 RARE_KINDS: Final = (
     "pooled-without-prompt",
     "router",
@@ -47,6 +52,7 @@ RARE_KINDS: Final = (
 PROMPTS: Final = {"query": "query: ", "document": "passage: "}
 WORDS: Final = 600
 HIDDEN: Final = 32
+TRUNCATED: Final = 12
 STEEPNESS: Final = 40.0
 """Factor of the weights that makes bfloat16 too inaccurate for the model."""
 
@@ -75,9 +81,21 @@ class TinyModels:
         """Return the vectors of sentence-transformers for `TEXTS` as documents."""
         return self._rows("documents", kind)
 
+    def truncated_documents(self, kind: str) -> Rows:
+        """Return what `documents` returns, with `TRUNCATED` as ``truncate_dim``."""
+        return self._rows("truncated", kind)
+
     def queries(self, kind: str) -> Rows:
         """Return the vectors of sentence-transformers for `TEXTS` as queries."""
         return self._rows("queries", kind)
+
+    def cross_encoder(self, **options: object) -> RerankerConfig:
+        """Return the configuration with which the cross encoder was prepared."""
+        return RerankerConfig(self.folder / "cache", str(self.folder / CROSS_ENCODER), **options)  # type: ignore[arg-type]
+
+    def scores(self) -> Rows:
+        """Return the scores of sentence-transformers for `TEXTS`, a row for each of `QUERIES`."""
+        return np.asarray(np.load(self.folder / f"{CROSS_ENCODER}.npy"))
 
     def _rows(self, what: str, kind: str) -> Rows:
         rows: Rows = np.load(self.folder / what / f"{kind.rpartition('/')[2]}.npy")
@@ -87,6 +105,7 @@ class TinyModels:
 def main(folder: Path, kinds: Sequence[str]) -> None:
     from worker.embedding import build
     from worker.embedding.backends.torch import load
+    from worker.reranking.build import build_cross_encoder
 
     tiny = TinyModels(folder)
     make_all(folder)
@@ -96,10 +115,14 @@ def main(folder: Path, kinds: Sequence[str]) -> None:
             (folder / what).mkdir(exist_ok=True)
             rows = encode(list(TEXTS), normalize_embeddings=True)
             np.save(folder / what / f"{kind.rpartition('/')[2]}.npy", rows)
+        (folder / "truncated").mkdir(exist_ok=True)
+        rows = model.encode_document(list(TEXTS), normalize_embeddings=True, truncate_dim=TRUNCATED)
+        np.save(folder / "truncated" / f"{kind.rpartition('/')[2]}.npy", rows)
     for kind in kinds:
         if kind not in (DEFAULT_MODEL, "steep"):  # tests prepare these
             build.build(tiny.config(kind))
     if "prompts" in kinds:
+        build_cross_encoder(tiny.cross_encoder())
         build.build(tiny.config("prompts", backend=Backend.TORCH))
     with patch.object(build, "supports_bfloat16", return_value=False):
         for kind in {"prompts", "steep"}.intersection(kinds):
@@ -170,6 +193,31 @@ def make_all(folder: Path) -> None:
     save("steep", SentenceTransformer(modules=[steep, Pooling(HIDDEN)]))
     half = SentenceTransformer(modules=[transformer("half"), Pooling(HIDDEN)])
     save("half-precision", half.half())
+    make_cross_encoder(folder, tokenizer)
+
+
+def make_cross_encoder(folder: Path, tokenizer: "BertTokenizer") -> None:
+    from sentence_transformers import CrossEncoder
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=HIDDEN,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=2 * HIDDEN,
+        max_position_embeddings=128,
+    )
+    config.num_labels = 1
+    network = BertForSequenceClassification(config)
+    network.classifier.weight.data.mul_(STEEPNESS)  # else all scores are nearly the same
+    place = folder / CROSS_ENCODER
+    network.save_pretrained(place)
+    tokenizer.save_pretrained(place)
+    model = CrossEncoder(str(place), device="cpu", max_length=96)
+    model.save_pretrained(str(place))
+    rows = [model.predict([(query, text) for text in TEXTS]) for query in QUERIES]
+    np.save(folder / f"{CROSS_ENCODER}.npy", rows)
 
 
 if __name__ == "__main__":

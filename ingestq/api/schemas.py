@@ -333,9 +333,11 @@ class HitResponse(Answer):
 
 
 class SearchResponse(Answer):
-    """The hits, best first."""
+    """The hits, best first, and whether they were reranked; ``warnings`` say why they were not."""
 
     hits: list[HitResponse]
+    reranked: bool
+    warnings: list[str]
 
 
 class HealthResponse(Answer):

@@ -30,14 +30,15 @@ from ingestq.broker.webhooks import WebhookOutbox
 from ingestq.client.client import IngestClient
 from ingestq.core.data_directory import data_directory
 from ingestq.core.documents import DEFAULT_COLLECTION
-from ingestq.core.errors import UsageError
-from ingestq.core.service import opening
+from ingestq.core.errors import InvalidQuery, UsageError
+from ingestq.core.service import opening, uninterrupted
 from ingestq.embedded.engine import FOLDER, open_engine
 from ingestq.embedded.redis import open_redis, url_of
 
 if TYPE_CHECKING:
     from worker.embedding.config import EmbeddingConfig
     from worker.embedding.pool import ModelPool
+    from worker.reranking.reranker import Reranker
     from worker.store.client import Qdrant
 
 DOCUMENTS_PER_PROCESS: Final = 16
@@ -183,6 +184,7 @@ def embedding_config(settings: Settings, processes: int) -> "EmbeddingConfig":
         reading=settings.reading,
         hybrid=settings.hybrid,
         chunk_tokens=settings.chunk_tokens,
+        dimensions=settings.dimensions,
         parse_limits=settings.parse_limits,
         embedding_limits=settings.embedding_limits,
     )
@@ -199,6 +201,28 @@ async def open_model(settings: Settings, processes: int) -> "AsyncIterator[Model
 
     async with ModelPool(embedding_config(settings, processes)) as model:
         yield model
+
+
+@asynccontextmanager
+async def open_reranker(settings: Settings) -> "AsyncIterator[Reranker]":
+    """Yield the reranker, which is made ready by its first use.
+
+    Raises InvalidQuery if none is configured.
+    """
+    config = settings.reranking
+    if config is None:
+        raise InvalidQuery(
+            "no reranker is configured; set INGESTQ_RERANKER to a cross encoder, or to the URL of "
+            "text-embeddings-inference"
+        )
+    await imported("worker.reranking.reranker")
+    from worker.reranking.reranker import Reranker
+
+    reranker = Reranker(config)
+    try:
+        yield reranker
+    finally:
+        await uninterrupted(reranker.stop())
 
 
 def opening_model(settings: Settings) -> "AbstractAsyncContextManager[Awaitable[ModelPool]]":

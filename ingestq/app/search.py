@@ -1,19 +1,22 @@
 """Search and document look-up for the API and the scheduler, opened at the first request."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from ingestq.app.composition import open_model, open_qdrant
+from ingestq.app.composition import open_model, open_qdrant, open_reranker
 from ingestq.app.on_demand import OnDemand
 from ingestq.app.settings import Settings
-from ingestq.core.search_query import SearchQuery
+from ingestq.core.errors import RerankerUnavailable
+from ingestq.core.search_query import SearchQuery, SearchResult
 
 if TYPE_CHECKING:
     from worker.embedding.pool import ModelPool
     from worker.pipeline.points import LedgerEntry, SearchHit
+    from worker.reranking.reranker import Ranked, Reranker
     from worker.store.client import Qdrant
     from worker.store.collection import CollectionNames
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 async def query_settings(
     settings: Settings, qdrant: "Qdrant", names: "CollectionNames"
 ) -> Settings:
-    """Return ``settings`` with the model and precision that the collection was built with."""
+    """Return ``settings`` with the model that the collection was built with, as it was used."""
     from worker.store.collection import stored_fingerprint
 
     built_with = await stored_fingerprint(qdrant, names)
@@ -32,8 +35,41 @@ async def query_settings(
             "model": built_with.model,
             "precision": built_with.precision,
             "chunk_tokens": None,
+            "dimensions": built_with.dimension if built_with.truncated else None,
         }
     )
+
+
+def is_reranked(query: SearchQuery, settings: Settings) -> bool:
+    """Return whether the hits of ``query`` are to be reranked."""
+    return settings.rerank if query.rerank is None else query.rerank
+
+
+class SearchRanking:
+    """Ranks the hits of one search with ``reranker``; see `worker.store.chunks.Ranking`.
+
+    ``warning`` says why they were not ranked.
+    """
+
+    def __init__(self, reranker: "Reranker", query: str) -> None:
+        self.candidates = reranker.candidates
+        self.warning: str | None = None
+        self._reranker = reranker
+        self._query = query
+
+    async def __call__(self, texts: Sequence[str]) -> "list[Ranked] | None":
+        """Return the order of ``texts``; None if the reranker is away or too slow."""
+        try:
+            return await self._reranker.rank(self._query, texts)
+        except RerankerUnavailable as error:
+            self.warning = f"the hits are not reranked: {error}"
+            return None
+
+    def result(self, hits: "Sequence[SearchHit]") -> "SearchResult[SearchHit]":
+        """Return the result of the search that found ``hits``."""
+        if self.warning is None:
+            return SearchResult(hits, reranked=True)
+        return SearchResult(hits, warnings=(self.warning,))
 
 
 class QdrantOnDemand:
@@ -93,7 +129,7 @@ class SearchService:
     """Searches collections.
 
     A model stays loaded until ``closing`` is closed. A second one is loaded if a collection was
-    rebuilt with another model or precision.
+    rebuilt with another model, precision or dimension.
     """
 
     def __init__(self, settings: Settings, closing: AsyncExitStack, qdrant: QdrantOnDemand) -> None:
@@ -101,13 +137,16 @@ class SearchService:
         self._qdrant = qdrant
         self._closing = closing
         self._loading = asyncio.Lock()
-        self._models: dict[tuple[str, str], ModelPool] = {}
+        self._models: dict[tuple[str, str, int | None], ModelPool] = {}
+        self._reranker: Reranker | None = None
 
-    async def __call__(self, query: SearchQuery) -> "list[SearchHit]":
+    async def __call__(self, query: SearchQuery) -> "SearchResult[SearchHit]":
         """Return the hits, best first; none if the collection does not exist.
 
-        Raises what `worker.store.search.search` raises, ModelUnavailable and StoreUnavailable.
+        Raises InvalidQuery if they are to be reranked and no reranker is configured, what
+        `worker.store.search.search` raises, ModelUnavailable and StoreUnavailable.
         """
+        reranker = await self._opened_reranker() if is_reranked(query, self._settings) else None
         # In a thread: the import would block the event loop for too long.
         await asyncio.to_thread(import_module, "worker.store.search")
         from worker.store.collection import find_collection
@@ -116,13 +155,23 @@ class SearchService:
         qdrant = await self._qdrant.opened()
         names = await find_collection(qdrant, query.collection)
         if names is None:
-            return []
+            return SearchResult()
         settings = await query_settings(self._settings, qdrant, names)
         model = await self._loaded(settings)
-        return await search(qdrant, names, model, query)
+        if reranker is None:
+            return SearchResult(await search(qdrant, names, model, query))
+        ranking = SearchRanking(reranker, query.text)
+        return ranking.result(await search(qdrant, names, model, query, ranking=ranking))
+
+    async def _opened_reranker(self) -> "Reranker":
+        async with self._loading:
+            if self._reranker is None:
+                reranker = open_reranker(self._settings)
+                self._reranker = await self._closing.enter_async_context(reranker)
+            return self._reranker
 
     async def _loaded(self, settings: Settings) -> "ModelPool":
-        wanted = settings.model, settings.precision
+        wanted = settings.model, settings.precision, settings.dimensions
         async with self._loading:
             if wanted not in self._models:
                 loading = open_model(settings, QUERY_PROCESSES)

@@ -4,6 +4,7 @@ Nothing else reads the environment: other modules are passed a frozen config. Se
 that do not show them, and whoever needs one calls ``get_secret_value()``.
 """
 
+import json
 import logging
 import os
 import re
@@ -23,6 +24,7 @@ from pydantic import (
     JsonValue,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -41,11 +43,13 @@ from ingestq.core.documents import COLLECTION_NAME, DEFAULT_COLLECTION, Lane
 from ingestq.core.errors import UsageError
 from ingestq.core.limits import DOCUMENT_BYTES, REMOTE_COPY_BYTES
 from ingestq.core.log_setup import LogFormat
+from ingestq.core.search_query import LARGEST_LIMIT
 from ingestq.core.urls import HIDDEN, is_ambiguous, passwords_in, public_url
 from ingestq.core.webhooks import WebhookEvent, WebhookTarget, decode_secret, place_of
 from producers.schedule.entry import Action
 from worker.embedding.config import DEFAULT_MODEL, Backend, HttpConfig, Precision, cores
 from worker.process_pool.limits import EMBEDDING_LIMITS, PARSE_LIMITS, ProcessLimits
+from worker.reranking.config import DEFAULT_CANDIDATES, DEFAULT_SECONDS, RerankerConfig
 from worker.store.schema import SPARSE_NAME, Quantization, Schema, Storage
 from worker.text.config import OcrMode, ReadingConfig
 
@@ -54,8 +58,11 @@ MEBIBYTE: Final = 1024 * 1024
 MIN_TOKEN_CHARACTERS: Final = 16
 """So many random letters and digits cannot be guessed, at any rate at which a server answers."""
 URL_SUFFIX: Final = "_url"
+RERANKER: Final = "reranker"
+"""A setting that may be a URL although it is not named so."""
 KEY_SUFFIX: Final = "_api_key"
-"""The key that ``x_api_key`` names is sent to ``x_url``."""
+SENT_SUFFIXES: Final = (KEY_SUFFIX, "_headers")
+"""The key that ``x_api_key`` names is sent to ``x_url``, and so are the headers ``x_headers``."""
 MAX_SHOWN_CHARACTERS: Final = 200
 """Of a wrong value in a message."""
 
@@ -93,6 +100,19 @@ def _with_scheme(*schemes: str) -> Callable[[SecretUrl], SecretUrl]:
     return check
 
 
+HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A token of RFC 9110, section 5.6.2."""
+OWN_FIELDS: Final = frozenset({"model", "input", "encoding_format", "dimensions"})
+"""Fields of a request to the embeddings endpoint that other settings decide."""
+
+
+def _header_value(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not (text.isascii() and text.isprintable() and text.strip() == text):
+        raise ValueError("use printable ASCII that neither starts nor ends with a space")
+    return value
+
+
 def _key_for_a_header(key: SecretStr) -> SecretStr:
     value = key.get_secret_value()
     if not (value.isascii() and value.isprintable() and " " not in value):
@@ -106,7 +126,33 @@ RedisUrl = Annotated[
         _with_scheme("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
     ),
 ]
+
+
+def _model_or_endpoint(named: SecretUrl) -> SecretUrl:
+    value = named.get_secret_value()
+    if not value.strip() or "\0" in value:
+        raise ValueError("write the name or folder of a cross encoder, or the URL of an endpoint")
+    return _with_scheme("http://", "https://")(named) if "://" in value else named
+
+
 HttpUrl = Annotated[SecretUrl, AfterValidator(_with_scheme("http://", "https://"))]
+ModelOrEndpoint = Annotated[SecretUrl, AfterValidator(_model_or_endpoint)]
+
+
+def _json_object(text: SecretStr) -> SecretStr:
+    try:
+        fields = json.loads(text.get_secret_value())
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise ValueError('write a JSON object, such as {"input_type": "document"}')
+    if own := sorted(OWN_FIELDS.intersection(fields)):
+        raise ValueError(f"other settings decide {', '.join(own)}; leave them out")
+    return text
+
+
+JsonObject = Annotated[SecretStr, AfterValidator(_json_object)]
+HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
 ApiKey = Annotated[SecretStr, Field(min_length=1), AfterValidator(_key_for_a_header)]
 
 OWN_SUFFIXES: Final = ("__previous", "__ledger")
@@ -297,7 +343,17 @@ class Settings(BaseSettings):
     embeddings_query_prompt: str = ""
     embeddings_document_prompt: str = ""
     embeddings_concurrency: Annotated[int, Field(ge=1, le=256)] = 4
+    embeddings_ask_dimensions: bool = False
+    embeddings_headers: dict[str, HeaderValue] | None = None
+    embeddings_body: JsonObject | None = None
+    embeddings_tokens_per_minute: Annotated[int | None, Field(ge=1)] = None
     precision: Precision = Precision.EXACT
+    dimensions: Annotated[int | None, Field(ge=1, le=65_536)] = None
+    reranker: ModelOrEndpoint | None = None
+    reranker_api_key: ApiKey | None = None
+    reranker_candidates: Annotated[int, Field(ge=1, le=LARGEST_LIMIT)] = DEFAULT_CANDIDATES
+    reranker_seconds: Annotated[float, Field(ge=0.05, le=600)] = DEFAULT_SECONDS
+    rerank: bool = False
     chunk_tokens: Annotated[int | None, Field(ge=16)] = None
     vector_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$")] = ""
     languages: LanguageCodes = ()
@@ -382,6 +438,20 @@ class Settings(BaseSettings):
         if value.strip() != value:
             raise ValueError("a token cannot start or end with white space")
         return token
+
+    @field_validator("embeddings_headers")
+    @classmethod
+    def _names_of_headers(cls, headers: dict[str, SecretStr] | None) -> dict[str, SecretStr] | None:
+        if not all(map(HEADER_NAME.fullmatch, headers or ())):
+            raise ValueError("a name is no name of an HTTP header")
+        return headers
+
+    @field_validator("rerank")
+    @classmethod
+    def _with_a_reranker(cls, rerank: bool, info: ValidationInfo) -> bool:
+        if rerank and "reranker" in info.data and info.data["reranker"] is None:
+            raise ValueError("set INGESTQ_RERANKER, too")
+        return rerank
 
     @field_validator("vector_name")
     @classmethod
@@ -481,6 +551,32 @@ class Settings(BaseSettings):
             self.embeddings_query_prompt,
             self.embeddings_document_prompt,
             self.embeddings_concurrency,
+            dimensions=self.dimensions,
+            asks_for_dimensions=self.embeddings_ask_dimensions,
+            headers={
+                name: value.get_secret_value()
+                for name, value in (self.embeddings_headers or {}).items()
+            },
+            body=json.loads(revealed(self.embeddings_body) or "{}"),
+            tokens_per_minute=self.embeddings_tokens_per_minute,
+        )
+
+    @property
+    def reranking(self) -> RerankerConfig | None:
+        """The reranker; None if there is none."""
+        if self.reranker is None:
+            return None
+        named = self.reranker.get_secret_value()
+        is_endpoint = "://" in named
+        return RerankerConfig(
+            self.cache_dir,
+            "" if is_endpoint else named,
+            named if is_endpoint else None,
+            revealed(self.reranker_api_key),
+            self.reranker_candidates,
+            self.reranker_seconds,
+            self.embedding_limits,
+            self.precision,
         )
 
     @property
@@ -504,9 +600,11 @@ class Settings(BaseSettings):
         """What no line of the log may show: keys, tokens, and the passwords of URLs."""
         found: set[str] = set()
         for name in SECRETS:
-            value = revealed(getattr(self, name))
-            if value is not None:
-                found.update(passwords_in(value) if name.endswith(URL_SUFFIX) else (value,))
+            value = getattr(self, name)
+            if isinstance(value, dict):
+                found.update(one.get_secret_value() for one in value.values())
+            elif (secret := revealed(value)) is not None:
+                found.update(passwords_in(secret) if _may_be_url(name) else (secret,))
         for table in self.webhook:
             found.update(passwords_in(table.url.get_secret_value()))
             found.add(table.url.get_secret_value())
@@ -634,10 +732,12 @@ def _check_found(file: SettingsFile) -> None:
     """
     set_outside = {name.upper() for name, value in os.environ.items() if value}
     for name in file.values:
-        key = name.removesuffix(URL_SUFFIX) + KEY_SUFFIX
-        url_of_file = name.endswith(URL_SUFFIX) and _variable(name) not in set_outside
-        if url_of_file and _variable(key) in set_outside:
-            raise file.untrusted(f"it names the {name} to which {_variable(key)} would be sent")
+        if not _may_be_url(name) or _variable(name) in set_outside:
+            continue
+        for suffix in SENT_SUFFIXES:
+            sent = _variable(name.removesuffix(URL_SUFFIX) + suffix)
+            if sent in set_outside:
+                raise file.untrusted(f"it names the {name} to which {sent} would be sent")
     tables = file.values.get("schedule")
     if _variable("schedule") not in set_outside and _any_has(tables, "generator"):
         raise file.untrusted("it names a generator, which is code")
@@ -647,6 +747,10 @@ def _any_has(tables: object, key: str) -> bool:
     return isinstance(tables, list) and any(
         isinstance(table, dict) and key in table for table in tables
     )
+
+
+def _may_be_url(name: str) -> bool:
+    return name.endswith(URL_SUFFIX) or name == RERANKER
 
 
 def _variable(name: str) -> str:
@@ -678,7 +782,7 @@ def _shown(name: str, value: object) -> str:
         return repr(value)
     if isinstance(value, dict | list):
         return "a table" if isinstance(value, dict) else "a list"
-    if name.endswith(URL_SUFFIX) and isinstance(value, str) and "://" in value:
+    if _may_be_url(name) and isinstance(value, str) and "://" in value:
         return repr(public_url(value)[:MAX_SHOWN_CHARACTERS])
     if name in SECRETS:
         return repr(HIDDEN)

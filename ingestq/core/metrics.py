@@ -48,6 +48,7 @@ class ServiceName(StrEnum):
     REDIS = "redis"
     QDRANT = "qdrant"
     EMBEDDINGS = "embeddings_endpoint"
+    RERANKER = "reranker"
 
 
 class WarningKind(StrEnum):
@@ -302,6 +303,11 @@ WEBHOOK_ATTEMPTS: Final = _counter(
     "Attempts of this worker to post a message to a webhook, by what came of it.",
     "attempts",
     {"result": WEBHOOK_RESULTS},
+)
+ENDPOINT_TOKENS: Final = _counter(
+    "ingestq_embeddings_endpoint_tokens_total",
+    "Tokens that the embeddings endpoint has counted, as its answers say.",
+    "tokens",
 )
 WARNINGS: Final = _counter(
     "ingestq_document_warnings_total",

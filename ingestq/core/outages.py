@@ -17,6 +17,7 @@ from ingestq.core.errors import (
     BrokerUnavailable,
     EmbedderUnavailable,
     RemoteUnavailable,
+    RerankerUnavailable,
     ServiceUnavailable,
     StoreUnavailable,
 )
@@ -32,6 +33,7 @@ SERVICES: Final[dict[type[ServiceUnavailable], str]] = {
     BrokerUnavailable: "Redis",
     StoreUnavailable: "Qdrant",
     EmbedderUnavailable: "embeddings endpoint",
+    RerankerUnavailable: "reranker",
     BlobStoreUnavailable: "blob store",
     RemoteUnavailable: "remote source",
 }

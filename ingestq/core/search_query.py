@@ -3,11 +3,11 @@
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Final, NamedTuple, cast
+from typing import Final, Generic, NamedTuple, TypeVar, cast
 
 from ingestq.core.documents import DEFAULT_COLLECTION
 from ingestq.core.errors import InvalidQuery
@@ -103,7 +103,8 @@ class SearchQuery:
 
     ``collection`` is the public name of the collection to search. If it has no sparse vectors,
     ``hybrid`` is the same as ``dense``. With ``group``, only the best chunk of each document is a
-    hit. Each hit has with it up to ``around`` chunks before and after it.
+    hit. Each hit has with it up to ``around`` chunks before and after it. ``rerank`` says whether
+    the hits are reranked; None leaves it to the settings.
 
     Raises InvalidQuery, which says why, if the text is blank, the text or a condition is too long,
     or there are too many conditions, values, hits or neighbours.
@@ -116,6 +117,7 @@ class SearchQuery:
     collection: str = DEFAULT_COLLECTION
     group: bool = False
     around: int = 0
+    rerank: bool | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.limit <= LARGEST_LIMIT:
@@ -158,6 +160,21 @@ class SearchQuery:
             raise InvalidQuery(
                 f"the key of a filter leads more than {METADATA_DEPTH} deep into the metadata"
             )
+
+
+H_co = TypeVar("H_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class SearchResult(Generic[H_co]):
+    """The ``hits`` of a search, best first, and whether they were ``reranked``.
+
+    ``warnings`` say what was wanted and could not be done.
+    """
+
+    hits: Sequence[H_co] = ()
+    reranked: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 def is_blank(text: str) -> bool:

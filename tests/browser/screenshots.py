@@ -30,7 +30,7 @@ from ingestq.client.client import new_submission
 from ingestq.core.documents import Document, Lane
 from ingestq.core.jobs import IngestBatch, dead_letter_batch
 from ingestq.core.results import BatchReport, ChunkCounts, DocumentCounts, JobResult, WorkerInfo
-from ingestq.core.search_query import SearchQuery
+from ingestq.core.search_query import SearchQuery, SearchResult
 from ingestq.embedded.redis import embedded_redis
 from tests.claims import batch_of, lease_queue, take
 from tests.serving import listening, services
@@ -74,8 +74,8 @@ HITS = [
 ]
 
 
-async def search(query: SearchQuery) -> Sequence[SearchHit]:
-    return [replace(hit, snippet=hit.text) for hit in HITS]
+async def search(query: SearchQuery) -> SearchResult[SearchHit]:
+    return SearchResult([replace(hit, snippet=hit.text) for hit in HITS])
 
 
 def history() -> History:

@@ -11,7 +11,7 @@ from ingestq.app.composition import Broker
 from ingestq.core.documents import Document
 from ingestq.core.jobs import IngestBatch, dead_letter_batch
 from ingestq.core.results import WorkerInfo
-from ingestq.core.search_query import SearchQuery
+from ingestq.core.search_query import SearchQuery, SearchResult
 from tests.browser.conftest import Opening
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.serving import listening, services
@@ -24,9 +24,9 @@ LEAST_CONTRAST = 4.5
 CONTRASTS = Path(__file__).with_name("contrasts.js").read_text(encoding="utf-8")
 
 
-async def search(query: SearchQuery) -> list[SearchHit]:
+async def search(query: SearchQuery) -> SearchResult[SearchHit]:
     text = f"The keeper says {NASTY}"
-    return [SearchHit(0.5, NASTY, "notes", 2, text, {"page": 7}, snippet=text)]
+    return SearchResult([SearchHit(0.5, NASTY, "notes", 2, text, {"page": 7}, snippet=text)])
 
 
 @pytest.fixture

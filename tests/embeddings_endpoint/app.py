@@ -53,9 +53,10 @@ def refusal(request: dict[str, Any]) -> Response | None:
     return None
 
 
-def body_of(answer: list[dict[str, Any]]) -> bytes:
+def body_of(answer: list[dict[str, Any]], tokens: int) -> bytes:
     """Return the answer's body. NaN is written as Python writes it, which is no JSON."""
-    return json.dumps({"object": "list", "data": answer, "model": MODEL, "usage": {}}).encode()
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return json.dumps({"object": "list", "data": answer, "model": MODEL, "usage": usage}).encode()
 
 
 def _raw(text: str, dimension: int) -> npt.NDArray[np.float64]:

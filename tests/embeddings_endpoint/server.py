@@ -31,6 +31,7 @@ class Asked:
     texts: tuple[str, ...]
     headers: Mapping[str, str]
     at: float
+    body: Mapping[str, Any]
 
 
 @dataclass
@@ -118,7 +119,7 @@ class _Server(uvicorn.Server):
 
     def _answer(self, wanted: dict[str, Any], request: Request) -> Response | str:
         texts = tuple(wanted["input"])
-        self._endpoint.asked.append(Asked(texts, request.headers, time.monotonic()))
+        self._endpoint.asked.append(Asked(texts, request.headers, time.monotonic(), wanted))
         fault = self._endpoint.meet(texts)
         if isinstance(fault, Response) or fault in ("hang", "drop"):
             return fault
@@ -126,11 +127,15 @@ class _Server(uvicorn.Server):
         if refused is not None:
             return refused
         answer = entries(texts, self._endpoint.dimension)
+        for entry in answer:
+            del entry["embedding"][wanted.get("dimensions") or self._endpoint.dimension :]
         poisoned = [i for i, text in enumerate(texts) if self._endpoint.poison.get(text) == fault]
         spoil(answer, poisoned or [0], fault)
         if self._endpoint.shuffled:
             random.Random(len(texts)).shuffle(answer)
-        return Response(body_of(answer), media_type="application/json")
+        return Response(
+            body_of(answer, sum(len(text.split()) for text in texts)), media_type="application/json"
+        )
 
     def _hang_up(self, client: tuple[str, int]) -> None:
         for connection in list(self.server_state.connections):

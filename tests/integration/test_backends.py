@@ -13,7 +13,7 @@ from ingestq.core.errors import UsageError
 from tests.sized import sized
 from tests.tiny_models import RARE_KINDS, TEXTS, Rows, TinyModels
 from worker.embedding import processes as embedding_processes
-from worker.embedding.cache import Arithmetic, CacheEntry
+from worker.embedding.cache import Arithmetic, CacheEntry, Card
 from worker.embedding.config import DEFAULT_MODEL, Backend, EmbeddingConfig
 from worker.embedding.pool import ModelPool
 from worker.embedding.preparation import prepare_model
@@ -51,7 +51,7 @@ async def queries(pool: ModelPool) -> Rows:
     return np.array([(await pool.embed_query(text)).dense for text in TEXTS], np.float32)
 
 
-async def cached(config: EmbeddingConfig) -> CacheEntry:
+async def cached(config: EmbeddingConfig) -> CacheEntry[Card]:
     """Return the model's cache entry, which exists already."""
     with structlog.testing.capture_logs() as logs:
         entry = await prepare_model(config)
@@ -226,7 +226,7 @@ async def test_the_backend_for_gpus_agrees_with_sentence_transformers(
     assert cosines(np.array(asked), models.queries(kind)).min() >= nearest
 
 
-def load_without_gpu(model: str, entry: CacheEntry) -> None:
+def load_without_gpu(model: str, entry: CacheEntry[Card]) -> None:
     """Load ``model`` as on a GPU, but on the CPU, which every machine has."""
     from worker.embedding.backends.cuda import CudaModel
 

@@ -12,7 +12,7 @@ from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.broker.revoked_sessions import RevokedSessions
 from ingestq.client.client import IngestClient
 from ingestq.core.jobs import dead_letter_batch
-from ingestq.core.search_query import SearchQuery
+from ingestq.core.search_query import SearchQuery, SearchResult
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.integration.test_api import refused
 
@@ -29,9 +29,9 @@ class Asked:
     queries: list[SearchQuery] = field(default_factory=list)
     documents: list[tuple[str, str, str]] = field(default_factory=list)
 
-    async def search(self, query: SearchQuery) -> list[object]:
+    async def search(self, query: SearchQuery) -> SearchResult[object]:
         self.queries.append(query)
-        return []
+        return SearchResult([])
 
     async def index(self, tenant: str, doc_id: str, collection: str) -> None:
         self.documents.append((tenant, doc_id, collection))

@@ -35,6 +35,7 @@ from ingestq.core.search_query import (
     MetadataRange,
     SearchFilter,
     SearchQuery,
+    SearchResult,
 )
 from ingestq.embedded.redis import embedded_redis
 from tests.claims import batch_of, finish, lease_queue, take
@@ -221,9 +222,11 @@ def harmless(shown: Page) -> None:
 
 
 async def test_values_are_shown_as_text_and_not_as_html(broker: Broker) -> None:
-    async def search(query: SearchQuery) -> list[SearchHit]:
+    async def search(query: SearchQuery) -> SearchResult[SearchHit]:
         text = f"alert {NASTY}"
-        return [SearchHit(0.5, NASTY, f"from {NASTY}", 0, text, {NASTY: [NASTY]}, snippet=text)]
+        return SearchResult(
+            [SearchHit(0.5, NASTY, f"from {NASTY}", 0, text, {NASTY: [NASTY]}, snippet=text)]
+        )
 
     info = WorkerInfo(NASTY, 1, 0, 0, 0, paused=NASTY)
     await lease_queue(broker).heartbeat(NASTY, info)
@@ -281,11 +284,13 @@ async def test_the_dashboard_is_not_in_the_openapi_document(site: AsyncClient) -
 async def test_a_search_shows_hits_with_highlighted_words(broker: Broker) -> None:
     asked: list[SearchQuery] = []
 
-    async def search(query: SearchQuery) -> list[SearchHit]:
+    async def search(query: SearchQuery) -> SearchResult[SearchHit]:
         asked.append(query)
         text = "The keeper owns two parrots.\nA parrot can talk."
         metadata = {"year": 2026, "title": "k", "source": "the keeper"}
-        return [SearchHit(0.98765, "/notes/keeper", "notes", 2, text, metadata, snippet=text)]
+        return SearchResult(
+            [SearchHit(0.98765, "/notes/keeper", "notes", 2, text, metadata, snippet=text)]
+        )
 
     async with calling(broker, search=search) as site:
         shown = await page(site, "/?q=+who+owns+a+parrot%3F+")
@@ -301,11 +306,13 @@ async def test_a_search_shows_hits_with_highlighted_words(broker: Broker) -> Non
 async def test_a_hit_shows_page_part_and_context(broker: Broker) -> None:
     context = f"Offer{INSIDE}<b>Terms</b>"
 
-    async def search(query: SearchQuery) -> list[SearchHit]:
-        return [
-            SearchHit(0.9, "/mail.eml", "/mail.eml", 2, "Pay.", {}, context, 12, "offer.pdf"),
-            SearchHit(0.8, "/notes.txt", "/notes.txt", 0, "Text.", {}, "notes"),
-        ]
+    async def search(query: SearchQuery) -> SearchResult[SearchHit]:
+        return SearchResult(
+            [
+                SearchHit(0.9, "/mail.eml", "/mail.eml", 2, "Pay.", {}, context, 12, "offer.pdf"),
+                SearchHit(0.8, "/notes.txt", "/notes.txt", 0, "Text.", {}, "notes"),
+            ]
+        )
 
     async with calling(broker, search=search) as site:
         shown = await page(site, "/?q=terms")
@@ -316,9 +323,9 @@ async def test_a_hit_shows_page_part_and_context(broker: Broker) -> None:
 async def test_the_search_form_offers_the_collections(broker: Broker) -> None:
     asked: list[str] = []
 
-    async def search(query: SearchQuery) -> list[SearchHit]:
+    async def search(query: SearchQuery) -> SearchResult[SearchHit]:
         asked.append(query.collection)
-        return []
+        return SearchResult([])
 
     config = ApiConfig(10_000, collections=("documents", "handbook"))
     transport = ASGITransport(create_app(services(broker, search), config))
@@ -338,9 +345,9 @@ async def test_the_search_form_offers_the_collections(broker: Broker) -> None:
 async def test_a_search_has_filters_and_one_hit_a_document(broker: Broker) -> None:
     asked: list[SearchQuery] = []
 
-    async def search(query: SearchQuery) -> list[SearchHit]:
+    async def search(query: SearchQuery) -> SearchResult[SearchHit]:
         asked.append(query)
-        return []
+        return SearchResult([])
 
     async with calling(broker, search=search) as site:
         shown = await page(site, "/?q=x&filter=year>=2024&filter=&filter=tag=a,b&group=true")
@@ -357,11 +364,13 @@ async def test_a_search_has_filters_and_one_hit_a_document(broker: Broker) -> No
 
 
 async def test_a_hit_shows_the_snippet_and_the_whole_chunk(broker: Broker) -> None:
-    async def search(query: SearchQuery) -> list[SearchHit]:
-        return [
-            SearchHit(0.9, "a", "a", 0, "Long ago a goose flew.", {}, snippet="…a goose…"),
-            SearchHit(0.8, "b", "b", 0, "A goose.", {}, snippet="A goose."),
-        ]
+    async def search(query: SearchQuery) -> SearchResult[SearchHit]:
+        return SearchResult(
+            [
+                SearchHit(0.9, "a", "a", 0, "Long ago a goose flew.", {}, snippet="…a goose…"),
+                SearchHit(0.8, "b", "b", 0, "A goose.", {}, snippet="A goose."),
+            ]
+        )
 
     async with calling(broker, search=search) as site:
         shown = await page(site, "/?q=goose")
@@ -374,7 +383,7 @@ async def test_a_hit_shows_the_snippet_and_the_whole_chunk(broker: Broker) -> No
     [StoreUnavailable("Qdrant does not answer; start it"), InvalidQuery("it has no words")],
 )
 async def test_a_failed_search_shows_the_reason(broker: Broker, error: Exception) -> None:
-    async def search(query: SearchQuery) -> list[SearchHit]:
+    async def search(query: SearchQuery) -> SearchResult[SearchHit]:
         raise error
 
     async with calling(broker, search=search) as site:
@@ -384,8 +393,8 @@ async def test_a_failed_search_shows_the_reason(broker: Broker, error: Exception
 
 
 async def test_a_search_without_results(broker: Broker) -> None:
-    async def search(query: SearchQuery) -> list[SearchHit]:
-        return []
+    async def search(query: SearchQuery) -> SearchResult[SearchHit]:
+        return SearchResult([])
 
     async with calling(broker, search=search) as site:
         assert "No results. If nothing is indexed yet" in (await page(site, "/?q=x")).text

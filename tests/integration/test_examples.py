@@ -19,7 +19,7 @@ from examples import chat_service, fastapi_service
 from ingestq.api.app import ApiConfig, create_app
 from ingestq.app.composition import Broker
 from ingestq.core.documents import DEFAULT_COLLECTION
-from ingestq.core.search_query import SearchQuery
+from ingestq.core.search_query import SearchQuery, SearchResult
 from tests.harness import Harness
 from tests.serving import listening, services
 from tests.waiting import eventually
@@ -97,8 +97,8 @@ async def test_the_chat_example_cites_page_and_part(
         archive.writestr("dome.txt", "The dome may be opened by the observer on duty alone.")
     await harness.scan(name="station")
 
-    async def answer(query: SearchQuery) -> list[SearchHit]:
-        return await search(harness.qdrant, harness.names, harness.model, query)
+    async def answer(query: SearchQuery) -> SearchResult[SearchHit]:
+        return SearchResult(await search(harness.qdrant, harness.names, harness.model, query))
 
     question = "Who may open the dome?"
     asked: list[Any] = []
@@ -141,8 +141,8 @@ async def test_the_notebook_example(
     model: ModelPool,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    async def answer(query: SearchQuery) -> list[SearchHit]:
-        return await search(qdrant, collection, model, query)
+    async def answer(query: SearchQuery) -> SearchResult[SearchHit]:
+        return SearchResult(await search(qdrant, collection, model, query))
 
     notebook = json.loads((ROOT / "examples" / "notebook.ipynb").read_text())
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]

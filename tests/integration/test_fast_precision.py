@@ -13,7 +13,7 @@ from ingestq.core.documents import Lane
 from tests.command import Ingestq
 from tests.sized import sized
 from worker.embedding.backends import Vectors
-from worker.embedding.cache import TOKENIZER, CacheEntry
+from worker.embedding.cache import TOKENIZER, CacheEntry, Card
 from worker.embedding.config import Backend, EmbeddingConfig, Precision
 from worker.embedding.pool import ModelPool
 from worker.embedding.preparation import prepare_model
@@ -36,11 +36,11 @@ async def fast(cache_dir: Path) -> AsyncIterator[ModelPool]:
 
 
 @pytest.fixture(scope="module")
-async def entry(fast: ModelPool) -> CacheEntry:
+async def entry(fast: ModelPool) -> CacheEntry[Card]:
     return await prepare_model(fast.config)
 
 
-async def test_it_computes_in_integers_and_records_the_accuracy(entry: CacheEntry) -> None:
+async def test_it_computes_in_integers_and_records_the_accuracy(entry: CacheEntry[Card]) -> None:
     assert (entry.card.engine, entry.card.arithmetic) == ("openvino", "int8")
     assert entry.card.rejected == ()
     assert entry.card.proof is not None
@@ -48,7 +48,7 @@ async def test_it_computes_in_integers_and_records_the_accuracy(entry: CacheEntr
 
 
 async def test_searches_find_nearly_what_exact_ones_find(
-    fast: ModelPool, model: ModelPool, entry: CacheEntry
+    fast: ModelPool, model: ModelPool, entry: CacheEntry[Card]
 ) -> None:
     chunker = Chunker((entry.folder / TOKENIZER).read_text(encoding="utf-8"), fast.info.max_tokens)
     text = "\n\n".join(topics[name] for name in sorted(topics))[:200_000]
@@ -82,7 +82,7 @@ async def test_precision_is_part_of_the_fingerprint(fast: ModelPool, model: Mode
     assert not ours.has_vectors_of(theirs)
 
 
-async def test_the_model_is_prepared_once(fast: ModelPool, entry: CacheEntry) -> None:
+async def test_the_model_is_prepared_once(fast: ModelPool, entry: CacheEntry[Card]) -> None:
     before = (entry.folder / "model.bin").stat()
     again = await prepare_model(fast.config)
     assert again == entry
@@ -90,7 +90,7 @@ async def test_the_model_is_prepared_once(fast: ModelPool, entry: CacheEntry) ->
 
 
 async def test_preparation_is_reproducible_and_quiet(
-    fast: ModelPool, entry: CacheEntry, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    fast: ModelPool, entry: CacheEntry[Card], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     again = await prepare_model(dataclasses.replace(fast.config, cache_dir=tmp_path))
     assert again.card.files == entry.card.files

@@ -7,6 +7,7 @@ import asyncio
 import math
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
 from email.utils import formatdate
 from typing import Any, Final
 
@@ -113,6 +114,34 @@ async def test_a_text_gets_its_own_vector_of_unit_length(backend: HttpBackend) -
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, [vector_of(text) for text in TEXTS], atol=1e-6)
     np.testing.assert_allclose(await backend.embed_query("one"), vector_of("one"), atol=1e-6)
+
+
+async def test_requests_have_headers_and_fields_of_the_user(endpoint: Endpoint) -> None:
+    config = HttpConfig(
+        endpoint.url, MODEL, "a-key", headers={"X-Team": "birds"}, body={"input_type": "document"}
+    )
+    async with HttpBackend(config) as backend:
+        await backend.describe()
+    [asked] = endpoint.asked
+    assert asked.headers["x-team"] == "birds"
+    assert asked.headers["authorization"] == "Bearer a-key"
+    assert asked.body["input_type"] == "document"
+    assert asked.body["model"] == MODEL
+    assert "birds" in config.secrets
+    assert "birds" not in repr(config)
+
+
+async def test_tokens_of_a_minute_are_limited(endpoint: Endpoint) -> None:
+    text = "word " * 100
+    async with HttpBackend(HttpConfig(endpoint.url, MODEL, tokens_per_minute=1_000)) as backend:
+        await backend.describe()  # from now on, a text of 500 bytes has 100 tokens
+        await embedded(backend, [text] * 10)
+        waiting = asyncio.create_task(embedded(backend, [text] * 10))
+        await backend.embed_query("a query does not wait")
+        assert len(endpoint.asked) == 3
+        waiting.cancel()
+        with suppress(asyncio.CancelledError):
+            await waiting
 
 
 async def test_vectors_in_any_order_are_sorted_by_index(

@@ -79,7 +79,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 def test_an_entry_is_built_once(tmp_path: Path) -> None:
-    cache = ModelCache(tmp_path / "not there yet")
+    cache = ModelCache(tmp_path / "not there yet", Card)
     assert cache.load(KEY) is None
     made = cache.store(KEY, fill)
     assert cache.load(KEY) == made
@@ -93,7 +93,7 @@ def not_needed(folder: Path) -> Card:
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_entry_is_rebuilt(tmp_path: Path, damage: Callable[[Path], object]) -> None:
-    cache = ModelCache(tmp_path)
+    cache = ModelCache(tmp_path, Card)
     whole = cache.store(KEY, fill)
     damage(whole.folder)
     assert cache.load(KEY) is None
@@ -119,7 +119,7 @@ def test_a_failed_build_leaves_no_entry(tmp_path: Path) -> None:
         fill(folder)
         raise ModelUnavailable("it does not work")
 
-    cache = ModelCache(tmp_path)
+    cache = ModelCache(tmp_path, Card)
     with pytest.raises(ModelUnavailable, match="it does not work"):
         cache.store(KEY, fails)
     assert cache.load(KEY) is None
@@ -132,14 +132,14 @@ def test_a_cache_that_is_not_writable_is_an_error(tmp_path: Path, place: str) ->
     with pytest.raises(
         UsageError, match=r"cannot be kept in .*; set INGESTQ_CACHE_DIR to a folder"
     ):
-        ModelCache(tmp_path / place).store(KEY, fill)
+        ModelCache(tmp_path / place, Card).store(KEY, fill)
 
 
 BUILDER = """
 import sys
 from pathlib import Path
 from tests.integration.test_model_cache import KEY, fill
-from worker.embedding.cache import ModelCache
+from worker.embedding.cache import Card, ModelCache
 
 def make(folder):
     card = fill(folder)
@@ -148,7 +148,7 @@ def make(folder):
     return card
 
 print("begins", flush=True)
-print(ModelCache(Path(sys.argv[1])).store(KEY, make).card.revision)
+print(ModelCache(Path(sys.argv[1]), Card).store(KEY, make).card.revision)
 """
 
 
@@ -174,7 +174,7 @@ async def says(process: asyncio.subprocess.Process) -> str:
 async def test_a_killed_build_leaves_no_entry(tmp_path: Path) -> None:
     first = await builder(tmp_path)
     assert await says(first) == "half done"
-    cache = ModelCache(tmp_path)
+    cache = ModelCache(tmp_path, Card)
     assert cache.load(KEY) is None
     first.kill()
     await first.communicate()
@@ -220,10 +220,10 @@ async def test_a_killed_preparation_leaves_no_entry(
     files = find_model(model)
     assert files is not None
     key = cache_key(files.revision, Backend.AUTO, Precision.EXACT)
-    assert ModelCache(cache).load(key) is None
+    assert ModelCache(cache, Card).load(key) is None
     ran = await ingestq.ended("run", "note.txt")
     assert ran.code == 0, ran.err
-    assert ModelCache(cache).load(key) is not None
+    assert ModelCache(cache, Card).load(key) is not None
     assert not list(cache.glob("*.unfinished"))
 
 

@@ -15,7 +15,7 @@ from ingestq.api.app import ApiConfig, create_app
 from ingestq.app.composition import Broker
 from ingestq.core.jobs import dead_letter_batch, decode_job
 from ingestq.core.results import BatchReport, DocumentCounts, WorkerInfo
-from ingestq.core.search_query import SearchQuery
+from ingestq.core.search_query import SearchQuery, SearchResult
 from ingestq.core.service import cancel
 from tests import schemathesis_hooks
 from tests.claims import finish, lease_queue, take
@@ -51,8 +51,8 @@ async def index(tenant: str, doc_id: str, collection: str) -> Entry:
     return Entry()
 
 
-async def search(query: SearchQuery) -> list[SearchHit]:
-    return [HIT]
+async def search(query: SearchQuery) -> SearchResult[SearchHit]:
+    return SearchResult([HIT])
 
 
 async def work(broker: Broker) -> None:

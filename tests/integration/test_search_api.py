@@ -19,6 +19,7 @@ from ingestq.core.search_query import (
     Mode,
     SearchFilter,
     SearchQuery,
+    SearchResult,
 )
 from tests.command import Ingestq
 from tests.integration.test_api import refused, serving
@@ -51,11 +52,11 @@ class FakeSearch:
     asked: list[SearchQuery] = field(default_factory=list)
     error: Exception | None = None
 
-    async def __call__(self, query: SearchQuery) -> list[SearchHit]:
+    async def __call__(self, query: SearchQuery) -> SearchResult[SearchHit]:
         self.asked.append(query)
         if self.error is not None:
             raise self.error
-        return [KEEPER]
+        return SearchResult([KEEPER])
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ async def test_a_search_returns_hits(api: AsyncClient, search: FakeSearch) -> No
         "tenant": "harbour",
         "stale": True,
     }
-    assert answer.json() == {"hits": [keeper]}
+    assert answer.json() == {"hits": [keeper], "reranked": False, "warnings": []}
     assert search.asked == [SearchQuery("who has birds?", 5, Mode.HYBRID, SearchFilter())]
 
 
@@ -146,7 +147,8 @@ async def test_a_failed_search_says_why(api: AsyncClient, search: FakeSearch) ->
 def test_the_installed_command_answers_searches(ingestq: Ingestq) -> None:
     with serving(ingestq) as served:
         asked = {"q": "who has birds?", "limit": "1"}
-        assert httpx.get(f"{served.url}/search", params=asked, timeout=60).json() == {"hits": []}
+        nothing = {"hits": [], "reranked": False, "warnings": []}
+        assert httpx.get(f"{served.url}/search", params=asked, timeout=60).json() == nothing
 
         (ingestq.folder / "keeper.txt").write_text("The lighthouse keeper owns two parrots.")
         (ingestq.folder / "ferry.txt").write_text("The boat to the mainland leaves at noon.")

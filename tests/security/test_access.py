@@ -20,7 +20,7 @@ from ingestq.broker.connection import BrokerConfig, connect
 from ingestq.core.documents import Document
 from ingestq.core.errors import StoreUnavailable
 from ingestq.core.jobs import IngestBatch, dead_letter_batch
-from ingestq.core.search_query import SearchQuery
+from ingestq.core.search_query import SearchQuery, SearchResult
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.command import Ingestq
 from tests.serving import listening, services
@@ -372,7 +372,7 @@ async def test_health_checks_show_no_detail(tmp_path: Path) -> None:
 
 
 async def test_urls_in_errors_are_shown_without_secrets(broker: Broker) -> None:
-    async def search(query: SearchQuery) -> list[object]:
+    async def search(query: SearchQuery) -> SearchResult[object]:
         raise StoreUnavailable(f"no answer (GET https://u:{CANARY}@host/x?api_key={CANARY}&y=1)")
 
     transport = ASGITransport(create_app(services(broker, search), ApiConfig(10_000)))

@@ -27,7 +27,7 @@ from ingestq.core.errors import InvalidQuery, QueueFull
 from ingestq.core.jobs import IngestBatch, decode_job
 from ingestq.core.limits import METADATA_DEPTH, presentable
 from ingestq.core.results import FailedDocument
-from ingestq.core.search_query import MetadataCondition, SearchFilter, SearchQuery
+from ingestq.core.search_query import MetadataCondition, SearchFilter, SearchQuery, SearchResult
 from producers.files.walk import ReadOptions, ScanRecord, observe
 from producers.schedule.sources import LineSource
 from tests.command import Ingestq
@@ -62,8 +62,8 @@ def nested_json(depth: int) -> str:
 async def served(harness: Harness) -> AsyncIterator[AsyncClient]:
     """Serve the API with search and look-up in the collection of ``harness``."""
 
-    async def find(query: SearchQuery) -> list[SearchHit]:
-        return await search(harness.qdrant, harness.names, harness.model, query)
+    async def find(query: SearchQuery) -> SearchResult[SearchHit]:
+        return SearchResult(await search(harness.qdrant, harness.names, harness.model, query))
 
     async def look_up(tenant: str, doc_id: str, collection: str) -> LedgerEntry | None:
         key = DocumentKey(tenant, doc_id)

@@ -18,7 +18,7 @@ from ingestq.api.bodies.intake import MIN_BYTES_PER_SECOND
 from ingestq.api.connections import ConnectionLimits
 from ingestq.app.composition import Broker
 from ingestq.core.results import SubmissionStatus
-from ingestq.core.search_query import SearchQuery
+from ingestq.core.search_query import SearchQuery, SearchResult
 from tests.command import Ingestq
 from tests.integration.test_api import Serving, serving
 from tests.serving import listening, services
@@ -120,8 +120,8 @@ async def limited(
 ) -> AsyncIterator[tuple[str, int]]:
     """Serve the API with ``limits``; yields host and port. A search returns so many large hits."""
 
-    async def search(query: SearchQuery) -> list[SearchHit]:
-        return [SearchHit(0.5, "a", "a", n, "x" * 100_000, {}) for n in range(hits)]
+    async def search(query: SearchQuery) -> SearchResult[SearchHit]:
+        return SearchResult([SearchHit(0.5, "a", "a", n, "x" * 100_000, {}) for n in range(hits)])
 
     app = create_app(services(broker, search), ApiConfig(100_000, None, SILENCE_SECONDS))
     async with listening(app, limits) as url:

@@ -33,7 +33,9 @@ from worker.store.client import QdrantConfig
 
 CANARY: Final = "canary7f3a9c41d2e8"
 NOBODY: Final = "127.0.0.1:1"
-SECRET_NAME: Final = re.compile(r"url|key|token$|secret|passw|credential")
+SECRET_NAME: Final = re.compile(r"url|key|token$|secret|passw|credential|headers|body|^reranker$")
+MAY_BE_NAMES: Final = {"blob_url", "reranker"}
+"""Settings that are a URL or the name of something else, which is no secret."""
 URLS: Final = (
     "redis://{user}:{password}@{place}/0?{query}",
     "https://{user}:{password}@{place}/v1?{query}",
@@ -51,13 +53,15 @@ def well_formed(name: str, place: str = NOBODY) -> str:
     annotation: Any = Settings.model_fields[name].annotation
     parts = {part: canary(part) for part in ("user", "password")}
     query = f"password={canary('query')}#{canary('fragment')}"
+    if name in ("embeddings_headers", "embeddings_body"):
+        return json.dumps({"X-Team": canary("value")})
     for template in (*URLS, canary("key"), SIGNING_SECRET):
         value = template.format(place=place, query=query, **parts)
         try:
             TypeAdapter(annotation).validate_python(value)
         except ValidationError:
             continue
-        if ("://" in value) == name.endswith("_url"):
+        if ("://" in value) == (name.endswith("_url") or name in MAY_BE_NAMES):
             return value
     raise AssertionError(f"no value for {name}")
 
@@ -93,7 +97,7 @@ def test_no_wrong_value_is_shown(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     value = WRONG_VALUES[wrong]
-    if name == "blob_url" and isinstance(value, str) and not re.search("[@:]", value):
+    if name in MAY_BE_NAMES and isinstance(value, str) and not re.search("[@:]", value):
         pytest.skip("the name of a folder is no secret")
     if isinstance(value, str):
         monkeypatch.setenv(PREFIX + name.upper(), value)
@@ -104,7 +108,7 @@ def test_no_wrong_value_is_shown(
 
 
 @pytest.mark.parametrize("value", [8_675_309_123, 8675.309123, "8675309123 "])
-@pytest.mark.parametrize("name", sorted(SECRETS - {"blob_url"}))
+@pytest.mark.parametrize("name", sorted(SECRETS - MAY_BE_NAMES))
 def test_no_wrong_number_is_shown(
     name: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,7 +218,7 @@ COMMANDS: Final = (
 @pytest.fixture
 def note(ingestq: Ingestq) -> Ingestq:
     (ingestq.folder / "note.txt").write_text("A short note.", encoding="utf-8")
-    ingestq.settings |= {name: well_formed(name) for name in SECRETS - {"blob_url"}}
+    ingestq.settings |= {name: well_formed(name) for name in SECRETS - MAY_BE_NAMES}
     ingestq.settings |= {"model": "m", "api_port": "0", "backend": "auto"}
     return ingestq
 

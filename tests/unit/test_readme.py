@@ -40,7 +40,7 @@ from ingestq.client.client import IngestClient
 from ingestq.core import errors, events
 from ingestq.core.health import HEALTH_PATHS, HealthCheck
 from ingestq.core.results import ChunkCounts, DocumentCounts
-from ingestq.core.search_query import Mode, SearchQuery
+from ingestq.core.search_query import Mode, SearchQuery, SearchResult
 from tests import settings_table
 from worker.maintenance.export import LeftOut
 from worker.maintenance.export_file import Totals
@@ -130,7 +130,12 @@ LEAVES: Final = dict(leaf_commands(ROOT_COMMAND))
 
 
 def options(command: Any) -> set[str]:
-    names = {name for option in command.params for name in option.opts if name.startswith("-")}
+    names = {
+        name
+        for option in command.params
+        for name in (*option.opts, *option.secondary_opts)
+        if name.startswith("-")
+    }
     return names | {"-h", "--help"}
 
 
@@ -242,7 +247,7 @@ def test_every_key_of_a_table_is_documented(heading: str, table: type[BaseModel]
 # HTTP
 
 
-async def search(query: SearchQuery) -> list[object]:
+async def search(query: SearchQuery) -> SearchResult[object]:
     raise NotImplementedError
 
 

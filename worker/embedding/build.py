@@ -33,29 +33,8 @@ from worker.embedding.cache import (
     cache_key,
 )
 from worker.embedding.config import Backend, EmbeddingConfig, Precision, cores, find_model
-from worker.embedding.conversion import convert, quantize, save
-
-SENTENCE: Final = "The keeper of the lighthouse writes the weather of each hour into a thick book. "
-PROBES: Final = (
-    "a",
-    "No.",
-    "ALL CAPITALS, Some Capitals, naïve façade — “quotes” …",
-    SENTENCE,
-    SENTENCE * 3,
-    "def area(radius: float) -> float:\n    return math.pi * radius**2  # square metres\n",
-    "| year | harvest |\n|---|---|\n| 1931 | 12.5 t |\n| 1932 | 9.75 t |\n",
-    "Der Leuchtturmwärter schreibt jede Stunde das Wetter in ein dickes Buch.",
-    "Смотритель маяка записывает погоду каждого часа.",
-    "灯台守は毎時間の天気を厚い本に書き込む。",
-    "حارس المنارة يكتب حالة الطقس كل ساعة في كتاب سميك.",
-    "🌊🗼📖",
-    " ".join(f"{n} {n * n} {n * n * n}" for n in range(12)),
-    SENTENCE * 10,
-    "Of wind, tide and cloud. " * 30,
-    SENTENCE * 40,
-)
-"""Test texts: from one character to more than most models read, in several scripts, with code and
-numbers. Texts of different lengths share a batch."""
+from worker.embedding.conversion import calibration, convert, quantize, save
+from worker.embedding.probes import PROBES
 
 
 def compare(model: LoadedModel, reference: LoadedModel) -> Proof:
@@ -95,7 +74,7 @@ def build(config: EmbeddingConfig) -> None:
             raise OSError("it was loaded, but its files are not in the cache of the hub")
         key = cache_key(files.revision, config.backend, config.precision)
         fill = partial(_fill_entry, reference, files.revision, config)
-        ModelCache(config.cache_dir).store(key, fill)
+        ModelCache(config.cache_dir, Card).store(key, fill)
     except IngestqError:
         raise
     except Exception as error:  # libraries raise anything over a damaged model
@@ -189,11 +168,11 @@ def _candidates(
             yield _table_candidate(reference, card, folder)
         return
     network = convert(reference)
-    for arithmetic in _arithmetics(config.precision):
+    for arithmetic in arithmetics(config.precision):
         yield _openvino_candidate(network, card, arithmetic, folder)
 
 
-def _arithmetics(precision: Precision) -> Iterator[Arithmetic]:
+def arithmetics(precision: Precision) -> Iterator[Arithmetic]:
     """Yield the arithmetics in which OpenVINO may compute, the fastest first."""
     if precision is Precision.FAST:
         yield "int8"  # the exact ones that follow satisfy this class too
@@ -243,7 +222,7 @@ def _openvino_candidate(
 
 def _network_in(arithmetic: Arithmetic, network: Any, folder: Path, card: Card) -> Any:
     """Return the network for ``arithmetic``. Floating-point types are chosen at loading."""
-    return quantize(network, folder, card) if arithmetic == "int8" else network
+    return quantize(network, calibration(folder, card)) if arithmetic == "int8" else network
 
 
 def _with_rejected(card: Card, rejected: Sequence[str]) -> Card:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Generic, Literal, TypeVar
 
 import msgspec
 from filelock import FileLock
@@ -47,33 +47,43 @@ class Proof(Struct, frozen=True):
     cosine_mean: float
 
 
-class Card(Struct, frozen=True, kw_only=True):
-    """A prepared model: its properties, and the fastest engine that computes it here.
+class EntryCard(Struct, frozen=True, kw_only=True):
+    """What every prepared model has.
 
-    ``longest`` is the most tokens of a text that the model reads, without special tokens and
-    ``document_prompt``; None if there is no limit. ``max_length`` is the same limit with both, at
-    which the tokenizer truncates. ``pad_id`` pads shorter texts of a batch. ``gpus`` is the number
-    of GPUs that torch can use, which ``gpu_processes`` share. ``static`` models look vectors up
-    instead of computing them.
-    ``rejected`` has the reasons why faster engines are not used, ``files`` the digests of the
-    entry's other files.
+    ``max_length`` is the most tokens that it reads, with special tokens and prompts: the tokenizer
+    truncates there; None if there is no limit. ``pad_id`` pads shorter texts of a batch.
+    ``rejected`` has the reasons why faster engines than ``engine`` are not used, ``files`` the
+    digests of the entry's other files.
     """
 
     revision: str
-    dimension: int
-    longest: int | None
     max_length: int | None
-    document_prompt: str
-    query_prompt: str
     pad_id: int
     engine: Literal["cuda", "openvino", "table", "torch"]
     arithmetic: Arithmetic
+    rejected: tuple[str, ...] = ()
+    files: dict[str, str] = {}
+
+
+class Card(EntryCard, frozen=True, kw_only=True):
+    """A prepared embedding model: its properties, and the fastest engine that computes it here.
+
+    ``longest`` is the most tokens of a text that the model reads, without special tokens and
+    ``document_prompt``; None if there is no limit. ``gpus`` is the number of GPUs that torch can
+    use, which ``gpu_processes`` share. ``static`` models look vectors up instead of computing them.
+    """
+
+    dimension: int
+    longest: int | None
+    document_prompt: str
+    query_prompt: str
     gpus: int = 0
     gpu_processes: int = 0
     static: bool = False
     proof: Proof | None = None
-    rejected: tuple[str, ...] = ()
-    files: dict[str, str] = {}
+
+
+C = TypeVar("C", bound=EntryCard)
 
 
 class CacheKey(Struct, frozen=True):
@@ -94,31 +104,35 @@ class CacheKey(Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class CacheEntry:
+class CacheEntry(Generic[C]):
     """A complete entry of the cache."""
 
     folder: Path
-    card: Card
+    card: C
 
 
-class ModelCache:
-    """The cache in ``folder``, which is created when the first entry is stored."""
+class ModelCache(Generic[C]):
+    """The cache in ``folder``, which is created when the first entry is stored.
 
-    def __init__(self, folder: Path) -> None:
+    It reads entries with cards of the class ``card``.
+    """
+
+    def __init__(self, folder: Path, card: type[C]) -> None:
         self._folder = folder
+        self._card = card
 
-    def load(self, key: CacheKey) -> CacheEntry | None:
+    def load(self, key: CacheKey) -> CacheEntry[C] | None:
         """Return the entry of ``key``; None if it is missing or damaged."""
         folder = self._folder / key.digest
         try:
-            card = msgspec.json.decode((folder / CARD).read_bytes(), type=Card)
+            card = msgspec.json.decode((folder / CARD).read_bytes(), type=self._card)
             if all(_digest(folder / name) == digest for name, digest in card.files.items()):
                 return CacheEntry(folder, card)
         except (OSError, msgspec.DecodeError):
             pass
         return None
 
-    def store(self, key: CacheKey, build: Callable[[Path], Card]) -> CacheEntry:
+    def store(self, key: CacheKey, build: Callable[[Path], C]) -> CacheEntry[C]:
         """Return the entry of ``key``; build it if it is missing or damaged.
 
         ``build`` is called with an empty folder to fill, unless another process stores the entry
@@ -136,7 +150,7 @@ class ModelCache:
                 "INGESTQ_CACHE_DIR to a folder that is writable"
             ) from error
 
-    def _build(self, key: CacheKey, build: Callable[[Path], Card]) -> CacheEntry:
+    def _build(self, key: CacheKey, build: Callable[[Path], C]) -> CacheEntry[C]:
         unfinished = self._folder / (key.digest + UNFINISHED)
         _remove(unfinished)  # left by a process that was killed
         unfinished.mkdir()

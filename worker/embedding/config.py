@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ingestq.core.errors import ModelUnavailable
 from ingestq.core.urls import secrets_in
@@ -43,8 +43,9 @@ class Precision(StrEnum):
 class ModelInfo:
     """A model, as far as the pipeline and the collection depend on it.
 
-    ``dimension`` is the length of its vectors, ``max_tokens`` the length of the longest chunk,
-    without special tokens. ``revision`` changes when the model's files change.
+    ``dimension`` is the length of its vectors, which are ``truncated`` if the model's own are
+    longer. ``max_tokens`` is the length of the longest chunk, without special tokens. ``revision``
+    changes when the model's files change.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ModelInfo:
     dimension: int
     max_tokens: int
     precision: Precision = Precision.EXACT
+    truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,11 @@ def model_location(name: str) -> str:
     return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
 
 
-def find_model(name: str) -> ModelFiles | None:
+def find_model(name: str, namespace: str = HUB_NAMESPACE) -> ModelFiles | None:
     """Find the files of ``name`` in its folder or in the hub's cache; None if they are not there.
 
-    For a folder, all files are read to compute the revision.
+    For a folder, all files are read to compute the revision. ``namespace`` is where the hub has a
+    model whose name has none.
     """
     location = Path(model_location(name))
     if location.is_dir():
@@ -84,7 +87,7 @@ def find_model(name: str) -> ModelFiles | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    for repository in (name, f"{HUB_NAMESPACE}/{name}"):
+    for repository in (name, f"{namespace}/{name}"):
         for marker in HUB_MARKERS:
             try:
                 found = try_to_load_from_cache(repository, marker)
@@ -177,6 +180,10 @@ class HttpConfig:
     A prompt is put before each text: many models embed queries and documents differently. Up to
     ``concurrency`` requests run at once. A request may take ``answer_seconds`` and is repeated for
     up to ``patience_seconds``.
+
+    Requests have ``headers``, whose values are secrets, and the fields of ``body`` besides their
+    own. With ``dimensions``, vectors are truncated; if it ``asks_for_dimensions``, by the endpoint.
+    At most ``tokens_per_minute`` are sent.
     """
 
     url: str = field(repr=False)
@@ -187,22 +194,29 @@ class HttpConfig:
     concurrency: int = 4
     answer_seconds: float = ANSWER_SECONDS
     patience_seconds: float = PATIENCE_SECONDS
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    body: dict[str, Any] = field(default_factory=dict, repr=False)
+    dimensions: int | None = None
+    asks_for_dimensions: bool = False
+    tokens_per_minute: int | None = None
 
     @property
     def secrets(self) -> list[str]:
         """What messages must not show."""
-        return [*([self.api_key] if self.api_key else []), *secrets_in(self.url)]
+        key = [self.api_key] if self.api_key else []
+        return [*key, *self.headers.values(), *secrets_in(self.url)]
 
 
 @dataclass(frozen=True)
 class EmbeddingConfig:
     """The model, the processes that run it, and the limits of documents and chunks.
 
-    With an ``endpoint``, no model runs on this machine. ``cache_dir`` holds prepared models.
-    ``pool_size`` processes embed; on GPUs, one for each. ``parse_processes`` read, parse and chunk
-    documents of up to ``max_document_bytes``, as ``reading`` says; chunks get sparse vectors if the
-    collection is ``hybrid``. A chunk has at most ``chunk_tokens`` tokens; None means as many as the
-    model reads well. ``parse_limits`` and ``embedding_limits`` bound the processes.
+    With ``dimensions``, vectors are truncated to so many. With an ``endpoint``, no model runs on
+    this machine. ``cache_dir`` holds prepared models. ``pool_size`` processes embed; on GPUs, one
+    for each. ``parse_processes`` read, parse and chunk documents of up to ``max_document_bytes``,
+    as ``reading`` says; chunks get sparse vectors if the collection is ``hybrid``. A chunk has at
+    most ``chunk_tokens`` tokens; None means as many as the model reads well. ``parse_limits`` and
+    ``embedding_limits`` bound the processes.
     """
 
     cache_dir: Path
@@ -216,5 +230,6 @@ class EmbeddingConfig:
     reading: ReadingConfig = DEFAULT_READING
     hybrid: bool = True
     chunk_tokens: int | None = None
+    dimensions: int | None = None
     parse_limits: ProcessLimits = PARSE_LIMITS
     embedding_limits: ProcessLimits = EMBEDDING_LIMITS

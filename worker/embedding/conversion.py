@@ -4,7 +4,7 @@ import importlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +15,9 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 
 from ingestq.core.errors import UsageError
+from worker.embedding.backends.batches import TokenBatch, load_tokenizer
 from worker.embedding.backends.openvino import openvino
-from worker.embedding.cache import NETWORK, TOKENIZER, Card
+from worker.embedding.cache import NETWORK, Card
 
 
 class _SentenceModel(torch.nn.Module):
@@ -65,20 +66,14 @@ speed. If they are quantized too, searches with the default model lose one in 80
 hits."""
 
 
-def quantize(network: Any, folder: Path, card: Card) -> Any:
+def quantize(network: Any, inputs: Sequence[TokenBatch]) -> Any:
     """Return a copy of the ``openvino.Model`` ``network`` in 8-bit integers.
 
-    ``folder`` holds its tokenizer, ``card`` the limit of a text's length. Raises UsageError if nncf
-    is not installed, and whatever nncf raises over a network that it cannot quantize.
+    ``inputs`` are what it is calibrated with. Raises UsageError if nncf is not installed, and
+    whatever nncf raises over a network that it cannot quantize.
     """
     # The import of `openvino` above has also disabled the telemetry of nncf.
     assert isinstance(network, openvino.Model)
-    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-    if card.max_length is not None:
-        tokenizer.enable_truncation(card.max_length)
-    longest = min(card.longest or CALIBRATION_TOKENS, CALIBRATION_TOKENS)
-    texts = [card.document_prompt + text for text in _texts(tokenizer, longest)]
-    inputs = [_input(encoding.ids) for encoding in tokenizer.encode_batch_fast(texts)]
     with redirect_stdout(io.StringIO()):  # nncf prints its progress there
         nncf = _nncf()
         return nncf.quantize(
@@ -92,6 +87,14 @@ def quantize(network: Any, folder: Path, card: Card) -> Any:
                 smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=SMOOTHING)
             ),
         )
+
+
+def calibration(folder: Path, card: Card) -> list[TokenBatch]:
+    """Return the inputs to calibrate a model with: its tokenizer is in ``folder``."""
+    tokenizer = load_tokenizer(folder, card)
+    longest = min(card.longest or CALIBRATION_TOKENS, CALIBRATION_TOKENS)
+    texts = [card.document_prompt + text for text in calibration_texts(tokenizer, longest)]
+    return [_input(encoding.ids) for encoding in tokenizer.encode_batch_fast(texts)]
 
 
 def _nncf() -> Any:
@@ -118,7 +121,7 @@ def _narrowing_products(network: Any) -> list[str]:
     return names
 
 
-def _texts(tokenizer: Tokenizer, longest: int) -> Iterator[str]:
+def calibration_texts(tokenizer: Tokenizer, longest: int) -> Iterator[str]:
     """Yield calibration texts: each passage alone, and passages joined to ``longest`` tokens.
 
     They stand for short chunks and queries, and for the usual full chunks.
@@ -136,7 +139,7 @@ def _texts(tokenizer: Tokenizer, longest: int) -> Iterator[str]:
     yield joined
 
 
-def _input(tokens: list[int]) -> dict[str, Any]:
+def _input(tokens: list[int]) -> TokenBatch:
     """Return one text as a batch of its own, because padding must not affect the calibration."""
     ids = np.array([tokens], np.int64)
     return {"input_ids": ids, "attention_mask": np.ones_like(ids)}

@@ -5,11 +5,14 @@ and embedding processes (or an endpoint) embed the batches that the batcher pack
 """
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+
+import msgspec
 
 from ingestq.core.documents import Document, Lane
 from ingestq.core.errors import ModelUnavailable
@@ -212,7 +215,7 @@ class ModelPool:
 def _local_model(config: EmbeddingConfig, card: Card) -> ModelInfo:
     """Describe a model that runs on this machine.
 
-    Raises ModelUnavailable if the configured chunk length exceeds the model's limit.
+    Raises ModelUnavailable if the configured chunk length or dimension exceeds the model's.
     """
     max_tokens = config.chunk_tokens
     if max_tokens is None:
@@ -222,7 +225,25 @@ def _local_model(config: EmbeddingConfig, card: Card) -> ModelInfo:
             f"the model {config.model!r} reads at most {card.longest} tokens, but "
             f"INGESTQ_CHUNK_TOKENS is {max_tokens}; lower it"
         )
-    return ModelInfo(config.model, card.revision, card.dimension, max_tokens, config.precision)
+    dimension, is_truncated = _dimension(config, card.dimension)
+    return ModelInfo(
+        config.model, card.revision, dimension, max_tokens, config.precision, is_truncated
+    )
+
+
+def _dimension(config: EmbeddingConfig, of_model: int) -> tuple[int, bool]:
+    """Return the dimension of vectors, and whether those of the model are truncated to it.
+
+    Raises ModelUnavailable if the model's vectors are shorter than configured.
+    """
+    if config.dimensions is None:
+        return of_model, False
+    if config.dimensions > of_model:
+        raise ModelUnavailable(
+            f"the vectors of {config.model!r} have {of_model} dimensions, but INGESTQ_DIMENSIONS "
+            f"is {config.dimensions}; lower it, or leave it out"
+        )
+    return config.dimensions, config.dimensions < of_model
 
 
 async def _endpoint_model(
@@ -230,12 +251,18 @@ async def _endpoint_model(
 ) -> ModelInfo:
     """Describe a model behind an endpoint.
 
-    An endpoint names no revision. The prompt stands in for it, because it changes the vectors.
+    An endpoint names no revision. The prompt and the fields of the body stand in for it, because
+    they change the vectors; of the fields, which may be long, only a digest.
     """
     prompt = endpoint.document_prompt
     revision = f"endpoint, with the prompt {prompt!r}" if prompt else "endpoint"
+    if endpoint.body:
+        body = msgspec.json.encode(endpoint.body, order="sorted")
+        revision += f", with a body of digest {hashlib.blake2b(body, digest_size=6).hexdigest()}"
     max_tokens = ENDPOINT_CHUNK_TOKENS if config.chunk_tokens is None else config.chunk_tokens
-    return ModelInfo(config.model, revision, await backend.describe(), max_tokens)
+    dimension, is_truncated = _dimension(config, await backend.describe())
+    is_truncated |= endpoint.asks_for_dimensions and config.dimensions is not None
+    return ModelInfo(config.model, revision, dimension, max_tokens, truncated=is_truncated)
 
 
 def _describe_engine(card: Card) -> str:

@@ -15,7 +15,7 @@ from worker.process_pool.pool import START_SECONDS, Processes
 log = structlog.get_logger()
 
 
-async def prepare_model(config: EmbeddingConfig) -> CacheEntry:
+async def prepare_model(config: EmbeddingConfig) -> CacheEntry[Card]:
     """Return the model's cache entry; build it first if there is none.
 
     Raises ModelUnavailable if there is no such model, it cannot be loaded, or the default model's
@@ -58,12 +58,12 @@ def _log_ready(card: Card, config: EmbeddingConfig, seconds: float) -> None:
     )
 
 
-def _cached(config: EmbeddingConfig) -> CacheEntry | None:
+def _cached(config: EmbeddingConfig) -> CacheEntry[Card] | None:
     files = find_model(config.model)
     if files is None:
         return None
     key = cache_key(files.revision, config.backend, config.precision)
-    return ModelCache(config.cache_dir).load(key)
+    return ModelCache(config.cache_dir, Card).load(key)
 
 
 async def _build_in_process(config: EmbeddingConfig) -> None:

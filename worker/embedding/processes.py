@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from ingestq.core import metrics
 from ingestq.core.errors import ModelUnavailable, in_one_line
 from ingestq.core.metrics import PipelineStage
-from worker.embedding.backends import LoadedModel, Vectors
+from worker.embedding.backends import LoadedModel, Vectors, truncated
 from worker.embedding.cache import CacheEntry, Card
 from worker.embedding.config import EmbeddingConfig, cores
 from worker.process_pool.limits import LimitsReport, ProcessLimits
@@ -36,17 +36,21 @@ BATCHES_PER_PROCESS: Final = 4096
 
 @dataclass(frozen=True)
 class EmbeddingProcessConfig:
-    """The model to load, its cache ``entry``, and how many threads the process may use."""
+    """The model to load, its cache ``entry``, and how many threads the process may use.
+
+    Vectors are truncated to ``dimensions``.
+    """
 
     model: str
-    entry: CacheEntry
+    entry: CacheEntry[Card]
     threads: int
+    dimensions: int | None = None
 
 
 class EmbeddingProcesses:
     """See `worker.embedding.batcher.Embedder`. `begin` or the first text starts the processes."""
 
-    def __init__(self, config: EmbeddingConfig, entry: CacheEntry) -> None:
+    def __init__(self, config: EmbeddingConfig, entry: CacheEntry[Card]) -> None:
         self.slots = entry.card.gpu_processes or config.pool_size
         self.batch_texts = BATCH_TEXTS
         self.batch_tokens = _batch_tokens(entry.card)
@@ -55,7 +59,7 @@ class EmbeddingProcesses:
             self.slots,
             _limits_of(config.embedding_limits, entry.card, threads),
             initialize,
-            (EmbeddingProcessConfig(config.model, entry, threads),),
+            (EmbeddingProcessConfig(config.model, entry, threads, config.dimensions),),
             max_tasks=BATCHES_PER_PROCESS,
         )
 
@@ -110,11 +114,13 @@ def _limits_of(limits: ProcessLimits, card: Card, threads: int) -> ProcessLimits
 # From here on: what runs in the processes.
 
 _model: LoadedModel
+_dimensions: int | None
 
 
 def initialize(config: EmbeddingProcessConfig) -> None:
     """Load the model. Raises ModelUnavailable."""
-    global _model
+    global _model, _dimensions
+    _dimensions = config.dimensions
     try:
         _model = _load(config)
     except MemoryError:
@@ -154,10 +160,10 @@ class EmbeddedTexts(NamedTuple):
 def embed_documents(texts: Sequence[str]) -> EmbeddedTexts:
     """Embed chunks of documents."""
     began = time.perf_counter()
-    vectors = _model.embed_documents(texts)
+    vectors = truncated(_model.embed_documents(texts), _dimensions)
     return EmbeddedTexts(vectors, time.perf_counter() - began)
 
 
 def embed_query(text: str) -> Vectors:
     """Embed a search query; shape (dimension,)."""
-    return _model.embed_query(text)
+    return truncated(_model.embed_query(text), _dimensions)

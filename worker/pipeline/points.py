@@ -62,14 +62,14 @@ class Neighbour:
 class SearchHit:
     """A chunk that a search found.
 
-    ``score`` is higher for a better hit, and to be compared within one search only. A dense
-    search has the cosine with the query (at most 1), a sparse one the BM25 score (any positive
-    number), a hybrid one the sum of the reciprocal ranks in both (1 for a chunk that is first in
-    both). ``text`` is the body of the chunk. ``context``, ``page`` and ``part`` say where in the
-    document it stands; see `worker.text.parts.Chunk`. ``snippet`` is the part of the text around
-    the words of the query. ``before`` and ``after`` are its neighbours, in the order of the
-    document, if they were asked for. ``stale`` is True if a newer version of the document was
-    rejected.
+    ``score`` is higher for a better hit, and to be compared within one search only. A dense search
+    has the cosine with the query (at most 1), a sparse one the BM25 score (any positive number), a
+    hybrid one the sum of the reciprocal ranks in both (1 for a chunk that is first in both), and a
+    reranked one the score of the reranker. ``text`` is the body of the chunk. ``context``, ``page``
+    and ``part`` say where in the document it stands; see `worker.text.parts.Chunk`. ``snippet`` is
+    the part of the text around the words of the query. ``before`` and ``after`` are its neighbours,
+    in the order of the document, if they were asked for. ``stale`` is True if a newer version of
+    the document was rejected.
     """
 
     score: float

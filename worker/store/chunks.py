@@ -2,12 +2,12 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import PurePath
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, cast
 
 import msgspec
 import structlog
@@ -83,6 +83,21 @@ WINDOW_GROWTH: Final = 4
 LARGEST_WINDOW: Final = 10_000
 """How many chunks are looked at for the best of each document: first four times as many as are
 wanted, then four times that, and so on up to this."""
+
+
+class Ranking(Protocol):
+    """Puts the hits of one search in a better order; see `worker.reranking`."""
+
+    candidates: int
+    """How many hits it looks at."""
+
+    async def __call__(self, texts: Sequence[str]) -> Sequence[tuple[int, float]] | None:
+        """Return the position and the score of each of ``texts``, best first.
+
+        None leaves the hits as they are.
+        """
+        ...
+
 
 Nearest = Callable[[int, Fields], Awaitable[list[models.ScoredPoint]]]
 """Returns so many of the nearest points with some fields, best first."""
@@ -252,13 +267,16 @@ class QdrantStore:
         fusion: Fusion = DEFAULT_FUSION,
         group: bool = False,
         around: int = 0,
+        ranking: Ranking | None = None,
     ) -> list[SearchHit]:
         """Return the ``limit`` chunks nearest to ``dense``, to ``sparse``, or to both; best first.
 
         With both, ``fusion`` joins the two results. With ``group``, only the best chunk of each
         document counts; of documents that are not among the best `LARGEST_WINDOW` chunks there is
-        none. Each hit has its neighbours, up to ``around`` before and after it.
+        none. With a ``ranking``, they are the best of what it was given. Each hit has its
+        neighbours, up to ``around`` before and after it.
         """
+        window = limit if ranking is None else max(limit, ranking.candidates)
 
         async def nearest(n: int, fields: Fields) -> list[models.ScoredPoint]:
             candidates = n if dense is None or sparse is None else fusion.candidates(n)
@@ -266,10 +284,13 @@ class QdrantStore:
             request = partial(_query, self._name, prefetches, n, fusion, fields)
             return (await self._qdrant.ask(request)).points
 
-        points = await (self._one_a_document(nearest, limit) if group else nearest(limit, True))
+        points = await (self._one_a_document(nearest, window) if group else nearest(window, True))
         hits = [hit for point in points if (hit := _hit(point)) is not None]
         if unreadable := len(points) - len(hits):
             log.warning(events.POINTS_UNREADABLE, collection=self._name, points=unreadable)
+        if ranking is not None:
+            hits = await _ranked(hits, ranking)
+        del hits[limit:]
         if not around:
             return [hit for _, hit in hits]
         return await with_neighbours(self._qdrant, self._name, hits, around)
@@ -511,6 +532,18 @@ def _hit(point: models.ScoredPoint) -> tuple[WrittenUnder, SearchHit] | None:
         part=chunk.part,
         tenant=chunk.tenant,
     )
+
+
+FoundChunk = tuple[WrittenUnder, SearchHit]
+
+
+async def _ranked(hits: list[FoundChunk], ranking: Ranking) -> list[FoundChunk]:
+    order = await ranking([with_context(hit.context, hit.text) for _, hit in hits]) if hits else []
+    if order is None:
+        return hits
+    return [
+        (hits[position][0], replace(hits[position][1], score=score)) for position, score in order
+    ]
 
 
 def _batched(ids: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:

@@ -75,6 +75,8 @@ IMPORT_KEY: Final = "import"
 """Key in the metadata of a collection that is being imported: the id of the export."""
 SETTINGS: Final = {
     "model": "INGESTQ_MODEL",
+    "dimension": "INGESTQ_DIMENSIONS",
+    "truncated": "INGESTQ_DIMENSIONS",
     "precision": "INGESTQ_PRECISION",
     "max_tokens": "INGESTQ_CHUNK_TOKENS",
     "vector_name": "INGESTQ_VECTOR_NAME",
@@ -242,7 +244,8 @@ async def _difference(qdrant: Qdrant, names: CollectionNames, mine: Fingerprint)
         changed = [field for field in old if old[field] != new[field]]
         differences = (f"{f} {old[f] or 'none'}, now {new[f] or 'none'}" for f in changed)
         what = f"it was built with {'; '.join(differences)}"
-        settings = [SETTINGS[field] for field in changed if field in SETTINGS] or settings
+        named = (SETTINGS[field] for field in changed if field in SETTINGS)
+        settings = list(dict.fromkeys(named)) or settings
     return (
         f"the collection {names.alias!r} cannot take these vectors: {what}. Change the setting "
         f"back ({', '.join(settings)}), rebuild the collection with `ingestq reindex`, or set "

@@ -76,6 +76,7 @@ class Fingerprint(Struct, frozen=True):
 
     ``vector_name`` names the dense vector. ``sparse`` is the encoder of the sparse vectors; empty
     if there are none. ``languages``, ``ocr`` and ``ocr_languages`` say how documents are read.
+    Vectors that are ``truncated`` are the first ``dimension`` numbers of the model's.
     """
 
     model: str
@@ -90,6 +91,7 @@ class Fingerprint(Struct, frozen=True):
     languages: tuple[str, ...] = DEFAULT_READING.languages
     ocr: OcrMode = DEFAULT_READING.ocr
     ocr_languages: tuple[str, ...] = DEFAULT_READING.ocr_languages
+    truncated: bool = False
 
     def has_vectors_of(self, other: "Fingerprint") -> bool:
         """Return True if the same text gets the same dense vector under both."""
@@ -98,7 +100,10 @@ class Fingerprint(Struct, frozen=True):
     @property
     def digest(self) -> str:
         """Twelve hexadecimal digits; part of the collection's name."""
-        return hashlib.blake2b(msgspec.msgpack.encode(self), digest_size=6).hexdigest()
+        fields = msgspec.structs.asdict(self)
+        if not self.truncated:  # as before there was this field
+            del fields["truncated"]
+        return hashlib.blake2b(msgspec.msgpack.encode(fields), digest_size=6).hexdigest()
 
 
 def _decides_vector(made_with: Fingerprint) -> tuple[str, str, int, Precision]:
@@ -128,4 +133,5 @@ def fingerprint(
         ocr_languages=reading.ocr_languages
         if reading.ocr is not OcrMode.OFF
         else DEFAULT_READING.ocr_languages,
+        truncated=model.truncated,
     )

@@ -29,7 +29,7 @@ from worker.pipeline.points import (
     SearchHit,
     is_large,
 )
-from worker.store.chunks import DEFAULT_FUSION, Fusion, QdrantStore
+from worker.store.chunks import DEFAULT_FUSION, Fusion, QdrantStore, Ranking
 from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames, check_searchable
 from worker.store.fence import is_equal
@@ -158,8 +158,11 @@ async def search(
     model: QueryModel,
     query: SearchQuery,
     fusion: Fusion = DEFAULT_FUSION,
+    ranking: Ranking | None = None,
 ) -> list[SearchHit]:
     """Return the hits of ``query``, best first. ``fusion`` is for hybrid searches.
+
+    With a ``ranking``, they are the best of more hits than were asked for.
 
     Raises CollectionMismatch if the collection was built with another model, and InvalidQuery for a
     sparse search in a collection without sparse vectors.
@@ -180,6 +183,7 @@ async def search(
         fusion=fusion,
         group=query.group,
         around=query.around,
+        ranking=ranking,
     )
     keys = [DocumentKey(hit.tenant, hit.doc_id) for hit in hits]
     stale = await QdrantLedger(qdrant, names.ledger).stale_among(keys)

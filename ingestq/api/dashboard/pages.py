@@ -34,7 +34,7 @@ GONE: Final = "gone"
 class SearchPanel:
     """A query and its hits, or the ``problem`` that made the search fail.
 
-    ``filters`` are the conditions as they were typed.
+    ``filters`` are the conditions as they were typed. ``warnings`` say what could not be done.
     """
 
     query: str
@@ -42,6 +42,7 @@ class SearchPanel:
     filters: Sequence[str] = ()
     group: bool = False
     hits: Sequence[object] = ()
+    warnings: Sequence[str] = ()
     problem: str | None = None
 
 

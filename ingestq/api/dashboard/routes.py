@@ -99,7 +99,8 @@ class Dashboard:
             return replace(panel, problem=str(error))
         try:
             wanted = SearchQuery(query, HITS, where=where, collection=panel.collection, group=group)
-            return replace(panel, hits=await self.search(wanted))
+            result = await self.search(wanted)
+            return replace(panel, hits=result.hits, warnings=result.warnings)
         except IngestqError as error:
             return replace(panel, problem=without_secrets(str(error)))
 

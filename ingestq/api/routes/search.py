@@ -1,6 +1,5 @@
 """``GET /search``: find chunks."""
 
-from collections.abc import Sequence
 from typing import Annotated, Final, Protocol
 
 from fastapi import APIRouter, Depends, HTTPException, Query
@@ -20,6 +19,7 @@ from ingestq.core.search_query import (
     Mode,
     SearchFilter,
     SearchQuery,
+    SearchResult,
     parse_condition,
 )
 
@@ -32,7 +32,7 @@ class Search(Protocol):
     Raises InvalidQuery or StoreRejected if the collection cannot be searched that way.
     """
 
-    async def __call__(self, query: SearchQuery) -> Sequence[object]: ...
+    async def __call__(self, query: SearchQuery) -> SearchResult[object]: ...
 
 
 def search_routes(search: Search, collections: Collections) -> APIRouter:
@@ -75,6 +75,10 @@ def search_routes(search: Search, collections: Collections) -> APIRouter:
             int,
             Query(ge=0, le=MOST_AROUND, description="Neighbours on each side of every hit."),
         ] = 0,
+        rerank: Annotated[
+            bool | None,
+            Query(description="Let the reranker order the hits; by default as configured."),
+        ] = None,
         *,
         collection: Annotated[str, Depends(collections.parameter)],
     ) -> SearchResponse:
@@ -87,9 +91,14 @@ def search_routes(search: Search, collections: Collections) -> APIRouter:
         except ValueError as error:
             raise HTTPException(422, f"query.filter: {error}") from error
         try:
-            hits = await search(SearchQuery(q, limit, mode, where, collection, group, around))
+            query = SearchQuery(q, limit, mode, where, collection, group, around, rerank)
+            result = await search(query)
         except (InvalidQuery, StoreRejected) as error:
             raise HTTPException(422, str(error)) from error
-        return SearchResponse(hits=[HitResponse.model_validate(hit) for hit in hits])
+        return SearchResponse(
+            hits=[HitResponse.model_validate(hit) for hit in result.hits],
+            reranked=result.reranked,
+            warnings=list(result.warnings),
+        )
 
     return router

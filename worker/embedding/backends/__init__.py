@@ -28,9 +28,20 @@ class LoadedModel(Protocol):
 
 
 def unit_length(rows: Vectors) -> Vectors:
-    """Return ``rows``, each divided by its length."""
-    unit: Vectors = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), SHORTEST)
+    """Return ``rows``, each divided by its length; or one vector."""
+    unit: Vectors = rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), SHORTEST)
     return unit
+
+
+def truncated(rows: Vectors, dimensions: int | None) -> Vectors:
+    """Return the first ``dimensions`` numbers of each of ``rows``, of unit length; None is all.
+
+    Models that are trained for it have the most important numbers first (Matryoshka Representation
+    Learning: Kusupati et al. 2022, https://arxiv.org/abs/2205.13147).
+    """
+    if dimensions is None or dimensions == rows.shape[-1]:
+        return rows
+    return unit_length(rows[..., :dimensions])
 
 
 class CachedModel(ABC):

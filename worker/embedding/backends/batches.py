@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
-from worker.embedding.cache import TOKENIZER, Card
+from worker.embedding.cache import TOKENIZER, EntryCard
 
 LENGTH_STEP: Final = 8
 """Batches are padded to a multiple of this. Fewer different shapes are a tenth faster, because
@@ -18,7 +18,7 @@ TokenBatch = dict[str, npt.NDArray[np.int64]]
 """``input_ids`` and ``attention_mask``, each of shape (texts, tokens)."""
 
 
-def load_tokenizer(folder: Path, card: Card) -> Tokenizer:
+def load_tokenizer(folder: Path, card: EntryCard) -> Tokenizer:
     """Load the tokenizer of a cache entry; it truncates at the model's limit."""
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     if card.max_length is not None:

@@ -119,6 +119,29 @@ class _EmbeddingsAnswer(msgspec.Struct):
 _decoder: Final = msgspec.json.Decoder(_EmbeddingsAnswer)
 
 
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    total_tokens: int | None = None
+
+
+class _UsageAnswer(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+_usage_decoder: Final = msgspec.json.Decoder(_UsageAnswer)
+
+
+def read_usage(body: bytes) -> int | None:
+    """Return how many tokens the request had, as the answer says; None if it does not."""
+    try:
+        usage = _usage_decoder.decode(body).usage
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    if usage is None:
+        return None
+    return usage.prompt_tokens if usage.total_tokens is None else usage.total_tokens
+
+
 def read_vectors(
     body: bytes, texts: int, dimension: int | None, place: str
 ) -> npt.NDArray[np.float32]:

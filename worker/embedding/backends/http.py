@@ -25,14 +25,17 @@ from ingestq.core.metrics import PipelineStage, ServiceName
 from ingestq.core.outages import note_answer
 from ingestq.core.urls import public_url, without_secrets
 from worker.bisection import bisect_on_failure
+from worker.embedding.backends import truncated
 from worker.embedding.backends.endpoint_answers import (
     NotAnEndpoint,
     RequestFailed,
     RequestRefused,
     UnusableAnswer,
     endpoint_error,
+    read_usage,
     read_vectors,
 )
+from worker.embedding.backends.token_limiter import TokenLimiter
 from worker.embedding.config import HttpConfig
 from worker.http_answers import FailedAnswer, retry_delay
 
@@ -95,12 +98,13 @@ class HttpBackend:
         self.place = public_url(str(self._url))
         self._dimension: int | None = None
         self._client = httpx.AsyncClient(
-            headers=headers(config.api_key),
+            headers=headers(config.api_key) | config.headers,
             # _answer limits the time of the answer as a whole.
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
             limits=httpx.Limits(max_keepalive_connections=config.concurrency),
             follow_redirects=False,  # the key would be sent along, and a POST may become a GET
         )
+        self._limiter = TokenLimiter(config.tokens_per_minute)
         self._retrying = stamina.AsyncRetryingCaller(
             attempts=None, timeout=config.patience_seconds, wait_initial=0.2, wait_max=5.0
         ).on(self._when_to_retry)
@@ -122,20 +126,22 @@ class HttpBackend:
         await self._client.aclose()
 
     async def describe(self) -> int:
-        """Return the dimension of the model's vectors, by asking for one.
+        """Return the dimension of the vectors that it answers, before they are truncated.
 
         Raises ModelUnavailable if the answer is not a vector.
         """
         try:
-            vectors = await self._ask([PROBE])
+            await self._ask([PROBE])
         except (RequestRefused, NotAnEndpoint, UnusableAnswer) as error:
             raise _wrong_setup(error) from error
-        return int(vectors.shape[1])
+        assert self._dimension is not None, "an answer sets it"
+        return self._dimension
 
     async def embed_each(self, texts: Sequence[str]) -> list[Row | DocumentRejected]:
         """Embed chunks of documents; return the vector of each, or why it was rejected."""
         began = time.perf_counter()
         sent = [encodable(self._config.document_prompt + text) for text in texts]
+        await self._limiter.wait_for(sent)
         outcomes = await self._each(sent)
         seconds = time.perf_counter() - began
         metrics.observe(metrics.STAGE_SECONDS, seconds, PipelineStage.EMBED.value)
@@ -143,6 +149,7 @@ class HttpBackend:
 
     async def embed_query(self, text: str) -> Row:
         """Embed a search query; shape (dimension,). Raises InvalidQuery if it is refused."""
+        # Not limited: somebody waits for it, and it is short.
         [outcome] = await self._each([encodable(self._config.query_prompt + text)])
         if isinstance(outcome, DocumentRejected):
             raise InvalidQuery(f"the query cannot be embedded: {outcome}") from outcome
@@ -215,11 +222,21 @@ class HttpBackend:
             raise endpoint_error(self.place, answer, self._config.secrets)
         note_answer(EmbedderUnavailable)
         vectors = read_vectors(response.content, len(texts), self._dimension, self.place)
+        if (tokens := read_usage(response.content)) is not None:
+            self._limiter.note(texts, tokens)
+            metrics.count(metrics.ENDPOINT_TOKENS, amount=tokens)
         self._dimension = vectors.shape[1]
-        return vectors
+        return truncated(vectors, self._config.dimensions)
 
     async def _answer(self, texts: Sequence[str]) -> httpx.Response:
-        request = {"model": self._config.model, "input": texts, "encoding_format": "float"}
+        request: dict[str, object] = {
+            **self._config.body,
+            "model": self._config.model,
+            "input": texts,
+            "encoding_format": "float",
+        }
+        if self._config.asks_for_dimensions and self._config.dimensions is not None:
+            request["dimensions"] = self._config.dimensions
         seconds = self._config.answer_seconds
         try:
             async with asyncio.timeout(seconds):

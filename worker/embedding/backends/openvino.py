@@ -10,7 +10,7 @@ import numpy as np
 
 from worker.embedding.backends import CachedModel, Vectors, unit_length
 from worker.embedding.backends.batches import load_tokenizer, pack_batches, pad
-from worker.embedding.cache import NETWORK, Card
+from worker.embedding.cache import NETWORK, Arithmetic, Card
 
 # OpenVINO then finds no telemetry module, and sends nothing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -28,24 +28,28 @@ def supports_bfloat16() -> bool:
     return "BF16" in capabilities
 
 
+def compile_network(folder: Path, arithmetic: Arithmetic, threads: int) -> Any:
+    """Compile the network of a cache entry to run in up to ``threads`` threads."""
+    bfloat16 = arithmetic != "float32" and supports_bfloat16()
+    return openvino.Core().compile_model(
+        folder / NETWORK,
+        "CPU",
+        {
+            "INFERENCE_NUM_THREADS": threads,
+            # Pinned, all processes would share the first core.
+            "ENABLE_CPU_PINNING": False,
+            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+            "NUM_STREAMS": 1,
+        },
+    )
+
+
 class OpenVinoModel(CachedModel):
     """A converted model, compiled to run in up to ``threads`` threads."""
 
     def __init__(self, folder: Path, card: Card, threads: int) -> None:
         super().__init__(card)
-        bfloat16 = card.arithmetic != "float32" and supports_bfloat16()
-        compiled = openvino.Core().compile_model(
-            folder / NETWORK,
-            "CPU",
-            {
-                "INFERENCE_NUM_THREADS": threads,
-                # Pinned, all processes would share the first core.
-                "ENABLE_CPU_PINNING": False,
-                "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
-                "NUM_STREAMS": 1,
-            },
-        )
-        self._request = compiled.create_infer_request()
+        self._request = compile_network(folder, card.arithmetic, threads).create_infer_request()
         self._tokenizer = load_tokenizer(folder, card)
 
     def _embed(self, texts: Sequence[str]) -> Vectors:

@@ -2,14 +2,15 @@
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 from tokenizers import Tokenizer
 from tqdm import tqdm
@@ -34,17 +35,28 @@ DOCUMENT_PROMPTS: Final = ("document", "passage", "corpus")
 QUERY_PROMPTS: Final = ("query",)
 """Names of prompts; sentence-transformers uses the first that the model has."""
 
+M = TypeVar("M")
+
 
 def load(name: str, device: str = "cpu") -> SentenceTransformer:
     """Load a model from a folder, from the hub's cache on this machine, or from the hub.
 
     It computes in float32, whatever the precision of its stored weights. Raises OSError if it is
-    not found. The hub is asked first whether it answers: if it does not, the library would retry
-    for every file that a model may have, which takes more than a minute.
+    not found.
+    """
+    return from_cache_or_hub(name, partial(SentenceTransformer, device=device)).float()
+
+
+def from_cache_or_hub(name: str, load_model: Callable[..., M]) -> M:
+    """Load the model ``name`` from a folder or the hub's cache, and else from the hub.
+
+    ``load_model`` takes the location, and ``local_files_only``. Raises OSError if it is not found.
+    The hub is asked first whether it answers: if it does not, the library would retry for every
+    file that a model may have, which takes more than a minute.
     """
     location = model_location(name)
     try:
-        return SentenceTransformer(location, device=device, local_files_only=True).float()
+        return load_model(location, local_files_only=True)
     except OSError:
         if Path(location).is_dir():
             raise
@@ -56,7 +68,7 @@ def load(name: str, device: str = "cpu") -> SentenceTransformer:
         raise OSError(
             f"no such folder, not in the cache, and the Hugging Face Hub does not answer: {error}"
         ) from error
-    return SentenceTransformer(location, device=device).float()
+    return load_model(location)
 
 
 def is_static(model: SentenceTransformer) -> bool:
@@ -77,7 +89,7 @@ def table_of(model: SentenceTransformer) -> Vectors:
     return table
 
 
-def fast_tokenizer(model: SentenceTransformer) -> Tokenizer:
+def fast_tokenizer(model: SentenceTransformer | CrossEncoder) -> Tokenizer:
     """Return a copy of the model's tokenizer that neither truncates nor pads.
 
     Raises ValueError if it is not of the tokenizers library, or knows special tokens only. The
@@ -141,9 +153,11 @@ class TorchModel:
 
     @classmethod
     def of(cls, name: str, card: Card, threads: int) -> "TorchModel":
-        """Load the model ``name``, onto a GPU if the card says that there are some."""
+        """Load the model ``name``, onto a GPU if the card says that there are some, or Apple's."""
         torch.set_num_threads(threads)
-        return cls(load(name, claim_gpu(card) if card.gpus else "cpu"))
+        if card.gpus:
+            return cls(load(name, claim_gpu(card)))
+        return cls(load(name, "mps" if torch.backends.mps.is_available() else "cpu"))
 
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
         """See `LoadedModel`."""
