@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +20,13 @@ from mcp_types import TextContent
 
 from ingestq.api import mcp as tools
 from ingestq.api.app import ApiConfig, create_app
+from ingestq.api.routes.search import Search
 from ingestq.app.composition import Broker
 from ingestq.app.mcp import SubmitRights, open_mcp
 from ingestq.app.settings import Settings
 from ingestq.core import events
 from ingestq.core.errors import StoreUnavailable, UsageError
-from ingestq.core.search_query import MetadataCondition, SearchQuery
+from ingestq.core.search_query import MetadataCondition, SearchQuery, SearchResult
 from tests.command import Ingestq
 from tests.harness import Harness
 from tests.serving import listening, services
@@ -53,7 +54,7 @@ async def connected(
 
 
 @asynccontextmanager
-async def serving(broker: Broker, find: Any = None, **config: Any) -> AsyncIterator[str]:
+async def serving(broker: Broker, find: Search | None = None, **config: Any) -> AsyncIterator[str]:
     """Serve the API of ``broker``; yields its URL."""
     app = create_app(services(broker, find), ApiConfig(100_000, TOKEN, **config))
     async with listening(app) as url:
@@ -83,8 +84,8 @@ async def refusal(client: Client, tool: str, arguments: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 async def test_what_is_submitted_is_found_with_its_citation(harness: Harness, mode: str) -> None:
-    async def find(query: SearchQuery) -> Sequence[SearchHit]:
-        return await search(harness.qdrant, harness.names, harness.model, query)
+    async def find(query: SearchQuery) -> SearchResult[SearchHit]:
+        return SearchResult(await search(harness.qdrant, harness.names, harness.model, query))
 
     async with (
         serving(harness.broker, find, collections=(harness.names.alias,)) as url,
@@ -103,15 +104,15 @@ async def test_what_is_submitted_is_found_with_its_citation(harness: Harness, mo
         [hit] = (await call(client, "search", arguments))["hits"]
         assert (hit["citation"], hit["doc_id"], hit["text"]) == ("n1", "n1", text)
         none = await call(client, "search", arguments | {"filter": ["year=2023"]})
-        assert none == {"hits": []}
+        assert none == {"hits": [], "reranked": False, "warnings": []}
 
 
 async def test_the_tools_take_what_the_routes_take(broker: Broker) -> None:
     queries: list[SearchQuery] = []
 
-    async def find(query: SearchQuery) -> Sequence[SearchHit]:
+    async def find(query: SearchQuery) -> SearchResult[SearchHit]:
         queries.append(query)
-        return [HIT]
+        return SearchResult([HIT])
 
     async with serving(broker, find) as url, connected(url) as client:
         listed = {tool.name: tool for tool in (await client.list_tools()).tools}
@@ -157,8 +158,8 @@ async def test_the_tools_take_what_the_routes_take(broker: Broker) -> None:
 async def test_wrong_arguments_are_explained(
     broker: Broker, tool: str, arguments: dict[str, Any], words: str
 ) -> None:
-    async def find(_: SearchQuery) -> Sequence[SearchHit]:
-        return []
+    async def find(_: SearchQuery) -> SearchResult[SearchHit]:
+        return SearchResult(())
 
     async with serving(broker, find) as url, connected(url) as client:
         assert words in await refusal(client, tool, arguments)
@@ -171,7 +172,7 @@ async def test_an_unknown_tool_is_an_error_of_the_protocol(broker: Broker) -> No
 
 
 async def test_a_service_that_is_away_is_said_in_plain_words(broker: Broker) -> None:
-    async def find(_: SearchQuery) -> Sequence[SearchHit]:
+    async def find(_: SearchQuery) -> SearchResult[SearchHit]:
         raise StoreUnavailable("Qdrant does not answer at http://qdrant")
 
     async with serving(broker, find) as url, connected(url) as client:
@@ -184,7 +185,7 @@ async def test_a_service_that_is_away_is_said_in_plain_words(broker: Broker) -> 
 async def test_a_defect_is_logged_and_not_shown(
     broker: Broker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def find(_: SearchQuery) -> Sequence[SearchHit]:
+    async def find(_: SearchQuery) -> SearchResult[SearchHit]:
         raise RuntimeError("what nobody else may see")
 
     async with serving(broker, find) as url, connected(url) as client:
@@ -200,8 +201,8 @@ async def test_long_answers_are_bounded(broker: Broker) -> None:
     neighbours = tuple(Neighbour(n, "c" * 20_000) for n in range(5))
     large = replace(HIT, text="a" * 20_000, metadata=metadata, before=neighbours)
 
-    async def find(_: SearchQuery) -> Sequence[SearchHit]:
-        return [large] * 100
+    async def find(_: SearchQuery) -> SearchResult[SearchHit]:
+        return SearchResult([large] * 100)
 
     async with serving(broker, find) as url, connected(url) as client:
         answer = await call(client, "search", {"q": "x", "limit": 100})

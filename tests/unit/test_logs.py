@@ -164,8 +164,8 @@ def test_long_values_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
 def test_libraries_and_warnings_have_the_same_format(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging(logging.INFO, LogFormat.JSON)
     capsys.readouterr()
-    logging.getLogger("uvicorn.error").warning("no %s\x1b[2J", "place")
-    logging.getLogger("uvicorn.error").info("not shown")
+    logging.getLogger("a.library").warning("no %s\x1b[2J", "place")
+    logging.getLogger("a.library").info("not shown")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         logging.captureWarnings(True)
@@ -178,7 +178,7 @@ def test_libraries_and_warnings_have_the_same_format(capsys: pytest.CaptureFixtu
     assert {line["event"] for line in lines} == {events.LIBRARY_LOGGED}
     about = [(line["logger"], line["level"]) for line in lines]
     assert about == [
-        ("uvicorn.error", "warning"),
+        ("a.library", "warning"),
         ("py.warnings", "warning"),
         ("qdrant_client", "error"),
     ]

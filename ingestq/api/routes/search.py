@@ -32,7 +32,7 @@ class Search(Protocol):
     Raises InvalidQuery or StoreRejected if the collection cannot be searched that way.
     """
 
-    async def __call__(self, query: SearchQuery) -> SearchResult[object]: ...
+    async def __call__(self, query: SearchQuery, /) -> SearchResult[object]: ...
 
 
 def search_routes(search: Search, collections: Collections) -> APIRouter:
