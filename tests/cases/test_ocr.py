@@ -295,6 +295,7 @@ async def test_ocr_of_many_pages_delays_neither_uploads_nor_searches(
     assert "gannets" in text_of(await reading)
 
 
+@pytest.mark.slow
 async def test_each_page_may_take_the_time_of_a_document(cache_dir: Path, tmp_path: Path) -> None:
     scans = tmp_path / "scans.pdf"
     scans.write_bytes(write_pdf([scan(f"{HERON} {page}") for page in range(8)]))

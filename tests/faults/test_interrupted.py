@@ -14,6 +14,8 @@ import pytest
 from tests.command import CommandResult, Ingestq
 from tests.qdrant_proxy import QdrantProxy
 
+pytestmark = pytest.mark.slow
+
 INTERRUPTED_IMPORT = """
 import signal
 import sys
@@ -92,7 +94,6 @@ def documents(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.slow
 async def test_an_interrupted_run_says_what_is_left_and_the_next_run_continues(
     ingestq: Ingestq, documents: Path
 ) -> None:
@@ -178,7 +179,6 @@ def test_an_impatient_user_sees_what_still_waits(ingestq: Ingestq, documents: Pa
     assert sum(ended.json["documents"].values()) == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_interrupted_again_and_again_counts_truly(
     ingestq: Ingestq, documents: Path, number: signal.Signals
@@ -201,7 +201,6 @@ def test_a_run_that_is_interrupted_again_and_again_counts_truly(
     assert status["queue"]["ready"] == 0
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_every_command_can_be_interrupted_once_and_again_and_again(
     ingestq: Ingestq, documents: Path

@@ -28,6 +28,8 @@ from worker.process_pool.limits import ProcessKind, ProcessLimits
 from worker.process_pool.pool import Processes
 from worker.text.parts import PreparedDocument, UnchangedContent
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
 COPIES = 32
 SENTENCE = "The keeper of the lighthouse writes the weather of each hour into a thick book. "
@@ -52,7 +54,6 @@ def wait_for(lines: Iterable[str], words: str) -> str:
     raise AssertionError(f"it ended before it said {words!r}")
 
 
-@pytest.mark.slow
 async def test_a_killed_run_is_completed_by_the_next(ingestq: Ingestq, documents: Path) -> None:
     ingestq.settings |= {"lease_seconds": "2", "pool_size": "1"}  # however many cores there are
     first = ingestq.start("run", documents)

@@ -74,6 +74,7 @@ async def test_a_redis_crash_loses_no_accepted_document(tmp_path: Path) -> None:
                 assert await balanced(redis) == Totals(JOBS, finished=JOBS, waiting=0, dead=0)
 
 
+@pytest.mark.slow
 async def test_a_worker_survives_a_redis_crash(tmp_path: Path) -> None:
     async with unsupervised_redis(tmp_path) as url:
         config = BrokerConfig(url)

@@ -21,6 +21,8 @@ from worker.text import processes
 from worker.text.parts import PreparedDocument, UnchangedContent
 from worker.text.small_texts import SHARED_BYTES, SMALL_BYTES, SmallText, SmallTexts, small_size
 
+pytestmark = pytest.mark.slow
+
 LIMITS = replace(PARSE_LIMITS, memory_bytes=600 * MEBIBYTE, cpu_seconds=2)
 NEIGHBOURS = 3
 DEADLINE_SECONDS = 50
@@ -102,7 +104,6 @@ async def test_each_text_has_the_whole_processor_time(pool: ModelPool) -> None:
     assert await read(pool, *texts) == texts
 
 
-@pytest.mark.slow
 async def test_a_text_that_waits_for_ever_holds_up_its_neighbours_only_for_a_moment(
     pool: ModelPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

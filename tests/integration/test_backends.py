@@ -231,6 +231,7 @@ def load_without_gpu(model: str, entry: CacheEntry[Card]) -> None:
     from worker.embedding.backends.cuda import CudaModel
 
     embedding_processes._model = CudaModel(model, entry.folder, entry.card, "cpu")
+    embedding_processes._dimensions = None
 
 
 def loaded_modules() -> set[str]:

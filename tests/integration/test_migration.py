@@ -24,6 +24,8 @@ from tests.local_mode import (
 )
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 MIGRATE = """
 import asyncio, sys
 from pathlib import Path
@@ -104,7 +106,6 @@ async def test_everything_is_migrated_and_the_old_index_kept(tmp_path: Path) -> 
     assert await content(tmp_path) == before
 
 
-@pytest.mark.slow
 def test_an_earlier_version_is_taken_over_by_the_first_command(ingestq: Ingestq) -> None:
     folder = ingestq.folder / "notes"
     folder.mkdir()
@@ -136,7 +137,6 @@ async def test_a_damaged_index_is_refused_and_not_changed(tmp_path: Path, damage
     assert await content(tmp_path) == {"aliases": {}}
 
 
-@pytest.mark.slow
 async def test_what_stands_in_the_way_is_said_and_nothing_changed(tmp_path: Path) -> None:
     before = await old_index(tmp_path)
     async with local_mode(tmp_path / "qdrant"):
@@ -176,7 +176,6 @@ async def test_a_migration_that_was_killed_while_it_copied_begins_anew(tmp_path:
     assert await content(tmp_path) == before
 
 
-@pytest.mark.slow
 async def test_a_migration_may_be_killed_at_any_time(tmp_path: Path) -> None:
     before = await old_index(tmp_path, MANY_POINTS)
     dice = random.Random(18)

@@ -17,6 +17,7 @@ GIBIBYTE = 1024**3
 MEBIBYTE = 1024**2
 
 
+@pytest.mark.slow
 def test_run_and_add_of_a_bucket(ingestq: Ingestq, bucket: Bucket) -> None:
     bucket.put({"docs/a.txt": "The lighthouse stands on the island."})
     done = ingestq("run", f"{bucket.url}/docs/", "--json")

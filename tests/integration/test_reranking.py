@@ -194,6 +194,7 @@ async def test_reranking_needs_a_reranker(filled: Harness, monkeypatch: pytest.M
         load_settings()
 
 
+@pytest.mark.slow
 async def test_the_command_reranks_and_warns(ingestq: Ingestq) -> None:
     (ingestq.folder / "note.txt").write_text("The lamps of the harbour.")
     assert ingestq("run", "note.txt").code == 0

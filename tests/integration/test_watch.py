@@ -491,6 +491,7 @@ async def found(served: Serving, query: str) -> list[str]:
     return [hit["text"] for hit in answer.json()["hits"]]
 
 
+@pytest.mark.slow
 async def test_up_indexes_and_searches_a_watched_folder(ingestq: Ingestq) -> None:
     """With the bundled Qdrant, which is written and searched at the same time."""
     (ingestq.folder / "in").mkdir()

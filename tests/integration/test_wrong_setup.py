@@ -161,6 +161,7 @@ async def test_the_doctor_finds_a_misspelt_variable_and_prints_no_secrets_of_url
     assert "hunter2" not in ran.out + ran.err
 
 
+@pytest.mark.slow
 def test_the_doctor_says_what_to_fix_and_which_limits_are_in_force(ingestq: Ingestq) -> None:
     ingestq.settings |= {
         "redis_url": f"redis://{NOBODY}",

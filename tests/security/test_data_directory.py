@@ -32,6 +32,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
+@pytest.mark.slow
 def test_a_run_makes_nothing_that_others_can_read(ingestq: Ingestq, note: Path) -> None:
     assert ingestq("run", note).code == 0
     assert ingestq("doctor").code == 0  # writes a blob
@@ -149,6 +150,7 @@ def test_processes_with_other_environments_share_one_server(
         assert (ingestq.folder / DEEP / "redis" / "server.pid").read_text() == pid
 
 
+@pytest.mark.slow
 def test_a_damaged_catalog_is_one_line_and_buries_nothing(ingestq: Ingestq, note: Path) -> None:
     note.write_text("A short note.", encoding="utf-8")
     assert ingestq("run", note).code == 0

@@ -76,6 +76,7 @@ async def test_dead_letters_and_their_blobs_expire(
     assert (await skewed.queue.overview()).expired_dead_letters == 1
 
 
+@pytest.mark.slow
 async def test_many_dead_letters_expire_in_batches(skewed: Broker) -> None:
     names = [f"d{i}" for i in range(2 * EXPIRED_BATCH + 1)]
     await bury(skewed, *names)

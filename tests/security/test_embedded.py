@@ -91,6 +91,7 @@ async def test_documents_are_indexed_while_redis_is_killed(ingestq: Ingestq) -> 
     assert not redis_is_alive(ingestq)
 
 
+@pytest.mark.slow
 async def test_whoever_uses_a_killed_redis_restarts_it(ingestq: Ingestq, api: Running) -> None:
     def accepted(i: int) -> httpx.Response:
         body = {"doc_id": str(i), "source": "s", "text": NOTE}

@@ -129,6 +129,7 @@ def test_what_is_no_settings_file_is_one_line(ingestq: Ingestq, file: Path, kind
     assert "\n" not in said
 
 
+@pytest.mark.slow
 def test_a_found_file_cannot_run_code(ingestq: Ingestq, file: Path) -> None:
     file.write_text(GENERATOR, encoding="utf-8")
     (ingestq.folder / "export.py").write_text(EXPORT, encoding="utf-8")

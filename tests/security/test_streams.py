@@ -23,6 +23,8 @@ from tests.command import Ingestq
 from tests.unit.test_export_file import TWO
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 NOBODY: Final = "127.0.0.1:1"
 
 
@@ -67,7 +69,6 @@ def note(ingestq: Ingestq) -> Ingestq:
 # Streams
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("redirection", "code"),
     [
@@ -102,7 +103,6 @@ def test_a_command_that_failed_keeps_its_exit_code(note: Ingestq) -> None:
     assert shell(note, "ingestq no-such-command --json | true").returncode == 2
 
 
-@pytest.mark.slow
 def test_the_work_is_done_whether_or_not_somebody_reads(note: Ingestq) -> None:
     assert shell(note, "ingestq add note.txt 2>&1 | true").returncode == 141
     assert note("status", "--json").json["queue"]["ready"] == 1
@@ -116,7 +116,6 @@ def test_a_closed_stdin_is_an_empty_one(note: Ingestq) -> None:
     assert (ran.returncode, json.loads(ran.stdout)["documents"]["queued"]) == (0, 0)
 
 
-@pytest.mark.slow
 async def test_a_worker_outlives_its_terminal(note: Ingestq) -> None:
     """As it does under nohup, and when what reads its log dies."""
     worker, controller = started_on_a_terminal(note, "worker")
@@ -169,7 +168,6 @@ def json_error(ingestq: Ingestq, code: int, *arguments: str) -> str:
     return str(ran.json["error"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", WITH_JSON, ids=" ".join)
 def test_with_json_every_failure_is_one_object(note: Ingestq, path: tuple[str, ...]) -> None:
     command = (*path, *ARGUMENTS.get(path, []), "--json")
@@ -285,7 +283,6 @@ def test_on_a_terminal_names_do_nothing_either(names: Ingestq) -> None:
         assert name in text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("typed", ["".join(NAMES.values()), NAMES["markup"]], ids=["all", "markup"])
 def test_what_a_user_types_is_printed_and_does_nothing(ingestq: Ingestq, typed: str) -> None:
     """A shell types the names of files for its user."""
@@ -355,7 +352,6 @@ def test_json_is_exact(text: str) -> None:
     assert "".join(written).count("\n") == 1
 
 
-@pytest.mark.slow
 def test_json_is_exact_in_any_encoding(names: Ingestq) -> None:
     names("add", "names")
     for encoding in ("utf-8", "ascii", "latin-1"):
