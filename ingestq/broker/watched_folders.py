@@ -1,13 +1,16 @@
 """Reports of watched folders: what the process that watches one says of it for `ingestq status`."""
 
+import asyncio
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Final
 
 import msgspec
 from redis.asyncio import Redis
 
 from ingestq.broker import keys
-from ingestq.broker.connection import BrokerConfig, translate_errors
+from ingestq.broker.connection import BrokerConfig, retry_until_redis_answers, translate_errors
 from ingestq.broker.scripts import Scripts
 from ingestq.core.results import WatchedFolderStatus
 
@@ -20,7 +23,7 @@ FOLDER_TIMEOUT_MS: Final = 60_000
 class WatchedFolders:
     """Publishes the states of watched folders. `JobQueue.overview` reads them.
 
-    Every method raises BrokerUnavailable while Redis cannot be used.
+    Methods raise BrokerUnavailable while Redis cannot be used.
     """
 
     def __init__(self, redis: Redis, config: BrokerConfig) -> None:
@@ -28,8 +31,17 @@ class WatchedFolders:
         self._config = config
         self._scripts = Scripts.register(redis)
 
+    async def keep_reporting(self, status: Callable[[], WatchedFolderStatus]) -> None:
+        """Publish the ``status`` of a folder again and again, until cancelled.
+
+        Waits while Redis is away.
+        """
+        while True:
+            await retry_until_redis_answers(partial(self.report, status()))
+            await asyncio.sleep(REPORT_SECONDS)
+
     async def report(self, status: WatchedFolderStatus) -> None:
-        """Publish the state of a folder. Call it again every `REPORT_SECONDS`."""
+        """Publish the state of a folder, for `FOLDER_TIMEOUT_MS`."""
         arguments = (_member(status), msgspec.msgpack.encode(status), FOLDER_TIMEOUT_MS)
         with self._translated():
             await self._scripts.report_folder(args=arguments)

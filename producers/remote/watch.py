@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from ingestq.broker.connection import retry_until_redis_answers
-from ingestq.broker.watched_folders import REPORT_SECONDS, WatchedFolders
+from ingestq.broker.watched_folders import WatchedFolders
 from ingestq.client.client import IngestClient, new_submission
 from ingestq.core import events
 from ingestq.core.documents import Document
@@ -23,6 +23,7 @@ from ingestq.core.service import run_until_first
 from producers.files.walk import ScanRecord
 from producers.remote.source import RemoteSource
 from producers.watch.classifier import SkippedFiles
+from producers.watch.scan_log import ScanLog
 
 log = structlog.get_logger()
 
@@ -55,8 +56,8 @@ class RemoteWatch:
         self._reports = reports
         self._allow_mass_delete = allow_mass_delete
         self._skipped = SkippedFiles()
-        self._is_away = self._is_held_back = False
-        self._warned = 0
+        self._log = ScanLog(source.url)
+        self._is_away = False
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -72,7 +73,9 @@ class RemoteWatch:
             source=self._source.folder,
             collection=self._collection,
         )
-        await run_until_first(self._stopping.wait(), self._scan_forever(), self._report())
+        await run_until_first(
+            self._stopping.wait(), self._scan_forever(), self._reports.keep_reporting(self._status)
+        )
         with suppress(BrokerUnavailable):  # then the report expires
             await self._reports.forget(self._status())
         log.info(events.WATCH_STOPPED, folder=url)
@@ -96,13 +99,9 @@ class RemoteWatch:
     async def _scan(self) -> None:
         submission, swept = await retry_until_redis_answers(self._queue_all)
         status = await retry_until_redis_answers(partial(self._client.wait, submission))
-        if status.warned.documents != self._warned:
-            self._warned = status.warned.documents
-            log.warning(
-                events.WATCH_WARNED, folder=self._source.url, documents=status.warned.documents
-            )
+        self._log.warned(status.warned.documents)
         failed = await retry_until_redis_answers(partial(self._client.failed_documents, submission))
-        self._log_held_back([one.reason for one in failed if one.doc_id in swept])
+        self._log.held_back([one.reason for one in failed if one.doc_id in swept])
 
     async def _queue_all(self) -> tuple[str, Sequence[str]]:
         """Queue all objects and the sweep; return their submission, and the ids of the sweeps."""
@@ -138,20 +137,6 @@ class RemoteWatch:
 
     def _skip(self, failed: FailedDocument) -> None:
         self._skipped.add(failed.doc_id, failed.reason)
-
-    def _log_held_back(self, reasons: Sequence[str]) -> None:
-        """Log when deletions begin and cease to be held back; `ingestq status` shows them."""
-        if reasons and not self._is_held_back:
-            log.warning(events.WATCH_HELD_BACK, folder=self._source.url, reason=reasons[0])
-        elif self._is_held_back and not reasons:
-            log.info(events.WATCH_RELEASED, folder=self._source.url)
-        self._is_held_back = bool(reasons)
-
-    async def _report(self) -> None:
-        """Report the state of the source for `ingestq status`, until cancelled."""
-        while True:
-            await retry_until_redis_answers(partial(self._reports.report, self._status()))
-            await asyncio.sleep(REPORT_SECONDS)
 
     def _status(self) -> WatchedFolderStatus:
         return WatchedFolderStatus(

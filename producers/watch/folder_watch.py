@@ -15,7 +15,7 @@ import structlog
 
 from ingestq.broker.connection import retry_until_redis_answers
 from ingestq.broker.queue.dead_letters import DeadLetters
-from ingestq.broker.watched_folders import REPORT_SECONDS, WatchedFolders
+from ingestq.broker.watched_folders import WatchedFolders
 from ingestq.client.client import IngestClient, new_submission
 from ingestq.core import events
 from ingestq.core.documents import Deletion, Lane
@@ -129,7 +129,7 @@ class FolderWatch:
             self._watch(),
             self._queue_settled_paths(),
             self._queue_deletions(),
-            self._report(),
+            self._reports.keep_reporting(self._status),
         ]
         if self._hot_folder is not None:
             loops.append(self._hot_folder.run())
@@ -137,12 +137,6 @@ class FolderWatch:
         with suppress(BrokerUnavailable):  # then the report expires
             await self._reports.forget(self._status())
         log.info(events.WATCH_STOPPED, folder=str(self._folder.path))
-
-    async def _report(self) -> None:
-        """Report the state of the folder for `ingestq status`, until cancelled."""
-        while True:
-            await retry_until_redis_answers(partial(self._reports.report, self._status()))
-            await asyncio.sleep(REPORT_SECONDS)
 
     def _status(self) -> WatchedFolderStatus:
         return WatchedFolderStatus(

@@ -16,6 +16,7 @@ from producers.files.walk import ScanRecord
 from producers.watch.classifier import FileClassifier
 from producers.watch.folder import Presence, WatchedFolder
 from producers.watch.moves import Arrivals
+from producers.watch.scan_log import ScanLog
 from producers.watch.settling import FileState
 
 log = structlog.get_logger()
@@ -46,8 +47,7 @@ class Scanner:
         self._on_unsettled = on_unsettled
         self._arrivals = arrivals
         self._allow_mass_delete = allow_mass_delete
-        self._warned = 0
-        self._is_held_back = False
+        self._log = ScanLog(str(folder.path))
 
     async def scan(self) -> None:
         """Scan, and wait until workers have finished the scan's jobs, so that scans never pile up.
@@ -56,7 +56,7 @@ class Scanner:
         """
         submission, sweeps = await retry_until_redis_answers(self._queue_all)
         status = await retry_until_redis_answers(partial(self._client.wait, submission))
-        self._log_warned(status.warned.documents)
+        self._log.warned(status.warned.documents)
         for swept in sweeps:
             await retry_until_redis_answers(partial(self._finish, submission, swept))
 
@@ -95,22 +95,9 @@ class Scanner:
             for document in classified.documents.values():
                 yield document
 
-    def _log_warned(self, documents: int) -> None:
-        if documents != self._warned:
-            self._warned = documents
-            log.warning(events.WATCH_WARNED, folder=str(self._folder.path), documents=documents)
-
     async def _finish(self, submission: str, swept: Sweep) -> None:
         failed = await self._client.failed_documents(submission)
-        self._log_held_back([f.reason for f in failed if f.doc_id == swept.doc_id])
-
-    def _log_held_back(self, reasons: Sequence[str]) -> None:
-        """Log when deletions begin and cease to be held back; `ingestq status` shows them."""
-        if reasons and not self._is_held_back:
-            log.warning(events.WATCH_HELD_BACK, folder=str(self._folder.path), reason=reasons[0])
-        elif self._is_held_back and not reasons:
-            log.info(events.WATCH_RELEASED, folder=str(self._folder.path))
-        self._is_held_back = bool(reasons)
+        self._log.held_back([f.reason for f in failed if f.doc_id == swept.doc_id])
 
     def _skip(self, failed: FailedDocument) -> None:
         self._classifier.skipped.add(failed.doc_id, failed.reason)

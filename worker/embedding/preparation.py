@@ -7,7 +7,7 @@ import structlog
 
 from ingestq.core import events
 from ingestq.core.errors import ModelUnavailable, PoolFailure
-from worker.embedding.cache import CacheEntry, Card, ModelCache, cache_key
+from worker.embedding.cache import CacheEntry, Card, EntryCard, ModelCache, cache_key
 from worker.embedding.config import EmbeddingConfig, check_weights, find_model
 from worker.process_pool.limits import ProcessKind, ProcessLimits
 from worker.process_pool.pool import START_SECONDS, Processes
@@ -39,15 +39,20 @@ async def prepare_model(config: EmbeddingConfig) -> CacheEntry[Card]:
     return entry
 
 
-def _log_ready(card: Card, config: EmbeddingConfig, seconds: float) -> None:
+def log_fallback(model: str, card: EntryCard) -> None:
+    """Log why faster engines do not compute ``model``, if there are any."""
     if card.rejected:
         log.warning(
             events.MODEL_FALLBACK,
-            model=config.model,
+            model=model,
             backend=card.engine,
             arithmetic=card.arithmetic,
             rejected="; ".join(card.rejected),
         )
+
+
+def _log_ready(card: Card, config: EmbeddingConfig, seconds: float) -> None:
+    log_fallback(config.model, card)
     log.info(
         events.MODEL_READY,
         model=config.model,

@@ -21,6 +21,7 @@ from ingestq.core.errors import (
 )
 from worker.embedding.cache import CacheEntry, ModelCache
 from worker.embedding.config import cores, find_model
+from worker.embedding.preparation import log_fallback
 from worker.process_pool.limits import ProcessKind, ProcessLimits
 from worker.process_pool.pool import START_SECONDS, Processes, retry_once
 from worker.reranking.card import CrossEncoderCard, cross_encoder_key
@@ -123,22 +124,14 @@ async def prepare_cross_encoder(config: RerankerConfig) -> CacheEntry[CrossEncod
         raise ModelUnavailable(
             f"{config.model!r} was prepared, but its cache entry is no longer in {config.cache_dir}"
         )
-    _log_ready(entry.card, config)
-    return entry
-
-
-def _log_ready(card: CrossEncoderCard, config: RerankerConfig) -> None:
-    if card.rejected:
-        log.warning(
-            events.MODEL_FALLBACK,
-            model=config.model,
-            backend=card.engine,
-            arithmetic=card.arithmetic,
-            rejected="; ".join(card.rejected),
-        )
+    log_fallback(config.model, entry.card)
     log.info(
-        events.MODEL_READY, model=config.model, backend=card.engine, arithmetic=card.arithmetic
+        events.MODEL_READY,
+        model=config.model,
+        backend=entry.card.engine,
+        arithmetic=entry.card.arithmetic,
     )
+    return entry
 
 
 def _cached(config: RerankerConfig) -> CacheEntry[CrossEncoderCard] | None:
