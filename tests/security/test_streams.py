@@ -156,8 +156,21 @@ ARGUMENTS: Final = {
     ("dead", "requeue"): ["--all"],
     ("dead", "purge"): ["--all"],
     ("schedule", "run"): ["nightly"],
+    ("webhooks", "purge"): ["ours"],
 }
-NIGHTLY: Final = '[[schedule]]\nname = "nightly"\ncron = "0 3 * * *"\npath = "."\n'
+FINDINGS: Final = {("doctor",): "findings", ("webhooks", "test"): "webhooks"}
+"""What has the answers of commands that look for what is wrong."""
+TABLES: Final = """
+[[schedule]]
+name = "nightly"
+cron = "0 3 * * *"
+path = "."
+
+[[webhook]]
+name = "ours"
+url = "https://host.test/hook"
+secret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+"""
 
 
 def json_error(ingestq: Ingestq, code: int, *arguments: str) -> str:
@@ -171,13 +184,13 @@ def json_error(ingestq: Ingestq, code: int, *arguments: str) -> str:
 @pytest.mark.parametrize("path", WITH_JSON, ids=" ".join)
 def test_with_json_every_failure_is_one_object(note: Ingestq, path: tuple[str, ...]) -> None:
     command = (*path, *ARGUMENTS.get(path, []), "--json")
-    (note.folder / "ingestq.toml").write_text(NIGHTLY, encoding="utf-8")
+    (note.folder / "ingestq.toml").write_text(TABLES, encoding="utf-8")
     (note.folder / "two.export").write_bytes(TWO)
 
     note.settings |= {"redis_url": f"redis://{NOBODY}", "qdrant_url": f"http://{NOBODY}"}
-    if path == ("doctor",):  # its answer is what is wrong
+    if path in FINDINGS:
         ran = note(*command)
-        assert (ran.code, ran.json.keys()) == (3, {"findings"})
+        assert (ran.code, ran.json.keys()) == (3, {FINDINGS[path]})
     else:
         assert NOBODY in json_error(note, 3, *command)
 
