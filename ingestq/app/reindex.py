@@ -59,7 +59,7 @@ def settings_of(built_with: "Fingerprint") -> dict[str, Any]:
     return {
         "model": built_with.model,
         "precision": built_with.precision,
-        "dimensions": built_with.dimension if built_with.truncated else None,
+        "dimensions": built_with.dimensions,
         "chunk_tokens": built_with.max_tokens,
         "vector_name": built_with.vector_name,
         "hybrid": bool(built_with.sparse),

@@ -35,7 +35,7 @@ async def query_settings(
             "model": built_with.model,
             "precision": built_with.precision,
             "chunk_tokens": None,
-            "dimensions": built_with.dimension if built_with.truncated else None,
+            "dimensions": built_with.dimensions,
         }
     )
 

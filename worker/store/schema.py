@@ -98,10 +98,15 @@ class Fingerprint(Struct, frozen=True):
         return _decides_vector(self) == _decides_vector(other)
 
     @property
+    def dimensions(self) -> int | None:
+        """What the setting of this name was when the vectors were made, if it truncated them."""
+        return self.dimension if self.truncated else None
+
+    @property
     def digest(self) -> str:
         """Twelve hexadecimal digits; part of the collection's name."""
         fields = msgspec.structs.asdict(self)
-        if not self.truncated:  # as before there was this field
+        if not self.truncated:  # collections that are older than this field keep their names
             del fields["truncated"]
         return hashlib.blake2b(msgspec.msgpack.encode(fields), digest_size=6).hexdigest()
 
