@@ -161,7 +161,7 @@ async def index(
     names = await open_collection(qdrant, name, made_with)
     ports = Ports(
         model,
-        QdrantStore(qdrant, names.chunks, made_with.vector_name),
+        QdrantStore(qdrant, names.chunks, made_with.layout),
         QdrantLedger(qdrant, names.ledger),
         BlobContents(),
     )

@@ -13,6 +13,7 @@ from ingestq.core.webhooks import Subscriptions
 
 DOCUMENTS: Final[Mapping[str, str]] = {DEFAULT_COLLECTION: "documents__test"}
 """Serves the default collection."""
+ENDING_SECONDS: Final = 0.001
 
 
 def lease_queue(
@@ -30,6 +31,11 @@ def lease_queue(
 async def take(leases: LeaseQueue, n: int = 1, worker: str = "w") -> Sequence[Claim]:
     """Claim up to ``n`` jobs of any lane, as a worker without running jobs."""
     return (await leases.claim(worker, n, bulk=n, running=0)).claims
+
+
+async def let_expire(broker: Broker, claimed: Claim) -> None:
+    """Let the lease of a job end, as if its worker had died."""
+    assert await lease_queue(broker, ENDING_SECONDS).renew([claimed]) == frozenset()
 
 
 async def finish(leases: LeaseQueue, claimed: Claim, report: BatchReport) -> bool:

@@ -1,13 +1,15 @@
 """Runs the installed ``ingestq`` command, as a user does."""
 
 import asyncio
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -18,9 +20,17 @@ from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.core import events
 from ingestq.core.errors import UsageError
 from ingestq.embedded.redis import embedded_redis
+from tests import forked_command
 from tests.waiting import eventually
 
 SECONDS = 150
+
+
+class Printed(dict[str, Any]):
+    """The JSON that a command has printed; all of it is shown when a key is missing."""
+
+    def __missing__(self, key: str) -> Any:
+        raise AssertionError(f"the command printed no {key!r}: {dict(self)}")
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,8 @@ class CommandResult:
     @property
     def json(self) -> Any:
         assert len(self.out.splitlines()) == 1, f"not one line of JSON: {self.out!r} {self.err!r}"
-        return json.loads(self.out)
+        printed = json.loads(self.out)
+        return Printed(printed) if isinstance(printed, dict) else printed
 
     def failed_with(self, code: int, *said: str) -> None:
         """Assert the exit ``code``, and one error line on stderr that contains all of ``said``."""
@@ -67,10 +78,11 @@ class Ingestq:
     settings: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, *arguments: str | Path, stdin: str | None = None) -> CommandResult:
+        command, environment = self.command(*arguments), self.environment()
         ended = subprocess.run(
-            self.command(*arguments),
+            _forked(command, environment) or command,
             cwd=self.folder,
-            env=self.environment(),
+            env=environment,
             input=stdin,
             capture_output=True,
             text=True,
@@ -102,10 +114,8 @@ class Ingestq:
             self.command(*arguments),
             cwd=self.folder,
             env=self.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             text=True,
-            **more,
+            **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more),
         )
 
     async def is_in_the_middle(self) -> None:
@@ -114,7 +124,8 @@ class Ingestq:
             config = BrokerConfig(url)
             async with connected(config) as redis:
                 await eventually(lambda: redis.keys(RESULT + "*"), seconds=SECONDS)
-                assert (await JobQueue(redis, config).depth()).in_flight, "too fast"
+                depth = await JobQueue(redis, config).depth()
+                assert depth.ready + depth.in_flight, "too fast"
 
     @staticmethod
     def command(*arguments: str | Path) -> list[str | Path]:
@@ -126,3 +137,49 @@ class Ingestq:
             k: v for k, v in os.environ.items() if not k.startswith("INGESTQ_") or k == shared
         }
         return inherited | {f"INGESTQ_{name.upper()}": v for name, v in self.settings.items()}
+
+
+CHANGING: Final = (
+    forked_command.SETTING,
+    "PYTEST_CURRENT_TEST",
+    # A test that parses in its own process has them.
+    "RAYON_NUM_THREADS",
+    "TOKIO_WORKER_THREADS",
+)
+
+
+def _lasting(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return ``environment`` without the settings of ``ingestq``, and what tests change anyway."""
+    return {name: value for name, value in environment.items() if not name.startswith(CHANGING)}
+
+
+ENVIRONMENT: Final = _lasting(os.environ)
+"""What the forked commands of this test process have."""
+
+
+@functools.cache
+def _command_server() -> tuple["subprocess.Popen[str]", str]:
+    """Start the server of forked commands, which ends with this process; return it and its socket.
+
+    Once for the test process.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", forked_command.__name__, "serve", *Ingestq.command()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=ENVIRONMENT,
+        text=True,
+    )
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def _forked(
+    command: Sequence[str | Path], environment: Mapping[str, str]
+) -> Sequence[str | Path] | None:
+    """Return what runs ``command`` in a forked process, if that makes no difference."""
+    name, *arguments = command
+    if [name] != Ingestq.command() or _lasting(environment) != ENVIRONMENT:
+        return None
+    _, socket = _command_server()
+    return [sys.executable, "-S", "-E", forked_command.__file__, "run", socket, *arguments]

@@ -66,9 +66,12 @@ LIBRARIES = sysconfig.get_path("purelib")
 IN_MEMORY = Path("/dev/shm")
 SERVER_BYTES = 4 * 1024**3
 """Far more than the servers of all processes of ``pytest -n`` write."""
-ABOUT_TO_END_SECONDS = 1.0
-"""Longer than a group commit waits for others."""
-END_SECONDS = 10.0
+ABOUT_TO_END_SECONDS = 60.0
+"""Much longer than a group commit waits for others, and for the answer of Qdrant."""
+SLOW_TEST_SECONDS = 600
+"""A slow test may take ten times longer on a machine that does much else."""
+MODEL_FIXTURES = {"model", "tiny_models", "rare_models", "models"}
+END_SECONDS = 60.0
 """Seconds that tasks may take to end after a test that left them running."""
 
 
@@ -136,12 +139,13 @@ async def no_tasks_left(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     yield
     before.add(asyncio.current_task())  # type: ignore[arg-type]
     left = {task for task in asyncio.all_tasks() - before if _is_ours(task)}
-    if left:  # some are about to end
+    may_leave_tasks = request.node.get_closest_marker("leaves_tasks") is not None
+    if left and not may_leave_tasks:  # some are about to end, when Qdrant has answered
         _, left = await asyncio.wait(left, timeout=ABOUT_TO_END_SECONDS)
     ending = asyncio.create_task(cancel(*left))
     await asyncio.wait([ending], timeout=END_SECONDS)
     assert ending.done(), f"tasks that do not end: {left}"
-    assert not left or request.node.get_closest_marker("leaves_tasks"), f"tasks are left: {left}"
+    assert not left or may_leave_tasks, f"tasks are left: {left}"
 
 
 @pytest.fixture
@@ -160,6 +164,19 @@ def pytest_configure(config: pytest.Config) -> None:
     if "INGESTQ_CACHE_DIR" not in os.environ:
         assert config.cache is not None
         os.environ["INGESTQ_CACHE_DIR"] = str(config.cache.mkdir("models"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests more time than others, and those for which models are made.
+
+    It only bounds a hang. The time of fixtures counts, and with ``pytest -n`` that of waiting until
+    another process has made the models: the first tests prepare the default model.
+    """
+    for item in items:
+        needs_models = MODEL_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+        is_slow = item.get_closest_marker("slow") is not None
+        if (is_slow or needs_models) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SLOW_TEST_SECONDS))
 
 
 @pytest.fixture(scope="session")
@@ -261,6 +278,12 @@ def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     return bucket
 
 
+@pytest.fixture(scope="session")
+def dovecot() -> str:
+    """The path of the system's Dovecot, a server of IMAP; CI installs it."""
+    return _installed("dovecot", f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
 @pytest.fixture
 def mounts() -> Iterator[Mounts]:
     """Mounts file systems; they are unmounted afterwards."""
@@ -273,9 +296,10 @@ def mounts() -> Iterator[Mounts]:
 def ingestq(tmp_path: Path) -> Ingestq:
     """The installed command, in an empty folder with its own data directory.
 
-    It starts one process for embedding and one for parsing: each costs a second.
+    It starts one process for embedding and one for parsing, because each costs a second, and serves
+    its API on any free port.
     """
-    return Ingestq(tmp_path, {"pool_size": "1"})
+    return Ingestq(tmp_path, {"pool_size": "1", "api_port": "0"})
 
 
 @pytest.fixture(scope="session")
@@ -370,9 +394,9 @@ def _own_database(url: str, worker_id: str) -> str:
     return f"{address}?{'&'.join([*others, f'db={database}'])}"
 
 
-def _installed(program: str) -> str:
+def _installed(program: str, folders: str | None = None) -> str:
     """Return the path of a program that CI installs; without it fail in CI, else skip the test."""
-    path = shutil.which(program)
+    path = shutil.which(program, path=folders)
     if path is None:
         _not_installed(program)
     return path

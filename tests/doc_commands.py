@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tests.waiting import SECONDS
-
 ROOT: Final = Path(__file__).parents[1]
 FENCE: Final = re.compile(r"^```(\w+)(?: title=\"([\w.]+)\")?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ELLIPSIS: Final = "…"
+SECONDS: Final = 240.0
+"""Longer than a program of a page takes to start and to do its work, or to end, on a busy machine.
+Only a page that is wrong takes so long."""
 PAUSE_SECONDS: Final = 0.5
 """Between two runs of a block whose output is not there yet."""
 START: Final = "set -uE -o pipefail; trap 'failed=1' ERR"

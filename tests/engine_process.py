@@ -1,5 +1,6 @@
 """The bundled Qdrant's process, started directly: tests kill it and change its files."""
 
+import asyncio
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,39 @@ from qdrant_client import AsyncQdrantClient
 
 from tests.waiting import eventually
 
-START_SECONDS: Final = 30.0
-STOP_SECONDS: Final = 30.0
+START_SECONDS: Final = 120.0
+STOP_SECONDS: Final = 120.0
+NEVER_FLUSHING: Final = """
+from ingestq.embedded.qdrant import shard
+
+shard.IDLE_FLUSH_SECONDS = shard.BUSY_FLUSH_SECONDS = 3600.0
+"""
+NEVER_WRITING: Final = """
+from ingestq.embedded.qdrant import shard
+
+shard.Shard._acknowledge = lambda *_: 1 / 0
+"""
+UNSURE_OF_NAMES: Final = """
+import errno
+from ingestq.embedded.qdrant import catalog
+
+def rename(source, target):
+    source.replace(target)
+    raise OSError(errno.EIO, "the disk fails")
+
+catalog.rename_durably = rename
+"""
+ALWAYS_COMPACTING: Final = """
+from ingestq.embedded.qdrant import collections, compaction, shard
+
+shard.IDLE_FLUSH_SECONDS = shard.BUSY_FLUSH_SECONDS = collections.COMPACTION_SECONDS = 0.05
+compaction.LEAST_WASTED = 20
+"""
+SERVE: Final = """
+from ingestq.embedded.qdrant.__main__ import main
+
+main()
+"""
 
 
 @contextmanager
@@ -28,10 +60,9 @@ def short_folder() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def start_engine(folder: Path, socket: Path) -> subprocess.Popen[bytes]:
-    """Start an engine on ``folder``."""
-    options = [str(folder), "--socket", str(socket)]
-    command = [sys.executable, "-m", "ingestq.embedded.qdrant", *options]
+def start_engine(folder: Path, socket: Path, change: str = "") -> subprocess.Popen[bytes]:
+    """Start an engine on ``folder``, after the program ``change``."""
+    command = [sys.executable, "-c", change + SERVE, str(folder), "--socket", str(socket)]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
 
@@ -44,6 +75,21 @@ async def running_engine(folder: Path, socket: Path) -> AsyncIterator[AsyncQdran
             yield client
         process.terminate()
         assert process.wait(STOP_SECONDS) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@asynccontextmanager
+async def failing_engine(
+    folder: Path, socket: Path, change: str
+) -> AsyncIterator[AsyncQdrantClient]:
+    """Run an engine after the program ``change``; check on leaving that it has ended by itself."""
+    process = start_engine(folder, socket, change)
+    try:
+        async with client_of(socket, process) as client:
+            yield client
+        assert await asyncio.to_thread(process.wait, STOP_SECONDS) == 1
     finally:
         process.kill()
         process.wait()

@@ -12,6 +12,7 @@ from ingestq.broker.queue.dead_letters import DeadLetterFilter
 from ingestq.client.client import IngestClient
 from ingestq.core.display import NoDisplay
 from producers.files.walk import ReadOptions, ScanRecord, observe
+from producers.remote.source import RemoteSource
 from tests.books import balanced
 from tests.workers import indexing
 from worker.consumer.lease_worker import LeaseWorker
@@ -84,6 +85,20 @@ class Harness:
                 ReadOptions(inline=inline),
                 record,
             ),
+            partial(record.sweeps, allow_mass_delete=allow_mass_delete),
+        )
+        await ingestion.follow(until_queue_is_empty=True)
+        await balanced(self.broker.redis)
+        return await ingestion.summary(self.names.alias)
+
+    async def scan_source(
+        self, source: RemoteSource, *, allow_mass_delete: bool = False
+    ) -> Summary:
+        """Do what ``ingestq run`` does with a remote source."""
+        ingestion = Ingestion(self.broker.client, NoDisplay())
+        record = ScanRecord()
+        await ingestion.produce(
+            source.scan(self.broker.queue.issue_version, record),
             partial(record.sweeps, allow_mass_delete=allow_mass_delete),
         )
         await ingestion.follow(until_queue_is_empty=True)

@@ -21,11 +21,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, Self
 
+from ingestq.core import events
 from tests.command import CommandResult, Ingestq
 
 CLONE_NEWNET: Final = 0x40000000
 NAMESPACES: Final = Path("/run/netns")
-SECONDS: Final = 60.0
+SECONDS: Final = 150.0
+"""Longer than a command takes on a busy machine."""
 IN_A_HOST: Final = 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"'
 
 
@@ -57,13 +59,21 @@ class Host:
     hub: str
     ingestq: Ingestq
     log: Path
+    number: int
+    """The last byte of its addresses."""
     cables: list[subprocess.Popen[str]] = field(default_factory=list)
     _worker: subprocess.Popen[bytes] | None = None
+    _log_at_start: int = 0
+
+    def address(self, service: Service) -> str:
+        """Return the address from which it reaches ``service``."""
+        return f"10.77.{service.value}.{self.number}"
 
     def start(self) -> None:
-        """Start the worker; it takes some seconds until it claims jobs."""
+        """Start the worker; it takes some seconds until `works`."""
         isolated = ["unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
         with self.log.open("ab") as log:
+            self._log_at_start = log.tell()
             self._worker = subprocess.Popen(
                 [
                     *("ip", "netns", "exec", self.namespace, *isolated),
@@ -75,6 +85,12 @@ class Host:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
+
+    def works(self) -> bool:
+        """Return whether the worker that was started last has reached all services."""
+        assert self._worker is not None
+        assert self._worker.poll() is None, self.said()
+        return events.WORKER_STARTED.encode() in self.log.read_bytes()[self._log_at_start :]
 
     def run(self, *arguments: str | Path) -> CommandResult:
         """Run a command on the host."""
@@ -162,7 +178,8 @@ class Network:
         namespace = self.namespace(name)
         log = ingestq.folder / "log"
         log.touch()
-        host = self.hosts[name] = Host(name, namespace, self.hub, ingestq, log)
+        number = len(self.hosts) + 2  # the first one is the service
+        host = self.hosts[name] = Host(name, namespace, self.hub, ingestq, log, number)
         ip("-n", namespace, "link", "set", "lo", "up")
         for service in BOTH:
             end, port = service.switch, port_of(service, name)
@@ -171,8 +188,7 @@ class Network:
             else:
                 peer = ("peer", "name", port, "netns", self.hub)
                 ip("-n", namespace, "link", "add", end, "type", "veth", *peer)
-            address = f"10.77.{service.value}.{len(self.hosts) + 1}/24"
-            ip("-n", namespace, "address", "add", address, "dev", end)
+            ip("-n", namespace, "address", "add", f"{host.address(service)}/24", "dev", end)
             ip("-n", namespace, "link", "set", end, "up")
             ip("-n", self.hub, "link", "set", port, "master", service.switch, "up")
         return host

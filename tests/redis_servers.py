@@ -15,13 +15,24 @@ from tests.waiting import eventually
 
 HOST: Final = "127.0.0.1"
 SERVICE: Final = "documents"
-DOWN_MS: Final = 500
-"""Sentinels take a server for dead after this time."""
+DOWN_MS: Final = 4000
+"""Sentinels take a server for dead after this time, and not if it only stands still for 3 s."""
+
+
+_reserved: Final[list[socket.socket]] = []
 
 
 def free_port() -> int:
-    with socket.create_server((HOST, 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Return a port of `HOST` for a server, which may also be started again.
+
+    A socket that does not listen keeps it as long as this process lives: the system gives the port
+    to nobody who asks for any, and lets a server have it that may reuse addresses, as all do here.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind((HOST, 0))
+    _reserved.append(reserved)
+    return int(reserved.getsockname()[1])
 
 
 @dataclass
@@ -44,7 +55,7 @@ class RedisServer:
         self.folder.mkdir(exist_ok=True)
         path = self.folder / "redis.conf"
         own = [f"dir {self.folder}", f"bind {HOST}", *self.config]
-        if not any("port " in line for line in self.config):
+        if not any(line.startswith("port ") for line in self.config):
             own.append(f"port {self.port}")
         path.write_text("\n".join(own), encoding="utf-8")
         self.process = subprocess.Popen(

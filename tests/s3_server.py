@@ -1,7 +1,6 @@
 """A server of S3 in a process of its own, and a client that changes what is in it."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,9 @@ import boto3
 import urllib3
 from botocore.config import Config
 
-UNTIL_STARTED = urllib3.Retry(300, backoff_factor=0.05, backoff_max=0.2)
+from tests.redis_servers import HOST, free_port
+
+UNTIL_STARTED = urllib3.Retry(600, backoff_factor=0.05, backoff_max=0.2)
 USER = {
     "AWS_ACCESS_KEY_ID": "tester",
     "AWS_SECRET_ACCESS_KEY": "secret-of-the-tester",
@@ -82,14 +83,12 @@ class Bucket:
 @contextmanager
 def s3_server(folder: Path) -> Iterator[S3Server]:
     """Run a server, which logs into ``folder``."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)]
     with (folder / "moto.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        url = f"http://127.0.0.1:{port}"
+        url = f"http://{HOST}:{port}"
         urllib3.request("GET", f"{url}/moto-api/", retries=UNTIL_STARTED)
         yield S3Server(url, process.pid)
     finally:

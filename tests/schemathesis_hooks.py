@@ -7,6 +7,10 @@ from typing import Any, Final
 import schemathesis
 from schemathesis import Case, HookContext, SerializationContext
 
+from ingestq.core.documents import MAX_VERSION
+from ingestq.core.versions import FIRST_ISSUED
+
+VERSION: Final = re.compile(r"[0-9]{1,20}", re.ASCII)
 DATE: Final = re.compile(r"([<>]=? *)[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9:]+(Z|[+-][0-9:]+)?)?")
 """Where a filter compares with a date."""
 
@@ -21,8 +25,8 @@ def lines(context: SerializationContext, value: Any) -> bytes:
 def map_case(context: HookContext, case: Case[Any]) -> Case[Any]:
     """Change what openapi.json cannot express.
 
-    Idempotency keys are unique, 1.0 is no integer, integers in metadata have at most 64 bits, and
-    not every day of every month exists.
+    Idempotency keys are unique, 1.0 is no integer, integers in metadata have at most 64 bits, own
+    versions are below those that are issued, and not every day of every month exists.
     """
     if case.query and isinstance(filters := case.query.get("filter"), list):
         case.query["filter"] = [_with_a_date(condition) for condition in filters]
@@ -30,11 +34,21 @@ def map_case(context: HookContext, case: Case[Any]) -> Case[Any]:
         case.headers["idempotency-key"] = uuid.uuid4().hex
     if isinstance(case.body, dict) and isinstance(version := case.body.get("version"), float):
         case.body["version"] = int(version) if version.is_integer() else version
+    for part in (case.body, case.query):
+        if isinstance(part, dict):
+            _make_version_own(part)
     if isinstance(case.body, dict) and "metadata" in case.body:
         case.body["metadata"] = _in_64_bits(case.body["metadata"])
     if case.media_type == "multipart/form-data" and isinstance(case.body, dict):
         _make_form(case.body, good=case.meta is None or case.meta.generation.mode.is_positive)
     return case
+
+
+def _make_version_own(part: dict[str, Any]) -> None:
+    """Replace a version that only the server may have issued. Larger ones are wrong in any case."""
+    version = str(part.get("version"))
+    if VERSION.fullmatch(version) and FIRST_ISSUED <= int(version) <= MAX_VERSION:
+        part["version"] = FIRST_ISSUED - 1
 
 
 def _with_a_date(condition: Any) -> Any:

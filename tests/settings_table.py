@@ -10,7 +10,8 @@ from annotated_types import Ge, Le
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from ingestq.app.settings import PREFIX, SecretPathUrl, SecretUrl, Settings
+from ingestq.app.settings import PREFIX, Settings
+from ingestq.app.settings_values import SecretPathUrl, SecretUrl
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "configuration.md"
 BEGIN: Final = "<!-- values: written by `python -m tests.settings_table` -->\n"
@@ -38,7 +39,8 @@ def table() -> str:
 def _values(field: FieldInfo) -> str:
     annotation = field.annotation
     if any(isinstance(each, type) and issubclass(each, BaseModel) for each in _types(annotation)):
-        return "tables, as a JSON list"
+        is_list = get_origin(annotation) is not None
+        return "tables, as a JSON list" if is_list else "a table, as a JSON object"
     if any(get_origin(each) is dict for each in (annotation, *get_args(annotation))):
         return "a table, as a JSON object"
     if choices := list(_choices(annotation)):

@@ -10,7 +10,7 @@ from typing import Any, Final
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from ingestq.core.webhooks import WebhookEvent, WebhookTarget
-from tests.waiting import eventually
+from tests.waiting import SECONDS, eventually
 
 SECRET: Final = "whsec_" + "c2lnbmluZyBzZWNyZXQgb2YgdGhlIHRlc3RzLi4u"
 OTHER_SECRET: Final = "whsec_" + "YW5vdGhlciBzZWNyZXQsIGFmdGVyIGEgcm90YXRpb24="
@@ -60,13 +60,13 @@ class WebhookReceiver:
             name, self.url, tuple((secret or self.secret).split()), events or tuple(WebhookEvent)
         )
 
-    async def messages(self, count: int) -> list[Received]:
+    async def messages(self, count: int, seconds: float = SECONDS) -> list[Received]:
         """Wait until ``count`` messages have come; return all."""
 
         async def received() -> list[Received]:
             return self.received
 
-        return await eventually(received, lambda found: len(found) >= count)
+        return await eventually(received, lambda found: len(found) >= count, seconds)
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

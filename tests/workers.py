@@ -13,7 +13,9 @@ from ingestq.app.worker import ServedCollections
 from ingestq.broker.queue.leases import LeaseQueue
 from ingestq.core.documents import Sweep
 from ingestq.core.jobs import Batch
+from ingestq.core.remote import RemoteAccess
 from ingestq.core.results import ChunkCounts
+from ingestq.core.web import WebConfig
 from tests.claims import DOCUMENTS, lease_queue
 from tests.waiting import ended
 from worker.blobs import BlobContents
@@ -21,11 +23,12 @@ from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.pool import ModelPool
 from worker.pipeline.ingest import Indexed
 from worker.pipeline.ports import Ports
-from worker.remote import RemoteContents
+from worker.remote.contents import LONGEST_TURN_SECONDS, RemoteContents
 from worker.store.chunks import QdrantStore
 from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames
 from worker.store.ledger import QdrantLedger
+from worker.store.schema import DEFAULT_LAYOUT, PointLayout
 
 MAX_JOBS = 4
 """Jobs that a worker runs at once, three of them bulk jobs."""
@@ -111,12 +114,23 @@ def indexing_worker(broker: Broker, served: ServedCollections) -> LeaseWorker:
 
 
 def served_collection(
-    broker: Broker, qdrant: Qdrant, names: CollectionNames, model: ModelPool
+    broker: Broker,
+    qdrant: Qdrant,
+    names: CollectionNames,
+    model: ModelPool,
+    layout: PointLayout = DEFAULT_LAYOUT,
+    longest_turn_seconds: float | None = LONGEST_TURN_SECONDS,
 ) -> ServedCollections:
     """Return one collection, with the ports that index its documents."""
-    store, ledger = QdrantStore(qdrant, names.chunks), QdrantLedger(qdrant, names.ledger)
+    store, ledger = QdrantStore(qdrant, names.chunks, layout), QdrantLedger(qdrant, names.ledger)
     limit = model.config.max_document_bytes
-    contents = RemoteContents(BlobContents(broker.blobs, limit), limit)
+    access = RemoteAccess(WebConfig(delay_seconds=0, allow_private=True))  # sites on this machine
+    contents = RemoteContents(
+        BlobContents(broker.blobs, limit),
+        limit,
+        access=access,
+        longest_turn_seconds=longest_turn_seconds,
+    )
     ports = Ports(model, store, ledger, contents=contents)
     return ServedCollections(
         {names.alias: names.chunks}, {names.alias: ledger}, {names.alias: ports}

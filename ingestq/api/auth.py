@@ -1,6 +1,5 @@
 """Checks who may send requests: names of this server, pages of other sites, the bearer token."""
 
-import hmac
 import math
 import re
 import time
@@ -11,11 +10,21 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ingestq.api.errors import problem_response, retry_after
+from ingestq.api.authenticator import (
+    PRINCIPAL,
+    Authenticator,
+    limit_message,
+    rate_headers,
+    refused_for_now,
+)
+from ingestq.api.errors import log_unavailable, problem_response, retry_after
+from ingestq.broker.tokens import Admission
+from ingestq.core.errors import ServiceUnavailable, UsageError
+from ingestq.core.tokens import UNLIMITED, token_id_of
 
 LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 LOOPBACK_NAMES: Final = frozenset({"127.0.0.1", "[::1]", "localhost", "localhost."})
@@ -27,33 +36,41 @@ OWN_SITES: Final = frozenset({"same-origin", "none"})
 class SiteGuard:
     """Middleware that keeps pages of other sites, open in a user's browser, away from every route.
 
-    Without a token, the ``Host`` header has to name this machine as well: this stops DNS rebinding,
-    where a page lets its own name lead here. With a token (``has_token``), the host may be any
-    name, and requests with an ``Authorization`` header pass: no page of another site can send one,
-    because this server answers no preflight request.
+    If no token is needed, the ``Host`` header has to name this machine as well: this stops DNS
+    rebinding, where a page lets its own name lead here. Where ``authenticator`` wants a token, the
+    host may be any name, and requests with an ``Authorization`` header pass: no page of another
+    site can send one, because this server answers no preflight request.
 
     Links from other sites are followed: they change nothing, and that site does not see the answer.
     """
 
-    def __init__(self, app: ASGIApp, *, has_token: bool) -> None:
+    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
         self._app = app
-        self._has_token = has_token
+        self._authenticator = authenticator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = None if scope["type"] == "lifespan" else self._refusal(scope)
+        refusal = None if scope["type"] == "lifespan" else await self._refusal(scope)
         await (refusal or self._app)(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> Response | None:
+    async def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         if not scope["path"].startswith("/"):  # http://…, which would name the host a second time
             return problem_response(400, "request a path, such as GET /status, without a host")
-        if not self._has_token and not _names_loopback(headers.getlist("host")):
+        named = _names_loopback(headers.getlist("host"))
+        try:
+            is_locked = await self._authenticator.is_locked()
+        except (ServiceUnavailable, UsageError) as error:  # UsageError: it refuses our credentials
+            if not named:
+                log_unavailable(scope["path"], error)
+                return problem_response(503, str(error))
+            is_locked = False
+        if not is_locked and not named:
             return problem_response(
                 403,
                 "without INGESTQ_API_TOKEN, this server is reached only as http://127.0.0.1, "
                 "http://[::1] or http://localhost; use one of them, or set a token",
             )
-        trusted = self._has_token and "authorization" in headers
+        trusted = is_locked and "authorization" in headers
         if trusted or _is_link(scope, headers) or not is_of_another_site(headers):
             return None
         return problem_response(
@@ -164,31 +181,66 @@ def _address(scope: Scope) -> str:
 
 
 class BearerAuth:
-    """Middleware that refuses requests without the token (RFC 6750), except for ``open_paths``.
+    """Middleware that refuses requests without a token (RFC 6750), except for ``open_paths``.
 
-    As it runs before the routes, a route that is added later is protected as well, and no byte of
-    a body is read before the token is checked.
+    It puts the `Principal` of a request into its scope; where ``authenticator`` wants no token,
+    everybody may do everything. As it runs before the routes, a route that is added later is
+    protected as well, and no byte of a body is read before the token is checked.
 
-    The right token is always accepted: nobody can lock out a client whose address they share. An
+    A right token is always accepted: nobody can lock out a client whose address they share. An
     address that sends wrong ones is told to wait, and loses its connection each time.
     """
 
-    def __init__(self, app: ASGIApp, token: str, open_paths: frozenset[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, authenticator: Authenticator, open_paths: frozenset[str]
+    ) -> None:
         self._app = app
-        self._token = token.encode()
+        self._authenticator = authenticator
         self._open_paths = open_paths
         self._throttle = Throttle()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or scope["path"] in self._open_paths:
-            await self._app(scope, receive, send)
-            return
-        sent = _bearer_token(scope)
-        if sent is not None and hmac.compare_digest(sent, self._token):
-            self._throttle.succeeded(scope)
+        if scope["type"] == "lifespan" or scope["path"] in self._open_paths or PRINCIPAL in scope:
             await self._app(scope, receive, send)
         else:
+            await self._admit(scope, receive, send)
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sent = _bearer_token(scope)
+        try:
+            admission = await self._admission(sent)
+        except (ServiceUnavailable, UsageError) as error:  # UsageError: it refuses our credentials
+            log_unavailable(scope["path"], error)
+            await problem_response(503, str(error))(scope, receive, send)
+            return
+        if admission is None:
             await self._refusal(scope, guessed=sent is not None)(scope, receive, send)
+            return
+        self._throttle.succeeded(scope)
+        rate = admission.rate
+        headers = rate_headers(rate)
+        if rate is not None and refused_for_now(admission):
+            headers |= retry_after(rate.wait_seconds)
+            await problem_response(429, limit_message(rate), headers)(scope, receive, send)
+            return
+
+        async def send_with_rate(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(headers)
+            await send(message)
+
+        scope[PRINCIPAL] = admission.principal
+        await self._app(scope, receive, send_with_rate if headers else send)
+
+    async def _admission(self, sent: bytes | None) -> Admission | None:
+        """Return who sends the request. A limited token limits its owner also where none is needed.
+
+        Raises ServiceUnavailable or UsageError if nobody can tell.
+        """
+        limited = sent is not None and token_id_of(sent) is not None
+        if not limited and not await self._authenticator.is_locked():
+            return Admission(UNLIMITED)
+        return None if sent is None else await self._authenticator.admit(sent)
 
     def _refusal(self, scope: Scope, *, guessed: bool) -> Response:
         wait = self._throttle.wait_seconds(scope)
@@ -202,7 +254,8 @@ class BearerAuth:
             self._throttle.failed(scope)
         return problem_response(
             401,
-            "send the header Authorization: Bearer TOKEN, with the value of INGESTQ_API_TOKEN",
+            "send the header Authorization: Bearer TOKEN, with the value of INGESTQ_API_TOKEN, or "
+            "a token that `ingestq token create` has made",
             {"WWW-Authenticate": "Bearer"},
         )
 

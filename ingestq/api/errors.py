@@ -15,6 +15,7 @@ from starlette.routing import Match
 from ingestq.api.schemas import Problem
 from ingestq.core import events
 from ingestq.core.errors import (
+    NotPermitted,
     QueueFull,
     ServiceUnavailable,
     UploadExpired,
@@ -25,16 +26,18 @@ from ingestq.core.outages import note_failure
 from ingestq.core.urls import without_secrets
 
 DESCRIPTIONS: Final = {
-    401: "The bearer token is missing or wrong.",
-    403: "A page of another site sent the request, or Host does not name this machine.",
+    401: "The bearer token is missing, wrong, revoked or has expired.",
+    403: "The token does not allow it, a page of another site sent the request, or Host does not "
+    "name this machine.",
     404: "It does not exist.",
     408: "The client stopped or was too slow in the middle of the body, or took hours.",
     409: "It was changed at the same moment.",
     413: "The body, or a file of a form, is larger than the server accepts.",
     415: "The Content-Type is not one that this route accepts.",
     422: "The request is invalid; the detail names the field.",
-    429: "The queue is full, too many uploads run, or too many wrong tokens were sent: try again "
-    "after Retry-After seconds.",
+    429: "The queue is full, too many uploads run or event streams are open, the token has sent as "
+    "many requests as it may, or too many wrong tokens were sent: try again after Retry-After "
+    "seconds.",
     503: "Redis or the blob store is unavailable, or Qdrant for a search. The request may or may "
     "not have been queued; it is safe to send it again.",
 }
@@ -66,6 +69,7 @@ def handle_errors(app: FastAPI) -> None:
     for kind in (
         HTTPException,
         RequestValidationError,
+        NotPermitted,
         QueueFull,
         UploadExpired,
         ServiceUnavailable,
@@ -84,6 +88,8 @@ async def _answer(request: Request, error: Exception) -> JSONResponse:
             return problem_response(error.status_code, str(error.detail), error.headers)
         case RequestValidationError():
             return problem_response(422, "; ".join(_explain(wrong) for wrong in error.errors()))
+        case NotPermitted():
+            return problem_response(403, str(error))
         case QueueFull():
             return problem_response(429, str(error), retry_after(error.retry_after))
         case UploadExpired():

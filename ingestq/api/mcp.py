@@ -1,8 +1,8 @@
 """Tools for assistants, by the Model Context Protocol (MCP): search, status and submit.
 
-Each tool is a request to a route of the HTTP API, with the caller's own credentials. So it takes
-what the route takes, a token has the same rights here as there, and what is wrong is said in the
-same words. https://modelcontextprotocol.io describes the protocol.
+Each tool is a request to a route of the HTTP API, made for the caller. So it takes what the route
+takes, a token has the same rights here as there, and what is wrong is said in the same words.
+https://modelcontextprotocol.io describes the protocol.
 
 Imported when it is first used, because it needs the extra ``mcp``.
 """
@@ -22,12 +22,14 @@ from jsonschema.exceptions import ValidationError, best_match
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ingestq.api.authenticator import PRINCIPAL
 from ingestq.api.bodies.documents import schema as document_schema
 from ingestq.api.parameters import Collections
 from ingestq.core import events
 from ingestq.core.errors import expected_error
+from ingestq.core.tokens import UNLIMITED, Principal, Right
 from ingestq.core.urls import without_secrets
 
 log = structlog.get_logger()
@@ -83,20 +85,25 @@ class Tool:
 
 @dataclass(frozen=True)
 class Routes:
-    """The routes of ``app``, called in this process with the credentials of one caller."""
+    """The routes of ``app``, called in this process for ``principal``, who was let in.
+
+    Their token is not counted again.
+    """
 
     app: ASGIApp
-    authorization: str | None = field(default=None, repr=False)
+    principal: Principal = UNLIMITED
 
     async def request(self, method: str, path: str, **content: Any) -> Answer:
         """Return the answer of a route. Raises `Refusal` with its words if it refuses."""
-        headers = {} if self.authorization is None else {"Authorization": self.authorization}
-        transport = ASGITransport(self.app)
-        async with AsyncClient(transport=transport, base_url=LOCAL, headers=headers) as client:
+        transport = ASGITransport(self._call)
+        async with AsyncClient(transport=transport, base_url=LOCAL) as client:
             answer = await client.request(method, path, **content)
         if answer.is_error:
             raise Refusal(_detail(answer))
         return cast(Answer, answer.json())
+
+    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app({**scope, PRINCIPAL: self.principal}, receive, send)
 
 
 def _detail(answer: Response) -> str:
@@ -153,8 +160,10 @@ def status_tool(routes: OpenRoutes) -> Tool:
     )
 
 
-def submit_tool(collections: Collections, routes: OpenRoutes) -> Tool:
-    """Return the tool that calls ``POST /documents``."""
+def submit_tool(
+    collections: Collections, routes: OpenRoutes, principal: Principal = UNLIMITED
+) -> Tool:
+    """Return the tool that calls ``POST /documents`` for ``principal``."""
 
     async def submit(arguments: Arguments) -> Answer:
         return await (await routes()).request("POST", "/documents", json=arguments)
@@ -164,22 +173,44 @@ def submit_tool(collections: Collections, routes: OpenRoutes) -> Tool:
         "Index a text",
         "Queue a text to be indexed under an id; it replaces the document of that id. Returns once "
         "it is on the queue: ask `status` for the submission to see when it is indexed.",
-        _submit_parameters(collections),
+        _for_principal(_submit_parameters(collections), collections, principal),
         submit,
         read_only=False,
     )
 
 
 def api_tools(openapi: Mapping[str, Any], collections: Collections, routes: Routes) -> list[Tool]:
-    """Return the tools that call ``routes``, which ``openapi`` describes."""
+    """Return the tools that call ``routes``, which ``openapi`` describes.
+
+    Only those that their principal may use.
+    """
+    principal = routes.principal
+    seen = collections.seen_by(principal)
 
     async def opened() -> Routes:
         return routes
 
-    tools = [status_tool(opened), submit_tool(collections, opened)]
-    if "/search" not in openapi["paths"]:
-        return tools
-    return [search_tool(search_parameters(openapi), opened), *tools]
+    tools = []
+    if principal.may(Right.READ) and "/search" in openapi["paths"]:
+        parameters = _for_principal(search_parameters(openapi), seen, principal)
+        tools.append(search_tool(parameters, opened))
+    if principal.may(Right.READ):
+        tools.append(status_tool(opened))
+    if principal.may(Right.WRITE):
+        tools.append(submit_tool(seen, opened, principal))
+    return tools
+
+
+def _for_principal(
+    parameters: Mapping[str, Any], collections: Collections, principal: Principal
+) -> Mapping[str, Any]:
+    """Return the ``parameters`` of a tool without what ``principal`` cannot choose."""
+    properties: dict[str, Any] = dict(parameters["properties"])
+    if principal.tenant is not None:
+        del properties["tenant"]
+    if principal.collections is not None:
+        properties["collection"] = properties["collection"] | collections.schema
+    return dict(parameters) | {"properties": properties}
 
 
 def search_parameters(openapi: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,20 +1,51 @@
-"""Parameters that several routes share: document ids in paths, and the collection."""
+"""Parameters that several routes share: document ids, the collection, the tenant, the caller."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
 
-from fastapi import HTTPException, Query
+from fastapi import Depends, HTTPException, Query, Request
 from starlette.convertors import PathConvertor, register_url_convertor
+
+from ingestq.api.authenticator import principal_of
+from ingestq.core.errors import NotPermitted
+from ingestq.core.tokens import Principal
+
+
+async def _caller(request: Request) -> Principal:
+    return principal_of(request)
+
+
+Caller = Annotated[Principal, Depends(_caller)]
+"""Who sends the request."""
 
 
 class Collections:
-    """The collections of a server; the first of ``names`` is the default."""
+    """The collections of a server; the first of ``names`` is the default.
 
-    def __init__(self, names: Sequence[str]) -> None:
+    ``principal`` is who asks: the others do not exist for them.
+    """
+
+    def __init__(self, names: Sequence[str], principal: Principal | None = None) -> None:
         self.names = names
+        self._principal = principal
+
+    def seen_by(self, principal: Principal) -> "Collections":
+        """Return those that exist for ``principal``."""
+        if principal.collections is None:
+            return self
+        seen = [name for name in self.names if name in principal.collections]
+        return Collections(seen, principal)
 
     def named(self, name: str | None) -> str:
-        """Return ``name``, or the default if it is None. Raises ValueError if it is unknown."""
+        """Return ``name``, or the default if it is None.
+
+        Raises ValueError if it is unknown, and NotPermitted if a token is not for it: then it also
+        does not say whether there is such a collection.
+        """
+        if self._principal is not None and name is not None:
+            self._principal.check_collection(name)
+        if name is None and not self.names:
+            raise NotPermitted("this token is for no collection of this server")
         if name is None:
             return self.names[0]
         if name not in self.names:
@@ -30,10 +61,11 @@ class Collections:
         return {"enum": [*self.names, None]}
 
     @property
-    def parameter(self) -> Callable[[str | None], str]:
+    def parameter(self) -> Callable[..., str]:
         """A FastAPI dependency: the collection of a request, from its query; 422 if unknown."""
 
         def of_query(
+            caller: Caller,
             collection: Annotated[
                 str | None,
                 Query(
@@ -43,7 +75,7 @@ class Collections:
             ] = None,
         ) -> str:
             try:
-                return self.named(collection)
+                return self.seen_by(caller).named(collection)
             except ValueError as error:
                 raise HTTPException(422, f"query.{error}") from error
 

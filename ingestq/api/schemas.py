@@ -83,7 +83,8 @@ class WarningState(Answer):
 class Progress(Answer):
     """The progress of a submission: ``done`` of ``accepted`` documents are processed.
 
-    ``warned`` of them are indexed, but something of them could not be read.
+    ``warned`` of them are indexed, but something of them could not be read. ``tokens`` counts those
+    of the chunks that were embedded.
     """
 
     submission: str
@@ -94,6 +95,7 @@ class Progress(Answer):
     documents: Documents
     chunks: RunningChunks
     warned: int
+    tokens: int
 
 
 class Submission(Progress):
@@ -159,12 +161,16 @@ class SkippedFileState(Answer):
 
 
 class WatchedFolderState(Answer):
-    """A watched folder, on its host. Of the ``skipped`` files, the first are listed."""
+    """A watched folder, on its host. Of the ``skipped`` files, the first are listed.
+
+    ``unavailable`` is why nothing of it can be read now; it is empty while it can.
+    """
 
     folder: str
     host: str
     collection: str
     tenant: str
+    unavailable: str
     skipped: int
     skipped_files: list[SkippedFileState]
 
@@ -208,16 +214,17 @@ class StatusResponse(Answer):
 
     ``dead_letters`` counts the documents that failed.
     ``unserved`` counts the ready jobs of collections that no worker serves. ``collection`` is the
-    first of ``collections``.
+    first of ``collections``. For a token of a tenant or of some collections, ``queue``,
+    ``workers``, ``unserved`` and ``webhooks`` are null.
     """
 
-    queue: QueueState
+    queue: QueueState | None = None
     dead_letters: int
-    workers: list[WorkerState]
-    unserved: dict[str, int]
+    workers: list[WorkerState] | None = None
+    unserved: dict[str, int] | None = None
     watched_folders: list[WatchedFolderState]
     held_back: list[HeldSourceState]
-    webhooks: list[WebhookState]
+    webhooks: list[WebhookState] | None = None
     collection: CollectionState
     collections: list[CollectionState]
 

@@ -74,6 +74,7 @@ async def open_api(
     from ingestq.broker.queue.stats import RecentWorkReader
     from ingestq.broker.revoked_sessions import RevokedSessions
     from ingestq.broker.schedule.runs import Runs
+    from ingestq.broker.tokens import ApiTokens
 
     places = places_for_connections(settings.api_max_connections, settings.pool_size)
     stopping = asyncio.Event()
@@ -94,6 +95,7 @@ async def open_api(
             board,
             overview,
             monitor,
+            ApiTokens(broker.redis, broker.config),
         )
 
         async def counts() -> Sequence[CollectionCounts]:
@@ -105,6 +107,7 @@ async def open_api(
             settings.max_document_bytes,
             revealed(settings.api_token),
             collections=settings.collections,
+            connections=places,
         )
         app = create_app(services, config, stopping)
         server = Server(app, settings.drain_seconds, ConnectionLimits(places))

@@ -15,12 +15,14 @@ from ingestq import __version__
 from ingestq.app.composition import Broker
 from ingestq.app.reindex import assignment, settings_of
 from ingestq.app.settings import Settings
+from ingestq.broker.queue.gate import Gate
 from ingestq.core.display import Activity, Display
 from ingestq.core.durable_files import replacing
 from ingestq.core.errors import CollectionMismatch, ServiceUnavailable, UsageError
 from worker.maintenance.export import Export, LeftOut
 from worker.maintenance.export_file import ExportReader, ExportWriter, Header, Portion, Totals
 from worker.maintenance.restore import (
+    ImportTarget,
     Restore,
     RestoreCounts,
     fingerprint_of,
@@ -115,7 +117,7 @@ async def export_collection(
         fingerprint=msgspec.to_builtins(built_with),
     )
     writer = await asyncio.to_thread(ExportWriter, file, header)
-    chunks = ExactChunks(patient, names.chunks, built_with.vector_name)
+    chunks = ExactChunks(patient, names.chunks, built_with.layout)
     left_out = await Export(ledger, chunks, writer, display).run()
     await asyncio.to_thread(writer.finish)
     return ExportResult(alias, writer.totals, left_out)
@@ -153,8 +155,8 @@ async def import_collection(
     """Import what ``reader`` reads into the collection of ``settings``.
 
     ``totals`` is how much that is, if it is known. Raises UsageError if the file, the settings and
-    what there is do not fit, and what ``qdrant`` and ``broker`` raise; then what was imported so
-    far is not visible, unless ``merge``.
+    what there is do not fit, or a rebuild replaces the collection meanwhile, and what ``qdrant``
+    and ``broker`` raise; then what was imported so far is not visible, unless ``merge``.
     """
     header, alias = reader.header, settings.collection
     built_with = fingerprint_of(header)
@@ -163,16 +165,21 @@ async def import_collection(
     storage = settings.collection_schema.storage
     target = await open_target(patient, alias, header, storage, merge=merge)
     ledger = QdrantLedger(patient, target.names.ledger)
-    restore = Restore(QdrantStore(patient, target.names.chunks, built_with.vector_name), ledger)
+    restore = Restore(QdrantStore(patient, target.names.chunks, built_with.layout), ledger)
     documents = header.documents if totals is None else totals.documents + totals.deleted
     batches = in_batches(reader.portions())
+    gate = Gate(broker.redis, broker.config, target.names.chunks)
     try:
+        if target.is_new:  # an earlier collection of this name may have left its gate closed
+            await gate.open()
         while (batch := await asyncio.to_thread(_next, batches)) is not None:
+            await _refuse_replaced(patient, gate, target)
             await restore.write(batch)
             counts = restore.counts
             done = counts.documents + counts.deleted + counts.kept
             detail = f"{counts.chunks:,} chunks"
             display.show(Activity("importing", done, documents, detail))
+        await _refuse_replaced(patient, gate, target)
         await broker.queue.compare_ledger(alias, await ledger.head())
         await target.publish(patient)
     except ServiceUnavailable as error:
@@ -185,9 +192,24 @@ def _next(batches: Iterator[list[Portion]]) -> list[Portion] | None:
     return next(batches, None)
 
 
+async def _refuse_replaced(qdrant: Qdrant, gate: Gate, target: ImportTarget) -> None:
+    """Raise CollectionMismatch if a rebuild replaces the collection; wait while it may do so.
+
+    Otherwise any later cut-over copies everything that was written before this call.
+    """
+    if target.is_new:
+        return  # nothing to rebuild yet
+    is_replaced = await gate.wait_until_open() is not None
+    if is_replaced or await find_collection(qdrant, target.names.alias) != target.names:
+        raise CollectionMismatch(
+            f"a rebuild replaced the collection {target.names.alias!r} during the import, and the "
+            "new one may lack a part of it. Run the import again once the rebuild has ended"
+        )
+
+
 def _refuse_other_settings(settings: Settings, built_with: Fingerprint) -> None:
     """Raise CollectionMismatch if a worker with ``settings`` would refuse the collection."""
-    wanted = settings_of(built_with)
+    wanted = settings_of(built_with, settings)
     if settings.chunk_tokens is None:  # the model's own length; a worker knows it
         del wanted["chunk_tokens"]
     if built_with.ocr is OcrMode.OFF:

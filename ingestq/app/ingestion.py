@@ -19,6 +19,7 @@ from ingestq.core.results import (
     FailedDocument,
     Stage,
     SubmissionStatus,
+    Usage,
     WarningCounts,
 )
 
@@ -27,6 +28,8 @@ POLL_SHARE: Final = 0.05
 SHORTEST_POLL_SECONDS: Final = 0.05
 LONGEST_POLL_SECONDS: Final = 0.1
 """Bounds of the interval: each request costs a core a millisecond, and the display should move."""
+PRICED_TOKENS: Final = 1_000_000
+"""Tokens that a price is for."""
 LISTED: Final = 10_000
 """Documents that cannot be read of which the reasons are kept. All are counted."""
 
@@ -76,6 +79,7 @@ class Summary:
 
     ``failed`` has the reasons, of documents that could not be read up to `LISTED` only. ``warned``
     counts the warnings of documents that are indexed, and ``warnings`` lists the first of them.
+    ``price`` is that of a million tokens; None if it is unknown.
     """
 
     documents: DocumentCounts
@@ -86,6 +90,13 @@ class Summary:
     waiting: int
     warned: WarningCounts = field(default_factory=WarningCounts)
     warnings: Sequence[DocumentWarning] = ()
+    usage: Usage = field(default_factory=Usage)
+    price: float | None = None
+
+    @property
+    def cost(self) -> float | None:
+        """What the embedded tokens cost, in the currency of ``price``; None if that is unknown."""
+        return None if self.price is None else self.usage.tokens * self.price / PRICED_TOKENS
 
     @property
     def chunks_per_second(self) -> float:
@@ -99,6 +110,8 @@ class Summary:
             "chunks_per_second": round(self.chunks_per_second, 2),
             "collection": self.collection,
             "dead_letters": [msgspec.structs.asdict(document) for document in self.failed],
+            "tokens": self.usage.tokens,
+            "cost": self.cost,
             "warned": self.warned.documents,
             "warnings": [msgspec.structs.asdict(warning) for warning in self.warnings],
         }
@@ -168,8 +181,8 @@ class Ingestion:
             share = POLL_SHARE * snapshot.seconds
             await asyncio.sleep(min(max(share, SHORTEST_POLL_SECONDS), LONGEST_POLL_SECONDS))
 
-    async def summary(self, collection: str) -> Summary:
-        """Return the counts so far."""
+    async def summary(self, collection: str, price: float | None = None) -> Summary:
+        """Return the counts so far; ``price`` is that of a million tokens."""
         snapshot = await self._snapshot()
         counts = snapshot.submission.documents
         return Summary(
@@ -181,6 +194,8 @@ class Ingestion:
             waiting=snapshot.submission.accepted - counts.total,
             warned=snapshot.submission.warned,
             warnings=await self._queue.warnings(self.submission),
+            usage=snapshot.submission.usage,
+            price=price,
         )
 
     async def _jobs_left(self) -> int:

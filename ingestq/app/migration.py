@@ -12,8 +12,9 @@ import asyncio
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -85,14 +86,14 @@ async def migrate(data_dir: Path, socket_places: Sequence[Path]) -> None:
     async with exclusive(folder / "migration.lock", WAIT_SECONDS, StoreUnavailable):
         if await asyncio.to_thread(_is_wanted, data_dir):  # nobody else has done it meanwhile
             await _migrate(data_dir, socket_places)
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        await _in_thread(partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 async def _migrate(data_dir: Path, socket_places: Sequence[Path]) -> None:
     old, new, backup = data_dir / FOLDER, data_dir / MIGRATION / FOLDER, data_dir / BACKUP
     began = time.monotonic()
     if await asyncio.to_thread(_is_half_renamed, data_dir):
-        await asyncio.to_thread(rename_durably, new, old)
+        await _in_thread(partial(rename_durably, new, old))
         log.warning(events.INDEX_MIGRATED, kept=str(backup))
         return
     if await asyncio.to_thread(backup.exists):
@@ -103,10 +104,9 @@ async def _migrate(data_dir: Path, socket_places: Sequence[Path]) -> None:
     await _clear(new, socket_places)
     async with open_engine(data_dir / MIGRATION, socket_places) as engine:
         copied = await _copy(old, engine.socket)
-    if await asyncio.to_thread(_is_served, new):
-        raise StoreUnavailable(f"the bundled Qdrant of {new} does not end; end it")
-    await asyncio.to_thread(rename_durably, old, backup)
-    await asyncio.to_thread(rename_durably, new, old)
+    await asyncio.to_thread(_check_unserved, new)
+    await _in_thread(partial(rename_durably, old, backup))
+    await _in_thread(partial(rename_durably, new, old))
     log.warning(
         events.INDEX_MIGRATED,
         collections=copied.collections,
@@ -124,7 +124,18 @@ async def _clear(new: Path, socket_places: Sequence[Path]) -> None:
         with suppress(StoreUnavailable):
             async with open_engine(new.parent, socket_places):
                 pass  # its last user stops it
-    await asyncio.to_thread(shutil.rmtree, new)
+        await asyncio.to_thread(_check_unserved, new)
+    await _in_thread(partial(shutil.rmtree, new))
+
+
+async def _in_thread(change: Callable[[], None]) -> None:
+    """Make a change to the disk. A thread cannot be stopped, so the lock is held until it ends."""
+    await uninterrupted(asyncio.to_thread(change))
+
+
+def _check_unserved(folder: Path) -> None:
+    if _is_served(folder):
+        raise StoreUnavailable(f"the bundled Qdrant of {folder} does not end; end it")
 
 
 def _is_served(folder: Path) -> bool:

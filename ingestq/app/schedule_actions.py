@@ -21,11 +21,12 @@ from ingestq.client.client import IngestClient
 from ingestq.core.display import Display, NoDisplay
 from ingestq.core.documents import Sweep
 from ingestq.core.errors import UsageError
+from ingestq.core.named_code import import_from
 from ingestq.core.service import run_together
 from producers.files.walk import Clock, ScanRecord
 from producers.remote.source import RemoteSource
 from producers.schedule.entry import Action, ScheduledEntry
-from producers.schedule.generators import Generator, import_from
+from producers.schedule.generators import Generator
 from producers.schedule.runner import ActionHandler, ActionResult, Runner
 from producers.schedule.scheduler import Scheduler
 from producers.schedule.sources import FileSource, LineSource

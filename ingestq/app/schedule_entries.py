@@ -8,11 +8,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Final
 
-from ingestq.app.settings import ScheduleTable, Settings
+from ingestq.app.settings import Settings
+from ingestq.app.settings_tables import ScheduleTable
 from ingestq.app.sources import off_limits_of
 from ingestq.core.errors import UsageError
 from ingestq.core.limits import check_metadata
-from ingestq.core.remote import remote_url
+from ingestq.core.remote import RemoteAccess
+from ingestq.core.web import is_web
 from producers.files.patterns import Patterns
 from producers.remote.source import RemoteSource
 from producers.schedule.entry import Action, ScheduledEntry, Timetable
@@ -45,7 +47,7 @@ def scheduled_entries(settings: Settings) -> list[ScheduledEntry]:
 
 def _entry(table: ScheduleTable, settings: Settings) -> ScheduledEntry:
     try:
-        source = _source(table, settings.max_document_bytes)
+        source = _source(table, settings.max_document_bytes, settings.remote_access)
         if isinstance(source, FileSource):
             source = replace(source, off_limits=off_limits_of(settings))
         return ScheduledEntry(
@@ -60,7 +62,7 @@ def _entry(table: ScheduleTable, settings: Settings) -> ScheduledEntry:
         raise UsageError(f"[[schedule]] {table.name!r}: {error}") from error
 
 
-def _source(table: ScheduleTable, max_line_bytes: int) -> Source | None:
+def _source(table: ScheduleTable, max_line_bytes: int, access: RemoteAccess) -> Source | None:
     """Return what the entry reads; None if it needs nothing. Raises ValueError if it is wrong."""
     named = [key for key in SOURCES if getattr(table, key) is not None]
     if table.action is not Action.RESCAN:
@@ -85,7 +87,7 @@ def _source(table: ScheduleTable, max_line_bytes: int) -> Source | None:
     if table.path is not None:
         return _files(table, table.path, table.include, complete=True)
     if table.url is not None:
-        return _remote(table, table.url)
+        return _remote(table, table.url, access)
     if table.glob is not None:
         return _glob(table, table.glob)
     return _lines(table, max_line_bytes)
@@ -116,13 +118,19 @@ def _glob(table: ScheduleTable, glob: str) -> FileSource:
     return _files(table, base, (pattern,), complete=table.delete_missing, glob=glob)
 
 
-def _remote(table: ScheduleTable, url: str) -> RemoteSource:
+def _remote(table: ScheduleTable, url: str | Sequence[str], access: RemoteAccess) -> RemoteSource:
+    patterns = _patterns(table.include, table.exclude)
     try:
-        place = remote_url(url)
+        return RemoteSource.at(
+            url,
+            table.source,
+            tenant=table.tenant,
+            patterns=patterns,
+            metadata=table.metadata,
+            access=access,
+        )
     except UsageError as error:
         raise ValueError(f"url: {error}") from error
-    patterns = _patterns(table.include, table.exclude)
-    return RemoteSource(place, table.source, table.tenant, patterns, metadata=table.metadata)
 
 
 def _patterns(include: tuple[str, ...], exclude: tuple[str, ...]) -> Patterns:
@@ -172,13 +180,17 @@ def _absolute(path: Path) -> Path:
 
 def _check_apart(one: ScheduledEntry, other: ScheduledEntry) -> None:
     """Raise UsageError if each entry would delete the documents of the other."""
-    names = [_list_name(entry.source) for entry in (one, other)]
+    sources = (one.source, other.source)
+    names = [_list_name(source) for source in sources]
     if None in names or one.source == other.source or one.collection != other.collection:
         return
     (tenant, first), (other_tenant, second) = [name for name in names if name is not None]
     if tenant == other_tenant and (first.is_relative_to(second) or second.is_relative_to(first)):
+        how = "with delete_missing, "
+        if any(isinstance(source, RemoteSource) and is_web(source.url) for source in sources):
+            how = ""
         raise UsageError(
-            f"[[schedule]] {one.name!r} and {other.name!r}: with delete_missing, each would delete "
+            f"[[schedule]] {one.name!r} and {other.name!r}: {how}each would delete "
             "the documents of the other; give each a source of its own"
         )
 
@@ -192,6 +204,8 @@ def _list_name(source: Source | None) -> tuple[str, Path] | None:
             | RemoteSource(name=str(name))
         ):
             return source.tenant, Path(name)
+        case RemoteSource() if is_web(source.url):  # its sweep is that of the whole site
+            return source.tenant, Path(source.folder)
         case _:
             return None
 

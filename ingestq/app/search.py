@@ -1,6 +1,7 @@
 """Search and document look-up for the API and the scheduler, opened at the first request."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from ingestq.app.composition import open_model, open_qdrant, open_reranker
 from ingestq.app.on_demand import OnDemand
 from ingestq.app.settings import Settings
+from ingestq.app.settings_tables import HooksTable
 from ingestq.core.errors import RerankerUnavailable
 from ingestq.core.search_query import SearchQuery, SearchResult
 
@@ -24,10 +26,14 @@ if TYPE_CHECKING:
 async def query_settings(
     settings: Settings, qdrant: "Qdrant", names: "CollectionNames"
 ) -> Settings:
-    """Return ``settings`` with the model that the collection was built with, as it was used."""
+    """Return ``settings`` with the model that the collection was built with, as it was used.
+
+    A search runs no hooks.
+    """
     from worker.store.collection import stored_fingerprint
 
     built_with = await stored_fingerprint(qdrant, names)
+    settings = settings.model_copy(update={"hooks": HooksTable()})
     if built_with is None:
         return settings
     return settings.model_copy(
@@ -129,14 +135,16 @@ class SearchService:
     """Searches collections.
 
     A model stays loaded until ``closing`` is closed. A second one is loaded if a collection was
-    rebuilt with another model, precision or dimension.
+    rebuilt with another model, precision or dimension; meanwhile, searches with the others go on.
     """
 
     def __init__(self, settings: Settings, closing: AsyncExitStack, qdrant: QdrantOnDemand) -> None:
         self._settings = settings
         self._qdrant = qdrant
         self._closing = closing
-        self._loading = asyncio.Lock()
+        self._opening = asyncio.Lock()
+        self._loading: defaultdict[tuple[str, str, int | None], asyncio.Lock]
+        self._loading = defaultdict(asyncio.Lock)
         self._models: dict[tuple[str, str, int | None], ModelPool] = {}
         self._reranker: Reranker | None = None
 
@@ -164,7 +172,7 @@ class SearchService:
         return ranking.result(await search(qdrant, names, model, query, ranking=ranking))
 
     async def _opened_reranker(self) -> "Reranker":
-        async with self._loading:
+        async with self._opening:
             if self._reranker is None:
                 reranker = open_reranker(self._settings)
                 self._reranker = await self._closing.enter_async_context(reranker)
@@ -172,7 +180,9 @@ class SearchService:
 
     async def _loaded(self, settings: Settings) -> "ModelPool":
         wanted = settings.model, settings.precision, settings.dimensions
-        async with self._loading:
+        if wanted in self._models:
+            return self._models[wanted]
+        async with self._loading[wanted]:
             if wanted not in self._models:
                 loading = open_model(settings, QUERY_PROCESSES)
                 self._models[wanted] = await self._closing.enter_async_context(loading)

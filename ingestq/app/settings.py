@@ -7,51 +7,77 @@ that do not show them, and whoever needs one calls ``get_secret_value()``.
 import json
 import logging
 import os
-import re
-from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, get_args
-from urllib.parse import unquote, urlsplit
+from typing import Annotated, Any, Final, Literal, get_args
+from urllib.parse import unquote
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    JsonValue,
     SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
 )
 
+from ingestq import __version__
 from ingestq.app.settings_file import CONFIG, SettingsFile, find_settings_file
+from ingestq.app.settings_tables import DropTable, HooksTable, ScheduleTable, WebhookTable
+from ingestq.app.settings_values import (
+    HEADER_NAME,
+    MAX_WEBHOOKS,
+    SECRETS_OF_WEBHOOKS,
+    WEBHOOK_FROM_URL,
+    ApiKey,
+    CollectionName,
+    HeaderValue,
+    HttpUrl,
+    JsonObject,
+    LanguageCodes,
+    ModelOrEndpoint,
+    NamedPath,
+    OcrLanguages,
+    RedisUrl,
+    SecretUrl,
+    WebhookEvents,
+    WebhookSecrets,
+    WebhookUrl,
+    collection_name,
+    not_blank,
+)
 from ingestq.broker.blobs import open_blob_store
 from ingestq.broker.connection import BrokerConfig
-from ingestq.core.documents import COLLECTION_NAME, DEFAULT_COLLECTION, Lane
+from ingestq.core.documents import DEFAULT_COLLECTION
 from ingestq.core.errors import UsageError
 from ingestq.core.limits import DOCUMENT_BYTES, REMOTE_COPY_BYTES
 from ingestq.core.log_setup import LogFormat
+from ingestq.core.mailboxes import MailConfig, account_of
+from ingestq.core.paths import expanded
+from ingestq.core.remote import RemoteAccess
 from ingestq.core.search_query import LARGEST_LIMIT
-from ingestq.core.urls import HIDDEN, is_ambiguous, passwords_in, public_url
-from ingestq.core.webhooks import WebhookEvent, WebhookTarget, decode_secret, place_of
-from producers.schedule.entry import Action
+from ingestq.core.urls import HIDDEN, passwords_in, public_url
+from ingestq.core.web import DEFAULT_DELAY_SECONDS, DOCS_URL, USER_AGENT, WebConfig
+from ingestq.core.webhooks import WebhookEvent, WebhookTarget
 from worker.embedding.config import DEFAULT_MODEL, Backend, HttpConfig, Precision, cores
 from worker.process_pool.limits import EMBEDDING_LIMITS, PARSE_LIMITS, ProcessLimits
 from worker.reranking.config import DEFAULT_CANDIDATES, DEFAULT_SECONDS, RerankerConfig
-from worker.store.schema import SPARSE_NAME, Quantization, Schema, Storage
-from worker.text.config import OcrMode, ReadingConfig
+from worker.store.schema import (
+    CHUNK_KEYS,
+    SPARSE_NAME,
+    TEXT_FIELD,
+    Quantization,
+    Schema,
+    Storage,
+)
+from worker.text.config import HooksConfig, OcrMode, ReadingConfig
 
 PREFIX: Final = "INGESTQ_"
 MEBIBYTE: Final = 1024 * 1024
@@ -72,186 +98,6 @@ OTLP_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OT
 """Variables of OpenTelemetry, the one that counts first."""
 
 
-class SecretUrl(SecretStr):
-    """A URL that may hold a password. Printed, it has no user, password, query and fragment."""
-
-    def _display(self) -> str:
-        return public_url(self.get_secret_value())
-
-
-class SecretPathUrl(SecretUrl):
-    """A URL whose path may be secret, too. Printed, it has scheme, host and port."""
-
-    def _display(self) -> str:
-        return place_of(self.get_secret_value())
-
-
-def _with_scheme(*schemes: str) -> Callable[[SecretUrl], SecretUrl]:
-    def check(url: SecretUrl) -> SecretUrl:
-        if not url.get_secret_value().lower().startswith(schemes):
-            raise ValueError(f"write {' or '.join(f'{scheme}…' for scheme in schemes)}")
-        if is_ambiguous(url.get_secret_value()):
-            raise ValueError(
-                "its user or password contains a character that must be percent-encoded: write %2F "
-                "for /, %3F for ?, %23 for #, %40 for @"
-            )
-        return url
-
-    return check
-
-
-HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""A token of RFC 9110, section 5.6.2."""
-OWN_FIELDS: Final = frozenset({"model", "input", "encoding_format", "dimensions"})
-"""Fields of a request to the embeddings endpoint that other settings decide."""
-
-
-def _header_value(value: SecretStr) -> SecretStr:
-    text = value.get_secret_value()
-    if not (text.isascii() and text.isprintable() and text.strip() == text):
-        raise ValueError("use printable ASCII that neither starts nor ends with a space")
-    return value
-
-
-def _key_for_a_header(key: SecretStr) -> SecretStr:
-    value = key.get_secret_value()
-    if not (value.isascii() and value.isprintable() and " " not in value):
-        raise ValueError("use printable ASCII without spaces")
-    return key
-
-
-RedisUrl = Annotated[
-    SecretUrl,
-    AfterValidator(
-        _with_scheme("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
-    ),
-]
-
-
-def _model_or_endpoint(named: SecretUrl) -> SecretUrl:
-    value = named.get_secret_value()
-    if not value.strip() or "\0" in value:
-        raise ValueError("write the name or folder of a cross encoder, or the URL of an endpoint")
-    return _with_scheme("http://", "https://")(named) if "://" in value else named
-
-
-HttpUrl = Annotated[SecretUrl, AfterValidator(_with_scheme("http://", "https://"))]
-ModelOrEndpoint = Annotated[SecretUrl, AfterValidator(_model_or_endpoint)]
-
-
-def _json_object(text: SecretStr) -> SecretStr:
-    try:
-        fields = json.loads(text.get_secret_value())
-    except (ValueError, RecursionError):
-        fields = None
-    if not isinstance(fields, dict):
-        raise ValueError('write a JSON object, such as {"input_type": "document"}')
-    if own := sorted(OWN_FIELDS.intersection(fields)):
-        raise ValueError(f"other settings decide {', '.join(own)}; leave them out")
-    return text
-
-
-JsonObject = Annotated[SecretStr, AfterValidator(_json_object)]
-HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
-ApiKey = Annotated[SecretStr, Field(min_length=1), AfterValidator(_key_for_a_header)]
-
-OWN_SUFFIXES: Final = ("__previous", "__ledger")
-"""ingestq adds these to the name of a collection."""
-
-
-def _collection_name(name: str) -> str:
-    if re.fullmatch(COLLECTION_NAME, name) is None:
-        raise ValueError("use letters, digits, '_', '.' and '-', starting with a letter or a digit")
-    if name.endswith(OWN_SUFFIXES):
-        raise ValueError(
-            f"names that end with {' or '.join(OWN_SUFFIXES)} are reserved for ingestq"
-        )
-    return name
-
-
-def _not_blank(value: object) -> object:
-    """Refuse what names nothing: `Path` would make it the working directory."""
-    if isinstance(value, str) and (not value.strip() or "\0" in value):
-        raise ValueError("it names no file or folder; leave it out, or write a path")
-    return value
-
-
-NamedPath = Annotated[Path, BeforeValidator(_not_blank)]
-CollectionName = Annotated[str, AfterValidator(_collection_name)]
-
-
-def _list(value: object) -> object:
-    """Split a list that is written with commas, as in the environment."""
-    return (
-        [item.strip() for item in value.split(",") if item.strip()]
-        if isinstance(value, str)
-        else value
-    )
-
-
-LANGUAGE_CODE: Final = r"^[a-z]{2}$"
-"""Of ISO 639-1."""
-OCR_LANGUAGE: Final = r"^[A-Za-z]+(_[A-Za-z]+)*$"
-"""The name of a file with data for Tesseract, without its suffix."""
-LanguageCodes = Annotated[
-    tuple[Annotated[str, Field(pattern=LANGUAGE_CODE)], ...], NoDecode, BeforeValidator(_list)
-]
-OcrLanguages = Annotated[
-    tuple[Annotated[str, Field(pattern=OCR_LANGUAGE)], ...],
-    Field(min_length=1),
-    NoDecode,
-    BeforeValidator(_list),
-]
-
-
-WEBHOOK_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-WEBHOOK_FROM_URL: Final = "default"
-"""The name of the webhook that INGESTQ_WEBHOOK_URL sets."""
-MAX_WEBHOOKS: Final = 32
-SECRETS_OF_WEBHOOKS: Final = ("url", "secret")
-"""Keys of a ``[[webhook]]`` table."""
-
-
-def _with_host(url: SecretPathUrl) -> SecretPathUrl:
-    try:
-        parts = urlsplit(url.get_secret_value())
-        is_complete = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        is_complete = False
-    if not is_complete:
-        raise ValueError("write https://HOST/PATH")
-    return url
-
-
-def _joined(value: object) -> object:
-    """Join a list of secrets: several are written with spaces between, as in the environment."""
-    is_list = isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
-    return " ".join(value) if is_list else value  # type: ignore[arg-type]
-
-
-def _signing_secrets(secrets: SecretStr) -> SecretStr:
-    for secret in (given := secrets.get_secret_value().split()):
-        decode_secret(secret)
-    if not given:
-        raise ValueError("it names no secret")
-    return secrets
-
-
-def _not_empty(events: tuple[WebhookEvent, ...]) -> tuple[WebhookEvent, ...]:
-    if not events:
-        raise ValueError("it names no event; leave it out to be told of all")
-    return events
-
-
-WebhookUrl = Annotated[
-    SecretPathUrl, AfterValidator(_with_scheme("http://", "https://")), AfterValidator(_with_host)
-]
-WebhookSecrets = Annotated[SecretStr, BeforeValidator(_joined), AfterValidator(_signing_secrets)]
-WebhookEvents = Annotated[
-    tuple[WebhookEvent, ...], NoDecode, BeforeValidator(_list), AfterValidator(_not_empty)
-]
-
-
 class LogLevel(StrEnum):
     """The least level of the events that are logged."""
 
@@ -264,63 +110,6 @@ class LogLevel(StrEnum):
     def number(self) -> int:
         """The level as `logging` has it."""
         return logging.getLevelNamesMapping()[self.name]
-
-
-class DropTable(BaseModel):
-    """A ``[[drop]]`` table: one folder to watch, at a ``path`` or a ``url``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: NamedPath | None = None
-    url: str | None = None
-    collection: CollectionName | None = None
-    source: Annotated[str | None, Field(min_length=1)] = None
-    tenant: str = ""
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    metadata: dict[str, JsonValue] = {}
-    mode: Literal["mirror", "hot"] = "mirror"
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Self:
-        if (self.path is None) == (self.url is None):
-            raise ValueError("set exactly one of path and url")
-        return self
-
-
-class ScheduleTable(BaseModel):
-    """A ``[[schedule]]`` table: what to do, and when."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    cron: str
-    timezone: str = "UTC"
-    action: Action = Action.RESCAN
-    path: NamedPath | None = None
-    url: str | None = None
-    glob: Annotated[str | None, BeforeValidator(_not_blank)] = None
-    jsonl: NamedPath | None = None
-    generator: str | None = None
-    collection: CollectionName | None = None
-    source: Annotated[str | None, Field(min_length=1)] = None
-    tenant: str = ""
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    metadata: dict[str, JsonValue] = {}
-    delete_missing: bool = False
-    lane: Lane = Lane.BULK
-
-
-class WebhookTable(BaseModel):
-    """A ``[[webhook]]`` table: who is told of what."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: Annotated[str, Field(pattern=WEBHOOK_NAME)]
-    url: WebhookUrl
-    secret: WebhookSecrets | None = None
-    events: WebhookEvents = tuple(WebhookEvent)
 
 
 class Settings(BaseSettings):
@@ -347,6 +136,7 @@ class Settings(BaseSettings):
     embeddings_headers: dict[str, HeaderValue] | None = None
     embeddings_body: JsonObject | None = None
     embeddings_tokens_per_minute: Annotated[int | None, Field(ge=1)] = None
+    embeddings_price: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
     precision: Precision = Precision.EXACT
     dimensions: Annotated[int | None, Field(ge=1, le=65_536)] = None
     reranker: ModelOrEndpoint | None = None
@@ -356,6 +146,7 @@ class Settings(BaseSettings):
     rerank: bool = False
     chunk_tokens: Annotated[int | None, Field(ge=16)] = None
     vector_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$")] = ""
+    text_field: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] = TEXT_FIELD
     languages: LanguageCodes = ()
     ocr: OcrMode = OcrMode.AUTO
     ocr_languages: OcrLanguages = ("eng",)
@@ -368,7 +159,7 @@ class Settings(BaseSettings):
     hnsw_m: Annotated[int | None, Field(ge=0, le=1_000)] = None
     hnsw_ef_construct: Annotated[int | None, Field(ge=4, le=100_000)] = None
     data_dir: NamedPath = Path(".ingestq")
-    blob_url: Annotated[SecretUrl | None, BeforeValidator(_not_blank)] = None
+    blob_url: Annotated[SecretUrl | None, BeforeValidator(not_blank)] = None
     cache_dir: NamedPath = Field(default_factory=lambda: _user_cache() / "ingestq")
     api_host: str = "127.0.0.1"
     api_port: Annotated[int, Field(ge=0, le=65_535)] = 8765
@@ -400,6 +191,13 @@ class Settings(BaseSettings):
     webhook_secret: WebhookSecrets | None = None
     webhook_events: WebhookEvents = tuple(WebhookEvent)
     webhook_allow_private: bool = False
+    hooks: HooksTable = Field(default_factory=HooksTable)
+    web_delay_seconds: Annotated[float, Field(ge=0, le=3600)] = DEFAULT_DELAY_SECONDS
+    web_user_agent: Annotated[str | None, Field(pattern=r"^[\x20-\x7e]{1,500}$")] = None
+    web_allow_private: bool = False
+    imap_passwords: dict[str, SecretStr] | None = None
+    imap_ca_file: NamedPath | None = None
+    imap_allow_plain: bool = False
     log_format: LogFormat = LogFormat.AUTO
     log_level: LogLevel | None = None
     tracing: bool | None = None
@@ -446,6 +244,13 @@ class Settings(BaseSettings):
             raise ValueError("a name is no name of an HTTP header")
         return headers
 
+    @field_validator("imap_passwords")
+    @classmethod
+    def _of_accounts(cls, passwords: dict[str, SecretStr] | None) -> dict[str, SecretStr] | None:
+        if passwords is None:
+            return None
+        return {account_of(account): password for account, password in passwords.items()}
+
     @field_validator("rerank")
     @classmethod
     def _with_a_reranker(cls, rerank: bool, info: ValidationInfo) -> bool:
@@ -459,6 +264,13 @@ class Settings(BaseSettings):
         if name == SPARSE_NAME:
             raise ValueError("this is the name of the sparse vector; choose another")
         return name
+
+    @field_validator("text_field")
+    @classmethod
+    def _not_another_key(cls, key: str) -> str:
+        if key in CHUNK_KEYS:
+            raise ValueError("chunks have something else under this key; choose another")
+        return key
 
     @classmethod
     def settings_customise_sources(
@@ -486,7 +298,7 @@ class Settings(BaseSettings):
         if name is None:
             return self
         try:
-            return self.model_copy(update={"collection": _collection_name(name)})
+            return self.model_copy(update={"collection": collection_name(name)})
         except ValueError as error:
             raise UsageError(f"--collection is {name!r}: {error}") from error
 
@@ -497,6 +309,20 @@ class Settings(BaseSettings):
         of_entries = (table.collection for table in self.schedule)
         named = (name for name in (*of_folders, *of_entries) if name is not None)
         return tuple(dict.fromkeys((self.collection, *named)))
+
+    @property
+    def remote_access(self) -> RemoteAccess:
+        """How remote sources are reached."""
+        agent = self.web_user_agent or f"{USER_AGENT}/{__version__} (+{DOCS_URL})"
+        passwords = {
+            account: password.get_secret_value()
+            for account, password in (self.imap_passwords or {}).items()
+        }
+        ca_file = None if self.imap_ca_file is None else expanded(self.imap_ca_file)
+        return RemoteAccess(
+            WebConfig(self.web_delay_seconds, agent, self.web_allow_private),
+            MailConfig(passwords, ca_file, self.imap_allow_plain),
+        )
 
     @property
     def webhooks(self) -> tuple[WebhookTarget, ...]:
@@ -585,7 +411,7 @@ class Settings(BaseSettings):
         if self.blob_url is None:
             return str(self.data_dir / "blobs")
         url = self.blob_url.get_secret_value()
-        return url if "://" in url else str(Path(url).expanduser().absolute())
+        return url if "://" in url else str(expanded(Path(url)).absolute())
 
     @property
     def own_folders(self) -> tuple[Path, ...]:
@@ -635,7 +461,11 @@ class Settings(BaseSettings):
     @property
     def reading(self) -> ReadingConfig:
         """How documents are read."""
-        return ReadingConfig(self.languages, self.ocr, self.ocr_languages, _tessdata())
+        named = self.hooks
+        hooks = HooksConfig()
+        if named != HooksTable():
+            hooks = HooksConfig(named.parse, named.chunk, named.enrich, Path.cwd())
+        return ReadingConfig(self.languages, self.ocr, self.ocr_languages, _tessdata(), hooks)
 
     @property
     def parse_limits(self) -> ProcessLimits:
@@ -670,7 +500,7 @@ class Settings(BaseSettings):
             self.hnsw_m,
             self.hnsw_ef_construct,
         )
-        return Schema(self.vector_name, self.hybrid, storage)
+        return Schema(self.vector_name, self.hybrid, storage, self.text_field)
 
 
 def _user_cache() -> Path:
@@ -681,7 +511,7 @@ def _user_cache() -> Path:
 def _tessdata() -> Path | None:
     """Return the folder that Tesseract's own variable names; None if it is not set."""
     named = os.environ.get("TESSDATA_PREFIX")
-    return Path(named).expanduser() if named else None
+    return expanded(Path(named)) if named else None
 
 
 def runtime_dirs() -> tuple[Path, ...]:
@@ -741,6 +571,8 @@ def _check_found(file: SettingsFile) -> None:
     tables = file.values.get("schedule")
     if _variable("schedule") not in set_outside and _any_has(tables, "generator"):
         raise file.untrusted("it names a generator, which is code")
+    if file.values.get("hooks"):  # those of the environment are added to them, and replace none
+        raise file.untrusted("it names hooks, which are code")
 
 
 def _any_has(tables: object, key: str) -> bool:

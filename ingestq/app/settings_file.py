@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ingestq.core.errors import UsageError
+from ingestq.core.paths import expanded
 
 CONFIG: Final = "INGESTQ_CONFIG"
 FILE: Final = Path("ingestq.toml")
@@ -47,7 +48,7 @@ def find_settings_file(named: str | None) -> SettingsFile:
     written by another user, or if it cannot be read.
     """
     if named:
-        file = SettingsFile(Path(named).expanduser(), is_named=True)
+        file = SettingsFile(expanded(Path(named)), is_named=True)
         return _read(file)
     file = SettingsFile(FILE, is_named=False)
     return _read(file) if os.path.lexists(FILE) else file

@@ -8,7 +8,8 @@ from pathlib import Path
 from ingestq.app.settings import Settings
 from ingestq.core.documents import Document
 from ingestq.core.errors import UsageError
-from ingestq.core.remote import remote_url
+from ingestq.core.mailboxes import LOCAL_MAIL, local_path
+from ingestq.core.remote import remote_url, scheme_of
 from ingestq.core.results import FailedDocument
 from ingestq.core.urls import is_url
 from producers.files import walk as files
@@ -77,7 +78,11 @@ async def checked_places(
     urls = [remote_url(place) for place in places if is_url(place)]
     if urls and options.inline:
         raise UsageError(f"--inline is for files; workers read {urls[0]} themselves")
-    off_limits = await asyncio.to_thread(checked_paths, paths, settings)
-    remote = [RemoteSource(url, name, checksum=options.checksum) for url in dict.fromkeys(urls)]
+    on_disk = [local_path(url) for url in urls if scheme_of(url) in LOCAL_MAIL]
+    off_limits = await asyncio.to_thread(checked_paths, [*paths, *on_disk], settings)
+    remote = [
+        RemoteSource(url, name, checksum=options.checksum, access=settings.remote_access)
+        for url in dict.fromkeys(urls)
+    ]
     await asyncio.gather(*(source.check() for source in remote))
     return Places(paths, remote, name, options, off_limits)

@@ -36,7 +36,8 @@ from worker.store.collection import (
 )
 from worker.store.inventory import Inventory, StoredChunk
 from worker.store.ledger import QdrantLedger
-from worker.store.schema import fingerprint
+from worker.store.schema import Fingerprint, fingerprint
+from worker.text.config import HookVersions, hook_name
 
 LISTED: Final = 10_000
 """Maximum number of findings of a kind in a report; all are counted and repaired."""
@@ -235,12 +236,22 @@ async def _mismatch(
         settings.precision,
         is_truncated,
     )
-    mine = fingerprint(model, settings.collection_schema, settings.reading)
+    hooks = _hooks(settings, theirs)
+    mine = fingerprint(model, settings.collection_schema, settings.reading, hooks)
     try:
         await check_fingerprint(qdrant, names, mine)
     except CollectionMismatch as error:
         return error
     return None
+
+
+def _hooks(settings: Settings, theirs: Fingerprint | None) -> HookVersions:
+    """Return the hooks, as if those that were used had the same version now: a worker knows it."""
+    known = (
+        {hook_name(each): each for each in (theirs.parse_hook, theirs.chunk_hook)} if theirs else {}
+    )
+    parse, chunk = settings.hooks.parse, settings.hooks.chunk
+    return HookVersions(known.get(parse, parse) or "", known.get(chunk, chunk) or "")
 
 
 async def _files(

@@ -1,5 +1,6 @@
 """Decides which folders are watched: those of the command line, or else of the settings."""
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,13 +12,13 @@ from typing import Literal
 
 from ingestq.app.composition import Broker
 from ingestq.app.services import ProcessPart
-from ingestq.app.settings import DropTable, Settings
+from ingestq.app.settings import Settings
+from ingestq.app.settings_tables import DropTable
 from ingestq.app.sources import off_limits_of
-from ingestq.client.object_store import ObjectStore
 from ingestq.core.errors import RemoteUnavailable, UsageError
 from ingestq.core.limits import check_metadata
-from ingestq.core.paths import text_to_path
-from ingestq.core.remote import remote_url
+from ingestq.core.paths import expanded, text_to_path
+from ingestq.core.remote import RemoteAccess
 from ingestq.core.urls import is_url, public_url
 from producers.files.patterns import Patterns
 from producers.files.walk import Root
@@ -46,6 +47,22 @@ class RemoteFolder:
     collection: str
 
 
+async def checked_folders(
+    wanted: WatchRequest, settings: Settings, *, required: bool = True
+) -> list[WatchedFolder | RemoteFolder]:
+    """Return what `watched_folders` does, once it is known that remote folders may be read.
+
+    One that does not answer is waited for later. Raises UsageError also if one is not there, or
+    refuses access.
+    """
+    folders = await asyncio.to_thread(watched_folders, wanted, settings, required=required)
+    for folder in folders:
+        if isinstance(folder, RemoteFolder):
+            with suppress(RemoteUnavailable):
+                await folder.source.check()
+    return folders
+
+
 def watched_folders(
     wanted: WatchRequest, settings: Settings, *, required: bool = True
 ) -> list[WatchedFolder | RemoteFolder]:
@@ -70,7 +87,10 @@ def watched_folders(
         for place in wanted.folders
     ]
     off_limits = off_limits_of(settings)
-    folders = [_folder(table, settings.collection) for table in tables or settings.drop]
+    folders = [
+        _folder(table, settings.collection, settings.remote_access)
+        for table in tables or settings.drop
+    ]
     for folder in folders:
         if isinstance(folder, RemoteFolder):
             continue
@@ -122,8 +142,10 @@ def drop_parts(
     return [ProcessPart(drop.run, drop.stop) for drop in drops]
 
 
-def _folder(table: DropTable, default_collection: str) -> WatchedFolder | RemoteFolder:
-    place = public_url(table.url) if table.url is not None else str(table.path)
+def _folder(
+    table: DropTable, default_collection: str, access: RemoteAccess
+) -> WatchedFolder | RemoteFolder:
+    place = str(table.path) if table.url is None else _shown(table.url)
     try:
         check_metadata(table.metadata)
     except ValueError as error:
@@ -131,7 +153,7 @@ def _folder(table: DropTable, default_collection: str) -> WatchedFolder | Remote
     collection = default_collection if table.collection is None else table.collection
     try:
         if table.url is not None:
-            return RemoteFolder(_remote_source(table, table.url), collection)
+            return RemoteFolder(_remote_source(table, table.url, access), collection)
         return _local_folder(table, collection)
     except ValueError as error:
         raise UsageError(f"include or exclude of the folder {place}: {error}") from error
@@ -139,7 +161,7 @@ def _folder(table: DropTable, default_collection: str) -> WatchedFolder | Remote
 
 def _local_folder(table: DropTable, collection: str) -> WatchedFolder:
     assert table.path is not None, "the caller has checked that there is a place"
-    root = Root.at(table.path.expanduser())
+    root = Root.at(expanded(table.path))
     if not root.is_folder:
         raise UsageError(f"{table.path} cannot be watched: there is no such folder")
     return WatchedFolder(
@@ -154,17 +176,23 @@ def _local_folder(table: DropTable, collection: str) -> WatchedFolder:
     )
 
 
-def _remote_source(table: DropTable, url: str) -> RemoteSource:
-    """Return the source, once it is known that it is there, unless it does not answer now."""
+def _shown(url: str | Sequence[str]) -> str:
+    return public_url(url) if isinstance(url, str) else ", ".join(map(public_url, url))
+
+
+def _remote_source(
+    table: DropTable, url: str | Sequence[str], access: RemoteAccess
+) -> RemoteSource:
     if table.mode == "hot":
-        raise UsageError(f"{public_url(url)} cannot be a hot folder: objects are not moved")
-    patterns = Patterns(table.include, table.exclude)
-    source = RemoteSource(
-        remote_url(url), table.source, table.tenant, patterns, metadata=table.metadata
+        raise UsageError(f"{_shown(url)} cannot be a hot folder: objects are not moved")
+    return RemoteSource.at(
+        url,
+        table.source,
+        tenant=table.tenant,
+        patterns=Patterns(table.include, table.exclude),
+        metadata=table.metadata,
+        access=access,
     )
-    with suppress(RemoteUnavailable):  # it is waited for
-        ObjectStore(source.url).is_object()
-    return source
 
 
 def _check_apart(one: WatchedFolder | RemoteFolder, other: WatchedFolder | RemoteFolder) -> None:

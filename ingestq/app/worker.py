@@ -4,6 +4,7 @@ import gc
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from arq.worker import func
@@ -29,7 +30,7 @@ from worker.maintenance.cut_over import remove_expired
 from worker.maintenance.upkeep import Upkeep
 from worker.pipeline.memory_budget import MAX_CHUNKS, MemoryBudget
 from worker.pipeline.ports import Ports
-from worker.remote import RemoteContents
+from worker.remote.contents import LONGEST_TURN_SECONDS, RemoteContents
 from worker.store.chunks import QdrantStore
 from worker.store.client import PatientQdrant, Qdrant
 from worker.store.collection import (
@@ -119,7 +120,15 @@ async def open_worker(
         gc.freeze()
         assert broker.blobs is not None, "`open_broker` always sets it"
         garbage = GarbageCollector(broker.redis, broker.config, broker.blobs)
-        upkeep = Upkeep(broker.dead_letters, garbage, settings.keep_dead_letters_days)
+        upkeep = Upkeep(
+            [
+                partial(remove_expired, await opened_qdrant, name, settings.keep_previous_hours)
+                for name in settings.collections
+            ],
+            broker.dead_letters,
+            garbage,
+            settings.keep_dead_letters_days,
+        )
         if monitor is not None:
             _show(monitor, worker, settings, await opened_qdrant, ready_model)
         async with delivering_webhooks(settings, broker), upkeep.service():
@@ -161,7 +170,8 @@ def _show(
         return model.is_warm
 
     async def fingerprint_fits() -> bool | None:
-        mine = fingerprint(model.info, settings.collection_schema, settings.reading)
+        hooks = await model.hook_versions()
+        mine = fingerprint(model.info, settings.collection_schema, settings.reading, hooks)
         try:
             for name in settings.collections:
                 names = await find_collection(qdrant, name)
@@ -200,21 +210,44 @@ async def open_collections(
     """Open every collection that the settings name; create those that do not exist.
 
     All share the model and the memory budgets. Raises CollectionMismatch if one of them was built
-    with another model or other settings, StoreUnavailable, BrokerUnavailable.
+    with another model or other settings, UsageError if a hook cannot be loaded, StoreUnavailable,
+    BrokerUnavailable.
     """
+    hooks = await model.hook_versions()
     opened = [await _opened(name, settings, broker, qdrant, model) for name in settings.collections]
-    memory = MemoryBudget(
-        min(CHUNKS_PER_PROCESS * max(settings.pool_size, MIN_PROCESSES), MAX_CHUNKS)
-    )
-    blobs = BlobContents(broker.blobs, settings.max_document_bytes)
-    contents = RemoteContents(blobs, settings.max_document_bytes, settings.remote_copy_bytes)
+    memory = memory_budget(settings)
+    contents = contents_for(settings, BlobContents(broker.blobs, settings.max_document_bytes))
     patient = PatientQdrant(qdrant)
     ledgers = {names.alias: QdrantLedger(patient, names.ledger) for names in opened}
     ports = {}
     for names in opened:
-        chunks = QdrantStore(patient, names.chunks, settings.vector_name)
-        ports[names.alias] = Ports(model, chunks, ledgers[names.alias], contents, memory=memory)
+        chunks = QdrantStore(patient, names.chunks, settings.collection_schema.layout)
+        ledger = ledgers[names.alias]
+        ports[names.alias] = Ports(
+            model, chunks, ledger, contents, memory=memory, enriched_by=hooks.enrich
+        )
     return ServedCollections({names.alias: names.chunks for names in opened}, ledgers, ports)
+
+
+def memory_budget(settings: Settings) -> MemoryBudget:
+    """Return the budget of all documents in work in this process."""
+    chunks = CHUNKS_PER_PROCESS * max(settings.pool_size, MIN_PROCESSES)
+    return MemoryBudget(min(chunks, MAX_CHUNKS))
+
+
+def contents_for(
+    settings: Settings,
+    blobs: BlobContents,
+    longest_turn_seconds: float | None = LONGEST_TURN_SECONDS,
+) -> RemoteContents:
+    """Return what reads documents, wherever their content is; see `RemoteContents`."""
+    return RemoteContents(
+        blobs,
+        settings.max_document_bytes,
+        settings.remote_copy_bytes,
+        settings.remote_access,
+        longest_turn_seconds=longest_turn_seconds,
+    )
 
 
 async def _opened(
@@ -222,9 +255,8 @@ async def _opened(
 ) -> CollectionNames:
     schema = settings.collection_schema
     is_first = await find_collection(qdrant, alias) is None
-    mine = fingerprint(model.info, schema, settings.reading)
+    mine = fingerprint(model.info, schema, settings.reading, await model.hook_versions())
     names = await open_collection(qdrant, alias, mine, schema.storage)
     if is_first:  # an earlier collection of this name may have left its gate closed
         await Gate(broker.redis, broker.config, names.chunks).open()
-    await remove_expired(PatientQdrant(qdrant), alias, settings.keep_previous_hours)
     return names

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
 
@@ -102,7 +102,8 @@ def connect(config: BrokerConfig) -> Redis:
     """Return a client for ``config``, which connects when it is first used.
 
     A command whose connection fails is sent again up to three times. That is safe because every
-    script in ``ingestq/broker/lua`` can be repeated: a job keeps its id, and an owner its token.
+    script in ``ingestq/broker/lua`` can be repeated: a job keeps its id, an owner its token, and
+    what deletes something remembers its answer for the same call.
 
     Raises UsageError if the URL is not a Redis URL, or names files for TLS that cannot be used.
     """
@@ -230,7 +231,9 @@ async def connected(config: BrokerConfig) -> AsyncIterator[Redis]:
             await client.exists(keys.QUEUE, keys.HELD)  # two keys, in different slots of a cluster
         yield client
     finally:
-        await client.aclose()
+        # redis-py closes what it has waited for too long, as on a busy machine, and then raises.
+        with suppress(*CONNECTION_ERRORS):
+            await client.aclose()
 
 
 RETRY_SECONDS: Final = 1.0

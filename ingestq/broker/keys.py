@@ -109,7 +109,8 @@ WATCHED_FOLDER_INFO: Final = "ingestq:watched-folder-info"
 """Hash: what was last reported of each watched folder (MessagePack)."""
 SUBMISSION: Final = "ingestq:submission:"
 """Hash, one for each submission: accepted documents, unfinished jobs, outcomes, and the progress of
-running jobs. Expires once it has no unfinished jobs."""
+running jobs; ``tenant:NAME`` of its first job, ``mixed`` if there are jobs of other tenants, and
+``collection:NAME`` for each collection. Expires once it has no unfinished jobs."""
 FAILED_DOCUMENTS: Final = "ingestq:failed-documents:"
 """List, one for each submission: its dead-lettered documents with their reasons. Expires like
 SUBMISSION."""
@@ -120,6 +121,9 @@ RECENT_SUBMISSIONS: Final = "ingestq:recent-submissions"
 """Sorted set of the submissions that changed last, by the time in ms of the change. Bounded."""
 ENDED: Final = "ingestq:ended"
 """List of the jobs that ended last, newest last. Bounded."""
+ANSWERED: Final = "ingestq:answered:"
+"""One for each call of a script that deletes something: what it answered. Expires."""
+ANSWERED_MS: Final = 60_000
 IDEMPOTENCY: Final = "ingestq:idempotency:"
 """Hash, one for each idempotency key: the digest of its request, and its submission. Expires."""
 WEBHOOK_TARGETS: Final = "ingestq:webhook-targets"
@@ -127,7 +131,8 @@ WEBHOOK_TARGETS: Final = "ingestq:webhook-targets"
 WEBHOOK: Final = "ingestq:webhook:"
 """Hash, one for each message in the outbox: ``target``, ``event``, what it says (``submission``,
 ``counts``, ``rejected`` and ``finish``, or ``data``), ``at`` (Unix time in ms), ``bytes``,
-``attempts``, the ``error`` of the last one, and ``token`` while a worker delivers it."""
+``attempts``, the ``error`` of the last one, ``retried`` if it is sent although its submission went
+on, and ``token`` while a worker delivers it."""
 WEBHOOKS_WAITING: Final = "ingestq:webhooks-waiting:"
 """Sorted set, one for each target: the messages to be delivered, by the time in ms of the steady
 clock when each was written."""
@@ -157,3 +162,19 @@ WRITE_PROBE: Final = "ingestq:write-probe"
 """String that readiness checks write. Expires."""
 REVOKED_SESSION: Final = "ingestq:revoked-session:"
 """String, one for each session of the dashboard that was signed out. Expires with the session."""
+TOKENS: Final = "ingestq:tokens"
+"""Hash: for the name of each API token, its id."""
+TOKEN: Final = "ingestq:token:"  # noqa: S105 - a key
+"""Hash, one for each API token, by its id: its ``digest`` (SHA-256), ``name``, ``tenant`` (no such
+field: all tenants), ``rights``, ``collections`` (empty: all), ``per_minute`` (empty: no limit),
+when it was ``made``, ``expires`` (empty: never) and was last ``used``, as Unix times in ms."""
+TOKEN_RATE: Final = "ingestq:token-rate:"  # noqa: S105 - a key
+"""String, one for each API token with a limit that was used: the Unix time in ms at which it may
+send as many requests at once as its limit allows. Expires then."""
+TOKEN_SESSION: Final = "ingestq:token-session:"  # noqa: S105 - a key
+"""String, one for each session of the dashboard that began with an API token, by the SHA-256 of the
+session: the token's id. Expires with the session."""
+TOKEN_USED_MS: Final = 60_000
+"""How exactly it is known when a token was last used."""
+TOKEN_WINDOW_MS: Final = 60_000
+"""The time for which the limit of a token is given: a minute."""

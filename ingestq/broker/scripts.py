@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, Final, Self, cast
+from uuid import uuid4
 
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
@@ -60,6 +61,10 @@ class Scripts:
     retry_webhooks: AsyncScript
     purge_webhooks: AsyncScript
     list_webhooks: AsyncScript
+    admit_token: AsyncScript
+    create_token: AsyncScript
+    list_tokens: AsyncScript
+    revoke_token: AsyncScript
 
     @classmethod
     def register(cls, redis: Redis) -> Self:
@@ -92,6 +97,11 @@ class Scripts:
             else:
                 return _confirmed(answers, replicas) if replicas else answers
         return await self.run_all(script, calls, replicas=replicas)
+
+
+def new_call() -> str:
+    """Return the id of a call of a script that remembers its answer, in case it is sent again."""
+    return uuid4().hex
 
 
 def _confirmed(answers: list[Any], replicas: int) -> list[Any]:

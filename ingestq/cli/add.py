@@ -94,7 +94,7 @@ async def _add(
                 with stop_signals(interrupted.set):
                     await run_until_first(work(), interrupted.wait())
                 ending.enter_context(undisturbed())  # the summary is due, however it ended
-                summary = await ingestion.summary(settings.collection)
+                summary = await ingestion.summary(settings.collection, settings.embeddings_price)
     if wait:
         code = print_summary(summary, as_json=as_json)
     else:

@@ -27,6 +27,7 @@ from ingestq.cli.schedule import schedule
 from ingestq.cli.scheduler import scheduler
 from ingestq.cli.search import search
 from ingestq.cli.status import status
+from ingestq.cli.token import token
 from ingestq.cli.up import up
 from ingestq.cli.verify import verify
 from ingestq.cli.webhooks import webhooks
@@ -87,6 +88,7 @@ app.command("import")(import_)
 app.add_typer(dead)
 app.add_typer(schedule)
 app.add_typer(webhooks)
+app.add_typer(token)
 
 
 def run_app() -> int:

@@ -84,6 +84,7 @@ async def _doctor(as_json: bool, settings: Settings) -> ExitCode:
         "blobs": _blobs,
         "limits": _limits,
         "ocr": _ocr,
+        "hooks": _hooks,
         "model and qdrant": _model_and_qdrant,
         "reranker": _reranker,
     }
@@ -314,6 +315,15 @@ async def _ocr(settings: Settings) -> list[Diagnosis]:
     return [Diagnosis("ocr", "ok", f"{reading.ocr}, reads {wanted}; {there}")]
 
 
+async def _hooks(settings: Settings) -> list[Diagnosis]:
+    if not settings.reading.hooks.names:
+        return []
+    async with open_model(settings, processes=1) as model:
+        versions = await model.hook_versions()
+    listed = ", ".join(f"{kind} {hook}" for kind, hook in versions._asdict().items() if hook)
+    return [Diagnosis("hooks", "ok", listed)]
+
+
 async def _model_and_qdrant(settings: Settings) -> list[Diagnosis]:
     from worker.store.chunks import QdrantStore
     from worker.store.collection import check_fingerprint, find_collection
@@ -326,7 +336,8 @@ async def _model_and_qdrant(settings: Settings) -> list[Diagnosis]:
             await model.embed_query("Does it work?")
             detail = f"{model.info.name}: {model.info.dimension} dimensions, {model.engine}"
             findings.append(Diagnosis("model", "ok", detail))
-            mine = fingerprint(model.info, settings.collection_schema, settings.reading)
+            hooks = await model.hook_versions()
+            mine = fingerprint(model.info, settings.collection_schema, settings.reading, hooks)
         for name in settings.collections:
             names = await find_collection(qdrant, name)
             if names is None:

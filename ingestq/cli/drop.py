@@ -1,6 +1,5 @@
 """``ingestq drop``: keep the index equal to folders until stopped."""
 
-import asyncio
 from functools import partial
 from typing import Annotated
 
@@ -10,7 +9,7 @@ from ingestq.app.composition import open_broker
 from ingestq.app.monitoring import open_monitor
 from ingestq.app.services import run_parts
 from ingestq.app.settings import Settings
-from ingestq.app.watch import WatchRequest, drop_parts, watched_folders
+from ingestq.app.watch import WatchRequest, checked_folders, drop_parts
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Source, named_place
 
@@ -48,7 +47,7 @@ def drop(
 
 
 async def _drop(wanted: WatchRequest, settings: Settings) -> ExitCode:
-    folders = await asyncio.to_thread(watched_folders, wanted, settings)
+    folders = await checked_folders(wanted, settings)
     async with open_monitor(settings) as monitor, open_broker(settings) as broker:
         if monitor is not None:
             monitor.started(broker.queue)

@@ -1,11 +1,10 @@
 """``ingestq export``: write a collection and its ledger to a file."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Final, cast
 
 import typer
 
@@ -15,6 +14,7 @@ from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import STANDARD_STREAM, InCollection, Json, named_path
 from ingestq.cli.output import error_line, line, print_json
 from ingestq.cli.progress import progress_display
+from ingestq.cli.stdio import StandardStream
 from ingestq.cli.streams import STDOUT
 from ingestq.core.errors import UsageError
 
@@ -79,8 +79,8 @@ def _opened(file: Path, *, force: bool) -> Iterator[BinaryIO]:
     if sys.stdout.isatty():
         raise UsageError("the export is compressed; name a file, or send stdout to a program")
     try:
-        with os.fdopen(os.dup(STDOUT), "wb") as stdout:
-            yield stdout
+        with StandardStream(STDOUT) as stdout:
+            yield cast(BinaryIO, stdout)
     except OSError as error:
         raise UsageError(f"stdout cannot be written: {error.strerror or error}") from error
 

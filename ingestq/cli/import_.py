@@ -1,6 +1,6 @@
 """``ingestq import``: read a collection and its ledger from a file."""
 
-import os
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +14,7 @@ from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import STANDARD_STREAM, InCollection, Json, named_path
 from ingestq.cli.output import line, print_json
 from ingestq.cli.progress import progress_display
+from ingestq.cli.stdio import StandardStream
 from ingestq.cli.streams import STDIN
 from ingestq.core.errors import UsageError
 
@@ -84,8 +85,12 @@ async def _import(
 
 @contextmanager
 def _opened(file: Path) -> Iterator[BinaryIO]:
+    if file == STANDARD_STREAM:
+        with StandardStream(STDIN) as stdin:
+            yield io.BufferedReader(stdin)
+        return
     try:
-        source = os.fdopen(os.dup(STDIN), "rb") if file == STANDARD_STREAM else file.open("rb")
+        source = file.open("rb")
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror or error}") from error
     with source:

@@ -146,11 +146,15 @@ def _print_for_people(summary: _Summary, settings: Settings, wanted: Settings) -
 def _changed(settings: Settings, wanted: Settings) -> list[str]:
     names = (
         "model",
+        "precision",
+        "dimensions",
         "chunk_tokens",
         "vector_name",
+        "text_field",
         "hybrid",
         "languages",
         "ocr",
         "ocr_languages",
+        "hooks",
     )
     return [name for name in names if getattr(settings, name) != getattr(wanted, name)]

@@ -201,6 +201,8 @@ def _print_collection(collection: dict[str, Any]) -> None:
 def _print_folder(folder: dict[str, Any]) -> None:
     skipped = f": {folder['skipped']} skipped" if folder["skipped"] else ""
     line(f"watched     {folder['folder']} on {folder['host']}{skipped}")
+    if folder["unavailable"]:
+        line(f"unavailable {folder['folder']}: {folder['unavailable']}", style="red")
     for file in folder["skipped_files"]:
         line(f"skipped     {file['doc_id']}: {file['reason']}", style="yellow")
     if (more := folder["skipped"] - len(folder["skipped_files"])) > 0:

@@ -1,52 +1,19 @@
 """Reads stdin and writes stdout without keeping the process from ending, however they behave."""
 
-import asyncio
-import contextlib
+import errno
+import io
 import os
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+import select
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final
 
 from ingestq.cli.streams import STDERR, STDIN, STDOUT
+from ingestq.core.daemon_threads import DaemonThreads
 from ingestq.core.errors import UsageError
 from ingestq.core.lines import LineSplitter
 
-T = TypeVar("T")
-
 READ_BYTES: Final = 64 * 1024
-
-
-async def in_own_thread(call: Callable[[], T]) -> T:
-    """Return what ``call`` returns, or raise its OSError.
-
-    The thread does not keep the process from ending, as those of `asyncio.to_thread` do, if
-    ``call`` waits for ever. If the caller is cancelled, the result is lost.
-    """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[T] = loop.create_future()
-
-    def give(result: T | None, error: OSError | None) -> None:
-        if answer.done():  # cancelled
-            return
-        if error is None:
-            answer.set_result(result)  # type: ignore[arg-type]
-        else:
-            answer.set_exception(error)
-
-    def run() -> None:
-        result: T | None = None
-        failure: OSError | None = None
-        try:
-            result = call()
-        except OSError as error:
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(give, result, failure)
-
-    threading.Thread(target=run, name="stdio", daemon=True).start()
-    return await answer
 
 
 class StandardInput:
@@ -54,6 +21,7 @@ class StandardInput:
 
     def __init__(self, descriptor: int = STDIN) -> None:
         self._descriptor = descriptor
+        self._thread = DaemonThreads("stdin", 1)
 
     async def read1(self, size: int, /) -> bytes:
         """Return up to ``size`` bytes as soon as there are some; empty at the end.
@@ -61,7 +29,54 @@ class StandardInput:
         Raises OSError. Must not be called again after it was cancelled: what the thread still reads
         is lost.
         """
-        return await in_own_thread(partial(os.read, self._descriptor, size))
+        return await self._thread.call(os.read, self._descriptor, size)
+
+
+class StandardStream(io.RawIOBase):
+    """Stdin or stdout, as a file whose use ends when it is closed.
+
+    `close` ends a read or write in another thread, which raises OSError then. A file of Python's
+    would wait for it, however long that takes.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: Final = descriptor
+        self._is_closed, self._close = os.pipe()  # left open: a thread may still look at it
+
+    def readable(self) -> bool:
+        """Return True: who uses it knows which of the two it is."""
+        return True
+
+    def writable(self) -> bool:
+        """Return True: who uses it knows which of the two it is."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read what there is, as soon as there is something. Raises OSError."""
+        self._wait([self._descriptor], [])
+        data = os.read(self._descriptor, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def write(self, data: Any, /) -> int:
+        """Write all of ``data``. Raises OSError."""
+        left = memoryview(data).cast("B")
+        while left:
+            self._wait([], [self._descriptor])
+            # A pipe that can be written takes as much without waiting.
+            left = left[os.write(self._descriptor, left[: select.PIPE_BUF]) :]
+        return memoryview(data).nbytes
+
+    def close(self) -> None:
+        """End the read or write that is going on. The descriptor stays open."""
+        if not self.closed:
+            os.close(self._close)
+        super().close()
+
+    def _wait(self, reading: list[int], writing: list[int]) -> None:
+        ready, _, _ = select.select([self._is_closed, *reading], writing, [])
+        if self._is_closed in ready:
+            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
 
 
 class ClientGone(Exception):
@@ -74,6 +89,7 @@ class MessageStreams:
     def __init__(self, received: int, sent: int, max_line_bytes: int) -> None:
         self._received = StandardInput(received)
         self._sent = sent
+        self._thread = DaemonThreads("stdout", 1)
         self._max_line_bytes = max_line_bytes
 
     async def __aiter__(self) -> AsyncIterator[str]:
@@ -93,7 +109,7 @@ class MessageStreams:
     async def write(self, text: str) -> None:
         """Write all of ``text`` to stdout. Raises `ClientGone` if nobody reads it."""
         try:
-            await in_own_thread(partial(self._write, text.encode()))
+            await self._thread.call(self._write, text.encode())
         except OSError as error:
             raise ClientGone from error
 

@@ -53,16 +53,20 @@ class StandardStreams:
 
 
 class _LenientFile(io.FileIO):
-    """A file that drops what cannot be written; ``error`` is the first failure."""
+    """A file that drops what cannot be written; ``error`` is the first failure.
+
+    If nobody reads any more, nothing else is tried. A full disk may have space again later.
+    """
 
     error: OSError | None = None
 
     def write(self, data: Any, /) -> int:
-        while self.error is None:
+        while not isinstance(self.error, BrokenPipeError):
             try:
                 written: int | None = super().write(data)
             except OSError as error:
-                self.error = error
+                self.error = self.error or error
+                break
             else:
                 if written is not None:
                     return written

@@ -1,6 +1,5 @@
 """``ingestq up``: run worker, API, watched folders and schedule in one process until stopped."""
 
-import asyncio
 from functools import partial
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from ingestq.app.schedule_actions import open_schedule
 from ingestq.app.schedule_entries import scheduled_entries
 from ingestq.app.services import ProcessPart, run_parts
 from ingestq.app.settings import Settings
-from ingestq.app.watch import WatchRequest, drop_parts, watched_folders
+from ingestq.app.watch import WatchRequest, checked_folders, drop_parts
 from ingestq.cli.entry import ExitCode, run_command
 from ingestq.cli.options import AllowMassDelete, Source, named_place
 
@@ -45,7 +44,7 @@ async def _up(wanted: WatchRequest, settings: Settings) -> ExitCode:
     from ingestq.app.worker import open_worker
     from ingestq.monitoring.monitor import recorded
 
-    folders = await asyncio.to_thread(watched_folders, wanted, settings, required=False)
+    folders = await checked_folders(wanted, settings, required=False)
     entries = scheduled_entries(settings)
     async with (
         listening(settings) as listener,

@@ -5,7 +5,7 @@ files, and fsspec's configuration. Everything here blocks: call it in a thread.
 """
 
 import time
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import islice
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PAGE_OBJECTS: Final = 1000
 """Objects that are listed at once; S3 lists no more in one answer."""
 BLOCK_BYTES: Final = 1024 * 1024
-RANGE_BYTES: Final = 32 * 1024 * 1024
+RANGE_BYTES: Final = 16 * 1024 * 1024
 """What is read ahead of a large object that is read to its end: a request takes as long as a few
 megabytes."""
 WRITE_TAGS: Final = ("generation", "ETag", "etag")
@@ -81,10 +81,16 @@ class OpenObject(NamedTuple):
     blocks: Iterator[bytes]
 
 
-class _Stores:
-    """The file systems of this process, one for each store.
+SERVERS_OF_FILES: Final = frozenset({"ftp", "sftp", "smb", "ssh"})
+"""Schemes of whose URLs fsspec takes "?" and "#" for the end of the path; names may have them."""
 
-    fsspec itself keeps one for each thread, each with connections of its own.
+
+class _Stores:
+    """The file systems of this process, one for each store that many threads may use at once.
+
+    fsspec itself keeps one for each thread, each with connections of its own. Any other store is
+    opened anew each time: its one connection serves one request after the other, and is of no use
+    any more once the server has closed it.
     """
 
     def __init__(self) -> None:
@@ -93,32 +99,44 @@ class _Stores:
 
     def at(self, url: str) -> "tuple[AbstractFileSystem, str]":
         """Return the file system of ``url``, and the path in it. Raises UsageError."""
-        scheme = scheme_of(url)
+        scheme, kind = scheme_of(url), _kind_of(url)
         try:
-            import fsspec
-
-            kind = fsspec.get_filesystem_class(scheme)
-        except ImportError as error:  # fsspec, or the package for the scheme
-            extra = EXTRAS.get(scheme, "blobs")
-            reason = f"this needs a package that is not installed: {error}"
-            raise UsageError(
-                f"{public_url(url)}: {reason}; run: pip install 'ingestq[{extra}]'"
-            ) from error
-        except ValueError as error:
-            raise UsageError(f"{public_url(url)}: {error}") from error
-        try:
-            options = kind._get_kwargs_from_urls(url)
+            place, path = url, kind._strip_protocol(url)
+            if scheme in SERVERS_OF_FILES:
+                server, _, below = url.partition("://")[2].partition("/")
+                place, path = f"{scheme}://{server}/", "/" + below.strip("/")
+            options = kind._get_kwargs_from_urls(place)
             options.pop("path", None)
+            if not kind.async_impl:
+                return kind(**options, skip_instance_cache=True), path
             key = (scheme, *sorted(options.items()))
             with self._lock:
                 if key not in self._opened:
                     self._opened[key] = kind(**options, skip_instance_cache=True)
-            return self._opened[key], kind._strip_protocol(url)
+            return self._opened[key], path
         except Exception as error:
             raise _of_store(error, url) from error
 
 
 _stores: Final = _Stores()
+
+
+def _kind_of(url: str) -> "type[AbstractFileSystem]":
+    """Return the class of the file system of ``url``. Raises UsageError if it is not installed."""
+    scheme = scheme_of(url)
+    try:
+        import fsspec
+
+        kind: type[AbstractFileSystem] = fsspec.get_filesystem_class(scheme)
+    except ImportError as error:  # fsspec, or the package for the scheme
+        extra = EXTRAS.get(scheme, "blobs")
+        reason = f"this needs a package that is not installed: {error}"
+        raise UsageError(
+            f"{public_url(url)}: {reason}; run: pip install 'ingestq[{extra}]'"
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"{public_url(url)}: {error}") from error
+    return kind
 
 
 class ObjectStore:
@@ -132,8 +150,12 @@ class ObjectStore:
         self.url = url
 
     def open(self) -> None:
-        """Load the package for the store, without a request. Raises UsageError if it is missing."""
-        _stores.at(self.url)
+        """Load the package for the store, without a request.
+
+        Raises UsageError if it is missing, or refuses how the store is configured.
+        """
+        if _kind_of(self.url).async_impl:  # any other would connect
+            _stores.at(self.url)
 
     def is_object(self) -> bool:
         """Return whether there is an object at ``url``, and not a folder.
@@ -156,15 +178,18 @@ class ObjectStore:
                     ) from error
                 return False
 
-    def pages(self) -> Iterator[Sequence[RemoteObject]]:
+    def pages(
+        self, excludes: Callable[[str], bool] = lambda _: False
+    ) -> Iterator[Sequence[RemoteObject]]:
         """Yield all objects, in groups, without hidden ones (``.name``) and markers of folders.
 
-        It ends only if there are no more.
+        A store that lists one folder at a time does not list those of which ``excludes`` is true,
+        by their names below ``url``. It ends only if there are no more.
         """
         store, path = _stores.at(self.url)
         with _translated(self.url):
             store.invalidate_cache()
-            found = _found_in(store, path)
+            found = _found_in(store, path, self.url, excludes)
             while page := list(islice(found, PAGE_OBJECTS)):
                 objects = (self._object(path, info) for info in page)
                 yield [found for found in objects if found is not None]
@@ -181,12 +206,18 @@ class ObjectStore:
         name = str(info["name"]).removeprefix(root).removeprefix("/")
         if not name or name.endswith("/") or info.get("type", "file") != "file":
             return None
-        if any(part.startswith(".") and part not in NO_NAMES for part in name.split("/")):
+        if any(map(_is_hidden, name.split("/"))):
             return None
         return _described(f"{self.url}/{name}", name, info)
 
 
-def _found_in(store: "AbstractFileSystem", path: str) -> Iterator[Mapping[str, Any]]:
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") and name not in NO_NAMES
+
+
+def _found_in(
+    store: "AbstractFileSystem", path: str, url: str, excludes: Callable[[str], bool]
+) -> Iterator[Mapping[str, Any]]:
     """Yield what the store tells of each object under ``path``, page by page if it can."""
     if _is_s3(store):
         from fsspec.asyn import sync
@@ -198,10 +229,65 @@ def _found_in(store: "AbstractFileSystem", path: str) -> Iterator[Mapping[str, A
         while page := sync(store.loop, _next_of, listing):
             yield from page
         return
+    if _has_folders(store):
+        yield from _walked(store, path, url, excludes)
+        return
     found = store.find(path, detail=True)
     if not found and not store.exists(path) and not store.exists(path.partition("/")[0] or "/"):
         raise FileNotFoundError(path)
     yield from found.values()
+
+
+def _has_folders(store: "AbstractFileSystem") -> bool:
+    """Return whether ``store`` lists one folder at a time, and cannot list all below it at once."""
+    from fsspec import AbstractFileSystem
+    from fsspec.asyn import AsyncFileSystem
+
+    kind = type(store)
+    find = getattr(kind, "_find", AsyncFileSystem._find)
+    return kind.find is AbstractFileSystem.find and find is AsyncFileSystem._find
+
+
+def _walked(
+    store: "AbstractFileSystem", root: str, url: str, excludes: Callable[[str], bool]
+) -> Iterator[Mapping[str, Any]]:
+    """Yield what ``store`` tells of each object under ``root``, folder by folder.
+
+    `find` of fsspec takes a folder that cannot be listed for an empty one.
+    """
+    pending = [root]
+    while pending:
+        folder = pending.pop()
+        try:
+            listing = _listed(store, folder)
+        except Exception as error:
+            if folder == root:
+                raise
+            place = f"{url}/{folder.removeprefix(root).strip('/')}"
+            if not isinstance(error, FileNotFoundError):
+                raise _of_store(error, place) from error
+            raise RemoteUnavailable(
+                f"{public_url(place)}: the folder cannot be listed, or is gone since its name was "
+                "listed; check its permissions, exclude it, or try again later. Nothing was "
+                "deleted from the index"
+            ) from error
+        for info in listing:
+            name = str(info["name"]).rstrip("/")
+            if info.get("type") != "directory":
+                yield info
+            elif name != folder.rstrip("/"):
+                below = name.removeprefix(root).strip("/")
+                if not _is_hidden(below.rpartition("/")[2]) and not excludes(below):
+                    pending.append(name)
+
+
+def _listed(store: "AbstractFileSystem", folder: str) -> Sequence[Mapping[str, Any]]:
+    """Return what is in ``folder``. Raises FileNotFoundError if FTP refuses to list it."""
+    found: Sequence[Mapping[str, Any]] = store.ls(folder, detail=True)
+    if not found and store.protocol == "ftp" and folder not in store.dircache:
+        # `ls` of FTP takes a folder that the server refuses to list for an empty one.
+        raise FileNotFoundError(folder)
+    return found
 
 
 async def _next_of(listing: AsyncIterator[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

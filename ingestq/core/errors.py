@@ -12,14 +12,19 @@ IngestqError
 │   ├── EmbedderUnavailable     the embeddings endpoint
 │   ├── RemoteUnavailable       a bucket or other remote source
 │   ├── RerankerUnavailable     the reranker, which searches can do without
+│   ├── HookUnavailable         what a hook needs, as the hook says
 │   └── StoreUnavailable        Qdrant
 │       ├── StoreTooSlow        it timed out on this request; a smaller one may pass
 │       └── StoreFull           it has no disk, memory or quota left
 ├── QueueFull                   the queue has reached its limit: try again later
+├── NotPermitted                the token does not allow this request
 ├── KeyReused                   an idempotency key was used before, with another request
 ├── UploadExpired               a blob waited too long to be queued: upload it again
 ├── DocumentRejected            this document can never be processed, by any worker
+│   └── HookFailed              a hook raised over it, or returned something wrong
 ├── SourceChanged               a file changed while it was read
+├── SiteBusy                    a web site is asked for other pages first: try again later
+├── PageFailed                  a web site failed over one page: tried a few times
 ├── SourceFailed                a scheduled source is missing, or failed before its end
 ├── StoreRejected               Qdrant will never accept this request
 ├── PoolFailure                 a pool process died or hung during a task
@@ -111,6 +116,10 @@ class RemoteUnavailable(ServiceUnavailable):
     """A remote source, such as a bucket, does not answer. Nothing is known of what it holds."""
 
 
+class HookUnavailable(ServiceUnavailable):
+    """A hook says that a service which it needs does not answer."""
+
+
 class StoreUnavailable(ServiceUnavailable):
     """Qdrant does not answer, or asks to wait."""
 
@@ -141,6 +150,10 @@ class QueueFull(IngestqError):
         self.retry_after = retry_after
         self.refused = refused
         self.documents = tuple(documents)
+
+
+class NotPermitted(IngestqError):
+    """The caller's token does not allow this request. The message says what it allows."""
 
 
 class KeyReused(IngestqError):
@@ -211,8 +224,33 @@ class DocumentRejected(IngestqError):
     """
 
 
+class HookFailed(DocumentRejected):
+    """A hook raised an exception over a document, or returned something wrong.
+
+    A note has the traceback, if the hook raised. Fix the hook, and requeue the document.
+    """
+
+
 class SourceChanged(IngestqError):
     """A file was changed or removed while it was read. The document is tried again."""
+
+
+class SiteBusy(IngestqError):
+    """So many pages of a web site wait already that this one has its turn in ``seconds``.
+
+    It is no outage, and not counted as a try.
+    """
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class PageFailed(IngestqError):
+    """A web site failed over one page: an error of its server, or an answer that broke off.
+
+    The document is tried again, a limited number of times.
+    """
 
 
 class ContractError(IngestqError):
@@ -278,7 +316,7 @@ def classify(error: BaseException) -> Failure:
     dead-lettered, so it is neither lost nor repeated for ever.
     """
     match error:
-        case ServiceUnavailable() | QueueFull():
+        case ServiceUnavailable() | QueueFull() | SiteBusy():
             return Failure.UNAVAILABLE
         case DocumentRejected() | ContractError() | StoreRejected():
             return Failure.PERMANENT
@@ -326,6 +364,8 @@ class Cause(StrEnum):
     BLOB_STORE = "blob_store"
     REMOTE_SOURCE = "remote_source"
     """A bucket or other remote source does not answer."""
+    HOOK = "hook"
+    """A hook failed, or what it needs is away."""
     QUEUE_FULL = "queue_full"
     COLLECTION_MISSING = "collection_missing"
     """There is no such collection, or not any more."""
@@ -338,7 +378,10 @@ CAUSES: Final[tuple[tuple[type[IngestqError], Cause], ...]] = (
     (BlobStoreUnavailable, Cause.BLOB_STORE),
     (EmbedderUnavailable, Cause.EMBEDDINGS_ENDPOINT),
     (RemoteUnavailable, Cause.REMOTE_SOURCE),
+    (SiteBusy, Cause.REMOTE_SOURCE),
+    (PageFailed, Cause.REMOTE_SOURCE),
     (RerankerUnavailable, Cause.RERANKER),
+    (HookUnavailable, Cause.HOOK),
     (StoreTooSlow, Cause.QDRANT_SLOW),
     (StoreFull, Cause.QDRANT_FULL),
     (StoreUnavailable, Cause.QDRANT),
@@ -350,6 +393,7 @@ CAUSES: Final[tuple[tuple[type[IngestqError], Cause], ...]] = (
     (ContractError, Cause.UNKNOWN_JOB),
     (CollectionMissing, Cause.COLLECTION_MISSING),
     (UsageError, Cause.SETTINGS),
+    (HookFailed, Cause.HOOK),
     (DocumentRejected, Cause.DOCUMENT),
 )
 """The class of the reason of each error; subclasses stand before their bases."""

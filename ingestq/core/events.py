@@ -184,7 +184,8 @@ DEAD_LETTERS_EXPIRED: Final = Event(
 )
 UPKEEP_FAILED: Final = Event(
     "upkeep.failed",
-    "Expired dead letters or garbage were not deleted; it is tried again within the hour.",
+    "Something that has expired was not deleted: dead letters, garbage, or the collection before "
+    "the last reindex. It is tried again within the hour.",
     "error",
 )
 DOCUMENT_REJECTED: Final = Event(
@@ -296,6 +297,13 @@ SOURCE_EMPTY: Final = Event(
     "A remote folder was listed, and there is nothing in it. What is indexed of it is kept, unless "
     "a mass deletion is allowed.",
     "url",
+)
+WEB_PAGES_SKIPPED: Final = Event(
+    "web.pages.skipped",
+    "Pages in a sitemap are left out: robots.txt disallows them, or they are on another host.",
+    "url",
+    "pages",
+    "reason",
 )
 WATCH_STARTED: Final = Event(
     "watch.started",
@@ -476,6 +484,12 @@ ENGINE_INDEX_FAILED: Final = Event(
 ENGINE_COLLECTION_DAMAGED: Final = Event(
     "engine.collection_damaged", "A collection cannot be opened.", "collection", "error"
 )
+ENGINE_COLLECTION_EMPTY: Final = Event(
+    "engine.collection_empty",
+    "The files of a collection are gone. It is empty now: run `ingestq verify --repair`.",
+    "collection",
+    "path",
+)
 ENGINE_COMPACTED: Final = Event(
     "engine.compacted", "A collection was compacted.", "collection", "seconds"
 )
@@ -583,6 +597,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "objects": "How many blobs.",
     "older_than_days": "The age in days.",
     "outcome": "The outcome of a run.",
+    "pages": "How many web pages are left out.",
     "parts": "Seconds by part.",
     "path": "The path of a file or a request.",
     "points": "How many points.",

@@ -6,6 +6,7 @@ job whose tag it does not know instead of guessing.
 """
 
 import hashlib
+import re
 import time
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Final, Self
@@ -240,6 +241,20 @@ def dead_letter_key(collection: str, tenant: str, doc_id: str) -> str:
     The key holds the length of ``tenant``, because both it and ``doc_id`` may contain a colon.
     """
     return f"{collection}/{len(tenant)}:{tenant}:{doc_id}"
+
+
+_DEAD_LETTER_KEY: Final = re.compile(r"(?P<collection>[^/]+)/(?P<length>\d+):(?P<rest>(?s:.*))")
+
+
+def dead_letter_place(key: str) -> tuple[str, str] | None:
+    """Return the collection and the tenant in the ``key`` of a document's dead letter.
+
+    None if it is the key of a job that could not be decoded.
+    """
+    named = _DEAD_LETTER_KEY.fullmatch(key)
+    if named is None:
+        return None
+    return named["collection"], named["rest"][: int(named["length"])]
 
 
 def dead_letter_batch(

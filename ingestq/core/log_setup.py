@@ -7,6 +7,7 @@ a secret, and none does anything to a terminal.
 import logging
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from enum import StrEnum
 from typing import Any, Final
 
@@ -89,9 +90,20 @@ def _add_trace(_: Any, __: str, event: EventDict) -> EventDict:
     return event
 
 
+class _StderrLogger(structlog.PrintLogger):
+    """Drops a line that cannot be written: a full disk must not stop those who log."""
+
+    def msg(self, message: str) -> None:
+        with suppress(OSError):
+            super().msg(message)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
+
+
 def _stderr_logger(*_: Any) -> structlog.PrintLogger:
     """Return a logger to the current stderr: a progress bar replaces it while it is shown."""
-    return structlog.PrintLogger(sys.stderr)
+    return _StderrLogger(sys.stderr)
 
 
 class _LibraryHandler(logging.Handler):

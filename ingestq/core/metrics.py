@@ -163,6 +163,11 @@ HELD_BACK_DOCUMENTS: Final = _gauge(
     "Documents whose deletion the mass-deletion guard holds back.",
     "documents",
 )
+UNAVAILABLE_FOLDERS: Final = _gauge(
+    "ingestq_unavailable_folders",
+    "Watched folders, also remote ones, of which nothing can be read now.",
+    "folders",
+)
 WEBHOOKS_WAITING: Final = _gauge(
     "ingestq_webhooks_waiting", "Messages that wait to be posted to a webhook.", "messages"
 )

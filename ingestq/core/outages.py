@@ -16,6 +16,7 @@ from ingestq.core.errors import (
     BlobStoreUnavailable,
     BrokerUnavailable,
     EmbedderUnavailable,
+    HookUnavailable,
     RemoteUnavailable,
     RerankerUnavailable,
     ServiceUnavailable,
@@ -36,6 +37,7 @@ SERVICES: Final[dict[type[ServiceUnavailable], str]] = {
     RerankerUnavailable: "reranker",
     BlobStoreUnavailable: "blob store",
     RemoteUnavailable: "remote source",
+    HookUnavailable: "service of a hook",
 }
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import mimetypes
 import os
+import re
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -13,6 +14,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 import msgspec
 
 from ingestq.core.documents import Document
+from ingestq.core.errors import UsageError
 from ingestq.core.urls import is_url
 
 MTIME_RESOLUTION_NS: Final = 2_000_000_000
@@ -23,6 +25,17 @@ _URI_PREFIX: Final = "file://"
 PROCESSES_PREFIX: Final = "ingestq-processes-"
 BLOB_PREFIX: Final = "ingestq-blob-"
 """Beginnings of the names of ingestq's own folders in the temporary directory."""
+
+
+def expanded(path: Path) -> Path:
+    """Return ``path`` with the home directory in place of "~".
+
+    Raises UsageError if it is that of a user who does not exist, such as "~jo".
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{path}: there is no home directory of {path.parts[0][1:]!r}") from error
 
 
 def path_to_text(path: Path) -> str:
@@ -134,6 +147,21 @@ EXTRA_MEDIA_TYPES: Final = {
 
 _table: Final = mimetypes.MimeTypes(filenames=())
 """The system's table is left out, so that every machine gives the same answer."""
+
+
+MAILDIR_FOLDERS: Final = frozenset({"cur", "new"})
+MAILDIR_NAME: Final = re.compile(r"\d{9,}\.[^./]+\..+")
+"""The unique name of a message: the time in seconds, what differs within it, and the host."""
+
+
+def media_type_of(path: PurePath) -> str | None:
+    """Return the media type that ``path`` suggests, also of a message in a Maildir.
+
+    The names of these end with that of a host and with flags, and no suffix.
+    """
+    if path.parent.name in MAILDIR_FOLDERS and MAILDIR_NAME.fullmatch(path.name):
+        return EXTRA_MEDIA_TYPES[".eml"]
+    return guess_media_type(path.name)
 
 
 def guess_media_type(name: str) -> str | None:

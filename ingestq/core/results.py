@@ -62,6 +62,15 @@ class ChunkCounts(Struct, frozen=True):
         return _sum(self, other)
 
 
+class Usage(Struct, frozen=True):
+    """What was given to the model: the ``tokens`` of chunks, without special tokens."""
+
+    tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return _sum(self, other)
+
+
 class FailedDocument(Struct, frozen=True):
     """A document that was not indexed, and the reason."""
 
@@ -142,6 +151,9 @@ class WarningCounts(Struct, frozen=True):
     documents: int = 0
     warnings: int = 0
 
+    def __add__(self, other: "WarningCounts") -> "WarningCounts":
+        return _sum(self, other)
+
 
 def utc_time(unix_ms: int) -> str:
     """Return a Unix time in ms in ISO 8601, in UTC."""
@@ -192,6 +204,7 @@ class BatchReport(Struct, frozen=True):
     resolved: Mapping[str, int] = msgspec.field(default_factory=dict)
     warned: WarningCounts = WarningCounts()
     warnings: tuple[DocumentWarning, ...] = ()
+    usage: Usage = Usage()
 
     def __add__(self, other: "BatchReport") -> "BatchReport":
         return BatchReport(
@@ -199,8 +212,9 @@ class BatchReport(Struct, frozen=True):
             chunks=self.chunks + other.chunks,
             dead=self.dead + other.dead,
             resolved={**self.resolved, **other.resolved},
-            warned=_sum(self.warned, other.warned),
+            warned=self.warned + other.warned,
             warnings=(self.warnings + other.warnings)[:LISTED_WARNINGS],
+            usage=self.usage + other.usage,
         )
 
     def superseding(self, keys: Container[str]) -> "BatchReport":
@@ -251,7 +265,7 @@ class JobResult(
     kwargs: dict[str, Any] = {}
 
 
-Counts = TypeVar("Counts", DocumentCounts, ChunkCounts, WarningCounts)
+Counts = TypeVar("Counts", DocumentCounts, ChunkCounts, WarningCounts, Usage)
 
 
 def _sum(left: Counts, right: Counts) -> Counts:
@@ -341,14 +355,16 @@ class SkippedFile(Struct, frozen=True):
 class WatchedFolderStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the process that watches a folder reported of it last.
 
-    ``folder`` is its path on ``host``. ``skipped`` counts what is not indexed although neither its
-    name nor a pattern excludes it; ``skipped_files`` has the first of it.
+    ``folder`` is its path on ``host``, or the address of a remote folder. ``unavailable`` is why
+    nothing of it can be read now, and empty while it can. ``skipped`` counts what is not indexed
+    although neither its name nor a pattern excludes it; ``skipped_files`` has the first of it.
     """
 
     folder: str
     host: str
     collection: str
     tenant: str = ""
+    unavailable: str = ""
     skipped: int = 0
     skipped_files: tuple[SkippedFile, ...] = ()
 
@@ -430,10 +446,12 @@ class Stage(StrEnum):
 class SubmissionStatus(Struct, frozen=True):
     """The progress of a submission: ``documents.total`` of ``accepted`` documents have an outcome.
 
-    ``documents`` and ``chunks`` count the outcomes so far, ``warned`` the warnings among them.
-    ``jobs`` is the number of unfinished jobs; a folder scan among them may still add deletions.
-    ``jobs_running`` of them are being processed, with ``chunks_running`` of their ``chunks_known``
-    chunks done.
+    ``documents`` and ``chunks`` count the outcomes so far, ``warned`` the warnings among them, and
+    ``usage`` what the model was given for them. ``jobs`` is the number of unfinished jobs; a folder
+    scan among them may still add deletions. ``jobs_running`` of them are being processed, with
+    ``chunks_running`` of their ``chunks_known`` chunks done. ``tenant`` is that of all its
+    documents, None if they are of several or of one that is not known; ``collections`` are those of
+    its documents.
     """
 
     accepted: int
@@ -444,12 +462,16 @@ class SubmissionStatus(Struct, frozen=True):
     chunks_running: int
     chunks_known: int
     warned: WarningCounts = WarningCounts()
+    usage: Usage = Usage()
+    tenant: str | None = None
+    collections: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, raw: Mapping[bytes, bytes]) -> Self:
         """Return the status that the hash of a submission holds in Redis."""
         fields = {name.decode(): value for name, value in raw.items()}
         counts = {name: int(n) for name, n in fields.items() if not name.startswith("live:")}
+        tenants = _names(counts, "tenant:")
         live = [v.split(b"/") for name, v in fields.items() if name.startswith("live:")]
         return cls(
             accepted=counts.pop("accepted", 0),
@@ -460,6 +482,9 @@ class SubmissionStatus(Struct, frozen=True):
             chunks_running=sum(int(done) for done, _ in live),
             chunks_known=sum(int(known) for _, known in live),
             warned=_counts(counts, "warned", WarningCounts),
+            usage=_counts(counts, "usage", Usage),
+            tenant=tenants[0] if tenants and "mixed" not in counts else None,
+            collections=frozenset(_names(counts, "collection:")),
         )
 
     @property
@@ -492,7 +517,12 @@ class SubmissionStatus(Struct, frozen=True):
             "chunks": msgspec.structs.asdict(self.chunks)
             | {"running": self.chunks_running, "known": self.chunks_known},
             "warned": self.warned.documents,
+            "tokens": self.usage.tokens,
         }
+
+
+def _names(fields: Mapping[str, int], prefix: str) -> list[str]:
+    return [name.removeprefix(prefix) for name in fields if name.startswith(prefix)]
 
 
 def _counts(fields: dict[str, int], group: str, kind: type[Counts]) -> Counts:

@@ -51,7 +51,7 @@ def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= SHORTEST_SECRET:
             text = text.replace(secret, HIDDEN)
-    return AFTER_SCHEME.sub(lambda url: public_url(url[0]), text)
+    return AFTER_SCHEME.sub(_public, text)
 
 
 def secrets_in(url: str) -> Iterator[str]:
@@ -80,6 +80,11 @@ def is_ambiguous(url: str) -> bool:
     """
     credentials = url[_end_of_scheme(url) :].rpartition("@")[0]
     return MISLEADING.search(credentials) is not None
+
+
+def _public(found: re.Match[str]) -> str:
+    url = found[0].rstrip(":")  # with which messages go on after a URL
+    return public_url(url) + found[0][len(url) :]
 
 
 def _end_of_scheme(url: str) -> int:

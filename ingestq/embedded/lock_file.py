@@ -9,7 +9,7 @@ import fcntl
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -90,8 +90,9 @@ async def exclusive(
     """
     with await asyncio.to_thread(open_lock, path) as file:
         await acquire(file, fcntl.LOCK_EX, seconds, unavailable)
-        os.ftruncate(file.fileno(), 0)
-        os.pwrite(file.fileno(), str(os.getpid()).encode(), 0)
+        with suppress(OSError):  # a full disk does not keep anybody from stopping a server
+            os.ftruncate(file.fileno(), 0)
+            os.pwrite(file.fileno(), str(os.getpid()).encode(), 0)
         yield
 
 

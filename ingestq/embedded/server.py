@@ -6,6 +6,7 @@ The files of its folder that both servers have:
     users.lock      shared by the processes that use it; the last one to leave stops it
     start.lock      held by the process that starts or stops it
     server.pid      the pid of the server, removed before each start
+    guard.lock      held by the process that stops a server of which all users were killed
     NAME.sock       the socket, or a link to it where the path would be too long
 """
 
@@ -17,6 +18,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -31,6 +33,8 @@ import structlog
 from ingestq.core.errors import ServiceUnavailable, UsageError
 from ingestq.core.private_directory import private_directory
 from ingestq.core.service import uninterrupted
+from ingestq.embedded import guard
+from ingestq.embedded.guard import holds
 from ingestq.embedded.lock_file import (
     POLL_SECONDS,
     acquire,
@@ -62,13 +66,13 @@ ends, it has none for a moment, and while it starts, for as long as that takes."
 PROBE_SECONDS: Final = 5.0
 SPAWN_SECONDS: Final = 30.0
 """How long the server may take to become a daemon."""
-SPAWN_TRIES: Final = 10
-"""A look at `alive.lock` by another process takes it for a moment."""
 LOG_BYTES: Final = 1024 * 1024
 """A longer log is renamed at the next start. The one before it is dropped."""
 LITTLE_DISK_BYTES: Final = 1024 * 1024
 """With less free space the disk counts as full: not even a log can be written then."""
 PRIVATE_UMASK: Final = 0o077
+START_GUARD: Final = '"$@" &'
+"""A shell script: run the arguments as a process that belongs to nobody."""
 
 
 class Probe(Enum):
@@ -264,10 +268,17 @@ class BundledServer:
             await uninterrupted(asyncio.to_thread(self._spawn))
         else:
             self.socket = await asyncio.to_thread(self._recorded_socket)
+            # Its guard may have been killed. Without one, the last user still stops the server.
+            with contextlib.suppress(OSError, subprocess.SubprocessError):
+                await asyncio.to_thread(self._start_guard)
         deadline = time.monotonic() + START_SECONDS
         unreachable_since: float | None = None
         while (state := await self.probe()) is not Probe.READY:
             now = time.monotonic()
+            if not self.is_alive() and not is_starting:  # it was about to end when we found it
+                await uninterrupted(asyncio.to_thread(self._spawn))
+                is_starting, deadline = True, time.monotonic() + START_SECONDS
+                continue
             if not self.is_alive():
                 raise self.program.unavailable(
                     f"{name} does not start: {await self.why_stopped()} (see {self.log})"
@@ -301,16 +312,16 @@ class BundledServer:
             )
         self.socket = self._choose_socket()
         with open_lock(self._folder / "alive.lock") as alive:
-            for _ in range(SPAWN_TRIES):
-                if try_lock(alive, fcntl.LOCK_EX):
-                    break
+            deadline = time.monotonic() + SPAWN_SECONDS
+            while not try_lock(alive, fcntl.LOCK_EX):  # somebody looks whether it is taken
+                if time.monotonic() > deadline:
+                    return
                 time.sleep(POLL_SECONDS)
-            else:
-                return
             (self._folder / "server.pid").unlink(missing_ok=True)
             if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
                 self.log.replace(self.log.with_name(self.log.name + ".1"))
             try:
+                self._start_guard()  # before the server: this process may be killed at any moment
                 # A file and no pipe: the server keeps what it does not close itself.
                 with open_log(self.log) as output:
                     subprocess.run(  # noqa: S603 - our own arguments
@@ -329,6 +340,27 @@ class BundledServer:
                     f"{name} cannot be started ({error}; see {self.log}); set "
                     f"{self.program.setting}"
                 ) from error
+
+    def _start_guard(self) -> None:
+        """Start the guard of the server, unless it has one.
+
+        Blocks. Raises OSError and SubprocessError.
+        """
+        with open_lock(self._folder / "guard.lock") as lock:
+            if is_locked(lock):
+                return
+        # -I and -S: it needs no packages, and looking for them takes most of its start.
+        command = (sys.executable, "-I", "-S", guard.__file__, self._folder, self.program.program)
+        subprocess.run(  # noqa: S603 - our own arguments
+            ("/bin/sh", "-c", START_GUARD, "sh", *command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            umask=PRIVATE_UMASK,
+            start_new_session=True,
+            timeout=SPAWN_SECONDS,
+            check=True,
+        )
 
     def _recorded_socket(self) -> Path:
         """Return the socket that the running server was started with."""
@@ -372,7 +404,7 @@ class BundledServer:
         if (
             pid is None
             or alive is None
-            or not await asyncio.to_thread(_holds, pid, alive, self.program.program)
+            or not await asyncio.to_thread(holds, pid, alive, self.program.program)
         ):
             return False
         with contextlib.suppress(ProcessLookupError):
@@ -403,28 +435,6 @@ class BundledServer:
             f"the socket of {self.program.name} has no safe place: {'; '.join(refusals)}; remove "
             "that, or set INGESTQ_DATA_DIR to a shorter path"
         )
-
-
-def _holds(pid: int, file: IO[bytes], program: bytes) -> bool:
-    """Return whether the process ``pid`` has ``file`` open, so it is the server. Blocks.
-
-    A pid may be reused, or be that of another container. Where the kernel does not tell, the
-    command line must do.
-    """
-    descriptors = Path(f"/proc/{pid}/fd")
-    if Path("/proc/self/fd").is_dir():
-        wanted = os.fstat(file.fileno())
-        try:
-            for descriptor in descriptors.iterdir():
-                with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                    if os.path.samestat(descriptor.stat(), wanted):
-                        return True
-        except OSError:
-            pass
-        return False
-    asked = ["ps", "-o", "command=", "-p", str(pid)]
-    said = subprocess.run(asked, capture_output=True, check=False, timeout=PROBE_SECONDS)  # noqa: S603
-    return program in said.stdout
 
 
 def open_log(path: Path) -> IO[bytes]:

@@ -110,6 +110,8 @@ def _queue(overview: Overview) -> Iterator[GaugeMetricFamily]:
     yield _plain(metrics.DEAD_LETTERS, depth.dead_letters)
     held_back = sum(source.documents for source in overview.held_back)
     yield _plain(metrics.HELD_BACK_DOCUMENTS, held_back)
+    unavailable = sum(bool(folder.unavailable) for folder in overview.watched_folders)
+    yield _plain(metrics.UNAVAILABLE_FOLDERS, unavailable)
     hooks = overview.webhooks
     yield _plain(metrics.WEBHOOKS_WAITING, sum(each.waiting for each in hooks))
     oldest = max((each.oldest_waiting_seconds for each in hooks), default=0)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from itertools import starmap
 from typing import Final
 
 from ingestq.broker.queue.job_queue import JobQueue
@@ -14,6 +15,8 @@ PROBE_SECONDS: Final = 3.0
 """Time limit of a check: a probe cannot wait for all retries of a connection."""
 REUSED_SECONDS: Final = 1.0
 """A result is given again for so long, however many ask."""
+TOLD_BY_A_SERVICE: Final = frozenset({HealthCheck.WORKERS, HealthCheck.FINGERPRINT})
+"""Checks whose result is unknown while a service does not answer, which is a check of its own."""
 
 Probe = Callable[[], Awaitable[bool | None]]
 """Makes a check; the result is None if it cannot be made now. Raises IngestqError if it fails."""
@@ -44,18 +47,18 @@ class HealthChecks:
         async with self._turn:
             if time.monotonic() - self._checked_at > REUSED_SECONDS:
                 probes = dict(self.probes)
-                results = await asyncio.gather(*(_result(probe) for probe in probes.values()))
+                results = await asyncio.gather(*starmap(_result, probes.items()))
                 self._last = Health(dict(zip(probes, results, strict=True)))
                 self._checked_at = time.monotonic()
             return self._last
 
 
-async def _result(probe: Probe) -> bool | None:
+async def _result(check: HealthCheck, probe: Probe) -> bool | None:
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             return await probe()
     except TimeoutError:
-        return False
+        return None if check in TOLD_BY_A_SERVICE else False
     except IngestqError as error:
         note_failure(error)
         return False

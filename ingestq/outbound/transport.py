@@ -6,6 +6,7 @@ a client follows, leads nowhere else. TLS still verifies the name.
 """
 
 import ssl
+import time
 from types import TracebackType
 from typing import Final, Self
 
@@ -32,27 +33,39 @@ class PublicTransport(httpx.AsyncBaseTransport):
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send ``request``, to the first of the host's addresses that accepts a connection."""
+        """Send ``request``, to the first of the host's addresses that accepts a connection.
+
+        All attempts to connect share the time that the request allows for it, so that an address
+        that does not answer leaves some to the next.
+        """
         host = request.url.raw_host.decode("ascii")
         port = request.url.port or PORTS[request.url.scheme]
         try:
             addresses = await resolved(host, port, allow_private=self._allow_private)
         except (OSError, UnicodeError) as error:  # UnicodeError: a label that is too long
             raise httpx.ConnectError(f"{host} has no address: {error}") from error
-        for address in addresses[:-1]:
+        seconds = request.extensions.get("timeout", {}).get("connect")
+        ends = None if seconds is None else time.monotonic() + seconds
+        for n, address in enumerate(addresses):
+            untried = len(addresses) - n
+            share = None if ends is None else max(0.0, ends - time.monotonic()) / untried
             try:
-                return await self._send(request, host, address)
+                return await self._send(request, host, address, share)
             except (httpx.ConnectError, httpx.ConnectTimeout):
-                continue
-        return await self._send(request, host, addresses[-1])
+                if untried == 1:
+                    raise
+        raise AssertionError("a host that was resolved has an address")
 
-    async def _send(self, request: httpx.Request, host: str, address: str) -> httpx.Response:
+    async def _send(
+        self, request: httpx.Request, host: str, address: str, connect_seconds: float | None
+    ) -> httpx.Response:
+        timeout = request.extensions.get("timeout", {}) | {"connect": connect_seconds}
         sent = httpx.Request(
             request.method,
             request.url.copy_with(host=address),
             headers=request.headers,  # with the name as Host
             stream=request.stream,
-            extensions=request.extensions | {"sni_hostname": host},
+            extensions=request.extensions | {"sni_hostname": host, "timeout": timeout},
         )
         return await self._transport.handle_async_request(sent)
 

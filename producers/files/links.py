@@ -59,6 +59,8 @@ class Links:
             self._trees.setdefault(real, root)
         self.seen: set[Path] = set()
         """The links that the walk came to, up to `MAX_LINKS`."""
+        self.targets: set[Path] = set()
+        """The real paths to which they lead, and broken links, up to `MAX_LINKS`."""
 
     def walks(self, root: Path) -> bool:
         """Return whether the walk has to begin at ``root``, and does not come there anyway."""
@@ -70,7 +72,7 @@ class Links:
         if len(self.seen) == MAX_LINKS:
             return TOO_MANY_LINKS
         self.seen.add(path)
-        real = real_path(path)
+        real = self._target(path)
         if not self._may_leave and not any(real.is_relative_to(root) for root in self._roots):
             return LinkDecision(follow=False, reason=LEADS_OUT)
         if real in self._trees or self._comes_to(real, real):
@@ -85,10 +87,16 @@ class Links:
 
         It was deleted if its folder is there, or if it was in one of the roots.
         """
-        real = real_path(path)
+        real = self._target(path)
         if not self._may_leave or any(real.is_relative_to(root) for root in self._roots):
             return False
         return not os.path.isdir(real.parent)  # noqa: PTH112 - Path.is_dir() may raise
+
+    def _target(self, link: Path) -> Path:
+        real = real_path(link)
+        if len(self.targets) < MAX_LINKS:
+            self.targets.add(real)
+        return real
 
     def is_found(self, real: Path) -> bool:
         """Return whether a link has led to ``real``, which the walk now comes to behind another."""

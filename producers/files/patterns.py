@@ -20,12 +20,20 @@ class Patterns:
     def __post_init__(self) -> None:
         self._specs  # noqa: B018 - raises here if a pattern is invalid
 
-    def match(self, relative: PurePath) -> bool:
-        """Return whether the file at a path relative to the folder is included."""
-        include, exclude = self._specs
-        if self.include and not include.match_file(relative):
+    def match(self, *names: PurePath) -> bool:
+        """Return whether a file is included, by its path relative to the folder.
+
+        A file of several ``names`` is included or excluded by any of them.
+        """
+        include, _ = self._specs
+        if self.include and not any(map(include.match_file, names)):
             return False
-        return not exclude.match_file(relative)
+        return not self.excludes(*names)
+
+    def excludes(self, *names: PurePath) -> bool:
+        """Return whether a file is excluded, whatever is included."""
+        _, exclude = self._specs
+        return any(map(exclude.match_file, names))
 
     @cached_property
     def _specs(self) -> tuple[GitIgnoreSpec, GitIgnoreSpec]:

@@ -36,7 +36,7 @@ from ingestq.core.documents import (
     Volume,
 )
 from ingestq.core.limits import fits
-from ingestq.core.paths import file_state, guess_media_type, path_to_text
+from ingestq.core.paths import file_state, media_type_of, path_to_text
 from ingestq.core.results import FailedDocument
 from producers.files.links import TOO_MANY_LINKS, Links, Skip, UndecidedLinks, real_path
 from producers.files.off_limits import KERNEL_FILES, KERNEL_ONLY, OffLimits, kernel_devices
@@ -446,7 +446,7 @@ def document_of(
         source=path,
         tenant=tenant,
         path=path,
-        media_type=guess_media_type(found.path.name),
+        media_type=media_type_of(found.path),
         metadata=dict(metadata),
         scanned=True,
         volume=found.volume,
@@ -481,7 +481,7 @@ async def _inline(found: FoundFile, version: int) -> Document | FailedDocument:
 
 def _decode(data: bytes, path: Path) -> str | None:
     """Return ``data`` as text, or None if it is too long or only a parser can read it."""
-    media_type = guess_media_type(path.name)
+    media_type = media_type_of(path)
     if len(data) > INLINE_TEXT_BYTES or not (media_type or "text/").startswith("text/"):
         return None
     try:

@@ -1,27 +1,34 @@
 """A remote source as documents: scans what a lister finds, and records it for the sweep."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 import structlog
 
-from ingestq.client.object_store import ObjectStore
 from ingestq.core import events
 from ingestq.core.documents import Document
 from ingestq.core.errors import RemoteUnavailable, SourceFailed, UsageError
+from ingestq.core.mailboxes import MAIL_SCHEMES, decoded
 from ingestq.core.paths import object_state, path_to_text
-from ingestq.core.remote import RemoteObject
+from ingestq.core.remote import DEFAULT_ACCESS, RemoteAccess, RemoteObject, remote_url, scheme_of
 from ingestq.core.results import FailedDocument
+from ingestq.core.urls import public_url
+from ingestq.core.web import is_web, page_url, site_of
 from producers.files.walk import Clock, ScanRecord
-from producers.remote.lister import BucketLister, Lister
+from producers.remote.buckets import BucketLister
+from producers.remote.lister import Lister
+from producers.remote.web_pages import PageLister, SiteLister
 
 if TYPE_CHECKING:
     from producers.files.patterns import Patterns
 
 log = structlog.get_logger()
+
+ANY_NAME: Final = "\0\0"
+"""Stands for all names: a pattern that has it has any."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,8 @@ class RemoteSource:
     An id is the object's URL; with a ``name`` it is the name and the part of the URL below the
     source. ``patterns``, if any, select objects by that part. ``metadata`` is stored with each
     document. With ``checksum``, workers read objects even if their state is the indexed one.
+    ``access`` says how it is reached. A list of web ``pages`` is a source, too, and ``url`` the
+    first of them.
     """
 
     url: str
@@ -39,6 +48,28 @@ class RemoteSource:
     patterns: "Patterns | None" = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     checksum: bool = False
+    access: RemoteAccess = field(default=DEFAULT_ACCESS, compare=False)
+    pages: tuple[str, ...] = ()
+
+    @classmethod
+    def at(cls, place: str | Sequence[str], name: str | None = None, **more: Any) -> Self:
+        """Return the source at the address ``place``, or that of a list of web pages.
+
+        ``more`` are other fields. Raises UsageError if an address is none, or if pages of several
+        sites have no ``name`` in common.
+        """
+        if isinstance(place, str):
+            return cls(remote_url(place), name, **more)
+        pages = tuple(dict.fromkeys(map(page_url, place)))
+        if not pages:
+            raise UsageError("a list of pages is empty; leave it out, or name a page")
+        others = [page for page in pages if site_of(page) != site_of(pages[0])]
+        if others and name is None:
+            raise UsageError(
+                f"{public_url(pages[0])} and {public_url(others[0])} are pages of two sites; set "
+                "source to a name for all of them"
+            )
+        return cls(pages[0], name, pages=pages, **more)
 
     def __str__(self) -> str:
         return self.url
@@ -46,16 +77,26 @@ class RemoteSource:
     @property
     def folder(self) -> str:
         """The id of the source, with which the ids of all its documents begin."""
-        return self.url if self.name is None else path_to_text(Path(self.name))
+        if self.name is not None:
+            return path_to_text(Path(self.name))
+        return site_of(self.url) if is_web(self.url) else self.url
 
     @property
     def lister(self) -> Lister:
         """What lists the source."""
-        return BucketLister(self.url)
+        if self.pages:
+            return PageLister(self.pages, self.access.web)
+        if is_web(self.url):
+            return SiteLister(self.url, self.access.web)
+        if scheme_of(self.url) in MAIL_SCHEMES:
+            from producers.remote.mailboxes import mailbox_lister
+
+            return mailbox_lister(self.url, self.access.mail, self._excludes)
+        return BucketLister(self.url, self._excludes)
 
     def open(self) -> None:
-        """Load the package for the store. Blocks. Raises UsageError if it is missing."""
-        ObjectStore(self.url).open()
+        """Do what `Lister.open` does."""
+        self.lister.open()
 
     async def check(self) -> None:
         """Raise what `scan` would raise at once: a package, access or the bucket is missing."""
@@ -99,7 +140,20 @@ class RemoteSource:
             log.warning(events.SOURCE_EMPTY, url=self.url)
 
     def _selects(self, found: RemoteObject) -> bool:
-        return self.patterns is None or self.patterns.match(PurePosixPath(found.name))
+        return self.patterns is None or self.patterns.match(*self._names(found.name))
+
+    def _excludes(self, folder: str) -> bool:
+        """Return whether everything in a ``folder`` below the source is excluded."""
+        anything = f"{folder}/{ANY_NAME}" if folder else ANY_NAME
+        return self.patterns is not None and self.patterns.excludes(*self._names(anything))
+
+    def _names(self, name: str) -> Sequence[PurePosixPath]:
+        """Return how patterns may write the ``name`` of an object."""
+        names = [PurePosixPath(name)]
+        if "%" in name and scheme_of(self.url) in MAIL_SCHEMES:
+            levels = (decoded(level).replace("/", "%2F") for level in name.split("/"))
+            names.append(PurePosixPath("/".join(levels)))
+        return names
 
     def _doc_id(self, found: RemoteObject) -> str:
         return found.url if self.name is None else f"{self.folder}/{found.name}"

@@ -18,7 +18,7 @@ from ingestq.client.client import IngestClient, new_submission
 from ingestq.core import events
 from ingestq.core.documents import Document
 from ingestq.core.errors import BrokerUnavailable, RemoteUnavailable, UsageError
-from ingestq.core.results import FailedDocument, WatchedFolderStatus
+from ingestq.core.results import FailedDocument, SubmissionStatus, WatchedFolderStatus
 from ingestq.core.service import run_until_first
 from producers.files.walk import ScanRecord
 from producers.remote.source import RemoteSource
@@ -57,7 +57,7 @@ class RemoteWatch:
         self._allow_mass_delete = allow_mass_delete
         self._skipped = SkippedFiles()
         self._log = ScanLog(source.url)
-        self._is_away = False
+        self._unavailable = ""
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -85,20 +85,13 @@ class RemoteWatch:
             try:
                 await self._scan()
             except _SourceAway as error:
-                if not self._is_away:
-                    log.warning(
-                        events.WATCH_UNAVAILABLE, folder=self._source.url, reason=str(error)
-                    )
-                self._is_away = True
-            else:
-                if self._is_away:
-                    log.info(events.WATCH_AVAILABLE, folder=self._source.url)
-                self._is_away = False
+                self._note_unavailable(str(error))
             await asyncio.sleep(self._rescan_seconds)
 
     async def _scan(self) -> None:
         submission, swept = await retry_until_redis_answers(self._queue_all)
-        status = await retry_until_redis_answers(partial(self._client.wait, submission))
+        self._note_unavailable("")
+        status = await retry_until_redis_answers(partial(self._finished, submission))
         self._log.warned(status.warned.documents)
         failed = await retry_until_redis_answers(partial(self._client.failed_documents, submission))
         self._log.held_back([one.reason for one in failed if one.doc_id in swept])
@@ -128,6 +121,29 @@ class RemoteWatch:
         )
         return submission, [sweep.doc_id for sweep in sweeps]
 
+    async def _finished(self, submission: str) -> SubmissionStatus:
+        """Wait for the end of ``submission``, and look meanwhile whether the source is there.
+
+        Its documents wait for it, too.
+        """
+        while True:
+            with suppress(TimeoutError):
+                return await self._client.wait(submission, timeout=self._rescan_seconds)
+            try:
+                await self._source.check()
+            except (UsageError, RemoteUnavailable) as error:
+                self._note_unavailable(str(error))
+            else:
+                self._note_unavailable("")
+
+    def _note_unavailable(self, reason: str) -> None:
+        """Report why nothing of the source can be read; an empty ``reason`` means that it can."""
+        if reason and not self._unavailable:
+            log.warning(events.WATCH_UNAVAILABLE, folder=self._source.url, reason=reason)
+        elif self._unavailable and not reason:
+            log.info(events.WATCH_AVAILABLE, folder=self._source.url)
+        self._unavailable = reason
+
     async def _found(self, record: ScanRecord) -> AsyncGenerator[Document | FailedDocument, None]:
         try:
             async for document in self._source.scan(self._client.issue_version, record):
@@ -144,6 +160,7 @@ class RemoteWatch:
             host=socket.gethostname(),
             collection=self._collection,
             tenant=self._source.tenant,
+            unavailable=self._unavailable,
             skipped=len(self._skipped),
             skipped_files=self._skipped.first(REPORTED_OBJECTS),
         )

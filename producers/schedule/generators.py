@@ -2,12 +2,9 @@
 
 import asyncio
 import inspect
-import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,6 +13,7 @@ import structlog
 from ingestq.core import events
 from ingestq.core.documents import Document
 from ingestq.core.errors import SourceFailed, UsageError, in_one_line
+from ingestq.core.named_code import load_named
 from ingestq.core.results import FailedDocument
 from producers.files.json_lines import NOT_A_DOCUMENT, DocumentLine, to_document
 
@@ -36,18 +34,7 @@ class Generator:
 
         Raises UsageError if it cannot be imported, or is not an async generator function.
         """
-        module, _, attributes = self.name.partition(":")
-        if not module or not attributes:
-            raise UsageError(f"generator is {self.name!r}: write it as package.module:function")
-        try:
-            found: Any = import_module(module)
-            for part in attributes.split("."):
-                found = getattr(found, part)
-        except Exception as error:  # whatever the module does when it is imported
-            raise UsageError(
-                f"generator {self.name!r} cannot be imported ({in_one_line(error)}); modules are "
-                "also looked for in the working directory"
-            ) from error
+        found = load_named("generator", self.name)
         if not inspect.isasyncgenfunction(found):
             raise UsageError(f"generator {self.name!r} is not an `async def` function that yields")
         function: Callable[[], AsyncGenerator[Any, None]] = found
@@ -82,12 +69,6 @@ class Generator:
                     log.warning(events.GENERATOR_FAILED, generator=self.name, exc_info=True)
                     raise SourceFailed(f"{self.name} failed: {in_one_line(error)}") from error
                 yield item
-
-
-def import_from(folder: Path) -> None:
-    """Add ``folder`` to the folders from which modules are imported."""
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
 
 
 async def _document(item: Any, clock: Callable[[], Awaitable[int]]) -> Document:

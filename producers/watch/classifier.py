@@ -107,6 +107,56 @@ class SkippedFiles:
 
 
 @dataclass
+class _Folders:
+    """Up to `MAX_FOLDERS` folders. If it ``has_more``, any path may be one that it lacks."""
+
+    paths: set[Path] = field(default_factory=set)
+    has_more: bool = False
+
+    def add(self, path: Path) -> None:
+        if path in self.paths:
+            return
+        if len(self.paths) < MAX_FOLDERS:
+            self.paths.add(path)
+        else:
+            self.has_more = True
+
+
+class _KnownFolders:
+    """The folders that are there, in order to tell that a path which is gone was one.
+
+    A scan sees all of them: what it did not see, nor events told of since it began, is forgotten
+    when it ends. Threads may add folders at any time.
+    """
+
+    def __init__(self) -> None:
+        self._known = self._seen = _Folders()
+
+    def begin_scan(self) -> None:
+        self._seen = _Folders()
+
+    def end_scan(self) -> None:
+        self._known = self._seen
+
+    def add(self, folders: Iterable[Path]) -> None:
+        for folder in folders:
+            self._known.add(folder)
+            self._seen.add(folder)
+
+    def remove(self, folders: Iterable[Path]) -> None:
+        gone = set(folders)
+        self._known.paths.difference_update(gone)
+        self._seen.paths.difference_update(gone)
+
+    @property
+    def has_more(self) -> bool:
+        return self._known.has_more
+
+    def __contains__(self, path: Path) -> bool:
+        return path in self._known.paths
+
+
+@dataclass
 class ClassifiedFiles:
     """The decisions about some paths.
 
@@ -142,11 +192,12 @@ class FileClassifier:
         self._presence = presence
         self._settle_seconds = settle_seconds
         self._off_limits = off_limits
-        self._folders: set[Path] = set()
+        self._folders = _KnownFolders()
         self._volumes: dict[str, Volume] = {}
-        self._has_more_folders = False
         self.links_seen: Set[Path] = frozenset()
         """The links that the last scan saw."""
+        self._linked: Set[Path] = frozenset()
+        """Where links led in the last scan, broken ones too."""
 
     def classify(
         self, due: Mapping[Path, SettledChange], version: int, *, is_polled: bool = False
@@ -167,13 +218,17 @@ class FileClassifier:
                 if not self._is_inside(path):
                     missing.append(path)
                 continue
+            # What has no name of a document is one by the name of a link to it.
+            classified.needs_scan |= (
+                not self._folder.is_document(path) and real_path(path) in self._linked
+            )
             if _is_missing(path):
                 missing.append(path)
                 continue
             if change.removed and self._was_file(path):
                 replaced.append(path)
             # A folder was replaced: no event tells which files were in the old one.
-            unknown = self._has_more_folders and path.is_dir()
+            unknown = self._folders.has_more and path.is_dir()
             classified.needs_scan |= unknown or path in self._folders
             self._remember_folders_of(path)
             links = UndecidedLinks()
@@ -193,13 +248,16 @@ class FileClassifier:
     async def scan(self, clock: Clock, record: ScanRecord) -> AsyncIterator[ClassifiedFiles]:
         """Classify all files of the folder, and add each to ``record``. Does not block."""
         self.skipped.begin_scan()
+        self._folders.begin_scan()
         links = await asyncio.to_thread(self._links)
         self.links_seen = self.links_seen or links.seen
         listings = scan(self.root, clock, record, self.skips, self._off_limits, links)
         async for listing in listings:
             yield await asyncio.to_thread(self.classify_listing, listing)
         self.links_seen = links.seen
+        self._linked = links.targets
         self.skipped.end_scan()
+        self._folders.end_scan()
 
     def classify_listing(self, listing: Listing) -> ClassifiedFiles:
         """Classify the entries that a scan found."""
@@ -213,7 +271,7 @@ class FileClassifier:
             return not self._folder.is_document(path)
         if not self._folder.may_hold_documents(path):
             return True
-        self._remember_folders([path])
+        self._folders.add([path])
         return False
 
     def snapshot(self) -> dict[str, FileState] | None:
@@ -230,15 +288,7 @@ class FileClassifier:
     def _remember_folders_of(self, path: Path) -> None:
         """Remember the folders above ``path``, to recognise them as folders when they are gone."""
         relative = path.relative_to(self._folder.path)
-        self._remember_folders(
-            self._folder.path / parent for parent in relative.parents if parent.name
-        )
-
-    def _remember_folders(self, folders: Iterable[Path]) -> None:
-        if len(self._folders) < MAX_FOLDERS:
-            self._folders.update(folders)
-        else:
-            self._has_more_folders = True
+        self._folders.add(self._folder.path / parent for parent in relative.parents if parent.name)
 
     def _links(self) -> Links:
         return Links([self._folder.path], self.skips, self._off_limits, may_leave=False)
@@ -319,8 +369,8 @@ class FileClassifier:
         version: int,
         classified: ClassifiedFiles,
     ) -> None:
-        folders = [path for path in missing if self._has_more_folders or path in self._folders]
-        self._folders.difference_update(folders)
+        folders = [path for path in missing if self._folders.has_more or path in self._folders]
+        self._folders.remove(folders)
         files = [
             path
             for path in (*missing, *replaced)

@@ -137,26 +137,38 @@ def _read(sidecar: PurePath, folder: int | None) -> bytes | None:
         return file.read(METADATA_BYTES + 1)  # one more shows that it is too large
 
 
+MISSING: Final = "it is missing, or what is mounted there is not; nothing of it is deleted"
+
+
 class Presence:
-    """Checks whether a folder is there, and still the same one.
+    """Checks whether a folder is there, still the same one, and readable.
 
     ``identity`` is the device and inode last seen. Another folder in its place counts only once it
-    is not empty: an empty one is the mount point of an unmounted file system.
+    is not empty: an empty one is the mount point of an unmounted file system. ``reason`` is why the
+    last check failed.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.identity: tuple[int, int] | None = None
+        self.reason = ""
 
     def check(self) -> bool:
-        """Return whether the folder is there, and remember which one it is. Blocks."""
+        """Return whether the folder can be read, and remember which one it is. Blocks."""
+        self.reason = self._obstacle()
+        return not self.reason
+
+    def _obstacle(self) -> str:
         try:
             status = self._path.stat()
             identity = (status.st_dev, status.st_ino)
             is_another = self.identity not in (None, identity)
-            if not stat.S_ISDIR(status.st_mode) or (is_another and not os.listdir(self._path)):
-                return False
-        except OSError:
-            return False
+            with os.scandir(self._path) as entries:
+                if is_another and next(entries, None) is None:
+                    return MISSING
+        except (FileNotFoundError, NotADirectoryError):
+            return MISSING
+        except OSError as error:
+            return f"it cannot be read: {error.strerror}; nothing of it is deleted"
         self.identity = identity
-        return True
+        return ""

@@ -108,8 +108,10 @@ class FolderWatch:
             self._classifier,
             self._recheck,
             arrivals,
+            config.settle_seconds,
             allow_mass_delete=config.allow_mass_delete,
         )
+        self._unavailable = ""
         self._stopping = asyncio.Event()
         self._scan_at = math.inf
 
@@ -144,6 +146,7 @@ class FolderWatch:
             host=socket.gethostname(),
             collection=self._folder.collection,
             tenant=self._folder.tenant,
+            unavailable=self._unavailable,
             skipped=len(self._classifier.skipped),
             skipped_files=self._classifier.skipped.first(REPORTED_FILES),
         )
@@ -182,11 +185,14 @@ class FolderWatch:
     async def _wait_for_folder(self) -> None:
         if await asyncio.to_thread(self._presence.check):
             return
-        log.warning(events.WATCH_UNAVAILABLE, folder=str(self._folder.path))
-        while True:
+        reason = self._presence.reason
+        log.warning(events.WATCH_UNAVAILABLE, folder=str(self._folder.path), reason=reason)
+        while reason:
+            self._unavailable = reason
             await asyncio.sleep(RETRY_SECONDS)
-            if await asyncio.to_thread(self._presence.check):
-                break
+            await asyncio.to_thread(self._presence.check)
+            reason = self._presence.reason
+        self._unavailable = ""
         log.info(events.WATCH_AVAILABLE, folder=str(self._folder.path))
 
     async def _wait_until_clear(self, hot_folder: HotFolder) -> None:
@@ -195,10 +201,11 @@ class FolderWatch:
         if reason is None:
             return
         log.error(events.HOT_FOLDER_BLOCKED, folder=str(self._folder.path), reason=reason)
-        while True:
+        while reason is not None:
+            self._unavailable = reason
             await asyncio.sleep(RETRY_SECONDS)
-            if await asyncio.to_thread(hot_folder.obstacle) is None:
-                break
+            reason = await asyncio.to_thread(hot_folder.obstacle)
+        self._unavailable = ""
         log.info(events.WATCH_AVAILABLE, folder=str(self._folder.path))
 
     def _is_usable(self) -> bool:

@@ -26,7 +26,8 @@ class Scanner:
     """Scans one folder.
 
     ``on_unsettled`` receives the files that are still being written. ``allow_mass_delete`` holds
-    for the first complete scan only.
+    for the first complete scan only. Nothing is deleted if the folder goes away within
+    ``settle_seconds`` after a scan.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Scanner:
         classifier: FileClassifier,
         on_unsettled: Callable[[Mapping[Path, FileState]], None],
         arrivals: Arrivals,
+        settle_seconds: float,
         *,
         allow_mass_delete: bool,
     ) -> None:
@@ -46,6 +48,7 @@ class Scanner:
         self._classifier = classifier
         self._on_unsettled = on_unsettled
         self._arrivals = arrivals
+        self._settle_seconds = settle_seconds
         self._allow_mass_delete = allow_mass_delete
         self._log = ScanLog(str(folder.path))
 
@@ -71,6 +74,8 @@ class Scanner:
             )
         # What is gone may be in another watched folder now. Workers wait for what is in this one.
         await self._arrivals.others_finished(submission)
+        # A folder that is being removed with all its files looked as if only some were gone.
+        await asyncio.sleep(self._settle_seconds)
         is_there = await asyncio.to_thread(self._presence.check)
         if not is_there or self._presence.identity != identity:
             return submission, ()  # no sweep: files not seen may be in the folder that went away

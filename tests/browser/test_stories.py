@@ -11,7 +11,7 @@ from playwright.async_api import Locator, Page, expect
 
 from tests.browser.conftest import Opening
 from tests.command import Ingestq
-from tests.integration.test_api import Serving, serving
+from tests.running_command import Running, serving
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 class Site:
     """The dashboard, and a watched folder."""
 
-    served: Serving
+    served: Running
     folder: Path
 
     @property
@@ -35,6 +35,13 @@ def site(ingestq: Ingestq) -> Iterator[Site]:
     settings = {"drop_settle_seconds": "0.2", "pool_size": "1"}
     with serving(ingestq, "up", "--drop", folder, **settings) as served:
         yield Site(served, folder)
+
+
+def appear(path: Path, content: bytes) -> None:
+    """Let a whole file appear: what is still being written is not watched."""
+    written = path.with_name(f"{path.name}.part")
+    written.write_bytes(content)
+    written.rename(path)
 
 
 def region(page: Page, name: str) -> Locator:
@@ -52,7 +59,7 @@ async def search(page: Page, query: str) -> Locator:
 async def test_a_file_is_indexed_found_and_deleted(opened: Opening, site: Site) -> None:
     note = site.folder / "keeper.txt"
     async with opened(site.url) as page:
-        note.write_text("The lighthouse keeper owns two parrots. <script>alert(1)</script>")
+        appear(note, b"The lighthouse keeper owns two parrots. <script>alert(1)</script>")
         row = region(page, "Recent outcomes").get_by_role("row", name=str(note))
         await expect(row.filter(has_text="1 indexed")).to_be_visible()
 
@@ -70,8 +77,8 @@ async def test_a_file_is_indexed_found_and_deleted(opened: Opening, site: Site) 
 async def test_a_rejected_file_can_be_requeued(opened: Opening, site: Site) -> None:
     poison = site.folder / "<script>alert(1)<.pdf"
     async with opened(site.url) as page:
-        poison.write_bytes(b"%PDF-1.4\n1 0 obj\n")
-        (site.folder / "good.txt").write_text("The ferry leaves at noon.")
+        appear(poison, b"%PDF-1.4\n1 0 obj\n")
+        appear(site.folder / "good.txt", b"The ferry leaves at noon.")
         dead_letters, outcomes = region(page, "Dead letters"), region(page, "Recent outcomes")
         await expect(dead_letters.get_by_text("cannot be read as application/pdf")).to_be_visible()
         await expect(outcomes.get_by_text("1 indexed")).to_be_visible()
@@ -83,7 +90,7 @@ async def test_a_rejected_file_can_be_requeued(opened: Opening, site: Site) -> N
         await expect(dead_letters.get_by_text(str(poison))).to_be_visible()
 
         poison.unlink()
-        poison.with_suffix(".txt").write_text("Now it can be read.")
+        appear(poison.with_suffix(".txt"), b"Now it can be read.")
         await expect(outcomes.get_by_role("row", name="alert(1)<.txt")).to_contain_text("1 indexed")
 
 
@@ -92,5 +99,5 @@ async def test_the_page_shows_that_the_server_stopped(opened: Opening, site: Sit
         connection = page.locator("#connection")
         await expect(connection).to_have_text("Live")
         site.served.tell(signal.SIGTERM)
-        await asyncio.to_thread(site.served.ends_well)
+        await asyncio.to_thread(site.served.ends, 0)
         await expect(connection).to_have_text("Disconnected, reconnecting")

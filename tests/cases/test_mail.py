@@ -10,6 +10,7 @@ import pytest
 from ingestq.core.errors import DocumentRejected
 from ingestq.core.paths import guess_media_type
 from tests.security.test_bombs import archive
+from worker.remote.messages import metadata_of
 from worker.text.config import OcrMode, ReadingConfig
 from worker.text.extract import extract
 from worker.text.parts import INSIDE, ExtractedDocument
@@ -113,6 +114,15 @@ def test_a_character_that_is_cut_by_encoded_words() -> None:
     words = (base64.b64encode(half).decode() for half in (raw[:3], raw[3:]))
     subject = "\r\n ".join(f"=?euc-kr?B?{word}?=" for word in words)
     assert read(f"Subject: {subject}\r\n\r\nText".encode()).title == "난방 고장"
+
+
+def test_half_a_character_is_replaced_in_headers_and_body() -> None:
+    head = b"From: =?utf-7?q?+2AA-?= <a@b>\nSubject: =?utf-7?b?KzJBQS0=?=\n"
+    assert metadata_of(head) == {"from": "\ufffd <a@b>"}
+    found = read(head + b"Content-Type: text/plain; charset=utf-7\n\nA heron +2AA- here.\n")
+    assert found.title == "\ufffd"
+    assert "A heron \ufffd here." in found.parts[0].text
+    assert found.parts[0].text.encode("utf-8")
 
 
 def test_html_without_plain_text_becomes_markdown() -> None:

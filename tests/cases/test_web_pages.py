@@ -6,6 +6,8 @@ from ingestq.core.errors import DocumentRejected
 from ingestq.core.paths import guess_media_type
 from tests.security.test_bombs import entities, nested_html
 from worker.text.extract import extract
+from worker.text.media_types import WEB_PAGE
+from worker.text.parts import NOINDEX
 
 
 def page(body: str) -> str:
@@ -128,3 +130,27 @@ def test_entity_bombs_are_refused(name: str, root: str) -> None:
 def test_external_entities_are_not_read() -> None:
     data = b'<!DOCTYPE r [<!ENTITY x SYSTEM "file:///etc/passwd">]><r>geese &x;</r>'
     assert "root:" not in extract(data, "application/xml").text
+
+
+@pytest.mark.parametrize(
+    ("head", "is_indexed"),
+    [
+        ('<meta name="robots" content="index, follow, max-image-preview:none">', True),
+        ('<meta name="robots" content="max-image-preview: none">', True),
+        ("<!-- <meta name='robots' content='noindex'> -->", True),
+        ("<script>tag = \"<meta name='robots' content='noindex'>\"</script>", True),
+        ('<meta name="googlebot" content="noindex">', True),
+        ('<meta content="NoIndex, nofollow" name="robots">', False),
+        ("<meta name=robots content=none>", False),
+        ('<meta name="ingestq" content="follow noindex">', False),
+        ("<script>open = '<!--'</script><meta name='robots' content='noindex'>", False),
+        ("<!--><meta name='robots' content='noindex'>", False),
+        ("<!-- a --><meta name='robots' content='all;noindex'>", False),
+    ],
+)
+def test_a_page_is_indexed_unless_its_robots_tag_forbids_it(head: str, is_indexed: bool) -> None:
+    html = (
+        f"<html><head>{head}</head><body><p>The lighthouse is closed until May.</p></body></html>"
+    )
+    found = extract(html.encode(), WEB_PAGE)
+    assert ("lighthouse" in found.text, NOINDEX in found.warnings) == (is_indexed, not is_indexed)

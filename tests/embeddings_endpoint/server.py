@@ -47,16 +47,20 @@ class Endpoint:
     """The faults of the next requests, one each."""
     poison: dict[str, Fault] = field(default_factory=dict)
     """The fault of every request with this text."""
+    slow_texts: int | None = None
+    """It hangs over a request with so many texts."""
 
     def forget(self) -> None:
         """Reset to the state after the start."""
         self.api_key, self.dimension, self.shuffled = None, DIMENSION, False
-        self.asked, self.planned, self.poison = [], [], {}
+        self.asked, self.planned, self.poison, self.slow_texts = [], [], {}, None
 
     def meet(self, texts: tuple[str, ...]) -> Fault | None:
         """Return the fault of a request; a planned one is used up."""
         if self.planned:
             return self.planned.pop(0)
+        if len(texts) == self.slow_texts:
+            return "hang"
         return next((self.poison[text] for text in texts if text in self.poison), None)
 
 

@@ -22,12 +22,14 @@ from ingestq.broker import keys
 from ingestq.broker.connection import BrokerConfig, awaited, connected
 from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters
 from ingestq.broker.scripts import Scripts
+from ingestq.broker.tokens import ApiTokens
 from ingestq.client.client import IngestClient
 from ingestq.core import events
 from ingestq.core.documents import Document
 from ingestq.core.errors import BrokerUnavailable
 from ingestq.core.jobs import IngestBatch, dead_letter_batch
 from ingestq.core.results import EnqueueResult, SubmissionStatus
+from ingestq.core.tokens import TokenGrant
 from tests.books import Totals, balanced
 from tests.claims import batch_of, finish, lease_queue, take
 from tests.redis_proxy import (
@@ -41,6 +43,7 @@ from tests.redis_proxy import (
 )
 from tests.waiting import SECONDS, eventually
 from tests.workers import all_indexed, working
+from worker.consumer import lease_worker
 from worker.pipeline.ingest import Outcome
 
 TRIES: Final = 4
@@ -49,9 +52,14 @@ SUBMISSION: Final = "s"
 JOBS: Final = 5
 BULK_JOBS: Final = 3
 """How many jobs a worker of `tests.workers` claims at once."""
-LEASE_SECONDS: Final = 1.0
+LEASE_SECONDS: Final = 15.0
+"""Far longer than any process here may stand still. A test that wants it ends a lease earlier."""
+SHORT_LEASE_SECONDS: Final = 4.0
+"""Where a job may run twice: a worker that stands still for longer only delays it."""
+RENEWALS_PER_LEASE: Final = 45
+"""So many that a test need not wait for them."""
 CLAIMS_UNTIL_POISON: Final = 2 * TRIES
-"""Claims are lost so often that a worker fails twice and the leases must expire."""
+"""Claims are lost so often that a worker fails twice, and jobs count as poison."""
 DOCUMENTS: Final = 40
 LOST_SHARE: Final = 0.1
 LOSSES_AT_MOST: Final = 100_000
@@ -95,6 +103,14 @@ class Wire:
     async def totals(self) -> Totals:
         return await balanced(self.direct.redis)
 
+    async def end_leases(self, batches: Iterable[IngestBatch]) -> None:
+        """Let the leases of these jobs be over."""
+        for batch in batches:
+            left_ms = await self.direct.redis.pttl(keys.LEASE + batch.job_id)
+            assert left_ms <= LEASE_SECONDS * 1000
+            if await self.direct.redis.delete(keys.LEASE + batch.job_id):
+                await self.direct.redis.zadd(keys.QUEUE, {batch.job_id: 1}, xx=True)
+
     async def crashes(self, job_id: str) -> int:
         """Return how many workers count as having died while they ran a job."""
         counted = await awaited(self.direct.redis.hget(keys.JOB_INFO + job_id, "crashes"))
@@ -108,6 +124,12 @@ async def wire(broker: Broker, redis_url: str) -> AsyncIterator[Wire]:
         config = BrokerConfig(proxy.url)
         async with connected(config) as redis:
             yield Wire(Broker(redis, config), broker, proxy, scripts)
+
+
+@pytest.fixture
+def often_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let workers renew their leases, and send heartbeats, three times a second."""
+    monkeypatch.setattr(lease_worker, "RENEWALS_PER_LEASE", RENEWALS_PER_LEASE)
 
 
 def batches(count: int = JOBS, submission: str = SUBMISSION) -> list[IngestBatch]:
@@ -239,6 +261,9 @@ async def test_a_lost_claim_delays_the_job_by_the_lease_only(wire: Wire, when: W
     await wire.broker.queue.offer(batches())
     lost = wire.lose(when, script(wire.scripts.claim.sha))
     async with working(wire.broker, job, lease_seconds=LEASE_SECONDS):
+        await lost.struck.wait()
+        # Later claims are not of these jobs before their leases are over.
+        await wire.end_leases(batches()[:BULK_JOBS] if when == "after" else [])
         await wire.finished()
     assert lost.fired == 1
     assert sorted(indexed) == doc_ids(batches())
@@ -250,8 +275,14 @@ async def test_a_lost_claim_delays_the_job_by_the_lease_only(wire: Wire, when: W
 async def test_a_job_survives_any_number_of_lost_claims(wire: Wire, when: When) -> None:
     indexed: list[str] = []
     await wire.broker.queue.offer(batches())
-    lost = wire.lose(when, script(wire.scripts.claim.sha), times=CLAIMS_UNTIL_POISON)
+    claims = script(wire.scripts.claim.sha)
+    later = [wire.proxy.hold_request(claims, nth=2 + n) for n in range(CLAIMS_UNTIL_POISON)]
+    lost = wire.lose(when, claims, times=CLAIMS_UNTIL_POISON)
     async with working(wire.broker, index_and_note(indexed), lease_seconds=LEASE_SECONDS):
+        for claim in later:
+            await claim.struck.wait()
+            await wire.end_leases(batches())
+            claim.release()
         await wire.finished()
     assert lost.fired == CLAIMS_UNTIL_POISON
     assert sorted(indexed) == doc_ids(batches())
@@ -259,14 +290,19 @@ async def test_a_job_survives_any_number_of_lost_claims(wire: Wire, when: When) 
 
 
 @WHEN
+@pytest.mark.usefixtures("often_renewed")
 async def test_a_job_continues_although_a_renewal_was_lost(wire: Wire, when: When) -> None:
     renewals = script(wire.scripts.renew.sha)
     lost, fourth_renewal = wire.lose(when, renewals), wire.passing(renewals, nth=4)
     indexed: list[str] = []
+    ends_ms: list[int] = []
 
     async def job(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
         indexed.extend(doc_ids([batch]))
-        await fourth_renewal()  # the first lease would be over
+        for waited in (lost.struck.wait, fourth_renewal):
+            await waited()
+            ends_at = wire.direct.redis.pexpiretime(keys.LEASE + ctx["job_id"])
+            ends_ms.append(await awaited(ends_at))
         return all_indexed(batch)
 
     await wire.broker.queue.offer(batches(1))
@@ -274,12 +310,15 @@ async def test_a_job_continues_although_a_renewal_was_lost(wire: Wire, when: Whe
         await wire.finished()
     assert lost.fired == 1
     assert indexed == doc_ids(batches(1))
+    assert ends_ms[0] < ends_ms[1]
     assert await wire.totals() == Totals(1, finished=1, waiting=0, dead=0)
 
 
+@pytest.mark.usefixtures("often_renewed")
 async def test_a_job_whose_lease_expired_runs_again_and_finishes_once(wire: Wire) -> None:
     renewals = script(wire.scripts.renew.sha)
     lost = wire.lose("before", renewals, times=TRIES + 1)
+    too_late = wire.proxy.hold_request(renewals, nth=lost.times + 1)
     later = wire.passing(renewals, nth=lost.times + 2)
     indexed: list[str] = []
     interrupted: list[str] = []
@@ -295,6 +334,9 @@ async def test_a_job_whose_lease_expired_runs_again_and_finishes_once(wire: Wire
 
     await wire.broker.queue.offer(batches(1))
     async with working(wire.broker, job, lease_seconds=LEASE_SECONDS):
+        await too_late.struck.wait()
+        await wire.end_leases(batches(1))
+        too_late.release()
         await wire.finished()
     assert lost.fired == lost.times
     assert indexed == doc_ids(batches(1)) * 2
@@ -371,6 +413,7 @@ async def test_a_job_counts_once_although_its_ack_was_lost(
 
 @WHEN
 @TIMES
+@pytest.mark.usefixtures("often_renewed")
 async def test_a_worker_stays_listed_and_works_although_a_heartbeat_was_lost(
     wire: Wire, when: When, times: int
 ) -> None:
@@ -481,6 +524,37 @@ async def test_a_dead_letter_indexed_before_its_requeue_is_resent_is_not_run_aga
 
 
 @WHEN
+async def test_commands_say_what_they_did_although_the_answer_was_lost(
+    wire: Wire, when: When
+) -> None:
+    tokens = ApiTokens(wire.broker.redis, wire.broker.config)
+    scripts = wire.scripts
+    for name in ("first", "second"):
+        lost = wire.lose(when, script(scripts.create_token.sha))
+        created = await tokens.create(TokenGrant(name))
+        assert created is not None
+        assert await tokens.admit(created[1].encode()) is not None
+        assert lost.fired == 1
+    assert await tokens.create(TokenGrant("first")) is None
+    lost = wire.lose(when, script(scripts.revoke_token.sha))
+    assert await tokens.revoke("first") == 1
+    assert lost.fired == 1
+    assert await tokens.revoke("first") is None
+
+    dead_letters = DeadLetters(wire.broker.redis, wire.broker.config)
+    for act, sent in (
+        (dead_letters.purge, scripts.purge),
+        (partial(dead_letters.requeue, submission="again"), scripts.requeue),
+    ):
+        await dead_lettered(wire.direct, *batches(1, sent.sha))
+        found = [dead_letter async for dead_letter in dead_letters.find(DeadLetterFilter())]
+        lost = wire.lose(when, script(sent.sha))
+        assert await act(found) == 1
+        assert lost.fired == 1
+        assert await act(found) == 0
+
+
+@WHEN
 @TIMES
 async def test_a_poison_job_runs_once_although_recording_its_progress_was_lost(
     wire: Wire, when: When, times: int
@@ -520,7 +594,7 @@ async def test_no_document_is_lost_if_one_request_in_ten_is(wire: Wire) -> None:
     ]
     offered = batches(DOCUMENTS)
     indexed: list[str] = []
-    async with working(wire.broker, index_and_note(indexed), lease_seconds=LEASE_SECONDS):
+    async with working(wire.broker, index_and_note(indexed), lease_seconds=SHORT_LEASE_SECONDS):
         for batch in offered:
             await wire.broker.queue.enqueue([batch])
         await wire.finished()

@@ -1,19 +1,21 @@
 """``ingestq up`` is killed while it fills two collections: each ends up equal to its folder."""
 
 import signal
-import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
-from ingestq.broker.connection import BrokerConfig, connected
+from ingestq.broker import keys
+from ingestq.broker.connection import BrokerConfig, awaited, connected
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.embedded.redis import embedded_redis
 from tests.books import balanced
 from tests.command import Ingestq
+from tests.running_command import running
 from tests.waiting import eventually
 
 FILES = 120
@@ -36,7 +38,7 @@ collection = "handbook"
 @pytest.fixture
 def folders(ingestq: Ingestq) -> Path:
     """Return a folder for each collection, with the same file names in each."""
-    ingestq.settings |= {"api_port": "0", "lease_seconds": "1", "drop_settle_seconds": "0.1"}
+    ingestq.settings["drop_settle_seconds"] = "0.1"
     (ingestq.folder / "ingestq.toml").write_text(TABLES)
     for name in COLLECTIONS:
         folder = ingestq.folder / f"of-{name}"
@@ -48,49 +50,54 @@ def folders(ingestq: Ingestq) -> Path:
 
 
 @asynccontextmanager
-async def queue_of(ingestq: Ingestq) -> AsyncIterator[JobQueue]:
-    """Yield the queue of the commands, whose server outlives them while inside."""
-    async with embedded_redis(ingestq.folder / ".ingestq") as url:
-        config = BrokerConfig(url)
-        async with connected(config) as redis:
-            yield JobQueue(redis, config)
-            await balanced(redis)
+async def redis_of(ingestq: Ingestq) -> AsyncIterator[Redis]:
+    """Yield a client of the commands' server, which outlives them while inside."""
+    async with (
+        embedded_redis(ingestq.folder / ".ingestq") as url,
+        connected(BrokerConfig(url)) as redis,
+    ):
+        yield redis
+        await balanced(redis)
 
 
-def start(ingestq: Ingestq) -> subprocess.Popen[bytes]:
-    with (ingestq.folder / "log").open("ab") as log:
-        return subprocess.Popen(
-            ingestq.command("up"),
-            cwd=ingestq.folder,
-            env=ingestq.environment(),
-            stderr=log,
-        )
+async def leases(redis: Redis) -> dict[bytes, str]:
+    """Return the collection of the job that each token owns. Those of a killed worker go on."""
+    found = {}
+    for key in await redis.keys(keys.LEASE + "*"):
+        job = key.decode().removeprefix(keys.LEASE)
+        token = await redis.get(key)
+        info = await awaited(redis.hgetall(keys.JOB_INFO + job))
+        if token is not None and info:  # else it has just ended
+            found[token] = info[b"collection"].decode()
+    return found
+
+
+async def in_work(redis: Redis, others: Set[bytes]) -> set[str]:
+    """Return the collections of which jobs run, but for those of the tokens ``others``."""
+    return {name for token, name in (await leases(redis)).items() if token not in others}
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 async def test_no_document_reaches_the_other_collection(ingestq: Ingestq, folders: Path) -> None:
-    async with queue_of(ingestq) as queue:
+    async with redis_of(ingestq) as redis:
         for _ in range(KILLS):
-            running = start(ingestq)
-            # In the middle: of both collections something runs.
-            for name in COLLECTIONS:
-                await eventually(partial(queue.count_jobs, [name]), lambda left: left.in_flight > 0)
-            running.send_signal(signal.SIGKILL)
-            running.wait(60)
-        running = start(ingestq)
-        log = folders / "log"
-        scans = log.read_text().count("watch.scanned")
-        await eventually(queue.workers, seconds=60)
+            others = frozenset(await leases(redis))
+            with running(ingestq, "up"):
+                # It is killed in the middle: of both collections something runs.
+                await eventually(
+                    partial(in_work, redis, others), lambda names: names == {*COLLECTIONS}, PATIENCE
+                )
+        with running(ingestq, "up") as last:
 
-        async def scanned() -> int:
-            assert running.poll() is None, log.read_text()
-            return log.read_text().count("watch.scanned") - scans
+            async def scanned() -> int:
+                assert last.process.poll() is None, last.said()
+                return last.said().count("watch.scanned")
 
-        await eventually(scanned, lambda count: count == len(COLLECTIONS), PATIENCE)
-        await eventually(queue.is_empty, seconds=PATIENCE)
-        running.send_signal(signal.SIGTERM)
-        assert running.wait(60) == 0, log.read_text()
+            await eventually(scanned, lambda count: count >= len(COLLECTIONS), PATIENCE)
+            queue = JobQueue(redis, BrokerConfig(""))
+            await eventually(queue.is_empty, seconds=PATIENCE)
+            last.tell(signal.SIGTERM)
+            last.ends(0, PATIENCE)
 
     counts = ingestq("status", "--json").json["collections"]
     assert [(one["name"], one["documents"]) for one in counts] == [(n, FILES) for n in COLLECTIONS]

@@ -4,6 +4,8 @@ import asyncio
 import os
 import random
 import shutil
+import subprocess
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +15,19 @@ from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from ingestq.core import events
-from tests.engine_process import client_of, running_engine, short_folder, start_engine
+from tests.engine_process import (
+    ALWAYS_COMPACTING,
+    NEVER_FLUSHING,
+    NEVER_WRITING,
+    START_SECONDS,
+    STOP_SECONDS,
+    UNSURE_OF_NAMES,
+    client_of,
+    failing_engine,
+    running_engine,
+    short_folder,
+    start_engine,
+)
 from tests.waiting import eventually
 
 DIMENSIONS: Final = 16
@@ -27,6 +41,7 @@ KILLS: Final = 3
 WRITERS: Final = 4
 PAGE: Final = 4096
 MIXTURES: Final = 3
+ENDS: Final = 20
 
 Contents = dict[int, dict[str, Any]]
 
@@ -135,7 +150,7 @@ async def test_what_was_answered_survives_a_power_failure() -> None:
             await create(client)
             await client.upsert("notes", [point(i, 1) for i in range(300)], wait=True)
         shutil.copytree(data, folder / "flushed")
-        process = start_engine(data, socket)
+        process = start_engine(data, socket, NEVER_FLUSHING)  # however long this takes
         async with client_of(socket, process) as client:
             for n in range(20):
                 ids = [rng.randrange(500) for _ in range(10)]
@@ -158,6 +173,57 @@ async def test_what_was_answered_survives_a_power_failure() -> None:
                     path.write_bytes(mixed(before.read_bytes(), path.read_bytes(), share, rng))
             async with running_engine(lost, socket) as client:
                 assert await contents(client) == expected
+
+
+async def replace_until_ended(
+    client: AsyncQdrantClient, dice: random.Random, there: Contents
+) -> tuple[Contents, set[int]]:
+    """Write points in the place of others until the engine ends.
+
+    Return what is there by its answers, and the points of the request without an answer.
+    """
+    while True:
+        goners = dice.sample(sorted(there), min(len(there), 40))
+        kept = {id_: payload for id_, payload in there.items() if id_ not in goners}
+        ids = dice.sample(sorted(set(range(1000)) - kept.keys()), 60 - len(kept))
+        points = [point(id_, dice.randrange(1000)) for id_ in ids]
+        try:
+            await client.delete("notes", models.PointIdsList(points=[*goners]), wait=True)
+            await client.upsert("notes", points, wait=True)
+        except (ResponseHandlingException, UnexpectedResponse):
+            return there, {*goners, *ids}
+        there = kept | {int(one.id): one.payload or {} for one in points}
+
+
+@pytest.mark.slow
+async def test_what_was_answered_survives_ends_and_kills_during_compactions() -> None:
+    dice = random.Random(20)
+    there: Contents = {}
+    with short_folder() as folder:
+        data, socket = folder / "qdrant", folder / "socket"
+        async with running_engine(data, socket) as client:
+            await create(client)
+        for _ in range(ENDS):
+            process = start_engine(data, socket, ALWAYS_COMPACTING)
+            async with client_of(socket, process) as client:
+                writing = asyncio.create_task(replace_until_ended(client, dice, there))
+                await asyncio.sleep(dice.uniform(0.1, 1.5))
+                if dice.random() < 0.7:
+                    process.terminate()
+                    with suppress(subprocess.TimeoutExpired):  # often it is killed while it ends
+                        seconds = dice.choice([STOP_SECONDS, dice.uniform(0, 0.3)])
+                        await asyncio.to_thread(process.wait, seconds)
+                process.kill()
+                await asyncio.to_thread(process.wait)
+                there, unknown = await writing
+            async with running_engine(data, socket) as client:
+                found = await contents(client)
+            assert {id_: payload for id_, payload in found.items() if id_ not in unknown} == {
+                id_: payload for id_, payload in there.items() if id_ not in unknown
+            }
+            there = found
+            assert len(list((data / "shards").iterdir())) == 1
+        assert (data / "qdrant.log").read_text().count(events.ENGINE_COMPACTED) > ENDS
 
 
 async def _has(parts: list[Contents], enough: int) -> bool:
@@ -202,6 +268,43 @@ async def test_a_damaged_shard_does_not_keep_others_from_being_served(damage: st
             await client.delete_collection("notes")
             await create(client)
             assert (await client.count("notes")).count == 0
+
+
+async def test_a_shard_that_was_moved_away_is_begun_anew() -> None:
+    """As is said of a damaged one; then a verification repairs the collection."""
+    with short_folder() as folder:
+        data, socket = folder / "qdrant", folder / "socket"
+        async with running_engine(data, socket) as client:
+            await create(client)
+            await client.upsert("notes", [point(i, 1) for i in range(50)], wait=True)
+        (data / "shards" / "0").rename(folder / "away")
+        async with running_engine(data, socket) as client:
+            assert events.ENGINE_COLLECTION_EMPTY in (data / "qdrant.log").read_text()
+            assert await contents(client) == {}
+            assert (await client.get_collection("notes")).payload_schema.keys() == {"version"}
+            await client.upsert("notes", [point(1, 2)], wait=True)
+        async with running_engine(data, socket) as client:
+            assert set(await contents(client)) == {1}
+
+
+async def test_a_collection_whose_name_may_not_be_durable_is_there_or_not() -> None:
+    with short_folder() as folder:
+        data, socket = folder / "qdrant", folder / "socket"
+        async with failing_engine(data, socket, UNSURE_OF_NAMES) as client:
+            with pytest.raises(ResponseHandlingException):
+                await client.create_collection("notes", VECTORS)
+        async with running_engine(data, socket) as client:
+            await client.upsert("notes", [models.PointStruct(id=1, vector=[1.0] * DIMENSIONS)])
+            assert (await client.count("notes")).count == 1
+
+
+async def test_an_engine_that_can_write_no_more_ends() -> None:
+    with short_folder() as folder:
+        data, socket = folder / "qdrant", folder / "socket"
+        async with failing_engine(data, socket, NEVER_WRITING) as client:
+            await client.create_collection("notes", VECTORS, sparse_vectors_config=SPARSE)
+            with pytest.raises(ResponseHandlingException):
+                await client.upsert("notes", [point(1, 1)], wait=True)
 
 
 def _damage(segment: Path, damage: str) -> None:
@@ -262,11 +365,31 @@ async def test_what_was_never_finished_is_removed() -> None:
             assert (await client.count("notes")).count == 0
 
 
+async def test_a_file_that_a_killed_engine_was_writing_stops_no_write() -> None:
+    """It writes some files in a folder beside them, and then moves them into place."""
+    with short_folder() as folder:
+        data, socket = folder / "qdrant", folder / "socket"
+        async with running_engine(data, socket) as client:
+            await create(client)
+            await client.upsert("notes", [point(1, 1)], wait=True)
+        shard = data / "shards" / "0"
+        [segment] = (shard / "segments").iterdir()
+        places = [place / ".atomicwriteXy3z7Q" for place in (shard, shard / "wal", segment)]
+        for place in places:
+            place.mkdir()
+            (place / "tmpfile.tmp").write_bytes(b"{")
+        async with running_engine(data, socket) as client:
+            assert not any(place.exists() for place in places)
+            (shard / "wal" / ".atomicwriteA1b2C3").mkdir()  # as the engine does at any moment
+            await client.upsert("notes", [point(2, 1)], wait=True)
+            assert set(await contents(client)) == {1, 2}
+
+
 async def test_a_damaged_catalog_is_said() -> None:
     with short_folder() as folder:
         (folder / "catalog.json").write_text('{"format": 2}')
         process = start_engine(folder, folder / "socket")
-        assert await asyncio.to_thread(process.wait, 30) == 1
+        assert await asyncio.to_thread(process.wait, START_SECONDS) == 1
         last = (folder / "qdrant.log").read_text().splitlines()[-1]
         assert "CatalogDamaged: " in last
         assert "another version" in last

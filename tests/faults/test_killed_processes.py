@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -18,6 +18,7 @@ import pytest
 from ingestq.core.documents import Document, Lane
 from ingestq.core.errors import DocumentRejected
 from tests.command import Ingestq
+from tests.qdrant_proxy import QdrantProxy
 from tests.sized import sized
 from tests.waiting import eventually
 from worker.embedding.backends import Vectors
@@ -33,6 +34,8 @@ pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
 COPIES = 32
 SENTENCE = "The keeper of the lighthouse writes the weather of each hour into a thick book. "
+HANG_SECONDS = 5
+"""Time limit of a task that hangs once: much longer than it takes otherwise."""
 BUSY_SECONDS = 0.1
 """CPU seconds after which a process is in the middle of its work."""
 
@@ -46,55 +49,57 @@ def documents(tmp_path: Path) -> Path:
     return folder
 
 
-def wait_for(lines: Iterable[str], words: str) -> str:
-    """Return the first line that contains ``words``."""
-    for line in lines:
-        if words in line:
-            return line
-    raise AssertionError(f"it ended before it said {words!r}")
-
-
-async def test_a_killed_run_is_completed_by_the_next(ingestq: Ingestq, documents: Path) -> None:
-    ingestq.settings |= {"lease_seconds": "2", "pool_size": "1"}  # however many cores there are
+async def test_a_killed_run_is_completed_by_the_next(
+    ingestq: Ingestq, documents: Path, proxied_qdrant: QdrantProxy, alias: str
+) -> None:
+    ingestq.settings |= {"qdrant_url": proxied_qdrant.url, "collection": alias}
+    held = proxied_qdrant.holds.document(3 * COPIES)  # it is in the middle
     first = ingestq.start("run", documents)
     try:
-        await ingestq.is_in_the_middle()
+        await held.struck()
     finally:
         first.kill()
         first.communicate()
+    held.release()
 
-    second = ingestq("run", documents, "--json")
+    second = await ingestq.ended("run", documents, "--json")
     assert second.code == 0, second.err
     ended = second.json["documents"]
     assert ended["indexed"] + ended["unchanged"] == 6 * COPIES
 
-    status = ingestq("status", "--json").json
+    status = (await ingestq.ended("status", "--json")).json
     assert status["queue"]["ready"] + status["queue"]["in_flight"] == 0
     assert status["dead_letters"] == 0
     assert status["collection"]["documents"] == 6 * COPIES
     clean = Ingestq(documents, {"data_dir": "clean"})
-    chunks = clean("run", "0", "--json").json["chunks"]["embedded"]
+    chunks = (await clean.ended("run", "0", "--json")).json["chunks"]["embedded"]
     assert status["collection"]["chunks"] == chunks * COPIES
 
 
-def test_sigterm_nacks_unfinished_jobs_without_counting_a_try(
-    ingestq: Ingestq, documents: Path
+async def test_sigterm_nacks_unfinished_jobs_without_counting_a_try(
+    ingestq: Ingestq, documents: Path, proxied_qdrant: QdrantProxy, alias: str
 ) -> None:
+    ingestq.settings |= {"qdrant_url": proxied_qdrant.url, "collection": alias}
     ingestq.settings["drain_seconds"] = "0"
-    queued = ingestq("add", documents, "--json").json["documents"]["queued"]
+    added = await ingestq.ended("add", documents, "--json")
+    assert added.json["documents"]["queued"] == 6 * COPIES
+    jobs = (await ingestq.ended("status", "--json")).json["queue"]["ready"]
+    held = proxied_qdrant.holds.document(1)  # no job can be finished
     worker = ingestq.start("worker")
-    assert worker.stderr is not None
-    wait_for(worker.stderr, "worker.started")
-    worker.terminate()
-    _, log = worker.communicate(timeout=60)
+    try:
+        await held.struck()
+        worker.terminate()
+        _, log = await asyncio.to_thread(worker.communicate, timeout=60)
+    finally:
+        held.release()
+        worker.kill()
     assert worker.returncode == 0, log
     assert "Traceback" not in log
 
-    status = ingestq("status", "--json").json
-    assert status["queue"]["in_flight"] == 0
-    assert status["queue"]["ready"] > 0
+    status = (await ingestq.ended("status", "--json")).json
+    assert (status["queue"]["in_flight"], status["queue"]["deferred"]) == (0, 0)
+    assert status["queue"]["ready"] == jobs
     assert status["workers"] == []
-    assert queued == 6 * COPIES
 
 
 @pytest.fixture
@@ -142,7 +147,8 @@ async def test_a_document_that_kills_two_parse_processes_is_rejected(pool: Model
     await prepare(pool, "A short text starts the process.")
     first = one_more_than(others)
     to_start = processor_seconds(first)
-    asking = asyncio.create_task(prepare(pool, SENTENCE * 60_000))
+    # It takes several times as long as the start, so that a process that is busy is not done soon.
+    asking = asyncio.create_task(prepare(pool, SENTENCE * 300_000))
     await is_busy(first)
     kill(first)
     second = await eventually(lambda: another_than([first, *others]))
@@ -223,7 +229,7 @@ async def test_a_text_that_kills_its_process_is_rejected_alone() -> None:
 async def test_a_process_that_hangs_is_replaced_after_its_time_limit(tmp_path: Path) -> None:
     hangs = tmp_path / "hangs"
     text = f"hang-once {hangs}"
-    async with Harmful(slots=1, seconds=1).batcher() as batcher:
+    async with Harmful(slots=1, seconds=HANG_SECONDS).batcher() as batcher:
         asking = asyncio.create_task(batcher.embed(Lane.BULK, sized([text])))
         await eventually(lambda: asyncio.to_thread(hangs.exists))
         hung = int(hangs.readlink().name)

@@ -66,7 +66,8 @@ def runs(ingestq: Ingestq) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 async def test_the_next_scheduler_runs_a_killed_run_again(ingestq: Ingestq) -> None:
-    ingestq.settings |= {"lease_seconds": "1"}
+    # A scheduler looks every ten seconds, so a shorter lease would not be noticed sooner.
+    ingestq.settings["lease_seconds"] = "10"
     (ingestq.folder / "notes").mkdir()
     (ingestq.folder / "notes" / "a.txt").write_text("A note.")
     (ingestq.folder / "ingestq.toml").write_text(TABLE)

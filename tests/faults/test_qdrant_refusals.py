@@ -48,6 +48,7 @@ from tests.waiting import ended, eventually
 from tests.workers import MAX_JOBS, make_worker, none_purged, none_unfinished, working
 from worker.blobs import BlobContents
 from worker.consumer import decision as retries
+from worker.consumer import lease_worker
 from worker.consumer.job_functions import INGESTOR, Ingestor, ingest
 from worker.consumer.lease_worker import LeaseWorker
 from worker.embedding.config import Precision
@@ -84,8 +85,8 @@ LARGEST_BODY: Final = 48 * 1024
 POISON: Final = "poison"
 """The text of a chunk with a vector that no server accepts."""
 RETRIES: Final = 10
-LEASE_SECONDS: Final = 1.5
-"""A worker sends heartbeats three times as often."""
+HEARTBEATS_PER_LEASE: Final = 30
+"""Two a second: leases outlast a worker that stands still, and tests see at once what it says."""
 
 
 @dataclass
@@ -182,6 +183,11 @@ async def bounded(qdrant_place: str, alias: str) -> AsyncIterator[Scene]:
         connect_qdrant(QdrantConfig(proxy.url, None, largest_body=LARGEST_BODY)) as qdrant,
     ):
         yield Scene(proxy, qdrant, await open_collection(qdrant, alias, SMALL))
+
+
+@pytest.fixture
+def many_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_worker, "RENEWALS_PER_LEASE", HEARTBEATS_PER_LEASE)
 
 
 @pytest.fixture
@@ -429,11 +435,11 @@ async def test_documents_in_work_share_requests_and_new_ones_read_nothing_of_the
     broker: Broker, scene: Scene
 ) -> None:
     jobs = [[_document(f"{job}.{i}", [f"text {job} {i}"]) for i in range(16)] for job in range(8)]
+    for documents in jobs:  # before the worker starts, or it might work on one after another
+        await _offer(broker, documents)
     before = len(scene.proxy.requests)
     async with working(broker, func(ingest, name=INGEST)) as worker:
         scene.equip(worker)
-        for documents in jobs:
-            await _offer(broker, documents)
         assert (await _finished(broker)).indexed == 128
     requests = scene.proxy.requests[before:]
     assert len(requests) <= 128 / 3
@@ -441,6 +447,7 @@ async def test_documents_in_work_share_requests_and_new_ones_read_nothing_of_the
     assert set(chunks) == {f"POST /collections/{scene.names.chunks}/points/batch"}
 
 
+@pytest.mark.usefixtures("many_heartbeats")
 async def test_a_worker_waits_until_qdrant_has_space(
     broker: Broker, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -448,9 +455,7 @@ async def test_a_worker_waits_until_qdrant_has_space(
     jobs = [[_document(f"{i}.{j}", [f"text {i} {j}"]) for j in range(8)] for i in range(40)]
     scene.refuse(answers.disk_full())
     with capture_logs() as log:
-        async with working(
-            broker, func(ingest, name=INGEST), lease_seconds=LEASE_SECONDS
-        ) as worker:
+        async with working(broker, func(ingest, name=INGEST)) as worker:
             scene.equip(worker)
             for documents in jobs:
                 await _offer(broker, documents)
@@ -466,9 +471,10 @@ async def test_a_worker_waits_until_qdrant_has_space(
     assert said.count(events.WORKER_PAUSED) == said.count(events.WORKER_RESUMED) == 1
 
 
+@pytest.mark.usefixtures("many_heartbeats")
 async def test_a_paused_worker_stops_at_once(broker: Broker, scene: Scene) -> None:
     scene.refuse(answers.over_quota(507))
-    async with working(broker, func(ingest, name=INGEST), lease_seconds=LEASE_SECONDS) as worker:
+    async with working(broker, func(ingest, name=INGEST)) as worker:
         scene.equip(worker)
         await _offer(broker, [_document(str(i), ["text"]) for i in range(16)])
         await _sign(broker, lambda sign: sign.paused is not None and sign.running == 0)
@@ -476,20 +482,24 @@ async def test_a_paused_worker_stops_at_once(broker: Broker, scene: Scene) -> No
     assert (await balanced(broker.redis)).waiting == 16
 
 
+@pytest.mark.usefixtures("many_heartbeats")
 async def test_a_rate_limited_job_is_deferred_as_long_as_qdrant_says(
     broker: Broker, scene: Scene
 ) -> None:
     seconds = 3600
     assert seconds > PATIENCE_SECONDS
     scene.refuse(answers.rate_limited(seconds))
-    async with working(broker, func(ingest, name=INGEST), lease_seconds=LEASE_SECONDS) as worker:
+    before = await broker.queue.issue_version()
+    async with working(broker, func(ingest, name=INGEST)) as worker:
         scene.equip(worker)
         first = await _offer(broker, [_document("d", ["text"])])
         await _sign(broker, lambda sign: sign.paused is not None and sign.running == 0)
         await _offer(broker, [_document("e", ["text"])])
         due_ms = await broker.redis.zscore(keys.QUEUE, first)
     assert due_ms is not None
-    assert seconds - 10 < due_ms / 1000 - await broker.queue.issue_version() / 1e6 < seconds + 10
+    after = await broker.queue.issue_version()
+    spread = 1.25 * retries.SERVICE_RETRY_SECONDS
+    assert before / 1e6 + seconds < due_ms / 1000 < after / 1e6 + seconds + spread
     assert scene.writes == 1
     assert (await broker.queue.depth()).ready == 1
 

@@ -31,6 +31,8 @@ from tests.workers import all_indexed, working
 from worker.pipeline.ingest import Outcome
 
 JOBS = 200
+LONG_LEASE_SECONDS = 120
+"""Nothing is renewed while Redis refuses writes."""
 REASON = "accepts no writes: it cannot write to its disk"
 
 
@@ -63,7 +65,10 @@ class Disk:
         await self.redis.bgsave(schedule=True)
 
     async def _last_save(self) -> str:
+        """Return how the last snapshot has ended, when none is being saved."""
         persistence = await self.redis.info("persistence")
+        if persistence["rdb_bgsave_in_progress"]:
+            return "in progress"
         return str(persistence["rdb_last_bgsave_status"])
 
 
@@ -178,7 +183,7 @@ async def test_a_worker_logs_the_reason_waits_and_resumes_its_job(
     jobs = HeldJobs()
     await own_broker.queue.offer(batches(JOBS))
     with capture_logs() as log:
-        async with working(own_broker, jobs.job):
+        async with working(own_broker, jobs.job, lease_seconds=LONG_LEASE_SECONDS):
             await jobs.began.wait()
             await disk.break_down()
             jobs.may_end.set()

@@ -22,7 +22,7 @@ def test_every_accident_happens_in_an_hour() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 async def test_nothing_is_lost_while_everything_is_killed(libfaketime: str) -> None:
     with short_folder() as folder:
         outcome = await soak(make_plan(SEED, SECONDS), folder, libfaketime)

@@ -40,9 +40,10 @@ from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames
 from worker.store.ledger import QdrantLedger
 
-LEASE_SECONDS: Final = 2
-END_SECONDS: Final = 60
-"""How long a worker may take to end if it has nothing to wait for."""
+LEASE_SECONDS: Final = 8
+"""Short enough to wait for, and so long that a worker renews in time that stands still for 3 s."""
+END_SECONDS: Final = 200
+"""How long a worker may take to end if it has nothing to wait for, or to start and finish a job."""
 SENTENCES: Final = 120
 """Sentences of a document, which make several chunks."""
 DEATHS: Final = 3
@@ -126,22 +127,11 @@ class Scene:
         return self.workers[-1]
 
     async def successive_workers(self, count: int) -> AsyncIterator[WorkerProcess]:
-        """Yield workers one after the other; the next loads its model while this one works."""
-        next_one, gate = await self._start_behind_a_gate()
-        for left in reversed(range(count)):
-            worker, open_gate = next_one, gate
-            open_gate()
+        """Yield workers one after the other; the next loads its model while leases last."""
+        for _ in range(count):
+            worker = await self.start()
             await worker.says(events.WORKER_STARTED)
-            if left:
-                next_one, gate = await self._start_behind_a_gate()
             yield worker
-
-    async def _start_behind_a_gate(self) -> tuple[WorkerProcess, Callable[[], None]]:
-        """Start a worker that loads its model, and claims nothing before the gate is opened."""
-        opens_the_collection = self.proxied_qdrant.holds.request(
-            lambda request, _: request == "GET /aliases"
-        )
-        return await self.start(), opens_the_collection.release
 
     def document(self, name: str) -> Document:
         text = " ".join(f"In note {i} about {name} the tide turns." for i in range(SENTENCES))
@@ -155,7 +145,9 @@ class Scene:
     async def finished(self, document: Document) -> SubmissionStatus:
         """Return the status of the submission of ``document``, once it is complete."""
         return await eventually(
-            lambda: self.broker.queue.submission(document.doc_id), lambda status: status.complete
+            lambda: self.broker.queue.submission(document.doc_id),
+            lambda status: status.complete,
+            END_SECONDS,
         )
 
     async def failures_and_crashes(self, document: Document) -> list[int]:
@@ -357,7 +349,7 @@ CleanRun = Callable[[Iterable[Document]], Awaitable[Index]]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 async def test_killing_a_worker_at_any_step_loses_no_document(
     scene: Scene, clean_run: CleanRun
 ) -> None:
@@ -390,7 +382,7 @@ async def test_killing_a_worker_at_any_step_loses_no_document(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 async def test_a_document_that_kills_every_worker_is_dead_lettered_alone(
     scene: Scene, clean_run: CleanRun
 ) -> None:
@@ -431,7 +423,7 @@ async def held_at_unfinished_steps(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "steps",
     [("mark_indexed",), ("upsert_answer", "mark_writing"), ("upsert", "mark_writing")],
@@ -463,7 +455,7 @@ async def test_a_stopping_worker_nacks_its_jobs_without_counting_a_try(
     everything = Totals(len(nacked), finished=0, waiting=len(nacked), dead=0)
     assert await balanced(scene.broker.redis) == everything
 
-    heir = await scene.start(drain_seconds="30")
+    heir = await scene.start(drain_seconds="3600")
     for each in nacked.values():
         await scene.finished(each)
     drained = {name: scene.document(f"{name} again") for name in steps}
@@ -482,6 +474,7 @@ async def test_a_stopping_worker_nacks_its_jobs_without_counting_a_try(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 async def test_a_second_stop_signal_stops_at_once_but_acks_finished_jobs(scene: Scene) -> None:
     documents = {name: scene.document(name) for name in ("finish_answer", "finish", "upsert")}
     worker = await scene.start(drain_seconds="3600")
@@ -504,7 +497,7 @@ async def test_a_second_stop_signal_stops_at_once_but_acks_finished_jobs(scene: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 async def test_a_worker_frozen_beyond_its_lease_changes_nothing_and_goes_on(
     scene: Scene, clean_run: CleanRun
 ) -> None:

@@ -2,12 +2,10 @@
 
 import asyncio
 import json
-import re
 import signal
 import socket
-import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,7 @@ from ingestq.core.results import (
 from tests import claims
 from tests.claims import batch_of, lease_queue, take
 from tests.command import Ingestq
+from tests.running_command import serving
 from tests.serving import services
 
 LIMIT = 10_000
@@ -139,6 +138,7 @@ async def test_a_submission_can_be_followed_until_it_is_complete(
         "documents": none,
         "chunks": no_chunks,
         "warned": 0,
+        "tokens": 0,
         "dead_letters": [],
         "warnings": [],
     }
@@ -453,57 +453,6 @@ async def test_errors_are_in_the_openapi_document(api: AsyncClient) -> None:
     refused(await api.get("/documents"), 405)
 
 
-class Serving:
-    """A running command that serves the API at ``url``."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stderr is not None
-        self._process = process
-        self._stderr = process.stderr
-        self.log = ""
-        while "api.started" not in self.log:
-            line = self._stderr.readline()
-            assert line, f"it did not start: {self.log}"
-            self.log += line
-        found = re.search(r"url\W+(http://[^\s\x22]+)", self.log)
-        assert found is not None, self.log
-        self.url = found[1]
-
-    def connect(self) -> socket.socket:
-        url = httpx.URL(self.url)
-        assert url.port is not None
-        return socket.create_connection((url.host, url.port), timeout=60)
-
-    def stop(self) -> None:
-        """Stop it as SIGTERM does, and read the rest of its log."""
-        self.tell(signal.SIGTERM)
-        self.ends_well()
-
-    def tell(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    def ends_well(self) -> None:
-        """Assert that it stops with exit code 0 and without a traceback in its log."""
-        self.log += self._stderr.read()
-        assert self._process.wait(timeout=60) == 0, self.log
-        assert "Traceback" not in self.log
-
-
-@contextmanager
-def serving(ingestq: Ingestq, *command: str | Path, **settings: str) -> Iterator[Serving]:
-    """Run ``ingestq api``, or another ``command`` that serves the API; kills it on leaving."""
-    ingestq.settings |= {"api_port": "0"} | settings
-    with ingestq.start(*(command or ("api",))) as process:
-        try:
-            yield Serving(process)
-        finally:
-            process.terminate()
-            try:
-                process.wait(timeout=60)
-            finally:
-                process.kill()
-
-
 def test_the_command_serves_until_it_is_stopped(
     ingestq: Ingestq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -524,14 +473,14 @@ def test_the_command_serves_until_it_is_stopped(
                 b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
             )
         served.tell(signal.SIGTERM)
-        served.ends_well()
-    assert PLAIN_TOKEN not in served.log
+        served.ends(0)
+    assert PLAIN_TOKEN not in served.said()
 
     monkeypatch.delenv("PYTHONPROFILEIMPORTTIME")
     assert ingestq("status", "--json").json["queue"]["ready"] == 1
     imported = {
         line.rpartition("|")[2].strip()
-        for line in served.log.splitlines()
+        for line in served.said().splitlines()
         if line.startswith("import time:")
     }
     assert {"fastapi", "ingestq.api.app"} <= imported
@@ -552,7 +501,7 @@ def test_running_requests_can_finish_on_shutdown(ingestq: Ingestq, number: signa
         assert idle.recv(1) == b""  # it is stopping
         request.sendall(body)
         assert request.recv(1000).startswith(b"HTTP/1.1 202")
-        served.ends_well()
+        served.ends(0)
     assert ingestq("status", "--json").json["queue"]["ready"] == 1
 
 
@@ -574,7 +523,7 @@ def test_shutdown_does_not_wait_longer_than_the_drain_time(
         assert idle.recv(1) == b""
         if drain_seconds != "0":
             served.tell(signal.SIGTERM)
-        served.ends_well()
+        served.ends(0)
         with suppress(ConnectionError):
             assert request.recv(1000) == b""  # cut off, not answered
 
@@ -609,5 +558,5 @@ def test_localhost_is_served_without_a_token(ingestq: Ingestq) -> None:
 
 
 def test_the_command_needs_redis(ingestq: Ingestq) -> None:
-    ingestq.settings |= {"redis_url": "redis://127.0.0.1:1", "api_port": "0"}
+    ingestq.settings["redis_url"] = "redis://127.0.0.1:1"
     ingestq("api").failed_with(3, "Redis does not answer")

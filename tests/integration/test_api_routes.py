@@ -25,7 +25,8 @@ from ingestq.core.results import BatchReport, ChunkCounts, DocumentCounts, Worke
 from tests import claims
 from tests.claims import batch_of, lease_queue, take
 from tests.command import Ingestq
-from tests.integration.test_api import JSON, LIMIT, NOTE, Upload, calling, refused, serving
+from tests.integration.test_api import JSON, LIMIT, NOTE, Upload, calling, refused
+from tests.running_command import serving
 from tests.serving import listening, services
 from tests.unsupervised import unsupervised_redis
 from tests.waiting import crash
@@ -374,7 +375,7 @@ def read_events(text: str) -> list[tuple[str, Any]]:
 
 async def test_a_stream_sends_progress_and_then_completes(broker: Broker) -> None:
     app = create_app(services(broker), ApiConfig(LIMIT, heartbeat_seconds=0.05))
-    async with listening(app) as url, AsyncClient(base_url=url) as api:
+    async with listening(app) as url, AsyncClient(base_url=url, timeout=60) as api:
         submission = (await api.post("/documents", json=NOTE)).json()["submission"]
         leases = lease_queue(broker)
         [claimed] = await take(leases)
@@ -395,7 +396,7 @@ async def test_a_stream_sends_progress_and_then_completes(broker: Broker) -> Non
 async def test_a_stream_ends_when_the_server_stops(broker: Broker) -> None:
     stopping = asyncio.Event()
     app = create_app(services(broker), ApiConfig(LIMIT), stopping)
-    async with listening(app) as url, AsyncClient(base_url=url) as api:
+    async with listening(app) as url, AsyncClient(base_url=url, timeout=60) as api:
         submission = (await api.post("/documents", json=NOTE)).json()["submission"]
         async with api.stream("GET", f"/submissions/{submission}/events") as stream:
             parts = stream.aiter_text()
@@ -406,7 +407,10 @@ async def test_a_stream_ends_when_the_server_stops(broker: Broker) -> None:
 
 async def test_a_stream_ends_when_its_client_disconnects(broker: Broker) -> None:
     app = create_app(services(broker), ApiConfig(LIMIT))
-    async with listening(app) as url, AsyncClient(base_url=url) as api:  # waits for all requests
+    async with (
+        listening(app) as url,
+        AsyncClient(base_url=url, timeout=60) as api,
+    ):  # waits for all requests
         submission = (await api.post("/documents", json=NOTE)).json()["submission"]
         async with api.stream("GET", f"/submissions/{submission}/events") as stream:
             assert "progress" in await anext(stream.aiter_text())
@@ -440,7 +444,7 @@ def test_a_stream_does_not_delay_shutdown(ingestq: Ingestq) -> None:
             assert "progress" in next(parts)
             served.tell(signal.SIGTERM)
             assert "complete" not in "".join(parts)
-        served.ends_well()
+        served.ends(0)
 
 
 # Metrics

@@ -19,7 +19,7 @@ from ingestq.core.results import BatchReport, DocumentCounts
 from ingestq.core.versions import FIRST_ISSUED
 from tests.books import balanced
 from tests.claims import lease_queue, take
-from tests.waiting import ended, eventually
+from tests.waiting import SECONDS, ended, eventually
 from tests.workers import all_indexed, make_worker, working
 from worker.consumer.decision import MAX_TRIES
 from worker.consumer.lease_worker import arq_client, read_envelope
@@ -77,7 +77,7 @@ async def test_a_job_that_waits_for_a_retry_is_deferred(broker: Broker) -> None:
 async def test_the_result_of_a_finished_job_is_its_report(broker: Broker) -> None:
     await broker.queue.offer([BATCH])
     async with working(broker, index):
-        report = await job_of(broker).result(timeout=20)
+        report = await job_of(broker).result(timeout=SECONDS)
     assert msgspec.convert(report, BatchReport).documents == DocumentCounts(indexed=1)
     info = await job_of(broker).result_info()
     assert info is not None
@@ -91,7 +91,7 @@ async def test_the_result_of_a_failed_job_is_its_reason(broker: Broker) -> None:
     await broker.queue.offer([BATCH])
     async with working(broker, job):
         with pytest.raises(JobExecutionFailed, match="broken for good"):
-            await job_of(broker).result(timeout=20)
+            await job_of(broker).result(timeout=SECONDS)
 
 
 async def test_a_job_that_cancels_itself_is_a_failure(broker: Broker) -> None:
@@ -151,12 +151,12 @@ async def test_an_aborted_job_ends_and_its_documents_are_dead_lettered(
         worker.stop()
         await ended(running)
     if when != "running":
-        aborting = asyncio.create_task(job_of(broker).abort(timeout=20, poll_delay=0.01))
+        aborting = asyncio.create_task(job_of(broker).abort(timeout=SECONDS, poll_delay=0.01))
         await eventually(lambda: broker.redis.zcard(keys.ABORT))
     async with working(broker, job):
         if when == "running":
             await started.wait()
-            aborting = asyncio.create_task(job_of(broker).abort(timeout=20, poll_delay=0.01))
+            aborting = asyncio.create_task(job_of(broker).abort(timeout=SECONDS, poll_delay=0.01))
         assert await aborting is True
         assert started.is_set() == (when == "running")
         await broker.queue.offer([OTHER])
@@ -172,6 +172,6 @@ async def test_a_late_abort_does_not_abort_the_next_job(broker: Broker) -> None:
     async with working(broker, index):
         await broker.queue.offer([BATCH])
         await eventually(lambda: broker.queue.submission("s"), lambda status: status.complete)
-        assert await job_of(broker).abort(timeout=5) is False
+        assert await job_of(broker).abort(timeout=SECONDS) is False
         await eventually(lambda: broker.redis.zcard(keys.ABORT), lambda n: n == 0)
     assert (await balanced(broker.redis)).dead == 0

@@ -1,6 +1,11 @@
 """The fast backends agree with sentence-transformers; torch runs the models that they cannot."""
 
+import asyncio
+import os
 import sys
+import time
+from pathlib import Path
+from types import ModuleType
 
 import msgspec
 import numpy as np
@@ -12,6 +17,7 @@ from ingestq.core.documents import Lane
 from ingestq.core.errors import UsageError
 from tests.sized import sized
 from tests.tiny_models import RARE_KINDS, TEXTS, Rows, TinyModels
+from tests.waiting import SECONDS
 from worker.embedding import processes as embedding_processes
 from worker.embedding.cache import Arithmetic, CacheEntry, Card
 from worker.embedding.config import DEFAULT_MODEL, Backend, EmbeddingConfig
@@ -26,7 +32,6 @@ from worker.embedding.processes import (
 from worker.process_pool.limits import ProcessKind, ProcessLimits
 from worker.process_pool.pool import Processes
 
-SECONDS = 60
 ROUNDING = 1e-6
 HEAVY = {"sentence_transformers", "torch", "transformers"}
 
@@ -232,6 +237,42 @@ def load_without_gpu(model: str, entry: CacheEntry[Card]) -> None:
 
     embedding_processes._model = CudaModel(model, entry.folder, entry.card, "cpu")
     embedding_processes._dimensions = None
+
+
+async def test_processes_of_a_pool_divide_the_gpus_among_them(tmp_path: Path) -> None:
+    processes = Processes(3, ProcessLimits(ProcessKind.EMBEDDING))
+    try:
+        places = await asyncio.gather(
+            *(processes.run(SECONDS, place_of_two_gpus, tmp_path, 3) for _ in range(3))
+        )
+    finally:
+        await processes.stop()
+    assert sorted(places) == ["cuda:0", "cuda:0", "cuda:1"]
+
+
+def place_of_two_gpus(folder: Path, count: int) -> str:
+    """Claim a place on two GPUs; return when so many processes have done so."""
+    sys.modules["torch"] = ModuleType("torch")  # a claim needs none, and loading it takes seconds
+    from worker.embedding.backends.gpus import claim_gpu
+
+    card = Card(
+        revision="",
+        max_length=None,
+        pad_id=0,
+        engine="cuda",
+        arithmetic="float16",
+        dimension=1,
+        longest=None,
+        document_prompt="",
+        query_prompt="",
+        gpus=2,
+        gpu_processes=count,
+    )
+    place = claim_gpu(card)
+    (folder / str(os.getpid())).touch()
+    while len(os.listdir(folder)) < count:
+        time.sleep(0.01)
+    return place
 
 
 def loaded_modules() -> set[str]:

@@ -22,6 +22,7 @@ from ingestq.app.backup import (
 )
 from ingestq.app.settings import Settings, load_settings
 from ingestq.app.verify import VerifyRequest, verify
+from ingestq.broker.queue.gate import Gate
 from ingestq.core.display import Activity, Display, NoDisplay
 from ingestq.core.documents import Document
 from ingestq.core.errors import CollectionMismatch, StoreUnavailable, UsageError
@@ -374,6 +375,34 @@ async def test_a_merge_keeps_the_newest_version_of_each_document(backup: Backup)
     request = VerifyRequest((), None, repair=False, allow_mass_delete=False)
     report = await verify(harness.broker, harness.qdrant, copy, request, NoDisplay())
     assert report.consistent, report.as_json()
+
+
+async def test_a_merge_writes_nothing_to_a_collection_that_a_rebuild_replaces(
+    backup: Backup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore, "BATCH_DOCUMENTS", 1)
+    harness, copy = backup.harness, backup.named("-copy")
+    harness.write("a.md")
+    await harness.scan()
+    first, _ = await backup.exported()
+    names = CollectionNames.of(copy.collection, fingerprint(harness.model.info).digest)
+    gate = Gate(harness.broker.redis, harness.broker.config, names.chunks)
+    await gate.replace_with("a collection of the past")
+    await backup.imported(first, copy)
+    assert await gate.wait_until_open() is None, "workers get its jobs"
+
+    harness.write("b.md", "c.md")
+    await harness.scan()
+    second, _ = await backup.exported()
+    ledger = QdrantLedger(harness.qdrant, names.ledger)
+    async with gate.shut():  # as in the cut-over of a rebuild, which has copied everything
+        importing = asyncio.create_task(backup.imported(second, copy, merge=True))
+        await asyncio.wait([importing], timeout=0.3)
+        assert await ledger.count() == 1
+        await gate.replace_with("the new collection")
+    with pytest.raises(CollectionMismatch, match="Run the import again"):
+        await importing
+    assert await ledger.count() == 1
 
 
 async def versions(harness: Harness) -> dict[str, int]:

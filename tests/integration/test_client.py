@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ingestq.app.composition import Broker
-from ingestq.broker.connection import BrokerConfig
+from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.client.batching import JOB_DOCUMENTS, ROUND_TRIP_JOBS
 from ingestq.client.client import IngestClient
@@ -22,7 +22,7 @@ from ingestq.core.results import (
     SubmissionStatus,
 )
 from tests.claims import batch_of, finish, lease_queue, take
-from tests.waiting import eventually
+from tests.waiting import SECONDS, eventually
 
 INDEXED = BatchReport(DocumentCounts(indexed=1), ChunkCounts(embedded=2))
 
@@ -103,7 +103,7 @@ async def test_wait_raises_timeout_error(client: IngestClient) -> None:
     receipt = await client.submit("note", source="notes", text="x")
     with pytest.raises(TimeoutError):
         await client.wait(receipt.submission, timeout=0.05)
-    assert (await client.wait("nobody knows it", timeout=5)).accepted == 0
+    assert (await client.wait("nobody knows it", timeout=SECONDS)).accepted == 0
 
 
 async def test_many_documents_are_submitted_in_shared_jobs(
@@ -186,6 +186,19 @@ async def test_documents_of_many_tenants_are_deleted(client: IngestClient) -> No
     deletions = [Deletion(doc_id=str(n), version=n + 1, tenant=str(n % 3)) for n in range(200)]
     assert (await client.delete_many(deletions, submission="d")).accepted == 200
     assert (await client.status("d")).accepted == 200
+
+
+async def test_a_connection_that_is_slow_to_close_is_no_error(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(_: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        async with connected(broker.config) as redis:
+            for connection in redis.connection_pool._available_connections:
+                connection.socket_connect_timeout = 0.01
+            patch.setattr(asyncio.StreamWriter, "wait_closed", never)
 
 
 async def test_connect_raises_an_error_that_says_what_is_wrong(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Several collections on one queue: each holds its own documents only."""
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -13,9 +14,10 @@ import pytest
 from qdrant_client import AsyncQdrantClient
 
 from ingestq.app.composition import Broker
-from ingestq.app.settings import DropTable, Settings, load_settings
+from ingestq.app.settings import Settings, load_settings
+from ingestq.app.settings_tables import DropTable
 from ingestq.app.verify import VerifyRequest, verify
-from ingestq.app.worker import open_collections
+from ingestq.app.worker import open_collections, open_worker
 from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters
 from ingestq.broker.queue.gate import Gate
 from ingestq.broker.watched_folders import WatchedFolders
@@ -30,6 +32,8 @@ from tests.books import balanced
 from tests.waiting import ended, eventually
 from tests.workers import indexing_worker
 from worker.embedding.pool import ModelPool
+from worker.maintenance import upkeep
+from worker.maintenance.cut_over import cut_over
 from worker.maintenance.reindex import GateTimes, Rebuild, ReindexResult, StoredCollection, reindex
 from worker.store.client import Qdrant
 from worker.store.collection import (
@@ -92,6 +96,11 @@ class Town:
         assert len(texts) == len(found), "each has one chunk"
         return texts
 
+    async def existing(self) -> set[str]:
+        """Return the names of all collections in Qdrant."""
+        listed = await self.qdrant.ask(lambda client: client.get_collections())
+        return {one.name for one in listed.collections}
+
     async def verified(self, collection: str) -> dict[str, Any]:
         wanted = VerifyRequest((), None, repair=False, allow_mass_delete=False)
         mine = self.settings.of_collection(collection)
@@ -116,7 +125,7 @@ async def town(
     mine = fingerprint(model.info)
     names = [await open_collection(qdrant, f"test-{chance:x}-{i}", mine) for i in (1, 2)]
     configured = load_settings().model_copy(update={"collection": names[0].alias})
-    yield Town(
+    town = Town(
         broker,
         qdrant,
         model,
@@ -124,9 +133,10 @@ async def town(
         names,
         IngestClient(broker.queue, collection=names[0].alias),
     )
-    existing = (await qdrant.ask(lambda client: client.get_collections())).collections
-    for name in [one.name for one in existing if one.name.startswith(f"test-{chance:x}-")]:
-        await qdrant.ask(partial(_remove, name))
+    yield town
+    for name in await town.existing():
+        if name.startswith(f"test-{chance:x}-"):
+            await qdrant.ask(partial(_remove, name))
 
 
 async def _remove(name: str, client: AsyncQdrantClient) -> bool:
@@ -257,6 +267,24 @@ async def test_a_mismatched_collection_stops_the_worker_before_it_claims(
         async with town.working(town.first, alias):
             pass
     assert (await town.broker.queue.depth()).ready == 1
+
+
+async def test_a_running_worker_removes_a_previous_collection_that_has_expired(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "UPKEEP_SECONDS", 0.02)
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    new = fingerprint(town.model.info, Schema("text"))
+    rebuilt = CollectionNames.of(town.first, new.digest)
+    await make_collection(town.qdrant, rebuilt, new, Schema("text").storage)
+    mine = town.settings.model_copy(update={"collection": town.first, "keep_previous_hours": 0})
+    qdrant, model = asyncio.Future[Qdrant](), asyncio.Future[ModelPool]()
+    qdrant.set_result(town.qdrant)
+    model.set_result(town.model)
+    async with open_worker(mine, town.broker, qdrant, model):
+        await cut_over(town.qdrant, rebuilt, town.names[0])
+        await eventually(town.existing, {rebuilt.chunks, rebuilt.ledger}.isdisjoint)
+    assert await find_collection(town.qdrant, town.first) == town.names[0]
 
 
 async def test_one_collection_is_rebuilt_while_another_is_written(town: Town) -> None:

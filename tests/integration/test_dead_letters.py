@@ -1,10 +1,13 @@
 """Dead letters are found, requeued and purged."""
 
 import asyncio
+import unicodedata
+from contextlib import aclosing
 
 import pytest
 
 from ingestq.app.composition import Broker
+from ingestq.broker.queue import dead_letters as dead_letters_module
 from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters, StoredDeadLetter
 from ingestq.core.documents import Document
 from ingestq.core.jobs import IngestBatch, dead_letter_batch
@@ -44,6 +47,41 @@ async def ack(broker: Broker, report: BatchReport) -> IngestBatch:
 
 async def found(dead_letters: DeadLetters, wanted: DeadLetterFilter) -> list[StoredDeadLetter]:
     return [stored async for stored in dead_letters.find(wanted)]
+
+
+async def test_an_id_in_another_form_is_found_without_reading_what_others_hold(
+    broker: Broker, dead_letters: DeadLetters
+) -> None:
+    typed, stored = (unicodedata.normalize(form, "café") for form in ("NFD", "NFC"))
+    await fail(broker, "broken", document(stored))
+    await fail(broker, "broken", document(stored, tenant="t"))
+    await fail(broker, "broken", document("other"))
+    await broker.redis.config_resetstat()
+    known = await dead_letters.find_any_form("documents", "t", typed)
+    assert known is not None
+    assert (known.dead_letter.doc_id, known.dead_letter.tenant) == (stored, "t")
+    for collection, tenant, doc_id in (("documents", "u", typed), ("documents", "t", "cafè")):
+        assert await dead_letters.find_any_form(collection, tenant, doc_id) is None
+    assert "cmdstat_hscan" not in await broker.redis.info("commandstats")
+
+
+async def test_each_dead_letter_is_listed_once_while_others_come_and_go(
+    broker: Broker, dead_letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters_module, "IDS_PAGE", 2)
+    await fail(broker, "broken", *(document(f"old {i}") for i in range(3)))  # at one time
+    await fail(broker, "broken", document("new"))
+    everything = await found(dead_letters, DeadLetterFilter())
+    listed = []
+    async with aclosing(dead_letters._ids()) as ids:
+        async for dead_letter in ids:
+            listed.append(dead_letter.key)
+            if len(listed) == 1:
+                await fail(broker, "broken", document("newer"))
+            elif len(listed) == 2:
+                wanted = DeadLetterFilter(frozenset(["new", "newer"]))
+                assert await dead_letters.purge(await found(dead_letters, wanted)) == 2
+    assert sorted(listed) == sorted(stored.dead_letter.key for stored in everything)
 
 
 async def test_dead_letters_are_filtered_by_their_fields(

@@ -25,9 +25,9 @@ from producers.schedule.sources import Documents, LineSource
 from producers.watch.folder_watch import WatchConfig
 from tests.command import Ingestq
 from tests.harness import Harness
-from tests.integration.test_api import serving
 from tests.integration.test_watch import Logs, indexed_are, logged, watching
 from tests.mounts import Mounts
+from tests.running_command import serving
 from tests.waiting import eventually
 
 Mount = Callable[[Path], None]
@@ -318,10 +318,19 @@ async def test_what_is_held_back_is_shown_with_the_command_that_confirms_it(
                 shown: list[dict[str, object]] = (await client.get("/status")).json()["held_back"]
                 return shown
 
+            async def page() -> str:
+                return (await client.get("/")).text
+
             assert await eventually(shown) == [held]
-            assert html.escape(held["confirm"]) in (await client.get("/")).text
+            await eventually(page, lambda text: html.escape(held["confirm"]) in text)
             program, *arguments = shlex.split(held["confirm"])
             assert program == "ingestq"
             assert (await ingestq.ended(*arguments)).code == 0
             await eventually(shown, lambda sources: sources == [])
-            assert (await client.get("/status")).json()["collection"]["documents"] == 0
+
+            async def documents() -> int:
+                count: int = (await client.get("/status")).json()["collection"]["documents"]
+                return count
+
+            # The command queues the deletions, which then are not held back any more.
+            await eventually(documents, lambda count: count == 0)

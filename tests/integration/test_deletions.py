@@ -209,8 +209,12 @@ async def test_the_command_says_what_does_not_exist_while_a_worker_has_the_bundl
         assert ended.code == 1
         assert ended.json["doc_ids"] == [str(notes / "plain.txt")]
         assert [missing["doc_id"] for missing in ended.json["missing"]] == ["notes/none.txt"]
+
+        async def documents() -> int:
+            counted: int = (await ingestq.ended("status", "--json")).json["collection"]["documents"]
+            return counted
+
+        await eventually(documents, lambda count: count == 0)
     finally:
         worker.terminate()
         worker.communicate(timeout=60)
-    counted = (await ingestq.ended("status", "--json")).json["collection"]
-    assert counted["documents"] == 0

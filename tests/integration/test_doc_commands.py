@@ -116,7 +116,7 @@ def output_of(ingestq: Ingestq, request: pytest.FixtureRequest) -> Callable[[Seq
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pages", RUNS, ids="+".join)
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_commands_of_the_pages_do_what_they_say(
     pages: Sequence[str], output_of: Callable[[Sequence[str]], str]
 ) -> None:

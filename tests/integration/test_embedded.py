@@ -12,8 +12,10 @@ import pytest
 from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.core.errors import BrokerUnavailable
 from ingestq.embedded.engine import open_engine
-from ingestq.embedded.redis import embedded_redis, open_redis
+from ingestq.embedded.redis import REDIS, embedded_redis, open_redis
+from ingestq.embedded.server import BundledServer, Probe
 from ingestq.embedded.supervision import SupervisedServer
+from tests.unsupervised import unsupervised_redis
 from tests.waiting import crash, eventually
 
 HOLD = """
@@ -131,6 +133,25 @@ async def test_a_killed_server_is_restarted_with_its_data(tmp_path: Path) -> Non
         async with connected(BrokerConfig(url)) as redis:
             assert await redis.get("key") == b"value"
         other.communicate("")
+
+
+async def test_a_server_that_dies_while_it_is_joined_is_started_again(tmp_path: Path) -> None:
+    async with unsupervised_redis(tmp_path) as url:
+        async with connected(BrokerConfig(url)) as redis:
+            await redis.set("key", "value")
+            joining = BundledServer(REDIS, tmp_path / "redis", ())
+            probe = joining.probe
+
+            async def dying() -> Probe:
+                joining.probe = probe  # type: ignore[method-assign]
+                await crash(redis)
+                return await probe()
+
+            joining.probe = dying  # type: ignore[method-assign]
+            await joining.join()
+        async with connected(BrokerConfig(url)) as redis:
+            assert await redis.get("key") == b"value"
+        await joining.leave()
 
 
 @both

@@ -251,7 +251,7 @@ async def test_more_files_than_one_group_are_all_moved(harness: Harness) -> None
         async def moved() -> int:
             return moved_to_done(logs)
 
-        await eventually(moved, lambda n: n == len(names), seconds=60)
+        await eventually(moved, lambda n: n == len(names))
     assert set(tree(harness.root)) == {f"done/{name}" for name in names}
 
 

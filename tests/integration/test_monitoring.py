@@ -32,6 +32,7 @@ from ingestq.monitoring.loop_monitor import monitor_loop
 from ingestq.monitoring.monitor import recorded
 from ingestq.monitoring.server import Reply, serving
 from tests.command import Ingestq
+from tests.engine_process import short_folder
 from tests.waiting import eventually
 from tests.workers import all_indexed, make_worker, working
 from worker.pipeline.ingest import Indexed, Outcome, Rejected
@@ -107,10 +108,14 @@ async def shown(ingestq: Ingestq, *arguments: str) -> AsyncIterator[tuple[Shown,
 
 
 @contextmanager
-def redis_at(port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a Redis server on ``port``."""
+def redis_at(unix_socket: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a Redis server on ``unix_socket``: another process might take a free port first."""
     process = subprocess.Popen(
-        [get_binary_path(), "--port", str(port), "--save", "", "--dir", folder],
+        [
+            get_binary_path(),
+            *("--port", "0", "--unixsocket", unix_socket, "--save", ""),
+            *("--dir", unix_socket.parent),
+        ],
         stdout=subprocess.DEVNULL,
     )
     try:
@@ -120,12 +125,6 @@ def redis_at(port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(60)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
-
-
 @pytest.mark.slow
 async def test_a_worker_shows_what_it_did_and_whether_it_is_ready(tmp_path: Path) -> None:
     """From its start, through an outage of Redis and of Qdrant, to its end."""
@@ -133,12 +132,13 @@ async def test_a_worker_shows_what_it_did_and_whether_it_is_ready(tmp_path: Path
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "ferry.md").write_text("# Ferry\n\nIt leaves at nine.\n" * 30)
     (tmp_path / "notes" / "bad.pdf").write_bytes(bytes(range(256)) * 4)
-    port = free_port()
-    with redis_at(port, tmp_path) as redis:
-        ingestq.settings |= {"redis_url": f"redis://127.0.0.1:{port}/0", "pool_size": "1"}
+    with short_folder() as folder, redis_at(folder / "s") as redis:
+        ingestq.settings |= {"redis_url": f"unix://{folder}/s", "pool_size": "1"}
         async with shown(ingestq, "worker") as (worker, _):
-            await eventually(lambda: worker.health("/readyz"), lambda health: health[0] == 200)
-            assert (await worker.health("/readyz"))[1]["checks"] == dict.fromkeys(
+            _, ready = await eventually(
+                lambda: worker.health("/readyz"), lambda health: health[0] == 200
+            )
+            assert ready["checks"] == dict.fromkeys(
                 ("redis", "qdrant", "pool", "fingerprint"), "ok"
             )
             assert (await worker.health("/livez"))[1]["checks"] == {
@@ -147,11 +147,17 @@ async def test_a_worker_shows_what_it_did_and_whether_it_is_ready(tmp_path: Path
             }
             added = await ingestq.ended("add", "notes", "--wait")
             assert added.code == 1, added.err
-            found = await worker.metrics()
-            assert found["ingestq_redis_up",] == 1
+
+            def is_all_counted(found: dict[tuple[str, ...], float]) -> bool:
+                names = ("indexed", "rejected")
+                documents = sum(found["ingestq_documents_total", name] for name in names)
+                dead = found["ingestq_dead_lettered_documents_total", "document"]
+                return (found["ingestq_redis_up",], documents, dead) == (1, 2, 1)
+
+            # It counts a job after Redis has noted its end, which is what `add` waits for.
+            found = await eventually(worker.metrics, is_all_counted)
             assert found["ingestq_documents_total", "indexed"] == 1
             assert found["ingestq_documents_total", "rejected"] == 1
-            assert found["ingestq_dead_lettered_documents_total", "document"] == 1
             assert found["ingestq_chunks_total", "embedded"] > 0
             assert found["ingestq_embedded_tokens_total",] > 100
             for stage in ("read", "extract", "chunk", "embed", "upsert", "ledger"):
@@ -203,7 +209,7 @@ async def test_a_scheduler_shows_the_queue(tmp_path: Path) -> None:
     )
     async with shown(Ingestq(tmp_path), "scheduler") as (scheduler, _):
         await eventually(lambda: scheduler.health("/readyz"), lambda health: health[0] == 200)
-        found = await scheduler.metrics()
+        found = await eventually(scheduler.metrics, lambda found: found["ingestq_redis_up",] == 1)
         assert found["ingestq_jobs", "ready"] == 0
         assert found["ingestq_workers",] == 0
         assert (await scheduler.get("/nonesuch")).status_code == 404
@@ -291,8 +297,11 @@ async def test_a_probe_that_hangs_fails(monkeypatch: pytest.MonkeyPatch) -> None
         return True
 
     health = HealthChecks()
-    health.probes[HealthCheck.QDRANT] = hang
-    assert (await health.ready()).failed == (HealthCheck.QDRANT,)
+    health.probes |= dict.fromkeys(HealthCheck, hang)
+    checks = (await health.ready()).checks
+    assert checks[HealthCheck.QDRANT] is checks[HealthCheck.REDIS] is False
+    # Nobody has said that no worker runs, nor that a collection is missing.
+    assert checks[HealthCheck.WORKERS] is checks[HealthCheck.FINGERPRINT] is None
 
 
 async def test_a_worker_that_polls_is_alive_and_one_that_has_ended_rests(broker: Broker) -> None:

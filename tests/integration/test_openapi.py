@@ -17,13 +17,13 @@ from ingestq.core.jobs import dead_letter_batch, decode_job
 from ingestq.core.results import BatchReport, DocumentCounts, WorkerInfo
 from ingestq.core.search_query import SearchQuery, SearchResult
 from ingestq.core.service import cancel
-from tests import schemathesis_hooks
 from tests.claims import finish, lease_queue, take
 from tests.serving import listening, services
 from worker.pipeline.points import Neighbour, SearchHit
 
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
-SETTINGS = Path(schemathesis_hooks.__file__).with_name("schemathesis.toml")
+SETTINGS = Path(__file__).parents[1] / "schemathesis.toml"
+HOOKS = SETTINGS.with_name("schemathesis_hooks.py")
 HIT = SearchHit(
     0.5,
     "keeper",
@@ -34,6 +34,8 @@ HIT = SearchHit(
     before=(Neighbour(1, "Before."),),
 )
 NO_JOB_SECONDS = 0.05
+ANSWER_SECONDS = 60
+"""Longer than an answer takes on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ async def working(broker: Broker) -> AsyncIterator[None]:
     running = asyncio.create_task(work(broker))
     try:
         yield
+        assert not running.done(), f"nobody did the jobs any more: {running}"
     finally:
         await cancel(running)
 
@@ -90,9 +93,9 @@ async def try_to_break(broker: Broker, folder: Path, *options: str) -> None:
         trying = await asyncio.create_subprocess_exec(
             SCHEMATHESIS,
             *("--config-file", SETTINGS, "run", f"{url}/openapi.json", "--no-color"),
-            *("--suppress-health-check=all", *options),
+            *("--suppress-health-check=all", f"--request-timeout={ANSWER_SECONDS}", *options),
             cwd=folder,
-            env=os.environ | {"SCHEMATHESIS_HOOKS": schemathesis_hooks.__file__},
+            env=os.environ | {"SCHEMATHESIS_HOOKS": str(HOOKS)},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )

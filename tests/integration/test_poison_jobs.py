@@ -9,12 +9,10 @@ from ingestq.broker.connection import awaited
 from ingestq.core.documents import Document
 from ingestq.core.jobs import IngestBatch
 from tests.books import balanced
-from tests.claims import lease_queue, take
+from tests.claims import lease_queue, let_expire, take
 from tests.waiting import eventually
 from tests.workers import all_indexed, working
 from worker.pipeline.ingest import Outcome
-
-SHORT_LEASE = 0.1  # seconds
 
 
 def batch(*doc_ids: str, submission: str = "s") -> IngestBatch:
@@ -30,8 +28,8 @@ def batch(*doc_ids: str, submission: str = "s") -> IngestBatch:
 async def claim_and_die(broker: Broker, times: int) -> None:
     """Claim the jobs as ``times`` workers that die one after the other."""
     for _ in range(times):
-        leases = lease_queue(broker, SHORT_LEASE)
-        await eventually(lambda: take(leases, 1))  # noqa: B023
+        [claim] = await eventually(lambda: take(lease_queue(broker), 1))
+        await let_expire(broker, claim)
 
 
 async def index(ctx: dict[str, Any], batch: IngestBatch) -> Sequence[Outcome]:
@@ -59,10 +57,11 @@ async def test_the_documents_of_a_job_that_killed_two_workers_run_one_by_one(
 async def test_a_document_that_killed_a_worker_alone_is_dead_lettered(broker: Broker) -> None:
     await broker.queue.offer([batch("a", "killer", "c")])
     await claim_and_die(broker, 2)
-    leases = lease_queue(broker, SHORT_LEASE)
+    leases = lease_queue(broker)
     [poison] = await eventually(lambda: take(leases, 9))
     assert await leases.mark_alone(poison, 0)
-    assert await leases.mark_alone(poison, 1)  # and now it dies
+    assert await leases.mark_alone(poison, 1)
+    await let_expire(broker, poison)  # and now it dies
 
     async with working(broker, index):
         status = await eventually(lambda: broker.queue.submission("s"), lambda s: s.complete)

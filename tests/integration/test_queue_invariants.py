@@ -257,7 +257,7 @@ def report(batch: IngestBatch, dead: int) -> BatchReport:
 
 
 @pytest.mark.timeout(600)
-@few_or_many(20, 200)
+@few_or_many(20, 100)
 def test_every_accepted_document_is_counted_exactly_once(redis_url: str, examples: int) -> None:
     machine = type("Machine", (QueueMachine,), {"url": redis_url})
     run_state_machine_as_test(

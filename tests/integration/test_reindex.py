@@ -29,21 +29,30 @@ from tests.waiting import ended, eventually
 from tests.workers import indexing_worker
 from worker.blobs import BlobContents
 from worker.embedding.pool import ModelPool
-from worker.maintenance.cut_over import cut_over, find_previous, remove_abandoned, remove_expired
+from worker.maintenance.cut_over import (
+    cut_over,
+    find_previous,
+    remove_abandoned,
+    remove_expired,
+    retire,
+)
 from worker.maintenance.reindex import (
     CutoverRefusal,
     GateTimes,
     Rebuild,
     ReindexResult,
     StoredCollection,
+    make_target,
     reindex,
 )
 from worker.pipeline.ports import Ports
 from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames, find_collection, make_collection
+from worker.store.fence import is_equal
 from worker.store.schema import Fingerprint, Schema, fingerprint
 
 BRIEF = GateTimes(closed_seconds=0.5, open_seconds=0.1)
+LONG_LEASE = 600.0  # seconds: nobody renews it
 TOPICS = ["tides", "geese", "lamps", "bread", "ropes", "bells"]
 
 
@@ -80,7 +89,7 @@ class ReindexHarness:
 
     def leases(self, names: CollectionNames) -> LeaseQueue:
         """Return the queue as a worker of the collection sees it."""
-        return lease_queue(self.broker, serving={self.alias: names.chunks})
+        return lease_queue(self.broker, LONG_LEASE, {self.alias: names.chunks})
 
     def fingerprint_of(self, names: CollectionNames) -> Fingerprint:
         made = [fingerprint(self.model.info, Schema(name)) for name in ("", "text")]
@@ -290,6 +299,28 @@ async def test_a_document_that_cannot_be_rebuilt_is_named(harness: ReindexHarnes
     assert await find_collection(harness.qdrant, harness.alias) == harness.live
 
 
+async def test_a_document_that_no_job_will_finish_keeps_its_text(
+    harness: ReindexHarness,
+) -> None:
+    """As when Redis lost its data after a worker had died."""
+    await fill(harness)
+    before = await harness.payloads(harness.live.chunks)
+    lamps = models.Filter(must=[is_equal("doc_id", "lamps")])
+    begun = {"chunks": 0, "chunks_fence": None, "chunks_digest": ""}
+    unfinished = {"state": "writing", "content_hash": "that of another version", **begun}
+    await harness.qdrant.ask(
+        lambda client: client.set_payload(harness.live.ledger, unfinished, points=lamps)
+    )
+    held = ReindexResult(documents=len(TOPICS), chunks=len(TOPICS))
+    assert await harness.rebuild() == held
+    now = await harness.payloads(harness.alias)
+    shown = ("doc_id", "source", "page_content", "context", "metadata")
+    assert {point: [p[name] for name in shown] for point, p in now.items()} == {
+        point: [p[name] for name in shown] for point, p in before.items()
+    }
+    assert await harness.rebuild(harness.other, harness.live) == held  # it can go back, too
+
+
 async def test_a_long_job_does_not_keep_the_gate_shut(
     harness: ReindexHarness,
 ) -> None:
@@ -384,6 +415,11 @@ async def test_the_previous_collection_is_kept_for_some_time(harness: ReindexHar
     await remove_abandoned(harness.qdrant, harness.alias)
     assert await names_of(harness) == {harness.live.chunks, harness.other.chunks}
     assert await remove_expired(harness.qdrant, harness.alias, hours=1) is None
+    await make_target(
+        harness.qdrant, harness.live, harness.fingerprint_of(harness.live), Schema().storage
+    )
+    assert await remove_expired(harness.qdrant, harness.alias, hours=0) is None  # it is rebuilt
+    await retire(harness.qdrant, harness.live)
     assert await remove_expired(harness.qdrant, harness.alias, hours=0) == harness.live
     assert await names_of(harness) == {harness.other.chunks}
     assert await find_previous(harness.qdrant, harness.alias) is None

@@ -64,7 +64,7 @@ import asyncio, sys
 from pathlib import Path
 from ingestq.core.documents import Document
 from worker.blobs import BlobContents
-from worker.remote import RemoteContents
+from worker.remote.contents import RemoteContents
 from worker.text.content import content_hash
 
 url, limit, copy = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

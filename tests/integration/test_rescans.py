@@ -7,6 +7,11 @@ from ingestq.core.documents import SeenDocumentsBuilder, Sweep
 from ingestq.core.results import DocumentCounts
 from tests.harness import Harness
 from tests.waiting import eventually
+from worker.blobs import BlobContents
+from worker.pipeline.ingest import delete_as_of
+from worker.pipeline.points import DocumentKey, Fence, LedgerEntry
+from worker.pipeline.ports import Ports
+from worker.store.chunks import QdrantStore
 
 ENOUGH = 11
 """The fewest deletions that the guard refuses if they are a large share of the folder."""
@@ -25,6 +30,33 @@ async def test_files_gone_from_a_folder_are_deleted(harness: Harness) -> None:
     assert summary.chunks.deleted == 2
     assert await harness.indexed_files() == {"b.txt", "sub/renamed.txt", "sub/deep/d.txt"}
     assert (await harness.scan()).documents == DocumentCounts(unchanged=3)
+
+
+class DyingStore(QdrantStore):
+    """Chunks of a worker that dies before it deletes any."""
+
+    async def delete_stale(self, entry: LedgerEntry) -> int:
+        raise ConnectionAbortedError
+
+
+async def test_what_a_dead_worker_has_begun_to_delete_is_deleted(harness: Harness) -> None:
+    names = [f"{number}.txt" for number in range(ENOUGH + 1)]
+    harness.write(*names)
+    await harness.scan()
+    store = DyingStore(harness.qdrant, harness.names.chunks)
+    ports = Ports(harness.model, store, harness.ledger, BlobContents())
+    fence = Fence(await harness.broker.queue.issue_version(), 1)
+    for name in names[1:]:  # so many that the guard would hold them back
+        (harness.root / name).unlink()
+        with pytest.raises(ConnectionAbortedError):
+            await delete_as_of(DocumentKey("", str(harness.root / name)), fence, ports)
+    deleted = await harness.scan()
+    assert deleted.documents == DocumentCounts(unchanged=1, deleted=ENOUGH)
+    assert deleted.chunks.deleted == ENOUGH
+    assert {payload["doc_id"] for payload in await harness.payloads()} == {
+        str(harness.root / names[0])
+    }
+    assert (await harness.scan()).documents == DocumentCounts(unchanged=1)
 
 
 async def test_a_file_that_comes_back_is_indexed_again(harness: Harness) -> None:

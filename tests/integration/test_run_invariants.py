@@ -135,7 +135,7 @@ class RunMachine(RuleBasedStateMachine):
         self.ended += 1
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_each_run_begins_once(redis_url: str) -> None:
     machine = type("Machine", (RunMachine,), {"url": redis_url})
     run_state_machine_as_test(

@@ -10,6 +10,7 @@ from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.broker.queue.job_queue import JobQueue
 from ingestq.embedded.redis import embedded_redis
 from tests.command import Ingestq
+from tests.running_command import serving
 from tests.waiting import eventually
 
 NIGHTLY = """
@@ -112,19 +113,11 @@ def test_every_action_runs(ingestq: Ingestq) -> None:
     too_early = ingestq("schedule", "run", "rebuild", "--json")
     assert too_early.code == 1, too_early.err
     assert too_early.json["detail"] == "nothing is indexed under 'documents' yet"
-    up = ingestq.start("up")
-    try:
-        assert up.stderr is not None
-        for line in up.stderr:
-            if "schedule.started" in line:
-                break
+    with serving(ingestq, "up") as served:
         rescan = ingestq("schedule", "run", "nightly", "--json")
         assert rescan.code == 0, rescan.err
         assert rescan.json["documents"]["indexed"] == 3
-    finally:
-        up.terminate()
-        _, err = up.communicate(timeout=60)
-    assert up.returncode == 0, err
+        served.stop()
     verify = ingestq("schedule", "run", "weekly", "--json")
     assert (verify.code, verify.json["outcome"]) == (0, "done"), verify.err
     assert verify.json["detail"].startswith("3 documents, 0 missing")

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from langchain_core.embeddings import Embeddings
-from langchain_qdrant import QdrantVectorStore
 from qdrant_client import models
 
 from ingestq.core.documents import Document, Lane
@@ -37,6 +35,7 @@ from worker.pipeline.ports import Ports
 from worker.store.chunks import Fusion, QdrantStore
 from worker.store.client import Qdrant
 from worker.store.collection import CollectionNames, open_collection
+from worker.store.exact_chunks import ExactChunks
 from worker.store.ledger import QdrantLedger
 from worker.store.schema import Quantization, Schema, Storage, fingerprint
 from worker.store.search import search
@@ -86,7 +85,7 @@ class Shelf:
 
     @property
     def store(self) -> QdrantStore:
-        return QdrantStore(self.place.qdrant, self.names.chunks, self.schema.vector_name)
+        return QdrantStore(self.place.qdrant, self.names.chunks, self.schema.layout)
 
     async def put(
         self,
@@ -372,6 +371,30 @@ async def test_every_hit_has_its_own_neighbours(place: Place) -> None:
         around = [chunk.text for chunk in (*hit.before, *hit.after)]
         indexes = [i for i in (hit.chunk_index - 1, hit.chunk_index + 1) if i in range(3)]
         assert around == [f"ropes of {hit.doc_id}, {i}" for i in indexes]
+
+
+@pytest.mark.parametrize("group", [False, True])
+async def test_the_text_is_found_under_another_key(place: Place, group: bool) -> None:
+    shop = await shelf(place, Schema(text_field="content"))
+    for i in range(3):
+        await shop.put(f"ropes of hemp, {i}", doc_id="ropes", position=i)
+    records, _ = await place.qdrant.ask(
+        lambda client: client.scroll(shop.names.chunks, with_payload=True)
+    )
+    payloads = [record.payload or {} for record in records]
+    assert {payload["content"] for payload in payloads} == {f"ropes of hemp, {i}" for i in range(3)}
+    assert not any("page_content" in payload for payload in payloads)
+    hits = await shop.hits("ropes", 3, group=group, around=1)
+    assert all(hit.text == f"ropes of hemp, {hit.chunk_index}" for hit in hits)
+    assert len(hits) == (1 if group else 3)
+    [middle] = [hit for hit in hits if group or hit.chunk_index == 1]
+    assert middle.before or middle.after
+    document = (await shop.store.stored(DocumentKey("", "ropes"))).content
+    assert [part.text for part in document.parts] == [f"ropes of hemp, {i}" for i in range(3)]
+    layout = shop.schema.layout
+    pages = ExactChunks(place.qdrant, shop.names.chunks, layout).pages(["ropes"])
+    exported = [chunk.payload["page_content"] async for page in pages for chunk in page]
+    assert len(exported) == 3
 
 
 async def test_a_snippet_is_the_part_around_the_words_of_the_query(place: Place) -> None:
@@ -670,7 +693,7 @@ async def test_a_hit_says_on_which_page_and_in_which_part_it_is(corpus: Corpus) 
     assert hit.context == f"Harbour survey{INSIDE}certificate.pdf"
 
     store = QdrantStore(corpus.place.qdrant, corpus.names.chunks)
-    again = await store.stored(DocumentKey("", "/srv/report.pdf"))
+    again = (await store.stored(DocumentKey("", "/srv/report.pdf"))).content
     assert again.title == "Harbour survey"
     pages = [(part.text, part.page, part.name) for part in again.parts]
     assert pages == [(part.text, part.page, part.name) for part in parts if part.text]
@@ -695,33 +718,32 @@ async def test_a_reused_chunk_keeps_its_sparse_vector(corpus: Corpus) -> None:
     assert hit.metadata["page"] == 3
 
 
-@dataclass(frozen=True)
-class PoolEmbeddings(Embeddings):
-    """The pool's vectors for langchain, which calls from another thread."""
-
-    model: ModelPool
-    loop: asyncio.AbstractEventLoop
-
-    def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        rows = self.model.embed(Lane.BULK, sized(texts))
-        return [list(row) for row in asyncio.run_coroutine_threadsafe(rows, self.loop).result()]
-
-    def embed_query(self, text: str) -> list[float]:
-        vectors = self.model.embed_query(text)
-        return asyncio.run_coroutine_threadsafe(vectors, self.loop).result().dense
-
-
 async def test_langchain_reads_the_collection_with_its_defaults(
     corpus: Corpus, proxied_qdrant: QdrantProxy
 ) -> None:
+    from langchain_core.embeddings import Embeddings
+    from langchain_qdrant import QdrantVectorStore
+
+    loop = asyncio.get_running_loop()
+
+    class PoolEmbeddings(Embeddings):
+        """The pool's vectors for langchain, which calls from another thread."""
+
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            rows = corpus.model.embed(Lane.BULK, sized(texts))
+            return [list(row) for row in asyncio.run_coroutine_threadsafe(rows, loop).result()]
+
+        def embed_query(self, text: str) -> list[float]:
+            vectors = corpus.model.embed_query(text)
+            return asyncio.run_coroutine_threadsafe(vectors, loop).result().dense
+
     keeper = "The lighthouse keeper owns two parrots."
     await corpus.put("keeper", keeper, metadata={"page": 7, "tags": ["birds"]})
     await corpus.put("ferry", "The boat to the mainland leaves at noon.")
-    embeddings = PoolEmbeddings(corpus.model, asyncio.get_running_loop())
 
     def read() -> Iterable[Any]:
         store = QdrantVectorStore.from_existing_collection(
-            embedding=embeddings,
+            embedding=PoolEmbeddings(),
             collection_name=corpus.place.alias,
             url=proxied_qdrant.url,
             check_compatibility=False,  # it would warn of a server that is two versions older

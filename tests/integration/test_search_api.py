@@ -22,7 +22,8 @@ from ingestq.core.search_query import (
     SearchResult,
 )
 from tests.command import Ingestq
-from tests.integration.test_api import refused, serving
+from tests.integration.test_api import refused
+from tests.running_command import serving
 from tests.serving import services
 from worker.pipeline.points import Neighbour, SearchHit
 from worker.text.parts import INSIDE
@@ -144,6 +145,7 @@ async def test_a_failed_search_says_why(api: AsyncClient, search: FakeSearch) ->
     refused(await api.get("/search?q=x"), 503, "Qdrant does not answer")
 
 
+@pytest.mark.slow
 def test_the_installed_command_answers_searches(ingestq: Ingestq) -> None:
     with serving(ingestq) as served:
         asked = {"q": "who has birds?", "limit": "1"}
@@ -169,4 +171,4 @@ def test_the_installed_command_answers_searches(ingestq: Ingestq) -> None:
         refused(httpx.get(f"{served.url}/documents/nobody", timeout=60), 404, "nobody")
         assert ingestq("run", "ferry.txt", "--checksum").code == 0
         served.tell(signal.SIGTERM)
-        served.ends_well()
+        served.ends(0)

@@ -134,6 +134,7 @@ async def test_a_collection_is_created_as_configured(
         ("on_disk", "2", "boolean"),
         ("vector_name", "a/b", "pattern"),
         ("vector_name", "bm25", "the sparse vector"),
+        ("text_field", "metadata", "something else under this key"),
     ],
 )
 def test_a_wrong_setting_of_the_collection_is_named(

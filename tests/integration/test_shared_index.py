@@ -11,8 +11,7 @@ import pytest
 
 from tests.command import Ingestq
 from tests.faults.test_killed_qdrant import is_alive, notes
-from tests.security.commands import Running, running
-from tests.security.test_embedded import url_of
+from tests.running_command import Running, running
 
 DOCUMENTS = 400
 
@@ -61,7 +60,7 @@ def test_what_only_queues_starts_no_engine(ingestq: Ingestq) -> None:
 @pytest.fixture
 def api(ingestq: Ingestq, redis_url: str) -> Iterator[Running]:
     """A running API on a Redis of its own and the bundled Qdrant."""
-    ingestq.settings |= {"api_port": "0", "redis_url": redis_url}
+    ingestq.settings["redis_url"] = redis_url
     with running(ingestq, "api") as command:
         command.says("api.started")
         yield command
@@ -72,7 +71,7 @@ def test_the_api_keeps_the_engine_and_ends_when_it_is_deleted(
 ) -> None:
     data: Path = ingestq.folder / ".ingestq"
     assert not data.exists()
-    with httpx.Client(base_url=url_of(api), timeout=60) as http:
+    with httpx.Client(base_url=api.url, timeout=60) as http:
         assert http.get("/search", params={"q": "tide"}).json()["hits"] == []
         assert is_alive(ingestq)
         assert http.get("/status").json()["collection"]["documents"] == 0

@@ -33,6 +33,7 @@ from worker.pipeline.points import (
     Fence,
     LedgerEntry,
 )
+from worker.store import collection as collections
 from worker.store.chunks import READ_POINTS, QdrantStore
 from worker.store.client import PatientQdrant, Qdrant, QdrantConfig, connect_qdrant
 from worker.store.collection import (
@@ -114,6 +115,22 @@ async def test_two_workers_create_one_collection(qdrant: Qdrant, alias: str) -> 
 
 async def test_no_collection_is_found_before_the_first_start(qdrant: Qdrant, alias: str) -> None:
     assert await find_collection(qdrant, alias) is None
+
+
+async def test_a_collection_that_another_worker_has_just_created_is_not_foreign(
+    qdrant: Qdrant, alias: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = collections.find_collection
+
+    async def find_too_early(qdrant: Qdrant, alias: str) -> CollectionNames | None:
+        monkeypatch.setattr(collections, "find_collection", find)
+        assert await find(qdrant, alias) is None
+        await open_collection(qdrant, alias, HALF)  # as another worker does
+        return None
+
+    monkeypatch.setattr(collections, "find_collection", find_too_early)
+    names = await open_collection(qdrant, alias, HALF)
+    assert await find(qdrant, alias) == names
 
 
 async def test_opening_again_keeps_the_points(

@@ -24,6 +24,7 @@ from ingestq.core.webhooks import Subscriptions, WebhookEvent, WebhookTarget
 from ingestq.monitoring.exposition import queue_exposition
 from tests.claims import finish, lease_queue, take
 from tests.command import Ingestq
+from tests.redis_servers import free_port
 from tests.waiting import eventually
 from tests.webhook_receiver import (
     OTHER_SECRET,
@@ -31,7 +32,7 @@ from tests.webhook_receiver import (
     WebhookReceiver,
     webhook_receiver,
 )
-from worker.webhooks import deliverer
+from worker.webhooks import deliverer, sender
 from worker.webhooks.deliverer import RETRY_SECONDS, WebhookDeliverer
 from worker.webhooks.sender import open_sender
 
@@ -164,7 +165,8 @@ async def test_a_payload_stays_small(broker: Broker, receiver: WebhookReceiver) 
     await work(broker, many, target, reason="r" * 100_000)
     await work(broker, batch("second", *map(str, range(300))), target, reason="short")
     async with delivering(broker, target):
-        large, small = await receiver.messages(2)
+        messages = {each.data["submission"]: each for each in await receiver.messages(2)}
+    large, small = messages["first"], messages["second"]
     assert large.data["documents"]["rejected"] == 300
     assert int(large.headers["content-length"]) < 20_000
     assert len(small.data["dead_letters"]) == 50
@@ -208,8 +210,8 @@ async def test_a_target_that_fails_gets_the_same_message_again(
 
 
 async def test_a_target_that_was_away_gets_what_it_missed(broker: Broker) -> None:
-    async with webhook_receiver() as receiver:
-        port, target = receiver.port, receiver.target("ours", FINISHED)
+    port = free_port()
+    target = WebhookReceiver(port).target("ours", FINISHED)
     async with delivering(broker, target):
         for n in range(6):
             await work(broker, batch(f"s{n}", "a"), target)
@@ -289,6 +291,22 @@ async def test_a_target_that_answers_410_is_told_no_more(
         assert message.data["submission"] == "s4"
         assert await broker.webhooks.retry("ours") == 1
         assert [m.data["submission"] for m in await another.messages(2)] == ["s4", "s1"]
+
+
+async def test_what_is_retried_is_sent_although_its_submission_went_on_meanwhile(
+    broker: Broker, receiver: WebhookReceiver
+) -> None:
+    receiver.answers = [410]
+    target = receiver.target("ours", FINISHED)
+    await work(broker, batch("s1", "a"), target)
+    await work(broker, batch("s2", "a"), target)
+    async with delivering(broker, target):
+        await eventually(lambda: backlog(broker), lambda state: state.failed == 2)
+        for submission in ("s1", "s2"):
+            await work(broker, batch(submission, "b"), target)
+        assert await broker.webhooks.retry("ours") == 2
+        await receiver.messages(3)
+        await eventually(lambda: is_empty(broker))
 
 
 async def test_what_a_worker_has_claimed_and_not_delivered_is_delivered_by_another(
@@ -399,6 +417,30 @@ async def test_a_name_is_resolved_once_and_its_address_connected_to(
         [message] = await receiver.messages(1)
     assert message.headers["host"] == f"rebinding.test:{receiver.port}"
     assert len(asked) == 1
+
+
+async def test_an_address_that_does_not_answer_leaves_time_for_the_next(
+    broker: Broker, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "ANSWER_SECONDS", 2.0)
+    resolve = socket.getaddrinfo
+
+    def two(host: Any, *arguments: Any, **more: Any) -> Any:
+        hosts = ["127.0.0.2", "127.0.0.1"] if "two.test" in str(host) else [host]
+        return [found for each in hosts for found in resolve(each, *arguments, **more)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", two)
+    url = receiver.url.replace("127.0.0.1", "two.test")
+    target = WebhookTarget("ours", url, (SECRET,), (FINISHED,))
+    await work(broker, batch("first", "a"), target)
+    with socket.socket() as dead, socket.socket() as waiting:
+        dead.bind(("127.0.0.2", receiver.port))
+        dead.listen(0)
+        waiting.connect(dead.getsockname())  # full: the system drops what comes next
+        # A busy machine may need some attempts; without time for the next address, all would fail.
+        async with delivering(broker, target):
+            await eventually(lambda: is_empty(broker))
+    assert receiver.received
 
 
 @pytest.mark.parametrize("name", ["hooks.test", "other.test"])

@@ -18,7 +18,8 @@ from tests.command import Ingestq
 from tests.packaging.conftest import ROOT, Environment
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.slow  # each environment takes many seconds to install
+# Each environment takes many seconds to install.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 PROGRAM = """
 import asyncio
@@ -43,6 +44,18 @@ if __name__ == "__main__":
 """
 
 
+IMPORT = """
+import time
+begin = time.process_time()
+from ingestq import IngestClient
+imported = time.process_time()
+for number in range(1_000_000):
+    number * number % 7
+print((imported - begin) / (time.process_time() - imported))
+"""
+"""Prints how long the import takes, compared with a known piece of work: machines differ."""
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """Return a project with modules named like parts of ingestq."""
@@ -61,10 +74,8 @@ def test_the_client_is_small(client_environment: Environment, tmp_path: Path) ->
 
 
 def test_the_client_is_imported_quickly(client_environment: Environment, tmp_path: Path) -> None:
-    script = "import time; t = time.process_time(); from ingestq import IngestClient; "
-    script += "print(time.process_time() - t)"
-    seconds = min(float(client_environment.answer(script, tmp_path)) for _ in range(5))
-    assert seconds < 0.1
+    share = min(float(client_environment.answer(IMPORT, tmp_path)) for _ in range(5))
+    assert share < 2, "it takes a tenth of a second where the work takes 75 ms"
 
 
 def test_everything_public_can_be_imported(client_environment: Environment, tmp_path: Path) -> None:
@@ -117,7 +128,7 @@ async def test_a_worker_runs_beside_modules_with_our_names(
         client = (client_environment.python, "program.py", broker.config.url)
         queued = await asyncio.to_thread(client_environment.run, *client, cwd=project)
         assert queued.returncode == 0, queued.stderr
-        await eventually(broker.queue.is_empty, seconds=120)
+        await eventually(broker.queue.is_empty, seconds=600)
     finally:
         worker.terminate()
         _, said = await asyncio.to_thread(worker.communicate)
@@ -193,6 +204,23 @@ def test_a_command_says_which_extra_it_needs(
     assert ran.returncode == 2, (ran.stdout, ran.stderr)
     assert "Traceback" not in ran.stderr
     assert f"pip install 'ingestq[{extra}]'" in ran.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("address", "extra"),
+    [
+        ("https://127.0.0.1:9/sitemap.xml", "web"),
+        ("imaps://somebody@127.0.0.1:9/INBOX", "imap"),
+        ("s3://bucket/folder", "s3"),
+    ],
+)
+def test_an_address_says_which_extra_it_needs(
+    cli_environment: Environment, tmp_path: Path, address: str, extra: str
+) -> None:
+    ran = cli_environment.run(cli_environment.command, "add", address, cwd=tmp_path)
+    assert ran.returncode == 2, (ran.stdout, ran.stderr)
+    [line] = ran.stderr.splitlines()
+    assert f"pip install 'ingestq[{extra}]'" in line
 
 
 def test_the_commands_queue_without_a_worker(cli_environment: Environment, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tests.qdrant_proxy.bodies import written
+
 Matches = Callable[[str, Any], bool]
 """Returns True for matching requests, given ``METHOD /path`` and the JSON body, or None."""
 
@@ -24,6 +26,8 @@ class Hold:
 
     matches: Matches
     is_answer: bool
+    client: str | None = None
+    """The address of the client whose request was held back."""
     _taken: bool = False
     _struck: Future[None] = field(default_factory=Future)
     _released: Future[None] = field(default_factory=Future)
@@ -44,8 +48,9 @@ class Hold:
         self._taken = True
         return True
 
-    async def outlasted(self, receive: Receive) -> bool:
+    async def outlasted(self, scope: Scope, receive: Receive) -> bool:
         """Wait for the release; return False if the client disconnected before."""
+        self.client = scope["client"][0]
         self._struck.set_result(None)
         # After the body, only a disconnect can arrive.
         gone: asyncio.Future[Any] = asyncio.ensure_future(receive())
@@ -70,6 +75,17 @@ class Holds:
     def answer(self, matches: Matches) -> Hold:
         """Carry out the next request that matches, and hold back its answer."""
         return self._plan(Hold(matches, is_answer=True))
+
+    def document(self, number: int) -> Hold:
+        """Hold back the request that writes the first chunks of the ``number``th document."""
+        begun: set[str] = set()
+
+        def matches(request: str, body: Any) -> bool:
+            chunks = (each for each in written(request, body) if "page_content" in each)
+            begun.update(chunk["doc_id"] for chunk in chunks)
+            return len(begun) >= number
+
+        return self.request(matches)
 
     def release_all(self) -> None:
         """Release all holds."""
@@ -107,12 +123,12 @@ class Holding:
         if hold is None:
             await self.app(scope, again(body, receive), send)
         elif not hold.is_answer:
-            if await hold.outlasted(receive):
+            if await hold.outlasted(scope, receive):
                 await self.app(scope, again(body, receive), send)
         else:
             answer: list[Message] = []
             await self.app(scope, again(body, receive), _into(answer))
-            if await hold.outlasted(receive):
+            if await hold.outlasted(scope, receive):
                 for message in answer:
                     await send(message)
 

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import resource
 import subprocess
 import threading
 import zipfile
@@ -26,7 +27,8 @@ SHARED_BYTES: Final = 512 << 20
 """Files that a process maps, such as libraries, count as its memory but not for its limit."""
 SAMPLE_SECONDS: Final = 0.02
 RUN_SECONDS: Final = 160.0
-"""For all bombs together."""
+"""Processor time for all bombs together."""
+HANG_SECONDS: Final = 1500.0
 MEGABYTE: Final = 1_000_000
 
 INDEXED: Final = ""
@@ -343,19 +345,26 @@ def run_with(bombs: tuple[Bomb, ...], ingestq: Ingestq, folder: Path) -> tuple[A
         (folder / f"{number:02}-{bomb.name}").write_bytes(bomb.make())
         (folder / f"{number:02}-neighbour.txt").write_text(neighbour(number), encoding="utf-8")
     ingestq.settings["parse_memory_bytes"] = str(PROCESS_BYTES)
-    ended, peaks = threading.Event(), []
+    ended, peaks, before = threading.Event(), [], seconds_of_children()
     process = ingestq.start("run", folder, "--json")
     watching = threading.Thread(target=lambda: peaks.append(watch(process, ended)))
     watching.start()
     try:
-        out, err = process.communicate(timeout=RUN_SECONDS)
+        out, err = process.communicate(timeout=HANG_SECONDS)
     finally:
         ended.set()
         process.kill()
         watching.join()
     assert process.returncode == 1, err
     assert "Traceback" not in err
+    assert seconds_of_children() - before < RUN_SECONDS
     return json.loads(out), peaks[0]
+
+
+def seconds_of_children() -> float:
+    """Return the processor time of all processes that have ended, and were started by this one."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def is_expected(bomb: Bomb, reason: str | None) -> bool:
@@ -386,11 +395,12 @@ def assert_contained(bombs: tuple[Bomb, ...], ingestq: Ingestq, folder: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_bombs_end_alone_and_for_their_true_reason(ingestq: Ingestq, tmp_path: Path) -> None:
     assert_contained(tuple(b for b in BOMBS if not b.slow), ingestq, tmp_path / "files")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1800)
 def test_slow_bombs_end_alone_and_for_their_true_reason(ingestq: Ingestq, tmp_path: Path) -> None:
     assert_contained(tuple(b for b in BOMBS if b.slow), ingestq, tmp_path / "files")

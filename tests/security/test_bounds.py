@@ -389,6 +389,7 @@ def peak_bytes(pid: int) -> int:
     return int(found[1]) * 1024
 
 
+@pytest.mark.slow
 def test_a_line_without_an_end_takes_no_memory_and_the_next_line_is_read(
     ingestq: Ingestq,
 ) -> None:

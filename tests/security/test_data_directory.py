@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import Ingestq
-from tests.security.commands import running
+from tests.running_command import running
 
 NOBODY = 65534
 OTHERS = 0o077
@@ -102,7 +102,6 @@ def deep(ingestq: Ingestq, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_the_directory_for_sockets_is_private(ingestq: Ingestq, deep: Path) -> None:
-    ingestq.settings["api_port"] = "0"
     note = ingestq.folder / "note.txt"
     note.write_text("A short note.", encoding="utf-8")
     with running(ingestq, "api") as api:
@@ -139,7 +138,6 @@ def test_a_directory_that_somebody_prepared_is_refused(
 def test_processes_with_other_environments_share_one_server(
     ingestq: Ingestq, deep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ingestq.settings["api_port"] = "0"
     with running(ingestq, "api") as api:
         api.says("api.started")
         pid = (ingestq.folder / DEEP / "redis" / "server.pid").read_text()

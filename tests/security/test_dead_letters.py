@@ -11,6 +11,7 @@ from ingestq.broker.blobs.store import BlobStore
 from ingestq.broker.queue.dead_letters import EXPIRED_BATCH, DeadLetterFilter
 from ingestq.core import events
 from ingestq.core.documents import Document
+from ingestq.core.errors import StoreUnavailable
 from ingestq.core.jobs import IngestBatch, dead_letter_batch
 from tests.claims import finish, lease_queue, take
 from tests.command import Ingestq
@@ -54,7 +55,7 @@ def store_of(broker: Broker) -> BlobStore:
 
 def upkeep(broker: Broker, keep_days: float = KEEP_DAYS) -> Upkeep:
     garbage = GarbageCollector(broker.redis, broker.config, store_of(broker))
-    return Upkeep(broker.dead_letters, garbage, keep_days)
+    return Upkeep((), broker.dead_letters, garbage, keep_days)
 
 
 async def test_dead_letters_and_their_blobs_expire(
@@ -74,6 +75,20 @@ async def test_dead_letters_and_their_blobs_expire(
     [logged] = [entry for entry in logs if entry["event"] == events.DEAD_LETTERS_EXPIRED]
     assert logged["dead_letters"] == 1
     assert (await skewed.queue.overview()).expired_dead_letters == 1
+
+
+async def test_what_cannot_be_removed_keeps_nothing_else_from_it(broker: Broker) -> None:
+    async def refuse() -> None:
+        raise StoreUnavailable("the collection is damaged")
+
+    await bury(broker, "old")
+    garbage = GarbageCollector(broker.redis, broker.config, store_of(broker))
+    with capture_logs() as logs:
+        await Upkeep([refuse], broker.dead_letters, garbage, keep_days=1e-9).once()
+    assert await left(broker) == (set(), 0)
+    assert (events.UPKEEP_FAILED, "the collection is damaged") in [
+        (entry["event"], entry.get("error")) for entry in logs
+    ]
 
 
 @pytest.mark.slow

@@ -34,14 +34,14 @@ chunker = Chunker(TOKENIZER, MAX_TOKENS)
 small_segments = Chunker(TOKENIZER, MAX_TOKENS, segment_characters=50)
 
 FUZZING: Final = settings(
-    max_examples=5_000,
+    max_examples=2_000,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-MUTATIONS: Final = 300
+MUTATIONS: Final = 150
 """Of each file. The parser takes milliseconds for one."""
-FILE_SECONDS: Final = 20.0
+FILE_SECONDS: Final = 10.0
 MEMORY_BYTES: Final = 2 << 30
 
 encodings = st.sampled_from(

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from tempfile import TemporaryFile
 from typing import Final
@@ -42,8 +42,9 @@ NOISE_SECONDS: Final = 0.05
 RUNS: Final = 2
 ATTEMPTS: Final = 3
 """What grows too fast does so each time; a machine that is busy with something else does not."""
-LARGE: Final = 1024 * 1024
-LARGE_SECONDS: Final = 30.0
+LARGE: Final = 256 * 1024
+LARGE_SECONDS: Final = 10.0
+"""Of a processor. The slowest takes three when nothing else runs."""
 
 TEXTS: Final = {
     "titles": "<title>",
@@ -269,13 +270,21 @@ def seconds(function: Callable[[str], object], text: str) -> float:
     """Return the processor time that ``function`` takes; the shortest of several."""
     times = []
     for _ in range(RUNS):
-        start = time.process_time()
-        with suppress(DocumentRejected):
-            function(text)
-        times.append(time.process_time() - start)
+        times.append(once(function, text))
         if times[-1] < NOISE_SECONDS:
             break
     return min(times)
+
+
+def once(function: Callable[[str], object], text: str) -> float:
+    """Return the processor time that ``function`` takes once.
+
+    The time on a clock also tells how busy the machine is with other tests.
+    """
+    start = time.process_time()
+    with suppress(DocumentRejected):
+        function(text)
+    return time.process_time() - start
 
 
 def repeated(part: str, characters: int) -> str:
@@ -295,22 +304,8 @@ def grows_too_fast(function: Callable[[str], object], part: str) -> bool:
     return larger >= max(NOISE_SECONDS, MAX_GROWTH * large)
 
 
-COSTLY: Final = frozenset(
-    {
-        "chunks of Markdown",
-        "chunks of a table",
-        "chunks of plain text",
-        "chunks under a heading",
-        "chunks with context",
-        "tokens",
-    }
-)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in COSTLY)) for name in FUNCTIONS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_time_grows_linearly(name: str) -> None:
     function = FUNCTIONS[name]
     suspects = TEXTS
@@ -324,13 +319,19 @@ def test_time_grows_linearly(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_mebibyte_is_read_soon(name: str) -> None:
+def test_a_long_text_is_read_soon(name: str) -> None:
     slow = {}
     for label, part in TEXTS.items():
         text = repeated(part, LARGE)
-        start = time.monotonic()
-        with suppress(DocumentRejected):
-            FUNCTIONS[name](text)
-        if (taken := time.monotonic() - start) > LARGE_SECONDS:
+        taken = min(seconds_until_soon(FUNCTIONS[name], text))
+        if taken > LARGE_SECONDS:
             slow[label] = taken
     assert slow == {}
+
+
+def seconds_until_soon(function: Callable[[str], object], text: str) -> Iterator[float]:
+    """Yield the processor time of each attempt to read ``text``, until one was short enough."""
+    for _ in range(ATTEMPTS):
+        yield (taken := once(function, text))
+        if taken <= LARGE_SECONDS:
+            return

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -29,11 +29,13 @@ from ingestq.core.errors import (
     SourceChanged,
     UsageError,
 )
-from ingestq.core.paths import PROCESSES_PREFIX
+from ingestq.core.paths import BLOB_PREFIX, PROCESSES_PREFIX
+from ingestq.core.temporary_folders import LockedFolder, check_private
 from tests.waiting import eventually
 from worker.embedding.config import EmbeddingConfig
 from worker.embedding.pool import ModelPool
-from worker.process_pool.folder import ProcessFolder, check_private
+from worker.process_pool import limits as process_limits
+from worker.process_pool.folder import ProcessFolder
 from worker.process_pool.limits import (
     MAX_SECONDS,
     MEBIBYTE,
@@ -47,6 +49,11 @@ from worker.text.parts import PreparedDocument
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
 SECONDS = 60.0
+HANG_SECONDS = 500.0
+"""For what takes a minute on a busy machine."""
+COMMAND_SECONDS = 150.0
+"""For what loads libraries, or the model; less than a fast test may take, and than a process may
+stand still."""
 LIMITS = replace(PARSE_LIMITS, memory_bytes=300 * MEBIBYTE, cpu_seconds=1)
 ROOMY = replace(LIMITS, memory_bytes=600 * MEBIBYTE, cpu_seconds=60)
 """Filling so much memory takes a busy machine more than a second."""
@@ -56,9 +63,9 @@ DEEP = 5_000
 
 @asynccontextmanager
 async def processes_with(
-    limits: ProcessLimits = LIMITS, count: int = 1
+    limits: ProcessLimits = LIMITS, count: int = 1, at_start: Callable[[], None] | None = None
 ) -> AsyncIterator[Processes]:
-    processes = Processes(count, limits, load_module)
+    processes = Processes(count, limits, at_start or load_module)
     try:
         yield processes
     finally:
@@ -72,11 +79,18 @@ def load_module() -> None:
     """Do nothing. It makes a process load this module at its start, not during its first task."""
 
 
+def be_patient() -> None:
+    """Give tasks a minute for each second of processor time: others may need the processor."""
+    process_limits.WALL_PER_CPU = 60  # type: ignore[misc]
+
+
 def note_start(folder: Path) -> None:
     Path(folder, str(os.getpid())).touch()
 
 
-def wait_for_starts(folder: Path, count: int) -> int:
+def meet(folder: Path, count: int) -> int:
+    """Wait until so many processes are in this function, so that none can run another task."""
+    note_start(folder)
     while len(os.listdir(folder)) < count:
         time.sleep(0.01)
     return os.getpid()
@@ -173,7 +187,7 @@ async def test_documents_are_processed_after_a_thread_of_the_pool_has_died(pool:
     await prepare(pool, Lane.BULK, "A short text starts the process.")
     hanging = asyncio.create_task(prepare(pool, Lane.BULK, "a word " * 500_000))
     await kill_a_thread_of(pool._parsers._shared)
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(HANG_SECONDS):
         assert (await prepare(pool, Lane.BULK, "The next document.")).first.chunks
         assert len((await hanging).first.chunks) > 1000
 
@@ -217,20 +231,42 @@ async def test_values_and_errors_arrive_as_they_were_sent() -> None:
 # As many as are needed
 
 
+async def those_of(processes: Processes, tasks: int, folder: Path) -> set[int]:
+    """Run so many tasks at the same time; return the processes that ran them.
+
+    They are run once more if that ends the pool, as an idle process that dies may do.
+    """
+    for again in range(2):
+        place = folder / str(again)
+        place.mkdir(parents=True)
+        found = await asyncio.gather(
+            *(processes.run(SECONDS, meet, place, tasks) for _ in range(tasks)),
+            return_exceptions=True,
+        )
+        errors = [outcome for outcome in found if isinstance(outcome, BaseException)]
+        if not errors:
+            return {outcome for outcome in found if isinstance(outcome, int)}
+        assert all(isinstance(error, PoolBroken) for error in errors), errors
+    raise AssertionError("the second pool has ended, too")
+
+
 async def test_only_as_many_processes_load_as_there_are_tasks_at_the_same_time(
     tmp_path: Path,
 ) -> None:
-    processes = Processes(3, PARSE_LIMITS, note_start, (tmp_path,))
+    starts = tmp_path / "starts"
+    starts.mkdir()
+    processes = Processes(3, PARSE_LIMITS, note_start, (starts,))
     try:
         processes.begin()
         one = {await processes.run(SECONDS, pid) for _ in range(4)}
-        assert set(os.listdir(tmp_path)) == {str(number) for number in one}
-        two = [processes.run(SECONDS, wait_for_starts, tmp_path, 2) for _ in range(2)]
-        assert one < set(await asyncio.gather(*two))
-        assert len(os.listdir(tmp_path)) == 2, "the third has nothing to do"
-        os.kill(one.pop(), signal.SIGKILL)
-        three = [processes.run(SECONDS, wait_for_starts, tmp_path, 4) for _ in range(3)]
-        assert len(set(await asyncio.gather(*three))) == 3, "the killed one was replaced"
+        assert set(os.listdir(starts)) == {str(number) for number in one}
+        two = await those_of(processes, 2, tmp_path / "two")
+        assert one < two
+        assert len(os.listdir(starts)) == 2, "the third has nothing to do"
+        [first] = one
+        os.kill(first, signal.SIGKILL)
+        three = await those_of(processes, 3, tmp_path / "three")
+        assert len(three - one) == 3, "the killed one was replaced"
     finally:
         await processes.stop()
 
@@ -279,7 +315,7 @@ def test_a_library_that_crashes_without_a_word_has_no_memory_left(number: int) -
     program = (
         f"import asyncio\nfrom {__name__} import crash_full\nasyncio.run(crash_full({number}))"
     )
-    subprocess.run([sys.executable, "-c", program], timeout=SECONDS, check=True)
+    subprocess.run([sys.executable, "-c", program], timeout=COMMAND_SECONDS, check=True)
 
 
 async def crash_full(number: int) -> None:
@@ -298,16 +334,16 @@ async def test_a_crash_with_memory_left_is_not_taken_for_a_lack_of_it() -> None:
 
 
 async def test_a_task_that_computes_too_long_ends_with_the_reason() -> None:
-    async with processes_with() as processes:
+    async with processes_with(at_start=be_patient) as processes:
         with pytest.raises(
             LimitExceeded,
             match=r"took more than 1 s of processor time to be read \(INGESTQ_PARSE_CPU_SECONDS\)",
         ):
-            await asyncio.wait_for(processes.run(SECONDS, spin), SECONDS)
+            await asyncio.wait_for(processes.run(SECONDS, spin), COMMAND_SECONDS)
 
 
 async def test_each_task_gets_the_whole_processor_time() -> None:
-    async with processes_with() as processes:
+    async with processes_with(at_start=be_patient) as processes:
         first = await processes.run(SECONDS, pid)
         for _ in range(6):
             await processes.run(SECONDS, burn, 0.5)
@@ -394,7 +430,7 @@ async def test_a_hanging_bulk_document_delays_neither_uploads_nor_searches(pool:
     hanging = asyncio.create_task(prepare(pool, Lane.BULK, "This one hangs."))
     waiting = asyncio.create_task(prepare(pool, Lane.BULK, "And this one waits."))
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(COMMAND_SECONDS):
             await prepare(pool, Lane.INTERACTIVE, "An upload.")
             await pool.embed_query("A search.")
         assert not hanging.done()
@@ -509,12 +545,14 @@ def test_a_folder_that_others_can_use_is_refused(tmp_path: Path, mode: int) -> N
 
 def test_folders_of_living_owners_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    first, second = ProcessFolder.make(), ProcessFolder.make()
-    os.close(first.lock)  # as when its owner is killed
-    third = ProcessFolder.make()
-    assert entries(tmp_path) == {second.path, third.path}
-    for folder in (second, third):
-        folder.delete()
+    folders = [LockedFolder.make(prefix) for prefix in (PROCESSES_PREFIX, BLOB_PREFIX) * 2]
+    for folder in folders[:2]:
+        os.close(folder.lock)  # as when its owner is killed
+    last = ProcessFolder.make()
+    assert entries(tmp_path) == {folders[2].path, folders[3].path, last.path}
+    for kept in folders[2:]:
+        kept.delete()
+    last.delete()
     assert not entries(tmp_path)
 
 
@@ -526,7 +564,7 @@ from worker.process_pool.limits import PARSE_LIMITS
 async def main():
     async with processes_with(PARSE_LIMITS) as first, processes_with(PARSE_LIMITS) as second:
         print(*[await each.run(60, pid) for each in (first, second)], flush=True)
-        await asyncio.gather(*[each.run(60, spin) for each in (first, second)])
+        await asyncio.gather(*[each.run(600, spin) for each in (first, second)])
 
 if __name__ == "__main__":
     asyncio.run(main())
@@ -551,7 +589,8 @@ async def test_busy_processes_end_with_a_worker_that_is_killed(
         await eventually(partial(asyncio.to_thread, has_computed, number))
     parent.kill()
     for number in pids:
-        await eventually(partial(asyncio.to_thread, is_gone, number), seconds=5)
+        # Left alone, they end after a minute of processor time.
+        await eventually(partial(asyncio.to_thread, is_gone, number), seconds=30)
     await parent.communicate()
 
     left = entries(tmp_path)

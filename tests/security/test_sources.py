@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import shutil
-import signal
 import socket
 import tempfile
 import threading
@@ -21,7 +20,8 @@ from hypothesis import strategies as st
 from ingestq.app.composition import Broker
 from ingestq.app.ingestion import Ingestion
 from ingestq.app.schedule_entries import scheduled_entries
-from ingestq.app.settings import ScheduleTable, Settings, load_settings
+from ingestq.app.settings import Settings, load_settings
+from ingestq.app.settings_tables import ScheduleTable
 from ingestq.app.sources import off_limits_of
 from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.broker.queue.job_queue import JobQueue
@@ -39,10 +39,11 @@ from producers.watch.filing import QueuedFile, move
 from producers.watch.folder import Presence, WatchedFolder, read_sidecar
 from producers.watch.folder_watch import WatchConfig
 from producers.watch.settling import FileState, SettledChange
-from tests.command import Ingestq
+from tests.command import SECONDS, Ingestq
 from tests.harness import Harness
 from tests.integration.test_hot_folder import INDEXED, holds, hot, queued, tree, work
 from tests.integration.test_watch import logged, watching
+from tests.running_command import serving
 from tests.waiting import eventually
 from tests.workers import all_indexed, working
 from worker.pipeline.ingest import Outcome
@@ -190,19 +191,19 @@ async def test_commands_do_not_index_their_own_files(ingestq: Ingestq) -> None:
         assert {kind: n for kind, n in documents.items() if n} == {outcome: 1}
     (ingestq.folder / "b.txt").write_text("Another note.")
     os.utime(ingestq.folder / "b.txt", (1, 1))  # so that the first scan takes it
-    up = ingestq.start("up", "--drop", ".")
-    assert up.stderr is not None
-    try:
-        scanned = next(line for line in up.stderr if "watch.scanned" in line)
+    with serving(ingestq, "up", "--drop", ".") as served:
+
+        async def scanned() -> list[str]:
+            return [line for line in served.said().splitlines() if events.WATCH_SCANNED in line]
+
+        [first, *_] = await eventually(scanned)
         async with (
             embedded_redis(ingestq.folder / "state") as url,
             connected(BrokerConfig(url)) as redis,
         ):
-            await eventually(JobQueue(redis, BrokerConfig(url)).is_empty)
-    finally:
-        up.send_signal(signal.SIGTERM)
-        up.communicate()
-    assert json.loads(scanned)["documents"] == 2
+            await eventually(JobQueue(redis, BrokerConfig(url)).is_empty, seconds=SECONDS)
+        served.stop()
+    assert json.loads(first)["documents"] == 2
     verified = ingestq("verify", ".", "--json").json
     assert (verified["consistent"], verified["documents"], verified["unreadable"]) == (True, 2, 0)
 

@@ -3,7 +3,6 @@
 import asyncio
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 from redis.asyncio import Redis
@@ -30,6 +30,7 @@ from tests.faults.test_source_sequences import (
     make_folders,
 )
 from tests.folder_changes import PLAIN, FolderChanges, Words, letters, words_of
+from tests.redis_servers import HOST, free_port
 from tests.soak.growth import Growth, Watch
 from tests.soak.plan import Action, Event, Plan, Program, Stream
 from tests.soak.programs import UNREACHABLE, Programs, RunningProgram, programs, signal_to
@@ -48,6 +49,7 @@ SHELF_NAMES: Final = [f"{number}.txt" for number in range(40)]
 API: Final = "api"
 """The name in texts that are sent to the API."""
 LAST_EVENTS: Final = 40
+GONE: Final = (404, 409)
 DEATHS: Final = ("was killed", "the worker died")
 """In the reasons of documents whose processes died again and again, as some do here."""
 DESCRIPTORS: Final = 64
@@ -187,8 +189,13 @@ class Soak:
         self._written[name] += 1
         return f"The tide of {name}_{letters(self._written[name])} turns."
 
-    async def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
-        """Send a request until the API accepts it. Raises SoakFailure if it refuses it."""
+    async def _ask(
+        self, method: str, path: str, *, may_be_gone: bool = False, **more: Any
+    ) -> httpx.Response:
+        """Send a request until the API accepts it. Raises SoakFailure if it refuses it.
+
+        What it is about ``may_be_gone`` or changed, and then the answer says that.
+        """
         deadline = self.seconds + SETTLE_SECONDS
         while True:
             try:
@@ -196,7 +203,7 @@ class Soak:
             except httpx.TransportError as error:
                 said = repr(error)
             else:
-                if answer.is_success:
+                if answer.is_success or (may_be_gone and answer.status_code in GONE):
                     return answer
                 said = f"{answer.status_code} {answer.text}"
                 if answer.status_code < 500 and answer.status_code != 429:
@@ -312,6 +319,7 @@ class Soak:
                 wrong = [f"a search fails: {error!r}"]
             if not wrong:
                 return
+            await self._requeue_victims()
             if self.seconds > deadline:
                 raise SoakFailure("\n".join(["the index differs from the sources:", *wrong]))
             await asyncio.sleep(RETRY_SECONDS)
@@ -325,7 +333,6 @@ class Soak:
         for one in self.sequences:
             one.kept = one.held()
             one.clear_up()
-        await self._requeue_victims()
         await self._settles(self._all_differences)
         await self._settles(self._dead_letters)
         await self._settles(self._jobs)
@@ -347,8 +354,9 @@ class Soak:
         """Requeue the documents whose processes were killed too often, as an operator does."""
         for dead in await self._listed_dead_letters():
             if any(words in dead["reason"] for words in DEATHS):
-                await self._ask("POST", f"/dead-letters/{dead['doc_id']}/requeue")
-                self.requeued += 1
+                path = f"/dead-letters/{quote(dead['doc_id'], safe='')}/requeue"
+                answer = await self._ask("POST", path, may_be_gone=True)
+                self.requeued += answer.is_success
 
     async def _listed_dead_letters(self) -> list[dict[str, str]]:
         listed = await self._ask("GET", "/dead-letters", params={"limit": "1000"})
@@ -428,8 +436,7 @@ async def prepared(plan: Plan, folder: Path, library: str | None) -> AsyncIterat
     """Start everything, with folders that hold some files."""
     make_folders(folder)
     (folder / SHELF).mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     settings = {
         "api_port": str(port),
         "pool_size": "1",
@@ -442,7 +449,7 @@ async def prepared(plan: Plan, folder: Path, library: str | None) -> AsyncIterat
         for number in range(SEQUENCES)
     ]
     with programs(folder, settings, library) as running:
-        address = f"http://127.0.0.1:{port}"
+        address = f"http://{HOST}:{port}"
         client = httpx.AsyncClient(base_url=address, timeout=REQUEST_SECONDS)
         async with client, connected(BrokerConfig(running.redis.url)) as redis:
             yield Soak(plan, running, client, redis, sequences, Watch(running))

@@ -70,7 +70,7 @@ def assert_complete(chunks: list[str], text: str, *, markdown: bool) -> None:
 
 
 @pytest.mark.parametrize("markdown", [False, True])
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(text=texts)
 def test_every_chunk_fits_and_no_character_is_lost(markdown: bool, text: str) -> None:
     chunks = cut(text, markdown=markdown)
@@ -80,7 +80,7 @@ def test_every_chunk_fits_and_no_character_is_lost(markdown: bool, text: str) ->
 
 
 @pytest.mark.parametrize("strip", [False, True])
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(text=texts)
 def test_chunks_fit_even_if_joined_text_has_more_tokens(strip: bool, text: str) -> None:
     tokenizer = byte_tokenizer(strip=strip)
@@ -207,7 +207,7 @@ def chunks_with_context(text: str) -> list[Chunk]:
     return full_size.chunks(text, markdown=True, origin=ORIGIN)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(text=texts, title=words | long_words)
 def test_a_chunk_fits_with_its_context_which_takes_a_fifth_at_most(text: str, title: str) -> None:
     chunks = chunker.chunks(text, markdown=True, origin=Origin(title))
@@ -217,7 +217,7 @@ def test_a_chunk_fits_with_its_context_which_takes_a_fifth_at_most(text: str, ti
     assert_complete([chunk.body for chunk in chunks], text, markdown=True)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(text=texts)
 def test_contexts_fit_with_tokenizers_that_make_more_of_joined_text(text: str) -> None:
     tokenizer = byte_tokenizer(strip=False)
@@ -274,7 +274,7 @@ def test_an_edit_of_a_heading_changes_only_the_chunks_under_it(data: st.DataObje
 cells = st.text("abcdefg .,\\", max_size=30).map(str.strip)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(
     rows=st.lists(st.tuples(cells, cells, st.integers(0, 10**6)), min_size=30, max_size=120),
     above=st.sampled_from(["", "# Stock\n\n", "Some text.\n\n"]),

@@ -13,8 +13,8 @@ from worker.text.decoding.cleaning import clean
 from worker.text.decoding.decode import BINARY, decode
 
 UNICODE = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
-ANY = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=300)
-MANY = settings(ANY, max_examples=10_000)
+ANY = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=150)
+MANY = settings(ANY, max_examples=2_500)
 BMP = range(0xA0, 0x10000)
 
 

@@ -153,6 +153,14 @@ def test_a_wrong_table_is_refused_with_its_name_and_the_reason(keys: str, said: 
     assert said in str(raised.value)
 
 
+def test_two_sitemaps_of_a_site_need_a_source_each() -> None:
+    table = '[[schedule]]\nname = "{0}"\ncron = "0 3 * * *"\nurl = "https://x.example/{0}.xml"\n'
+    one, other = table.format("a"), table.format("b")
+    with pytest.raises(UsageError, match="'a' and 'b': each would delete"):
+        entries(one + other)
+    entries(one + other + 'source = "other"\n')
+
+
 def test_entries_with_the_same_name_or_the_same_documents_are_refused() -> None:
     one = '[[schedule]]\nname = "a"\ncron = "0 3 * * *"\npath = "x"\n'
     with pytest.raises(UsageError, match="'a': 2 tables have this name"):

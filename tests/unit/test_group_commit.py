@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ingestq.core.errors import StoreRejected, StoreTooSlow, StoreUnavailable
 from ingestq.core.metrics import PipelineStage
+from tests.waiting import SECONDS
 from worker.store.requests import GROUP_BYTES, GroupCommit, GroupLimits
 
 LIMITS = GroupLimits(items=8, bytes=40, spacing_seconds=0.0)
@@ -62,7 +63,7 @@ async def test_an_item_alone_is_committed_at_once(
 ) -> None:
     server.open.set()
     commit = server.group_commit(SPACED)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SECONDS):
         for _ in range(3):
             assert await commit(["abc", "d"]) == [3, 1]
     assert server.requests == [["abc", "d"]] * 3
@@ -86,7 +87,7 @@ async def test_groups_are_apart_while_several_are_at_work_unless_one_is_full(
 ) -> None:
     server.open.set()
     commit = server.group_commit(SPACED)
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
         for item in "ab":
             group.create_task(commit.of_one(item))
         await until_idle()

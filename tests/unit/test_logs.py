@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -153,6 +154,21 @@ def test_no_value_shows_a_secret(log_format: LogFormat, capsys: pytest.CaptureFi
     assert "RuntimeError" in said
     assert secret not in said
     assert key not in said
+
+
+@pytest.mark.parametrize("log_format", [LogFormat.JSON, LogFormat.CONSOLE])
+def test_a_line_that_cannot_be_written_stops_nobody(
+    log_format: LogFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Path("/dev/full").open("w", buffering=1, encoding="utf-8")  # noqa: SIM115
+    monkeypatch.setattr(sys, "stderr", full)
+    configure_logging(logging.INFO, log_format)
+    try:
+        structlog.get_logger().warning(events.JOB_FAILED, error="e")
+        logging.getLogger("a.library").error("also")
+    finally:
+        with suppress(OSError):
+            full.close()
 
 
 def test_long_values_are_cut(capsys: pytest.CaptureFixture[str]) -> None:

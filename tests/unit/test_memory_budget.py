@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestq.core.documents import Document, Lane
+from tests.waiting import SECONDS
 from worker.pipeline.memory_budget import CHUNK_BYTES, MOST_EXPECTED, MemoryBudget
 
 
@@ -83,7 +84,7 @@ async def test_bulk_documents_do_not_use_up_the_budget_of_the_other_lane(work: W
 
 async def test_a_large_document_is_charged_for_a_segment() -> None:
     budget = MemoryBudget(chunks=MOST_EXPECTED + 1)
-    async with AsyncExitStack() as held, asyncio.timeout(5):
+    async with AsyncExitStack() as held, asyncio.timeout(SECONDS):
         for chunks in (100 * MOST_EXPECTED, 1):
             await held.enter_async_context(budget.hold(Lane.BULK, document(chunks)))
 
@@ -92,7 +93,7 @@ async def test_a_document_that_fails_gives_its_memory_back(work: Work) -> None:
     with pytest.raises(ValueError, match="x"):
         async with work.budget.hold(Lane.BULK, document(10)):
             raise ValueError("x")
-    async with asyncio.timeout(5), work.budget.hold(Lane.BULK, document(10)):
+    async with asyncio.timeout(SECONDS), work.budget.hold(Lane.BULK, document(10)):
         pass
 
 
@@ -119,7 +120,7 @@ async def test_every_document_is_admitted_in_its_turn(
         assert sum(held[:-1]) < 10
     for end in work.ends:
         end.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SECONDS):
         await asyncio.gather(*tasks, return_exceptions=True)
     left = [i for i, task in enumerate(tasks) if not task.cancelled()]
     assert set(left) <= set(work.admitted)

@@ -200,7 +200,8 @@ def test_no_error_of_ingestq_is_unexpected() -> None:
         and not any(issubclass(kind, known) for known, _ in errors.CAUSES)
     }
     assert found == {"IngestqError", "ServiceUnavailable", "KeyReused", "UploadExpired"} | {
-        "SourceFailed"
+        "SourceFailed",
+        "NotPermitted",
     }
     assert cause_of(ServiceUnavailable("x")) is Cause.UNEXPECTED
 

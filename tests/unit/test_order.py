@@ -120,7 +120,7 @@ def own_histories(draw: Any) -> list[Change]:
     return drawn
 
 
-@few_or_many(300, 5000)
+@few_or_many(300, 2000)
 def test_the_newest_own_version_wins_unless_it_was_deleted(examples: int) -> None:
     @settings(max_examples=examples)
     @given(own_histories())
@@ -158,7 +158,7 @@ def mixed_histories(draw: Any) -> list[Change]:
     return drawn
 
 
-@few_or_many(300, 5000)
+@few_or_many(300, 2000)
 def test_between_scales_what_was_queued_later_wins(examples: int) -> None:
     @settings(max_examples=examples)
     @given(mixed_histories())

@@ -9,6 +9,7 @@ import pytest
 
 from ingestq.app.services import ProcessPart, run_parts
 from ingestq.core.errors import UsageError
+from tests.waiting import SECONDS
 
 
 @dataclass
@@ -47,8 +48,8 @@ async def test_each_signal_stops_all_parts() -> None:
     running = asyncio.create_task(run_parts(quick.part(), slow.part()))
     await quick.started.wait()
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(quick.done.wait(), 10)
+    await asyncio.wait_for(quick.done.wait(), SECONDS)
     assert not slow.done.is_set()
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(running, 10)
+    await asyncio.wait_for(running, SECONDS)
     assert slow.done.is_set()

@@ -19,6 +19,7 @@ from ingestq.api.schemas import (
     DeadLetterResponse,
     HitResponse,
     Progress,
+    QueueState,
     StatusResponse,
     Submission,
     WorkerState,
@@ -28,7 +29,8 @@ from ingestq.app.evaluation import AbsentDocument, EvalReport, QuestionResult
 from ingestq.app.ingestion import Summary
 from ingestq.app.questions import Question
 from ingestq.app.retrieval_measures import MEASURES
-from ingestq.app.settings import PREFIX, DropTable, ScheduleTable, Settings, load_settings
+from ingestq.app.settings import PREFIX, Settings, load_settings
+from ingestq.app.settings_tables import DropTable, HooksTable, ScheduleTable
 from ingestq.app.verify import VerifyReport
 from ingestq.broker.connection import BrokerConfig, connect
 from ingestq.broker.queue.dead_letters import DeadLetters
@@ -237,7 +239,8 @@ def test_the_table_of_allowed_values_is_that_of_the_code() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heading", "table"), [("Watched folders", DropTable), ("Schedule", ScheduleTable)]
+    ("heading", "table"),
+    [("Watched folders", DropTable), ("Schedule", ScheduleTable), ("Hooks", HooksTable)],
 )
 def test_every_key_of_a_table_is_documented(heading: str, table: type[BaseModel]) -> None:
     cells = first_cells(section(CONFIGURATION, heading))
@@ -343,7 +346,7 @@ def test_hits_are_as_documented() -> None:
 def test_the_status_is_as_documented() -> None:
     documented = example("ingestq status")
     assert keys(StatusResponse) <= documented.keys()
-    assert documented["queue"].keys() == keys(StatusResponse.model_fields["queue"].annotation)  # type: ignore[arg-type]
+    assert documented["queue"].keys() == keys(QueueState)
     assert documented["workers"][0].keys() == keys(WorkerState)
     submission = example("ingestq status", 1)
     assert submission.keys() == keys(Submission)

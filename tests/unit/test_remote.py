@@ -1,19 +1,33 @@
 """Addresses of remote folders, the ids of what is in them, and objects that change while read."""
 
+import asyncio
+import os
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any, ClassVar
 
+import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingestq.broker.blobs.remote import RemoteBlobStore
 from ingestq.client.object_store import ObjectStore, look_at, open_object, open_ranges
 from ingestq.core.documents import Document
-from ingestq.core.errors import DocumentRejected, SourceChanged, UsageError
+from ingestq.core.errors import DocumentRejected, RemoteUnavailable, SourceChanged, UsageError
 from ingestq.core.paths import folders_of, object_state, size_in_state
 from ingestq.core.remote import remote_url
+from producers.files.patterns import Patterns
+from producers.remote.source import RemoteSource
+from tests.ftp_server import ftp_server
+from tests.waiting import SECONDS, eventually
 from worker.blobs import BlobContents
-from worker.remote import RemoteContents
+from worker.remote.contents import RemoteContents
 
 KEYS = st.lists(st.text(st.characters(exclude_characters="/", codec="utf-8")), min_size=1).map(
     "/".join
@@ -39,7 +53,7 @@ def test_an_address_has_one_form(text: str, url: str | None) -> None:
     [
         ("s3://key:hunter22@bucket/x", "a password must not be in the address"),
         ("file:///etc", "is a file on this machine"),
-        ("https://example.com/x", "is no folder that can be listed"),
+        ("https://user:hunter22@example.com/x", "a user or password must not be"),
         ("s3://", "name a bucket"),
         ("simplecache::s3://bucket", "without ::"),
         ("bucket/prefix", "write scheme://bucket/prefix"),
@@ -99,6 +113,90 @@ def test_a_store_without_etags_is_listed(store: MemoryFileSystem) -> None:
     assert {one.tag for one in page} == {None}
 
 
+async def test_a_folder_that_ftp_refuses_to_list_is_no_empty_one(tmp_path: Path) -> None:
+    for name in ("a/x.txt", "b/sub/y.txt", ".hidden/z.txt", "c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name, "utf-8")
+    (tmp_path / "empty").mkdir()
+    with ftp_server(tmp_path) as server:
+        server.refuse(tmp_path / ".hidden")
+        listed = [one.name for page in ObjectStore(server.url).pages() for one in page]
+        assert sorted(listed) == ["a/x.txt", "b/sub/y.txt", "c.txt"]
+        server.refuse(tmp_path / "b" / "sub")
+        with pytest.raises(
+            RemoteUnavailable, match=r"/b/sub: the folder cannot be listed.*Nothing"
+        ):
+            list(ObjectStore(server.url).pages())
+        source = RemoteSource(server.url, patterns=Patterns((), ("sub/",)))
+        listed = [one.name async for page in source.lister.pages() for one in page]
+        assert sorted(listed) == ["a/x.txt", "c.txt"]
+        with pytest.raises(UsageError, match="there is no such bucket or folder"):
+            list(ObjectStore(f"{server.url}/none").pages())
+
+
+def test_objects_of_an_ftp_server_are_read_at_once_and_by_their_names(tmp_path: Path) -> None:
+    names = [f"{number}{sign}a.txt" for number in range(8) for sign in ("", "?", "#", " ")]
+    for name in names:
+        (tmp_path / name).write_text(name, "utf-8")
+
+    def read(url: str) -> bytes:
+        with open_object(url) as opened:
+            return b"".join(opened.blocks)
+
+    with ftp_server(tmp_path) as server, ThreadPoolExecutor(8) as threads:
+        found = [one.url for page in ObjectStore(server.url).pages() for one in page]
+        contents = threads.map(read, found)
+        assert sorted(content.decode() for content in contents) == sorted(names)
+
+
+def test_a_server_of_files_is_asked_nothing_before_it_is_listed() -> None:
+    nobody = ObjectStore("ftp://127.0.0.1:1/folder")
+    nobody.open()
+    with pytest.raises(RemoteUnavailable, match="cannot be reached"):
+        nobody.is_object()
+
+
+class Shaky(LocalFileSystem):  # type: ignore[misc]
+    """The files of this machine, without the folder ``sub``."""
+
+    protocol = "shaky"
+    error: ClassVar[OSError]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(LocalFileSystem._strip_protocol(path.removeprefix("shaky://")))
+
+    def ls(self, path: str, detail: bool = False, **kwargs: Any) -> Any:
+        if path.endswith("/sub"):
+            raise self.error
+        return super().ls(path, detail=detail, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "said"),
+    [
+        (
+            PermissionError("no"),
+            UsageError,
+            r"shaky:/.*/sub: access is denied.*Nothing was deleted",
+        ),
+        (TimeoutError("slow"), RemoteUnavailable, r"/sub cannot be reached"),
+    ],
+)
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
+    raised: type[Exception],
+    said: str,
+) -> None:
+    fsspec.register_implementation("shaky", Shaky, clobber=True)
+    monkeypatch.setattr(Shaky, "error", error, raising=False)
+    (tmp_path / "docs" / "sub").mkdir(parents=True)
+    with pytest.raises(raised, match=said):
+        list(ObjectStore(f"shaky://{tmp_path}/docs").pages())
+
+
 def test_an_object_that_is_written_while_it_is_read_is_no_mixture(store: MemoryFileSystem) -> None:
     store.pipe("/folder/a.txt", b"x" * 3_000_000)
 
@@ -130,6 +228,40 @@ async def test_a_copy_is_gone_after_the_document(store: MemoryFileSystem) -> Non
     assert size_of(content.path) is None
 
 
+@pytest.mark.parametrize("kind", ["object", "blob"])
+async def test_a_copy_whose_fetch_was_given_up_is_deleted_when_that_ends(
+    store: MemoryFileSystem, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    store.pipe("/folder/a.txt", b"x" * 100)
+    loop, info = asyncio.get_running_loop(), MemoryFileSystem.info
+    has_begun, may_end = asyncio.Event(), threading.Event()
+
+    def slow_info(*args: Any, **kwargs: Any) -> Any:
+        loop.call_soon_threadsafe(has_begun.set)
+        assert may_end.wait(SECONDS)
+        return info(*args, **kwargs)
+
+    monkeypatch.setattr(MemoryFileSystem, "info", slow_info)
+    document = Document(doc_id="a", version=1, source="s", url="memory://folder/a.txt")
+    copies: dict[str, AbstractAsyncContextManager[Any]] = {
+        "object": RemoteContents(BlobContents(), 1000).as_file(document),
+        "blob": RemoteBlobStore("memory://folder").as_file("a.txt"),
+    }
+    fetching = asyncio.create_task(copies[kind].__aenter__())
+    await has_begun.wait()
+    fetching.cancel()
+    await asyncio.wait([fetching])
+    assert fetching.cancelled()
+    assert len(os.listdir(tmp_path)) == 1
+    may_end.set()
+
+    async def left() -> int:
+        return len(os.listdir(tmp_path))
+
+    await eventually(left, lambda folders: folders == 0)
+
+
 async def test_an_object_above_the_copy_limit_keeps_its_url(store: MemoryFileSystem) -> None:
     store.pipe("/folder/a.txt", b"x" * 100)
     document = Document(doc_id="a", version=1, source="s", url="memory://folder/a.txt")
@@ -144,7 +276,7 @@ async def test_an_object_above_the_copy_limit_keeps_its_url(store: MemoryFileSys
     ("url", "said"),
     [
         ("file:///etc/hostname", "is a file on this machine"),
-        ("http://127.0.0.1/secret", "is no folder that can be listed"),
+        ("http://127.0.0.1/secret", "is not a public address; set INGESTQ_WEB_ALLOW_PRIVATE"),
         ("nostore://bucket/x", "Protocol not known"),
         ("oci://bucket/x", "a package that is not installed"),
     ],

@@ -16,6 +16,7 @@ from ingestq.core.service import (
     run_until_first,
     uninterrupted,
 )
+from tests.waiting import SECONDS
 
 
 async def loses_cancellations(count: int, ended: asyncio.Event) -> None:
@@ -36,7 +37,7 @@ async def test_a_service_that_loses_cancellations_stops() -> None:
     service = Service(lambda _: loses_cancellations(2, ended), name="deaf")
     service.start()
     await asyncio.sleep(0)
-    await asyncio.wait_for(service.stop(), 5)
+    await asyncio.wait_for(service.stop(), SECONDS)
     assert ended.is_set()
     assert not service.is_running
 
@@ -144,7 +145,7 @@ async def fails() -> None:
 async def test_run_together_ends_all_after_a_failure_although_cancellations_are_lost() -> None:
     ended = asyncio.Event()
     with pytest.raises(LookupError):
-        await asyncio.wait_for(run_together(loses_cancellations(2, ended), fails()), 5)
+        await asyncio.wait_for(run_together(loses_cancellations(2, ended), fails()), SECONDS)
     assert ended.is_set()
 
 
@@ -158,13 +159,15 @@ async def test_run_together_waits_for_all() -> None:
     async def sets() -> None:
         first.set()
 
-    await asyncio.wait_for(run_together(waits(), sets()), 5)
+    await asyncio.wait_for(run_together(waits(), sets()), SECONDS)
     assert second.is_set()
 
 
 async def test_run_until_first_cancels_the_others() -> None:
     ended = asyncio.Event()
-    await asyncio.wait_for(run_until_first(loses_cancellations(2, ended), asyncio.sleep(0)), 5)
+    await asyncio.wait_for(
+        run_until_first(loses_cancellations(2, ended), asyncio.sleep(0)), SECONDS
+    )
     assert ended.is_set()
 
 
@@ -263,7 +266,7 @@ async def test_a_block_that_ends_no_longer_opens_what_it_needs() -> None:
             raise ValueError("of the block")
 
     with pytest.raises(ValueError, match="of the block"):
-        await asyncio.wait_for(use(), 5)
+        await asyncio.wait_for(use(), SECONDS)
     assert closed.is_set()
 
 
@@ -293,7 +296,7 @@ async def test_a_block_ends_with_the_error_of_what_it_has_opened() -> None:
             await asyncio.Event().wait()
 
     with pytest.raises(ValueError, match="the service failed"):
-        await asyncio.wait_for(use(), 5)
+        await asyncio.wait_for(use(), SECONDS)
 
 
 async def test_the_task_that_owns_the_block_may_be_another_one() -> None:
@@ -313,5 +316,5 @@ async def test_the_task_that_owns_the_block_may_be_another_one() -> None:
             await asyncio.Event().wait()
 
     with pytest.raises(ValueError, match="the service failed"):
-        await asyncio.wait_for(own(), 5)
+        await asyncio.wait_for(own(), SECONDS)
     assert entered.is_set()

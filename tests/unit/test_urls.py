@@ -59,6 +59,11 @@ def test_urls_in_texts_are_shown_without_secrets() -> None:
     assert without_secrets(text) == "see <https://host/a> or 'http://h/b', not a?b or c@d"
 
 
+def test_a_text_may_go_on_with_a_colon_after_a_url() -> None:
+    text = "imap://anna:secret@host:143: refused; redis://:secret: away; http://h/a?secret: gone"
+    assert without_secrets(text) == "imap://host:143: refused; redis://***: away; http://h/a: gone"
+
+
 def test_known_secrets_are_hidden_in_a_text() -> None:
     url = "redis://us%2Der:pass%20word@host/0?password=hunter2&db=2#fragment"
     said = "NOPERM us-er has no permission; AUTH pass word; hunter2; pass%20word; fragment; db 2"

@@ -19,6 +19,7 @@ from ingestq.core.paths import folders_of
 from producers.files.links import Links, real_path
 from producers.files.off_limits import KERNEL_ONLY
 from producers.files.walk import FoundFile, ScanRecord, walk
+from producers.watch import classifier as classifier_module
 from producers.watch.classifier import MAX_EVENT_DELETIONS, ClassifiedFiles, FileClassifier
 from producers.watch.folder import Presence, WatchedFolder
 from producers.watch.settling import SettledChange, SettlingPaths
@@ -251,6 +252,18 @@ def test_files_of_a_moved_folder_are_deleted_when_another_takes_its_name() -> No
         assert folder.index.contents == folder.files()
 
 
+def test_a_link_follows_an_unfinished_file() -> None:
+    with changing() as folder:
+        folder.link("a.txt", "a.txt.part")
+        folder.end()
+        folder.write("a.txt.part", "x")
+        folder.end()
+        assert folder.index.contents == folder.files() != {}
+        folder.remove("a.txt.part")
+        folder.end()
+        assert folder.index.contents == folder.files() == {}
+
+
 @pytest.mark.parametrize("count", [MAX_EVENT_DELETIONS, MAX_EVENT_DELETIONS + 1])
 def test_many_deletions_at_once_are_left_to_a_scan(count: int) -> None:
     with changing() as folder:
@@ -273,6 +286,57 @@ def test_a_moved_folder_is_recognised_by_an_event_of_one_file() -> None:
         folder.move("d", "g")
         folder.end()
         assert folder.index.contents == folder.files() != {}
+
+
+def test_folders_that_are_gone_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deletion leads to a scan only while there are more folders than are remembered."""
+    monkeypatch.setattr(classifier_module, "MAX_FOLDERS", 4)
+
+    def deletion_needs_scan() -> bool:
+        folder.write("a.txt", "x")
+        folder.end()
+        folder.scan()
+        folder.remove("a.txt")
+        folder.report()
+        folder.wait(1.0)
+        return folder.needs_scan
+
+    with changing() as folder:
+        for day in range(4):
+            folder.write(f"{day}/e/a.txt", "x")
+            folder.end()
+            shutil.rmtree(folder.root / str(day))
+            folder.happened(folder.root / str(day), removed=True)
+            folder.end()
+        assert not deletion_needs_scan()
+        for name in "0123":
+            folder.write(f"{name}/a.txt", "x")
+        assert deletion_needs_scan()
+        shutil.rmtree(folder.root / "0")
+        folder.happened(folder.root / "0", removed=True)
+        folder.end()
+        assert not deletion_needs_scan()
+
+
+def test_a_folder_that_came_during_a_scan_is_recognised_when_it_is_gone() -> None:
+    with changing() as folder:
+        folder.write("d/a.txt", "x")
+        folder.end()
+
+        async def clock() -> int:
+            return folder.version
+
+        async def scan() -> None:
+            async for _ in folder.classifier.scan(clock, ScanRecord()):
+                folder.write("b/e/a.txt", "x")  # the walk came through here
+                folder.report()
+                folder.wait(1.0)
+
+        asyncio.run(scan())
+        folder.needs_scan = False
+        folder.move("b/e", "g")
+        folder.settle()
+        assert folder.needs_scan
 
 
 def test_a_missing_folder_deletes_nothing() -> None:

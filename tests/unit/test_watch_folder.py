@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.watch.folder import Presence, WatchedFolder, document_path
+from producers.watch.folder import MISSING, Presence, WatchedFolder, document_path
 from producers.watch.settling import (
     MAX_CHANGES,
     FileState,
@@ -148,5 +148,12 @@ def test_an_empty_mount_point_is_not_the_folder(tmp_path: Path) -> None:
     folder.unlink()
     folder.mkdir()
     assert not presence.check(), "another folder that is empty"
+    assert presence.reason == MISSING
     (folder / "a.txt").write_text("a")
     assert presence.check()
+
+
+def test_a_folder_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    presence = Presence(tmp_path / ("x" * 300))
+    assert not presence.check()
+    assert presence.reason.startswith("it cannot be read: File name too long")

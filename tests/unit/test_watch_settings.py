@@ -1,13 +1,18 @@
 """Which folders are watched: by the command line and by ingestq.toml."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ingestq.app.settings import load_settings
+from ingestq.app.settings import Settings, load_settings
+from ingestq.app.settings_file import find_settings_file
 from ingestq.app.watch import RemoteFolder, WatchRequest, watched_folders
 from ingestq.core.errors import UsageError
 from producers.watch.folder import WatchedFolder
+from worker.embedding.config import find_model
+
+NOBODY = "~nobody-at-all"
 
 TABLES = """
 [[drop]]
@@ -117,3 +122,19 @@ def test_an_environment_variable_that_is_not_json_is_named(monkeypatch: pytest.M
     monkeypatch.setenv("INGESTQ_DROP", "in")
     with pytest.raises(UsageError, match='"drop"'):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: watched(f"{NOBODY}/docs"),
+        lambda: watched(toml=f'[[drop]]\npath = "{NOBODY}/docs"'),
+        lambda: find_settings_file(f"{NOBODY}/ingestq.toml"),
+        lambda: find_model(f"{NOBODY}/model"),
+        lambda: Settings.model_validate({"blob_url": f"{NOBODY}/blobs"}).blobs,
+        lambda: Settings(imap_ca_file=Path(f"{NOBODY}/ca.pem")).remote_access,
+    ],
+)
+def test_the_home_directory_of_nobody_is_refused(use: Callable[[], object]) -> None:
+    with pytest.raises(UsageError, match="no home directory of 'nobody-at-all'"):
+        use()

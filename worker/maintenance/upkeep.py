@@ -1,6 +1,7 @@
 """Upkeep: what a worker removes every hour, so that nothing is kept for ever."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,7 +10,7 @@ import structlog
 from ingestq.broker.blobs.garbage import GarbageCollector
 from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.core import events
-from ingestq.core.errors import ServiceUnavailable, UsageError
+from ingestq.core.errors import ServiceUnavailable, StoreRejected, UsageError
 from ingestq.core.service import Service, happens_within
 
 log = structlog.get_logger()
@@ -19,11 +20,12 @@ UPKEEP_SECONDS: Final = 3600.0
 
 @dataclass(frozen=True)
 class Upkeep:
-    """Deletes dead letters that are older than ``keep_days``, then garbage in the blob store.
+    """Does ``removals``, then deletes dead letters older than ``keep_days``, then garbage blobs.
 
-    With 0 days, dead letters are kept for ever.
+    With 0 days, dead letters are kept for ever. ``removals`` raise what `Qdrant` raises.
     """
 
+    removals: Sequence[Callable[[], Awaitable[object]]]
     dead_letters: DeadLetters
     garbage: GarbageCollector
     keep_days: float
@@ -34,14 +36,18 @@ class Upkeep:
 
     async def _run(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
-            try:
-                await self.once()
-            except (ServiceUnavailable, UsageError) as error:
-                log.warning(events.UPKEEP_FAILED, error=str(error))
+            await self.once()
             await happens_within(stopping, UPKEEP_SECONDS)
 
     async def once(self) -> None:
-        """Do it once. Raises as `DeadLetters` and `GarbageCollector` do."""
+        """Do it once. What fails is logged, and keeps nothing else from being removed."""
+        for remove in (*self.removals, self._expire_dead_letters, self._collect_garbage):
+            try:
+                await remove()
+            except (ServiceUnavailable, StoreRejected, UsageError) as error:
+                log.warning(events.UPKEEP_FAILED, error=str(error))
+
+    async def _expire_dead_letters(self) -> None:
         expired = 0
         while self.keep_days and (
             deleted := await self.dead_letters.delete_expired(self.keep_days)
@@ -51,5 +57,7 @@ class Upkeep:
             log.warning(
                 events.DEAD_LETTERS_EXPIRED, dead_letters=expired, older_than_days=self.keep_days
             )
+
+    async def _collect_garbage(self) -> None:
         if removed := await self.garbage.collect():
             log.info(events.BLOBS_COLLECTED, objects=removed)

@@ -42,12 +42,13 @@ class ChunkWriter:
     """Writes the chunks of ``document`` under ``fence``.
 
     Their metadata is the document's own, which may have a ``title`` and a ``source``; otherwise
-    those of the document are added. LangChain and others show them as what was found.
+    those of the document are added. LangChain and others show them as what was found. What a hook
+    has ``enriched`` them with replaces fields of the same name.
 
     If the document was written before (``known``), chunks that still exist keep their vectors. What
     the document ``copy_of`` has, which has the same content, is not embedded again either.
     The attribute ``chunks`` counts the chunks written so far, ``embedded`` those of them that had
-    no vector yet; ``digest`` is the digest of their ids.
+    no vector yet, and ``tokens`` those of their tokens; ``digest`` is the digest of all ids.
     """
 
     def __init__(
@@ -61,15 +62,18 @@ class ChunkWriter:
         *,
         known: bool,
         copy_of: str | None = None,
+        enriched: Mapping[str, Any] | None = None,
     ) -> None:
         self.chunks = 0
         self.embedded = 0
+        self.tokens = 0
         self.digest = Digest()
         self._lane = lane
         self._document = document
         self._fence = fence
-        self._metadata = {"title": title, "source": document.source, **document.metadata}
-        self._large_integers = large_integers(document.metadata)
+        own = {**document.metadata, **(enriched or {})}
+        self._metadata = {"title": title, "source": document.source, **own}
+        self._large_integers = large_integers(own)
         self._ports = ports
         self._progress = progress
         self._known = known
@@ -110,6 +114,7 @@ class ChunkWriter:
         points = [ChunkPoint(c.id, vectors[c.id], c.payload, c.sparse) for c in chunks]
         await ports.chunks.upsert(points, self._fence)
         self.embedded += len(new)
+        self.tokens += sum(chunk.text.tokens for chunk in new)
 
     async def _vectors_of_copy(self, chunks: Sequence[_Chunk]) -> dict[str, Sequence[float]]:
         """Return the vectors, by id, of those ``chunks`` that the copy still has."""

@@ -19,7 +19,9 @@ them may be stopped at any point. These rules keep the newest version complete:
   ``writing``, it will delete them itself.
 """
 
+import dataclasses
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Final
@@ -31,6 +33,7 @@ from ingestq.core.errors import Cause, UsageError, cause_of, describe
 from ingestq.core.paths import folders_of
 from ingestq.core.results import ChunkCounts, HeldDocuments
 from ingestq.core.versions import is_issued
+from ingestq.core.web import is_web, told_tag
 from worker.pipeline.chunk_writer import ChunkWriter
 from worker.pipeline.memory_budget import Share
 from worker.pipeline.order import (
@@ -42,7 +45,7 @@ from worker.pipeline.order import (
     why_unordered,
 )
 from worker.pipeline.points import BeginResult, DocumentKey, EntryState, Fence, LedgerEntry
-from worker.pipeline.ports import Ports, Progress
+from worker.pipeline.ports import NotModified, Ports, Progress
 from worker.text.parts import PreparedDocument, UnchangedContent, bounded_warnings
 
 BEGIN_TRIES: Final = 8
@@ -53,11 +56,13 @@ BEGIN_TRIES: Final = 8
 class Indexed:
     """The index now holds this version; ``chunks`` counts how it changed.
 
-    ``warnings`` say what of it could not be read.
+    ``warnings`` say what of it could not be read. ``tokens`` is the number of tokens of the chunks
+    that were embedded, without special tokens.
     """
 
     chunks: ChunkCounts
     warnings: tuple[str, ...] = ()
+    tokens: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -93,10 +98,14 @@ class SweepResult:
 
 @dataclass(frozen=True)
 class Rejected:
-    """The document cannot be indexed, however often it is tried. ``cause`` is for metrics."""
+    """The document cannot be indexed, however often it is tried.
+
+    ``traceback`` is that of a hook, for the dead letter; ``cause`` is for metrics.
+    """
 
     reason: str
     cause: Cause = field(default=Cause.DOCUMENT, compare=False)
+    traceback: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -104,13 +113,15 @@ class Retry:
     """The document was not processed, but may be later.
 
     ``counts_as_try`` is False if the document did not cause this, such as when a service is
-    unavailable. For ``back_pressure_seconds`` the worker should claim no jobs. ``traceback`` is
+    unavailable. For ``back_pressure_seconds`` the worker should claim no jobs, and for
+    ``delay_seconds`` not this one. ``traceback`` is
     that of the exception, for the dead letter; ``cause`` is for metrics.
     """
 
     reason: str
     counts_as_try: bool
     back_pressure_seconds: float = 0.0
+    delay_seconds: float = 0.0
     traceback: str = ""
     cause: Cause = field(default=Cause.UNEXPECTED, compare=False)
 
@@ -170,8 +181,11 @@ class Work:
         return standing(self.change, self.entry)
 
 
-def outcome_from_ledger(work: Work) -> Outcome | None:
-    """Return the outcome if the ledger entry decides it and nothing has to be done, else None."""
+def outcome_from_ledger(work: Work, enriched_by: str = "") -> Outcome | None:
+    """Return the outcome if the ledger entry decides it and nothing has to be done, else None.
+
+    ``enriched_by`` is the hook that adds metadata now: what another one has enriched is read again.
+    """
     entry, file = work.entry, work.document.file
     if entry is None:
         return None
@@ -183,9 +197,24 @@ def outcome_from_ledger(work: Work) -> Outcome | None:
         case Standing.UNORDERED:
             return Rejected(why_unordered(work.change, entry), Cause.UNORDERED)
     # A stale document goes on: that its last good file is back has to be written.
-    if entry.indexed and file is not None and entry.file == file and entry.stale is None:
+    is_known = entry.indexed and file is not None and entry.file == file
+    if is_known and entry.stale is None and entry.enriched_by == enriched_by:
         return Unchanged(entry.warnings)
+    if _is_page_of_earlier_try(work, entry) and entry.enriched_by == enriched_by:
+        return Indexed(ChunkCounts(reused=entry.chunks), entry.warnings)
     return None
+
+
+def _is_page_of_earlier_try(work: Work, entry: LedgerEntry) -> bool:
+    """Return whether an earlier try of the job has indexed the document, and it is a web page.
+
+    Its job is tried again because of other pages. Asking its site a second time might cost the turn
+    of one of these, each time.
+    """
+    document = work.document
+    is_page = document.url is not None and is_web(document.url)
+    is_same = entry.version == document.version and entry.queued == document.queued
+    return is_page and is_same and entry.indexed and entry.stale is None
 
 
 async def ingest(work: Work, ports: Ports, progress: Progress) -> Outcome:
@@ -193,26 +222,59 @@ async def ingest(work: Work, ports: Ports, progress: Progress) -> Outcome:
 
     It is safe to repeat after any interruption. Raises what ``ports`` raise.
     """
-    known = outcome_from_ledger(work)
+    known = outcome_from_ledger(work, ports.enriched_by)
     if known is not None:
         return known
     if work.entry is not None and work.standing is Standing.OLDER:
         return await _superseded_by(work.entry, ports)
     if work.entry is not None and work.standing is Standing.DELETED:
         return await _delete_too(work, work.entry, ports)
-    known_hash = work.entry.content_hash if work.entry and work.entry.indexed else None
+    try:
+        return await _replace_if_changed(work, ports, progress)
+    except NotModified:
+        assert work.entry is not None, "only a known state is asked for"
+        same = UnchangedContent(work.entry.content_hash, work.entry.file)
+        return await _confirm(work, same, ports)
+
+
+async def _replace_if_changed(work: Work, ports: Ports, progress: Progress) -> Outcome:
+    is_known = work.entry and work.entry.indexed and work.entry.enriched_by == ports.enriched_by
+    known_hash = work.entry.content_hash if work.entry and is_known else None
     async with (
         ports.memory.hold(work.lane, work.document) as share,
-        ports.contents.as_file(work.document) as content,
+        ports.contents.as_file(_in_known_state(work, ports.enriched_by)) as content,
     ):
         prepared = await ports.model.prepare(work.lane, content, known_hash)
         if work.document.url is not None:  # the state is that of the object, not of its copy
             prepared = msgspec.structs.replace(prepared, file=content.file)
+            work = _with_metadata(work, content.metadata)
         if isinstance(prepared, UnchangedContent):
             return await _confirm(work, prepared, ports)
         progress(0, len(prepared.first.chunks))
         copy_of = await _copy_of(work, prepared, ports)
         return await replace(work, prepared, ports, share, progress, content, copy_of)
+
+
+def _with_metadata(work: Work, metadata: Mapping[str, Any]) -> Work:
+    """Return ``work`` with what was learnt about its document when that was fetched."""
+    if metadata == work.document.metadata:
+        return work
+    document = msgspec.structs.replace(work.document, metadata=dict(metadata))
+    return dataclasses.replace(work, document=document)
+
+
+def _in_known_state(work: Work, enriched_by: str) -> Document:
+    """Return the document; a web page with the indexed state, so that only another is sent.
+
+    What another hook than ``enriched_by`` has enriched is read again.
+    """
+    document, entry = work.document, work.entry
+    is_open = document.url is not None and is_web(document.url) and document.file is None
+    if not is_open or entry is None or not entry.indexed or entry.stale is not None:
+        return document
+    if told_tag(entry.file) is None or entry.enriched_by != enriched_by:
+        return document
+    return msgspec.structs.replace(document, file=entry.file)
 
 
 async def _copy_of(work: Work, prepared: PreparedDocument, ports: Ports) -> str | None:
@@ -326,7 +388,9 @@ async def remove(
     It is safe to repeat after any interruption. Raises what ``ports`` raise.
     """
     placed = placed_after(tombstone, seen)
-    deleting = msgspec.structs.replace(placed, state=EntryState.DELETING)
+    # As long as it has chunks it stays in its folders, where a sweep that is interrupted finds it.
+    folders = () if seen is None else seen.folders
+    deleting = msgspec.structs.replace(placed, state=EntryState.DELETING, folders=folders)
     if not (await ports.ledger.begin(deleting, seen)).ours:
         return Superseded()
     deleted = await ports.chunks.delete_stale(deleting)
@@ -389,6 +453,7 @@ async def replace(
         state=EntryState.WRITING,
         written_ms=_now_ms(),
         warnings=bounded_warnings(prepared.warnings),
+        enriched_by=prepared.enriched_by,
         **_source_fields(document, prepared),
     )
     share.charge(len(prepared.first.chunks))
@@ -406,6 +471,7 @@ async def replace(
         progress,
         known=not begun.first,
         copy_of=copy_of,
+        enriched=prepared.enriched,
     )
     await writer.write(prepared.first)
     rest = prepared.first.rest
@@ -434,7 +500,7 @@ async def replace(
         return await _superseded_by(now, ports)
     reused = writer.chunks - writer.embedded
     counts = ChunkCounts(embedded=writer.embedded, reused=reused, deleted=deleted)
-    return Indexed(counts, done.warnings)
+    return Indexed(counts, done.warnings, writer.tokens)
 
 
 async def _begin(work: Work, entry: LedgerEntry, ports: Ports) -> BeginResult | Outcome:

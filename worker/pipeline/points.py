@@ -194,16 +194,18 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
     ``attempt`` is the fencing token of the job that wrote the entry, and ``epoch`` the rest of its
     fence. ``queued``, ``own`` and ``deleted_at`` order it among other changes of the document, see
     `worker.pipeline.order`. ``chunks`` is how many chunks
-    there are. They carry the fence ``chunks_fence``, which is older than the entry's own fence if
-    a later version had the same content; None if there are no chunks. ``chunks_digest`` is the
-    `Digest` of their ids. ``content_hash`` covers everything that is stored of the document.
+    there are. They carry the fence ``chunks_fence``, which is older than the entry's own fence if a
+    later version had the same content; None if there are no chunks. ``chunks_digest`` is the
+    `Digest` of their ids. While the entry is ``writing``, it has these only if a rebuild has copied
+    it with what was stored. ``content_hash`` covers everything that is stored of the document.
     ``bytes_hash`` covers only the bytes of its content: it is the same when a file has moved.
     ``written_ms`` is the worker's Unix time. ``file`` is the state of the file that was read (see
     `ingestq.core.paths.file_state`). ``folders`` are the folders whose scans find the document (see
     `ingestq.core.paths.folders_of`); empty if it was not found by a scan. ``path``, ``url``,
     ``media_type``, ``metadata`` and ``volume`` are those of the document. ``warnings`` say what of
-    it could not be read. ``rejection`` is set if a newer version was rejected;
-    `worker.store.ledger` alone writes it.
+    it could not be read. ``enriched_by`` is the hook that added metadata to the chunks, with its
+    version. ``rejection`` is set if a newer version was rejected; `worker.store.ledger` alone
+    writes it.
     """
 
     tenant: str
@@ -231,6 +233,7 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
     rejection: Rejection | None = None
     bytes_hash: str = ""
     url: str | None = None
+    enriched_by: str = ""
 
     @property
     def key(self) -> DocumentKey:
@@ -246,21 +249,28 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
         if self.path is None and self.url is None:
             return None
         try:
-            return Document(
-                doc_id=self.doc_id,
-                version=self.version,
-                queued=self.queued,
-                source=self.source,
-                tenant=self.tenant,
-                path=self.path,
-                url=self.url,
-                media_type=self.media_type,
-                metadata=self.metadata,
-                scanned=bool(self.folders),
-                volume=self.volume,
-            )
+            return self.document_of(path=self.path, url=self.url)
         except ValueError:
             return None
+
+    def document_of(
+        self, *, path: str | None = None, url: str | None = None, text: str | None = None
+    ) -> Document:
+        """Return the document with this content. Raises ValueError if it exceeds the limits."""
+        return Document(
+            doc_id=self.doc_id,
+            version=self.version,
+            queued=self.queued,
+            source=self.source,
+            tenant=self.tenant,
+            path=path,
+            url=url,
+            text=text,
+            media_type=self.media_type,
+            metadata=self.metadata,
+            scanned=bool(self.folders),
+            volume=self.volume,
+        )
 
     @property
     def fence(self) -> Fence:

@@ -27,6 +27,11 @@ from worker.text.parts import (
     UnchangedContent,
 )
 
+
+class NotModified(Exception):
+    """The site of a web page says that it is as the document's ``file`` says."""
+
+
 Progress = Callable[[int, int], None]
 """Called with how many chunks are done, and how many became known, since the last call."""
 
@@ -45,6 +50,29 @@ class Model(Protocol):
     ) -> PreparedDocument: ...
 
     async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> npt.NDArray[np.float32]: ...
+
+
+class Preparation:
+    """Prepares documents with ``model``: the part that models around another one share."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    async def prepare(
+        self, lane: Lane, document: Document, known_hash: str | None
+    ) -> PreparedDocument | UnchangedContent:
+        """See `worker.pipeline.ports.Model`."""
+        return await self._model.prepare(lane, document, known_hash)
+
+    async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment:
+        """See `worker.pipeline.ports.Model`."""
+        return await self._model.prepare_rest(lane, document, rest)
+
+    async def prepare_stored(
+        self, lane: Lane, document: Document, stored: ExtractedDocument
+    ) -> PreparedDocument:
+        """See `worker.pipeline.ports.Model`."""
+        return await self._model.prepare_stored(lane, document, stored)
 
 
 class ChunkStore(Protocol):
@@ -88,7 +116,10 @@ class Ledger(Protocol):
 
 
 class Contents(Protocol):
-    """Gives access to content in the blob store; see `worker.blobs.BlobContents`."""
+    """Gives access to content in the blob store; see `worker.blobs.BlobContents`.
+
+    Raises `NotModified` if the ``file`` of the document is a state that the site still has.
+    """
 
     def as_file(self, document: Document) -> AbstractAsyncContextManager[Document]: ...
 
@@ -99,6 +130,7 @@ class Ports:
 
     A ``donor`` is another collection with vectors of the same model: a chunk that it holds is not
     embedded again. ``memory`` bounds the chunks in memory, and may be shared by collections.
+    ``enriched_by`` names the hook that adds metadata, with its version; empty if there is none.
     """
 
     model: Model
@@ -107,3 +139,4 @@ class Ports:
     contents: Contents
     donor: ChunkStore | None = None
     memory: MemoryBudget = field(default_factory=MemoryBudget)
+    enriched_by: str = ""

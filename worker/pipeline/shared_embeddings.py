@@ -8,15 +8,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ingestq.core.documents import Document, Lane
-from worker.pipeline.ports import Model, Ports
+from ingestq.core.documents import Lane
+from worker.pipeline.ports import Model, Ports, Preparation
 from worker.text.parts import (
-    ExtractedDocument,
-    PreparedDocument,
-    Segment,
-    SegmentStart,
     SizedText,
-    UnchangedContent,
 )
 
 Row = npt.NDArray[np.float32]
@@ -30,28 +25,12 @@ def with_shared_embeddings(ports: Ports) -> Ports:
     return replace(ports, model=SharedEmbeddings(ports.model))
 
 
-class SharedEmbeddings:
+class SharedEmbeddings(Preparation):
     """A `Model` that embeds each text once, also while a request for it is running."""
 
     def __init__(self, model: Model) -> None:
-        self._model = model
+        super().__init__(model)
         self._rows: dict[SizedText, asyncio.Future[Row]] = {}
-
-    async def prepare(
-        self, lane: Lane, document: Document, known_hash: str | None
-    ) -> PreparedDocument | UnchangedContent:
-        """See `worker.pipeline.ports.Model`."""
-        return await self._model.prepare(lane, document, known_hash)
-
-    async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment:
-        """See `worker.pipeline.ports.Model`."""
-        return await self._model.prepare_rest(lane, document, rest)
-
-    async def prepare_stored(
-        self, lane: Lane, document: Document, stored: ExtractedDocument
-    ) -> PreparedDocument:
-        """See `worker.pipeline.ports.Model`."""
-        return await self._model.prepare_stored(lane, document, stored)
 
     async def embed(self, lane: Lane, texts: Sequence[SizedText]) -> Row:
         """See `worker.pipeline.ports.Model`."""

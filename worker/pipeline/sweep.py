@@ -8,13 +8,14 @@ version, and stays. What the deletion guard holds back stays as well.
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import filterfalse
 
 from ingestq.core.documents import SeenDocuments, Sweep, Volume
 from ingestq.core.results import LISTED_HELD, HeldDocuments
 from worker.pipeline.deletion_guard import DeletionGuard, VolumeChange
 from worker.pipeline.ingest import Deleted, Outcome, SweepResult
 from worker.pipeline.moves import count_moved
-from worker.pipeline.points import DocumentKey, LedgerEntry
+from worker.pipeline.points import DocumentKey, EntryState, LedgerEntry
 from worker.pipeline.ports import Ledger
 
 
@@ -31,22 +32,24 @@ async def sweep_folder(
     guard = DeletionGuard()
     if not scan.allow_mass_delete:
         async for entries in ledger.in_folder(scan.tenant, scan.doc_id):
-            for entry in entries:
+            for entry in filterfalse(_is_half_deleted, entries):
                 guard.count(volumes.change_of(entry), is_gone=_is_gone(entry, scan, seen))
     decide = partial(guard.held, is_source_empty=scan.found == 0, empty=volumes.empty)
     held = decide()
     if held:
         moved = await count_moved(scan, ledger, partial(_is_gone, scan=scan, seen=seen))
         held = decide(moved=moved)
+
+    def is_held(entry: LedgerEntry) -> bool:
+        return volumes.change_of(entry) in held and not _is_half_deleted(entry)
+
     documents = chunks = kept = 0
     first: list[str] = []
     async for entries in ledger.in_folder(scan.tenant, scan.doc_id):
         gone = [entry for entry in entries if _is_gone(entry, scan, seen)]
-        may_go = [entry for entry in gone if volumes.change_of(entry) not in held]
+        may_go = [entry for entry in gone if not is_held(entry)]
         kept += len(gone) - len(may_go)
-        first += [e.doc_id for e in gone if volumes.change_of(e) in held][
-            : LISTED_HELD - len(first)
-        ]
+        first += [entry.doc_id for entry in gone if is_held(entry)][: LISTED_HELD - len(first)]
         deletions = (delete(entry.key, scan.version) for entry in may_go)
         outcomes = await asyncio.gather(*deletions, return_exceptions=True)
         for outcome in outcomes:  # all of them have ended
@@ -83,6 +86,11 @@ class _ScannedVolumes:
                 before = entry.volume
                 return VolumeChange(before, before if before in volumes else volumes[0])
         return VolumeChange(entry.volume, None)
+
+
+def _is_half_deleted(entry: LedgerEntry) -> bool:
+    """Return whether a worker died while it deleted the document, which the guard had let go."""
+    return entry.state is EntryState.DELETING
 
 
 def _is_gone(entry: LedgerEntry, scan: Sweep, seen: SeenDocuments) -> bool:

@@ -6,10 +6,8 @@ that nobody else can write to, before it imports any library.
 """
 
 import errno
-import fcntl
 import os
 import shutil
-import stat
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,9 +16,13 @@ from typing import Final, Self
 
 from ingestq.core.errors import PoolBroken, UsageError
 from ingestq.core.paths import PROCESSES_PREFIX
+from ingestq.core.temporary_folders import (
+    PRIVATE,
+    LockedFolder,
+    check_private,
+    delete_abandoned_folders,
+)
 
-LOCK: Final = "lock"
-PRIVATE: Final = 0o700
 OUTPUT_SUFFIX: Final = ".output"
 MAX_OUTPUT_BYTES: Final = 64 * 1024
 """More of what a process printed is not read: the cause of a crash comes first."""
@@ -28,10 +30,9 @@ MAX_OUTPUT_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True)
 class ProcessFolder:
-    """A private folder in the temporary directory, which its owner keeps locked while it lives."""
+    """A folder for pool processes. Its owner is the process that starts them."""
 
-    path: Path
-    lock: int
+    folder: LockedFolder
 
     @classmethod
     def make(cls) -> Self:
@@ -41,13 +42,8 @@ class ProcessFolder:
         process has too many open files.
         """
         try:
-            _delete_abandoned()
-            path = Path(tempfile.mkdtemp(prefix=PROCESSES_PREFIX))
-            # Under another name first: a lock file that nobody holds means that the owner is dead.
-            unlocked = path / f"{LOCK}.new"
-            lock = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            unlocked.rename(path / LOCK)
+            delete_abandoned_folders()
+            return cls(LockedFolder.make(PROCESSES_PREFIX))
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise PoolBroken(f"no process can be started: {error.strerror}") from error
@@ -55,7 +51,11 @@ class ProcessFolder:
                 f"no temporary files can be written ({error.strerror}: {error.filename}); set "
                 "TMPDIR to a folder that is writable and has space"
             ) from error
-        return cls(path, lock)
+
+    @property
+    def path(self) -> Path:
+        """Its path."""
+        return self.folder.path
 
     def output_of(self, pid: int) -> bytes:
         """Return the beginning of what a process has printed in its current task."""
@@ -77,37 +77,10 @@ class ProcessFolder:
 
     def delete(self) -> None:
         """Delete the folder with all that is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self.lock)
+        self.folder.delete()
 
     def _output(self, pid: int) -> Path:
         return self.path / f"{pid}{OUTPUT_SUFFIX}"
-
-
-def _delete_abandoned() -> None:
-    """Delete the folders of this user's processes that were killed."""
-    for path in Path(tempfile.gettempdir()).glob(f"{PROCESSES_PREFIX}*"):
-        try:
-            check_private(path)
-            lock = os.open(path / LOCK, os.O_RDWR | os.O_NOFOLLOW)
-        except (OSError, UsageError):
-            continue  # that of another user, or one that is being made or deleted
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue  # its owner lives
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-        finally:
-            os.close(lock)
-
-
-def check_private(path: Path) -> None:
-    """Raise UsageError unless ``path`` is a directory that only this user can use; or OSError."""
-    status = path.lstat()
-    private = stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == PRIVATE
-    if not private or status.st_uid != os.geteuid():
-        raise UsageError(f"{path} is not a directory that only this user can use")
 
 
 # From here on: what runs in the processes.

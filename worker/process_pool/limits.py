@@ -131,12 +131,14 @@ class TaskRecord(Struct, frozen=True):
     ``left_over`` is the memory that earlier tasks have left in use, and ``peak`` the most that was
     ever in main memory. So much more counts towards the limit as ``elsewhere`` says: what libraries
     have reserved and not used, without what is in main memory and does not count, such as files.
+    ``step`` names what runs, if that is to be part of the reason why the process died.
     """
 
     time: TimeLimit
     left_over: int
     peak: int
     elsewhere: int
+    step: str = ""
 
 
 class LimitsReport(Struct, frozen=True):
@@ -199,14 +201,18 @@ def end_task() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def record_task(limit: TimeLimit, memory_at_start: int) -> bytes:
+def record_task(limit: TimeLimit, memory_at_start: int) -> TaskRecord:
     """Return the record of a task that begins with ``limit``; see `TaskRecord`.
 
     ``memory_at_start`` is what was in use before the first task.
     """
     left_over = max(0, memory_in_use() - memory_at_start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
-    record = TaskRecord(limit, left_over, peak, memory_in_use() - _memory(RESIDENT))
+    return TaskRecord(limit, left_over, peak, memory_in_use() - _memory(RESIDENT))
+
+
+def record_line(record: TaskRecord) -> bytes:
+    """Return ``record`` as the first line of a process's output."""
     return msgspec.json.encode(record) + b"\n"
 
 
@@ -323,6 +329,15 @@ def explain_death(
         record = msgspec.json.decode(first, type=TaskRecord)
     except msgspec.DecodeError:
         record = None  # it was killed while it began the task
+    failure = _explain(exit_code, said, limits, peak, record)
+    if record is None or not record.step:
+        return failure
+    return type(failure)(f"{failure}, in {record.step}", failure.end)
+
+
+def _explain(
+    exit_code: int, said: bytes, limits: ProcessLimits, peak: int, record: TaskRecord | None
+) -> PoolFailure:
     kind, number = limits.kind, -exit_code
     if (
         exit_code == OUT_OF_MEMORY

@@ -23,6 +23,8 @@ from msgspec import Struct
 
 from ingestq.core.errors import (
     DocumentRejected,
+    HookFailed,
+    HookUnavailable,
     IngestqError,
     ModelUnavailable,
     RemoteUnavailable,
@@ -32,6 +34,7 @@ from ingestq.core.errors import (
     encodable,
     in_one_line,
 )
+from ingestq.core.urls import without_secrets
 
 T = TypeVar("T")
 
@@ -57,7 +60,15 @@ class SentError(Struct, frozen=True):
 
 SENT_ERRORS: Final = {
     kind.__name__: kind
-    for kind in (DocumentRejected, ModelUnavailable, RemoteUnavailable, SourceChanged, UsageError)
+    for kind in (
+        DocumentRejected,
+        HookFailed,
+        HookUnavailable,
+        ModelUnavailable,
+        RemoteUnavailable,
+        SourceChanged,
+        UsageError,
+    )
 }
 """The errors that functions raise on purpose in pool processes."""
 
@@ -92,17 +103,20 @@ def pack_error(error: BaseException) -> bytes:
     """Return an exception in the form that `unpack_error` reads."""
     known = type(error).__name__ in SENT_ERRORS and isinstance(error, IngestqError)
     text = describe(error) if known else in_one_line(error)
-    trace = encodable("".join(traceback.format_exception(error)))
+    # The user's own code is to be debugged, and not what called it.
+    traced = error.__cause__ if isinstance(error, HookFailed) else error
+    trace = encodable("".join(traceback.format_exception(traced))) if traced else ""
+    if isinstance(error, HookFailed):
+        trace = without_secrets(trace)
     return msgspec.msgpack.encode(SentError(type(error).__name__, text, trace))
 
 
 def unpack_error(packed: bytes) -> Exception:
     """Return the exception: one of ingestq's own, or a RemoteError that describes it."""
     sent = msgspec.msgpack.decode(packed, type=SentError)
-    if sent.kind in SENT_ERRORS:
-        return SENT_ERRORS[sent.kind](sent.text)
-    error = RemoteError(sent.text)
-    error.add_note(sent.trace)
+    error = SENT_ERRORS.get(sent.kind, RemoteError)(sent.text)
+    if sent.trace and isinstance(error, RemoteError | HookFailed):
+        error.add_note(sent.trace)
     return error
 
 

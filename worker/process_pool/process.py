@@ -4,11 +4,14 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ingestq.core.errors import IngestqError, UsageError, in_one_line
 from worker.process_pool.folder import enter_folder, leave_folder, restart_output
@@ -16,6 +19,7 @@ from worker.process_pool.limits import (
     OUT_OF_MEMORY,
     LimitsReport,
     ProcessLimits,
+    TaskRecord,
     TimeLimit,
     apply_limits,
     begin_task,
@@ -23,6 +27,7 @@ from worker.process_pool.limits import (
     end_with_parent,
     memory_in_use,
     no_memory_to_start,
+    record_line,
     record_task,
     report_limits,
 )
@@ -42,7 +47,9 @@ _limits: ProcessLimits
 _temporary_directory: Path
 _memory_at_start: int
 _task_limit: TimeLimit | None = None
+_task_record: TaskRecord | None = None
 _start_error: Exception | None = None
+_is_pool_process = False
 
 
 def become_pool_process(
@@ -52,13 +59,14 @@ def become_pool_process(
     arguments: tuple[Any, ...],
 ) -> None:
     """Prepare this process for tasks. An error is kept and raised by the first task."""
-    global _limits, _temporary_directory, _memory_at_start, _start_error
+    global _limits, _temporary_directory, _memory_at_start, _start_error, _is_pool_process
     _end_with_parent()
     _limits = limits
     try:
         _temporary_directory = enter_folder(folder)
         Finalize(None, leave_folder, (_temporary_directory,), exitpriority=0)
         apply_limits(limits)
+        _is_pool_process = True
         _quiet_libraries()
         if initialize is not None:
             initialize(*arguments)
@@ -95,6 +103,11 @@ def _exit_after(parent: Any) -> None:
     os._exit(1)
 
 
+def pool_folder() -> Path:
+    """Return the private folder that all processes of this pool share; call it in one of them."""
+    return _temporary_directory.parent
+
+
 def limit_by_size(size: int) -> None:
     """Give the task that runs in this process time for a document of ``size`` bytes."""
     if _limits.cpu_seconds is not None:
@@ -114,10 +127,47 @@ def renew_limit() -> None:
 
 
 def _limit_task(limit: TimeLimit) -> None:
-    global _task_limit
+    global _task_limit, _task_record
     _task_limit = limit
-    restart_output(record_task(limit, _memory_at_start))
+    _task_record = record_task(limit, _memory_at_start)
+    restart_output(record_line(_task_record))
     begin_task(limit)
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """Name what runs inside in the reason, if this process dies. Does nothing in other processes.
+
+    What the process has printed is forgotten.
+    """
+    if _task_record is None:
+        yield
+        return
+    restart_output(record_line(msgspec.structs.replace(_task_record, step=name)))
+    is_over = True
+    try:
+        yield
+    except MemoryError:  # ends this process
+        is_over = False
+        raise
+    finally:
+        if is_over:
+            restart_output(record_line(_task_record))
+
+
+@contextmanager
+def starting_step(name: str, seconds: float) -> Iterator[None]:
+    """As `step`, while this process starts; it is killed if that takes more than ``seconds``."""
+    if not _is_pool_process:
+        yield
+        return
+    restart_output(f"it loads {name}, which may take {seconds:g} s\n".encode(errors="replace"))
+    begin_task(TimeLimit(None, seconds))
+    try:
+        yield
+    finally:
+        end_task()
+        restart_output(b"")
 
 
 def execute(

@@ -19,10 +19,10 @@ from ingestq.core.limits import presentable
 from ingestq.core.metrics import PipelineStage
 from worker.pipeline.points import ChunkPoint, DocumentKey, Fence, LedgerEntry, SearchHit
 from worker.store.client import Qdrant, ask_in_parts
-from worker.store.fence import is_equal, is_exactly, is_not_newer, is_one_of
+from worker.store.fence import FENCE_FIELDS, is_equal, is_exactly, is_not_newer, is_one_of
 from worker.store.neighbours import WrittenUnder, with_neighbours
 from worker.store.requests import Fields, GroupCommit, GroupLimits, batch_update, pages, read_page
-from worker.store.schema import SPARSE_NAME
+from worker.store.schema import DEFAULT_LAYOUT, SPARSE_NAME, TEXT_FIELD, PointLayout
 from worker.store.spans import in_span
 from worker.text.chunking.context import file_title
 from worker.text.parts import INSIDE, ExtractedDocument, Part, SparseVector, with_context
@@ -46,7 +46,8 @@ READS: Final = GroupLimits(READ_POINTS)
 ID_BYTES: Final = 40
 STALE_FILTER_BYTES: Final = 1024
 HASH_ONLY: Final = ["content_hash"]
-STORED_TEXT: Final = ["page_content", "context", "source", "metadata"]
+STORED_DOCUMENT: Final = ["chunk_index", TEXT_FIELD, "page", "part", "source", "metadata"]
+STORED_TEXT: Final = [TEXT_FIELD, "context", "source", "metadata"]
 RRF_K: Final = 2
 MIN_CANDIDATES: Final = 100
 CANDIDATES_PER_HIT: Final = 1
@@ -111,17 +112,26 @@ class StoredText(NamedTuple):
     embedded: str
 
 
+class StoredDocument(NamedTuple):
+    """What the index has of a document: its title, the bodies of its chunks (each a part), and the
+    ``source`` and ``metadata`` of its chunks. It has no parts if it has no chunks."""
+
+    content: ExtractedDocument
+    source: str
+    metadata: Mapping[str, Any]
+
+
 class QdrantStore:
     """The chunks in the collection or alias ``name``. Every request may safely be sent twice.
 
-    ``vector_name`` is the name of the dense vector; empty for Qdrant's unnamed one. Raises what
-    `worker.store.client.Qdrant` raises.
+    ``layout`` is that of its points. Raises what `worker.store.client.Qdrant` raises.
     """
 
-    def __init__(self, qdrant: Qdrant, name: str, vector_name: str = "") -> None:
+    def __init__(self, qdrant: Qdrant, name: str, layout: PointLayout = DEFAULT_LAYOUT) -> None:
         self._qdrant = qdrant
         self._name = name
-        self._vector_name = vector_name
+        self._layout = layout
+        self._vector_name = layout.vector_name
         self._upsert = GroupCommit(
             self._upsert_all,
             UPSERTS,
@@ -226,36 +236,54 @@ class QdrantStore:
                     found[str(record.id)] = self._dense(record)
         return found
 
-    async def stored(self, key: DocumentKey) -> ExtractedDocument:
-        """Return what the document says: its title, and the bodies of its chunks, each a part."""
+    async def stored(self, key: DocumentKey, fence: Fence | None = None) -> "StoredDocument":
+        """Return what the chunks of the document hold; with ``fence``, only those written under it.
+
+        If they are of several versions, because a worker stopped amid them, the source and metadata
+        are those of the oldest.
+        """
         chunks: list[tuple[int, Part]] = []
-        title: str | None = None
-        fields = ["chunk_index", "page_content", "page", "part", "metadata"]
-        only = models.Filter(must=_is_of(key))
+        oldest: tuple[Fence, Mapping[str, Any]] | None = None
+        fields = self._layout.keys([*STORED_DOCUMENT, *FENCE_FIELDS])
+        written = [] if fence is None else [is_exactly(fence)]
+        only = models.Filter(must=[*_is_of(key), *written])
         async for page in pages(self._qdrant, self._name, only, fields, READ_POINTS):
-            for payload in (record.payload or {} for record in page):
-                part = Part(
-                    payload["page_content"], page=payload.get("page"), name=payload.get("part")
-                )
+            for payload in (self._layout.chunk_of(record.payload) for record in page):
+                part = Part(payload[TEXT_FIELD], page=payload.get("page"), name=payload.get("part"))
                 chunks.append((payload["chunk_index"], part))
-                title = payload["metadata"].get("title")
+                under = Fence(*(payload.get(field, 0) for field in FENCE_FIELDS))
+                if oldest is None or oldest[0].is_newer_than(under):
+                    oldest = under, payload
         chunks.sort(key=itemgetter(0))
-        return ExtractedDocument(tuple(part for _, part in chunks), title)
+        parts = tuple(part for _, part in chunks)
+        if oldest is None:
+            return StoredDocument(ExtractedDocument(parts), "", {})
+        source, metadata = oldest[1]["source"], oldest[1]["metadata"]
+        return StoredDocument(ExtractedDocument(parts, metadata.get("title")), source, metadata)
 
     async def sample(self, n: int) -> list[StoredText]:
         """Return up to ``n`` random chunks."""
         any_chunk = models.SampleQuery(sample=models.Sample.RANDOM)
         response = await self._qdrant.ask(
             lambda client: client.query_points(
-                self._name, query=any_chunk, limit=n, with_payload=STORED_TEXT
+                self._name,
+                query=any_chunk,
+                limit=n,
+                with_payload=self._layout.keys(STORED_TEXT),
             )
         )
-        return [_stored_text(point.payload or {}) for point in response.points]
+        return [_stored_text(self._layout.chunk_of(point.payload)) for point in response.points]
 
     async def count(self, only: models.Filter | None = None) -> int:
         """Return the number of chunks that meet ``only``; of all chunks without it."""
         request = partial(_count, self._name, only)
         return (await self._qdrant.ask(request)).count
+
+    async def count_of(self, tenant: str | None) -> int:
+        """Return the number of chunks of ``tenant``; of all chunks if that is None."""
+        if tenant is None:
+            return await self.count()
+        return await self.count(models.Filter(must=[is_equal("tenant", tenant)]))
 
     async def search(
         self,
@@ -285,7 +313,7 @@ class QdrantStore:
             return (await self._qdrant.ask(request)).points
 
         points = await (self._one_a_document(nearest, window) if group else nearest(window, True))
-        hits = [hit for point in points if (hit := _hit(point)) is not None]
+        hits = [hit for point in points if (hit := self._hit(point)) is not None]
         if unreadable := len(points) - len(hits):
             log.warning(events.POINTS_UNREADABLE, collection=self._name, points=unreadable)
         if ranking is not None:
@@ -293,7 +321,7 @@ class QdrantStore:
         del hits[limit:]
         if not around:
             return [hit for _, hit in hits]
-        return await with_neighbours(self._qdrant, self._name, hits, around)
+        return await with_neighbours(self._qdrant, self._name, self._layout, hits, around)
 
     async def _one_a_document(self, nearest: Nearest, limit: int) -> list[models.ScoredPoint]:
         """Return the best chunk of each of the ``limit`` best documents.
@@ -348,11 +376,14 @@ class QdrantStore:
             )
         return prefetches
 
+    def _hit(self, point: models.ScoredPoint) -> "FoundChunk | None":
+        return _hit(point.score, self._layout.chunk_of(point.payload))
+
     def _struct(self, point: ChunkPoint) -> models.PointStruct:
         # Without validation, which would check every number and block the event loop for as long as
         # encoding them does.
         return models.PointStruct.model_construct(
-            id=point.id, vector=self._vectors(point), payload=dict(point.payload)
+            id=point.id, vector=self._vectors(point), payload=self._layout.payload_of(point.payload)
         )
 
     def _vectors(self, point: ChunkPoint) -> models.VectorStruct:
@@ -484,7 +515,7 @@ def _stale(
 
 
 def _stored_text(payload: Mapping[str, Any]) -> StoredText:
-    body, context, source = payload["page_content"], payload.get("context", ""), payload["source"]
+    body, context, source = payload[TEXT_FIELD], payload.get("context", ""), payload["source"]
     first, _, rest = context.partition(INSIDE)
     has_no_title = payload["metadata"].get("title") == PurePath(source).name
     is_file_title = has_no_title and first == file_title(source)
@@ -508,20 +539,20 @@ class _ChunkPayload(Struct, frozen=True):
     part: str | None = None
 
 
-def _hit(point: models.ScoredPoint) -> tuple[WrittenUnder, SearchHit] | None:
+def _hit(score: float, payload: Mapping[str, Any]) -> "FoundChunk | None":
     """Return the chunk that a search found, and what wrote it; None if the point is no chunk.
 
     A point of another program must not make every search fail that finds it.
     """
     try:
-        chunk = msgspec.convert(point.payload, _ChunkPayload)
+        chunk = msgspec.convert(payload, _ChunkPayload)
     except (msgspec.ValidationError, RecursionError):
         return None
     written = WrittenUnder(
         DocumentKey(chunk.tenant, chunk.doc_id), Fence(chunk.version, chunk.attempt, chunk.epoch)
     )
     return written, SearchHit(
-        score=point.score,
+        score=score,
         doc_id=chunk.doc_id,
         source=chunk.source,
         chunk_index=chunk.chunk_index,

@@ -80,10 +80,13 @@ SETTINGS: Final = {
     "precision": "INGESTQ_PRECISION",
     "max_tokens": "INGESTQ_CHUNK_TOKENS",
     "vector_name": "INGESTQ_VECTOR_NAME",
+    "text_field": "INGESTQ_TEXT_FIELD",
     "sparse": "INGESTQ_HYBRID",
     "languages": "INGESTQ_LANGUAGES",
     "ocr": "INGESTQ_OCR",
     "ocr_languages": "INGESTQ_OCR_LANGUAGES",
+    "parse_hook": "[hooks] parse",
+    "chunk_hook": "[hooks] chunk",
 }
 """The setting that decides each field of a fingerprint."""
 QUANTIZATIONS: Final[dict[Quantization | None, models.QuantizationConfig | None]] = {
@@ -130,15 +133,10 @@ async def open_collection(
     conditional updates, and CollectionMismatch if the name belongs to a collection that ingestq did
     not create, that has another fingerprint, or that an import has not finished.
     """
-    await _check_version(qdrant)
+    is_first = await checked_collection(qdrant, alias, mine) is None
     names = CollectionNames.of(alias, mine.digest)
-    target = await alias_target(qdrant, alias)
-    if target is None:
-        await refuse_foreign(qdrant, alias, mine)
-    else:
-        await check_fingerprint(qdrant, CollectionNames.at(alias, target), mine)
     await make_collection(qdrant, names, mine, storage)
-    if target is None:
+    if is_first:
         if await unfinished_import(qdrant, names) is not None:
             raise CollectionMismatch(
                 f"{names.chunks!r} holds a part of an export, whose import was interrupted or is "
@@ -147,6 +145,27 @@ async def open_collection(
         await qdrant.ask(
             lambda client: client.update_collection_aliases([point_alias(alias, names)])
         )
+    return names
+
+
+async def checked_collection(
+    qdrant: Qdrant, alias: str, mine: Fingerprint
+) -> CollectionNames | None:
+    """Return the names of the collection under ``alias``; None if `open_collection` would make it.
+
+    Changes nothing. Raises UsageError and CollectionMismatch as `open_collection` does.
+    """
+    await _check_version(qdrant)
+    names = await find_collection(qdrant, alias)
+    if names is None:
+        try:
+            await refuse_foreign(qdrant, alias, mine)
+        except CollectionMismatch:
+            names = await find_collection(qdrant, alias)
+            if names is None:  # else another worker has just created it
+                raise
+    if names is not None:
+        await check_fingerprint(qdrant, names, mine)
     return names
 
 

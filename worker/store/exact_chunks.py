@@ -10,7 +10,7 @@ from worker.pipeline.points import ChunkPoint
 from worker.store.client import Qdrant
 from worker.store.fence import is_one_of
 from worker.store.requests import pages
-from worker.store.schema import SPARSE_NAME
+from worker.store.schema import SPARSE_NAME, PointLayout
 from worker.text.parts import SparseVector
 
 PAGE_POINTS: Final = 128
@@ -20,14 +20,13 @@ PAGE_POINTS: Final = 128
 class ExactChunks:
     """The chunks in the collection ``name``, with their vectors and payloads.
 
-    ``vector_name`` is the name of the dense vector; empty for Qdrant's unnamed one. Raises what
-    `worker.store.client.Qdrant` raises.
+    ``layout`` is that of its points. Raises what `worker.store.client.Qdrant` raises.
     """
 
-    def __init__(self, qdrant: Qdrant, name: str, vector_name: str) -> None:
+    def __init__(self, qdrant: Qdrant, name: str, layout: PointLayout) -> None:
         self._qdrant = qdrant
         self._name = name
-        self._vector_name = vector_name
+        self._layout = layout
 
     async def pages(self, doc_ids: Collection[str]) -> AsyncIterator[Sequence[ChunkPoint]]:
         """Yield the chunks of the documents ``doc_ids``, of any tenant and version, page by page.
@@ -43,14 +42,15 @@ class ExactChunks:
     def _chunk(self, record: models.Record) -> ChunkPoint | None:
         """Return the chunk in ``record``; None for a point without vector, which is none."""
         vectors = record.vector
-        named = vectors if isinstance(vectors, dict) else {self._vector_name: vectors}
-        dense, sparse = named.get(self._vector_name), named.get(SPARSE_NAME)
+        name = self._layout.vector_name
+        named = vectors if isinstance(vectors, dict) else {name: vectors}
+        dense, sparse = named.get(name), named.get(SPARSE_NAME)
         if not isinstance(dense, list):
             return None
         return ChunkPoint(
             id=str(record.id),
             vector=array("f", cast(list[float], dense)),
-            payload=record.payload or {},
+            payload=self._layout.chunk_of(record.payload),
             sparse=SparseVector.of(sparse.indices, sparse.values)
             if isinstance(sparse, models.SparseVector)
             else None,

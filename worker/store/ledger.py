@@ -218,10 +218,26 @@ class QdrantLedger:
             left = written  # once more: another worker may have replaced the entry meanwhile
         return frozenset(superseded)
 
+    async def copy_rejection(self, entry: LedgerEntry) -> None:
+        """Record the rejection of ``entry``, which is of another ledger, in the document's own.
+
+        A copy of an unfinished entry takes it whatever its version: none since has been indexed.
+        """
+        rejection = entry.rejection
+        if rejection is None:
+            return
+        now = (await self.look_up([entry.key])).get(entry.key)
+        at = (entry.version, entry.attempt)
+        is_copy = now is not None and now.unfinished and (now.version, now.attempt) == at
+        if now is not None and is_copy and entry.unfinished:
+            await self._apply([_mark(now, rejection)])
+        else:
+            await self.reject({entry.key: rejection})
+
     async def in_folder(self, tenant: str, folder: str) -> AsyncIterator[Sequence[LedgerEntry]]:
         """Yield the entries of scanned documents in ``folder`` and below it, page by page.
 
-        Deleted documents are not among them.
+        Deleted documents are not among them, but those that a worker has begun to delete.
         """
         only = models.Filter(must=[is_equal("tenant", tenant), is_equal("folders", folder)])
         async for page in self._pages(only):
@@ -240,38 +256,42 @@ class QdrantLedger:
         async for page in pages(self._qdrant, self._name, only, ["doc_id"], READ_ENTRIES):
             yield [str((record.payload or {})["doc_id"]) for record in page]
 
-    async def count(self) -> int:
-        """Return the number of documents in the index, without deleted ones."""
-        alive = models.Filter(must_not=[is_equal("state", EntryState.DELETED)])
-        counted = await self._qdrant.ask(
-            lambda client: client.count(self._name, count_filter=alive)
-        )
-        return counted.count
+    async def count(self, tenant: str | None = None) -> int:
+        """Return the number of documents in the index, without deleted ones.
 
-    async def count_warned(self) -> int:
+        Here and below, only documents of ``tenant`` count, unless that is None.
+        """
+        return await self._count(
+            models.Filter(must_not=[is_equal("state", EntryState.DELETED)]), tenant
+        )
+
+    async def count_warned(self, tenant: str | None = None) -> int:
         """Return the number of documents with warnings."""
+        return await self._count(_warned(), tenant)
+
+    async def _count(self, only: models.Filter, tenant: str | None) -> int:
+        wanted = _of_tenant(only, tenant)
         counted = await self._qdrant.ask(
-            lambda client: client.count(self._name, count_filter=_warned())
+            lambda client: client.count(self._name, count_filter=wanted)
         )
         return counted.count
 
-    async def warned(self) -> AsyncIterator[Sequence[WarnedDocument]]:
+    async def warned(self, tenant: str | None = None) -> AsyncIterator[Sequence[WarnedDocument]]:
         """Yield the documents with warnings page by page."""
         fields = list(WarnedDocument.__struct_fields__)
-        async for page in pages(self._qdrant, self._name, _warned(), fields, READ_ENTRIES):
+        only = _of_tenant(_warned(), tenant)
+        async for page in pages(self._qdrant, self._name, only, fields, READ_ENTRIES):
             yield [msgspec.convert(record.payload, WarnedDocument) for record in page]
 
-    async def count_stale(self) -> int:
+    async def count_stale(self, tenant: str | None = None) -> int:
         """Return the number of documents of which a newer version was rejected."""
-        counted = await self._qdrant.ask(
-            lambda client: client.count(self._name, count_filter=_stale())
-        )
-        return counted.count
+        return await self._count(_stale(), tenant)
 
-    async def stale(self) -> AsyncIterator[Sequence[StaleDocument]]:
+    async def stale(self, tenant: str | None = None) -> AsyncIterator[Sequence[StaleDocument]]:
         """Yield the documents of which a newer version was rejected page by page."""
         fields = ["tenant", "doc_id", REJECTION]
-        async for page in pages(self._qdrant, self._name, _stale(), fields, READ_ENTRIES):
+        only = _of_tenant(_stale(), tenant)
+        async for page in pages(self._qdrant, self._name, only, fields, READ_ENTRIES):
             payloads = [record.payload or {} for record in page]
             # A rejection may be cleared between the filter and the read.
             yield [
@@ -456,6 +476,13 @@ def _payload(entry: LedgerEntry) -> dict[str, Any]:
     payload = msgspec.structs.asdict(entry) | {WARNED: bool(entry.warnings)}
     del payload[REJECTION]
     return payload | composed_field("doc_id", entry.doc_id)
+
+
+def _of_tenant(only: models.Filter, tenant: str | None) -> models.Filter:
+    """Return ``only``, also restricted to the documents of ``tenant`` unless that is None."""
+    if tenant is None:
+        return only
+    return models.Filter(must=[only, is_equal("tenant", tenant)])
 
 
 def _has_bytes(tenants: Iterable[str], hashes: Iterable[str]) -> list[models.Condition]:

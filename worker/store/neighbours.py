@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -13,10 +13,11 @@ from worker.pipeline.points import DocumentKey, Fence, Neighbour, SearchHit
 from worker.store.client import Qdrant
 from worker.store.fence import FENCE_FIELDS, is_equal, is_exactly
 from worker.store.requests import pages
+from worker.store.schema import TEXT_FIELD, PointLayout
 
 READ_POINTS: Final = 256
 DOCUMENTS_PER_REQUEST: Final = 32
-FIELDS: Final = ["tenant", "doc_id", *FENCE_FIELDS, "chunk_index", "page_content"]
+FIELDS: Final = ["tenant", "doc_id", *FENCE_FIELDS, "chunk_index", TEXT_FIELD]
 
 
 class WrittenUnder(NamedTuple):
@@ -40,11 +41,16 @@ class _Chunk(Struct, frozen=True):
 
 
 async def with_neighbours(
-    qdrant: Qdrant, name: str, hits: Sequence[tuple[WrittenUnder, SearchHit]], around: int
+    qdrant: Qdrant,
+    name: str,
+    layout: PointLayout,
+    hits: Sequence[tuple[WrittenUnder, SearchHit]],
+    around: int,
 ) -> list[SearchHit]:
     """Return ``hits`` with up to ``around`` neighbours before and after each, as far as they exist.
 
-    Raises what `worker.store.client.Qdrant` raises.
+    ``layout`` is that of the points in the collection ``name``. Raises what
+    `worker.store.client.Qdrant` raises.
     """
     wanted: dict[WrittenUnder, set[int]] = defaultdict(set)
     for written, hit in hits:
@@ -52,8 +58,8 @@ async def with_neighbours(
     texts: dict[tuple[WrittenUnder, int], str] = {}
     for part in _parts(wanted):
         only = models.Filter(should=[_is_one_of(*item) for item in part.items()])
-        async for page in pages(qdrant, name, only, FIELDS, READ_POINTS):
-            for chunk in filter(None, map(_chunk, page)):
+        async for page in pages(qdrant, name, only, layout.keys(FIELDS), READ_POINTS):
+            for chunk in filter(None, (_chunk(layout.chunk_of(one.payload)) for one in page)):
                 written = WrittenUnder(
                     DocumentKey(chunk.tenant, chunk.doc_id),
                     Fence(chunk.version, chunk.attempt, chunk.epoch),
@@ -73,9 +79,9 @@ async def with_neighbours(
     ]
 
 
-def _chunk(record: models.Record) -> _Chunk | None:
+def _chunk(payload: Mapping[str, Any]) -> _Chunk | None:
     try:
-        return msgspec.convert(record.payload, _Chunk)
+        return msgspec.convert(payload, _Chunk)
     except msgspec.ValidationError:  # of another program
         return None
 

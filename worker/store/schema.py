@@ -4,16 +4,23 @@ The fingerprint covers everything that decides a vector.
 """
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
 from worker.embedding.config import ModelInfo, Precision
 from worker.text import CHUNKER, EXTRACTION_VERSION
-from worker.text.config import DEFAULT_READING, OcrMode, ReadingConfig
+from worker.text.config import (
+    DEFAULT_READING,
+    NO_HOOKS,
+    HookVersions,
+    OcrMode,
+    ReadingConfig,
+)
 
 SPARSE_NAME: Final = "bm25"
 """Name of the sparse vector."""
@@ -55,28 +62,87 @@ class Storage:
 DEFAULT_STORAGE: Final = Storage()
 
 
+TEXT_FIELD: Final = "page_content"
+"""The key of a chunk's text in its payload, which LangChain reads by default."""
+
+CHUNK_KEYS: Final = frozenset(
+    {"context", "page", "part", "metadata", "doc_id", "source", "source_nfc", "tenant"}
+    | {"chunk_index", "content_hash", "version", "attempt", "epoch", "large_integers"}
+)
+"""The other keys that the payload of a chunk may have."""
+
+
+@dataclass(frozen=True)
+class PointLayout:
+    """Where a point has what every chunk has: the name of its dense vector, and of its text.
+
+    An empty ``vector_name`` means Qdrant's unnamed vector. ``text_field`` is a key of the payload.
+    """
+
+    vector_name: str = ""
+    text_field: str = TEXT_FIELD
+
+    def payload_of(self, chunk: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the payload of a point for that of a ``chunk``, which has `TEXT_FIELD`."""
+        return self._renamed(chunk, TEXT_FIELD, self.text_field)
+
+    def chunk_of(self, payload: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Do the reverse of `payload_of`; None is an empty payload."""
+        return self._renamed(payload or {}, self.text_field, TEXT_FIELD)
+
+    def keys(self, fields: Iterable[str]) -> list[str]:
+        """Return the keys in payloads of these ``fields`` of chunks."""
+        return [self.text_field if field == TEXT_FIELD else field for field in fields]
+
+    def _renamed(self, fields: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+        renamed = dict(fields)
+        if old != new and old in renamed:
+            renamed[new] = renamed.pop(old)
+        return renamed
+
+
+DEFAULT_LAYOUT: Final = PointLayout()
+
+
 @dataclass(frozen=True)
 class Schema:
     """How chunks are stored.
 
-    ``vector_name`` names the dense vector; empty means Qdrant's unnamed vector. A ``hybrid``
-    collection also has a sparse vector of each chunk's words.
+    ``vector_name`` and ``text_field`` are those of the `PointLayout`. A ``hybrid`` collection also
+    has a sparse vector of each chunk's words.
     """
 
     vector_name: str = ""
     hybrid: bool = True
     storage: Storage = DEFAULT_STORAGE
+    text_field: str = TEXT_FIELD
+
+    @property
+    def layout(self) -> PointLayout:
+        """Where a point has what every chunk has."""
+        return PointLayout(self.vector_name, self.text_field)
 
 
 DEFAULT_SCHEMA: Final = Schema()
 
 
+LATER_FIELDS: Final = {
+    "truncated": False,
+    "text_field": TEXT_FIELD,
+    "parse_hook": "",
+    "chunk_hook": "",
+}
+"""Fields of a fingerprint, with defaults, that collections which are older than them lack: these
+keep their names."""
+
+
 class Fingerprint(Struct, frozen=True):
     """Everything that decides a collection's vectors: equal fingerprints, compatible vectors.
 
-    ``vector_name`` names the dense vector. ``sparse`` is the encoder of the sparse vectors; empty
-    if there are none. ``languages``, ``ocr`` and ``ocr_languages`` say how documents are read.
-    Vectors that are ``truncated`` are the first ``dimension`` numbers of the model's.
+    ``vector_name`` and ``text_field`` are those of the `PointLayout`. ``sparse`` is the encoder of
+    the sparse vectors; empty if there are none. ``languages``, ``ocr`` and ``ocr_languages`` say
+    how documents are read. Vectors that are ``truncated`` are the first ``dimension`` numbers of
+    the model's. ``parse_hook`` and ``chunk_hook`` are those of `worker.text.config.HookVersions`.
     """
 
     model: str
@@ -92,6 +158,9 @@ class Fingerprint(Struct, frozen=True):
     ocr: OcrMode = DEFAULT_READING.ocr
     ocr_languages: tuple[str, ...] = DEFAULT_READING.ocr_languages
     truncated: bool = False
+    text_field: str = TEXT_FIELD
+    parse_hook: str = ""
+    chunk_hook: str = ""
 
     def has_vectors_of(self, other: "Fingerprint") -> bool:
         """Return True if the same text gets the same dense vector under both."""
@@ -103,11 +172,17 @@ class Fingerprint(Struct, frozen=True):
         return self.dimension if self.truncated else None
 
     @property
+    def layout(self) -> PointLayout:
+        """Where the collection's points have what every chunk has."""
+        return PointLayout(self.vector_name, self.text_field)
+
+    @property
     def digest(self) -> str:
         """Twelve hexadecimal digits; part of the collection's name."""
         fields = msgspec.structs.asdict(self)
-        if not self.truncated:  # collections that are older than this field keep their names
-            del fields["truncated"]
+        for name, default in LATER_FIELDS.items():
+            if fields[name] == default:
+                del fields[name]
         return hashlib.blake2b(msgspec.msgpack.encode(fields), digest_size=6).hexdigest()
 
 
@@ -116,11 +191,15 @@ def _decides_vector(made_with: Fingerprint) -> tuple[str, str, int, Precision]:
 
 
 def fingerprint(
-    model: ModelInfo, schema: Schema = DEFAULT_SCHEMA, reading: ReadingConfig = DEFAULT_READING
+    model: ModelInfo,
+    schema: Schema = DEFAULT_SCHEMA,
+    reading: ReadingConfig = DEFAULT_READING,
+    hooks: HookVersions = NO_HOOKS,
 ) -> Fingerprint:
     """Return the fingerprint of what this version of ingestq makes of documents.
 
-    They are read as ``reading`` says, embedded by ``model`` and stored by ``schema``.
+    They are read as ``reading`` says, with these ``hooks``, embedded by ``model`` and stored by
+    ``schema``.
     """
     return Fingerprint(
         model=model.name,
@@ -131,6 +210,7 @@ def fingerprint(
         chunker=CHUNKER,
         extraction=EXTRACTION_VERSION,
         vector_name=schema.vector_name,
+        text_field=schema.text_field,
         sparse=SPARSE_ENCODER if schema.hybrid else "",
         languages=reading.languages,
         ocr=reading.ocr,
@@ -139,4 +219,6 @@ def fingerprint(
         if reading.ocr is not OcrMode.OFF
         else DEFAULT_READING.ocr_languages,
         truncated=model.truncated,
+        parse_hook=hooks.parse,
+        chunk_hook=hooks.chunk,
     )

@@ -174,7 +174,7 @@ async def search(
             "INGESTQ_HYBRID=false, so only a dense search is possible"
         )
     dense, sparse = await model.embed_query(query.text)
-    chunks = QdrantStore(qdrant, names.chunks, made_with.vector_name)
+    chunks = QdrantStore(qdrant, names.chunks, made_with.layout)
     hits = await chunks.search(
         None if query.mode is Mode.SPARSE else dense,
         query.limit,

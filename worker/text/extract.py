@@ -24,6 +24,7 @@ from worker.text.formats.excel_xml import read_xml_workbook
 from worker.text.formats.html import HTML_TYPES, read_page
 from worker.text.formats.image import read_image
 from worker.text.formats.mail import read_mail
+from worker.text.formats.main_text import read_main_text
 from worker.text.formats.mbox import read_mbox
 from worker.text.formats.notebook import read_notebook
 from worker.text.formats.opendocument import (
@@ -51,7 +52,7 @@ from worker.text.media_types import (
 )
 from worker.text.members import Members, UnpackBudget
 from worker.text.parser import CertainRejection, NotParsed, ParsedFile, parse
-from worker.text.parts import EMPTY, NO_TEXT, ExtractedDocument, Part
+from worker.text.parts import EMPTY, NO_TEXT, NOINDEX, ExtractedDocument, Part
 
 READABLE_SOURCES: Final = frozenset(
     {
@@ -105,6 +106,7 @@ READERS: Final[dict[str, Reader]] = {
     media_types.XLS: read_old_workbook,
     media_types.XLSX: read_workbook,
     **dict.fromkeys(HTML_TYPES, read_page),
+    media_types.WEB_PAGE: read_main_text,
     **dict.fromkeys(XML_TYPES, read_xml),
     **dict.fromkeys(delimited.TYPES, delimited.read),
     **dict.fromkeys(records.TYPES, records.read),
@@ -144,6 +146,8 @@ def extract(
     extracted = _first_readable(data, media_type, reading, budget)
     if not is_blank(extracted.text):
         return extracted
+    if NOINDEX in extracted.warnings:
+        return ExtractedDocument((), warnings=(NOINDEX,))
     if unread := [each for each in extracted.warnings if not each.endswith((EMPTY, NO_TEXT))]:
         raise DocumentRejected(f"{NO_TEXT}: {'; '.join(unread)}")
     return ExtractedDocument((), extracted.title, (NO_TEXT,))

@@ -135,6 +135,7 @@ PARSED_TYPES: Final = frozenset(
         "text/x-org",
         "text/x-rst",
         "text/x-tex",
+        "text/x-web-page",
         "text/xml",
     }
 )

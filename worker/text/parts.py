@@ -5,7 +5,7 @@ import re
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from msgspec import Struct
 
@@ -42,6 +42,8 @@ EMPTY: Final = "the document is empty"
 NO_TEXT: Final = "there is no text in it"
 """Warning of a document that was read and says nothing, and the beginning of a reason to reject one
 of which something was not read."""
+NOINDEX: Final = "the page asks not to be indexed (robots: noindex), so nothing of it is"
+"""Warning of a web page that has to stay out of the index."""
 AFTER_CONTEXT: Final = "\n\n"
 INSIDE: Final = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
 """Stands between the name of a part and that of a part inside it: ``mail.eml > letter.pdf``."""
@@ -231,6 +233,7 @@ class PreparedDocument(Struct, frozen=True, tag=True):
     ``content_hash`` covers everything that is stored of the document, ``bytes_hash`` only the bytes
     of its content, whatever its name. ``file`` is the state of the file that was read, see
     `ingestq.core.paths.file_state`. ``warnings`` say what of the document could not be read.
+    ``enriched`` is the metadata that the hook ``enriched_by`` returned (its name and version).
     """
 
     content_hash: str
@@ -239,6 +242,8 @@ class PreparedDocument(Struct, frozen=True, tag=True):
     first: Segment
     warnings: tuple[str, ...] = ()
     bytes_hash: str = ""
+    enriched: dict[str, Any] = {}
+    enriched_by: str = ""
 
 
 MAX_WARNINGS: Final = 20

@@ -7,9 +7,9 @@ its size. Nothing is kept between segments: any process may continue where anoth
 
 import codecs
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple, replace
+from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import PurePath
 from typing import Final
@@ -29,6 +29,7 @@ from worker.text.content import (
     too_large,
 )
 from worker.text.extract import extract
+from worker.text.hooks import NO_LOADED_HOOKS, Hooks
 from worker.text.media_types import MARKDOWN, PLAIN_TEXT, is_decoded_only
 from worker.text.parts import (
     Chunk,
@@ -56,24 +57,29 @@ def prepare(
     chunker: Chunker,
     encode: Callable[[str], SparseVector] | None,
     reading: ReadingConfig = DEFAULT_READING,
+    hooks: Hooks = NO_LOADED_HOOKS,
 ) -> PreparedDocument | UnchangedContent:
     """Read and chunk ``document``, unless its content has the hash ``known_hash``.
 
     It is read as ``reading`` says. ``encode``, if given, makes the sparse vectors of the chunks. Of
-    a large Unicode text file, only the first segment is returned; all else is read as a whole.
+    a large Unicode text file, only the first segment is returned; all else is read as a whole, and
+    so are all documents if there are ``hooks``.
     An empty document has no chunks, and a warning. Raises DocumentRejected if the document cannot
-    be read or is larger than ``max_bytes``, and SourceChanged if its file changes meanwhile.
+    be read or is larger than ``max_bytes``, SourceChanged if its file changes meanwhile, and
+    HookFailed and HookUnavailable.
     """
     if document.text is not None:
         data = document.text.encode()
         if len(data) > max_bytes:
             raise DocumentRejected(too_large(len(data), max_bytes))
-        return _prepare_whole(document, data, None, known_hash, chunker, encode, reading)
+        return _prepare_whole(document, data, None, known_hash, chunker, encode, reading, hooks)
     with open_content(document, max_bytes) as (file, stat, state, now):
-        if stat.bytes <= chunker.segment_characters:
+        if hooks.need_all_text or stat.bytes <= chunker.segment_characters:
             with timed(PipelineStage.READ):
                 data = read_all(file, max_bytes)
-            return _prepare_whole(document, data, state, known_hash, chunker, encode, reading)
+            return _prepare_whole(
+                document, data, state, known_hash, chunker, encode, reading, hooks
+            )
         with timed(PipelineStage.READ):
             found = hashes_of(document, blocks_of(file, max_bytes))
         if found.of_document == known_hash:
@@ -85,7 +91,9 @@ def prepare(
                 file.seek(0)
                 data = read_all(file, max_bytes)
         if scanned is None:
-            return _prepare_whole(document, data, state, known_hash, chunker, encode, reading)
+            return _prepare_whole(
+                document, data, state, known_hash, chunker, encode, reading, hooks
+            )
         place = scanned.start
         if stat != now():
             raise SourceChanged("the file was changed while it was read")
@@ -128,17 +136,20 @@ def _prepare_whole(
     chunker: Chunker,
     encode: Callable[[str], SparseVector] | None,
     reading: ReadingConfig,
+    hooks: Hooks,
 ) -> PreparedDocument | UnchangedContent:
     with timed(PipelineStage.READ):
         found = hashes_of(document, iter([data]))
     if found.of_document == known_hash:
         return UnchangedContent(known_hash, file)
-    default_type = None if document.text is None else PLAIN_TEXT
-    if document.text is not None and b"\0" in data:
-        data = codecs.BOM_UTF8 + data  # else it might be taken for UTF-16
+    media_type = document.media_type or (None if document.text is None else PLAIN_TEXT)
     with timed(PipelineStage.EXTRACT):
-        extracted = extract(data, document.media_type or default_type, reading)
-    return _prepare_parts(document, extracted, found, file, chunker, encode)
+        extracted = hooks.parse(data, document, media_type)
+        if extracted is None:
+            if document.text is not None and b"\0" in data:
+                data = codecs.BOM_UTF8 + data  # else it might be taken for UTF-16
+            extracted = extract(data, media_type, reading)
+    return _prepare_parts(document, extracted, found, file, chunker, encode, hooks)
 
 
 def prepare_stored(
@@ -146,10 +157,11 @@ def prepare_stored(
     stored: ExtractedDocument,
     chunker: Chunker,
     encode: Callable[[str], SparseVector] | None,
+    hooks: Hooks = NO_LOADED_HOOKS,
 ) -> PreparedDocument:
     """Chunk ``document`` again. The parts of ``stored`` are the bodies of its chunks, in order.
 
-    The result has no hashes.
+    The result has no hashes. Raises HookFailed, DocumentRejected and HookUnavailable.
     """
     media_type = document.media_type or PLAIN_TEXT
     markdown = media_type == MARKDOWN or not is_decoded_only(media_type)
@@ -160,7 +172,8 @@ def prepare_stored(
     # A document without a title of its own was stored with the name of its file.
     title = None if stored.title == PurePath(document.source).name else stored.title
     unknown = ContentHashes("", "")
-    return _prepare_parts(document, ExtractedDocument(parts, title), unknown, None, chunker, encode)
+    extracted = ExtractedDocument(parts, title)
+    return _prepare_parts(document, extracted, unknown, None, chunker, encode, hooks)
 
 
 def _prepare_parts(
@@ -170,16 +183,42 @@ def _prepare_parts(
     file: str | None,
     chunker: Chunker,
     encode: Callable[[str], SparseVector] | None,
+    hooks: Hooks,
 ) -> PreparedDocument:
     first = extracted.parts[0] if extracted.parts else None
     title = title_of(document.metadata, extracted.title, first)
-    name = "" if title else file_title(document.source)
+    warnings = extracted.warnings
     with timed(PipelineStage.CHUNK):
-        chunks = _chunks_of(extracted.parts, Origin(title or "", file_title=name), chunker)
+        by_hook = hooks.chunk(document, extracted, title)
+        if by_hook is None:
+            name = "" if title else file_title(document.source)
+            whole = Origin(title or "", file_title=name)
+            chunks: Iterable[Chunk] = _chunks_of(extracted.parts, whole, chunker)
+        else:
+            fitted = [chunker.fitting(*astuple(chunk)) for chunk in by_hook.chunks]
+            chunks = chain.from_iterable(fitted)
+            warnings = (*warnings, *by_hook.warnings, *_too_long(fitted, chunker.max_tokens))
         segment = Segment.of(chunks, encode)
+        enriched = hooks.enrich(document, extracted, title)
     return PreparedDocument(
-        found.of_document, file, title, segment, extracted.warnings, found.of_bytes
+        found.of_document,
+        file,
+        title,
+        segment,
+        warnings,
+        found.of_bytes,
+        enriched,
+        hooks.versions.enrich,
     )
+
+
+def _too_long(fitted: Sequence[Sequence[Chunk]], max_tokens: int) -> Iterator[str]:
+    """Yield a warning if chunks of a hook had to be cut."""
+    if cut := sum(len(pieces) > 1 for pieces in fitted):
+        yield (
+            f"{cut:,} chunks of the chunk hook were cut, because they had more than {max_tokens} "
+            "tokens (INGESTQ_CHUNK_TOKENS)"
+        )
 
 
 def _chunks_of(parts: Iterable[Part], whole: Origin, chunker: Chunker) -> Iterator[Chunk]:

@@ -27,10 +27,10 @@ from ingestq.core.errors import (
 )
 from ingestq.core.paths import size_in_state, text_to_path
 from worker.lanes import LanePermits
-from worker.process_pool.limits import MAX_SECONDS, LimitsReport, ProcessLimits
+from worker.process_pool.limits import MAX_SECONDS, LimitsReport, ProcessKind, ProcessLimits
 from worker.process_pool.pool import Processes, retry_once
 from worker.process_pool.process import limit_by_size
-from worker.text.config import ReadingConfig
+from worker.text.config import NO_HOOKS, HookVersions, ReadingConfig
 from worker.text.parts import (
     ExtractedDocument,
     PreparedDocument,
@@ -45,6 +45,7 @@ from worker.text.small_texts import SmallText, SmallTexts, small_size
 
 if TYPE_CHECKING:
     from worker.text.chunking.chunker import Chunker
+    from worker.text.hooks import Hooks
     from worker.text.words.bm25 import SparseEncoder
 
 log = structlog.get_logger()
@@ -106,6 +107,8 @@ class ParseProcesses:
         self._free = LanePermits(count + 1, bulk=count)
         self._shared = self._processes(count, config, limits)
         self._interactive = self._processes(1, config, limits)
+        self._hooks_config = config.reading.hooks
+        self._hooks = NO_HOOKS
         self._small = SmallTexts[Prepared](count, self._prepare_each, self._prepare_small)
 
     @staticmethod
@@ -126,6 +129,17 @@ class ParseProcesses:
         """See `Processes.start_seconds`."""
         return self._shared.start_seconds
 
+    async def hook_versions(self) -> HookVersions:
+        """Return the versions of the hooks; documents are prepared by no others from now on.
+
+        Raises UsageError if one cannot be loaded.
+        """
+        if self._hooks_config.names and self._hooks == NO_HOOKS:
+            self._hooks = await retry_once(
+                partial(self._run, Lane.BULK, MAX_SECONDS, versions_of_hooks)
+            )
+        return self._hooks
+
     async def prepare(
         self, lane: Lane, document: Document, known_hash: str | None
     ) -> PreparedDocument | UnchangedContent:
@@ -143,11 +157,11 @@ class ParseProcesses:
             prepared = await self._small.read(lane, text)
         else:
             prepared = await self._run_twice(
-                lane, prepare_document, document, known_hash, ocr_pages
+                lane, prepare_document, document, known_hash, ocr_pages, self._hooks
             )
         if prepared is None:
             prepared = await self._run_twice(
-                Lane.BULK, prepare_document, document, known_hash, None
+                Lane.BULK, prepare_document, document, known_hash, None, self._hooks
             )
             assert prepared is not None, "any number of pages is allowed"
         content = prepared if isinstance(prepared, UnchangedContent) else prepared.first
@@ -158,13 +172,13 @@ class ParseProcesses:
         self, lane: Lane, texts: Sequence[SmallText[Prepared]]
     ) -> Sequence[Prepared | Exception]:
         """Prepare small documents in one task; return the result or the error of each."""
-        calls = [(text.document, text.known_hash, text.ocr_pages) for text in texts]
+        calls = [(text.document, text.known_hash, text.ocr_pages, self._hooks) for text in texts]
         async with self._place(lane) as processes:
             return await processes.run_each(SHARED_SECONDS, prepare_document, calls)
 
     async def _prepare_small(self, lane: Lane, text: SmallText[Prepared]) -> Prepared:
         return await self._run_twice(
-            lane, prepare_document, text.document, text.known_hash, text.ocr_pages
+            lane, prepare_document, text.document, text.known_hash, text.ocr_pages, self._hooks
         )
 
     async def prepare_rest(self, lane: Lane, document: Document, rest: SegmentStart) -> Segment:
@@ -183,7 +197,7 @@ class ParseProcesses:
 
         Raises what `prepare` raises.
         """
-        return await self._run_twice(lane, prepare_again, document, stored)
+        return await self._run_twice(lane, prepare_again, document, stored, self._hooks)
 
     async def _run_twice(
         self, lane: Lane, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -250,6 +264,8 @@ def _record(seconds: StageSeconds) -> None:
 _chunker: "Chunker"
 _sparse: "SparseEncoder"
 _config: ParseConfig
+_hooks: "Hooks | None" = None
+_hooks_error = ""
 
 
 def initialize(config: ParseConfig) -> None:
@@ -257,14 +273,42 @@ def initialize(config: ParseConfig) -> None:
 
     Raises UsageError if the parser cannot be loaded: that is no document's fault.
     """
-    global _chunker, _sparse, _config
+    global _chunker, _sparse, _config, _hooks, _hooks_error
     from worker.text.chunking.chunker import Chunker
+    from worker.text.hooks import load_hooks
     from worker.text.words.bm25 import SparseEncoder
 
     _config = config
     _sparse = SparseEncoder(config.reading.languages)
     _chunker = Chunker(config.tokenizer.read_text(encoding="utf-8"), config.max_tokens)
     _load_parser()
+    try:
+        _hooks = load_hooks(config.reading.hooks)
+    except UsageError as error:  # searches need none
+        _hooks_error = str(error)
+    except MemoryError:
+        setting = ProcessKind.PARSE.memory_setting
+        _hooks_error = f"the hooks need more memory to be loaded than {setting} allows"
+
+
+def versions_of_hooks() -> HookVersions:
+    """Return the versions of the hooks. Raises UsageError if they could not be loaded."""
+    return _loaded_hooks(NO_HOOKS).versions
+
+
+def _loaded_hooks(expected: HookVersions) -> "Hooks":
+    """Return the hooks. Raises UsageError if there is none, or if they are not the ``expected``.
+
+    A process may start long after the others, and would mix text or metadata of two versions.
+    """
+    if _hooks is None:
+        raise UsageError(_hooks_error)
+    if expected != NO_HOOKS and _hooks.versions != expected:
+        now = ", ".join(filter(None, _hooks.versions))
+        raise UsageError(
+            f"a hook was changed while this worker ran: it is {now} now; start the worker again"
+        )
+    return _hooks
 
 
 def _load_parser() -> None:
@@ -278,7 +322,7 @@ def _load_parser() -> None:
 
 
 def prepare_document(
-    document: Document, known_hash: str | None, ocr_pages: int | None
+    document: Document, known_hash: str | None, ocr_pages: int | None, hooks: HookVersions
 ) -> PreparedDocument | UnchangedContent | None:
     """See `worker.text.prepare.prepare`.
 
@@ -299,6 +343,7 @@ def prepare_document(
                 _chunker,
                 _encode(),
                 _config.reading,
+                _loaded_hooks(hooks),
             )
     except OcrPostponed:
         return None
@@ -335,12 +380,15 @@ def prepare_segment(document: Document, place: SegmentStart) -> Segment:
     return replace(prepare_rest(document, place, _chunker, _encode()), seconds=taken())
 
 
-def prepare_again(document: Document, stored: ExtractedDocument) -> PreparedDocument:
+def prepare_again(
+    document: Document, stored: ExtractedDocument, hooks: HookVersions
+) -> PreparedDocument:
     """See `worker.text.prepare.prepare_stored`."""
     from worker.text.prepare import prepare_stored
 
     limit_by_size(sum(len(part.text) for part in stored.parts))
-    return prepare_stored(document, stored, _chunker, _encode())
+    prepared = prepare_stored(document, stored, _chunker, _encode(), _loaded_hooks(hooks))
+    return msgspec.structs.replace(prepared, warnings=bounded_warnings(prepared.warnings))
 
 
 def _encode() -> "Callable[[str], SparseVector] | None":

@@ -18,6 +18,8 @@ from worker.http_answers import retry_after
 
 ANSWER_SECONDS: Final = 20.0
 """How long an attempt may take in all; the specification recommends 15 to 30 seconds."""
+CONNECT_SHARE: Final = 1 / 2
+"""How much of that all addresses of the target may take together to accept a connection."""
 MAX_ERROR_CHARACTERS: Final = 300
 USER_AGENT: Final = "ingestq-webhooks/1"
 
@@ -99,6 +101,6 @@ async def open_sender(*, allow_private: bool) -> AsyncIterator[WebhookSender]:
         transport=transport,
         trust_env=False,
         follow_redirects=False,
-        timeout=ANSWER_SECONDS,
+        timeout=httpx.Timeout(ANSWER_SECONDS, connect=ANSWER_SECONDS * CONNECT_SHARE),
     ) as client:
         yield WebhookSender(client)

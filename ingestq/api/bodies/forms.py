@@ -8,6 +8,7 @@ import msgspec
 from fastapi import HTTPException
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from ingestq.api.bodies.documents import VERSION_DESCRIPTION
 from ingestq.api.bodies.multipart import Event, PartEnd, PartStart
 from ingestq.api.parameters import Collections
 from ingestq.client.batching import JOB_DOCUMENTS
@@ -15,6 +16,7 @@ from ingestq.client.uploads import BlobWriter, StoredBlob, Upload
 from ingestq.core.documents import MAX_VERSION
 from ingestq.core.limits import METADATA_BYTES, decode_metadata
 from ingestq.core.paths import guess_media_type
+from ingestq.core.tokens import Principal
 
 FILE: Final = "file"
 MAX_FILES: Final = JOB_DOCUMENTS
@@ -35,7 +37,9 @@ class Fields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[str, Meta(description="Where it came from; the name of the file by default.")]
         | UnsetType
     ) = UNSET
-    tenant: str = ""
+    tenant: (
+        Annotated[str, Meta(description="None by default, or that of the token.")] | UnsetType
+    ) = UNSET
     collection: (
         Annotated[str, Meta(description="A collection of this server; the first one by default.")]
         | UnsetType
@@ -46,7 +50,7 @@ class Fields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             Meta(
                 ge=1,
                 le=MAX_VERSION,
-                description="Of two versions, the larger wins. The time by default.",
+                description=VERSION_DESCRIPTION,
             ),
         ]
         | UnsetType
@@ -115,10 +119,10 @@ async def read_form(events: AsyncIterator[Event], writing: BlobWriter, max_file_
     return form
 
 
-def uploads_of(form: Form, collections: Collections) -> list[Upload]:
-    """Return the documents of a form, each for one of ``collections``.
+def uploads_of(form: Form, collections: Collections, caller: Principal) -> list[Upload]:
+    """Return the documents of a form of ``caller``, each for one of ``collections``.
 
-    Raises ValueError that says what is wrong.
+    Raises ValueError that says what is wrong, and NotPermitted.
     """
     fields, metadata = _fields(form.values)
     collection = collections.named(None if fields.collection is UNSET else fields.collection)
@@ -128,13 +132,16 @@ def uploads_of(form: Form, collections: Collections) -> list[Upload]:
         raise ValueError(
             "doc_id is for a single file; without it, files are identified by their names"
         )
-    uploads = [_upload(file, fields, metadata, collection) for file in form.files]
+    tenant = caller.tenant_of(None if fields.tenant is UNSET else fields.tenant) or ""
+    uploads = [_upload(file, fields, metadata, collection, tenant) for file in form.files]
     if len({upload.doc_id for upload in uploads}) < len(uploads):
         raise ValueError("two files have the same name; send them in separate requests")
     return uploads
 
 
-def _upload(file: File, fields: Fields, metadata: dict[str, Any], collection: str) -> Upload:
+def _upload(
+    file: File, fields: Fields, metadata: dict[str, Any], collection: str, tenant: str
+) -> Upload:
     doc_id = file.name if fields.doc_id is UNSET else fields.doc_id
     if not doc_id:
         raise ValueError("a file has no name; send one, or a doc_id")
@@ -143,7 +150,7 @@ def _upload(file: File, fields: Fields, metadata: dict[str, Any], collection: st
         doc_id=doc_id,
         content=file.content,
         source=named if fields.source is UNSET else fields.source,
-        tenant=fields.tenant,
+        tenant=tenant,
         version=None if fields.version is UNSET else fields.version,
         media_type=file.media_type,
         metadata=metadata,

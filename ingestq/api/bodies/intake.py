@@ -20,40 +20,62 @@ text, and as the job that is sent to Redis.
 """
 BUSY_RETRY_SECONDS: Final = 1.0
 MIN_BYTES_PER_SECOND: Final = 4096
-"""A client that is slower than this on average is cut off. 64 MiB may take 4.5 hours."""
+"""A client that is slower than this, for longer than it may be silent, is cut off.
+
+64 MiB may take 4.5 hours.
+"""
 
 
 class Intake:
     """Reads the bodies of all requests, and bounds the memory that they take together.
 
     A client may be silent for ``silence_seconds``, and no slower than `MIN_BYTES_PER_SECOND` for
-    longer than that. The time while the server itself is not ready for more does not count.
+    longer than that. The time while the server itself is not ready for more does not count. Whole
+    bodies of up to ``free_bytes`` do not count as held, so large ones do not keep them out.
     """
 
     def __init__(
-        self, max_body_bytes: int, silence_seconds: float, held_bodies: int = HELD_BODIES
+        self,
+        max_body_bytes: int,
+        silence_seconds: float,
+        held_bodies: int = HELD_BODIES,
+        free_bytes: int = 0,
     ) -> None:
         self.max_body_bytes = max_body_bytes
+        self._free_bytes = free_bytes
         self._max_held_bytes = held_bodies * max_body_bytes
         self._silence_seconds = silence_seconds
         self._held_bytes = 0
 
     @asynccontextmanager
-    async def body(self, request: Request) -> AsyncIterator[bytearray]:
+    async def body(
+        self, request: Request, max_bytes: int | None = None
+    ) -> AsyncIterator[bytearray]:
         """Yield the whole body of ``request``; it counts as held until the block is left.
+
+        It may have ``max_bytes`` if that is less than the limit of this intake.
 
         Raises HTTPException: 413 if it is too large, whatever its Content-Length says, 429 if too
         much is held, 408 if the client goes silent. Raises ClientDisconnect if it disconnects.
         """
+        limit = self.max_body_bytes if max_bytes is None else min(max_bytes, self.max_body_bytes)
         announced = request.headers.get("content-length", "")
-        if announced.isdecimal() and int(announced) > self.max_body_bytes:
-            raise self._too_large()
+        if announced.isdecimal() and int(announced) > limit:
+            raise self._too_large(limit)
         body = bytearray()
+        held = 0
         try:
-            await self._read(request, body)
+            async for part in self._parts(request):
+                size = len(body) + len(part)
+                if size > limit:
+                    raise self._too_large(limit)
+                if size > self._free_bytes:
+                    self._hold(size - held)
+                    held = size
+                body += part
             yield body
         finally:
-            self._held_bytes -= len(body)
+            self._held_bytes -= held
 
     async def form(self, request: Request) -> AsyncGenerator[Event, None]:
         """Yield the events of a form as they arrive; only the bytes received last count as held.
@@ -93,20 +115,15 @@ class Intake:
         finally:
             self._held_bytes -= held
 
-    async def _read(self, request: Request, body: bytearray) -> None:
-        async for part in self._parts(request):
-            if len(body) + len(part) > self.max_body_bytes:
-                raise self._too_large()
-            self._hold(len(part))
-            body += part
-
     async def _parts(self, request: Request) -> AsyncIterator[bytes]:
         parts = request.stream()
-        credit = self._silence_seconds  # seconds for which the client may still keep us waiting
+        # Seconds for which the client may still keep us waiting. What it sends fast buys no more of
+        # them: it would hold its place, and memory, for hours.
+        credit = self._silence_seconds
         while True:
             began = time.monotonic()
             try:
-                async with asyncio.timeout(min(credit, self._silence_seconds)):
+                async with asyncio.timeout(credit):
                     part = await anext(parts)
             except StopAsyncIteration:
                 return
@@ -118,6 +135,7 @@ class Intake:
                     {"Connection": "close"},
                 ) from error
             credit += len(part) / MIN_BYTES_PER_SECOND - (time.monotonic() - began)
+            credit = min(credit, self._silence_seconds)
             yield part
 
     def _hold(self, size: int) -> None:
@@ -127,9 +145,12 @@ class Intake:
             )
         self._held_bytes += size
 
-    def _too_large(self) -> HTTPException:
-        return HTTPException(
-            413,
-            f"the body is larger than {self.max_body_bytes} bytes, the limit of this server "
-            "(INGESTQ_MAX_DOCUMENT_BYTES)",
-        )
+    def _too_large(self, limit: int) -> HTTPException:
+        if limit < self.max_body_bytes:
+            message = f"the body is larger than {limit} bytes, the limit without the right to write"
+        else:
+            message = (
+                f"the body is larger than {limit} bytes, the limit of this server "
+                "(INGESTQ_MAX_DOCUMENT_BYTES)"
+            )
+        return HTTPException(413, message)

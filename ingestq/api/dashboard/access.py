@@ -13,9 +13,18 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ingestq.api.dashboard.paths import EVENTS, OPEN_PATHS, PATHS, SIGN_IN
-from ingestq.api.errors import log_unavailable, problem_response
+from ingestq.api.authenticator import (
+    PRINCIPAL,
+    Authenticator,
+    limit_message,
+    rate_headers,
+    refused_for_now,
+)
+from ingestq.api.dashboard.paths import EVENTS, OPEN_PATHS, PATHS, SIGN_IN, SIGN_OUT
+from ingestq.api.errors import log_unavailable, problem_response, retry_after
+from ingestq.broker.tokens import Admission, ApiTokens, RequestRate
 from ingestq.core.errors import BrokerUnavailable, ServiceUnavailable, UsageError
+from ingestq.core.tokens import UNLIMITED
 from ingestq.monitoring.health_checks import PROBE_SECONDS
 
 COOKIE: Final = "ingestq_session"
@@ -42,10 +51,6 @@ class Sessions:
 
     token: str = field(repr=False)
     revoked: Revoked
-
-    def is_token(self, token: str) -> bool:
-        """Return whether ``token`` is right, in constant time."""
-        return hmac.compare_digest(token.encode(), self.token.encode())
 
     def new(self) -> str:
         """Return a session that starts now."""
@@ -86,6 +91,70 @@ def _id(session: str) -> str:
     return session.partition(".")[0]
 
 
+STORED: Final = "stored."
+"""Begins a session of the owner of one of the `ApiTokens`: it is stored with them."""
+SESSION_BYTES: Final = 32
+
+
+class Visitors:
+    """Signs browsers in and out, and says who they are.
+
+    The owner of INGESTQ_API_TOKEN has a session of ``own``. One of another token is a random text
+    that is stored with ``tokens``, hashed as they are, and ends when the token does.
+    """
+
+    def __init__(
+        self, authenticator: Authenticator, own: Sessions | None, tokens: ApiTokens | None
+    ) -> None:
+        self.authenticator = authenticator
+        self._own = own
+        self._tokens = tokens
+
+    async def sign_in(self, token: str) -> str | RequestRate | None:
+        """Return a new session of the owner of ``token``; None if that is not valid.
+
+        It counts as a request: returns the limit of the token if it has to wait. Raises
+        BrokerUnavailable.
+        """
+        admission = await self.authenticator.admit(token.encode())
+        if admission is None:
+            return None
+        if refused_for_now(admission):
+            return admission.rate
+        token_id = admission.principal.token_id
+        if token_id is None or self._tokens is None:
+            return None if self._own is None else self._own.new()
+        session = STORED + secrets.token_urlsafe(SESSION_BYTES)
+        await self._tokens.begin_session(token_id, session, SESSION_SECONDS)
+        return session
+
+    async def admit(self, session: str, *, count: int) -> Admission | None:
+        """Return whose ``session`` it is, and count so many requests; None if it has ended.
+
+        Raises BrokerUnavailable if nobody can tell.
+        """
+        if not await self.authenticator.is_locked():
+            return Admission(UNLIMITED)
+        if self._tokens is not None and session.startswith(STORED):
+            try:
+                async with asyncio.timeout(PROBE_SECONDS):
+                    return await self._tokens.admit_session(session, count=count)
+            except TimeoutError as error:
+                raise BrokerUnavailable(
+                    f"Redis does not answer within {PROBE_SECONDS:g} s"
+                ) from error
+        if self._own is not None and await self._own.is_valid(session):
+            return Admission(UNLIMITED)
+        return None
+
+    async def end(self, session: str) -> None:
+        """End ``session`` before its time, on all servers. Raises BrokerUnavailable."""
+        if self._tokens is not None and session.startswith(STORED):
+            await self._tokens.end_session(session)
+        elif self._own is not None:
+            await self._own.end(session)
+
+
 HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; "
@@ -98,16 +167,20 @@ HEADERS: Final = {
 }
 
 
+UNCOUNTED_PATHS: Final = frozenset({EVENTS, SIGN_OUT})
+"""Paths that count for no limit of a token: a browser opens the stream again by itself."""
+
+
 class DashboardGuard:
     """Middleware that guards the routes of the dashboard, and lets all others pass.
 
-    Without ``sessions``, nobody has to sign in. `ingestq.api.auth.SiteGuard` keeps out pages of
-    other sites, here as everywhere.
+    It puts the `Principal` of a request into its scope. `ingestq.api.auth.SiteGuard` keeps out
+    pages of other sites, here as everywhere.
     """
 
-    def __init__(self, app: ASGIApp, sessions: Sessions | None) -> None:
+    def __init__(self, app: ASGIApp, visitors: Visitors) -> None:
         self._app = app
-        self._sessions = sessions
+        self._visitors = visitors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] not in PATHS:
@@ -125,15 +198,22 @@ class DashboardGuard:
         await (refusal or self._app)(scope, receive, send_guarded)
 
     async def _refusal(self, request: Request) -> Response | None:
-        if self._sessions is None or request.url.path in OPEN_PATHS:
+        path = request.url.path
+        if path in OPEN_PATHS:
             return None
         try:
-            if await self._sessions.is_valid(session_of(request)):
-                return None
+            count = 0 if path in UNCOUNTED_PATHS else 1
+            admission = await self._visitors.admit(session_of(request), count=count)
         except (ServiceUnavailable, UsageError) as error:  # UsageError: it refuses our credentials
-            log_unavailable(request.url.path, error)
+            log_unavailable(path, error)
             return problem_response(503, str(error))
-        if request.url.path == EVENTS:
+        if admission is not None:
+            if admission.rate is not None and refused_for_now(admission):
+                headers = rate_headers(admission.rate) | retry_after(admission.rate.wait_seconds)
+                return problem_response(429, limit_message(admission.rate), headers)
+            request.scope[PRINCIPAL] = admission.principal
+            return None
+        if path == EVENTS:
             return problem_response(401, f"sign in at {SIGN_IN}")
         return RedirectResponse(SIGN_IN, 303)
 

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from ingestq.api.dashboard import paths, wording
 from ingestq.api.dashboard.board import View
 from ingestq.api.dashboard.plots import plots
+from ingestq.core.tokens import Principal, Right
 
 REGIONS: Final = (
     "numbers",
@@ -26,6 +27,8 @@ REGIONS: Final = (
     "entries",
 )
 """The parts of the page that change; each is a template, and an event of the stream."""
+OF_EVERYBODY: Final = frozenset({"plots", "workers", "entries"})
+"""Those that are left out for a token of a tenant or of some collections."""
 REQUEUED: Final = "requeued"
 GONE: Final = "gone"
 
@@ -93,13 +96,18 @@ class Pages:
     def __init__(self, collections: Sequence[str]) -> None:
         self._templates = compiled_templates()
         self._collections = collections
-        self._rendered: tuple[View, Mapping[str, Markup]] | None = None
+        self._rendered: tuple[View, Principal, Mapping[str, Markup]] | None = None
 
-    def regions(self, view: View) -> Mapping[str, Markup]:
-        """Return the parts of the page that change, by name; empty without a snapshot."""
-        if self._rendered is None or self._rendered[0] is not view:
-            self._rendered = view, self._render_regions(view)
-        return self._rendered[1]
+    def regions(self, view: View, principal: Principal) -> Mapping[str, Markup]:
+        """Return the parts of the page that change, by name; empty without a snapshot.
+
+        They are for ``principal``, who may lack the right to requeue.
+        """
+        last = self._rendered
+        if last is None or last[0] is not view or last[1] != principal:
+            last = view, principal, self._render_regions(view, principal)
+            self._rendered = last
+        return last[2]
 
     def notice(self, view: View) -> Markup:
         """Return the notice that says why the page is not current; empty if it is."""
@@ -108,6 +116,7 @@ class Pages:
     def page(
         self,
         view: View,
+        principal: Principal,
         search: SearchPanel | None,
         requeue: RequeueResult | None,
         signed_in: bool,
@@ -118,7 +127,8 @@ class Pages:
             once=REQUEUED,
             view=view,
             notice=self.notice(view),
-            regions=self.regions(view),
+            regions=self.regions(view, principal),
+            collections=self._seen_by(principal),
             search=search,
             requeue=requeue,
             signed_in=signed_in,
@@ -128,7 +138,11 @@ class Pages:
         """Return the page that asks for the token, again if there was a ``problem`` with it."""
         return self._render("sign_in", problem=problem)
 
-    def _render_regions(self, view: View) -> Mapping[str, Markup]:
+    def _seen_by(self, principal: Principal) -> Sequence[str]:
+        known = principal.collections
+        return [name for name in self._collections if known is None or name in known]
+
+    def _render_regions(self, view: View, principal: Principal) -> Mapping[str, Markup]:
         if view.snapshot is None:
             return {}
         counts = [collection.warned for collection in view.index.collections]
@@ -140,9 +154,13 @@ class Pages:
             "warned_documents": view.index.warned,
             "stale": sum(filter(None, stale)) if any(n is not None for n in stale) else None,
             "stale_documents": view.index.stale,
+            "is_part": view.is_part,
+            "may_requeue": principal.may(Right.WRITE),
+            "collections": self._seen_by(principal),
         }
-        return {name: self._render(name, **known) for name in REGIONS}
+        names = [name for name in REGIONS if not (view.is_part and name in OF_EVERYBODY)]
+        return {name: self._render(name, **known) for name in names}
 
     def _render(self, template: str, **known: Any) -> Markup:
         page = self._templates.get_template(f"{template}.html")
-        return Markup(page.render(known, collections=self._collections))  # noqa: S704 - escaped there
+        return Markup(page.render(known))  # noqa: S704 - escaped there

@@ -7,7 +7,7 @@ import msgspec
 from fastapi import APIRouter, Depends, HTTPException, Path, Query
 
 from ingestq.api.errors import problems
-from ingestq.api.parameters import DOC_ID, Collections
+from ingestq.api.parameters import DOC_ID, Caller, Collections
 from ingestq.api.schemas import (
     DeadLetterDetail,
     DeadLetterList,
@@ -18,8 +18,9 @@ from ingestq.api.schemas import (
 from ingestq.broker.queue.dead_letters import DeadLetterFilter, DeadLetters, StoredDeadLetter
 from ingestq.client.client import new_submission
 from ingestq.core.errors import ContractError
-from ingestq.core.jobs import decode_job
+from ingestq.core.jobs import dead_letter_place, decode_job
 from ingestq.core.results import DeadLetter
+from ingestq.core.tokens import Principal
 
 DEFAULT_LIMIT: Final = 100
 LARGEST_LIMIT: Final = 1000
@@ -28,7 +29,9 @@ DocId = Annotated[str, Path(min_length=1)]
 AllowMassDelete = Annotated[
     bool, Query(description="Delete what is held back of a folder or list.")
 ]
-Tenant = Annotated[str, Query(description="The tenant of the document.")]
+Tenant = Annotated[
+    str | None, Query(description="The tenant of the document; none, or that of the token.")
+]
 
 
 def dead_letter_routes(dead_letters: DeadLetters, collections: Collections) -> APIRouter:
@@ -37,12 +40,14 @@ def dead_letter_routes(dead_letters: DeadLetters, collections: Collections) -> A
 
     async def named(
         doc_id: DocId,
-        tenant: Tenant = "",
+        tenant: Tenant = None,
         *,
         collection: Annotated[str, Depends(collections.parameter)],
+        caller: Caller,
     ) -> StoredDeadLetter:
-        stored = await dead_letters.find_any_form(collection, tenant, doc_id)
-        if stored is None:
+        owner = caller.tenant_of(tenant) or ""
+        stored = await dead_letters.find_any_form(collection, owner, doc_id)
+        if stored is None or not may_see(caller, stored.dead_letter.key):
             raise HTTPException(404, f"there is no dead letter of {doc_id!r}")
         return stored
 
@@ -56,23 +61,15 @@ def dead_letter_routes(dead_letters: DeadLetters, collections: Collections) -> A
             str | None, Query(description="Only those of this collection.")
         ] = None,
         limit: Annotated[int, Query(ge=1, le=LARGEST_LIMIT)] = DEFAULT_LIMIT,
+        *,
+        caller: Caller,
     ) -> DeadLetterList:
         """List the newest dead letters that match, and count all that do."""
-        total = 0
-        found: dict[str, tuple[int, DeadLetterResponse]] = {}
+        tenant = caller.tenant_of(tenant)
+        if collection is not None:
+            caller.check_collection(collection)
         wanted = DeadLetterFilter(tenant=tenant, reason=reason, collection=collection)
-        async for stored in dead_letters.find(wanted):
-            total += 1
-            dead_letter = stored.dead_letter
-            found[dead_letter.key] = (
-                dead_letter.failed_ms,
-                DeadLetterResponse.model_validate(dead_letter),
-            )
-            if len(found) == 2 * limit:
-                found = dict(nlargest(limit, found.items(), key=_failed_ms))
-        listed = [
-            dead_letter for _, (_, dead_letter) in nlargest(limit, found.items(), key=_failed_ms)
-        ]
+        total, listed = await _newest(dead_letters, wanted, caller, limit)
         return DeadLetterList(total=total, dead_letters=listed)
 
     # Before the next route, whose parameter also matches slashes.
@@ -106,6 +103,36 @@ def dead_letter_routes(dead_letters: DeadLetters, collections: Collections) -> A
         return Purged(purged=count)
 
     return router
+
+
+async def _newest(
+    dead_letters: DeadLetters, wanted: DeadLetterFilter, principal: Principal, limit: int
+) -> tuple[int, list[DeadLetterResponse]]:
+    """Count the dead letters that match and exist for ``principal``; return the newest as well."""
+    total = 0
+    found: dict[str, tuple[int, DeadLetterResponse]] = {}
+    async for stored in dead_letters.find(wanted):
+        dead_letter = stored.dead_letter
+        if not may_see(principal, dead_letter.key):
+            continue
+        total += 1
+        response = DeadLetterResponse.model_validate(dead_letter)
+        found[dead_letter.key] = (dead_letter.failed_ms, response)
+        if len(found) == 2 * limit:
+            found = dict(nlargest(limit, found.items(), key=_failed_ms))
+    newest = nlargest(limit, found.items(), key=_failed_ms)
+    return total, [dead_letter for _, (_, dead_letter) in newest]
+
+
+def may_see(principal: Principal, key: str) -> bool:
+    """Return whether the dead letter with this ``key`` exists for ``principal``.
+
+    Nobody knows whose document is in a job that could not be decoded.
+    """
+    place = dead_letter_place(key)
+    if not principal.is_limited:
+        return True
+    return place is not None and principal.sees(tenant=place[1], collection=place[0])
 
 
 def _check_unchanged(count: int) -> None:

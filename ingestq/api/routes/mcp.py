@@ -13,13 +13,21 @@ from fastapi import FastAPI, HTTPException, Request
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from ingestq.api.authenticator import principal_of
 from ingestq.api.bodies.intake import Intake
 from ingestq.api.parameters import Collections
+from ingestq.core.tokens import Principal, Right
 
 if TYPE_CHECKING:
     from mcp.server.lowlevel import Server
 
 MCP: Final = "/mcp"
+HELD_BODIES: Final = 1
+"""How many bodies of the maximum size are held at once; those of `FREE_BYTES` come on top."""
+FREE_BYTES: Final = 64 * 1024
+"""A larger body has a document in it."""
+READER_BYTES: Final = 1024 * 1024
+"""The size of a body whose sender may write no documents."""
 
 
 def mcp_route(app: FastAPI, intake: Intake, collections: Collections) -> Route:
@@ -38,8 +46,10 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         await _load()
-        async with self._intake.body(request) as body:
-            server = await self._server(request.headers.get("authorization"))
+        principal = principal_of(scope)
+        limit = None if principal.may(Right.WRITE) else READER_BYTES
+        async with self._intake.body(request, limit) as body:
+            server = await self._server(principal)
             from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
             manager = StreamableHTTPSessionManager(
@@ -53,11 +63,11 @@ class _Endpoint:
             async with manager.run():
                 await manager.handle_request(scope, _replay(bytes(body), receive), send)
 
-    async def _server(self, authorization: str | None) -> "Server[Any]":
+    async def _server(self, principal: Principal) -> "Server[Any]":
         from ingestq.api.mcp import Routes, api_tools, make_server
 
         openapi = await asyncio.to_thread(self._app.openapi)
-        return make_server(api_tools(openapi, self._collections, Routes(self._app, authorization)))
+        return make_server(api_tools(openapi, self._collections, Routes(self._app, principal)))
 
 
 async def _load() -> None:

@@ -1,6 +1,7 @@
 """``/livez``, ``/readyz``, ``/healthz``, ``/metrics`` and ``/status``."""
 
 from collections.abc import Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Protocol
 
@@ -8,11 +9,14 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from ingestq.api.errors import Answers, problems
-from ingestq.api.parameters import Collections
+from ingestq.api.parameters import Caller, Collections
+from ingestq.api.routes.dead_letters import may_see
 from ingestq.api.schemas import HealthResponse, StatusResponse
+from ingestq.broker.queue.dead_letters import DeadLetters
 from ingestq.client.client import IngestClient
 from ingestq.core.health import HEALTH, LIVE, METRICS, READY, Health
 from ingestq.core.results import CollectionCounts, IndexOverview
+from ingestq.core.tokens import UNLIMITED, Principal
 from ingestq.monitoring.exposition import CONTENT_TYPE
 from ingestq.monitoring.health_checks import HealthChecks
 from ingestq.monitoring.monitor import Monitor
@@ -71,37 +75,64 @@ def metric_routes(monitor: Monitor) -> APIRouter:
 class IndexCounter(Protocol):
     """Counts the collections, and lists up to so many documents of each that have warnings.
 
-    What cannot be read now is None or left out.
+    Only what exists for ``principal``. What cannot be read now is None or left out.
     """
 
-    async def __call__(self, listed: int = 0) -> IndexOverview: ...
+    async def __call__(
+        self, listed: int = 0, principal: Principal = UNLIMITED
+    ) -> IndexOverview: ...
 
 
 def status_routes(
-    client: IngestClient, index: IndexCounter | None, collections: Collections
+    client: IngestClient,
+    dead_letters: DeadLetters,
+    index: IndexCounter | None,
+    collections: Collections,
 ) -> APIRouter:
     """Return the route that shows the queue of ``client``, and what the ``collections`` hold."""
     router = APIRouter(tags=["status"])
 
     @router.get("/status", responses=problems(503))
-    async def status() -> StatusResponse:
-        """Show queue, dead letters, workers, watched folders and collections."""
+    async def status(caller: Caller) -> StatusResponse:
+        """Show queue, dead letters, workers, watched folders and collections.
+
+        A token for a tenant, or for some collections, sees what is theirs. The rest is null: it
+        cannot be told apart.
+        """
+        seen = collections.seen_by(caller)
+        seen.named(None)
         overview = await client.queue.overview()
         if index is None:
-            counts: Sequence[CollectionCounts] = [*map(CollectionCounts, collections.names)]
+            counts: Sequence[CollectionCounts] = [*map(CollectionCounts, seen.names)]
+        elif caller.is_limited:
+            counts = (await index(principal=caller)).collections
         else:
             counts = (await index()).collections
+        own = {
+            "watched_folders": [
+                folder
+                for folder in overview.watched_folders
+                if caller.sees(folder.tenant, folder.collection)
+            ],
+            "held_back": [
+                source
+                for source in overview.held_back
+                if caller.sees(source.tenant, source.collection)
+            ],
+            "collection": counts[0],
+            "collections": counts,
+        }
+        if caller.is_limited:
+            count, _ = await dead_letters.count(partial(may_see, caller))
+            return StatusResponse.model_validate(own | {"dead_letters": count})
         return StatusResponse.model_validate(
-            {
+            own
+            | {
                 "queue": overview.depth.as_json(),
                 "dead_letters": overview.depth.dead_letters,
                 "workers": overview.workers,
                 "unserved": overview.unserved,
-                "watched_folders": overview.watched_folders,
-                "held_back": overview.held_back,
                 "webhooks": [webhook.as_json() for webhook in overview.webhooks],
-                "collection": counts[0],
-                "collections": counts,
             }
         )
 

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Protocol
 from fastapi import APIRouter, Depends, HTTPException, Query
 
 from ingestq.api.errors import problems
-from ingestq.api.parameters import Collections
+from ingestq.api.parameters import Caller, Collections
 from ingestq.api.schemas import HitResponse, SearchResponse
 from ingestq.core.errors import InvalidQuery, StoreRejected
 from ingestq.core.search_query import (
@@ -81,11 +81,13 @@ def search_routes(search: Search, collections: Collections) -> APIRouter:
         ] = None,
         *,
         collection: Annotated[str, Depends(collections.parameter)],
+        caller: Caller,
     ) -> SearchResponse:
         """Find the chunks that match ``q`` best, best first.
 
         The first search takes some seconds longer, as it loads the model.
         """
+        tenant = caller.tenant_of(tenant)
         try:
             where = SearchFilter(tuple(map(parse_condition, conditions)), source, tenant)
         except ValueError as error:

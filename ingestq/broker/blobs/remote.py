@@ -1,21 +1,20 @@
 """A blob store in any storage that fsspec supports: S3, Google Cloud Storage, Azure, SFTP, …"""
 
-import asyncio
-import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from ingestq.broker.blobs.store import UNFINISHED, missing
+from ingestq.core.daemon_threads import DaemonThreads
 from ingestq.core.errors import (
     BlobStoreUnavailable,
     DocumentRejected,
     UsageError,
     in_one_line,
 )
-from ingestq.core.paths import BLOB_PREFIX
+from ingestq.core.temporary_folders import CopyFolder, copy_folder
 from ingestq.core.urls import public_url, secrets_in, without_secrets
 
 if TYPE_CHECKING:
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+CALLS: Final = 16
+"""Calls of a storage's library at the same time."""
 
 
 class RemoteBlobStore:
@@ -33,6 +35,7 @@ class RemoteBlobStore:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._threads = DaemonThreads("blobs", CALLS)
 
     async def put(self, name: str, parts: AsyncIterable[bytes]) -> None:
         """See `BlobStore.put`."""
@@ -57,10 +60,12 @@ class RemoteBlobStore:
     @asynccontextmanager
     async def as_file(self, name: str) -> AsyncIterator[Path]:
         """See `BlobStore.as_file`: a copy."""
-        with tempfile.TemporaryDirectory(prefix=BLOB_PREFIX) as folder:
-            copy = Path(folder, "content")
-            await self._do(self._download, name, copy)
-            yield copy
+        async with AsyncExitStack() as opened:
+            try:
+                folder = await opened.enter_async_context(copy_folder())
+            except OSError as error:
+                raise self._unavailable(error) from error
+            yield await self._do(self._download, name, folder)
 
     async def delete(self, names: Iterable[str]) -> None:
         """See `BlobStore.delete`."""
@@ -101,11 +106,15 @@ class RemoteBlobStore:
         except FileNotFoundError as error:
             raise missing(name) from error
 
-    def _download(self, name: str, to: Path) -> None:
-        try:
-            self._place[0].get_file(self._path(name), str(to))
-        except FileNotFoundError as error:
-            raise missing(name) from error
+    def _download(self, name: str, folder: CopyFolder) -> Path:
+        store, _ = self._place
+        with folder.filling() as path:
+            copy = path / "content"
+            try:
+                store.get_file(self._path(name), str(copy))
+            except FileNotFoundError as error:
+                raise missing(name) from error
+        return copy
 
     def _delete(self, name: str) -> None:
         with suppress(FileNotFoundError):
@@ -123,11 +132,14 @@ class RemoteBlobStore:
     async def _do(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``function``, which blocks, in a thread. Raises BlobStoreUnavailable."""
         try:
-            return await asyncio.to_thread(function, *args, **kwargs)
+            return await self._threads.call(function, *args, **kwargs)
         except (DocumentRejected, UsageError):
             raise
         except Exception as error:  # every storage has its own exceptions
-            said = without_secrets(in_one_line(error), secrets_in(self._url))
-            raise BlobStoreUnavailable(
-                f"the blob store {public_url(self._url)} cannot be used: {said}"
-            ) from error
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: Exception) -> BlobStoreUnavailable:
+        said = without_secrets(in_one_line(error), secrets_in(self._url))
+        return BlobStoreUnavailable(
+            f"the blob store {public_url(self._url)} cannot be used: {said}"
+        )

@@ -158,7 +158,7 @@ if followed and jobs_left <= 0 and #submission_targets > 0 then
   local finish = redis.call('HINCRBY', counts, 'finish', 1)
   local fields, numbers = redis.call('HGETALL', counts), {}
   for i = 1, #fields, 2 do
-    if fields[i]:sub(1, 5) ~= 'live:' then
+    if not fields[i]:find(':', 1, true) then   -- 'live:', 'tenant:' and 'collection:' are no counts
       numbers[#numbers + 1] = fields[i] .. '=' .. fields[i + 1]
     end
   end

@@ -9,11 +9,11 @@ local due, state = K.WEBHOOKS_DUE .. target, K.WEBHOOK_STATE .. target
 local now = read_steady_ms()
 
 -- Return whether the message tells of a submission that has more documents by now: it will be
--- finished again, or was.
+-- finished again, or was. One that somebody asked to be sent again is sent.
 local function is_unfinished(id)
-  local submission, finish, attempts =
-    unpack(redis.call('HMGET', K.WEBHOOK .. id, 'submission', 'finish', 'attempts'))
-  if not submission or attempts ~= '0' then
+  local submission, finish, attempts, retried =
+    unpack(redis.call('HMGET', K.WEBHOOK .. id, 'submission', 'finish', 'attempts', 'retried'))
+  if not submission or attempts ~= '0' or retried then
     return false, false
   end
   local jobs, last = unpack(redis.call('HMGET', K.SUBMISSION .. submission, 'jobs', 'finish'))

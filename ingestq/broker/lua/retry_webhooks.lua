@@ -11,7 +11,9 @@ redis.call('HDEL', K.WEBHOOK_STATE .. target, 'gone')
 local function retry(ids)
   for _, id in ipairs(ids) do
     if redis.call('HEXISTS', K.WEBHOOK .. id, 'token') == 0 then
-      redis.call('HSET', K.WEBHOOK .. id, 'attempts', 0)
+      if redis.call('HGET', K.WEBHOOK .. id, 'attempts') ~= '0' or redis.call('ZSCORE', failed, id) then
+        redis.call('HSET', K.WEBHOOK .. id, 'attempts', 0, 'retried', 1)
+      end
       redis.call('ZADD', waiting, redis.call('ZSCORE', waiting, id) or now, id)
       redis.call('ZADD', K.WEBHOOKS_DUE .. target, now, id)
       redis.call('ZREM', failed, id)

@@ -40,6 +40,18 @@ local function steady_ms()
   return shows
 end
 
+-- Remember what a call was answered that cannot be repeated; return that. If the answer is lost, the
+-- client sends the same call again.
+local function remember(call, answer)
+  redis.call('SET', K.ANSWERED .. call, answer, 'PX', K.ANSWERED_MS)
+  return answer
+end
+
+-- Return what the call was answered, if it was sent before.
+local function answer_of(call)
+  return tonumber(redis.call('GET', K.ANSWERED .. call) or nil)
+end
+
 local function info_of(id, ...)
   return redis.call('HMGET', K.JOB_INFO .. id, ...)
 end
@@ -142,7 +154,14 @@ local function add_job(id, payload, lane, tenant, collection, submission, docume
   redis.call('HINCRBY', K.HELD, lane .. ':bytes', #payload)
   redis.call('ZREM', K.ABORT, id)   -- an abort of an earlier job with this id
   if submission ~= '' then
-    redis.call('HINCRBY', K.SUBMISSION .. submission, 'accepted', documents)
+    local counts = K.SUBMISSION .. submission
+    if redis.call('EXISTS', counts) == 0 then
+      redis.call('HSET', counts, 'tenant:' .. tenant, 1)
+    elseif redis.call('HEXISTS', counts, 'tenant:' .. tenant) == 0 then
+      redis.call('HSET', counts, 'mixed', 1)   -- jobs of several tenants
+    end
+    redis.call('HSET', counts, 'collection:' .. collection, 1)
+    redis.call('HINCRBY', counts, 'accepted', documents)
     redis.call('HINCRBY', K.SUBMISSION .. submission, 'jobs', 1)
     redis.call('PERSIST', K.SUBMISSION .. submission)
     redis.call('PERSIST', K.FAILED_DOCUMENTS .. submission)

@@ -4,7 +4,7 @@ A document has at most one dead letter. A newer failure replaces it, and when a 
 document succeeds it is deleted.
 """
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from ingestq.broker import keys
 from ingestq.broker.blobs.store import BlobStore, delete_blobs_of
 from ingestq.broker.connection import BrokerConfig, awaited, translate_errors
-from ingestq.broker.scripts import Scripts
+from ingestq.broker.scripts import Scripts, new_call
 from ingestq.core.documents import Document, Lane, SeenDocuments, Sweep
 from ingestq.core.errors import ContractError
 from ingestq.core.jobs import IngestBatch, SweepBatch, dead_letter_key, decode_job, encode_job
@@ -24,6 +24,8 @@ from ingestq.core.results import DeadLetter
 from ingestq.core.unicode_forms import composed
 
 MS_PER_DAY: Final = 24 * 3600 * 1000
+IDS_PAGE: Final = 5_000
+"""How many ids of dead letters are read at once."""
 EXPIRED_BATCH: Final = 100
 """How many dead letters are deleted at once because of their age."""
 
@@ -108,6 +110,43 @@ class DeadLetters:
             rows = await self._redis.zrevrange(keys.DEAD_TIMES, 0, count - 1, withscores=True)
         return [DeadLetterId(key.decode(), int(written_ms)) for key, written_ms in rows]
 
+    async def count(
+        self, wanted: Callable[[str], bool], *, listed: int = 0
+    ) -> tuple[int, list[DeadLetterId]]:
+        """Count the dead letters with ``wanted`` keys; also return ids of the newest ``listed``."""
+        total, newest = 0, list[DeadLetterId]()
+        async with aclosing(self._ids()) as ids:
+            async for dead_letter in ids:
+                if wanted(dead_letter.key):
+                    total += 1
+                    if total <= listed:
+                        newest.append(dead_letter)
+        return total, newest
+
+    async def _ids(self) -> AsyncGenerator[DeadLetterId, None]:
+        """Yield the ids of all dead letters, newest first, without their contents.
+
+        Each once, whatever is written or deleted meanwhile: a page goes on at the time of the last
+        dead letter, not at its rank.
+        """
+        last_ms: float | str = "+inf"
+        yielded: set[bytes] = set()  # those of this time
+        while True:
+            size = IDS_PAGE + len(yielded)
+            with self._translated():
+                rows = await self._redis.zrevrangebyscore(
+                    keys.DEAD_TIMES, last_ms, "-inf", start=0, num=size, withscores=True
+                )
+            for key, written_ms in rows:
+                if key in yielded:
+                    continue
+                if written_ms != last_ms:
+                    last_ms, yielded = written_ms, set()
+                yielded.add(key)
+                yield DeadLetterId(key.decode(), int(written_ms))
+            if len(rows) < size:
+                return
+
     async def get(self, names: Sequence[str] | Sequence[bytes]) -> list[StoredDeadLetter]:
         """Return the dead letters with these keys that still exist."""
         if not names:
@@ -157,9 +196,13 @@ class DeadLetters:
         exact = await self.find_for_document(collection, tenant, doc_id)
         if exact is not None or doc_id.isascii():
             return exact
-        wanted = DeadLetterFilter(frozenset([doc_id]), tenant, collection=collection)
-        async with aclosing(self.find(wanted)) as found:
-            return await anext(found, None)
+        place, wanted = dead_letter_key(collection, tenant, ""), composed(doc_id)
+        async with aclosing(self._ids()) as ids:  # without contents, which may be large
+            async for dead_letter in ids:
+                key = dead_letter.key
+                if key.startswith(place) and composed(key.removeprefix(place)) == wanted:
+                    return next(iter(await self.get([key])), None)
+        return None
 
     async def requeue(
         self,
@@ -189,6 +232,7 @@ class DeadLetters:
                         stored.dead_letter.collection,
                         submission,
                         documents,
+                        new_call(),
                     ],
                 )
         return requeued
@@ -201,7 +245,9 @@ class DeadLetters:
         purged = 0
         for stored in dead_letters:
             with self._translated():
-                deleted = await self._scripts.purge(args=[stored.dead_letter.key, stored.raw])
+                deleted = await self._scripts.purge(
+                    args=[stored.dead_letter.key, stored.raw, new_call()]
+                )
             if deleted:
                 await delete_blobs_of(self._blobs, [stored.dead_letter.payload])
             purged += deleted

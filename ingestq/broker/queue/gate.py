@@ -26,6 +26,8 @@ RENEWALS: Final = 4
 GRACE_SECONDS: Final = 5.0
 """How long a renewal in progress may take to end. If it were cancelled, Redis might carry it out
 later and shut a gate that has been opened meanwhile."""
+POLL_SECONDS: Final = 0.5
+"""Time between two looks at a gate that is shut."""
 NO_SUCCESSOR: Final = ""
 """Value of a gate while the cut-over is under way."""
 
@@ -75,6 +77,20 @@ class Gate:
         """Let workers of the collection claim its jobs again."""
         with translate_errors(self._config):
             await self._redis.delete(self._key)
+
+    async def wait_until_open(self) -> str | None:
+        """Wait while a cut-over is under way; return what has replaced the collection, or None.
+
+        After None, any later cut-over brings over what was written before this call.
+        """
+        while True:
+            with translate_errors(self._config):
+                found = await self._redis.get(self._key)
+            if found is None:
+                return None
+            if (successor := str(found, "utf-8")) != NO_SUCCESSOR:
+                return successor
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _shut(self) -> None:
         with translate_errors(self._config):

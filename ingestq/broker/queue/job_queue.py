@@ -137,17 +137,22 @@ class JobQueue:
         """Offer one job under an idempotency key; return the answer and the submission.
 
         For a day, the same ``key`` and ``digest`` queue nothing new: the answer is a duplicate,
-        with the submission of the first call. Raises KeyReused if the digest differs.
+        with the submission of the first call. Raises KeyReused if the digest differs. Each tenant
+        has keys of its own.
         """
+        name = f"{key}\n{batch.tenant}" if batch.tenant else key  # a header has no line break
         with _enqueue_span([batch]):
             [stamped] = await self._stamped([batch])
-            arguments = (key, digest, IDEMPOTENCY_SECONDS, *self._arguments(stamped))
+            arguments = (name, digest, IDEMPOTENCY_SECONDS, *self._arguments(stamped))
             with self._translated():
                 [(answer, submission)] = await self._scripts.run_all(
                     self._scripts.enqueue_once, [arguments], replicas=self._config.receipt_replicas
                 )
         if answer == b"conflict":
-            raise KeyReused(f"the idempotency key {key!r} was used before, for a different request")
+            sent = key.partition("\n")[0]  # what follows says whose it is
+            raise KeyReused(
+                f"the idempotency key {sent!r} was used before, for a different request"
+            )
         return _counted(batch, answer), submission.decode()
 
     async def enqueue(

@@ -191,7 +191,13 @@ class LeaseQueue:
             )
 
     async def ack(
-        self, claim: Claim, report: BatchReport, result: JobResult, *, about: str = ""
+        self,
+        claim: Claim,
+        report: BatchReport,
+        result: JobResult,
+        *,
+        about: str = "",
+        tenant: str | None = None,
     ) -> bool:
         """Delete the job and record ``report`` under its submission, in one step.
 
@@ -202,8 +208,10 @@ class LeaseQueue:
         to the accepted documents: how many deletions a sweep makes is not known before.
 
         ``result`` is kept for arq's ``Job.result()``. ``about`` is the first document of the job,
-        shown among recent jobs. Returns False, and records nothing, if the lease was lost.
+        shown among recent jobs, and ``tenant`` its tenant, if that is known. Returns False, and
+        records nothing, if the lease was lost.
         """
+        ended = EndedJob.of(report, result, about, tenant, claim.collection)
         with self._translated():
             outdated = await self._scripts.ack(
                 args=[
@@ -212,7 +220,7 @@ class LeaseQueue:
                     msgspec.msgpack.encode(result),
                     RESULT_MS,
                     SUBMISSION_SECONDS,
-                    msgspec.msgpack.encode(EndedJob.of(report, result, about)),
+                    msgspec.msgpack.encode(ended),
                     WARNINGS_SECONDS,
                     LISTED_WARNINGS,
                     *_lists(claim, report),
@@ -315,7 +323,12 @@ def _claim(
 
 def _lists(claim: Claim, report: BatchReport) -> Iterator[str | int | bytes]:
     """Yield the lists that ``ack.lua`` takes, each after its length."""
-    groups = {"documents": report.documents, "chunks": report.chunks, "warned": report.warned}
+    groups = {
+        "documents": report.documents,
+        "chunks": report.chunks,
+        "warned": report.warned,
+        "usage": report.usage,
+    }
     counts = {
         f"{group}.{name}": n
         for group, members in groups.items()

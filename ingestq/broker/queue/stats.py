@@ -27,7 +27,7 @@ class EndedJob(Struct, frozen=True):
 
     ``about`` is the id of the first document, or of the job if it has none or cannot be read.
     ``finished_ms`` is Unix time in ms at the worker. If ``success`` is false the job failed for
-    good.
+    good. ``tenant`` and ``collection`` are those of its documents; None if they are not known.
     """
 
     function: str
@@ -38,9 +38,13 @@ class EndedJob(Struct, frozen=True):
     finished_ms: int
     seconds: float
     warned: WarningCounts = WarningCounts()
+    tenant: str | None = None
+    collection: str | None = None
 
     @classmethod
-    def of(cls, report: BatchReport, result: JobResult, about: str) -> Self:
+    def of(
+        cls, report: BatchReport, result: JobResult, about: str, tenant: str | None, collection: str
+    ) -> Self:
         """Return the summary of a job with this ``report`` and ``result``."""
         return cls(
             function=result.function,
@@ -51,6 +55,8 @@ class EndedJob(Struct, frozen=True):
             finished_ms=result.finished_ms,
             seconds=(result.finished_ms - result.started_ms) / 1000,
             warned=report.warned,
+            tenant=tenant,
+            collection=collection,
         )
 
 

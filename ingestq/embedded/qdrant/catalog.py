@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
+import structlog
 from msgspec import Struct, structs
 
+from ingestq.core import events
 from ingestq.core.durable_files import rename_durably
 from ingestq.core.service import uninterrupted
 from ingestq.embedded.qdrant.errors import Refused
 from ingestq.embedded.qdrant.limits import StrictMode
 from ingestq.embedded.qdrant.schema import CollectionConfig
+
+log = structlog.get_logger()
 
 FILE: Final = "catalog.json"
 FORMAT: Final = 1
@@ -112,6 +116,10 @@ class SavedCatalog:
             await asyncio.to_thread(write_catalog, self._folder, changed)
             self.current = changed
         except OSError as error:
+            if await asyncio.to_thread(_is_written, self._folder, changed):
+                # It may be gone after a power failure. A restart goes on with what is there.
+                log.exception(events.ENGINE_CATALOG_FAILED)
+                os._exit(1)
             reason = os.strerror(error.errno or 0)
             for arrival in arrivals:
                 arrival.error = arrival.error or Refused(500, f"Service internal error: {reason}")
@@ -138,6 +146,13 @@ def read_catalog(folder: Path) -> Catalog:
             f"{path} cannot be read ({error}): it is damaged, or of another version of ingestq. "
             f"Move {folder} away and index the sources again, or use the version that wrote it"
         ) from error
+
+
+def _is_written(folder: Path, catalog: Catalog) -> bool:
+    try:
+        return read_catalog(folder) == catalog
+    except (CatalogDamaged, OSError):
+        return False
 
 
 def write_catalog(folder: Path, catalog: Catalog) -> None:

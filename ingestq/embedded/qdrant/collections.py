@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import shutil
 import time
@@ -16,6 +17,7 @@ import structlog
 from msgspec import structs
 
 from ingestq.core import events
+from ingestq.core.service import happens_within
 from ingestq.embedded.qdrant.aliases import ChangeAliases, with_action
 from ingestq.embedded.qdrant.catalog import (
     Catalog,
@@ -47,6 +49,9 @@ Read = Callable[[edge.EdgeShard, Collection, T], Any]
 READERS: Final = 2
 COMPACTION_SECONDS: Final = 10.0
 """How often shards are looked at for the room that deleted points have left."""
+CLOSE_SECONDS: Final = 4.0
+"""How much longer closing may take to finish a copy: an engine that serves only short commands is
+never open for long enough. With what requests may take, that is less than until it is killed."""
 SHARDS: Final = "shards"
 LONGEST_NAME: Final = 255
 FORBIDDEN: Final = frozenset('<>:"/\\|?*\0\x1f')
@@ -65,6 +70,8 @@ class OpenCollections:
         """Held while the index of points changes, or a copy takes the place of a shard."""
         self._readers = ThreadPoolExecutor(READERS, "reader")
         self._compaction: asyncio.Task[None] | None = None
+        self._is_closing = asyncio.Event()
+        self._close_at = math.inf
         self._behind: set[asyncio.Task[None]] = set()
         """What is done behind the answers."""
 
@@ -88,10 +95,10 @@ class OpenCollections:
 
     async def close(self) -> None:
         """Finish the writes that have arrived, and close every shard."""
+        self._close_at = time.monotonic() + CLOSE_SECONDS
+        self._is_closing.set()
         if self._compaction is not None:
-            self._compaction.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._compaction
+            await self._compaction  # not cancelled: its threads would go on with the files
         while self._behind:
             await asyncio.wait(self._behind)
         self._readers.shutdown()
@@ -300,6 +307,9 @@ class OpenCollections:
     async def _open_shard(self, name: str, collection: Collection) -> None:
         folder = self._shard_folder(collection)
         try:
+            if not await asyncio.to_thread(folder.exists):  # moved away, as `damaged` says
+                log.error(events.ENGINE_COLLECTION_EMPTY, collection=name, path=str(folder))
+                await asyncio.to_thread(_make_empty, folder, collection)
             opened = await asyncio.to_thread(load_shard, folder, collection.payload_schema)
         except Refused as error:
             log.error(events.ENGINE_COLLECTION_DAMAGED, collection=name, error=str(error))
@@ -308,41 +318,54 @@ class OpenCollections:
             self._shards[collection.shard] = Shard(folder, opened)
 
     async def _compact_all(self) -> None:
-        """Compact each shard when it has become wasteful, one at a time."""
-        while True:
-            await asyncio.sleep(COMPACTION_SECONDS)
+        """Compact each shard when it has become wasteful, one at a time, until `close`."""
+        is_first = True  # it may not be open for long
+        while is_first or not await happens_within(self._is_closing, COMPACTION_SECONDS):
+            is_first = False
             for name, collection in list(self._catalog.collections.items()):
                 shard = self._shards.get(collection.shard)
-                if shard is None:
+                if shard is None or self._is_closing.is_set():
                     continue
                 folder = self._shard_folder(collection)
                 try:
-                    if await asyncio.to_thread(guarded, is_wasteful, shard.points.edge, folder):
+                    if await asyncio.to_thread(guarded, is_wasteful, shard.points, folder):
                         await self._compact(name, collection, shard)
                 except (Refused, OSError) as error:  # it is tried again
                     log.error(events.ENGINE_NOT_COMPACTED, collection=name, error=str(error))
 
     async def _compact(self, name: str, collection: Collection, shard: Shard) -> None:
-        """Put a copy without room for deleted points in the place of a shard."""
+        """Put a copy without room for deleted points in the place of a shard.
+
+        On `close`, give up unless it is done soon.
+        """
         number = self._new_number()
         moved = structs.replace(collection, shard=number)
-        folder = self._shard_folder(moved)
         began = time.monotonic()
+        copy: Copy | None = None
         try:
-            copy = await asyncio.to_thread(guarded, Copy, collection, shard.points, folder)
+            copy = await asyncio.to_thread(
+                guarded, Copy, collection, shard.points, self._shard_folder(moved)
+            )
             is_behind = True
-            while is_behind:
+            while is_behind and time.monotonic() + copy.seconds_left() < self._close_at:
                 stepped = time.monotonic()
                 is_behind = await asyncio.to_thread(guarded, copy.step)
-                await asyncio.sleep(time.monotonic() - stepped)  # leave others half of the time
+                # Leave others half of the time.
+                await happens_within(self._is_closing, time.monotonic() - stepped)
+            if is_behind:
+                return
             await asyncio.to_thread(guarded, copy.flush)
             await self._put_in_place(name, collection, number, copy)
+            seconds = round(time.monotonic() - began, 1)
+            log.info(events.ENGINE_COMPACTED, collection=name, seconds=seconds)
         finally:
             shard.points.changed = None
-            unused = moved if self._shards.get(number) is None else collection
+            unused = collection
+            if number not in self._shards:
+                unused = moved
+                if copy is not None:
+                    await asyncio.to_thread(guarded, copy.shard.close)
             await asyncio.to_thread(shutil.rmtree, self._shard_folder(unused), ignore_errors=True)
-        seconds = round(time.monotonic() - began, 1)
-        log.info(events.ENGINE_COMPACTED, collection=name, seconds=seconds)
 
     async def _put_in_place(
         self, name: str, collection: Collection, number: int, copy: Copy
@@ -355,12 +378,13 @@ class OpenCollections:
                 or current.shard != collection.shard
                 or current.payload_schema != collection.payload_schema
             ):
-                await asyncio.to_thread(copy.shard.close)
                 return
             moved = structs.replace(current, shard=number)
             catalog = self._catalog.with_collection(name, moved)
+            is_named = False
 
             def ready() -> None:
+                nonlocal is_named
                 copy.finish()
                 try:
                     write_catalog(self._folder, catalog)
@@ -369,12 +393,16 @@ class OpenCollections:
                     # that was answered until now, so a restart finds out and goes on.
                     log.exception(events.ENGINE_CATALOG_FAILED)
                     os._exit(1)
+                is_named = True
 
             shard = self._shards[collection.shard]
-            await shard.replace(self._shard_folder(moved), copy.shard, ready)
-            del self._shards[collection.shard]
-            self._shards[number] = shard
-            self._saved.current = catalog
+            try:
+                await shard.replace(self._shard_folder(moved), copy.shard, ready)
+            finally:
+                if is_named:  # whatever has failed since
+                    del self._shards[collection.shard]
+                    self._shards[number] = shard
+                    self._saved.current = catalog
 
     def _remove_unknown(self) -> None:
         """Remove directories whose collection was never finished, or is being deleted. Blocks."""
@@ -398,6 +426,11 @@ def _make_shard(folder: Path, collection: Collection) -> edge.EdgeShard:
     folder.parent.mkdir(exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     return create_shard(folder, guarded(shard_config, collection.config))
+
+
+def _make_empty(folder: Path, collection: Collection) -> None:
+    """Create the shard of a collection whose files are gone. Blocks. Raises Refused."""
+    _make_shard(folder, collection).close()
 
 
 def _existing(catalog: Catalog, name: str) -> tuple[str, Collection]:

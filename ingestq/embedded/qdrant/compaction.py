@@ -6,6 +6,7 @@ writes, the new shard takes the place of the old one. Everything here blocks.
 See docs/adr/0008-bundled-engine.md.
 """
 
+import time
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -20,13 +21,22 @@ from ingestq.embedded.qdrant.shard import Points
 
 LEAST_WASTED: Final = 10_000
 """Less is not worth a copy."""
+LEAST_UPDATES: Final = 100_000
+"""So many updates of points leave some 100 MB of memory behind."""
 PAGE: Final = 128
 
 
-def is_wasteful(shard: edge.EdgeShard, folder: Path) -> bool:
-    """Return whether deleted points have more room in a shard than those that are there."""
-    points = shard.info().points_count
-    return slots(folder) - points > max(points, LEAST_WASTED)
+def is_wasteful(points: Points, folder: Path) -> bool:
+    """Return whether a shard is worth a copy.
+
+    Either deleted points have more room than those that are there. Or points were updated so often
+    that their payload indexes have more memory for old values than for present ones: these keep an
+    entry for each value that a point ever had, until the shard is closed.
+    """
+    there = points.edge.info().points_count
+    if slots(folder) - there > max(there, LEAST_WASTED):
+        return True
+    return points.updates - there > max(there, LEAST_UPDATES)
 
 
 class Copy:
@@ -37,6 +47,8 @@ class Copy:
         self._folder = folder
         self._offset: Any = None
         self._has_all = False
+        self._left = points.edge.info().points_count
+        self._steps, self._seconds = 0, 0.0
         self.shard = create_shard(folder, shard_config(collection.config))
         for field, schema in collection.payload_schema.items():
             self.shard.update(index_operation(field, schema))
@@ -44,6 +56,20 @@ class Copy:
 
     def step(self) -> bool:
         """Copy a page of points. Return False when all but a page are up to date."""
+        began = time.monotonic()
+        is_behind = self._step()
+        self._steps += 1
+        self._seconds += time.monotonic() - began
+        return is_behind
+
+    def seconds_left(self) -> float:
+        """Return about how long it takes until `step` returns False, if nobody writes."""
+        if not self._steps:
+            return 0.0
+        left = max(self._left, 0) + len(self._points.changed or ())
+        return left / PAGE * self._seconds / self._steps
+
+    def _step(self) -> bool:
         check_space(self._folder)
         if self._has_all:
             self._catch_up()
@@ -51,6 +77,7 @@ class Copy:
         page = edge.ScrollRequest(self._offset, PAGE, with_payload=True, with_vector=True)
         records, self._offset = self._points.edge.scroll(page)
         self._write(records)
+        self._left -= len(records)
         self._has_all = self._offset is None
         return True
 

@@ -54,8 +54,9 @@ def damaged(folder: Path, reason: str) -> Refused:
     """Return the error for a collection whose files cannot be read."""
     return Refused(
         500,
-        f"Service internal error: the index in {folder} is damaged ({reason}); run `ingestq verify "
-        f"--repair` to rebuild it from the sources, or move {folder} away and index them again",
+        f"Service internal error: the index in {folder} is damaged ({reason}); stop ingestq, move "
+        "that folder away, and run `ingestq verify --repair` with the folders of your sources, or "
+        "index them again",
     )
 
 

@@ -1,6 +1,7 @@
 """The files of a shard: created, opened, and made durable. Everything here blocks."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,9 @@ SYNCS_LOG: Final = sys.platform == "linux"
 """Linux writes changed pages of shared mappings on fdatasync. POSIX does not promise that, so
 elsewhere every group of writes is flushed."""
 VERSION_BYTES: Final = 8
+UNFINISHED: Final = ".atomicwrite"
+"""How the names of folders begin in which the engine writes a file before it moves it into place.
+One that is killed leaves them behind (https://github.com/untitaker/rust-atomicwrites)."""
 
 
 class LogFiles:
@@ -33,7 +37,9 @@ class LogFiles:
         if not SYNCS_LOG:
             shard.flush()
             return
-        names = sorted(os.listdir(self._folder))
+        # No folders: the engine may be writing in one; see `UNFINISHED`.
+        with os.scandir(self._folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_file())
         for name in names:
             _sync_file(self._folder / name)
         if names != self._synced:
@@ -70,15 +76,24 @@ def create_shard(folder: Path, config: edge.EdgeConfig) -> edge.EdgeShard:
 def load_shard(folder: Path, schema: Schema) -> edge.EdgeShard:
     """Open the shard in ``folder``: apply its log, and create the indexes of ``schema`` it lacks.
 
-    Raises Refused if it is damaged.
+    Removes what a killed engine has left unfinished. Raises Refused if it is damaged.
     """
     try:
+        _remove_unfinished(folder)
         shard = edge.EdgeShard.load(str(folder))
         for field in schema.keys() - shard.info().payload_schema.keys():
             shard.update(index_operation(field, schema[field]))
         return shard
     except BaseException as error:  # the engine's panics are no Exception
         raise engine_error(error) from error
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove the folders of files that were never moved into place. Raises OSError."""
+    for place, names, _ in os.walk(folder):
+        for name in [name for name in names if name.startswith(UNFINISHED)]:
+            shutil.rmtree(Path(place) / name)
+            names.remove(name)
 
 
 def sync_tree(folder: Path) -> None:

@@ -7,11 +7,12 @@ See docs/adr/0008-bundled-engine.md.
 """
 
 import asyncio
+import os
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,12 +53,15 @@ class Points:
     def __init__(self, opened: edge.EdgeShard) -> None:
         self.edge = opened
         self.changed: set[PointId | UUID] | None = None
+        self.updates = 0
+        """How many points were written since the shard was opened, each as often as that."""
 
-    def update(self, operation: edge.UpdateOperation, ids: Iterable[PointId | UUID] = ()) -> None:
+    def update(self, operation: edge.UpdateOperation, ids: Sequence[PointId | UUID] = ()) -> None:
         """Apply ``operation``, which changes the points ``ids``."""
         try:
             self.edge.update(operation)
         finally:
+            self.updates += len(ids)
             if self.changed is not None:
                 self.changed.update(ids)
 
@@ -99,7 +103,7 @@ class Shard:
         self._is_kept = True
         self._log_files = LogFiles(folder)
         self._thread = threading.Thread(
-            target=self._work, name=f"writer of {folder.name}", daemon=True
+            target=self._work_or_exit, name=f"writer of {folder.name}", daemon=True
         )
         self._thread.start()
 
@@ -214,6 +218,7 @@ class Shard:
             ready()
             points.edge = opened
             points.changed = None
+            points.updates = 0
             self._folder = folder
             self._log_files = LogFiles(folder)
             yield
@@ -235,6 +240,19 @@ class Shard:
         self._arrived.put(None)
         self._thread.join()
         self._points.edge.close()
+
+    def _work_or_exit(self) -> None:
+        """Apply writes until `close`. End the process if that fails: no write would be answered.
+
+        Whoever uses it starts it again.
+        """
+        try:
+            self._work()
+        except BaseException:
+            if self._loop.is_closed():  # nobody waits for an answer
+                return
+            log.exception(events.ENGINE_WRITE_FAILED)
+            os._exit(1)
 
     def _work(self) -> None:
         """Apply writes, one step of each in turn, until `close`."""

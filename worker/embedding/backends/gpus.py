@@ -1,14 +1,12 @@
 """Divides the GPUs of this machine among the embedding processes."""
 
-import os
-import tempfile
-from pathlib import Path
 from typing import Final
 
 import torch
 from filelock import FileLock, Timeout
 
 from worker.embedding.cache import Card
+from worker.process_pool.process import pool_folder
 
 MOST_PROCESSES: Final = 4
 """Processes on a GPU. While one computes, the others tokenize and take their next batch."""
@@ -30,11 +28,11 @@ def processes_on(gpus: int, weights_bytes: int) -> int:
 def claim_gpu(card: Card) -> str:
     """Claim a place on a GPU that no other process of the same pool has; return the device.
 
-    A file lock marks the claim: it ends with the process, however that ends. Raises RuntimeError if
-    all places are taken.
+    A file lock in the folder of the pool marks the claim: it ends with the process, however that
+    ends. Raises RuntimeError if all places are taken.
     """
     for place in range(card.gpu_processes):
-        lock = FileLock(Path(tempfile.gettempdir()) / f"ingestq-{os.getppid()}-gpu-{place}.lock")
+        lock = FileLock(pool_folder() / f"gpu-{place}.lock")
         try:
             lock.acquire(blocking=False)
         except Timeout:

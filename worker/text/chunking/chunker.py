@@ -5,19 +5,22 @@ The chunks depend on the text only, and an edit changes only the chunks near it.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-from worker.text.chunking.context import NOWHERE, SHARE, LeadWriter, Origin
+from worker.text.chunking.context import NOWHERE, SHARE, LeadWriter, Origin, shortened
 from worker.text.chunking.units import Unit, parts_of_line, pieces, sentences, words
 from worker.text.chunking.word_tokens import token_counts
-from worker.text.parts import NOTHING_OPEN, Chunk, OpenBlocks, with_context
+from worker.text.parts import AFTER_CONTEXT, NOTHING_OPEN, Chunk, OpenBlocks, with_context
 
 CHARACTERS_PER_TOKEN: Final = 16
 """A longer token counts as several. Text has about four characters per token, but WordPiece makes a
 single unknown token of a megabyte without white space, and none of zero-width characters."""
 SEGMENT_CHARACTERS: Final = 1024 * 1024
 """Cutting so much text takes about 25 MiB of memory; ten times as much if each letter is a word."""
+JOINT_TOKENS: Final = 2
+"""A tokenizer may make so many more tokens of two joined texts than of one by one."""
 CR_LF: Final = re.compile("\r\n")
 
 
@@ -55,6 +58,26 @@ class Chunker:
         a table, the header row is repeated. Nothing else changes.
         """
         return self.continued(text, markdown=markdown, origin=origin, start=NOTHING_OPEN).chunks
+
+    def fitting(
+        self, body: str, context: str, page: int | None = None, part: str | None = None
+    ) -> list[Chunk]:
+        """Return the chunk of ``body`` and ``context``; several if it would have too many tokens.
+
+        A context that takes more than one in `SHARE` of the tokens is shortened.
+        """
+        size = self._size(with_context(context, body))
+        if size <= self.max_tokens:
+            return [Chunk(body, context, size, page, part)]
+        context = shortened([context], self.max_tokens // SHARE, self._size) if context else ""
+        smaller = copy(self)
+        smaller.max_tokens = self.max_tokens - self._size(context + AFTER_CONTEXT) - JOINT_TOKENS
+        bodies = [chunk.body for chunk in smaller.chunks(body, markdown=False)]
+        sizes = self._sizes([with_context(context, each) for each in bodies])
+        return [
+            Chunk(each, context, tokens, page, part)
+            for each, tokens in zip(bodies, sizes, strict=True)
+        ]
 
     def continued(
         self, text: str, *, markdown: bool, origin: Origin, start: OpenBlocks

@@ -5,7 +5,7 @@ would take its parser long.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.feedparser import BytesFeedParser
 from email.message import Message
@@ -93,8 +93,15 @@ def read_mail(data: bytes, reading: ReadingConfig, members: Members) -> Extracte
 
 def subject_of(data: bytes, languages: Sequence[str]) -> str:
     """Return the subject of the message ``data``; empty if it has none."""
-    head = HEAD_END.split(data[:MAX_HEAD_BYTES], maxsplit=1)[0]
-    return _header(_parsed(head), "Subject", languages)
+    return headers_of(data, ("Subject",), languages)["Subject"]
+
+
+def headers_of(
+    data: bytes, names: Sequence[str], languages: Sequence[str] = ()
+) -> Mapping[str, str]:
+    """Return the headers ``names`` of the message ``data``, decoded; empty if it lacks them."""
+    message = _parsed(HEAD_END.split(data[:MAX_HEAD_BYTES], maxsplit=1)[0])
+    return {name: _header(message, name, languages) for name in names}
 
 
 def _parsed(data: bytes) -> Message:

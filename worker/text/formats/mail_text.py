@@ -60,6 +60,8 @@ ENCODED_WORD: Final = re.compile(
 """Takes the space to the next encoded word along: it does not count."""
 FOLD: Final = re.compile(r"[\r\n]+[ \t]*")
 REPLACEMENT: Final = "\ufffd"
+SURROGATES: Final = re.compile("[\ud800-\udfff]")
+"""No characters, and yet UTF-7 may have them: such text could not be stored."""
 MIN_READABLE: Final = 20
 """Text has at most one character in so many that cannot be decoded; otherwise it is none."""
 UNREADABLE_TEXT: Final = "the text of the message cannot be decoded"
@@ -75,16 +77,21 @@ def decode_body(data: bytes, charset: str | None, languages: Sequence[str]) -> D
     if encoding is not None and not _is_doubtful(data, encoding):
         for candidate in JAPANESE if encoding == JAPANESE[0] else (encoding,):
             try:
-                return DecodedText(data.decode(candidate).replace("\0", ""))
+                return DecodedText(_characters(data.decode(candidate)))
             except (UnicodeDecodeError, LookupError):
                 continue
     try:
         return decode(data.replace(b"\0", b""), tuple(languages))
     except DocumentRejected:
-        text = data.decode(encoding or "utf-8", "replace").replace("\0", "")
+        text = _characters(data.decode(encoding or "utf-8", "replace"))
         if text.count(REPLACEMENT) * MIN_READABLE > len(text):
             return DecodedText("", (UNREADABLE_TEXT,))
         return DecodedText(text, (UNREADABLE,))
+
+
+def _characters(text: str) -> str:
+    """Return ``text`` without what is none in it."""
+    return SURROGATES.sub(REPLACEMENT, text).replace("\0", "")
 
 
 def decode_header(value: str, languages: Sequence[str], likely: str | None = None) -> str:
