@@ -311,7 +311,9 @@ async def test_what_is_held_back_is_shown_with_the_command_that_confirms_it(
     assert f"held back   {note.parent} since {held['since']}" in text
     assert held["confirm"] in text
 
-    with serving(ingestq, "up", "--drop", "in", drop_settle_seconds="0.3") as served:
+    # A scan that began before the command ends may hold the deletion back until the next one.
+    settings = {"drop_settle_seconds": "0.3", "drop_rescan_seconds": "5"}
+    with serving(ingestq, "up", "--drop", "in", **settings) as served:
         async with httpx.AsyncClient(base_url=served.url, timeout=60) as client:
 
             async def shown() -> list[dict[str, object]]:

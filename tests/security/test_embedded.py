@@ -60,7 +60,7 @@ async def test_documents_are_indexed_while_redis_is_killed(ingestq: Ingestq) -> 
         for i in range(20):
             (folder / f"{i}.txt").write_text(f"{NOTE}{folder.name} {i}. " * 60)
     with running(ingestq, "up") as up:
-        up.says("worker.started", 120)
+        up.says("worker.started")
         logs, at_work = [], 0
         for folder in folders:
             adding = ingestq.start("add", folder, "--wait", "--json")
