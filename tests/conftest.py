@@ -33,11 +33,11 @@ from ingestq.app.composition import Broker
 from ingestq.broker.blobs import open_blob_store
 from ingestq.broker.connection import BrokerConfig, connected
 from ingestq.broker.queue.job_queue import JobQueue
-from ingestq.client import object_store
 from ingestq.core import outages
 from ingestq.core.service import cancel
 from ingestq.embedded.engine import open_engine
 from ingestq.embedded.redis import embedded_redis
+from ingestq.outbound import stores
 from tests.addresses import config_of
 from tests.command import Ingestq
 from tests.harness import Harness
@@ -272,7 +272,7 @@ def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """A new bucket, which this process and the commands that it starts can reach."""
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(object_store, "_stores", object_store._Stores())
+    monkeypatch.setattr(stores, "_stores", stores._Stores())
     bucket = Bucket(s3, f"bucket-{uuid.uuid4().hex[:12]}")
     s3.client.create_bucket(Bucket=bucket.name)
     return bucket

@@ -6,23 +6,22 @@ files, and fsspec's configuration. Everything here blocks: call it in a thread.
 
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
-from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 from ingestq.core.errors import (
     DocumentRejected,
-    IngestqError,
     RemoteUnavailable,
     SourceChanged,
     UsageError,
-    in_one_line,
 )
 from ingestq.core.paths import guess_media_type
-from ingestq.core.remote import EXTRAS, RemoteObject, remote_url, scheme_of
-from ingestq.core.urls import public_url, without_secrets
+from ingestq.core.remote import EXTRAS, SERVERS_OF_FILES, RemoteObject, remote_url, scheme_of
+from ingestq.core.urls import public_url
+from ingestq.outbound.store_errors import CHANGED, is_missing, of_one_object, of_store, translated
+from ingestq.outbound.stores import kind_of, store_at
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -43,31 +42,6 @@ write may leave it as it is."""
 NO_NAMES: Final = frozenset({".", ".."})
 """What paths are made of, and no hidden names."""
 MEDIA_TYPES: Final = ("contentType", "content_type", "ContentType", "mimetype")
-NO_CREDENTIALS: Final = frozenset(
-    {
-        "NoCredentialsError",
-        "PartialCredentialsError",
-        "TokenRetrievalError",
-        "DefaultCredentialsError",
-        "RefreshError",
-        "ClientAuthenticationError",
-        "CredentialUnavailableError",
-    }
-)
-"""Errors of the stores' packages that are no PermissionError, and mean one."""
-WHERE_CREDENTIALS_ARE: Final = {
-    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the role of this machine",
-    "gcs": "GOOGLE_APPLICATION_CREDENTIALS, or the account of this machine",
-    "azure": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
-}
-"""By extra."""
-UNAUTHORIZED: Final = frozenset({401, 403})
-PRECONDITION_FAILED: Final = 412
-CHANGED: Final = "the object was changed while it was read"
-NOT_FOUND: Final = frozenset({404, 410})
-RETRYABLE: Final = frozenset({408, 409, 425, 429})
-"""Statuses of HTTP by which the store says that the request may succeed later."""
-CLIENT_ERRORS: Final = range(400, 500)
 
 
 class OpenObject(NamedTuple):
@@ -79,64 +53,6 @@ class OpenObject(NamedTuple):
     tag: str | None
     size: int | None
     blocks: Iterator[bytes]
-
-
-SERVERS_OF_FILES: Final = frozenset({"ftp", "sftp", "smb", "ssh"})
-"""Schemes of whose URLs fsspec takes "?" and "#" for the end of the path; names may have them."""
-
-
-class _Stores:
-    """The file systems of this process, one for each store that many threads may use at once.
-
-    fsspec itself keeps one for each thread, each with connections of its own. Any other store is
-    opened anew each time: its one connection serves one request after the other, and is of no use
-    any more once the server has closed it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._opened: dict[tuple[Any, ...], AbstractFileSystem] = {}
-
-    def at(self, url: str) -> "tuple[AbstractFileSystem, str]":
-        """Return the file system of ``url``, and the path in it. Raises UsageError."""
-        scheme, kind = scheme_of(url), _kind_of(url)
-        try:
-            place, path = url, kind._strip_protocol(url)
-            if scheme in SERVERS_OF_FILES:
-                server, _, below = url.partition("://")[2].partition("/")
-                place, path = f"{scheme}://{server}/", "/" + below.strip("/")
-            options = kind._get_kwargs_from_urls(place)
-            options.pop("path", None)
-            if not kind.async_impl:
-                return kind(**options, skip_instance_cache=True), path
-            key = (scheme, *sorted(options.items()))
-            with self._lock:
-                if key not in self._opened:
-                    self._opened[key] = kind(**options, skip_instance_cache=True)
-            return self._opened[key], path
-        except Exception as error:
-            raise _of_store(error, url) from error
-
-
-_stores: Final = _Stores()
-
-
-def _kind_of(url: str) -> "type[AbstractFileSystem]":
-    """Return the class of the file system of ``url``. Raises UsageError if it is not installed."""
-    scheme = scheme_of(url)
-    try:
-        import fsspec
-
-        kind: type[AbstractFileSystem] = fsspec.get_filesystem_class(scheme)
-    except ImportError as error:  # fsspec, or the package for the scheme
-        extra = EXTRAS.get(scheme, "blobs")
-        reason = f"this needs a package that is not installed: {error}"
-        raise UsageError(
-            f"{public_url(url)}: {reason}; run: pip install 'ingestq[{extra}]'"
-        ) from error
-    except ValueError as error:
-        raise UsageError(f"{public_url(url)}: {error}") from error
-    return kind
 
 
 class ObjectStore:
@@ -154,24 +70,28 @@ class ObjectStore:
 
         Raises UsageError if it is missing, or refuses how the store is configured.
         """
-        if _kind_of(self.url).async_impl:  # any other would connect
-            _stores.at(self.url)
+        with translated(self.url):
+            is_connected_at_once = scheme_of(self.url) in SERVERS_OF_FILES
+            if kind_of(self.url).async_impl and not is_connected_at_once:
+                store_at(self.url)
 
     def is_object(self) -> bool:
         """Return whether there is an object at ``url``, and not a folder.
 
         Raises UsageError if there is neither, also if the bucket does not exist.
         """
-        store, path = _stores.at(self.url)
-        with _translated(self.url):
+        with translated(self.url):
+            store, path = store_at(self.url)
             store.invalidate_cache()
             try:
                 return str(store.info(path)["type"]) == "file"
-            except FileNotFoundError as error:
+            except Exception as error:
+                if not is_missing(error):
+                    raise
                 # Buckets have no empty folders: there are only objects with a longer key.
                 bucket = path.partition("/")[0]
-                is_bucket = scheme_of(self.url) in EXTRAS and store.exists(bucket)
-                if not is_bucket:
+                has_buckets = scheme_of(self.url) in EXTRAS.keys() - SERVERS_OF_FILES
+                if not (has_buckets and store.exists(bucket)):
                     raise UsageError(
                         f"{public_url(self.url)}: there is no such bucket or folder; check the "
                         "name. Nothing was deleted from the index"
@@ -186,8 +106,8 @@ class ObjectStore:
         A store that lists one folder at a time does not list those of which ``excludes`` is true,
         by their names below ``url``. It ends only if there are no more.
         """
-        store, path = _stores.at(self.url)
-        with _translated(self.url):
+        with translated(self.url):
+            store, path = store_at(self.url)
             store.invalidate_cache()
             found = _found_in(store, path, self.url, excludes)
             while page := list(islice(found, PAGE_OBJECTS)):
@@ -196,8 +116,8 @@ class ObjectStore:
 
     def one(self) -> RemoteObject:
         """Return the object at ``url``."""
-        store, path = _stores.at(self.url)
-        with _translated(self.url):
+        with translated(self.url):
+            store, path = store_at(self.url)
             info = store.info(path)
             name = self.url.rpartition("/")[2]
             return _described(self.url, name, info)
@@ -219,13 +139,10 @@ def _found_in(
     store: "AbstractFileSystem", path: str, url: str, excludes: Callable[[str], bool]
 ) -> Iterator[Mapping[str, Any]]:
     """Yield what the store tells of each object under ``path``, page by page if it can."""
-    if _is_s3(store):
+    listing = _listing_of(store, path)
+    if listing is not None:
         from fsspec.asyn import sync
 
-        bucket, _, prefix = path.partition("/")
-        listing: AsyncIterator[Mapping[str, Any]] = store._iterdir(
-            bucket, delimiter="", prefix=f"{prefix}/" if prefix else ""
-        )
         while page := sync(store.loop, _next_of, listing):
             yield from page
         return
@@ -264,8 +181,8 @@ def _walked(
             if folder == root:
                 raise
             place = f"{url}/{folder.removeprefix(root).strip('/')}"
-            if not isinstance(error, FileNotFoundError):
-                raise _of_store(error, place) from error
+            if not is_missing(error):
+                raise of_store(error, place) from error
             raise RemoteUnavailable(
                 f"{public_url(place)}: the folder cannot be listed, or is gone since its name was "
                 "listed; check its permissions, exclude it, or try again later. Nothing was "
@@ -290,6 +207,27 @@ def _listed(store: "AbstractFileSystem", folder: str) -> Sequence[Mapping[str, A
     return found
 
 
+def _listing_of(store: Any, path: str) -> AsyncIterator[Mapping[str, Any]] | None:
+    """Return what lists all objects under ``path`` page by page; None if the store has none."""
+    if _is_s3(store):
+        bucket, _, prefix = path.partition("/")
+        listing: AsyncIterator[Mapping[str, Any]] = store._iterdir(
+            bucket, delimiter="", prefix=f"{prefix}/" if prefix else ""
+        )
+        return listing
+    return _azure_listing(store, path) if hasattr(store, "service_client") else None
+
+
+async def _azure_listing(store: Any, path: str) -> AsyncIterator[Mapping[str, Any]]:
+    """Yield what Azure tells of each blob: `find` of adlfs drops the slash that ends a marker."""
+    container, _, prefix = path.partition("/")
+    async with store.service_client.get_container_client(container) as client:
+        below = f"{prefix}/" if prefix else None
+        async for blob in client.list_blobs(include=["metadata"], name_starts_with=below):
+            info = (await store._details([blob]))[0]
+            yield {**info, "name": f"{container}/{blob.name}"}
+
+
 async def _next_of(listing: AsyncIterator[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     page: list[Mapping[str, Any]] = []
     async for info in listing:
@@ -306,9 +244,25 @@ def _store_of(url: str) -> "tuple[AbstractFileSystem, str]":
     """
     try:
         remote_url(url)
-        return _stores.at(url)
+        with translated(url):
+            return store_at(url)
     except UsageError as error:
         raise DocumentRejected(str(error)) from error
+
+
+def _opened(store: "AbstractFileSystem", path: str, block_bytes: int) -> Any:
+    """Open an object to read it, with ``block_bytes`` at least in each request."""
+    if store.protocol == "smb":  # it reads ahead itself; others may go on writing the file
+        return store.open(path, "rb", block_size=block_bytes, share_access="rwd")
+    return store.open(path, "rb", block_size=block_bytes, cache_type="readahead")
+
+
+def _info_of_object(store: "AbstractFileSystem", path: str) -> Mapping[str, Any]:
+    """Return what the store tells of an object. Raises FileNotFoundError if that is a folder."""
+    info: Mapping[str, Any] = store.info(path)
+    if info.get("type") == "directory":
+        raise FileNotFoundError(path)
+    return info
 
 
 def look_at(url: str) -> RemoteObject:
@@ -318,8 +272,8 @@ def look_at(url: str) -> RemoteObject:
     stores, and RemoteUnavailable.
     """
     store, path = _store_of(url)
-    with _of_one_object(url):
-        return _described(url, url.rpartition("/")[2], store.info(path))
+    with of_one_object(url):
+        return _described(url, url.rpartition("/")[2], _info_of_object(store, path))
 
 
 @contextmanager
@@ -329,13 +283,13 @@ def open_object(url: str) -> Generator[OpenObject, None, None]:
     Raises as `look_at` does, inside the context too.
     """
     store, path = _store_of(url)
-    with _of_one_object(url):
+    with of_one_object(url):
         if _is_s3(store):
             with _s3_object(store, path) as opened:
                 yield opened
         else:
-            info = store.info(path)
-            with store.open(path, "rb", block_size=BLOCK_BYTES, cache_type="readahead") as file:
+            info = _info_of_object(store, path)
+            with _opened(store, path, BLOCK_BYTES) as file:
                 yield OpenObject(_tag_of(info), info.get("size"), _checked(store, path, info, file))
 
 
@@ -350,9 +304,9 @@ def open_ranges(
     written meanwhile.
     """
     store, path = _store_of(url)
-    with _of_one_object(url):
-        found = _described(url, url.rpartition("/")[2], store.info(path))
-        with store.open(path, "rb", block_size=ahead_bytes, cache_type="readahead") as file:
+    with of_one_object(url):
+        found = _described(url, url.rpartition("/")[2], _info_of_object(store, path))
+        with _opened(store, path, ahead_bytes) as file:
             yield file, found
 
 
@@ -432,92 +386,3 @@ def _tag_of(info: Mapping[str, Any]) -> str | None:
         if isinstance(written, str):
             return written
     return None
-
-
-@contextmanager
-def _translated(url: str) -> Iterator[None]:
-    """Raise what a store's package raises as `ObjectStore` documents it."""
-    try:
-        yield
-    except IngestqError:
-        raise
-    except Exception as error:  # every package has its own
-        raise _of_store(error, url) from error
-
-
-@contextmanager
-def _of_one_object(url: str) -> Iterator[None]:
-    """Like `_translated`, but what concerns only the object at ``url`` raises DocumentRejected."""
-    try:
-        yield
-    except IngestqError:
-        raise
-    except Exception as error:
-        status = _status_of(error)
-        if status == PRECONDITION_FAILED or type(error).__name__ == "FileExpired":
-            raise SourceChanged(CHANGED) from error
-        if isinstance(error, FileNotFoundError) or status in NOT_FOUND:
-            reason = "the object is gone, or its bucket"
-        elif _is_denied(error):
-            reason = _denied(error, url)
-        elif status in CLIENT_ERRORS and status not in RETRYABLE:
-            reason = f"the store refuses to send it: {_said(error)}"
-        else:
-            raise _of_store(error, url) from error
-        raise DocumentRejected(reason) from error
-
-
-def _of_store(error: Exception, url: str) -> IngestqError:
-    """Return the error to raise for one of a store's package."""
-    place = public_url(url)
-    if _is_denied(error):
-        return UsageError(f"{place}: {_denied(error, url)}. Nothing was deleted from the index")
-    if isinstance(error, FileNotFoundError) or _status_of(error) in NOT_FOUND:
-        return UsageError(
-            f"{place}: there is no such bucket or folder ({_said(error)}); check the name. Nothing "
-            "was deleted from the index"
-        )
-    if isinstance(error, TypeError | ValueError | ImportError):
-        return UsageError(f"{place}: {_said(error)}")
-    return RemoteUnavailable(f"{place} cannot be reached: {_said(error)}")
-
-
-def _is_denied(error: BaseException) -> bool:
-    named = {type(one).__name__ for one in _chain(error)}
-    is_denied = isinstance(error, PermissionError) or _status_of(error) in UNAUTHORIZED
-    return is_denied or not named.isdisjoint(NO_CREDENTIALS)
-
-
-def _denied(error: Exception, url: str) -> str:
-    extra = EXTRAS.get(scheme_of(url), "")
-    where = WHERE_CREDENTIALS_ARE.get(extra, "the settings of the store's package or of fsspec")
-    return f"access is denied ({_said(error)}); check the credentials: {where}"
-
-
-def _said(error: Exception) -> str:
-    return without_secrets(in_one_line(error))
-
-
-def _status_of(error: BaseException) -> int | None:
-    """Return the status of the answer that ``error`` is about, as the packages name it."""
-    for one in _chain(error):
-        response = getattr(one, "response", None)
-        if isinstance(response, Mapping):
-            response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            if isinstance(response, int):
-                return response
-        for name in ("status_code", "status", "code"):
-            value = getattr(one, name, None)
-            with suppress(TypeError, ValueError):
-                return int(value)  # type: ignore[arg-type]
-    return None
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield ``error`` and the errors that caused it."""
-    seen: set[int] = set()
-    one: BaseException | None = error
-    while one is not None and id(one) not in seen:
-        seen.add(id(one))
-        yield one
-        one = one.__cause__ or one.__context__

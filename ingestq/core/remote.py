@@ -24,8 +24,13 @@ EXTRAS: Final = {
     "abfs": "azure",
     "abfss": "azure",
     "adl": "azure",
+    "sftp": "sftp",
+    "ssh": "sftp",
 }
-"""The extra that brings the package for a scheme, which is that of an object store."""
+"""The extra that brings the package for a scheme."""
+SFTP_SCHEMES: Final = frozenset({"sftp", "ssh"})
+SERVERS_OF_FILES: Final = SFTP_SCHEMES | {"ftp", "smb"}
+"""Schemes of which servers have folders, and names may have "?" and "#"."""
 LOCAL: Final = frozenset({"file", "local"})
 NO_STORES: Final = frozenset({"data", "reference"})
 """Schemes that fsspec knows, and under which there are no folders to be listed."""

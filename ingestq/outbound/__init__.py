@@ -1,1 +1,1 @@
-"""Requests to hosts that a setting or a document names: only to public addresses."""
+"""Requests to hosts that a setting or a document names, and connections to remote stores."""

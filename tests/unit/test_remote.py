@@ -6,11 +6,13 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
+from ftplib import error_perm
 from pathlib import Path
 from typing import Any, ClassVar
 
 import fsspec
 import pytest
+from aiohttp.http_exceptions import ContentLengthError
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
@@ -157,10 +159,10 @@ def test_a_server_of_files_is_asked_nothing_before_it_is_listed() -> None:
 
 
 class Shaky(LocalFileSystem):  # type: ignore[misc]
-    """The files of this machine, without the folder ``sub``."""
+    """The files of this machine, without the folder ``sub`` and the file ``bad.txt``."""
 
     protocol = "shaky"
-    error: ClassVar[OSError]
+    error: ClassVar[Exception]
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -170,6 +172,11 @@ class Shaky(LocalFileSystem):  # type: ignore[misc]
         if path.endswith("/sub"):
             raise self.error
         return super().ls(path, detail=detail, **kwargs)
+
+    def info(self, path: Any, **kwargs: Any) -> Any:
+        if str(path).endswith("/bad.txt"):
+            raise self.error
+        return super().info(path, **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +202,52 @@ def test_a_folder_that_cannot_be_listed_is_no_empty_one(
     (tmp_path / "docs" / "sub").mkdir(parents=True)
     with pytest.raises(raised, match=said):
         list(ObjectStore(f"shaky://{tmp_path}/docs").pages())
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    """Return ``error`` as it is when it was raised because of ``cause``."""
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "said"),
+    [
+        (OSError("Forbidden: b/bucket/o"), DocumentRejected, "access is denied"),  # of gcsfs
+        (error_perm("530 Login incorrect."), DocumentRejected, "access is denied"),
+        (FileExistsError("412"), SourceChanged, "was changed"),  # of gcsfs
+        (TypeError("'>' not supported"), DocumentRejected, "'>' not supported"),
+        (
+            caused(ValueError("Failed to connect"), ConnectionRefusedError()),  # of smbprotocol
+            RemoteUnavailable,
+            "cannot be reached",
+        ),
+        (
+            caused(OSError("not all bytes came"), ContentLengthError("Not enough data")),
+            RemoteUnavailable,
+            "cannot be reached",
+        ),
+    ],
+)
+def test_an_error_of_a_package_is_that_of_the_document_or_of_the_store(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    raised: type[Exception],
+    said: str,
+) -> None:
+    fsspec.register_implementation("shaky", Shaky, clobber=True)
+    monkeypatch.setattr(Shaky, "error", error, raising=False)
+    with pytest.raises(raised, match=said):
+        look_at(f"shaky://{tmp_path}/bad.txt")
+
+
+def test_a_folder_is_no_object(store: MemoryFileSystem) -> None:
+    store.pipe("/folder/sub/a.txt", b"x")
+    with pytest.raises(DocumentRejected, match="the object is gone"):
+        look_at("memory://folder/sub")
+    with pytest.raises(DocumentRejected, match="the object is gone"):
+        open_object("memory://folder/sub").__enter__()
 
 
 def test_an_object_that_is_written_while_it_is_read_is_no_mixture(store: MemoryFileSystem) -> None:

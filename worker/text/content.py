@@ -10,12 +10,13 @@ from typing import BinaryIO, Final, NamedTuple
 
 import msgspec
 
-from ingestq.client.object_store import CHANGED, RANGE_BYTES, look_at, open_ranges
+from ingestq.client.object_store import RANGE_BYTES, look_at, open_ranges
 from ingestq.client.regular_file import Opener, regular_only, regular_within
 from ingestq.core.documents import Document
 from ingestq.core.errors import DocumentRejected, SourceChanged
 from ingestq.core.paths import file_state, object_state, text_to_path
 from ingestq.core.remote import RemoteObject
+from ingestq.outbound.store_errors import CHANGED
 from worker.text.parts import FileStat
 
 HASH_BYTES: Final = 16

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
@@ -16,6 +15,7 @@ from ingestq.core.errors import (
 )
 from ingestq.core.temporary_folders import CopyFolder, copy_folder
 from ingestq.core.urls import public_url, secrets_in, without_secrets
+from ingestq.outbound.stores import store_at
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -76,55 +76,51 @@ class RemoteBlobStore:
         """See `BlobStore.names`."""
         return [f"{space}/{entry}" for entry in await self._do(self._list, space)]
 
-    @cached_property
-    def _place(self) -> "tuple[AbstractFileSystem, str]":
-        """The file system of the store, and the path in it. Blocks."""
-        from fsspec.core import url_to_fs
-
+    def _opened(self, name: str) -> "tuple[AbstractFileSystem, str]":
+        """Return the file system of the store, and the path of a blob in it."""
         try:
-            store, path = url_to_fs(self._url)
+            store, path = store_at(self._url)
         except (ImportError, ValueError) as error:  # a package is missing, or nobody knows it
             said = without_secrets(str(error), secrets_in(self._url))
             raise UsageError(f"INGESTQ_BLOB_URL {public_url(self._url)!r}: {said}") from error
-        return store, path.rstrip("/")
-
-    def _path(self, name: str) -> str:
-        return f"{self._place[1]}/{name}"
+        return store, f"{path.rstrip('/')}/{name}"
 
     def _create(self, name: str) -> Any:
-        store, _ = self._place
-        path = self._path(name)
+        store, path = self._opened(name)
         store.makedirs(path.rpartition("/")[0], exist_ok=True)
         return store.open(path, "wb")
 
     def _publish(self, unfinished: str, name: str) -> None:
-        self._place[0].mv(self._path(unfinished), self._path(name))
+        store, path = self._opened(name)
+        store.mv(self._opened(unfinished)[1], path)
 
     def _size(self, name: str) -> Any:
+        store, path = self._opened(name)
         try:
-            return self._place[0].size(self._path(name))
+            return store.size(path)
         except FileNotFoundError as error:
             raise missing(name) from error
 
     def _download(self, name: str, folder: CopyFolder) -> Path:
-        store, _ = self._place
-        with folder.filling() as path:
-            copy = path / "content"
+        store, path = self._opened(name)
+        with folder.filling() as copies:
+            copy = copies / "content"
             try:
-                store.get_file(self._path(name), str(copy))
+                store.get_file(path, str(copy))
             except FileNotFoundError as error:
                 raise missing(name) from error
         return copy
 
     def _delete(self, name: str) -> None:
+        store, path = self._opened(name)
         with suppress(FileNotFoundError):
-            self._place[0].rm_file(self._path(name))
+            store.rm_file(path)
 
     def _list(self, space: str) -> list[str]:
-        store, _ = self._place
+        store, path = self._opened(space)
         store.invalidate_cache()
         try:
-            found = store.ls(self._path(space), detail=False)
+            found = store.ls(path, detail=False)
         except FileNotFoundError:
             return []
         return [str(path).rstrip("/").rpartition("/")[2] for path in found]
