@@ -24,7 +24,7 @@ def recent(broker: Broker) -> RecentWorkReader:
 
 @pytest.fixture
 def leases(broker: Broker) -> LeaseQueue:
-    return lease_queue(broker)
+    return lease_queue(broker, 600)  # none of them expires here
 
 
 @pytest.fixture

@@ -72,12 +72,18 @@ def test_the_commands_load_no_second_redis_client() -> None:
 
 
 def test_what_is_not_configured_is_not_loaded() -> None:
-    """Neither traces nor webhooks are."""
+    """Neither traces nor webhooks nor remote stores are."""
     script = "import ingestq.cli.application, ingestq.app.worker, sys; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    optional = {"opentelemetry", "worker.webhooks", "ingestq.outbound"}
+    optional = {
+        "opentelemetry",
+        "worker.webhooks",
+        "ingestq.outbound.transport",
+        "fsspec",
+        "sshfs",
+    }
     assert optional.isdisjoint(loaded.stdout.split())
 
 
