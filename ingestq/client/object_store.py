@@ -5,7 +5,15 @@ files, and fsspec's configuration. Everything here blocks: call it in a thread.
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
@@ -200,11 +208,26 @@ def _walked(
 
 def _listed(store: "AbstractFileSystem", folder: str) -> Sequence[Mapping[str, Any]]:
     """Return what is in ``folder``. Raises FileNotFoundError if FTP refuses to list it."""
+    if store.protocol == "smb":
+        return list(_those_left(store, store.ls(folder, detail=False)))
     found: Sequence[Mapping[str, Any]] = store.ls(folder, detail=True)
     if not found and store.protocol == "ftp" and folder not in store.dircache:
         # `ls` of FTP takes a folder that the server refuses to list for an empty one.
         raise FileNotFoundError(folder)
     return found
+
+
+def _those_left(store: "AbstractFileSystem", names: Iterable[str]) -> Iterator[Mapping[str, Any]]:
+    """Yield what ``store`` tells of each name that is still there.
+
+    `ls` of SMB asks for one after the other, and fails if one has gone meanwhile.
+    """
+    for name in names:
+        try:
+            yield store.info(name)
+        except Exception as error:
+            if not is_missing(error):
+                raise
 
 
 def _listing_of(store: Any, path: str) -> AsyncIterator[Mapping[str, Any]] | None:
@@ -350,6 +373,7 @@ def _checked(store: Any, path: str, before: Mapping[str, Any], file: Any) -> Ite
     """Yield the bytes of ``file``. Raises SourceChanged unless it stays as it was ``before``."""
     while block := file.read(BLOCK_BYTES):
         yield block
+    file.close()  # Samba tells the time of the last write only then
     store.invalidate_cache()
     if _raw_state(store.info(path)) != _raw_state(before):
         raise SourceChanged(CHANGED)

@@ -47,6 +47,10 @@ NOT_FOUND: Final = frozenset({404, 410})
 RETRYABLE: Final = frozenset({408, 409, 425, 429})
 """Statuses of HTTP by which the store says that the request may succeed later."""
 CLIENT_ERRORS: Final = range(400, 500)
+STATUS_ACCESS_DENIED: Final = 0xC0000022
+STATUS_DELETE_PENDING: Final = 0xC0000056
+"""Of SMB ([MS-ERREF] 2.3.1), for which smbprotocol has no number of an OSError. The second is that
+of a file that was deleted while somebody has it open."""
 
 
 @contextmanager
@@ -107,12 +111,14 @@ def of_store(error: Exception, url: str) -> IngestqError:
 
 def is_missing(error: Exception) -> bool:
     is_no_file = isinstance(error, OSError) and error.errno == errno.ENOENT  # as smbprotocol says
+    is_no_file |= getattr(error, "ntstatus", None) == STATUS_DELETE_PENDING
     return is_no_file or isinstance(error, FileNotFoundError) or _status_of(error) in NOT_FOUND
 
 
 def _is_denied(error: BaseException) -> bool:
     named = {type(one).__name__ for one in _chain(error)}
     is_denied = isinstance(error, PermissionError) or _status_of(error) in UNAUTHORIZED
+    is_denied |= getattr(error, "ntstatus", None) == STATUS_ACCESS_DENIED
     is_denied |= type(error) is OSError and str(error).startswith("Forbidden")  # as gcsfs says
     is_refused_by_ftp = "error_perm" in named and str(error).startswith("530")  # RFC 959
     return is_denied or is_refused_by_ftp or not named.isdisjoint(NO_CREDENTIALS)

@@ -4,6 +4,7 @@ Credentials are looked for where the store's own package looks: its environment 
 files, and fsspec's configuration. Everything here blocks: call it in a thread.
 """
 
+import os
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 GCS_SCHEMES: Final = frozenset({"gs", "gcs"})
 GCS_SECONDS: Final = 120.0
 """Of a request to Google Cloud Storage, with its answer. gcsfs itself waits for ever."""
+SMB_SECONDS: Final = "60"
+"""After so long without an answer, smbprotocol asks whether the server is there, and waits as long
+once more. Its own default is ten minutes, and only this variable changes it."""
 
 Key = tuple[Any, ...]
 """What tells stores apart: the scheme and the options."""
@@ -62,6 +66,8 @@ class _Stores:
             options["use_listings_cache"] = False  # gcsfs takes what is not in it for gone
         if scheme in GCS_SCHEMES:
             options["requests_timeout"] = GCS_SECONDS
+        if scheme == "smb":
+            os.environ.setdefault("SMB_EXPERIMENTAL_TRANSPORT_RECEIVE_TIMEOUT", SMB_SECONDS)
         if not kind.async_impl:
             return kind(**options, skip_instance_cache=True), path
         key = (scheme, *sorted(options.items()))

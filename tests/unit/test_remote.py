@@ -204,6 +204,14 @@ def test_a_folder_that_cannot_be_listed_is_no_empty_one(
         list(ObjectStore(f"shaky://{tmp_path}/docs").pages())
 
 
+class SmbError(OSError):
+    """An error as those of smbprotocol are."""
+
+    def __init__(self, ntstatus: int) -> None:
+        super().__init__(0, "an unknown status")
+        self.ntstatus = ntstatus
+
+
 def caused(error: Exception, cause: Exception) -> Exception:
     """Return ``error`` as it is when it was raised because of ``cause``."""
     error.__cause__ = cause
@@ -216,6 +224,9 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (OSError("Forbidden: b/bucket/o"), DocumentRejected, "access is denied"),  # of gcsfs
         (error_perm("530 Login incorrect."), DocumentRejected, "access is denied"),
         (FileExistsError("412"), SourceChanged, "was changed"),  # of gcsfs
+        (SmbError(0xC0000022), DocumentRejected, "access is denied"),
+        (SmbError(0xC0000056), DocumentRejected, "the object is gone"),
+        (SmbError(0xC0000043), RemoteUnavailable, "cannot be reached"),
         (TypeError("'>' not supported"), DocumentRejected, "'>' not supported"),
         (
             caused(ValueError("Failed to connect"), ConnectionRefusedError()),  # of smbprotocol

@@ -75,8 +75,9 @@ class _PoolProcess(SpawnProcess):
 
     def run(self) -> None:
         """Run what the pool wants, when it is this process's turn."""
-        if self.turns is not None:
-            os.read(self.turns.fileno(), len(TURN))  # not `recv`: several processes read
+        # Not `recv`: several processes read. Nothing comes if the pool has ended.
+        if self.turns is not None and not os.read(self.turns.fileno(), len(TURN)):
+            return
         [task] = self._args
         self._target, self._args, self._kwargs = ForkingPickler.loads(task)
         super().run()
