@@ -110,6 +110,7 @@ def of_store(error: Exception, url: str) -> IngestqError:
 
 
 def is_missing(error: Exception) -> bool:
+    """Return whether ``error`` says that an object, a folder or a bucket is not there."""
     is_no_file = isinstance(error, OSError) and error.errno == errno.ENOENT  # as smbprotocol says
     is_no_file |= getattr(error, "ntstatus", None) == STATUS_DELETE_PENDING
     return is_no_file or isinstance(error, FileNotFoundError) or _status_of(error) in NOT_FOUND
