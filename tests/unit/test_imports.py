@@ -80,6 +80,9 @@ def test_what_is_not_configured_is_not_loaded() -> None:
     optional = {
         "opentelemetry",
         "worker.webhooks",
+        "ingestq.outbound.addresses",
+        "ingestq.outbound.sftp",
+        "ingestq.outbound.sites",
         "ingestq.outbound.transport",
         "fsspec",
         "sshfs",

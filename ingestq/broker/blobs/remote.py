@@ -47,7 +47,7 @@ class RemoteBlobStore:
                     await self._do(file.write, part)
             finally:
                 await self._do(file.close)  # complete now, but not yet under its name
-            await self._do(self._publish, unfinished, name)
+            await self._do(self._publish, name)
         except BaseException:
             with suppress(BlobStoreUnavailable):  # garbage collection deletes it later
                 await self._do(self._delete, unfinished)
@@ -90,9 +90,9 @@ class RemoteBlobStore:
         store.makedirs(path.rpartition("/")[0], exist_ok=True)
         return store.open(path, "wb")
 
-    def _publish(self, unfinished: str, name: str) -> None:
+    def _publish(self, name: str) -> None:
         store, path = self._opened(name)
-        store.mv(self._opened(unfinished)[1], path)
+        store.mv(path + UNFINISHED, path)
 
     def _size(self, name: str) -> Any:
         store, path = self._opened(name)
