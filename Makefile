@@ -7,8 +7,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 DEMO := .demo
 # Where PyTorch publishes builds without CUDA, which is 4.6 GB that only NVIDIA devices use.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-# Most tests wait for processes, not for the processor.
+# Some tests wait, for times or for processes, while others use the processor.
 TEST_PROCESSES ?= 4
+
+# Many images of containers set it. Then each process that a test starts compiles all its modules.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-slow test-all bench bench-search soak check docs format clean
 
