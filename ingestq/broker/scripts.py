@@ -4,8 +4,9 @@ They compute the names of the keys they use, so they need one Redis server, not 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, Final, Self, cast
@@ -115,14 +116,16 @@ def _confirmed(answers: list[Any], replicas: int) -> list[Any]:
     return own
 
 
-def _texts() -> dict[str, str]:
+@cache
+def _texts() -> Mapping[str, str]:
     """Return the text of each script."""
     folder = files("ingestq.broker") / "lua"
-    shared = (folder / "shared.lua").read_text(encoding="utf-8")
-    return {
-        name: _with_constants(shared + (folder / f"{name}.lua").read_text(encoding="utf-8"))
-        for name in Scripts.__dataclass_fields__.keys() - {"redis"}
-    }
+
+    def text(name: str) -> str:
+        return _with_constants((folder / f"{name}.lua").read_text(encoding="utf-8"))
+
+    shared = text("shared")
+    return {name: shared + text(name) for name in Scripts.__dataclass_fields__.keys() - {"redis"}}
 
 
 def failed_command(said: str) -> str | None:

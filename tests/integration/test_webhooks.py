@@ -14,7 +14,7 @@ import trustme
 from structlog.testing import capture_logs
 
 from ingestq.app.composition import Broker
-from ingestq.broker import keys
+from ingestq.broker import keys, scripts
 from ingestq.broker.webhooks import ListedWebhook
 from ingestq.core import events
 from ingestq.core.documents import Document
@@ -51,6 +51,7 @@ async def receiver() -> AsyncIterator[WebhookReceiver]:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Report finished submissions at once, and look for messages all the time."""
+    monkeypatch.setattr(scripts, "_texts", scripts._texts.__wrapped__)  # with constants of tests
     monkeypatch.setattr(keys, "WEBHOOK_SETTLE_MS", 0)
     monkeypatch.setattr(deliverer, "POLL_SECONDS", 0.02)
 
