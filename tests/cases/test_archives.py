@@ -7,7 +7,7 @@ import lzma
 import os
 import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -165,17 +165,18 @@ def test_a_bomb_is_skipped_and_the_rest_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
+    "bomb",
     [
-        archive({"zeros.txt": b"\0" * 40 * MEGABYTE}),
-        gzip.compress(b"goose " * 20 * MEGABYTE),
-        tar({"a.txt": b"goose " * 20 * MEGABYTE}, "w:gz"),
-        tar({f"{i}.bin": b"\0" * MEGABYTE for i in range(300)}, "w:gz"),
-        zip_in_zip(4),
+        lambda: archive({"zeros.txt": b"\0" * 40 * MEGABYTE}),
+        lambda: gzip.compress(b"goose " * 20 * MEGABYTE),
+        lambda: tar({"a.txt": b"goose " * 20 * MEGABYTE}, "w:gz"),
+        lambda: tar({f"{i}.bin": b"\0" * MEGABYTE for i in range(300)}, "w:gz"),
+        lambda: zip_in_zip(4),
     ],
     ids=["zip", "gz", "tar.gz", "many", "nested"],
 )
-def test_bombs_are_refused(data: bytes) -> None:
+def test_bombs_are_refused(bomb: Callable[[], bytes]) -> None:
+    data = bomb()
     with pytest.raises(DocumentRejected, match=RATIO):
         extract(data, guess_media_type("a.zip") if data.startswith(b"PK") else None)
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -171,14 +172,19 @@ def test_a_comment_in_a_code_block_is_not_a_heading() -> None:
 
 
 LOG = "\n".join(f"{n} request {n * 7919 % 1000} took {n * 104729 % 997} ms" for n in range(800))
-SHAPES = {
-    "Markdown": Prose(4).text(30_000, markdown=True),
-    "paragraphs": Prose(4).text(30_000, markdown=False),
-    "one paragraph": Prose(4).text(30_000, markdown=False).replace("\n\n", " "),
-    "lines without sentences": LOG,
-    "words without sentences": LOG.replace("\n", " "),
-    "a word": LOG.replace("\n", "-").replace(" ", "_"),
+SHAPES: Mapping[str, Callable[[], str]] = {
+    "Markdown": lambda: Prose(4).text(30_000, markdown=True),
+    "paragraphs": lambda: Prose(4).text(30_000, markdown=False),
+    "one paragraph": lambda: Prose(4).text(30_000, markdown=False).replace("\n\n", " "),
+    "lines without sentences": lambda: LOG,
+    "words without sentences": lambda: LOG.replace("\n", " "),
+    "a word": lambda: LOG.replace("\n", "-").replace(" ", "_"),
 }
+
+
+@cache
+def text_of(shape: str) -> str:
+    return SHAPES[shape]()
 
 
 @cache
@@ -186,10 +192,11 @@ def cut_before_edits(text: str) -> list[str]:
     return cut(text, markdown=text.startswith("#"))
 
 
-@pytest.mark.parametrize("text", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize("shape", SHAPES)
 @settings(deadline=None, max_examples=30)
 @given(data=st.data())
-def test_an_edit_changes_only_the_chunks_near_it(text: str, data: st.DataObject) -> None:
+def test_an_edit_changes_only_the_chunks_near_it(shape: str, data: st.DataObject) -> None:
+    text = text_of(shape)
     start = data.draw(st.integers(0, len(text)))
     deleted = data.draw(st.integers(0, 60))
     inserted = data.draw(st.sampled_from(["", "new", "Two. Sentences.", "\n\nA paragraph.\n\n"]))
@@ -226,18 +233,20 @@ def test_contexts_fit_with_tokenizers_that_make_more_of_joined_text(text: str) -
         assert tokens(chunk.context, tokenizer) <= 64 // SHARE
 
 
-SECTIONS = "# The coast\n\n" + Prose(5).text(60_000, markdown=True)
+@cache
+def sections() -> str:
+    return "# The coast\n\n" + Prose(5).text(60_000, markdown=True)
 
 
 @cache
 def chunks_before_edits() -> list[Chunk]:
-    return chunks_with_context(SECTIONS)
+    return chunks_with_context(sections())
 
 
 @settings(deadline=None, max_examples=30)
 @given(data=st.data())
 def test_an_edit_of_a_paragraph_changes_no_other_context(data: st.DataObject) -> None:
-    paragraphs = SECTIONS.split("\n\n")
+    paragraphs = sections().split("\n\n")
     at = data.draw(st.integers(2, len(paragraphs) - 1).filter(lambda i: paragraphs[i][0] != "#"))
     new = data.draw(st.sampled_from([[], ["New."], ["Two new ones. " * 9, paragraphs[at]]]))
     before = chunks_before_edits()
@@ -249,7 +258,7 @@ def test_an_edit_of_a_paragraph_changes_no_other_context(data: st.DataObject) ->
 @settings(deadline=None, max_examples=30)
 @given(data=st.data())
 def test_an_edit_of_a_heading_changes_only_the_chunks_under_it(data: st.DataObject) -> None:
-    paragraphs = SECTIONS.split("\n\n")
+    paragraphs = sections().split("\n\n")
     is_heading = [i for i, paragraph in enumerate(paragraphs) if paragraph[0] == "#"]
     at = data.draw(st.sampled_from(is_heading[1:]))
     marks = paragraphs[at].split()[0]
