@@ -44,12 +44,6 @@ MAX_POLLED_FILES: Final = 200_000
 """Files whose state is compared when a folder is polled, in about 0.5 KB each."""
 MAX_FOLDERS: Final = 100_000
 """Folders that are remembered, in order to tell that a path which is gone was one."""
-MAX_EVENT_DELETIONS: Final = 10
-"""Missing files that are deleted without a scan. With more, a scan decides, whose sweep is under
-the mass-deletion guard."""
-MAX_POLLED_DELETIONS: Final = 1
-"""The same for a folder that is polled, where files that were deleted look like files that are out
-of sight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,14 +193,11 @@ class FileClassifier:
         self._linked: Set[Path] = frozenset()
         """Where links led in the last scan, broken ones too."""
 
-    def classify(
-        self, due: Mapping[Path, SettledChange], version: int, *, is_polled: bool = False
-    ) -> ClassifiedFiles:
+    def classify(self, due: Mapping[Path, SettledChange], version: int) -> ClassifiedFiles:
         """Classify the paths at which something happened; ``version`` was read before.
 
         A folder stands for everything in it. Only a scan decides about symbolic links, because what
-        one of them leads to depends on all others. The folder ``is_polled`` if no events told of
-        the changes.
+        one of them leads to depends on all others.
         """
         classified = ClassifiedFiles()
         missing, replaced = [], []
@@ -241,8 +232,7 @@ class FileClassifier:
         if self._folder.hot:
             return classified  # missing files were moved away, and their documents stay
         if (missing or replaced) and self._presence.check():  # else no file is known to be gone
-            most = MAX_POLLED_DELETIONS if is_polled else MAX_EVENT_DELETIONS
-            self._classify_missing(missing, replaced, most, version, classified)
+            self._classify_missing(missing, replaced, version, classified)
         return classified
 
     async def scan(self, clock: Clock, record: ScanRecord) -> AsyncIterator[ClassifiedFiles]:
@@ -365,7 +355,6 @@ class FileClassifier:
         self,
         missing: Sequence[Path],
         replaced: Sequence[Path],
-        most: int,
         version: int,
         classified: ClassifiedFiles,
     ) -> None:
@@ -377,13 +366,11 @@ class FileClassifier:
             if self._folder.is_document(path) and fits(self.root.doc_id(path))
         ]
         volumes = self.root.volumes()  # read after the files were found to be missing
-        is_for_scan = len(files) > most or not all(
-            self._is_on_known_volume(path, volumes) for path in files
-        )
-        classified.needs_scan |= bool(folders) or is_for_scan
+        are_deleted = all(self._is_on_known_volume(path, volumes) for path in files)
+        classified.needs_scan |= bool(folders) or not are_deleted
         # Another link may take its place. Events may come from behind a link until the next scan.
         classified.needs_scan |= not self.links_seen.isdisjoint(missing)
-        if not is_for_scan:
+        if are_deleted:
             tenant, collection = self._folder.tenant, self._folder.collection
             ids = [self.root.doc_id(path) for path in files]
             classified.deletions += [

@@ -28,7 +28,12 @@ from producers.watch.changes import Changes, Watcher
 from producers.watch.classifier import ClassifiedFiles, FileClassifier
 from producers.watch.folder import Presence, WatchedFolder, document_path, is_visible
 from producers.watch.hot_folder import HotFolder
-from producers.watch.moves import Arrivals, Departures
+from producers.watch.moves import (
+    MAX_EVENT_DELETIONS,
+    MAX_POLLED_DELETIONS,
+    Arrivals,
+    Departures,
+)
 from producers.watch.scanner import Scanner
 from producers.watch.settling import FileState, SettledChange, SettlingPaths
 
@@ -249,14 +254,13 @@ class FolderWatch:
 
     async def _queue_due(self, due: Mapping[Path, SettledChange]) -> None:
         version = await self._client.issue_version()
-        classified = await asyncio.to_thread(
-            self._classifier.classify, due, version, is_polled=self._watcher.is_polling
-        )
+        classified = await asyncio.to_thread(self._classifier.classify, due, version)
         self._recheck(classified.unsettled)
         if classified.needs_scan:
             self._request_scan()
         self._departures.cancel(classified.documents)
-        if not self._departures.add(classified.deletions, time.monotonic()):
+        most = MAX_POLLED_DELETIONS if self._watcher.is_polling else MAX_EVENT_DELETIONS
+        if not self._departures.add(classified.deletions, time.monotonic(), most):
             self._request_scan()
         few = len(classified.documents) <= MAX_INTERACTIVE_DOCUMENTS
         queue = self._queue if self._hot_folder is None else self._hot_folder.queue

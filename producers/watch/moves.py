@@ -16,8 +16,12 @@ from ingestq.core.documents import Deletion
 
 MAX_ARRIVALS: Final = 1_000
 """Submissions that are remembered. A file is embedded again if more came while it moved."""
-MAX_DEPARTURES: Final = 1_000
-"""Deletions that are held back at once. With more, a scan finds out what is gone."""
+MAX_EVENT_DELETIONS: Final = 10
+"""Missing files that are deleted without a scan. With more, a scan decides, whose sweep is under
+the mass-deletion guard."""
+MAX_POLLED_DELETIONS: Final = 1
+"""The same for a folder that is polled, where files that were deleted look like files that are out
+of sight."""
 
 
 class Arrivals:
@@ -83,14 +87,15 @@ class Departures:
         self._seconds = seconds
         self._held: dict[str, _Departure] = {}
 
-    def add(self, deletions: Iterable[Deletion], now: float) -> bool:
+    def add(self, deletions: Iterable[Deletion], now: float, most: int) -> bool:
         """Hold ``deletions`` back.
 
-        Return False, and forget all, if there are too many: the caller has to scan.
+        Return False, and forget all, if more than ``most`` are held back by then, together with
+        those of earlier calls: ``rm`` may pause between two files. The caller has to scan.
         """
         for deletion in deletions:
             self._held[deletion.doc_id] = _Departure(deletion, now + self._seconds)
-        if len(self._held) <= MAX_DEPARTURES:
+        if len(self._held) <= most:
             return True
         self._held.clear()
         return False

@@ -13,8 +13,7 @@ import pytest
 
 from ingestq.broker.keys import RESULT
 from ingestq.core.results import BatchReport, ChunkCounts, DocumentCounts, JobResult
-from producers.watch.classifier import MAX_EVENT_DELETIONS
-from producers.watch.moves import Arrivals
+from producers.watch.moves import MAX_EVENT_DELETIONS, Arrivals
 from tests.command import Ingestq
 from tests.harness import Harness
 from tests.integration.test_rescans import ENOUGH
@@ -179,7 +178,7 @@ async def test_a_folder_renamed_under_a_watch_passes_the_guard(harness: Harness)
         (harness.root / "old").rename(harness.root / "new")
         await indexed_are(harness, *named("new"), "stays.txt")
     assert await embedded(harness) == MANY + 1
-    assert await harness.dead_letters() == {}
+    await eventually(harness.dead_letters, lambda dead_letters: dead_letters == {})
 
 
 async def test_files_move_between_two_watched_folders(harness: Harness) -> None:
@@ -202,7 +201,7 @@ async def test_files_move_between_two_watched_folders(harness: Harness) -> None:
     ):
         await indexed_are(harness, *named("one/deep"), "two/a.txt", "two/stays.txt")
     assert await embedded(harness) == MANY + 2
-    assert await harness.dead_letters() == {}
+    await eventually(harness.dead_letters, lambda dead_letters: dead_letters == {})
 
 
 async def test_a_file_that_comes_back_at_once_stays(harness: Harness) -> None:

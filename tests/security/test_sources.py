@@ -34,10 +34,11 @@ from ingestq.core.results import FailedDocument
 from ingestq.embedded.redis import embedded_redis
 from producers.files.off_limits import OffLimits
 from producers.files.walk import FailedEntry, FoundFile, Root, ScanRecord, _inline, walk
-from producers.watch.classifier import MAX_EVENT_DELETIONS, FileClassifier
+from producers.watch.classifier import FileClassifier
 from producers.watch.filing import QueuedFile, move
 from producers.watch.folder import Presence, WatchedFolder, read_sidecar
 from producers.watch.folder_watch import WatchConfig
+from producers.watch.moves import MAX_EVENT_DELETIONS
 from producers.watch.settling import FileState, SettledChange
 from tests.command import SECONDS, Ingestq
 from tests.harness import Harness

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestq.core.documents import Deletion
-from producers.watch.moves import MAX_DEPARTURES, Departures
+from producers.watch.moves import Departures
 from worker.pipeline.moves import pairs
 
 versions = st.lists(st.integers(1, 8), max_size=5)
@@ -33,7 +33,7 @@ def test_what_was_there_before_is_no_move() -> None:
 def test_a_deletion_is_held_back_unless_the_file_comes_back() -> None:
     departures = Departures(3)
     gone, back = (Deletion(doc_id=doc_id, version=1) for doc_id in "ab")
-    assert departures.add([gone, back], now=10)
+    assert departures.add([gone, back], now=10, most=2)
     assert departures.due(now=12.9) == []
     due = departures.due(now=13)
     assert due == ["a", "b"]
@@ -42,8 +42,17 @@ def test_a_deletion_is_held_back_unless_the_file_comes_back() -> None:
     assert departures.due(now=99) == []
 
 
-def test_too_many_deletions_need_a_scan() -> None:
+def test_too_many_deletions_need_a_scan_even_if_they_come_in_pieces() -> None:
     departures = Departures(3)
-    many = [Deletion(doc_id=str(i), version=1) for i in range(MAX_DEPARTURES + 1)]
-    assert not departures.add(many, now=0)
+    some, more = ([Deletion(doc_id=f"{i}.{kind}", version=1) for i in range(6)] for kind in "ab")
+    assert departures.add(some, now=10, most=10)
+    assert not departures.add(more, now=12.9, most=10)
     assert departures.due(now=99) == []
+
+
+def test_deletions_far_apart_need_no_scan() -> None:
+    departures = Departures(3)
+    for now in range(0, 100, 10):
+        deletion = Deletion(doc_id=str(now), version=1)
+        assert departures.add([deletion], now, most=1)
+        assert departures.take(departures.due(now + 3)) == [deletion]

@@ -20,7 +20,7 @@ from producers.files.links import Links, real_path
 from producers.files.off_limits import KERNEL_ONLY
 from producers.files.walk import FoundFile, ScanRecord, walk
 from producers.watch import classifier as classifier_module
-from producers.watch.classifier import MAX_EVENT_DELETIONS, ClassifiedFiles, FileClassifier
+from producers.watch.classifier import ClassifiedFiles, FileClassifier
 from producers.watch.folder import Presence, WatchedFolder
 from producers.watch.settling import SettledChange, SettlingPaths
 from tests.examples import few_or_many
@@ -264,20 +264,6 @@ def test_a_link_follows_an_unfinished_file() -> None:
         assert folder.index.contents == folder.files() == {}
 
 
-@pytest.mark.parametrize("count", [MAX_EVENT_DELETIONS, MAX_EVENT_DELETIONS + 1])
-def test_many_deletions_at_once_are_left_to_a_scan(count: int) -> None:
-    with changing() as folder:
-        for i in range(count):
-            folder.write(f"{i}.txt", "x")
-        folder.end()
-        for i in range(count):
-            folder.remove(f"{i}.txt")
-        folder.report()
-        folder.wait(1.0)
-        assert folder.needs_scan == (count > MAX_EVENT_DELETIONS)
-        assert len(folder.index.jobs) == (0 if folder.needs_scan else count)
-
-
 def test_a_moved_folder_is_recognised_by_an_event_of_one_file() -> None:
     with changing() as folder:
         folder.write("d/e/a.txt", "x")
@@ -374,19 +360,6 @@ def test_symbolic_links_out_of_the_folder_are_skipped(tmp_path: Path) -> None:
         assert ids == {"d/a.txt"}
         assert "secret" not in folder.index.contents.values()
         assert str(folder.root / "folder" / "gone.txt") not in folder.index.versions
-
-
-@pytest.mark.parametrize(("is_polled", "deletions"), [(True, 0), (False, 2)])
-def test_a_scan_decides_about_several_files_that_are_missing_from_a_polled_folder(
-    tmp_path: Path, is_polled: bool, deletions: int
-) -> None:
-    classifier = FileClassifier(WatchedFolder(tmp_path), Presence(tmp_path), settle_seconds=0)
-    paths = [tmp_path / "a.txt", tmp_path / "b.txt"]
-    classified = classifier.classify(dict.fromkeys(paths, SettledChange()), 1, is_polled=is_polled)
-    assert len(classified.deletions) == deletions
-    assert classified.needs_scan == is_polled
-    classified = classifier.classify({paths[0]: SettledChange()}, 1, is_polled=is_polled)
-    assert [deletion.doc_id for deletion in classified.deletions] == [str(paths[0])]
 
 
 def test_a_scan_decides_about_a_file_of_an_unmounted_disk(tmp_path: Path, mounts: Mounts) -> None:
