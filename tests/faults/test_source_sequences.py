@@ -37,7 +37,7 @@ from tests.folder_changes import (
 )
 from tests.waiting import eventually
 
-SEEDS: Final = range(5)
+SEEDS: Final = range(3)
 SEQUENCES: Final = 24
 """Sequences of a seed and a mode."""
 AT_ONCE: Final = 8

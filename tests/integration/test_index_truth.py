@@ -456,7 +456,7 @@ def test_versions_of_both_scales_and_deletions_have_one_order(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@settings(max_examples=750, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(changes=scaled_histories(), data=st.data())
 def test_versions_of_both_scales_have_one_order_in_many_histories(
     changes: list[Change], data: st.DataObject

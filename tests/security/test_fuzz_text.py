@@ -34,7 +34,7 @@ chunker = Chunker(TOKENIZER, MAX_TOKENS)
 small_segments = Chunker(TOKENIZER, MAX_TOKENS, segment_characters=50)
 
 FUZZING: Final = settings(
-    max_examples=2_000,
+    max_examples=1_000,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -39,7 +39,6 @@ MAX_GROWTH: Final = 24.0
 """Between 8 and 64, with room for caches that fill and for a busy machine."""
 NOISE_SECONDS: Final = 0.05
 """Shorter times say nothing about growth."""
-RUNS: Final = 2
 ATTEMPTS: Final = 3
 """What grows too fast does so each time; a machine that is busy with something else does not."""
 LARGE: Final = 64 * 1024
@@ -267,16 +266,6 @@ FUNCTIONS: Final[dict[str, Callable[[str], object]]] = {
 
 
 def seconds(function: Callable[[str], object], text: str) -> float:
-    """Return the processor time that ``function`` takes; the shortest of several."""
-    times = []
-    for _ in range(RUNS):
-        times.append(once(function, text))
-        if times[-1] < NOISE_SECONDS:
-            break
-    return min(times)
-
-
-def once(function: Callable[[str], object], text: str) -> float:
     """Return the processor time that ``function`` takes once.
 
     The time on a clock also tells how busy the machine is with other tests.
@@ -331,6 +320,6 @@ def test_a_long_text_is_read_soon(name: str) -> None:
 def seconds_until_soon(function: Callable[[str], object], text: str) -> Iterator[float]:
     """Yield the processor time of each attempt to read ``text``, until one was short enough."""
     for _ in range(ATTEMPTS):
-        yield (taken := once(function, text))
+        yield (taken := seconds(function, text))
         if taken <= LARGE_SECONDS:
             return
