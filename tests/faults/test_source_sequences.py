@@ -38,7 +38,7 @@ from tests.folder_changes import (
 from tests.waiting import eventually
 
 SEEDS: Final = range(3)
-SEQUENCES: Final = 24
+SEQUENCES: Final = 16
 """Sequences of a seed and a mode."""
 AT_ONCE: Final = 8
 """Sequences that are made side by side."""

@@ -41,9 +41,9 @@ NOISE_SECONDS: Final = 0.05
 """Shorter times say nothing about growth."""
 ATTEMPTS: Final = 3
 """What grows too fast does so each time; a machine that is busy with something else does not."""
-LARGE: Final = 64 * 1024
-LARGE_SECONDS: Final = 2.5
-"""Of a processor. The slowest takes one when nothing else runs."""
+LARGE: Final = 32 * 1024
+LARGE_SECONDS: Final = 2.0
+"""Of a processor. The slowest takes 0.8 on a slow one."""
 
 TEXTS: Final = {
     "titles": "<title>",
