@@ -28,12 +28,7 @@ from producers.watch.changes import Changes, Watcher
 from producers.watch.classifier import ClassifiedFiles, FileClassifier
 from producers.watch.folder import Presence, WatchedFolder, document_path, is_visible
 from producers.watch.hot_folder import HotFolder
-from producers.watch.moves import (
-    MAX_EVENT_DELETIONS,
-    MAX_POLLED_DELETIONS,
-    Arrivals,
-    Departures,
-)
+from producers.watch.moves import MAX_EVENT_DELETIONS, MAX_POLLED_DELETIONS, Arrivals, Departures
 from producers.watch.scanner import Scanner
 from producers.watch.settling import FileState, SettledChange, SettlingPaths
 

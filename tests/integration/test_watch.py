@@ -331,7 +331,7 @@ async def test_a_mass_deletion_needs_permission(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("poll_seconds", [None, 0.2])
-async def test_what_vanishes_from_a_polled_folder_is_held_back(
+async def test_files_that_vanish_together_are_held_back_if_the_folder_is_polled(
     harness: Harness, poll_seconds: float | None
 ) -> None:
     """There, files that are out of sight look like deleted ones. Events tell of deleted ones."""

@@ -42,7 +42,7 @@ NOISE_SECONDS: Final = 0.05
 ATTEMPTS: Final = 3
 """What grows too fast does so each time; a machine that is busy with something else does not."""
 LARGE: Final = 32 * 1024
-LARGE_SECONDS: Final = 2.0
+LARGE_SECONDS: Final = 1.25
 """Of a processor. The slowest takes 0.8 on a slow one."""
 
 TEXTS: Final = {

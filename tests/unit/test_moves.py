@@ -44,9 +44,10 @@ def test_a_deletion_is_held_back_unless_the_file_comes_back() -> None:
 
 def test_too_many_deletions_need_a_scan_even_if_they_come_in_pieces() -> None:
     departures = Departures(3)
-    some, more = ([Deletion(doc_id=f"{i}.{kind}", version=1) for i in range(6)] for kind in "ab")
-    assert departures.add(some, now=10, most=10)
-    assert not departures.add(more, now=12.9, most=10)
+    some = [Deletion(doc_id=str(i), version=1) for i in range(11)]
+    assert departures.add(some[:4], now=10, most=10)
+    assert departures.add(some[4:10], now=12, most=10)
+    assert not departures.add(some[10:], now=12.9, most=10)
     assert departures.due(now=99) == []
 
 
